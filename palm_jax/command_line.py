@@ -1,0 +1,68 @@
+"""Flags of the programs that take a gin file, and errors without a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+
+from palm_jax.configuration.load import Configuration, load
+from palm_jax.errors import UserError
+
+
+def parser(program: str, description: str) -> argparse.ArgumentParser:
+    """A parser with what all programs share."""
+    result = argparse.ArgumentParser(
+        prog=f'python -m palm_jax.{program}',
+        description=description,
+        epilog='--gin.NAME=value overrides a macro or a binding, e.g. --gin.TRAIN_STEPS=100',
+        allow_abbrev=False,
+    )
+    result.add_argument('--gin_file', action='append', required=True, help='may be given several times; later ones win')
+    return result
+
+
+def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Ordinary arguments, and (NAME, value) of every `--gin.NAME=value` or `--gin.NAME value`."""
+    rest, flags, waiting = [], [], None
+    for argument in arguments:
+        if waiting is not None:
+            flags.append((waiting, argument))
+            waiting = None
+        elif argument.startswith('--gin.'):
+            name, equals, value = argument.removeprefix('--gin.').partition('=')
+            if equals:
+                flags.append((name.strip(), value.strip()))
+            else:
+                waiting = name
+        else:
+            rest.append(argument)
+    if waiting is not None:
+        raise UserError(f'--gin.{waiting} needs a value: --gin.{waiting}=...')
+    return rest, flags
+
+
+def load_configuration(gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) -> Configuration:
+    """Loads, with the caller's directory importable, so that gin can import the caller's modules."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    return load(gin_files, flags)
+
+
+def command(program: str, arguments: Sequence[str]) -> str:
+    """What was typed, to be typed again."""
+    return shlex.join(['python', '-m', f'palm_jax.{program}', *arguments])
+
+
+def run(main: Callable[[Sequence[str]], int]) -> None:
+    """Exits with main's code; a user's mistake is a message and code 2."""
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        sys.exit(130)

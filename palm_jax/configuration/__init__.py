@@ -1,0 +1,1 @@
+"""gin that does not bite: strict loading, sources of values, a record in MODEL_DIR."""

@@ -1,0 +1,164 @@
+"""gin text as statements with their places, before gin itself sees it."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+import tokenize
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+from gin import config_parser
+
+import palm_jax
+from palm_jax.errors import UserError, closest
+
+COMMAND_LINE = 'command line'
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """`@name` or `@name()` as a value."""
+
+    name: str
+    evaluated: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Macro:
+    """`%NAME` as a value."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Statement:
+    """One binding (`name = value`), a macro's or a parameter's, and where it was written.
+
+    Attributes:
+      name: `TRAIN_STEPS`, or `scope/module.Class.parameter`.
+      value: a Python value that may hold references and macros.
+      place: `gin/pretrain_tiny.gin, line 12`, or the flag.
+    """
+
+    name: str
+    value: Any
+    place: str
+
+    @property
+    def is_macro(self) -> bool:
+        """Whether it defines a macro."""
+        return '.' not in self.name
+
+
+class _Delegate(config_parser.ParserDelegate):
+    def configurable_reference(self, name: str, evaluate: bool) -> Reference:
+        return Reference(name, evaluate)
+
+    def macro(self, name: str) -> Macro:
+        return Macro(name)
+
+
+def search_roots() -> tuple[Path, ...]:
+    """Where gin files are looked for: beside the caller, then in the package, then beside it (a checkout)."""
+    package = Path(palm_jax.__file__).resolve().parent
+    return Path.cwd(), package, package.parent
+
+
+def find(name: str, place: str) -> Path:
+    """The file a `--gin_file` or an `include` means."""
+    path = Path(name).expanduser()
+    candidates = [path] if path.is_absolute() else [root / path for root in search_roots()]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    known = sorted(
+        {p.relative_to(root).as_posix() for root in search_roots() for p in (root / 'gin').rglob('*.gin')}
+    )
+    entries = [k for k in known if k.count('/') == 1]
+    raise UserError(
+        f'{place}: no gin file {name!r}.{closest(name, known)}\nEntry files: {", ".join(entries) or "none"}.'
+    )
+
+
+def read_file(path: Path) -> tuple[list[Statement], list[str]]:
+    """The bindings of a file and of what it includes, in order, and the import lines among them."""
+    statements: list[Statement] = []
+    imports: list[str] = []
+    text = path.read_text()
+    for statement in _parse(text, _display(path)):
+        place = f'{_display(path)}, line {statement.location.line_num}'
+        if isinstance(statement, config_parser.IncludeStatement):
+            nested, nested_imports = read_file(find(statement.filename, place))
+            statements += nested
+            imports += nested_imports
+        elif isinstance(statement, config_parser.ImportStatement):
+            imports.append(statement.format())
+        elif isinstance(statement, config_parser.BindingStatement):
+            statements.append(Statement(_name(statement), statement.value, place))
+    return statements, imports
+
+
+def read_flag(name: str, value: str) -> tuple[Statement, str]:
+    """`--gin.NAME=value` as a statement and as gin text; what is no gin value is taken as a string."""
+    place = f'{COMMAND_LINE}, --gin.{name}={value}'
+    try:
+        parsed = config_parser.ConfigParser(value, _Delegate()).parse_value()
+        if isinstance(parsed, str | int | float | bool | None) and re.fullmatch(r'\w+\s+\S.*', value):
+            raise SyntaxError  # `1 2`: the parser stops after the first word
+        text = value
+    except (SyntaxError, ValueError, tokenize.TokenError):
+        if value.lstrip()[:1] in '@%[({':
+            raise UserError(f'{place}: not a gin value. Quote it for the shell, e.g. \'--gin.{name}={value}\'') from None
+        parsed, text = value, repr(value)
+    return Statement(name, parsed, place), f'{name} = {text}'
+
+
+def _parse(text: str, display: str) -> Iterator[Any]:
+    parser = config_parser.ConfigParser(io.StringIO(text), _Delegate())
+    try:
+        yield from parser
+    except (SyntaxError, ValueError, tokenize.TokenError) as error:
+        line = getattr(error, 'lineno', None) or parser._current_token.start[0]  # noqa: SLF001 - gin keeps it nowhere else
+        content = text.splitlines()[line - 1].strip() if line <= text.count('\n') + 1 else ''
+        hint = ''
+        match = re.fullmatch(r'([\w./]+)\s*=\s*([^\'"@%\[({].*)', content)
+        if match and not re.fullmatch(r'[-+\d.eE_]+', match[2]):
+            hint = f'\nText needs quotes: {match[1]} = {match[2].split("#")[0].strip()!r}'
+        elif match is None and re.fullmatch(r'include\s+[^\'"].*', content):
+            hint = f'\nText needs quotes: include {content.split(maxsplit=1)[1]!r}'
+        raise UserError(f'{display}, line {line}: gin cannot read this line:\n    {content}{hint}') from None
+
+
+def _name(statement: Any) -> str:
+    scope = f'{statement.scope}/' if statement.scope else ''
+    return scope + statement.selector + (f'.{statement.arg_name}' if statement.arg_name else '')
+
+
+def _display(path: Path) -> str:
+    for root in search_roots():
+        if path.is_relative_to(root):
+            return path.relative_to(root).as_posix()
+    return str(path)
+
+
+def held(value: Any, kind: type) -> Iterator[Any]:
+    """All references or macros inside a value."""
+    if isinstance(value, kind):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from held(key, kind)
+            yield from held(item, kind)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for item in value:
+            yield from held(item, kind)
+
+
+def register_search_paths() -> None:
+    """Lets gin find what `find` finds."""
+    for root in search_roots():
+        gin.add_config_file_search_path(str(root))

@@ -1,0 +1,1 @@
+"""Text to batches: vocabularies, seqio tasks, the token cache. Nothing here knows the model."""

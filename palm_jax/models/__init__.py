@@ -1,0 +1,1 @@
+"""The PaLM decoder in Flax Linen: jax and flax only."""

@@ -1,0 +1,104 @@
+"""The numbers that define a PaLM, and the letters that name its dimensions.
+
+Array names end in their shape, one capital letter an axis:
+
+    B batch      L length (queries)   M memory (keys)     D model (embed)
+    H heads      G key/value heads    K head size         F mlp hidden
+    V vocabulary N layers             R heads per key/value head (H / G)
+
+Weight axes:      embed heads kv_heads kv mlp vocab layers
+Activation axes:  act_batch act_length act_embed act_heads act_mlp
+`palm_jax.partitioning` maps both to the mesh.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from palm_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """Everything that distinguishes one PaLM from another.
+
+    The defaults are the paper's (arXiv 2204.02311, section 2); every field is one gin line,
+    so every ablation is, too.
+
+    Attributes:
+      vocab_size: rows of the shared embedding (V).
+      num_layers: N.
+      d_model: width of the residual stream (D).
+      num_heads: query heads (H).
+      head_dim: size of one head (K); H·K need not equal D.
+      num_kv_heads: key/value heads (G). 1 is PaLM's multi-query attention, H is multi-head.
+      mlp_dim: hidden size of SwiGLU (F); None is the paper's 4·D.
+      norm: `layernorm` (with a scale, without a bias) or `rmsnorm`.
+      norm_epsilon: added to the variance.
+      parallel: y = x + MLP(LN(x)) + Attn(LN(x)); False is the serial block of GPT-2,
+        with a second norm before the MLP.
+      qk_norm: normalise every query and key head before the rotation (ViT-22B, 2302.05442).
+      rope_theta: base of the rotary frequencies (RoFormer, 2104.09864).
+      logit_scale: multiplies the logits; None is the paper's 1/√D.
+      dropout_rate: on the output of both branches; 0 in pretraining, 0.1 in fine-tuning.
+      attention: which kernel computes attention; see `attention.attend`.
+      fuse_projections: one matmul for the projections that share an input.
+      unroll_layers: layers per iteration of the scan; 0 unrolls all of them. Only time and
+        compile time depend on it: parameters are stacked over layers either way.
+      remat: what the backward pass recomputes: `none` keeps all activations, `minimal`
+        keeps the matmuls' outputs, `full` keeps only every block's input.
+      dtype: of the computation.
+      param_dtype: of the stored weights.
+    """
+
+    vocab_size: int
+    num_layers: int
+    d_model: int
+    num_heads: int
+    head_dim: int = 256
+    num_kv_heads: int = 1
+    mlp_dim: int | None = None
+    norm: Literal['layernorm', 'rmsnorm'] = 'layernorm'
+    norm_epsilon: float = 1e-6
+    parallel: bool = True
+    qk_norm: bool = False
+    rope_theta: float = 10_000.0
+    logit_scale: float | None = None
+    dropout_rate: float = 0.0
+    attention: Literal['auto', 'xla', 'cudnn', 'blocks'] = 'auto'
+    fuse_projections: bool = True
+    unroll_layers: int = 1
+    remat: Literal['none', 'minimal', 'full'] = 'none'
+    dtype: Literal['float32', 'bfloat16', 'float16'] = 'float32'
+    param_dtype: Literal['float32', 'bfloat16', 'float16'] = 'float32'
+
+    def __post_init__(self) -> None:
+        for field in ('vocab_size', 'num_layers', 'd_model', 'num_heads', 'head_dim', 'num_kv_heads'):
+            if getattr(self, field) < 1:
+                raise UserError(f'Architecture.{field} is {getattr(self, field)}; it must be at least 1.')
+        if self.num_heads % self.num_kv_heads:
+            divisors = [g for g in range(1, self.num_heads + 1) if self.num_heads % g == 0]
+            raise UserError(
+                f'Architecture.num_kv_heads is {self.num_kv_heads}, which does not divide '
+                f'num_heads = {self.num_heads}. Possible: {", ".join(map(str, divisors))}.'
+            )
+        if self.head_dim % 2:
+            raise UserError(f'Architecture.head_dim is {self.head_dim}; RoPE rotates pairs, so it must be even.')
+        if not 0 <= self.dropout_rate < 1:
+            raise UserError(f'Architecture.dropout_rate is {self.dropout_rate}; it must be in [0, 1).')
+
+    @property
+    def hidden_dim(self) -> int:
+        """F: `mlp_dim`, or the paper's 4·D."""
+        return 4 * self.d_model if self.mlp_dim is None else self.mlp_dim
+
+    @property
+    def output_scale(self) -> float:
+        """What multiplies the logits: `logit_scale`, or the paper's 1/√D."""
+        return self.d_model**-0.5 if self.logit_scale is None else self.logit_scale
+
+    @property
+    def scan_unroll(self) -> int:
+        """`unroll_layers` as `jax.lax.scan` wants it."""
+        return min(self.unroll_layers or self.num_layers, self.num_layers)

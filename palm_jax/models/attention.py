@@ -1,0 +1,104 @@
+"""Multi-query attention with rotary positions."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from palm_jax.models.architecture import Architecture
+from palm_jax.models.layers import Norm, Projection, constrain
+from palm_jax.models.masks import Mask
+from palm_jax.models.rotary import rotate
+
+QUERY_BLOCK = 128
+
+
+class Attention(nn.Module):
+    """softmax(q·kᵀ / √K)·v with H query heads on G shared key/value heads (G = 1 in PaLM)."""
+
+    arch: Architecture
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, positions_BL: jax.Array, mask: Mask) -> jax.Array:
+        arch = self.arch
+        kv = (arch.num_kv_heads, arch.head_dim)
+        q_BLHK, k_BMGK, v_BMGK = Projection(
+            arch,
+            outputs={'q': (arch.num_heads, arch.head_dim), 'k': kv, 'v': kv},
+            axes={'q': ('heads', 'kv'), 'k': ('kv_heads', 'kv'), 'v': ('kv_heads', 'kv')},
+            name='qkv',
+        )(x_BLD)
+        if arch.qk_norm:
+            q_BLHK = Norm(arch, axes=('kv',), name='q_norm')(q_BLHK)
+            k_BMGK = Norm(arch, axes=('kv',), name='k_norm')(k_BMGK)
+        q_BLHK = rotate(q_BLHK, positions_BL, arch.rope_theta)
+        k_BMGK = rotate(k_BMGK, positions_BL, arch.rope_theta)
+        q_BLHK = constrain(q_BLHK, 'act_batch', 'act_length', 'act_heads', None)
+        y_BLHK = attend(q_BLHK, k_BMGK, v_BMGK, mask, arch.attention)
+        (y_BLD,) = Projection(
+            arch,
+            outputs={'kernel': (arch.d_model,)},
+            axes={'kernel': ('embed',)},
+            input_axes=('heads', 'kv'),
+            name='out',
+        )(y_BLHK)
+        return y_BLD
+
+
+def attend(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask: Mask, implementation: str) -> jax.Array:
+    """Attention of every query head to its key/value head, scaled by 1/√K.
+
+    Args:
+      q_BLHK, k_BMGK, v_BMGK: rotated queries and keys, and values; H is a multiple of G.
+      mask: who may attend to whom.
+      implementation: `xla` or `cudnn` of `jax.nn.dot_product_attention`; `blocks`, which
+        computes a block of queries at a time against only the keys it can see and needs no
+        transposition with one key head, the fastest on CPUs; or `auto`: `blocks` on a CPU,
+        `cudnn` on a GPU in half precision, else `xla`.
+
+    Returns:
+      [B, L, H, K] in q's dtype.
+    """
+    if implementation == 'auto':
+        implementation = fastest_implementation(q_BLHK.dtype)
+    if implementation == 'blocks':
+        return _attend_in_blocks(q_BLHK, k_BMGK, v_BMGK, mask)
+    allowed_B1LM = None if mask.only_causal else mask.allowed(k_BMGK.shape[1])[:, None]
+    return jax.nn.dot_product_attention(
+        q_BLHK, k_BMGK, v_BMGK, mask=allowed_B1LM, is_causal=mask.only_causal, implementation=implementation
+    )
+
+
+def fastest_implementation(dtype: jnp.dtype) -> str:
+    """What `auto` stands for on the default device."""
+    platform = jax.default_backend()
+    if platform == 'cpu':
+        return 'blocks'
+    half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
+    return 'cudnn' if platform == 'gpu' and half else 'xla'
+
+
+def _attend_in_blocks(q_BLHK, k_BMGK, v_BMGK, mask):
+    B, L, H, K = q_BLHK.shape
+    G = k_BMGK.shape[2]
+    q_BLGRK = (q_BLHK * K**-0.5).reshape(B, L, G, H // G, K)
+    blocks = []
+    for first in range(0, L, QUERY_BLOCK):
+        last = min(first + QUERY_BLOCK, L)
+        keys = mask.keys_needed(last, L)
+        allowed_BlM = mask.allowed(keys, first, last)
+        one_head = jax.vmap(_attend_to_one_head, in_axes=(2, 2, 2, None), out_axes=2)
+        blocks.append(one_head(q_BLGRK[:, first:last], k_BMGK[:, :keys], v_BMGK[:, :keys], allowed_BlM))
+    return jnp.concatenate(blocks, axis=1).reshape(B, L, H, K)
+
+
+def _attend_to_one_head(q_BLRK, k_BMK, v_BMK, allowed_BLM):
+    """All query heads of one key head: they are just more rows of the same matrix."""
+    B, L, R, K = q_BLRK.shape
+    q_BXK = q_BLRK.reshape(B, L * R, K)
+    score_BXM = jnp.einsum('BXK,BMK->BXM', q_BXK, k_BMK, preferred_element_type=jnp.float32)
+    score_BLRM = score_BXM.reshape(B, L, R, -1)
+    score_BLRM = jnp.where(allowed_BLM[:, :, None], score_BLRM, jnp.finfo(jnp.float32).min)
+    weight_BXM = jax.nn.softmax(score_BLRM, axis=-1).astype(v_BMK.dtype).reshape(score_BXM.shape)
+    return jnp.einsum('BXM,BMK->BXK', weight_BXM, v_BMK).reshape(q_BLRK.shape)

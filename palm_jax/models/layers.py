@@ -1,0 +1,144 @@
+"""Linear maps without biases, norms with a scale, the shared embedding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from palm_jax.models.architecture import Architecture
+
+
+@jax.custom_vjp
+def matmul(x_XD: jax.Array, w_DF: jax.Array) -> jax.Array:
+    """x·W for x of any leading shape.
+
+    Same value and gradient as `x @ w`. The weight's gradient is written as xᵀ·dy instead of
+    XLA's (dyᵀ·x)ᵀ, because the first order of operands is the faster one on CPUs, and its
+    leading axes are merged so that it is one plain matrix product.
+    """
+    return x_XD @ w_DF
+
+
+def _matmul_forward(x_XD, w_DF):
+    return x_XD @ w_DF, (x_XD, w_DF)
+
+
+def _matmul_backward(residuals, dy_XF):
+    x_XD, w_DF = residuals
+    dx_XD = jax.lax.dot_general(dy_XF, w_DF, (((dy_XF.ndim - 1,), (1,)), ((), ())))
+    tokens = tuple(range(x_XD.ndim - 1))
+    dw_DF = jax.lax.dot_general(x_XD, dy_XF, ((tokens, tokens), ((), ())))
+    return dx_XD, dw_DF
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Pins an activation's logical axes to the mesh; outside of a run's rules it does nothing."""
+    if not nn.get_logical_axis_rules():
+        return x
+    return nn.with_logical_constraint(x, axes, fallback=nn.spmd.RulesFallback.RAISE_ERROR)
+
+
+class Projection(nn.Module):
+    """Named linear maps of one input: y_i = x·W_i, computed as one matmul.
+
+    This is the seam at which fine-tuning methods attach: a compact module that receives x
+    and returns one array a name.
+
+    Attributes:
+      arch: the model's numbers.
+      outputs: output shape by parameter name, e.g. {'q': (H, K), 'k': (G, K), 'v': (G, K)}.
+      axes: logical axes of each output's dimensions, by the same names.
+      input_axes: logical axes of the input dimensions; their product is contracted.
+    """
+
+    arch: Architecture
+    outputs: Mapping[str, tuple[int, ...]]
+    axes: Mapping[str, tuple[str, ...]]
+    input_axes: tuple[str, ...] = ('embed',)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
+        """Maps x [B, L, *inputs] to a tuple of [B, L, *output], in the order of `outputs`."""
+        num_inputs = len(self.input_axes)
+        input_shape = x.shape[-num_inputs:]
+        fan_in = math.prod(input_shape)
+        x_BLD = x.reshape(*x.shape[:-num_inputs], fan_in).astype(self.arch.dtype)
+        init = nn.initializers.normal(stddev=fan_in**-0.5)  # the paper's N(0, 1/√fan_in)
+        kernels = []
+        for name, shape in self.outputs.items():
+            kernel = self.param(
+                name,
+                nn.with_logical_partitioning(init, (*self.input_axes, *self.axes[name])),
+                (*input_shape, *shape),
+                self.arch.param_dtype,
+            )
+            kernels.append(kernel.reshape(fan_in, -1).astype(self.arch.dtype))
+        if self.arch.fuse_projections:
+            widths = [kernel.shape[1] for kernel in kernels]
+            product = matmul(x_BLD, jnp.concatenate(kernels, axis=1))
+            products = jnp.split(product, [sum(widths[: i + 1]) for i in range(len(widths) - 1)], axis=-1)
+        else:
+            products = [matmul(x_BLD, kernel) for kernel in kernels]
+        return tuple(
+            y.reshape(*y.shape[:-1], *shape) for y, shape in zip(products, self.outputs.values(), strict=True)
+        )
+
+
+class Norm(nn.Module):
+    """LayerNorm or RMSNorm with a scale and without a bias, computed in float32.
+
+    LayerNorm: scale · (x − mean x) / √(var x + ε). RMSNorm leaves out the mean.
+    """
+
+    arch: Architecture
+    axes: tuple[str, ...] = ('embed',)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises the last axis; the result has the compute dtype."""
+        scale = self.param(
+            'scale',
+            nn.with_logical_partitioning(nn.initializers.ones, self.axes),
+            (x.shape[-1],),
+            self.arch.param_dtype,
+        )
+        x = x.astype(jnp.float32)
+        if self.arch.norm == 'layernorm':
+            x = x - x.mean(axis=-1, keepdims=True)
+        inverse = jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + self.arch.norm_epsilon)
+        return (x * inverse * scale.astype(jnp.float32)).astype(self.arch.dtype)
+
+
+class Embed(nn.Module):
+    """The matrix shared by input and output: rows are looked up, and logits are h·Eᵀ / √D."""
+
+    arch: Architecture
+
+    def setup(self) -> None:
+        self.embedding = self.param(
+            'embedding',
+            nn.with_logical_partitioning(nn.initializers.normal(stddev=1.0), ('vocab', 'embed')),
+            (self.arch.vocab_size, self.arch.d_model),
+            self.arch.param_dtype,
+        )
+
+    def __call__(self, tokens_BL: jax.Array) -> jax.Array:
+        """[B, L] token ids to [B, L, D]."""
+        return jnp.take(self.embedding, tokens_BL, axis=0).astype(self.arch.dtype)
+
+    def attend(self, h_BLD: jax.Array) -> jax.Array:
+        """[B, L, D] features to float32 [B, L, V] logits."""
+        logits = jnp.einsum(
+            'BLD,VD->BLV',
+            h_BLD.astype(self.arch.dtype),
+            self.embedding.astype(self.arch.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        return logits * self.arch.output_scale

@@ -1,0 +1,128 @@
+"""PaLM (Chowdhery et al. 2022, arXiv 2204.02311), section 2."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from palm_jax.models.architecture import Architecture
+from palm_jax.models.attention import Attention
+from palm_jax.models.layers import Embed, Norm, Projection, constrain
+from palm_jax.models.masks import Mask
+
+__all__ = ['Architecture', 'Block', 'PaLM', 'SwiGLU']
+
+# What `Architecture.remat` keeps of the forward pass; None keeps only a block's input.
+_REMAT_POLICIES = {'minimal': jax.checkpoint_policies.dots_with_no_batch_dims_saveable, 'full': None}
+
+
+class SwiGLU(nn.Module):
+    """(Swish(x·W) ⊙ x·V)·U, three matrices (Shazeer 2020, arXiv 2002.05202)."""
+
+    arch: Architecture
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        hidden = (self.arch.hidden_dim,)
+        gate_BLF, up_BLF = Projection(
+            self.arch,
+            outputs={'gate': hidden, 'up': hidden},
+            axes={'gate': ('mlp',), 'up': ('mlp',)},
+            name='in',
+        )(x_BLD)
+        h_BLF = constrain(nn.swish(gate_BLF) * up_BLF, 'act_batch', 'act_length', 'act_mlp')
+        (y_BLD,) = Projection(
+            self.arch,
+            outputs={'kernel': (self.arch.d_model,)},
+            axes={'kernel': ('embed',)},
+            input_axes=('mlp',),
+            name='out',
+        )(h_BLF)
+        return y_BLD
+
+
+class Block(nn.Module):
+    """y = x + MLP(LN(x)) + Attn(LN(x)): two branches of one norm, without a bias."""
+
+    arch: Architecture
+    deterministic: bool = True
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, positions_BL: jax.Array, mask: Mask) -> tuple[jax.Array, None]:
+        x_BLD = constrain(x_BLD, 'act_batch', 'act_length', 'act_embed')
+        attn, mlp = Attention(self.arch, name='attn'), SwiGLU(self.arch, name='mlp')
+        drop = nn.Dropout(self.arch.dropout_rate, deterministic=self.deterministic)
+        h_BLD = Norm(self.arch, name='norm')(x_BLD)
+        if self.arch.parallel:
+            return x_BLD + drop(mlp(h_BLD) + attn(h_BLD, positions_BL, mask)), None
+        x_BLD = x_BLD + drop(attn(h_BLD, positions_BL, mask))
+        return x_BLD + drop(mlp(Norm(self.arch, name='mlp_norm')(x_BLD))), None
+
+
+class PaLM(nn.Module):
+    """Decoder-only language model: embed, N blocks, norm, the embedding again.
+
+    Parameters: embed/embedding [V, D]; stack/..., every leaf with a leading layers axis;
+    final_norm/scale [D].
+    """
+
+    arch: Architecture
+
+    def setup(self) -> None:
+        self.embed = Embed(self.arch)
+        self.final_norm = Norm(self.arch)
+
+    @nn.compact
+    def features(
+        self,
+        tokens_BL: jax.Array,
+        positions_BL: jax.Array | None = None,
+        segment_ids_BL: jax.Array | None = None,
+        causal_attention_BL: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """The normed output of the last block, [B, L, D]; arguments as in `__call__`."""
+        if positions_BL is None:
+            positions_BL = jnp.arange(tokens_BL.shape[1], dtype=jnp.int32)[None]
+        mask = Mask(segment_ids_BL, causal_attention_BL)
+        block = Block
+        if self.arch.remat != 'none':
+            # A loop keeps XLA from merging the recomputation with the original; unrolled code does not.
+            block = nn.remat(
+                block, policy=_REMAT_POLICIES[self.arch.remat], prevent_cse=self.arch.scan_unroll > 1
+            )
+        stack = nn.scan(
+            block,
+            variable_axes={'params': 0},
+            split_rngs={'params': True, 'dropout': True},
+            in_axes=nn.broadcast,
+            length=self.arch.num_layers,
+            unroll=self.arch.scan_unroll,
+            metadata_params={nn.PARTITION_NAME: 'layers'},
+        )(self.arch, deterministic, name='stack')
+        x_BLD, _ = stack(self.embed(tokens_BL), positions_BL, mask)
+        return self.final_norm(x_BLD)
+
+    def __call__(
+        self,
+        tokens_BL: jax.Array,
+        positions_BL: jax.Array | None = None,
+        segment_ids_BL: jax.Array | None = None,
+        causal_attention_BL: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """Logits of the next token.
+
+        Args:
+          tokens_BL: int32 inputs, already shifted right.
+          positions_BL: int32, counted from 0 in every segment; None is 0, 1, 2, ...
+          segment_ids_BL: int32 of packed sequences, 0 for padding; None is one segment a row.
+          causal_attention_BL: int32, 1 where attention is bidirectional (prefix LM).
+          deterministic: False applies dropout and needs a `dropout` RNG.
+
+        Returns:
+          float32 [B, L, V].
+        """
+        h_BLD = self.features(tokens_BL, positions_BL, segment_ids_BL, causal_attention_BL, deterministic)
+        return self.embed.attend(h_BLD)

@@ -1,0 +1,127 @@
+"""The mesh, what each logical axis maps to on it, and the shardings that follow.
+
+Models name their axes and know no device; a table says which mesh axis a logical axis is
+split over. Two axes: `data` splits the batch and, fully sharded (ZeRO-3), the weights;
+`model` splits heads, the MLP's hidden units and the vocabulary (tensor parallelism).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from palm_jax.errors import UserError
+
+Rules = tuple[tuple[str, str | None], ...]
+
+# What every layout shares: activations follow the batch and, inside a block, the weights.
+_ACTIVATIONS: Rules = (
+    ('act_batch', 'data'),
+    ('act_length', None),
+    ('act_embed', None),
+    ('act_heads', 'model'),
+    ('act_mlp', 'model'),
+    ('act_vocab', 'model'),
+)
+# One key/value head serves all query heads, so it is replicated; layers are scanned over.
+_UNSPLIT: Rules = (('kv_heads', None), ('kv', None), ('layers', None))
+
+
+def data_parallel() -> Rules:
+    """Every device holds all weights and a part of the batch."""
+    weights = (('embed', None), ('heads', 'model'), ('mlp', 'model'), ('vocab', 'model'))
+    return (*_ACTIVATIONS, *weights, *_UNSPLIT)
+
+
+def fully_sharded() -> Rules:
+    """Weights and optimizer state are split over `data` too, gathered layer by layer (PaLM, section 4)."""
+    weights = (('embed', 'data'), ('heads', 'model'), ('mlp', 'model'), ('vocab', 'model'))
+    return (*_ACTIVATIONS, *weights, *_UNSPLIT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A mesh's shape and the rules that place arrays on it.
+
+    Attributes:
+      data: devices along `data`; -1 is all that remain.
+      model: devices along `model`.
+      rules: mesh axis by logical axis.
+    """
+
+    data: int = -1
+    model: int = 1
+    rules: Rules = dataclasses.field(default_factory=fully_sharded)
+
+    def axis_sizes(self, num_devices: int) -> dict[str, int]:
+        """{'data': ..., 'model': ...} for so many devices."""
+        data, model = self.data, self.model
+        if data == -1:
+            data = max(1, num_devices // model)
+        if min(data, model) < 1 or data * model != num_devices:
+            raise UserError(
+                f'A mesh of data = {self.data} × model = {model} does not fit {num_devices} device(s). '
+                f'Set --gin.MESH_MODEL to a divisor of {num_devices} and --gin.MESH_DATA=-1 (all that remain).'
+            )
+        return {'data': data, 'model': model}
+
+    def mesh(self, devices: list[jax.Device] | None = None) -> Mesh:
+        """The mesh over `devices` (default: all)."""
+        sizes = self.axis_sizes(len(devices) if devices is not None else jax.device_count())
+        return jax.make_mesh(
+            tuple(sizes.values()), tuple(sizes), devices=devices, axis_types=(AxisType.Auto,) * len(sizes)
+        )
+
+    def check(self, boxed: Any, axis_sizes: Mapping[str, int]) -> None:
+        """Says which dimension of which parameter a mesh does not divide, before XLA does."""
+        for path, leaf in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=_is_boxed):
+            if not _is_boxed(leaf):
+                continue
+            for size, name, mesh_axis in zip(leaf.value.shape, leaf.names, self.spec(leaf), strict=True):
+                if mesh_axis is not None and size % axis_sizes[mesh_axis]:
+                    raise UserError(
+                        f'{jax.tree_util.keystr(path, simple=True, separator="/")}: axis `{name}` has size {size}, '
+                        f'which {mesh_axis} = {axis_sizes[mesh_axis]} devices do not divide. '
+                        f'Change the mesh or map `{name}` to None in the rules.'
+                    )
+
+    def spec(self, leaf: Any) -> PartitionSpec:
+        """Mesh axes of one (boxed) leaf; plain leaves are replicated."""
+        if not _is_boxed(leaf):
+            return PartitionSpec()
+        table = dict(self.rules)
+        unknown = [name for name in leaf.names if name is not None and name not in table]
+        if unknown:
+            raise UserError(f'No rule for the logical axes {unknown}. Known: {", ".join(table)}.')
+        return PartitionSpec(*(table.get(name) for name in leaf.names))
+
+    def shardings(self, boxed: Any, mesh: Mesh) -> Any:
+        """The sharding of every leaf of a tree as it will be once unboxed."""
+        return jax.tree.map(lambda leaf: NamedSharding(mesh, self.spec(leaf)), boxed, is_leaf=_is_boxed)
+
+
+def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Host arrays [B / hosts, ...] to global arrays split over `data`."""
+    sharding = NamedSharding(mesh, PartitionSpec('data'))
+    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+
+
+def bytes_per_device(boxed: Any, layout: Layout, axis_sizes: Mapping[str, int]) -> int:
+    """Memory of a tree's leaves on one device of a mesh that need not exist here."""
+    total = 0
+    for leaf in jax.tree.leaves(boxed, is_leaf=_is_boxed):
+        array = leaf.value if _is_boxed(leaf) else leaf
+        split = math.prod(axis_sizes[axis] for axis in layout.spec(leaf) if axis is not None)
+        total += math.prod(array.shape) * array.dtype.itemsize // split
+    return total
+
+
+def _is_boxed(leaf: Any) -> bool:
+    return isinstance(leaf, nn.meta.AxisMetadata)

@@ -1,0 +1,69 @@
+"""Arithmetic of a run: FLOPs, utilization, time. Formulas of the PaLM paper, appendix B."""
+
+from __future__ import annotations
+
+import time
+
+import jax
+import jax.numpy as jnp
+
+from palm_jax.models.architecture import Architecture
+
+FORMULA = 'MFU = tokens/s · (6·N + 12·layers·heads·head_dim·length) / peak FLOP/s  (N parameters, full attention)'
+
+# Dense bfloat16 FLOP/s of one device, from the vendors' data sheets.
+_PEAK_FLOPS = {
+    'TPU v2': 22.5e12,  # of a core; v2 and v3 show two devices a chip
+    'TPU v3': 61.5e12,
+    'TPU v4': 275e12,
+    'TPU v5 lite': 197e12,
+    'TPU v5e': 197e12,
+    'TPU v5': 459e12,
+    'TPU v5p': 459e12,
+    'TPU v6 lite': 918e12,
+    'TPU v6e': 918e12,
+    'NVIDIA A100-SXM4-40GB': 312e12,
+    'NVIDIA A100-SXM4-80GB': 312e12,
+    'NVIDIA H100 80GB HBM3': 989e12,
+    'NVIDIA H200': 989e12,
+    'NVIDIA L4': 121e12,
+    'Tesla V100-SXM2-16GB': 125e12,
+    'Tesla T4': 65e12,
+}
+
+
+def per_token(num_params: int, arch: Architecture, length: int) -> float:
+    """6·N + 12·L·H·Q·T: forward and backward of one token, without rematerialization."""
+    return 6.0 * num_params + 12.0 * arch.num_layers * arch.num_heads * arch.head_dim * length
+
+
+def peak(device_kind: str) -> float | None:
+    """Peak FLOP/s of a device as jax names it; None when it is not in the table."""
+    return _PEAK_FLOPS.get(device_kind)
+
+
+def utilization(tokens_per_second: float, flops_per_token: float, device_kind: str, num_devices: int) -> float | None:
+    """Model FLOPs utilization in [0, 1], or None on a device of unknown peak."""
+    peak_flops = peak(device_kind)
+    return None if peak_flops is None else tokens_per_second * flops_per_token / (peak_flops * num_devices)
+
+
+def measured_speed(size: int = 1024) -> float:
+    """FLOP/s of a float32 matmul on the default device, measured in a fraction of a second."""
+    x = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(lambda x: x @ x)
+    product(x).block_until_ready()
+    fastest = float('inf')
+    for _ in range(5):
+        start = time.perf_counter()
+        product(x).block_until_ready()
+        fastest = min(fastest, time.perf_counter() - start)
+    return 2.0 * size**3 / fastest
+
+
+def duration(seconds: float) -> str:
+    """A length of time in the largest unit that fits: `45 s`, `12 min`, `3.5 h`, `16 days`, `4 years`."""
+    for unit, length in (('years', 31_557_600), ('days', 86_400), ('h', 3600), ('min', 60)):
+        if seconds >= 2 * length or (unit in ('h', 'min') and seconds >= length):
+            return f'{seconds / length:.3g} {unit}'
+    return f'{seconds:.2g} s'

@@ -1,0 +1,172 @@
+"""Token cross-entropy with z-loss over a large vocabulary, in chunks of the sequence."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from palm_jax.models.layers import constrain
+from palm_jax.models.palm import PaLM
+from palm_jax.training.metrics import Metrics, Ratio
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModelLoss:
+    """−log p(target) + z_loss · log² Z, summed over the targets by their weights.
+
+    The objective is in the batch: causal LM, prefix LM and the denoisers differ only in
+    their tokens, in `decoder_loss_weights` and in `decoder_causal_attention`.
+
+    Attributes:
+      z_loss: weight of log² Z, the squared log of the softmax normaliser (paper: 1e-4).
+      chunk_length: positions whose logits exist at one time; 0 is all of them. The largest
+        array of the loss is [B, chunk_length, V] instead of [B, L, V].
+    """
+
+    z_loss: float = 1e-4
+    chunk_length: int = 128
+
+    def __call__(
+        self, model: PaLM, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None
+    ) -> tuple[jax.Array, Metrics]:
+        """The loss of one batch.
+
+        Args:
+          model: its `features` are applied.
+          params: its parameters.
+          batch: seqio's decoder features, int32 [B, L]: `decoder_input_tokens`,
+            `decoder_target_tokens`, `decoder_loss_weights` and, where the objective has
+            them, `decoder_positions`, `decoder_segment_ids`, `decoder_causal_attention`.
+          dropout_rng: applies dropout when given.
+
+        Returns:
+          The *sum* over targets, float32, and metrics: `loss` (cross-entropy in nats per
+          token), `z_loss`, `accuracy`. Divide the sum by `loss.count` for the mean.
+        """
+        h_BLD = model.apply(
+            {'params': params},
+            batch['decoder_input_tokens'],
+            batch.get('decoder_positions'),
+            batch.get('decoder_segment_ids'),
+            batch.get('decoder_causal_attention'),
+            deterministic=dropout_rng is None,
+            rngs=None if dropout_rng is None else {'dropout': dropout_rng},
+            method='features',
+        )
+        weights_BL = batch['decoder_loss_weights'].astype(jnp.float32)
+        loss, (cross_entropy, z_loss, correct) = softmax_cross_entropy(
+            h_BLD,
+            params['embed']['embedding'].astype(h_BLD.dtype),
+            batch['decoder_target_tokens'],
+            weights_BL,
+            model.arch.output_scale,
+            self.z_loss,
+            self.chunk_length,
+        )
+        count = weights_BL.sum()
+        return loss, {
+            'loss': Ratio(cross_entropy, count),
+            'z_loss': Ratio(z_loss, count),
+            'accuracy': Ratio(correct, count),
+        }
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def softmax_cross_entropy(
+    h_BLD: jax.Array,
+    embedding_VD: jax.Array,
+    targets_BL: jax.Array,
+    weights_BL: jax.Array,
+    scale: float,
+    z_loss: float = 0.0,
+    chunk_length: int = 0,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+    """Cross-entropy of logits = scale · h·Eᵀ without ever holding [B, L, V].
+
+    Loss and gradient of a chunk are computed together, while its logits exist: with
+    p = softmax(logits) the gradient of w·(log Z − logit_t + z·log² Z) by the logits is
+    w·((1 + 2·z·log Z)·p − onehot(t)), so nothing is recomputed in the backward pass.
+
+    Args:
+      h_BLD: features, any float dtype; matmuls run in it and accumulate in float32.
+      embedding_VD: output matrix in the same dtype.
+      targets_BL: int32 in [0, V).
+      weights_BL: float32; no gradient flows to them.
+      scale: multiplies the logits.
+      z_loss: weight z of log² Z.
+      chunk_length: positions a chunk; 0 or ≥ L is one chunk.
+
+    Returns:
+      The weighted sum of the loss, and (for reading only, without a gradient) the weighted
+      sums of the cross-entropy, of z·log² Z and of correct predictions; all float32.
+    """
+    sums, _ = _scan_chunks(_chunk_sums, (h_BLD, targets_BL, weights_BL), embedding_VD, scale, z_loss, chunk_length)
+    return sums[0] + sums[1], sums
+
+
+def _forward(h_BLD, embedding_VD, targets_BL, weights_BL, scale, z_loss, chunk_length):
+    def step(h, targets, weights, embedding, scale, z_loss):
+        sums, logits, log_z, is_target = _logits_and_sums(h, targets, weights, embedding, scale, z_loss)
+        p = jnp.exp(logits - log_z[..., None])
+        d_logits = (1 + 2 * z_loss * log_z)[..., None] * p - is_target
+        d_logits = (d_logits * (weights * scale)[..., None]).astype(h.dtype)
+        dh = jnp.einsum('BLV,VD->BLD', d_logits, embedding)
+        de = jnp.einsum('BLV,BLD->VD', d_logits, h, preferred_element_type=jnp.float32)
+        return (sums, de), dh
+
+    xs = (h_BLD, targets_BL, weights_BL)
+    (sums, de), dh = _scan_chunks(step, xs, embedding_VD, scale, z_loss, chunk_length)
+    return (sums[0] + sums[1], sums), (dh, de.astype(embedding_VD.dtype))
+
+
+def _backward(scale, z_loss, chunk_length, residuals, cotangents):
+    dh, de = residuals
+    g, _ = cotangents
+    return (dh * g).astype(dh.dtype), (de * g).astype(de.dtype), None, None
+
+
+softmax_cross_entropy.defvjp(_forward, _backward)
+
+
+def _logits_and_sums(h, targets, weights, embedding, scale, z_loss):
+    logits = scale * jnp.einsum('BLD,VD->BLV', h, embedding, preferred_element_type=jnp.float32)
+    logits = constrain(logits, 'act_batch', 'act_length', 'act_vocab')
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    is_target = targets[..., None] == jnp.arange(logits.shape[-1])
+    nll = log_z - jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
+    correct = jnp.argmax(logits, axis=-1) == targets
+    sums = tuple(jnp.sum(weights * value) for value in (nll, z_loss * jnp.square(log_z), correct))
+    return sums, logits, log_z, is_target
+
+
+def _chunk_sums(*args):
+    return _logits_and_sums(*args)[0], None
+
+
+def _scan_chunks(step, xs, embedding, scale, z_loss, chunk_length):
+    """Adds up step's first result over chunks of axis 1 and concatenates its second."""
+    length = xs[0].shape[1]
+    if not 0 < chunk_length < length:
+        return step(*xs, embedding, scale, z_loss)
+    num_chunks = -(-length // chunk_length)
+    padding = num_chunks * chunk_length - length
+
+    def split(x):
+        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))  # weight 0
+        return jnp.moveaxis(x.reshape(x.shape[0], num_chunks, chunk_length, *x.shape[2:]), 1, 0)
+
+    def body(carry, chunk):
+        sums, y = step(*chunk, embedding, scale, z_loss)
+        return jax.tree.map(jnp.add, carry, sums), y
+
+    chunks = jax.tree.map(split, xs)
+    shapes = jax.eval_shape(lambda chunk: step(*chunk, embedding, scale, z_loss)[0], jax.tree.map(lambda x: x[0], chunks))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    sums, ys = jax.lax.scan(body, zeros, chunks)
+    if ys is not None:
+        ys = jnp.moveaxis(ys, 0, 1).reshape(ys.shape[1], -1, *ys.shape[3:])[:, :length]
+    return sums, ys

@@ -1,0 +1,54 @@
+"""Metrics are sums and counts, divided once, when written."""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@flax.struct.dataclass
+class Ratio:
+    """A weighted mean that has not been divided yet, so that it adds up over microbatches, hosts and steps."""
+
+    total: jax.Array
+    count: jax.Array
+
+    def __add__(self, other: Ratio) -> Ratio:
+        return Ratio(self.total + other.total, self.count + other.count)
+
+    def value(self) -> float:
+        """total / count, NaN where nothing was counted."""
+        count = float(self.count)
+        return float(self.total) / count if count else float('nan')
+
+
+Metrics = dict[str, Ratio]
+
+
+def add(left: Metrics, right: Metrics) -> Metrics:
+    """Adds two sets of the same metrics, by name."""
+    return {name: left[name] + right[name] for name in left}
+
+
+def one(value: jax.Array) -> Ratio:
+    """A plain number as a metric, e.g. the gradient's norm."""
+    return Ratio(jnp.asarray(value, jnp.float32), jnp.ones((), jnp.float32))
+
+
+def values(metrics: Metrics) -> dict[str, float]:
+    """Fetches all metrics from the device in one transfer and divides them."""
+    return {name: ratio.value() for name, ratio in jax.device_get(metrics).items()}
+
+
+def total(batches: list[Metrics]) -> Metrics:
+    """The sum of several batches' metrics, on the host in float64."""
+    fetched = jax.device_get(batches)
+    return {
+        name: Ratio(
+            np.sum([np.float64(batch[name].total) for batch in fetched]),
+            np.sum([np.float64(batch[name].count) for batch in fetched]),
+        )
+        for name in fetched[0]
+    }

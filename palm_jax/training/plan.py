@@ -1,0 +1,128 @@
+"""What a run will do, in numbers and tables, known from shapes alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from palm_jax.models.palm import PaLM
+from palm_jax.partitioning import Layout, bytes_per_device
+from palm_jax.training import flops
+from palm_jax.training.batch_sizes import BatchSizes
+from palm_jax.training.state import TrainState
+
+_BOXED = nn.meta.AxisMetadata
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run before it begins.
+
+    Attributes:
+      model: what is trained.
+      shapes: the state's shapes, boxed with their logical axes.
+      layout, axis_sizes: the mesh.
+      batch_sizes: sequences per step.
+      length: tokens per sequence.
+      total_steps: of the whole run.
+    """
+
+    model: PaLM
+    shapes: TrainState
+    layout: Layout
+    axis_sizes: Mapping[str, int]
+    batch_sizes: BatchSizes
+    length: int
+    total_steps: int
+
+    @property
+    def num_params(self) -> int:
+        """All parameters, norm scales and the embedding included."""
+        return sum(math.prod(x.shape) for x in jax.tree.leaves(self.shapes.params))
+
+    @property
+    def flops_per_token(self) -> float:
+        """Forward and backward, by the PaLM paper's formula."""
+        return flops.per_token(self.num_params, self.model.arch, self.length)
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens the whole run reads."""
+        return self.batch_sizes.before(self.total_steps) * self.length
+
+    def parameter_table(self) -> str:
+        """A row a parameter: path, shape, logical axes, how it is split, whether it is trained."""
+        rows = [('parameter', 'shape', 'axes', 'split over', 'trained')]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(
+            self.shapes.params, is_leaf=lambda x: isinstance(x, _BOXED)
+        ):
+            split = [
+                f'{name}:{axis}={self.axis_sizes[axis]}'
+                for name, axis in zip(leaf.names, self.layout.spec(leaf), strict=True)
+                if axis is not None and self.axis_sizes[axis] > 1
+            ]
+            rows.append(
+                (
+                    jax.tree_util.keystr(path, simple=True, separator='/'),
+                    ' × '.join(f'{n:,}' for n in leaf.value.shape),
+                    ' '.join(leaf.names),
+                    ' '.join(split) or 'replicated',
+                    'yes',
+                )
+            )
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines.insert(1, '  '.join('-' * width for width in widths))
+        return '\n'.join(lines)
+
+    def memory(self) -> dict[str, int]:
+        """Bytes on one device by what fills them; activations are an estimate for `remat`."""
+        per_device = {
+            'parameters': bytes_per_device(self.shapes.params, self.layout, self.axis_sizes),
+            'optimizer state': bytes_per_device(self.shapes.opt_state, self.layout, self.axis_sizes),
+        }
+        per_device['gradients'] = per_device['parameters']
+        per_device['activations (estimate)'] = self._activation_bytes()
+        return per_device
+
+    def _activation_bytes(self) -> int:
+        """Saved between the passes: block inputs, and without full rematerialization the matmuls' outputs."""
+        arch = self.model.arch
+        tokens = max(size for _, size in self.batch_sizes.ramp) * self.length / self.axis_sizes['data']
+        item = jax.numpy.dtype(arch.dtype).itemsize
+        split = arch.num_heads * arch.head_dim + 2 * arch.hidden_dim  # over `model`
+        whole = 2 * arch.d_model + 2 * arch.num_kv_heads * arch.head_dim
+        saved = {
+            'full': arch.d_model,
+            'minimal': arch.d_model + whole + split / self.axis_sizes['model'],
+            'none': 4 * arch.d_model + 2 * (whole + split / self.axis_sizes['model']),
+        }[arch.remat]
+        return int(tokens * item * saved * arch.num_layers)
+
+    def summary(self, num_sequences: int | None) -> str:
+        """The run in a few lines; epochs are told when the data's size is known."""
+        arch = self.model.arch
+        sizes = ' then '.join(
+            f'{size} × {self.length}' + (f' from step {first:,}' if first else '')
+            for first, size in self.batch_sizes.ramp
+        )
+        epochs = f', {self.total_tokens / self.length / num_sequences:.2f} epochs' if num_sequences else ''
+        mesh = ' × '.join(f'{axis} = {size}' for axis, size in self.axis_sizes.items())
+        memory = self.memory()
+        return '\n'.join(
+            (
+                f'model      {self.num_params:,} parameters: {arch.num_layers} layers, width {arch.d_model:,}, '
+                f'{arch.num_heads} heads of {arch.head_dim} on {arch.num_kv_heads} key/value head(s), '
+                f'vocabulary {arch.vocab_size:,}',
+                f'work       {self.total_steps:,} steps of {sizes} tokens = {self.total_tokens:,} tokens{epochs}',
+                f'FLOPs      {self.flops_per_token:.3g} a token, {self.flops_per_token * self.total_tokens:.3g} in all',
+                f'mesh       {mesh}',
+                f'memory     {sum(memory.values()) / 2**30:.2f} GiB a device: '
+                + ', '.join(f'{name} {size / 2**30:.2f}' for name, size in memory.items()),
+            )
+        )

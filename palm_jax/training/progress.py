@@ -1,0 +1,69 @@
+"""The terminal's view of a run: a bar with loss, tokens/s, MFU and time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Self
+
+import jax
+from tqdm import tqdm
+
+from palm_jax.training import flops
+
+
+class Progress:
+    """A progress bar that also measures speed.
+
+    Args:
+      first_step, total_steps: where the run starts and ends.
+      flops_per_token: for the MFU.
+    """
+
+    def __init__(self, first_step: int, total_steps: int, flops_per_token: float):
+        self._bar = tqdm(
+            initial=first_step,
+            total=total_steps,
+            unit='step',
+            dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 15.0,  # a log file is no screen
+        )
+        self._flops_per_token = flops_per_token
+        self._tokens, self._start, self._postfix = 0, time.monotonic(), {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def step(self, tokens: int) -> None:
+        """One step of so many tokens is done."""
+        self._tokens += tokens
+        self._bar.update()
+
+    def pause(self) -> None:
+        """What follows (evaluation, saving) does not count as training time."""
+        self._paused = time.monotonic()
+
+    def resume(self) -> None:
+        """Training goes on."""
+        self._start += time.monotonic() - self._paused
+
+    def speed(self) -> dict[str, float]:
+        """Tokens/s, and MFU where the device's peak is known, since the last call."""
+        now = time.monotonic()
+        tokens_per_second = self._tokens / max(now - self._start, 1e-9)
+        self._tokens, self._start = 0, now
+        device = jax.devices()[0]
+        mfu = flops.utilization(tokens_per_second, self._flops_per_token, device.device_kind, jax.device_count())
+        return {'tokens_per_second': tokens_per_second} | ({} if mfu is None else {'mfu': mfu})
+
+    def show(self, **values: str) -> None:
+        """Numbers behind the bar; they stay until replaced."""
+        self._postfix |= values
+        self._bar.set_postfix(self._postfix, refresh=False)
+
+    def say(self, message: str) -> None:
+        """A line above the bar."""
+        self._bar.write(message, file=sys.stderr)

@@ -1,0 +1,82 @@
+"""What is left when a run ends: numbers, a picture, samples and the command that continues."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from palm_jax.training.writers import read_jsonl
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The end of a run.
+
+    Attributes:
+      step: steps taken.
+      seconds: this process trained and evaluated for so long.
+      loss: validation cross-entropy in nats per token.
+      bits_per_byte: of the held-out text.
+      yardsticks: bits per byte of others on the same text, by name.
+      samples: (prompt, continuation).
+      checkpoint: where the final state lies.
+    """
+
+    step: int
+    seconds: float
+    loss: float
+    bits_per_byte: float
+    yardsticks: Mapping[str, float]
+    samples: Sequence[tuple[str, str]]
+    checkpoint: Path
+
+    def write(self, model_dir: Path) -> None:
+        """summary.json, samples.txt and loss.png in MODEL_DIR."""
+        summary = dataclasses.asdict(self) | {'checkpoint': str(self.checkpoint), 'perplexity': math.exp(self.loss)}
+        (model_dir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
+        (model_dir / 'samples.txt').write_text(self._samples())
+        plot_losses(model_dir)
+
+    def text(self, model_dir: Path, continue_command: str) -> str:
+        """What the terminal shows."""
+        rows = [('this model', self.bits_per_byte), *self.yardsticks.items()]
+        table = '\n'.join(f'    {name:<22} {bits:.3f}' for name, bits in sorted(rows, key=lambda row: row[1]))
+        return (
+            f'\n{self._samples()}\n'
+            f'validation loss  {self.loss:.4f} nats a token, perplexity {math.exp(self.loss):.2f}\n'
+            f'bits per byte on the same held-out text, lower is better:\n{table}\n'
+            f'loss curve       {model_dir / "loss.png"}\n'
+            f'samples          {model_dir / "samples.txt"}\n'
+            f'configuration    {model_dir / "config.gin"}\n'
+            f'checkpoint       {self.checkpoint}\n'
+            f'continue with    {continue_command}'
+        )
+
+    def _samples(self) -> str:
+        return ''.join(
+            f'--- sample {i + 1}: the prompt up to ⟦, the model from there\n{prompt}⟦{continuation}\n'
+            for i, (prompt, continuation) in enumerate(self.samples)
+        )
+
+
+def plot_losses(model_dir: Path) -> None:
+    """Draws MODEL_DIR/loss.png from metrics.jsonl."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    records = read_jsonl(model_dir / 'metrics.jsonl')
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout='constrained')
+    for name, label, style in (('train/loss', 'training', '-'), ('validation/loss', 'validation', 'o-')):
+        points = [(record['step'], record[name]) for record in records if name in record]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
+    axes.set(xlabel='step', ylabel='cross-entropy (nats per token)', title=model_dir.name)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(model_dir / 'loss.png', dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,83 @@
+"""Learning rates as functions of the step, optax's where optax has them."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import optax
+
+from palm_jax.errors import UserError
+
+
+def constant(learning_rate: float, warmup_steps: int = 0) -> optax.Schedule:
+    """`learning_rate` after a linear warm-up from zero."""
+    return optax.schedules.warmup_constant_schedule(0.0, learning_rate, warmup_steps)
+
+
+def palm(learning_rate: float = 1e-2, constant_steps: int = 10_000) -> optax.Schedule:
+    """PaLM's (section 5): `learning_rate` for `constant_steps`, then 1/√k.
+
+    Continuous: learning_rate · min(1, √(constant_steps / k)), which is the paper's 1/√k for
+    its 1e-2 and 10,000.
+    """
+
+    def schedule(count):
+        return learning_rate * jnp.minimum(1.0, jnp.sqrt(constant_steps / jnp.maximum(count, 1)))
+
+    return schedule
+
+
+def linear(learning_rate: float, total_steps: int, warmup_steps: int = 0, final: float = 0.0) -> optax.Schedule:
+    """Linear warm-up, then linear to `final` · learning_rate at `total_steps`."""
+    decay = optax.schedules.linear_schedule(learning_rate, final * learning_rate, _rest(total_steps, warmup_steps))
+    return _after_warmup(decay, learning_rate, warmup_steps)
+
+
+def cosine(learning_rate: float, total_steps: int, warmup_steps: int = 0, final: float = 0.1) -> optax.Schedule:
+    """Linear warm-up, then half a cosine to `final` · learning_rate at `total_steps` (1608.03983)."""
+    decay = optax.schedules.cosine_decay_schedule(learning_rate, _rest(total_steps, warmup_steps), alpha=final)
+    return _after_warmup(decay, learning_rate, warmup_steps)
+
+
+def warmup_stable_decay(
+    learning_rate: float, total_steps: int, warmup_steps: int = 0, decay_fraction: float = 0.2, final: float = 0.0
+) -> optax.Schedule:
+    """Warm-up, a plateau, then linear over the last `decay_fraction` of the steps (MiniCPM, 2404.06395)."""
+    decay_steps = max(1, round(decay_fraction * total_steps))
+    _rest(total_steps, warmup_steps + decay_steps - 1)
+    decay = optax.schedules.linear_schedule(learning_rate, final * learning_rate, decay_steps)
+    return optax.schedules.join_schedules(
+        [optax.schedules.warmup_constant_schedule(0.0, learning_rate, warmup_steps), decay],
+        [total_steps - decay_steps],
+    )
+
+
+def cyclical(learning_rate: float, cycle_steps: int, minimum: float = 0.1) -> optax.Schedule:
+    """Triangular cycles between `minimum` · learning_rate and learning_rate (1506.01186).
+
+    Starts at the minimum, peaks in the middle of every `cycle_steps`.
+    """
+    if cycle_steps < 2:
+        raise UserError(f'schedules.cyclical.cycle_steps is {cycle_steps}; a cycle needs at least 2 steps.')
+
+    def schedule(count):
+        phase = jnp.mod(count, cycle_steps) / cycle_steps
+        height = 1 - jnp.abs(2 * phase - 1)
+        return learning_rate * (minimum + (1 - minimum) * height)
+
+    return schedule
+
+
+def _after_warmup(decay: optax.Schedule, learning_rate: float, warmup_steps: int) -> optax.Schedule:
+    if not warmup_steps:
+        return decay
+    warmup = optax.schedules.linear_schedule(0.0, learning_rate, warmup_steps)
+    return optax.schedules.join_schedules([warmup, decay], [warmup_steps])
+
+
+def _rest(total_steps: int, warmup_steps: int) -> int:
+    if warmup_steps >= total_steps:
+        raise UserError(
+            f'The schedule warms up (and decays) for {warmup_steps} steps, but the run has only {total_steps}. '
+            'Lower WARMUP_STEPS or raise TRAIN_STEPS.'
+        )
+    return total_steps - warmup_steps

@@ -1,0 +1,90 @@
+"""One step of training: loss, gradient, update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from palm_jax.errors import UserError
+from palm_jax.models.palm import PaLM
+from palm_jax.training import metrics as metrics_lib
+from palm_jax.training.metrics import Metrics
+from palm_jax.training.optimizers import Optimizer
+from palm_jax.training.state import TrainState
+
+Batch = dict[str, jax.Array]
+LossFn = Callable[..., tuple[jax.Array, Metrics]]
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    run_rng: jax.Array,
+    *,
+    model: PaLM,
+    loss: LossFn,
+    optimizer: Optimizer,
+    microbatches: int = 1,
+) -> tuple[TrainState, Metrics]:
+    """Takes one optimizer step on the mean loss over all targets of the batch.
+
+    Args:
+      state: the current state; donate it.
+      batch: features [B, L].
+      run_rng: the run's key; dropout's key is a function of it, of the step and of the microbatch.
+      model, loss, optimizer: see `LanguageModelLoss` and `optimizers`.
+      microbatches: B is worked through in so many parts. Sums and counts are added and
+        divided once, so the result does not depend on it (dropout's pattern does).
+
+    Returns:
+      The next state, and metrics of this step.
+    """
+    step_rng = jax.random.fold_in(run_rng, state.step)
+
+    def loss_sum(params: Any, microbatch: Batch, index: jax.Array) -> tuple[jax.Array, Metrics]:
+        dropout_rng = jax.random.fold_in(step_rng, index) if model.arch.dropout_rate else None
+        return loss(model, params, microbatch, dropout_rng)
+
+    gradient = jax.grad(loss_sum, has_aux=True)
+    if microbatches == 1:
+        grads, metrics = gradient(state.params, batch, jnp.zeros((), jnp.int32))
+    else:
+        grads, metrics = _accumulate(lambda mb, i: gradient(state.params, mb, i), split(batch, microbatches))
+    count = jnp.maximum(metrics['loss'].count, 1.0)
+    grads = jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics |= {
+        'gradient_norm': metrics_lib.one(optax.global_norm(grads)),
+        'learning_rate': metrics_lib.one(optimizer.schedule(state.step)),
+    }
+    return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+
+def eval_step(params: Any, batch: Batch, *, model: PaLM, loss: LossFn) -> Metrics:
+    """The metrics of one batch, without dropout."""
+    return loss(model, params, batch)[1]
+
+
+def split(batch: Batch, parts: int) -> Batch:
+    """[B, ...] to [parts, B / parts, ...], every part strided so that it keeps the batch's sharding."""
+    size = len(next(iter(batch.values())))
+    if size % parts:
+        raise UserError(f'MICROBATCHES = {parts} does not divide BATCH_SIZE = {size}.')
+    return {name: x.reshape(size // parts, parts, *x.shape[1:]).swapaxes(0, 1) for name, x in batch.items()}
+
+
+def _accumulate(fn: Callable[[Batch, jax.Array], Any], parts: Batch) -> Any:
+    """The sum of fn over the parts, one at a time."""
+    num_parts = len(next(iter(parts.values())))
+    first = jax.tree.map(lambda x: x[0], parts)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(fn, first, jnp.zeros((), jnp.int32)))
+
+    def body(total, part):
+        return jax.tree.map(jnp.add, total, fn(*part)), None
+
+    return jax.lax.scan(body, zeros, (parts, jnp.arange(num_parts)))[0]
