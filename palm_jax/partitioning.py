@@ -104,7 +104,11 @@ class Layout:
 
     def shardings(self, boxed: Any, mesh: Mesh) -> Any:
         """The sharding of every leaf of a tree as it will be once unboxed."""
-        return jax.tree.map(lambda leaf: NamedSharding(mesh, self.spec(leaf)), boxed, is_leaf=_is_boxed)
+        def place(leaf: Any) -> Any:
+            sharding = NamedSharding(mesh, self.spec(leaf))
+            return jax.tree.map(lambda _: sharding, leaf.value if _is_boxed(leaf) else leaf)
+
+        return jax.tree.map(place, boxed, is_leaf=_is_boxed)
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -117,9 +121,9 @@ def bytes_per_device(boxed: Any, layout: Layout, axis_sizes: Mapping[str, int]) 
     """Memory of a tree's leaves on one device of a mesh that need not exist here."""
     total = 0
     for leaf in jax.tree.leaves(boxed, is_leaf=_is_boxed):
-        array = leaf.value if _is_boxed(leaf) else leaf
         split = math.prod(axis_sizes[axis] for axis in layout.spec(leaf) if axis is not None)
-        total += math.prod(array.shape) * array.dtype.itemsize // split
+        for array in jax.tree.leaves(leaf.value if _is_boxed(leaf) else leaf):  # none where an optimizer is masked
+            total += math.prod(array.shape) * array.dtype.itemsize // split
     return total
 
 

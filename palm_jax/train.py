@@ -16,7 +16,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--accept_changes', action='store_true', help='continue a run with another configuration')
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
-    configuration = command_line.load_configuration(options.gin_file, flags)
+    configuration = command_line.load_configuration('loop.train', options.gin_file, flags)
     arguments_of_train = configuration.build('loop.train')
 
     if options.explain:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gin
-
 from palm_jax.configuration import types
 from palm_jax.configuration.statements import (
     Macro,
     Reference,
     Statement,
+    entry_files,
     find,
     held,
     read_file,
@@ -73,27 +74,47 @@ class Configuration:
         return f'{_CALL_TRACE.sub("", message).strip()}\nBind what is missing: {wanted or what} = ...'
 
     def _refuse_unused(self, root: str) -> None:
-        used = gin.config._OPERATIVE_CONFIG  # noqa: SLF001 - the only record of what was used
-        used_names = {selector for (_, selector) in used}
+        """Every binding must have reached something; a part that was swapped out keeps its own in silence."""
+        operative = {selector for _, selector in gin.config._OPERATIVE_CONFIG}
+        operative.add(_selector(root))
+        replaced = {
+            _selector(reference.name)
+            for statement in self.statements
+            if self.effective[statement.name] is not statement
+            for reference in held(statement.value, Reference)
+        }
+        reached: set[str] = set()
         for statement in self.effective.values():
             if statement.is_macro:
                 continue
-            scope, _, name = statement.name.rpartition('/')
-            selector, _, parameter = name.rpartition('.')
-            full = _selector(selector)
-            if full == _selector(root):
-                continue
-            if full not in used_names:
+            selector = _selector(statement.selector)
+            if selector in operative:
+                reached |= self._macros_below(statement)
+            elif statement.on_command_line or selector not in replaced:
+                names = sorted(_short(name) for name in operative if not name.startswith('gin.'))
                 raise UserError(
-                    f'{statement.place}: {statement.name} has no effect: nothing in this configuration uses '
-                    f'{selector}.\nIn use: {", ".join(sorted(_short(n) for n in used_names))}.'
+                    f'{statement.place}: {statement.name} has no effect, nothing here uses {statement.selector}.\n'
+                    f'In use: {", ".join(names)}.'
+                )
+        for statement in self.effective.values():
+            if statement.is_macro and statement.on_command_line and statement.name not in reached:
+                raise UserError(
+                    f'{statement.place}: {statement.name} has no effect, nothing that is in use reads it.'
+                    f'{closest(statement.name, reached)}\nIn use: {", ".join(sorted(reached))}.'
                 )
 
+    def _macros_below(self, statement: Statement) -> set[str]:
+        """The macros that a binding reads, directly or through others."""
+        names = {macro.name for macro in held(statement.value, Macro)}
+        nested = [self._macros_below(self.effective[name]) for name in names if name in self.effective]
+        return names.union(*nested)
 
-def load(gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) -> Configuration:
+
+def load(root: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) -> Configuration:
     """Reads files, then flags over them, checks both and hands them to gin.
 
     Args:
+      root: the function that the program calls, e.g. `loop.train`.
       gin_files: paths, looked for beside the caller, then in the package.
       flags: (NAME, value) of every `--gin.NAME=value`.
 
@@ -108,6 +129,11 @@ def load(gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) -> Configur
         file_statements, file_imports = read_file(find(name, '--gin_file'))
         statements += file_statements
         imports += file_imports
+    if not any(statement.selector == root for statement in statements):
+        raise UserError(
+            f'{", ".join(gin_files)} binds nothing of {root}: a part, not a whole run. '
+            f'Entry files: {", ".join(entry_files())}.'
+        )
     _refuse_unknown_flags(flags, statements)
     flag_lines = []
     for name, value in flags:
@@ -171,59 +197,62 @@ def _hand_to_gin(gin_files, imports, flag_lines, statements) -> None:
 
 
 def _explain(error: Exception, statements: Sequence[Statement]) -> str:
+    """gin's complaint with its place in the user's text and the nearest right name."""
     message = str(error).strip()
-    first = message.splitlines()[0] if message else type(error).__name__
-    match = re.search(r'In (?:file "([^"]+)"|bindings string), line (\d+)', message)
-    place = ''
-    if match and match[1]:
-        place = f'{match[1]}, line {match[2]}: '
-    quoted = re.findall(r"'([^']+)'", first)
-    candidates = _known_names()
-    hint = ''
-    for statement in statements:
-        scope, _, name = statement.name.rpartition('/')
-        selector, _, parameter = name.rpartition('.')
-        references = [r.name for r in held(statement.value, Reference)]
-        if parameter in quoted and "doesn't have a parameter" in first and _same(selector, quoted[0]):
-            place, hint = f'{statement.place}: ', _parameter_hint(selector, parameter)
-            first = f'{selector} has no parameter {parameter}.'
-            break
-        wrong = next((n for n in (selector, *references) if n and n in quoted), None)
-        if wrong and 'No configurable' in first:
-            place = f'{statement.place}: '
-            first = f'nothing is called {wrong}.{closest(wrong, candidates)}'
-            hint = f'\nKnown: {", ".join(sorted(candidates))}.' if len(candidates) < 60 else ''
-            break
-        if wrong or (quoted and any(q.rsplit('.', 1)[-1] in name.split('.') for q in quoted)):
-            place = f'{statement.place}: '
-    return f'{place}{first}{hint}'
+    complaint = message.splitlines()[0] if message else type(error).__name__
+    if match := re.match(r"Configurable '(.+)' doesn't have a parameter named '(\w+)'", complaint):
+        place = _place(statements, lambda s: s.selector == match[1] and s.parameter == match[2])
+        parameters = inspect.signature(_function(_selector(match[1]))).parameters
+        names = [name for name in parameters if name not in ('self', 'parent', 'name')]
+        return f'{place}{match[1]} has no parameter {match[2]}.{closest(match[2], names)}\nIt has: {", ".join(names)}.'
+    for pattern in (
+        r"'(?P<name>\w+)' was not provided by an import statement",
+        r"Couldn't resolve selector (?P<name>[\w.]+);",
+        r"No configurable matching '(?P<name>[\w./]+)'",
+    ):
+        if match := re.match(pattern, complaint):
+            wrong = match['name']
+            used = {name for s in statements for name in _names_in(s) if name == wrong or name.startswith(f'{wrong}.')}
+            place = _place(statements, lambda s, used=used: bool(used & _names_in(s)))
+            full = next(iter(sorted(used)), wrong)
+            known = _known_names(wrong)
+            return f'{place}nothing is called {full}.{closest(full, known)}\nKnown: {", ".join(known)}.'
+    if match := re.search(r'In file "([^"]+)", line (\d+)', message):
+        complaint = f'{match[1]}, line {match[2]}: {complaint}'
+    return complaint
 
 
-def _same(selector: str, other: str) -> bool:
-    return selector.endswith(other) or other.endswith(selector)
+def _names_in(statement: Statement) -> set[str]:
+    """The configurables that a statement binds or refers to."""
+    return {reference.name for reference in held(statement.value, Reference)} | {statement.selector}
 
 
-def _parameter_hint(selector: str, parameter: str) -> str:
-    names = [n for n in inspect.signature(_function(_selector(selector))).parameters if n not in ('self', 'parent', 'name')]
-    return f'{closest(parameter, names)}\nIt has: {", ".join(names)}.'
+def _place(statements: Sequence[Statement], is_it: Callable[[Statement], bool]) -> str:
+    return next((f'{statement.place}: ' for statement in reversed(statements) if is_it(statement)), '')
 
 
-def _known_names() -> list[str]:
-    return [_short(s) for s in gin.config._REGISTRY.selector_map if not s.startswith('gin.')]  # noqa: SLF001
+def _known_names(wrong: str) -> list[str]:
+    """What the configuration can name: registered parts, and the public functions of the module meant."""
+    registered = gin.config._REGISTRY._selector_map
+    names = {_short(selector) for selector in registered if not selector.startswith('gin.')}
+    for selector in registered:
+        module, _, _ = selector.rpartition('.')
+        if module in sys.modules and module.rpartition('.')[2] == wrong.partition('.')[0]:
+            here = vars(sys.modules[module]).items()
+            names |= {
+                _short(f'{module}.{n}') for n, v in here if getattr(v, '__module__', None) == module and n[0] != '_'
+            }
+    return sorted(names)
 
 
 def _selector(name: str) -> str:
     """gin's full name of a configurable, from any unambiguous end of it."""
-    try:
-        return gin.config._REGISTRY.complete_selector(name) if hasattr(gin.config._REGISTRY, 'complete_selector') else (  # noqa: SLF001
-            gin.config._REGISTRY.get_match(name).selector  # noqa: SLF001
-        )
-    except (KeyError, AttributeError):
-        return name
+    matches = gin.config._REGISTRY.matching_selectors(name)
+    return matches[0] if matches else name
 
 
 def _function(selector: str) -> Any:
-    return gin.config._REGISTRY.get_match(selector).wrapped  # noqa: SLF001
+    return gin.config._REGISTRY.get_match(selector).wrapped
 
 
 def _short(selector: str) -> str:
@@ -236,7 +265,7 @@ def _check_types(statements: Sequence[Statement]) -> None:
     for statement in effective.values():
         if statement.is_macro:
             continue
-        selector, _, parameter = statement.name.rpartition('/')[2].rpartition('.')
+        selector, parameter = statement.selector, statement.parameter
         hint = types.hints_of(_function(_selector(selector))).get(parameter)
         if hint is None:
             continue

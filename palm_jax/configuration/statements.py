@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import gin
-from gin import config_parser
-
 import palm_jax
+from gin import config_parser
 from palm_jax.errors import UserError, closest
 
 COMMAND_LINE = 'command line'
@@ -53,6 +52,21 @@ class Statement:
         """Whether it defines a macro."""
         return '.' not in self.name
 
+    @property
+    def on_command_line(self) -> bool:
+        """Whether a flag gave it."""
+        return self.place.startswith(COMMAND_LINE)
+
+    @property
+    def selector(self) -> str:
+        """Of a parameter's binding: `module.Class`, without scopes."""
+        return self.name.rpartition('/')[2].rpartition('.')[0]
+
+    @property
+    def parameter(self) -> str:
+        """Of a parameter's binding: its last part."""
+        return self.name.rpartition('.')[2]
+
 
 class _Delegate(config_parser.ParserDelegate):
     def configurable_reference(self, name: str, evaluate: bool) -> Reference:
@@ -75,13 +89,18 @@ def find(name: str, place: str) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    known = sorted(
-        {p.relative_to(root).as_posix() for root in search_roots() for p in (root / 'gin').rglob('*.gin')}
-    )
-    entries = [k for k in known if k.count('/') == 1]
     raise UserError(
-        f'{place}: no gin file {name!r}.{closest(name, known)}\nEntry files: {", ".join(entries) or "none"}.'
+        f'{place}: no gin file {name!r}.{closest(name, _gin_files())}\nEntry files: {", ".join(entry_files())}.'
     )
+
+
+def entry_files() -> list[str]:
+    """The gin files that are whole runs: those directly in a `gin` folder."""
+    return [name for name in _gin_files() if name.count('/') == 1]
+
+
+def _gin_files() -> list[str]:
+    return sorted({p.relative_to(root).as_posix() for root in search_roots() for p in (root / 'gin').rglob('*.gin')})
 
 
 def read_file(path: Path) -> tuple[list[Statement], list[str]]:
@@ -112,7 +131,7 @@ def read_flag(name: str, value: str) -> tuple[Statement, str]:
         text = value
     except (SyntaxError, ValueError, tokenize.TokenError):
         if value.lstrip()[:1] in '@%[({':
-            raise UserError(f'{place}: not a gin value. Quote it for the shell, e.g. \'--gin.{name}={value}\'') from None
+            raise UserError(f"{place}: not a gin value. Quote it for the shell, e.g. '--gin.{name}={value}'") from None
         parsed, text = value, repr(value)
     return Statement(name, parsed, place), f'{name} = {text}'
 
@@ -122,7 +141,7 @@ def _parse(text: str, display: str) -> Iterator[Any]:
     try:
         yield from parser
     except (SyntaxError, ValueError, tokenize.TokenError) as error:
-        line = getattr(error, 'lineno', None) or parser._current_token.start[0]  # noqa: SLF001 - gin keeps it nowhere else
+        line = getattr(error, 'lineno', None) or parser._current_token.start[0]
         content = text.splitlines()[line - 1].strip() if line <= text.count('\n') + 1 else ''
         hint = ''
         match = re.fullmatch(r'([\w./]+)\s*=\s*([^\'"@%\[({].*)', content)

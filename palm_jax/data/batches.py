@@ -87,7 +87,7 @@ class LanguageModelData:
             return vocabularies.Bytes()
         path = self.vocabulary_path
         if not path.is_file() and self._vocabulary_name == 'sentencepiece':
-            vocabularies.fit(self._text_source(), self._vocabulary_size, path)
+            vocabularies.fit(self.texts(), self._vocabulary_size, path)
         return vocabularies.SentencePiece(str(path))
 
     @property
@@ -99,6 +99,10 @@ class LanguageModelData:
             name = f'{self.task}_{self._identity}_{self._vocabulary_size}.model'
             return cache_dir() / 'vocabularies' / name
         return Path(self._vocabulary_name).expanduser()
+
+    def preview(self, num_characters: int = 400) -> str:
+        """The beginning of the training text, before any tokenization."""
+        return next(iter(self.texts()))[:num_characters]
 
     # Training.
 
@@ -179,7 +183,8 @@ class LanguageModelData:
             return self._files.identity()
         return stdlib.identity() if self.task == 'python_stdlib' else 'v1'
 
-    def _text_source(self) -> Iterator[str]:
+    def texts(self) -> Iterator[str]:
+        """The training text, a document at a time."""
         tasks = self._registry()
         return itertools.chain.from_iterable(map(tasks.texts, tasks.parts(self._registered_name)))
 

@@ -80,9 +80,7 @@ def generator_source(generate, splits: Sequence[str]) -> seqio.FunctionDataSourc
     def dataset_fn(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf.data.Dataset:
         del shuffle_files, seed  # order is fixed; batches are shuffled from the token cache
         texts = ({'text': example['text']} for example in generate(split))
-        return tf.data.Dataset.from_generator(
-            lambda: texts, output_signature={'text': tf.TensorSpec([], tf.string)}
-        )
+        return tf.data.Dataset.from_generator(lambda: texts, output_signature={'text': tf.TensorSpec([], tf.string)})
 
     return seqio.FunctionDataSource(dataset_fn, splits=splits)
 

@@ -141,9 +141,12 @@ def fit(texts: Iterable[str], size: int, path: Path, max_bytes: int = 8_000_000)
     unfinished = path.with_suffix('.unfinished')
     start = time.monotonic()
     try:
-        with unfinished.open('wb') as model, tqdm(
-            total=max_bytes, unit=' characters', unit_scale=True, desc=f'text for {size} pieces', leave=False
-        ) as progress:
+        with (
+            unfinished.open('wb') as model,
+            tqdm(
+                total=max_bytes, unit=' characters', unit_scale=True, desc=f'text for {size} pieces', leave=False
+            ) as progress,
+        ):
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=_passages(texts, max_bytes, progress),
                 model_writer=model,

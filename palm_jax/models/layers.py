@@ -86,9 +86,7 @@ class Projection(nn.Module):
             products = jnp.split(product, [sum(widths[: i + 1]) for i in range(len(widths) - 1)], axis=-1)
         else:
             products = [matmul(x_BLD, kernel) for kernel in kernels]
-        return tuple(
-            y.reshape(*y.shape[:-1], *shape) for y, shape in zip(products, self.outputs.values(), strict=True)
-        )
+        return tuple(y.reshape(*y.shape[:-1], *shape) for y, shape in zip(products, self.outputs.values(), strict=True))
 
 
 class Norm(nn.Module):

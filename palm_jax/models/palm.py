@@ -89,9 +89,7 @@ class PaLM(nn.Module):
         block = Block
         if self.arch.remat != 'none':
             # A loop keeps XLA from merging the recomputation with the original; unrolled code does not.
-            block = nn.remat(
-                block, policy=_REMAT_POLICIES[self.arch.remat], prevent_cse=self.arch.scan_unroll > 1
-            )
+            block = nn.remat(block, policy=_REMAT_POLICIES[self.arch.remat], prevent_cse=self.arch.scan_unroll > 1)
         stack = nn.scan(
             block,
             variable_axes={'params': 0},

@@ -164,7 +164,9 @@ def _scan_chunks(step, xs, embedding, scale, z_loss, chunk_length):
         return jax.tree.map(jnp.add, carry, sums), y
 
     chunks = jax.tree.map(split, xs)
-    shapes = jax.eval_shape(lambda chunk: step(*chunk, embedding, scale, z_loss)[0], jax.tree.map(lambda x: x[0], chunks))
+    shapes = jax.eval_shape(
+        lambda chunk: step(*chunk, embedding, scale, z_loss)[0], jax.tree.map(lambda x: x[0], chunks)
+    )
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     sums, ys = jax.lax.scan(body, zeros, chunks)
     if ys is not None:

@@ -79,9 +79,7 @@ def adafactor(
 
     transforms = [optax.GradientTransformation(init, update)]
     if weight_decay_exponent is not None:
-        transforms.append(
-            _decay_weights(lambda count: schedule(count) ** weight_decay_exponent, weight_decay_pattern)
-        )
+        transforms.append(_decay_weights(lambda count: schedule(count) ** weight_decay_exponent, weight_decay_pattern))
     return _optimizer(schedule, clip_norm, *transforms)
 
 
@@ -187,7 +185,10 @@ def _decay_weights(rate: optax.Schedule, pattern: str) -> optax.GradientTransfor
     def update(updates, state, params):
         r = rate(state['count'])
         updates = jax.tree.map(
-            lambda u, p, decays: u - (r * p).astype(u.dtype) if decays else u, updates, params, _matching(pattern, params)
+            lambda u, p, decays: u - (r * p).astype(u.dtype) if decays else u,
+            updates,
+            params,
+            _matching(pattern, params),
         )
         return updates, {'count': state['count'] + 1}
 

@@ -43,5 +43,7 @@ def unbox(state: TrainState) -> TrainState:
     """Drops the logical axes, leaving arrays (or their shapes)."""
     boxed = nn.meta.AxisMetadata
     return jax.tree.map(
-        lambda leaf: leaf.value if isinstance(leaf, boxed) else leaf, state, is_leaf=lambda leaf: isinstance(leaf, boxed)
+        lambda leaf: leaf.value if isinstance(leaf, boxed) else leaf,
+        state,
+        is_leaf=lambda leaf: isinstance(leaf, boxed),
     )

@@ -1,0 +1,59 @@
+"""Packaging. The gin files live beside the package in a checkout and inside it in a wheel."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+GIN_FOLDERS = sorted({path.parent.relative_to(ROOT).as_posix() for path in (ROOT / 'gin').rglob('*.gin')})
+
+CORE = [
+    'jax>=0.10.2',
+    'flax>=0.12.8',
+    'optax>=0.2.8',
+    'orbax-checkpoint>=0.12.8,<0.13',
+    'gin-config>=0.5',
+    'numpy>=2.2',
+    'tqdm>=4.67',
+    'tensorboardX>=2.6.5',
+    'matplotlib>=3.10',
+]
+DATA = [
+    'grain>=0.2.18',
+    'seqio==0.0.20',
+    'tensorflow>=2.21,<2.22',
+    'tensorflow-text>=2.21,<2.22',
+    'tensorflow-datasets==4.9.10',
+    'sentencepiece>=0.2.1,<0.2.3',  # 0.2.3 needs a newer protobuf than it says
+    'importlib_resources',  # tensorflow-datasets needs it and does not say so
+]
+PEERS = ['torch==2.13.0', 'transformers>=5.0,<6', 'PaLM-rlhf-pytorch==0.8.0']
+
+setup(
+    name='palm_jax',
+    version='0.1.0',
+    description='PaLM-style language models in JAX: pretrain once, adapt cheaply the part you name',
+    long_description=(ROOT / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.11',
+    packages=[
+        *find_packages(include=['palm_jax', 'palm_jax.*']),
+        *(f'palm_jax.{f.replace("/", ".")}' for f in GIN_FOLDERS),
+    ],
+    package_dir={f'palm_jax.{folder.replace("/", ".")}': folder for folder in GIN_FOLDERS},
+    package_data={f'palm_jax.{folder.replace("/", ".")}': ['*.gin'] for folder in GIN_FOLDERS},
+    install_requires=CORE + DATA,
+    extras_require={
+        'gpu': ['jax[cuda13]'],
+        'tpu': ['jax[tpu]'],
+        'wandb': ['wandb>=0.20'],
+        'peers': PEERS,
+        'test': ['pytest>=8', 'ruff>=0.12', 'wandb>=0.20', 'nbclient>=0.10', 'ipykernel>=6', *PEERS],
+    },
+    classifiers=[
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+    ],
+)

@@ -1,0 +1,45 @@
+"""What all tests share: a cache of their own and a PaLM small enough for a unit test."""
+
+import os
+import tempfile
+
+os.environ['PALM_JAX_CACHE'] = os.environ.get('PALM_JAX_TEST_CACHE') or tempfile.mkdtemp(prefix='palm_jax_test_')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+import jax
+import numpy as np
+import pytest
+
+from palm_jax.models.palm import Architecture, PaLM
+from palm_jax.training import state
+
+MICRO = {'vocab_size': 61, 'num_layers': 3, 'd_model': 24, 'num_heads': 4, 'head_dim': 8}
+
+
+@pytest.fixture
+def micro():
+    """Builds a micro model and its parameters; keywords change the architecture."""
+
+    def build(seed: int = 0, **changes):
+        model = PaLM(Architecture(**(MICRO | changes)))
+        return model, state.unbox(state.init_params(model, jax.random.key(seed)))
+
+    return build
+
+
+@pytest.fixture
+def tokens():
+    """int32 [2, 40] token ids of the micro vocabulary."""
+    return np.random.default_rng(7).integers(3, MICRO['vocab_size'], (2, 40)).astype(np.int32)
+
+
+@pytest.fixture
+def batch(tokens):
+    """Causal language modelling features of `tokens`, with some targets that do not count."""
+    weights = np.ones_like(tokens)
+    weights[0, 30:] = 0
+    return {
+        'decoder_input_tokens': np.pad(tokens, [(0, 0), (1, 0)])[:, :-1],
+        'decoder_target_tokens': tokens,
+        'decoder_loss_weights': weights,
+    }

@@ -1,0 +1,58 @@
+"""PaLM in float64 NumPy, written from the paper with loops, sharing no code with the product."""
+
+import numpy as np
+
+
+def norm(x, scale, kind, eps):
+    if kind == 'layernorm':
+        x = x - x.mean(-1, keepdims=True)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * scale
+
+
+def rope(x_LK, theta):
+    length, size = x_LK.shape
+    out = np.empty_like(x_LK)
+    for position in range(length):
+        for i in range(size // 2):
+            angle = position * theta ** (-2 * i / size)
+            a, b = x_LK[position, i], x_LK[position, i + size // 2]
+            out[position, i] = a * np.cos(angle) - b * np.sin(angle)
+            out[position, i + size // 2] = b * np.cos(angle) + a * np.sin(angle)
+    return out
+
+
+def attention(p, i, h, arch):
+    group = arch.num_heads // arch.num_kv_heads
+    y = 0
+    for head in range(arch.num_heads):
+        q = h @ p['attn']['qkv']['q'][i][:, head]
+        k = h @ p['attn']['qkv']['k'][i][:, head // group]
+        v = h @ p['attn']['qkv']['v'][i][:, head // group]
+        if arch.qk_norm:
+            q = norm(q, p['attn']['q_norm']['scale'][i], arch.norm, arch.norm_epsilon)
+            k = norm(k, p['attn']['k_norm']['scale'][i], arch.norm, arch.norm_epsilon)
+        score = rope(q, arch.rope_theta) @ rope(k, arch.rope_theta).T / np.sqrt(arch.head_dim)
+        score[np.triu_indices(len(h), 1)] = -np.inf
+        weight = np.exp(score - score.max(-1, keepdims=True))
+        y = y + weight / weight.sum(-1, keepdims=True) @ v @ p['attn']['out']['kernel'][i][head]
+    return y
+
+
+def mlp(p, i, h):
+    gate, up = h @ p['mlp']['in']['gate'][i], h @ p['mlp']['in']['up'][i]
+    return (gate / (1 + np.exp(-gate)) * up) @ p['mlp']['out']['kernel'][i]
+
+
+def logits(params, tokens_L, arch):
+    """Float64 logits [L, V] of one sequence."""
+    embedding, p = params['embed']['embedding'].astype(np.float64), params['stack']
+    x = embedding[tokens_L]
+    for i in range(arch.num_layers):
+        h = norm(x, p['norm']['scale'][i], arch.norm, arch.norm_epsilon)
+        if arch.parallel:
+            x = x + mlp(p, i, h) + attention(p, i, h, arch)
+        else:
+            x = x + attention(p, i, h, arch)
+            x = x + mlp(p, i, norm(x, p['mlp_norm']['scale'][i], arch.norm, arch.norm_epsilon))
+    x = norm(x, params['final_norm']['scale'], arch.norm, arch.norm_epsilon)
+    return x @ embedding.T * (arch.d_model**-0.5 if arch.logit_scale is None else arch.logit_scale)
