@@ -104,6 +104,7 @@ class Layout:
 
     def shardings(self, boxed: Any, mesh: Mesh) -> Any:
         """The sharding of every leaf of a tree as it will be once unboxed."""
+
         def place(leaf: Any) -> Any:
             sharding = NamedSharding(mesh, self.spec(leaf))
             return jax.tree.map(lambda _: sharding, leaf.value if _is_boxed(leaf) else leaf)

@@ -98,7 +98,8 @@ def report(contenders: Sequence[Contender], options: argparse.Namespace) -> None
         f'{options.size} on {device.device_kind}: {layers} layers, width {width}, {heads} heads of {head_dim}, '
         f'{options.batch} × {options.length} tokens a step, {options.dtype}, {options.steps} steps in turn'
     )
-    print(f'{"":34}{"params":>8}{"tokens/s":>10}{"step s":>9}{"min–max":>14}{"compile s":>11}{"memory":>10}{"MFU":>7}  speed')
+    columns = f'{"params":>8}{"tokens/s":>10}{"step s":>9}{"min–max":>14}{"compile s":>11}{"memory":>10}{"MFU":>7}'
+    print(f'{"":34}{columns}  speed')
     num_tokens, first = options.batch * options.length, contenders[0]
     for c in contenders:
         per_second = num_tokens / c.median

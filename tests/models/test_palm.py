@@ -127,9 +127,7 @@ def test_a_prefix_is_bidirectional_and_nothing_else(micro, tokens):
     prefix[:, :10] = 1
     changed = tokens.copy()
     changed[:, 8] = (changed[:, 8] + 5) % 61
-    before, after = (
-        model.apply({'params': params}, t, causal_attention_BL=prefix) for t in (tokens, changed)
-    )
+    before, after = (model.apply({'params': params}, t, causal_attention_BL=prefix) for t in (tokens, changed))
     assert np.abs(before[:, 0] - after[:, 0]).max() > 1e-4  # the first token sees the ninth
     changed = tokens.copy()
     changed[:, 12] = (changed[:, 12] + 5) % 61

@@ -1,0 +1,139 @@
+"""gin that does not bite: each mistake is one message with the place and the nearest right name."""
+
+from pathlib import Path
+
+import pytest
+
+from palm_jax.command_line import split_flags
+from palm_jax.configuration import record
+from palm_jax.configuration.load import load
+from palm_jax.configuration.types import fits
+from palm_jax.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+TINY = 'gin/pretrain_tiny.gin'
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def build(*flags, files=(TINY,)):
+    _, pairs = split_flags(flags)
+    configuration = load('loop.train', files, pairs)
+    return configuration, configuration.build('loop.train')
+
+
+FLAGS = {
+    'misspelt macro': ('--gin.TRIAN_STEPS=5', r'TRIAN_STEPS.*Did you mean TRAIN_STEPS\?'),
+    'text for a number': ('--gin.TRAIN_STEPS=abc', 'TRAIN_STEPS.*must be a whole number.*abc'),
+    'fraction for a whole number': ('--gin.TRAIN_STEPS=2.5', 'must be a whole number'),
+    'number for a text': ('--gin.MODEL_DIR=7', 'MODEL_DIR.*must be a text'),
+    'truth for a number': ('--gin.LEARNING_RATE=True', 'must be a number'),
+    'misspelt parameter': ('--gin.palm.Architecture.num_kv_heds=1', r'Did you mean num_kv_heads\?'),
+    'misspelt part': ('--gin.plam.Architecture.num_kv_heads=1', r'Did you mean palm.Architecture\?'),
+    'misspelt choice': ('--gin.palm.Architecture.norm=rmsnrm', r'Did you mean rmsnorm\?'),
+    'misspelt reference': ('--gin.OPTIMIZER=@optimizers.adamm()', r'Did you mean optimizers.adam'),
+    'part not in use': ('--gin.optimizers.muon.momentum=0.5', 'has no effect.*optimizers.muon'),
+    'undefined macro': ('--gin.TRAIN_STEPS=%STEPS', '%STEPS is not defined'),
+    'no value': ('--gin.TRAIN_STEPS', 'needs a value'),
+    'broken value': ('--gin.TASK_FEATURE_LENGTHS={"targets": }', 'not a gin value'),
+    'impossible value': ('--gin.palm.Architecture.num_kv_heads=3', 'Possible: 1, 2, 4'),
+}
+
+
+@pytest.mark.parametrize('flag, message', FLAGS.values(), ids=FLAGS)
+def test_a_wrong_flag(flag, message):
+    with pytest.raises(UserError, match=f'(?s){message}') as error:
+        build(flag)
+    assert len(str(error.value).splitlines()) < 24
+    if 'Possible' not in message and 'needs a value' not in message:
+        assert 'command line, --gin.' in str(error.value)
+
+
+FILES = {
+    'unquoted path': ('MODEL_DIR = runs/mine', r"line 2.*MODEL_DIR = 'runs/mine'"),
+    'missing include': ("include 'gin/modles/base.gin'", r'line 2.*Did you mean gin/models/base.gin\?'),
+    'unquoted include': ('include gin/models/base.gin', "line 2.*include 'gin/models/base.gin'"),
+    'misspelt macro': ('TRAIN_STEP = 5', r'line 2.*nothing uses.*Did you mean TRAIN_STEPS\?'),
+    'misspelt parameter': ('loop.train.total_step = 5', r'line 2.*Did you mean total_steps\?'),
+    'missing module': ('import no_such_module', 'line 2.*no_such_module'),
+    'text for a number': ("TRAIN_STEPS = '5'", 'line 2.*must be a whole number'),
+    'open bracket': ('TRAIN_STEPS = (5', 'line 2'),
+    'no statement': ('TRAIN_STEPS 5', 'line 2'),
+}
+
+
+@pytest.mark.parametrize('line, message', FILES.values(), ids=FILES)
+def test_a_wrong_line_in_a_file(tmp_path, line, message):
+    path = tmp_path / 'mine.gin'
+    path.write_text(f"include '{TINY}'\n{line}\n")
+    with pytest.raises(UserError, match=f'(?s)mine.gin, {message}'):
+        build(files=[str(path)])
+
+
+def test_missing_files_and_parts_name_the_entry_files():
+    with pytest.raises(UserError, match=r'Did you mean gin/pretrain_tiny.gin\?'):
+        build(files=['gin/pretrain_tinny.gin'])
+    with pytest.raises(UserError, match='a part, not a whole run.*gin/pretrain_base.gin'):
+        build(files=['gin/models/base.gin'])
+
+
+def test_plain_strings_and_paths_need_no_quotes():
+    configuration, arguments = build('--gin.MODEL_DIR=runs/a b,c.d', '--gin.TRAIN_STEPS', '7')
+    assert arguments['model_dir'] == 'runs/a b,c.d' and arguments['total_steps'] == 7
+    assert configuration.effective['MODEL_DIR'].place.startswith('command line')
+
+
+def test_later_files_and_flags_win_and_a_replaced_part_keeps_its_bindings():
+    _, arguments = build('--gin.WEIGHT_DECAY=0.3', files=[TINY, 'gin/optim/muon.gin'])
+    assert arguments['optimizer'].update is not None
+    _, arguments = build('--gin.SCHEDULE=@schedules.constant()', '--gin.schedules.constant.learning_rate=0.5')
+    assert float(arguments['optimizer'].schedule(3)) == 0.5
+
+
+def test_a_macro_that_nothing_in_use_reads_is_refused():
+    with pytest.raises(UserError, match='WEIGHT_DECAY has no effect'):
+        build('--gin.WEIGHT_DECAY=0.3', files=[TINY, 'gin/optim/adamw.gin', 'gin/optim/adafactor.gin'])
+
+
+def test_the_record_reads_back_as_the_same_configuration(tmp_path):
+    configuration, arguments = build('--gin.TRAIN_STEPS=3')
+    (tmp_path / 'config.gin').write_text(configuration.text)
+    again, arguments_again = build(files=[str(tmp_path / 'config.gin')])
+    assert arguments_again['model'] == arguments['model'] and arguments_again['total_steps'] == 3
+    assert record.difference(configuration.text, again.text) == ''
+
+
+def test_a_directory_of_another_run_stops_and_shows_the_difference(tmp_path):
+    first, _ = build()
+    record.keep(tmp_path / 'run', first.text, accept_changes=False)
+    longer, _ = build('--gin.TRAIN_STEPS=9999')
+    record.keep(tmp_path / 'run', longer.text, accept_changes=False)
+    other, _ = build('--gin.LEARNING_RATE=0.5')
+    with pytest.raises(UserError, match=r'(?s)LEARNING_RATE.*\+.*0.5.*--accept_changes'):
+        record.keep(tmp_path / 'run', other.text, accept_changes=False)
+    record.keep(tmp_path / 'run', other.text, accept_changes=True)
+    assert (tmp_path / 'run' / 'versions.json').read_text().startswith('{')
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='cannot be written'):
+        record.keep(tmp_path / 'file' / 'run', other.text, accept_changes=False)
+
+
+@pytest.mark.parametrize(
+    'value, hint, expected',
+    [
+        (1, float, True),
+        (True, int, False),
+        (None, int | None, True),
+        ([1, 2], tuple[int, ...], True),
+        ([[0, 1]], tuple[tuple[int, int], ...], True),
+        ([[0, 'x']], tuple[tuple[int, int], ...], False),
+        ({'a': 1}, dict[str, int], True),
+        ({'a': 'b'}, dict[str, int], False),
+        ('x', object, False),
+    ],
+)
+def test_types(value, hint, expected):
+    assert fits(value, hint) is expected

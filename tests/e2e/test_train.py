@@ -1,0 +1,202 @@
+"""Whole runs through the command line: a pulse, a kill, a Ctrl-C, a mistake."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MICRO = (
+    '--gin_file=gin/pretrain_tiny.gin',
+    '--gin.NUM_LAYERS=2',
+    '--gin.D_MODEL=32',
+    '--gin.NUM_HEADS=2',
+    '--gin.HEAD_DIM=16',
+    '--gin.VOCABULARY=bytes',
+    '--gin.VOCABULARY_SIZE=259',
+    '--gin.WARMUP_STEPS=2',
+    '--gin.BATCH_SIZE=4',
+    '--gin.DROPOUT_RATE=0.1',
+    '--gin.LOG_PERIOD=1',
+    '--gin.EVAL_PERIOD=7',
+    '--gin.EVAL_BATCHES=1',
+    '--gin.SAMPLE_TOKENS=8',
+    "--gin.TASK_FEATURE_LENGTHS={'targets': 64}",
+)
+
+
+@pytest.fixture(scope='module')
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp('text') / 'text.txt'
+    path.write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(1500)))
+    return path
+
+
+def command(text, model_dir, *flags):
+    return [
+        sys.executable,
+        '-m',
+        'palm_jax.train',
+        *MICRO,
+        f'--gin.TRAIN_FILES={text}',
+        f'--gin.MODEL_DIR={model_dir}',
+        *flags,
+    ]
+
+
+def run(text, model_dir, *flags, **environment):
+    return subprocess.run(
+        command(text, model_dir, *flags),
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def losses(model_dir):
+    records = [json.loads(line) for line in (model_dir / 'metrics.jsonl').read_text().splitlines()]
+    return [(r['step'], r['train/loss']) for r in records if 'train/loss' in r]
+
+
+def checkpoint_bytes(model_dir, step):
+    """Everything in a checkpoint's arrays, by path."""
+    import orbax.checkpoint as ocp
+
+    tree = ocp.StandardCheckpointer().restore((model_dir / 'checkpoints' / str(step) / 'state').absolute())
+    return {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def test_a_run_leaves_what_it_promises(text, tmp_path):
+    result = run(text, tmp_path / 'run', '--gin.TRAIN_STEPS=3')
+    assert result.returncode == 0, result.stderr[-3000:]
+    for promised in ('loss.png', 'samples.txt', 'summary.json', 'config.gin', 'versions.json', 'metrics.jsonl'):
+        assert (tmp_path / 'run' / promised).stat().st_size > 0
+    summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
+    assert summary['step'] == 3 and len(summary['samples']) == 3
+    assert set(summary['yardsticks']) == {'gzip -9', 'order-3 byte n-gram'}
+    np.testing.assert_allclose(np.exp(summary['loss']), summary['perplexity'])
+    # Bytes: a token is a byte but for the end mark, so the two measures agree.
+    np.testing.assert_allclose(summary['bits_per_byte'], summary['loss'] / np.log(2), rtol=0.001)
+    for shown in ('validation loss', 'perplexity', 'this model', 'loss.png', 'checkpoints/3', 'TRAIN_STEPS=6', 'MFU ='):
+        assert shown in result.stdout, shown
+    again = run(text, tmp_path / 'run', '--gin.TRAIN_STEPS=5')
+    assert again.returncode == 0 and 'continuing from step 3' in again.stdout
+    assert [step for step, _ in losses(tmp_path / 'run')] == [1, 2, 3, 4, 5]
+
+
+def test_twenty_steps_equal_ten_a_kill_and_ten(text, tmp_path):
+    flags = ('--gin.TRAIN_STEPS=20', '--gin.CHECKPOINT_PERIOD=10')
+    assert run(text, tmp_path / 'whole', *flags).returncode == 0
+    killed = subprocess.Popen(
+        command(text, tmp_path / 'cut', *flags), cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    saved = tmp_path / 'cut' / 'checkpoints' / '10'
+    deadline = time.monotonic() + 240
+    while not saved.exists() and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert saved.exists()
+    result = run(text, tmp_path / 'cut', *flags)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert losses(tmp_path / 'whole') == losses(tmp_path / 'cut')
+    whole, cut = (checkpoint_bytes(tmp_path / name, 20) for name in ('whole', 'cut'))
+    assert whole.keys() == cut.keys() and len(whole) > 20
+    for path in whole:
+        np.testing.assert_array_equal(whole[path], cut[path], err_msg=path)
+
+
+def test_ctrl_c_saves_and_says_how_to_continue(text, tmp_path):
+    process = subprocess.Popen(
+        command(text, tmp_path / 'run', '--gin.TRAIN_STEPS=100000'),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    metrics = tmp_path / 'run' / 'metrics.jsonl'
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        if metrics.exists() and metrics.read_text().count('\n') >= 3:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGINT, output[-3000:]
+    assert 'SIGINT: saved step' in output and 'python -m palm_jax.train' in output and 'Traceback' not in output
+    step = max(int(p.name) for p in (tmp_path / 'run' / 'checkpoints').iterdir())
+    assert losses(tmp_path / 'run')[-1][0] <= step
+    result = run(text, tmp_path / 'run', f'--gin.TRAIN_STEPS={step + 1}')
+    assert f'continuing from step {step:,}' in result.stdout, result.stderr[-2000:]
+
+
+def test_mistakes_end_with_a_message_and_code_two(text, tmp_path):
+    first = run(text, tmp_path / 'run', '--gin.TRAIN_STEPS=1')
+    assert first.returncode == 0, first.stderr[-3000:]
+    for flags, message in (
+        (['--gin.TRAIN_STEPS=2', '--gin.LEARNING_RATE=1.0'], 'another configuration'),
+        (['--gin.TRIAN_STEPS=2'], 'Did you mean TRAIN_STEPS?'),
+        (['--gin.VOCABULARY_SIZE=100', f'--gin.MODEL_DIR={tmp_path / "small"}'], 'the model only 100 rows'),
+        (['--gin.BATCH_SIZE=3', '--gin.MICROBATCHES=2', f'--gin.MODEL_DIR={tmp_path / "odd"}'], 'does not divide'),
+    ):
+        result = run(text, tmp_path / 'run', *flags)
+        assert result.returncode == 2 and message in result.stderr, result.stderr[-3000:]
+        assert 'Traceback' not in result.stderr
+
+
+def test_starting_from_another_runs_parameters(text, tmp_path):
+    assert run(text, tmp_path / 'base', '--gin.TRAIN_STEPS=2').returncode == 0
+    flags = ('--gin.TRAIN_STEPS=1', '--gin.LEARNING_RATE=0.0', f'--gin.INITIAL_CHECKPOINT_PATH={tmp_path / "base"}')
+    result = run(text, tmp_path / 'next', *flags)
+    assert result.returncode == 0, result.stderr[-3000:]
+    base, after = (checkpoint_bytes(tmp_path / name, step) for name, step in (('base', 2), ('next', 1)))
+    params = [path for path in base if 'params' in path]
+    assert len(params) == 10
+    for path in params:
+        np.testing.assert_array_equal(base[path], after[path])
+
+
+def test_weights_and_biases_offline(text, tmp_path):
+    pytest.importorskip('wandb')
+    result = run(
+        text, tmp_path / 'run', '--gin_file=gin/writers/wandb.gin', '--gin.WANDB_MODE=offline', '--gin.TRAIN_STEPS=2'
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert list((tmp_path / 'run' / 'wandb').glob('offline-run-*/*.wandb'))
+
+
+def test_explain_needs_no_run(text, tmp_path):
+    result = run(text, tmp_path / 'run', '--explain')
+    assert result.returncode == 0, result.stderr[-3000:]
+    for shown in ('command line, --gin.NUM_LAYERS=2', 'stack/attn/qkv/q', '✓', 'GiB a device', 'epochs', 'a token'):
+        assert shown in result.stdout, shown
+    assert not (tmp_path / 'run').exists()
+
+
+def test_explain_540b_on_the_papers_pod():
+    flags = (
+        '--gin_file=gin/pretrain_tiny.gin',
+        '--gin_file=gin/models/540b.gin',
+        '--gin.VOCABULARY=bytes',
+        '--gin.VOCABULARY_SIZE=256128',
+        '--gin.BATCH_SIZE=2048',
+        '--gin.MESH_MODEL=12',
+    )
+    result = subprocess.run(
+        [sys.executable, '-m', 'palm_jax.train', *flags, '--explain', '--devices=3072'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'mesh       data = 256 × model = 12' in result.stdout and '540,35' in result.stdout

@@ -1,0 +1,64 @@
+"""Every gin file is exercised: entries and parts build, large models by their shapes."""
+
+import math
+from pathlib import Path
+
+import jax
+import pytest
+
+from palm_jax.configuration.load import load
+from palm_jax.training import state
+
+ROOT = Path(__file__).parents[1]
+ENTRIES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / 'gin').glob('*.gin'))
+PARTS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / 'gin').glob('*/*.gin'))
+PARAMETERS = {
+    'tiny': (2e6, 8e6),
+    'base': (140e6, 160e6),
+    '400m': (380e6, 420e6),
+    '1b': (0.95e9, 1.1e9),
+    '2b': (1.9e9, 2.1e9),
+    '8b': (8_632_012_800, 8_632_012_800),
+    '62b': (62_495_662_080, 62_495_662_080),
+    '540b': (540_356_474_880, 540_356_474_880),
+}
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def build(files, *flags):
+    return load('loop.train', files, flags).build('loop.train')
+
+
+def num_params(model):
+    shapes = jax.eval_shape(lambda rng: state.init_params(model, rng), jax.random.key(0))
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize('entry', ENTRIES)
+def test_an_entry_builds_and_begins_with_its_command(entry):
+    arguments = build([entry])
+    assert num_params(arguments['model']) > 1e6
+    first = (ROOT / entry).read_text().splitlines()[0]
+    assert first == f'# python -m palm_jax.train --gin_file={entry}'
+
+
+@pytest.mark.parametrize('part', PARTS)
+def test_a_part_says_what_it_provides_and_fits_an_entry(part):
+    assert (ROOT / part).read_text().startswith('# Provides: ')
+    build(['gin/pretrain_tiny.gin', part])
+
+
+@pytest.mark.parametrize('size', PARAMETERS)
+def test_a_size_has_its_parameters(size):
+    vocabulary = '256000' if size in ('8b', '62b', '540b') else '4096' if size == 'tiny' else '32000'
+    arguments = build(['gin/pretrain_tiny.gin', f'gin/models/{size}.gin'], ('VOCABULARY_SIZE', vocabulary))
+    low, high = PARAMETERS[size]
+    assert low <= num_params(arguments['model']) <= high
+
+
+def test_every_size_is_under_test():
+    assert {p.stem for p in (ROOT / 'gin/models').glob('*.gin')} - {'palm'} == set(PARAMETERS)

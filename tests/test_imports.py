@@ -1,0 +1,43 @@
+"""The walls of the house: who imports whom, and where TensorFlow may be."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / 'palm_jax'
+# room: what it may import of the project.
+ALLOWED = {
+    'models': {'models', 'errors'},
+    'inference': {'models', 'inference', 'errors'},
+    'training': {'models', 'training', 'inference', 'partitioning', 'errors'},
+    'data': {'data', 'errors'},
+}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f'{node.module}.{alias.name}' for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize('room', ALLOWED)
+def test_a_room_imports_only_what_it_may(room):
+    for path in (ROOT / room).rglob('*.py'):
+        for name in imports(path):
+            parts = name.split('.')
+            if parts[0] == 'palm_jax':
+                assert parts[1] in ALLOWED[room], f'{path.name} imports {name}'
+            assert room == 'data' or parts[0] not in ('tensorflow', 'seqio', 't5', 'tensorflow_datasets', 'gin'), path
+
+
+@pytest.mark.parametrize(
+    'module', ['palm_jax.training.loop', 'palm_jax.train', 'palm_jax.data.batches', 'tools.benchmark']
+)
+def test_no_tensorflow_until_tokens_are_made(module):
+    code = f'import sys, {module}; assert not {{"tensorflow", "seqio", "torch"}} & set(sys.modules)'
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT.parent)

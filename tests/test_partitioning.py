@@ -1,0 +1,114 @@
+"""Eight devices compute what one computes, and the mesh is used."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from palm_jax import partitioning
+from palm_jax.errors import UserError
+from palm_jax.models.palm import Architecture, PaLM
+from palm_jax.training import state
+
+EIGHT_DEVICES = """
+    import functools
+    import flax.linen as nn, jax, numpy as np
+    from palm_jax import partitioning
+    from palm_jax.models.palm import Architecture, PaLM
+    from palm_jax.training import losses, optimizers, schedules, state, step
+
+    assert jax.device_count() == 8
+    arch = Architecture(vocab_size=64, num_layers=2, d_model=32, num_heads=4, head_dim=8, num_kv_heads={kv})
+    model = PaLM(arch)
+    optimizer = optimizers.{optimizer}(schedules.constant(1e-2))
+    tokens = np.random.default_rng(0).integers(0, 64, (8, 32)).astype(np.int32)
+    batch = {{f'decoder_{{n}}': tokens for n in ('input_tokens', 'target_tokens')}}
+    batch['decoder_loss_weights'] = np.ones_like(tokens)
+
+    def run(devices, layout):
+        mesh = layout.mesh(devices)
+        with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
+            init = functools.partial(state.init_state, model, optimizer)
+            boxed = jax.eval_shape(init, jax.random.key(0))
+            shardings = layout.shardings(boxed, mesh)
+            current = jax.jit(lambda r: state.unbox(init(r)), out_shardings=shardings)(jax.random.key(0))
+            fn = functools.partial(
+                step.train_step, model=model, loss=losses.LanguageModelLoss(chunk_length=16), optimizer=optimizer
+            )
+            sharded = partitioning.shard_batch(batch, mesh)
+            jaxpr = str(jax.make_jaxpr(fn)(current, sharded, jax.random.key(1)))
+            assert jaxpr.count('sharding_constraint') >= 3, 'the logical constraints are gone'
+            fn = jax.jit(fn, out_shardings=(shardings, None))
+            for _ in range(3):
+                current, metrics = fn(current, sharded, jax.random.key(1))
+        return current, metrics['loss'].value()
+
+    one, one_loss = run(jax.devices()[:1], partitioning.Layout())
+    eight, eight_loss = run(None, partitioning.Layout({layout}))
+    gate = eight.params['stack']['mlp']['in']['gate']
+    local = gate.addressable_shards[0].data.size
+    assert gate.size // local == {split}, (gate.size, local)
+    moment = [x for x in jax.tree.leaves(eight.opt_state) if x.shape == gate.shape][0]
+    assert moment.size // moment.addressable_shards[0].data.size == {split}
+    np.testing.assert_allclose(one_loss, eight_loss, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), one.params, eight.params)
+    print('equal')
+"""
+
+
+@pytest.mark.parametrize(
+    'layout, split, kv, optimizer',
+    [
+        ('rules=partitioning.data_parallel()', 1, 1, 'adafactor'),
+        ('', 8, 1, 'adafactor'),
+        ('model=2', 8, 1, 'adafactor'),
+        ('model=4, rules=partitioning.data_parallel()', 4, 2, 'adamw'),
+        ('model=2', 8, 4, 'muon'),
+    ],
+    ids=['data parallel', 'fsdp', 'fsdp × tensor', 'tensor, grouped heads', 'muon'],
+)
+def test_eight_devices_equal_one(layout, split, kv, optimizer):
+    code = textwrap.dedent(EIGHT_DEVICES).format(layout=layout, split=split, kv=kv, optimizer=optimizer)
+    environment = {
+        'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+        'JAX_PLATFORMS': 'cpu',
+        'PATH': '/usr/bin:/bin',
+    }
+    result = subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=Path(__file__).parents[1],
+        check=False,
+    )
+    assert result.stdout.strip().endswith('equal'), result.stderr[-3000:]
+
+
+def boxed(**changes):
+    arch = {'vocab_size': 64, 'num_layers': 2, 'd_model': 32, 'num_heads': 4, 'head_dim': 8} | changes
+    return jax.eval_shape(lambda rng: state.init_params(PaLM(Architecture(**arch)), rng), jax.random.key(0))
+
+
+def test_what_a_mesh_does_not_divide_is_named():
+    layout = partitioning.Layout(model=3)
+    with pytest.raises(UserError, match='heads` has size 4, which model = 3'):
+        layout.check(boxed(), layout.axis_sizes(3))
+    with pytest.raises(UserError, match='does not fit 8 device'):
+        layout.axis_sizes(8)
+
+
+def test_bytes_per_device_follow_the_split():
+    tree, layout = boxed(), partitioning.Layout(model=2)
+    whole = partitioning.bytes_per_device(tree, layout, {'data': 1, 'model': 1})
+    assert whole == sum(4 * np.prod(x.shape) for x in jax.tree.leaves(tree))
+    assert whole / 16 < partitioning.bytes_per_device(tree, layout, {'data': 8, 'model': 2}) < whole / 8
+
+
+def test_an_axis_without_a_rule_is_an_error():
+    with pytest.raises(UserError, match='No rule'):
+        partitioning.Layout(rules=(('act_batch', 'data'),)).check(boxed(), {'data': 1, 'model': 1})
