@@ -5,6 +5,8 @@ import tempfile
 
 os.environ['PALM_JAX_CACHE'] = os.environ.get('PALM_JAX_TEST_CACHE') or tempfile.mkdtemp(prefix='palm_jax_test_')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+# Compilation is most of a small test's time; what is computed does not depend on this.
+os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_optimization_level=0'
 
 import jax
 import numpy as np

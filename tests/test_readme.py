@@ -87,7 +87,7 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
 
     monkeypatch.setenv('PATH', f'{Path(sys.executable).parent}:/usr/bin:/bin')  # `!python` is this one
     notebook = nbformat.read(path, as_version=4)
-    shorter = {'TRAIN_STEPS = 400': 'TRAIN_STEPS = 3', "'runs/notebook'": repr(str(tmp_path / 'run'))}
+    shorter = {'TRAIN_STEPS = 400': 'TRAIN_STEPS = 24', "'runs/notebook'": repr(str(tmp_path / 'run'))}
     first = next(cell for cell in notebook.cells if cell.cell_type == 'code')
     for old, new in shorter.items():
         assert old in first.source

@@ -24,7 +24,7 @@ def test_a_wheel_carries_the_gin_files(tmp_path):
     (tmp_path / 'elsewhere' / 'mine.gin').write_text("include 'gin/pretrain_tiny.gin'\nTRAIN_STEPS = 7\n")
     code = (
         'import sys; from palm_jax.configuration.load import load; '
-        "print(load('loop.train', ['mine.gin'], []).build('loop.train')['total_steps'], sys.modules['palm_jax'].__file__)"
+        "print(load('loop.train', ['mine.gin'], []).build('loop.train')['total_steps'], load.__code__.co_filename)"
     )
     result = subprocess.run(
         [sys.executable, '-c', code],

@@ -10,7 +10,7 @@ from palm_jax.errors import UserError
 
 def constant(learning_rate: float, warmup_steps: int = 0) -> optax.Schedule:
     """`learning_rate` after a linear warm-up from zero."""
-    return optax.schedules.warmup_constant_schedule(0.0, learning_rate, warmup_steps)
+    return _after_warmup(optax.schedules.constant_schedule(learning_rate), learning_rate, warmup_steps)
 
 
 def palm(learning_rate: float = 1e-2, constant_steps: int = 10_000) -> optax.Schedule:
@@ -45,10 +45,7 @@ def warmup_stable_decay(
     decay_steps = max(1, round(decay_fraction * total_steps))
     _rest(total_steps, warmup_steps + decay_steps - 1)
     decay = optax.schedules.linear_schedule(learning_rate, final * learning_rate, decay_steps)
-    return optax.schedules.join_schedules(
-        [optax.schedules.warmup_constant_schedule(0.0, learning_rate, warmup_steps), decay],
-        [total_steps - decay_steps],
-    )
+    return optax.schedules.join_schedules([constant(learning_rate, warmup_steps), decay], [total_steps - decay_steps])
 
 
 def cyclical(learning_rate: float, cycle_steps: int, minimum: float = 0.1) -> optax.Schedule:

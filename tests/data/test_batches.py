@@ -44,6 +44,7 @@ def test_batch_k_does_not_depend_on_the_way_there(folder):
     whole = fresh.batch(0, 240)['decoder_target_tokens']
     np.testing.assert_array_equal(np.concatenate(walked), whole)  # however it is cut into batches
     n = d.num_sequences
+    whole = fresh.batch(0, 2 * n)['decoder_target_tokens']
     assert not np.array_equal(whole[:n], whole[n : 2 * n])  # another order every epoch
     assert sorted(map(tuple, whole[:n])) == sorted(map(tuple, whole[n : 2 * n]))
 

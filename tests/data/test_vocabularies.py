@@ -53,7 +53,7 @@ def test_palms_settings(sentencepiece):
 
 
 def test_the_fingerprint_names_the_mapping(sentencepiece, tmp_path):
-    other = vocabularies.fit(['def f(x): return x * 2\n' * 200], 300, tmp_path / 'o.model')
+    other = vocabularies.fit(['def f(x): return x * 2\n' * 200], 280, tmp_path / 'o.model')
     assert other.fingerprint != sentencepiece.fingerprint
     assert vocabularies.SentencePiece(sentencepiece.path).fingerprint == sentencepiece.fingerprint
 

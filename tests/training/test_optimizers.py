@@ -115,7 +115,8 @@ def test_muon_orthogonalizes_what_it_should(params):
         values = np.linalg.svd(matrix, compute_uv=False)
         assert values.max() / values.min() < 2.5
         np.testing.assert_allclose(np.sqrt(np.mean(np.square(matrix))), 0.2, rtol=0.3)
-    np.testing.assert_allclose(np.abs(updates['final_norm']['scale']), 1.0, rtol=1e-3)  # Adam's first step is its sign
+    adam = np.abs(updates['final_norm']['scale'])  # Adam's first step has one size whatever the gradient's
+    np.testing.assert_allclose(adam, adam[0], rtol=1e-3)
 
 
 def test_weight_decay_patterns(params):
