@@ -21,7 +21,7 @@ import numpy as np
 from palm_jax import command_line
 from palm_jax.errors import UserError
 from palm_jax.models.palm import Architecture, PaLM
-from palm_jax.training import allocator, flops, losses, optimizers, schedules, state, step
+from palm_jax.training import flops, losses, optimizers, schedules, state, step
 
 # Layers, width, heads, head size; all with a vocabulary of 32,000.
 SIZES = {
@@ -73,8 +73,6 @@ def main(arguments: Sequence[str]) -> int:
     if options.device:
         jax.config.update('jax_platforms', {'gpu': 'cuda'}.get(options.device, options.device))
 
-    if jax.default_backend() == 'cpu':
-        allocator.keep_memory()
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, (options.batch, options.length)).astype(np.int32)
     contenders = [ours(options, tokens)]
     for peer in filter(None, options.against.split(',')):

@@ -19,7 +19,7 @@ from palm_jax.errors import UserError
 from palm_jax.inference.generate import Codec, Sampler
 from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import Layout, shard_batch
-from palm_jax.training import allocator, flops
+from palm_jax.training import flops
 from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
 from palm_jax.training.checkpoints import Checkpoints, restore_params
@@ -136,8 +136,6 @@ def train(
       The exit code: 0, or 128 + signal when a signal ended the run early (state is saved).
     """
     start, directory = time.monotonic(), Path(model_dir)
-    if jax.default_backend() == 'cpu':
-        allocator.keep_memory()
     mesh, batch_sizes = layout.mesh(), BatchSizes.of(batch_size)
     _check(model, data, batch_sizes, layout, mesh, microbatches, total_steps)
 
