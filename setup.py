@@ -26,6 +26,7 @@ DATA = [
     'tensorflow-datasets==4.9.10',
     'sentencepiece>=0.2.1,<0.2.3',  # 0.2.3 needs a newer protobuf than it says
     'importlib_resources',  # tensorflow-datasets needs it and does not say so
+    'tensorboard>=2.21',  # seqio's metric writers need it; TensorFlow no longer brings it
 ]
 PEERS = ['torch==2.13.0', 'transformers>=5.0,<6', 'PaLM-rlhf-pytorch==0.8.0']
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -133,12 +134,16 @@ class LanguageModelData:
     # Validation.
 
     def validation(self, size: int) -> Iterator[Batch]:
-        """The whole held-out part in order, every token once; the last batch is padded with weight 0."""
+        """The whole held-out part, every token once, in a fixed shuffled order, so that its first batches stand for all.
+
+        The last batch is padded with weight 0.
+        """
         for cache, _ in self._parts('validation'):
             sequences = _Sequences(cache, self.length, keep_rest=True)
+            order = np.random.default_rng(0).permutation(len(sequences))
             for first in range(0, len(sequences), size):
                 rows = np.zeros((size, self.length), np.int32)
-                for row, index in enumerate(range(first, min(first + size, len(sequences)))):
+                for row, index in enumerate(order[first : first + size]):
                     tokens = sequences[index]
                     rows[row, : len(tokens)] = tokens
                 yield self._features(rows)
@@ -191,6 +196,7 @@ class LanguageModelData:
     def _registry(self):
         """`palm_jax.data.tasks`, imported only when tokens have to be made: it brings TensorFlow."""
         if 'palm_jax.data.tasks' not in sys.modules:
+            os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # it reports missing GPUs, which it is not to use
             print('reading the task with seqio (loading TensorFlow takes some seconds) ...', flush=True)
         from palm_jax.data import tasks
 

@@ -1,4 +1,7 @@
-"""Learning rates as functions of the step, optax's where optax has them."""
+"""Learning rates as functions of the step, optax's where optax has them.
+
+`warmup_steps` is a number of steps or, below 1, a share of the run where its end is known.
+"""
 
 from __future__ import annotations
 
@@ -26,26 +29,32 @@ def palm(learning_rate: float = 1e-2, constant_steps: int = 10_000) -> optax.Sch
     return schedule
 
 
-def linear(learning_rate: float, total_steps: int, warmup_steps: int = 0, final: float = 0.0) -> optax.Schedule:
+def linear(learning_rate: float, total_steps: int, warmup_steps: int | float = 0, final: float = 0.0) -> optax.Schedule:
     """Linear warm-up, then linear to `final` · learning_rate at `total_steps`."""
-    decay = optax.schedules.linear_schedule(learning_rate, final * learning_rate, _rest(total_steps, warmup_steps))
-    return _after_warmup(decay, learning_rate, warmup_steps)
+    warmup = _warmup_steps(warmup_steps, total_steps)
+    decay = optax.schedules.linear_schedule(learning_rate, final * learning_rate, total_steps - warmup)
+    return _after_warmup(decay, learning_rate, warmup)
 
 
-def cosine(learning_rate: float, total_steps: int, warmup_steps: int = 0, final: float = 0.1) -> optax.Schedule:
+def cosine(learning_rate: float, total_steps: int, warmup_steps: int | float = 0, final: float = 0.1) -> optax.Schedule:
     """Linear warm-up, then half a cosine to `final` · learning_rate at `total_steps` (1608.03983)."""
-    decay = optax.schedules.cosine_decay_schedule(learning_rate, _rest(total_steps, warmup_steps), alpha=final)
-    return _after_warmup(decay, learning_rate, warmup_steps)
+    warmup = _warmup_steps(warmup_steps, total_steps)
+    decay = optax.schedules.cosine_decay_schedule(learning_rate, total_steps - warmup, alpha=final)
+    return _after_warmup(decay, learning_rate, warmup)
 
 
 def warmup_stable_decay(
-    learning_rate: float, total_steps: int, warmup_steps: int = 0, decay_fraction: float = 0.2, final: float = 0.0
+    learning_rate: float,
+    total_steps: int,
+    warmup_steps: int | float = 0,
+    decay_fraction: float = 0.2,
+    final: float = 0.0,
 ) -> optax.Schedule:
     """Warm-up, a plateau, then linear over the last `decay_fraction` of the steps (MiniCPM, 2404.06395)."""
     decay_steps = max(1, round(decay_fraction * total_steps))
-    _rest(total_steps, warmup_steps + decay_steps - 1)
+    warmup = _warmup_steps(warmup_steps, total_steps, decay_steps)
     decay = optax.schedules.linear_schedule(learning_rate, final * learning_rate, decay_steps)
-    return optax.schedules.join_schedules([constant(learning_rate, warmup_steps), decay], [total_steps - decay_steps])
+    return optax.schedules.join_schedules([constant(learning_rate, warmup), decay], [total_steps - decay_steps])
 
 
 def cyclical(learning_rate: float, cycle_steps: int, minimum: float = 0.1) -> optax.Schedule:
@@ -71,10 +80,11 @@ def _after_warmup(decay: optax.Schedule, learning_rate: float, warmup_steps: int
     return optax.schedules.join_schedules([warmup, decay], [warmup_steps])
 
 
-def _rest(total_steps: int, warmup_steps: int) -> int:
-    if warmup_steps >= total_steps:
+def _warmup_steps(warmup_steps: int | float, total_steps: int, decay_steps: int = 1) -> int:
+    steps = int(warmup_steps * total_steps) if 0 < warmup_steps < 1 else int(warmup_steps)
+    if steps and steps + decay_steps > total_steps:
         raise UserError(
-            f'The schedule warms up (and decays) for {warmup_steps} steps, but the run has only {total_steps}. '
-            'Lower WARMUP_STEPS or raise TRAIN_STEPS.'
+            f'WARMUP_STEPS = {warmup_steps} leaves nothing of TRAIN_STEPS = {total_steps} to decay over. '
+            'Lower it, or give a share of the run, e.g. 0.05.'
         )
-    return total_steps - warmup_steps
+    return steps

@@ -21,7 +21,6 @@ MICRO = (
     '--gin.HEAD_DIM=16',
     '--gin.VOCABULARY=bytes',
     '--gin.VOCABULARY_SIZE=259',
-    '--gin.WARMUP_STEPS=2',
     '--gin.BATCH_SIZE=4',
     '--gin.DROPOUT_RATE=0.1',
     '--gin.LOG_PERIOD=1',

@@ -22,6 +22,8 @@ def test_the_others_at_their_corners():
     np.testing.assert_allclose(at(schedules.constant(2.0), 0, 9), [2, 2])  # no warm-up is no zero
     np.testing.assert_allclose(at(schedules.linear(2.0, 10), 0, 5), [2, 1])
     np.testing.assert_allclose(at(schedules.warmup_stable_decay(2.0, 10), 0, 8), [2, 2])
+    np.testing.assert_allclose(at(schedules.linear(2.0, 40, warmup_steps=0.1), 0, 2, 4), [0, 1, 2])  # a share
+    np.testing.assert_allclose(at(schedules.linear(2.0, 1, warmup_steps=0.1), 0), [2])
     np.testing.assert_allclose(at(schedules.linear(2.0, 10, warmup_steps=2), 0, 1, 2, 6, 10), [0, 1, 2, 1, 0])
     np.testing.assert_allclose(at(schedules.cosine(2.0, 10, final=0.1), 0, 5, 10), [2, 1.1, 0.2], rtol=1e-5)
     wsd = schedules.warmup_stable_decay(2.0, 100, warmup_steps=10, decay_fraction=0.2)
