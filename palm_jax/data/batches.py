@@ -134,9 +134,9 @@ class LanguageModelData:
     # Validation.
 
     def validation(self, size: int) -> Iterator[Batch]:
-        """The whole held-out part, every token once, in a fixed shuffled order, so that its first batches stand for all.
+        """The whole held-out part, every token once, the last batch padded with weight 0.
 
-        The last batch is padded with weight 0.
+        Sequences come in a fixed shuffled order, so that the first batches stand for all.
         """
         for cache, _ in self._parts('validation'):
             sequences = _Sequences(cache, self.length, keep_rest=True)

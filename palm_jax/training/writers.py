@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,7 +83,7 @@ class WeightsAndBiases:
             raise UserError('Weights & Biases is not installed: pip install "palm_jax[wandb]"') from error
         id_file = model_dir / 'wandb_id'
         if not id_file.exists():
-            id_file.write_text(wandb.util.generate_id())
+            id_file.write_text(uuid.uuid4().hex[:12])
         self._run = wandb.init(
             project=self._project,
             mode=self._mode,
