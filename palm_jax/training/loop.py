@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -139,7 +140,9 @@ def train(
     mesh, batch_sizes = layout.mesh(), BatchSizes.of(batch_size)
     _check(model, data, batch_sizes, layout, mesh, microbatches, total_steps)
 
-    with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
+    about = {'vocabulary': data.vocabulary.fingerprint}
+    saved = contextlib.closing(Checkpoints(directory / 'checkpoints', periods.keep, about))
+    with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules), saved as checkpoints:
         # Shapes before arrays: the state is born in its place, on any mesh.
         init = functools.partial(init_state, model, optimizer)
         boxed = jax.eval_shape(init, jax.random.key(seed))
@@ -147,9 +150,6 @@ def train(
         layout.check(boxed.params, plan.axis_sizes)
         shapes, shardings = unbox(boxed), layout.shardings(boxed, mesh)
         print(plan.summary(data.num_sequences), f'\nMODEL_DIR  {directory}\n{flops.FORMULA}', flush=True)
-
-        about = {'vocabulary': data.vocabulary.fingerprint}
-        checkpoints = Checkpoints(directory / 'checkpoints', periods.keep, about)
 
         # Start from: (1) this model_dir's newest step, else (2) an initial checkpoint, else (3) scratch.
         if checkpoints.latest is not None:
@@ -217,13 +217,15 @@ def train(
 
         checkpoints.wait()
         if interrupts.received and int(state.step) < total_steps:
-            _close(writers, checkpoints)
+            _close(writers)
             print(f'\n{interrupts.received.name}: saved step {int(state.step):,}. Continue with\n  {run.command}')
             return interrupts.exit_code
 
         report = _finish(model, data, state, eval_fn, mesh, plan, sampler, prompts, checkpoints, start)
-        _write(writers, report.step, {'validation/loss': report.loss, 'validation/bits_per_byte': report.bits_per_byte})
-        _close(writers, checkpoints)
+        if first_step < total_steps:  # else it is written already
+            values = {'validation/loss': report.loss, 'validation/bits_per_byte': report.bits_per_byte}
+            _write(writers, report.step, values)
+        _close(writers)
         report.write(directory)
         print(report.text(directory, f'{run.command} --gin.TRAIN_STEPS={2 * total_steps}'), flush=True)
     return 0
@@ -282,10 +284,9 @@ def _write(writers: Sequence[Writer], step: int, values: dict[str, float]) -> No
         writer.write(step, values)
 
 
-def _close(writers: Sequence[Writer], checkpoints: Checkpoints) -> None:
+def _close(writers: Sequence[Writer]) -> None:
     for writer in writers:
         writer.close()
-    checkpoints.close()
 
 
 def _terminal(values: Mapping[str, float]) -> dict[str, str]:

@@ -90,6 +90,10 @@ def test_a_run_leaves_what_it_promises(text, tmp_path):
     again = run(text, tmp_path / 'run', '--gin.TRAIN_STEPS=5')
     assert again.returncode == 0 and 'continuing from step 3' in again.stdout
     assert [step for step, _ in losses(tmp_path / 'run')] == [1, 2, 3, 4, 5]
+    before = (tmp_path / 'run' / 'metrics.jsonl').read_text()
+    finished = run(text, tmp_path / 'run', '--gin.TRAIN_STEPS=5')  # nothing left to do: the report again
+    assert finished.returncode == 0 and 'this model' in finished.stdout
+    assert (tmp_path / 'run' / 'metrics.jsonl').read_text() == before
 
 
 def test_twenty_steps_equal_ten_a_kill_and_ten(text, tmp_path):
