@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Self
@@ -38,3 +39,4 @@ class Interrupts:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
+        print(f'\n{self.received.name}: saving when this step is done; Ctrl-C again leaves at once', file=sys.stderr)
