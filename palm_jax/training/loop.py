@@ -192,7 +192,9 @@ def train(
                     progress.say(f'first step done {time.monotonic() - start:.0f} s after the start')
 
                 if done % periods.log == 0 or done == total_steps:
-                    values = {f'train/{name}': value for name, value in metrics_lib.values(_sum(pending)).items()}
+                    values = {
+                        f'train/{name}': value for name, value in metrics_lib.values(metrics_lib.total(pending)).items()
+                    }
                     values |= {f'speed/{name}': value for name, value in progress.speed().items()}
                     _write(writers, done, values)
                     progress.show(**_terminal(values))
@@ -273,10 +275,6 @@ def _finish(model, data, state: TrainState, eval_fn, mesh, plan, sampler, prompt
         samples=list(zip(prompts, samples, strict=True)) if samples else [],
         checkpoint=checkpoints.path(step),
     )
-
-
-def _sum(pending: Sequence[metrics_lib.Metrics]) -> metrics_lib.Metrics:
-    return metrics_lib.total(list(pending))
 
 
 def _write(writers: Sequence[Writer], step: int, values: dict[str, float]) -> None:
