@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from palm_jax.configuration.load import Configuration, load
 from palm_jax.errors import UserError
-from palm_jax.huge_pages import use_huge_pages
+from palm_jax.heap import keep_heap
 
 
 def parser(program: str, description: str) -> argparse.ArgumentParser:
@@ -59,7 +59,7 @@ def command(program: str, arguments: Sequence[str]) -> str:
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
     """Exits with main's code; a user's mistake is a message and code 2."""
-    use_huge_pages()
+    keep_heap()
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as error:

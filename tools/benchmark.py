@@ -1,8 +1,9 @@
 """python -m tools.benchmark train --size=40m [--dtype=bfloat16] [--against=palm-rlhf-pytorch,transformers]
 
 Speed of the train step on synthetic batches: tokens/s, step time, compile time, memory, MFU.
-With `--against`, peers of the same shape train in the same process, a step each in turn, so
-that a machine whose speed drifts slows all of them alike; their ratios are of medians.
+With `--against`, peers of the same shape train in the same run, a step each in turn, so that
+a machine whose speed drifts slows all of them alike; their ratios are of medians. Each has a
+process of its own and sleeps while another works: threads and heaps do not meet.
 Needs no TensorFlow; peers need `pip install "palm_jax[peers]"`.
 """
 
@@ -11,12 +12,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import multiprocessing
+import os
+import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from palm_jax import command_line
 from palm_jax.errors import UserError
@@ -35,20 +41,70 @@ VOCABULARY = 32_000
 
 
 @dataclasses.dataclass
-class Contender:
+class Trainer:
     """Something that trains: `step()` runs one step to its end."""
 
-    name: str
     step: Callable[[], None]
     num_params: int
     compile_seconds: float
-    memory: int | None = None
-    seconds: list[float] = dataclasses.field(default_factory=list)
+    device: str
+    peak_memory: Callable[[], int | None]
+
+
+class Contender:
+    """A trainer in a process of its own.
+
+    Args:
+      name: of its row.
+      make: makes the trainer, in the new process.
+    """
+
+    def __init__(self, name: str, make: Callable[[], Trainer]):
+        self.name, self.seconds = name, []
+        context = multiprocessing.get_context('spawn')
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.num_params, self.compile_seconds, self.device = self._receive()
+
+    def step(self) -> None:
+        """One step, timed where it runs."""
+        self._connection.send('step')
+        self.seconds.append(self._receive())
+
+    def stop(self) -> None:
+        """Ends the process; `peak_memory` is known from then on."""
+        self._connection.send('stop')
+        self.peak_memory = self._receive()
+        self._process.join()
+
+    def _receive(self):
+        try:
+            return self._connection.recv()
+        except EOFError:
+            raise UserError(f'{self.name} ended; its message is above.') from None
 
     @property
     def median(self) -> float:
         """Seconds of the median step."""
         return statistics.median(self.seconds)
+
+
+def _serve(connection: Connection, make: Callable[[], Trainer]) -> None:
+    """A contender's process: makes the trainer, then steps when it is told to."""
+    trainer = make()
+    connection.send((trainer.num_params, trainer.compile_seconds, trainer.device))
+    while connection.recv() == 'step':
+        start = time.perf_counter()
+        trainer.step()
+        connection.send(time.perf_counter() - start)
+    connection.send(trainer.peak_memory())
+
+
+def resident_bytes() -> int:
+    """The most memory this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -70,30 +126,26 @@ def main(arguments: Sequence[str]) -> int:
     train.add_argument('--against', default='', help='comma-separated: palm-rlhf-pytorch, transformers')
     train.add_argument('--compile_peers', action='store_true', help='peers also under torch.compile')
     options = parser.parse_args(arguments)
-    if options.device:
-        jax.config.update('jax_platforms', {'gpu': 'cuda'}.get(options.device, options.device))
-
-    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (options.batch, options.length)).astype(np.int32)
-    contenders = [ours(options, tokens)]
+    contenders = [Contender('palm_jax', functools.partial(ours, options))]
     for peer in filter(None, options.against.split(',')):
-        contenders.append(torch_peer(peer, options, tokens, compiled=False))
-        if options.compile_peers:
-            contenders.append(torch_peer(peer, options, tokens, compiled=True))
-    for _ in range(options.steps):
+        for compiled in (False, True) if options.compile_peers else (False,):
+            name = f'{peer}, {"torch.compile" if compiled else "eager"}'
+            contenders.append(Contender(name, functools.partial(torch_peer, peer, options, compiled)))
+    for _ in tqdm(range(options.steps), unit='round', leave=False):
         for contender in contenders:
-            start = time.perf_counter()
             contender.step()
-            contender.seconds.append(time.perf_counter() - start)
+    for contender in contenders:
+        contender.stop()
     report(contenders, options)
     return 0
 
 
 def report(contenders: Sequence[Contender], options: argparse.Namespace) -> None:
     """A row a contender, ratios to the first."""
-    device = jax.devices()[0]
+    device = contenders[0].device
     layers, width, heads, head_dim = SIZES[options.size]
     print(
-        f'{options.size} on {device.device_kind}: {layers} layers, width {width}, {heads} heads of {head_dim}, '
+        f'{options.size} on {device}: {layers} layers, width {width}, {heads} heads of {head_dim}, '
         f'{options.batch} × {options.length} tokens a step, {options.dtype}, {options.steps} steps in turn'
     )
     columns = f'{"params":>8}{"tokens/s":>10}{"step s":>9}{"min–max":>14}{"compile s":>11}{"memory":>10}{"MFU":>7}'
@@ -102,9 +154,9 @@ def report(contenders: Sequence[Contender], options: argparse.Namespace) -> None
     for c in contenders:
         per_second = num_tokens / c.median
         work = flops.per_token(c.num_params, architecture(options), options.length)
-        mfu = flops.utilization(per_second, work, device.device_kind, 1)
+        mfu = flops.utilization(per_second, work, device, 1)
         spread = f'{min(c.seconds):.2f}–{max(c.seconds):.2f}'
-        memory = 'n/a' if c.memory is None else f'{c.memory / 2**30:.2f} GiB'
+        memory = 'n/a' if c.peak_memory is None else f'{c.peak_memory / 2**30:.2f} GiB'
         ratio = '' if c is first else f'palm_jax is {c.median / first.median:.2f}× as fast'
         print(
             f'{c.name:34}{c.num_params / 1e6:>7.1f}M{per_second:>10,.0f}{c.median:>9.3f}{spread:>14}'
@@ -128,8 +180,17 @@ def architecture(options: argparse.Namespace) -> Architecture:
     )
 
 
-def ours(options: argparse.Namespace, tokens: np.ndarray) -> Contender:
+def synthetic_tokens(options: argparse.Namespace) -> np.ndarray:
+    """The batch that everybody trains on."""
+    return np.random.default_rng(0).integers(0, VOCABULARY, (options.batch, options.length)).astype(np.int32)
+
+
+def ours(options: argparse.Namespace) -> Trainer:
     """palm_jax with AdamW."""
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # a GPU is shared with the peers
+    if options.device:
+        jax.config.update('jax_platforms', {'gpu': 'cuda'}.get(options.device, options.device))
+    tokens = synthetic_tokens(options)
     model = PaLM(architecture(options))
     optimizer = optimizers.adamw(schedules.constant(1e-4))
     init = jax.jit(lambda rng: state.unbox(state.init_state(model, optimizer, rng)))
@@ -145,28 +206,28 @@ def ours(options: argparse.Namespace, tokens: np.ndarray) -> Contender:
     start = time.perf_counter()
     compiled = jax.jit(train_step, donate_argnums=0).lower(current[0], batch, rng).compile()
     compile_seconds = time.perf_counter() - start
-    analysis = compiled.memory_analysis()
 
     def run() -> None:
         current[0], metrics = compiled(current[0], batch, rng)
         jax.block_until_ready((current[0], metrics))
 
     run()
-    return Contender(
-        name='palm_jax',
-        step=run,
-        num_params=sum(x.size for x in jax.tree.leaves(current[0].params)),
-        compile_seconds=compile_seconds,
-        memory=analysis.argument_size_in_bytes + analysis.temp_size_in_bytes,
-    )
+    device = jax.devices()[0]
+
+    def peak_memory() -> int | None:
+        return resident_bytes() if device.platform == 'cpu' else (device.memory_stats() or {}).get('peak_bytes_in_use')
+
+    num_params = sum(x.size for x in jax.tree.leaves(current[0].params))
+    return Trainer(run, num_params, compile_seconds, device.device_kind, peak_memory)
 
 
-def torch_peer(name: str, options: argparse.Namespace, tokens: np.ndarray, compiled: bool) -> Contender:
+def torch_peer(name: str, options: argparse.Namespace, compiled: bool) -> Trainer:
     """A PyTorch model of the same depth, width and parameter count with AdamW and clipping."""
     import torch
 
+    tokens = synthetic_tokens(options)
     layers, width, heads, head_dim = SIZES[options.size]
-    device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
+    device = 'cuda' if torch.cuda.is_available() and options.device != 'cpu' else 'cpu'
     torch.manual_seed(0)
     if name == 'palm-rlhf-pytorch':
         from palm_rlhf_pytorch import PaLM as TorchPaLM
@@ -216,11 +277,10 @@ def torch_peer(name: str, options: argparse.Namespace, tokens: np.ndarray, compi
     run()
     compile_seconds = time.perf_counter() - start if compiled else 0.0
     run()
-    return Contender(
-        name=f'{name}, {"torch.compile" if compiled else "eager"}',
-        step=run,
-        num_params=sum(p.numel() for p in model.parameters()),
-        compile_seconds=compile_seconds,
+    num_params = sum(p.numel() for p in model.parameters())
+    peak_memory = torch.cuda.max_memory_allocated if device == 'cuda' else resident_bytes
+    return Trainer(
+        run, num_params, compile_seconds, torch.cuda.get_device_name() if device == 'cuda' else device, peak_memory
     )
 
 

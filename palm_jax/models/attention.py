@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.layers import Norm, Projection, constrain
 from palm_jax.models.masks import Mask
+from palm_jax.models.matmuls import product, transposed_product
 from palm_jax.models.rotary import rotate
 
 QUERY_BLOCK = 128
@@ -93,12 +94,36 @@ def _attend_in_blocks(q_BLHK, k_BMGK, v_BMGK, mask):
     return jnp.concatenate(blocks, axis=1).reshape(B, L, H, K)
 
 
-def _attend_to_one_head(q_BLRK, k_BMK, v_BMK, allowed_BLM):
-    """All query heads of one key head: they are just more rows of the same matrix."""
+@jax.custom_vjp
+def _attend_to_one_head(q_BLRK: jax.Array, k_BMK: jax.Array, v_BMK: jax.Array, allowed_BLM: jax.Array) -> jax.Array:
+    """All query heads of one key head: they are just more rows of the same matrix.
+
+    The gradient is written out so that every product is one of `matmuls`: dP = dY·Vᵀ,
+    dS = P ⊙ (dP − Σ_m dP ⊙ P), dQ = dS·K, dK = dSᵀ·Q, dV = Pᵀ·dY.
+    """
+    return _attend_forward(q_BLRK, k_BMK, v_BMK, allowed_BLM)[0]
+
+
+def _attend_forward(q_BLRK, k_BMK, v_BMK, allowed_BLM):
     B, L, R, K = q_BLRK.shape
     q_BXK = q_BLRK.reshape(B, L * R, K)
-    score_BXM = jnp.einsum('BXK,BMK->BXM', q_BXK, k_BMK, preferred_element_type=jnp.float32)
-    score_BLRM = score_BXM.reshape(B, L, R, -1)
+    score_BLRM = product(q_BXK, k_BMK, contract=1, batched=True).reshape(B, L, R, -1)
     score_BLRM = jnp.where(allowed_BLM[:, :, None], score_BLRM, jnp.finfo(jnp.float32).min)
-    weight_BXM = jax.nn.softmax(score_BLRM, axis=-1).astype(v_BMK.dtype).reshape(score_BXM.shape)
-    return jnp.einsum('BXM,BMK->BXK', weight_BXM, v_BMK).reshape(q_BLRK.shape)
+    weight_BXM = jax.nn.softmax(score_BLRM, axis=-1).astype(v_BMK.dtype).reshape(B, L * R, -1)
+    y_BLRK = product(weight_BXM, v_BMK, batched=True).astype(v_BMK.dtype).reshape(q_BLRK.shape)
+    return y_BLRK, (q_BXK, k_BMK, v_BMK, weight_BXM)
+
+
+def _attend_backward(residuals, dy_BLRK):
+    q_BXK, k_BMK, v_BMK, weight_BXM = residuals
+    dy_BXK = dy_BLRK.reshape(q_BXK.shape)
+    d_weight_BXM = product(dy_BXK, v_BMK, contract=1, batched=True)
+    inner_BX1 = jnp.sum(d_weight_BXM * weight_BXM, axis=-1, keepdims=True)
+    d_score_BXM = (weight_BXM * (d_weight_BXM - inner_BX1)).astype(q_BXK.dtype)
+    dq_BXK = product(d_score_BXM, k_BMK, batched=True).astype(q_BXK.dtype)
+    dk_BMK = transposed_product(d_score_BXM, q_BXK, batched=True).astype(k_BMK.dtype)
+    dv_BMK = transposed_product(weight_BXM, dy_BXK, batched=True).astype(v_BMK.dtype)
+    return dq_BXK.reshape(dy_BLRK.shape), dk_BMK, dv_BMK, None
+
+
+_attend_to_one_head.defvjp(_attend_forward, _attend_backward)

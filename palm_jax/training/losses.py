@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from palm_jax.models.layers import constrain
+from palm_jax.models.matmuls import product, transposed_product
 from palm_jax.models.palm import PaLM
 from palm_jax.training.metrics import Metrics, Ratio
 
@@ -114,13 +115,13 @@ def _forward(h_BLD, embedding_VD, targets_BL, weights_BL, scale, z_loss, chunk_l
         p = jnp.exp(logits - log_z[..., None])
         d_logits = (1 + 2 * z_loss * log_z)[..., None] * p - is_target
         d_logits = (d_logits * (weights * scale)[..., None]).astype(h.dtype)
-        dh = jnp.einsum('BLV,VD->BLD', d_logits, embedding)
-        de = jnp.einsum('BLV,BLD->VD', d_logits, h, preferred_element_type=jnp.float32)
-        return (sums, de), dh
+        dh = product(d_logits, embedding)
+        de_DV = transposed_product(h, d_logits)
+        return (sums, de_DV), dh.astype(h.dtype)
 
     xs = (h_BLD, targets_BL, weights_BL)
-    (sums, de), dh = _scan_chunks(step, xs, embedding_VD, scale, z_loss, chunk_length)
-    return (sums[0] + sums[1], sums), (dh, de.astype(embedding_VD.dtype))
+    (sums, de_DV), dh = _scan_chunks(step, xs, embedding_VD, scale, z_loss, chunk_length)
+    return (sums[0] + sums[1], sums), (dh, de_DV.T.astype(embedding_VD.dtype))
 
 
 def _backward(scale, z_loss, chunk_length, residuals, cotangents):
@@ -133,7 +134,7 @@ softmax_cross_entropy.defvjp(_forward, _backward)
 
 
 def _logits_and_sums(h, targets, weights, embedding, scale, z_loss):
-    logits = scale * jnp.einsum('BLD,VD->BLV', h, embedding, preferred_element_type=jnp.float32)
+    logits = scale * product(h, embedding, contract=1)
     logits = constrain(logits, 'act_batch', 'act_length', 'act_vocab')
     log_z = jax.nn.logsumexp(logits, axis=-1)
     is_target = targets[..., None] == jnp.arange(logits.shape[-1])

@@ -1,0 +1,54 @@
+"""Products in every orientation against NumPy, also where CPUs have no kernel for a layout."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from palm_jax.models.matmuls import matmul, product, transposed_product
+
+DTYPES = (jnp.float32, jnp.bfloat16)
+
+
+def operands(dtype, *shapes):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
+
+
+def check(result, expected):
+    assert result.dtype == jnp.float32  # accumulated in float32 whatever the operands
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+
+
+def wide(*arrays):
+    return [np.asarray(x, np.float64) for x in arrays]
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('size', [(1, 3, 5), (64, 32, 48)])
+def test_products_are_numpys(dtype, size):
+    X, D, F = size
+    x, y, w, v, z = operands(dtype, (2, X, D), (2, X, F), (D, F), (2, D, F), (2, F, D))
+    x64, y64, w64, v64, z64 = wide(x, y, w, v, z)
+    check(jax.jit(product)(x, w), x64 @ w64)
+    check(jax.jit(lambda x, w: product(x, w, contract=1))(x, w.T), x64 @ w64)
+    check(jax.jit(lambda x, v: product(x, v, batched=True))(x, v), x64 @ v64)
+    check(jax.jit(lambda x, z: product(x, z, contract=1, batched=True))(x, z), x64 @ z64.swapaxes(1, 2))
+    check(jax.jit(transposed_product)(x, y), np.einsum('bxd,bxf->df', x64, y64))
+    check(jax.jit(lambda x, y: transposed_product(x, y, batched=True))(x, y), np.einsum('bxd,bxf->bdf', x64, y64))
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_a_result_may_be_transposed_and_rounded_in_the_same_program(dtype):
+    x, y = operands(dtype, (64, 32), (64, 48))
+    result = jax.jit(lambda x, y: transposed_product(x, y).T.astype(dtype))(x, y)
+    x64, y64 = wide(x, y)
+    np.testing.assert_allclose(np.asarray(result, np.float64), y64.T @ x64, rtol=1e-2, atol=1e-2)
+
+
+def test_the_gradient_is_that_of_the_plain_product():
+    x, w, dy = operands(jnp.float32, (2, 5, 8), (8, 6), (2, 5, 6))
+    ours = jax.grad(lambda x, w: (matmul(x, w) * dy).sum(), (0, 1))(x, w)
+    plain = jax.grad(lambda x, w: ((x @ w) * dy).sum(), (0, 1))(x, w)
+    for a, b in zip(ours, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
