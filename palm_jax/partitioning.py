@@ -31,7 +31,7 @@ _ACTIVATIONS: Rules = (
     ('act_vocab', 'model'),
 )
 # One key/value head serves all query heads, so it is replicated; layers are scanned over.
-_UNSPLIT: Rules = (('kv_heads', None), ('kv', None), ('layers', None))
+_UNSPLIT: Rules = tuple((axis, None) for axis in ('kv_heads', 'kv', 'layers', 'rank', 'bottleneck', 'classes'))
 
 
 def data_parallel() -> Rules:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from palm_jax import command_line
 
 def main(arguments: Sequence[str]) -> int:
     """Flags to gin to one call."""
+    start = time.monotonic()
     parser = command_line.parser('train', 'Trains a model; a directory that holds a run is continued.')
     parser.add_argument('--explain', action='store_true', help='print what the run will do, and stop')
     parser.add_argument('--devices', type=int, help='with --explain: plan for so many devices instead of those here')
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.training import loop
 
     record.keep(Path(arguments_of_train['model_dir']), configuration.text, options.accept_changes)
-    run = loop.Run(configuration.text, command_line.command('train', arguments))
+    run = loop.Run(configuration.text, command_line.command('train', arguments), start)
     return loop.train(**arguments_of_train, run=run)
 
 

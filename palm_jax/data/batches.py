@@ -27,6 +27,7 @@ from palm_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 _OWN_FILES = 'text_files'
+_SHOWN_TOKENS, _SHOWN_CHARACTERS = 48, 400
 
 
 class _Sequences:
@@ -101,9 +102,29 @@ class LanguageModelData:
             return cache_dir() / 'vocabularies' / name
         return Path(self._vocabulary_name).expanduser()
 
-    def preview(self, num_characters: int = 400) -> str:
-        """The beginning of the training text, before any tokenization."""
-        return next(iter(self.texts()))[:num_characters]
+    @property
+    def is_ready(self) -> bool:
+        """Whether the vocabulary exists; the first run makes it."""
+        return self.vocabulary_path is None or self.vocabulary_path.is_file()
+
+    def example(self) -> str:
+        """The beginning of the first training sequence, token by token, with what the loss counts."""
+        if not self.is_ready:
+            text = next(iter(self.texts()))[:_SHOWN_CHARACTERS]
+            return (
+                f'The vocabulary {self.vocabulary_path} does not exist yet; the first run makes it. '
+                f'The text begins:\n{text}'
+            )
+        batch = self.batch(0, 1)
+        names = ('input_tokens', 'target_tokens', 'loss_weights')
+        inputs, targets, weights = (batch[f'decoder_{name}'][0] for name in names)
+        rows = ['position  input → target, ✓ where the loss counts it']
+        for i in range(min(_SHOWN_TOKENS, len(targets))):
+            source, target = (repr(self.vocabulary.decode([int(t)])) for t in (inputs[i], targets[i]))
+            mark = '✓' if weights[i] else '·'
+            rows.append(f'{i:>8}  {inputs[i]:>6} {source:<18} → {targets[i]:>6} {target:<18} {mark}')
+        rows.append(f'... {len(targets) - _SHOWN_TOKENS} more')
+        return '\n'.join(rows)
 
     # Training.
 

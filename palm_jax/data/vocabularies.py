@@ -59,6 +59,9 @@ class Vocabulary(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; padding and end marks are left out."""
 
+    def save(self, path: Path) -> None:
+        """Writes its file to `path`; bytes have none."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Bytes:
@@ -78,6 +81,9 @@ class Bytes:
     def decode(self, ids: Sequence[int]) -> str:
         values = bytes(int(i) - _SPECIAL for i in ids if _SPECIAL <= int(i) < self.size)
         return values.decode('utf-8', errors='replace')
+
+    def save(self, path: Path) -> None:
+        del path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +129,16 @@ class SentencePiece:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._processor.decode([int(i) for i in ids if int(i) not in (PAD_ID, EOS_ID)])
+
+    def save(self, path: Path) -> None:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self._processor.serialized_model_proto())
+
+
+def named(name: str) -> Vocabulary:
+    """`bytes`, or the SentencePiece model at a path."""
+    return Bytes() if name == 'bytes' else SentencePiece(str(Path(name).expanduser()))
 
 
 def fit(texts: Iterable[str], size: int, path: Path, max_bytes: int = 8_000_000) -> SentencePiece:

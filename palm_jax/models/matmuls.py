@@ -10,26 +10,32 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jax.experimental.layout import Layout, with_layout_constraint
 
 
 @jax.custom_vjp
 def matmul(x_XD: jax.Array, w_DF: jax.Array) -> jax.Array:
-    """x·W for x of any leading shape, with the value and gradient of `x @ w` in x's dtype."""
+    """x·W for x of any leading shape, with the value and gradient of `x @ w`; both have one dtype."""
     return product(x_XD, w_DF).astype(x_XD.dtype)
 
 
 def _matmul_forward(x_XD, w_DF):
-    return matmul(x_XD, w_DF), (x_XD, w_DF)
+    """Keeps only what a gradient will be asked for: a frozen W needs no x, an input nothing depends on no W."""
+    residuals = (x_XD.value if w_DF.perturbed else None, w_DF.value if x_XD.perturbed else None)
+    return matmul(x_XD.value, w_DF.value), residuals
 
 
 def _matmul_backward(residuals, dy_XF):
     x_XD, w_DF = residuals
-    dx_XD = product(dy_XF, w_DF, contract=1).astype(x_XD.dtype)
-    return dx_XD, transposed_product(x_XD, dy_XF).astype(w_DF.dtype)
+    if isinstance(dy_XF, SymbolicZero):
+        return None, None
+    dx_XD = None if w_DF is None else product(dy_XF, w_DF, contract=1).astype(w_DF.dtype)
+    dw_DF = None if x_XD is None else transposed_product(x_XD, dy_XF).astype(x_XD.dtype)
+    return dx_XD, dw_DF
 
 
-matmul.defvjp(_matmul_forward, _matmul_backward)
+matmul.defvjp(_matmul_forward, _matmul_backward, symbolic_zeros=True)
 
 
 def product(x: jax.Array, y: jax.Array, contract: int = 0, batched: bool = False) -> jax.Array:

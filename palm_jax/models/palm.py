@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.attention import Attention
+from palm_jax.models.heads import Head
 from palm_jax.models.layers import Embed, Norm, Projection, constrain
 from palm_jax.models.masks import Mask
 
@@ -64,10 +67,23 @@ class PaLM(nn.Module):
     """Decoder-only language model: embed, N blocks, norm, the embedding again.
 
     Parameters: embed/embedding [V, D]; stack/..., every leaf with a leading layers axis;
-    final_norm/scale [D].
+    final_norm/scale [D]; head/... where there is one.
+
+    Attributes:
+      arch: the model's numbers.
+      head: scores texts or their tokens from the features, see `scores`.
+      frozen_layers: so many of the first blocks, and the embedding below them, compute no
+        gradient: of them there is no backward pass.
     """
 
     arch: Architecture
+    head: Head | None = None
+    frozen_layers: int = 0
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training needs a `dropout` RNG."""
+        return bool(self.arch.dropout_rate or (self.head and self.head.dropout_rate))
 
     def setup(self) -> None:
         self.embed = Embed(self.arch)
@@ -90,17 +106,51 @@ class PaLM(nn.Module):
         if self.arch.remat != 'none':
             # A loop keeps XLA from merging the recomputation with the original; unrolled code does not.
             block = nn.remat(block, policy=_REMAT_POLICIES[self.arch.remat], prevent_cse=self.arch.scan_unroll > 1)
-        stack = nn.scan(
-            block,
-            variable_axes={'params': 0},
-            split_rngs={'params': True, 'dropout': True},
-            in_axes=nn.broadcast,
-            length=self.arch.num_layers,
-            unroll=self.arch.scan_unroll,
-            metadata_params={nn.PARTITION_NAME: 'layers'},
-        )(self.arch, deterministic, name='stack')
-        x_BLD, _ = stack(self.embed(tokens_BL), positions_BL, mask)
+        stack = block(self.arch, deterministic, name='stack')
+        x_BLD = self.embed(tokens_BL)
+        first, num_layers = 0 if self.is_initializing() else self.frozen_layers, self.arch.num_layers
+        for layers in filter(None, (range(first), range(first, num_layers))):
+            x_BLD = self._run(layers, frozen=layers.stop == first)(stack, x_BLD, positions_BL, mask)
         return self.final_norm(x_BLD)
+
+    def _run(self, layers: range, frozen: bool) -> Callable[..., jax.Array]:
+        """A function that takes x through some layers of a block's stacked parameters."""
+
+        def run(stack, x_BLD, positions_BL, mask):
+            scan = nn.scan(
+                lambda stack, x_BLD, *context: stack(x_BLD, *context),
+                variable_axes={'params': 0},
+                split_rngs={'params': True, 'dropout': True},
+                in_axes=nn.broadcast,
+                length=len(layers),
+                unroll=min(self.arch.scan_unroll, len(layers)),
+                metadata_params={nn.PARTITION_NAME: 'layers'},
+            )
+            x_BLD, _ = scan(stack, x_BLD, positions_BL, mask)
+            return jax.lax.stop_gradient(x_BLD) if frozen else x_BLD
+
+        if len(layers) == self.arch.num_layers:
+            return run
+
+        def part(params):
+            params = jax.tree.map(lambda p: p[layers.start : layers.stop], params)
+            return jax.lax.stop_gradient(params) if frozen else params
+
+        return nn.map_variables(run, 'params', trans_in_fn=part)
+
+    def scores(self, *inputs: jax.Array | None, deterministic: bool = True) -> jax.Array:
+        """The head's scores of a text or of its tokens; inputs as in `__call__`, with segment ids.
+
+        Returns:
+          float32 [B, C] or [B, L, C]; see `Head`.
+        """
+        return self.head(self.features(*inputs, deterministic=deterministic), inputs[2], deterministic)
+
+    def init_all(self, tokens_BL: jax.Array) -> None:
+        """Touches every parameter, for `init`."""
+        h_BLD = self.features(tokens_BL)
+        if self.head is not None:
+            self.head(h_BLD, jnp.ones_like(tokens_BL))
 
     def __call__(
         self,

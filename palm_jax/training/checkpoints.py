@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from palm_jax.errors import UserError
+from palm_jax.parameters import path_name
+from palm_jax.training.metrics import Metrics, Ratio
+from palm_jax.training.pretrained import ABOUT, STATE, check_vocabulary, read_about, step_directory
 from palm_jax.training.state import TrainState
-
-_STATE, _ABOUT = 'state', 'about'
 
 
 class Checkpoints:
@@ -20,7 +25,8 @@ class Checkpoints:
     Args:
       directory: created when missing.
       keep: how many of the newest stay.
-      about: JSON kept with every checkpoint, e.g. the vocabulary's fingerprint.
+      about: JSON kept with every checkpoint: `vocabulary`, `architecture`, and `base`, the
+        fingerprint of frozen parameters that the checkpoints leave out, or None.
     """
 
     def __init__(self, directory: Path, keep: int, about: dict[str, Any]):
@@ -37,21 +43,52 @@ class Checkpoints:
         """Where a step's checkpoint lies."""
         return self.directory / str(step)
 
-    def save(self, state: TrainState, step: int) -> None:
-        """Starts writing; returns once the state has been copied from the device."""
+    def save(self, state: TrainState, step: int, unlogged: Metrics | None = None) -> None:
+        """Starts writing; returns once the state has been copied from the device.
+
+        Args:
+          state: its frozen part is left out when `about` names a base.
+          step: nothing is written when it is there already.
+          unlogged: sums of metrics since the last log line, so that a resumed run logs the same.
+        """
         if step == self.latest:
             return
-        items = {_STATE: ocp.args.StandardSave(state), _ABOUT: ocp.args.JsonSave(self._about)}
+        sums = {name: [float(ratio.total), float(ratio.count)] for name, ratio in (unlogged or {}).items()}
+        items = {
+            STATE: ocp.args.StandardSave(self._saved(state)),
+            ABOUT: ocp.args.JsonSave(self._about | {'unlogged': sums}),
+        }
         self._manager.save(step, args=ocp.args.Composite(**items))
 
-    def restore(self, shapes: TrainState, shardings: TrainState) -> TrainState:
-        """The newest state, placed by `shardings` whatever mesh it was saved from."""
-        target = jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)
+    def restore(self, fresh: TrainState) -> tuple[TrainState, Metrics | None]:
+        """The newest state, and the metrics' sums that `save` was given.
+
+        Args:
+          fresh: a state of the same shapes; every array is placed as its counterpart is,
+            whatever mesh it was saved from. Its frozen part stays where checkpoints have none.
+
+        Raises:
+          UserError: another vocabulary, or another base.
+        """
         step = self.latest
-        about = self._manager.restore(step, args=ocp.args.Composite(**{_ABOUT: ocp.args.JsonRestore()}))[_ABOUT]
-        check_about(about, self._about, self.path(step))
-        restored = self._manager.restore(step, args=ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(target)}))
-        return restored[_STATE]
+        about = read_about(self.path(step))
+        check_vocabulary(about, self._about, self.path(step))
+        if about.get('base') != self._about.get('base'):
+            raise UserError(
+                f'{self.path(step)} holds what was trained on top of the base {about.get("base")}, '
+                f'but INITIAL_CHECKPOINT_PATH holds {self._about.get("base")}. '
+                'Name the checkpoint that the run began with.'
+            )
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self._saved(fresh))
+        restored = self._manager.restore(step, args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(target)}))
+        state = restored[STATE]
+        if self._about.get('base'):
+            state = dataclasses.replace(state, frozen=fresh.frozen)
+        unlogged = {name: Ratio(*sums) for name, sums in about.get('unlogged', {}).items()}
+        return state, unlogged or None
+
+    def _saved(self, state: TrainState) -> TrainState:
+        return dataclasses.replace(state, frozen={}) if self._about.get('base') else state
 
     def wait(self) -> None:
         """Until what was saved is on disk."""
@@ -62,66 +99,80 @@ class Checkpoints:
         self._manager.close()
 
 
-def restore_params(path: str, shapes: Any, shardings: Any, about: dict[str, Any]) -> Any:
+def restore_params(path: str, fresh: Any, about: dict[str, Any], may_be_new: tuple[str, ...] = ()) -> Any:
     """The parameters of another run's checkpoint, to start from.
 
     Args:
       path: a step's folder, or a MODEL_DIR, whose newest step is taken.
-      shapes: the parameters expected; every one must be there in its shape.
-      shardings: where to place them.
+      fresh: initial parameters of the model; every restored one is placed as its counterpart.
       about: this run's; the vocabularies must agree.
+      may_be_new: regular expressions of parameters that the checkpoint may lack: they stay
+        as they are in `fresh`.
+
+    Raises:
+      UserError: no checkpoint, another vocabulary, or parameters that do not fit, as a table.
     """
-    step_dir = _step_dir(Path(path).expanduser())
-    with ocp.CheckpointManager(step_dir.parent.absolute()) as manager:
-        step = int(step_dir.name)
-        theirs = manager.restore(step, args=ocp.args.Composite(**{_ABOUT: ocp.args.JsonRestore()}))[_ABOUT]
-        check_about(theirs, about, step_dir)
-        saved = _metadata(manager, step)['params']
-        _check_shapes(saved, shapes, step_dir)
-        target = jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), shapes, shardings)
-        args = ocp.args.PyTreeRestore(
-            {'params': target},
-            restore_args=ocp.checkpoint_utils.construct_restore_args({'params': target}),
-            partial_restore=True,
-        )
-        restored = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(step_dir.absolute() / _STATE, args=args)
-    return restored['params']
-
-
-def check_about(theirs: dict[str, Any], ours: dict[str, Any], path: Path) -> None:
-    """Refuses a checkpoint made with another vocabulary, naming both."""
-    if theirs.get('vocabulary') != ours.get('vocabulary'):
-        raise UserError(
-            f'{path} was trained with the vocabulary {theirs.get("vocabulary")}, this run has '
-            f'{ours.get("vocabulary")}. Its ids mean other text: bind VOCABULARY to the file it was trained with.'
-        )
-
-
-def _step_dir(path: Path) -> Path:
-    if (path / _STATE).is_dir() and path.name.isdigit():
-        return path
-    for root in (path, path / 'checkpoints'):
-        steps = [int(p.name) for p in root.glob('*') if p.name.isdigit() and (p / _STATE).is_dir()]
-        if steps:
-            return root / str(max(steps))
-    raise UserError(f'INITIAL_CHECKPOINT_PATH = {str(path)!r} is no checkpoint, nor a MODEL_DIR that holds one.')
-
-
-def _metadata(manager: ocp.CheckpointManager, step: int) -> Any:
-    metadata = ocp.StandardCheckpointer().metadata(Path(manager.directory) / str(step) / _STATE)
-    return getattr(metadata, 'item_metadata', metadata)
-
-
-def _check_shapes(saved: Any, expected: Any, path: Path) -> None:
-    def table(tree):
-        leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, 'shape'))
-        return {jax.tree_util.keystr(p, simple=True, separator='/'): tuple(x.shape) for p, x in leaves}
-
-    saved, expected = table(saved), table(expected)
+    directory = step_directory(path)
+    check_vocabulary(read_about(directory), about, directory)
+    metadata = ocp.StandardCheckpointer().metadata((directory / STATE).absolute())
+    saved = _leaves(getattr(metadata, 'item_metadata', metadata))
+    places = {
+        path: next((p for p in (f'params/{path}', f'frozen/{path}') if p in saved), None) for path in _leaves(fresh)
+    }
     wrong = [
-        f'  {name}: {saved.get(name, "missing")} there, {shape} here'
-        for name, shape in expected.items()
-        if saved.get(name) != shape
+        f'  {path}: {"missing" if place is None else tuple(saved[place].shape)} there, {tuple(leaf.shape)} here'
+        for (path, leaf), place in zip(_leaves(fresh).items(), places.values(), strict=True)
+        if (place is None and not any(re.fullmatch(pattern, path) for pattern in may_be_new))
+        or (place is not None and tuple(saved[place].shape) != tuple(leaf.shape))
     ]
     if wrong:
-        raise UserError(f'The parameters in {path} do not fit this model:\n' + '\n'.join(wrong))
+        raise UserError(f'The parameters in {directory} do not fit this model:\n' + '\n'.join(wrong))
+    target: dict[str, Any] = {}
+    for path, leaf in _leaves(fresh).items():
+        if places[path] is not None:
+            *folders, name = places[path].split('/')
+            branch = target
+            for folder in folders:
+                branch = branch.setdefault(folder, {})
+            branch[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    args = ocp.args.PyTreeRestore(
+        target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
+    )
+    restored = _leaves(
+        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore((directory / STATE).absolute(), args=args)
+    )
+
+    def pick(key_path, leaf):
+        place = places[path_name(key_path)]
+        return leaf if place is None else restored[place]
+
+    return jax.tree_util.tree_map_with_path(pick, fresh)
+
+
+def fingerprint(params: Any) -> str:
+    """Names the exact values of a tree of parameters, on whatever mesh they lie.
+
+    Every value's bits are mixed with its index and added up modulo 2³², which does not depend
+    on the order of the additions; paths, shapes and sums are hashed.
+    """
+
+    def mixed_sum(x):
+        bits = jax.lax.bitcast_convert_type(x, jnp.uint32 if x.dtype.itemsize == 4 else jnp.uint16).astype(jnp.uint32)
+        index = sum(
+            jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(pow(2654435761, axis + 1, 1 << 32))
+            for axis in range(x.ndim)
+        )
+        h = (bits ^ index) * jnp.uint32(0x85EBCA6B)
+        h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+        return jnp.sum(h ^ (h >> 16), dtype=jnp.uint32)
+
+    leaves = _leaves(params)
+    sums = jax.device_get(jax.jit(lambda leaves: {name: mixed_sum(x) for name, x in leaves.items()})(leaves))
+    text = repr([(name, leaves[name].shape, int(sums[name])) for name in sorted(leaves)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """Leaves by path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, 'shape'))
+    return {jax.tree_util.keystr(p, simple=True, separator='/'): x for p, x in leaves}

@@ -37,6 +37,15 @@ def per_token(num_params: int, arch: Architecture, length: int) -> float:
     return 6.0 * num_params + 12.0 * arch.num_layers * arch.num_heads * arch.head_dim * length
 
 
+def share_of_full(num_trained: float, num_through: float, num_params: float) -> float:
+    """The matmul FLOPs of a step that trains a part over those of one that trains everything.
+
+    A weight costs 2 FLOPs a token forward, 2 where the gradient flows through it, 2 for its
+    own gradient: (N + N_through + N_trained) / 3·N.
+    """
+    return (num_params + num_through + num_trained) / (3 * num_params)
+
+
 def peak(device_kind: str) -> float | None:
     """Peak FLOP/s of a device as jax names it; None when it is not in the table."""
     return _PEAK_FLOPS.get(device_kind)

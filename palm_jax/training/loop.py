@@ -17,32 +17,45 @@ import jax
 import numpy as np
 
 from palm_jax.errors import UserError
-from palm_jax.inference.generate import Codec, Sampler
 from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import Layout, shard_batch
+from palm_jax.peft.method import Adapted, Method
+from palm_jax.peft.trainable import Trainable
 from palm_jax.training import flops
 from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
-from palm_jax.training.checkpoints import Checkpoints, restore_params
-from palm_jax.training.evaluate import bits_per_byte, evaluate
+from palm_jax.training.checkpoints import Checkpoints, fingerprint, restore_params
+from palm_jax.training.evaluate import evaluate
+from palm_jax.training.finished import Finished, Report
 from palm_jax.training.interrupts import Interrupts
 from palm_jax.training.losses import LanguageModelLoss
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan
+from palm_jax.training.pretrained import VOCABULARY_FILE
 from palm_jax.training.progress import Progress
-from palm_jax.training.report import Report
+from palm_jax.training.report import TextReporter
 from palm_jax.training.state import TrainState, init_state, unbox
 from palm_jax.training.step import eval_step, train_step
 from palm_jax.training.writers import Jsonl, TensorBoard, Writer
 
 
+class Vocabulary(Protocol):
+    """What the loop needs of the vocabulary, for the record."""
+
+    size: int
+    fingerprint: str
+
+    def save(self, path: Path) -> None:
+        """Writes its file, where it has one."""
+
+
 class Data(Protocol):
-    """What the loop needs of the data: batches by number, and the text behind them."""
+    """What the loop needs of the data: batches by number. Reporters need more, see theirs."""
 
     length: int
-    vocabulary: Codec
+    vocabulary: Vocabulary
     num_sequences: int
-    validation_bytes: int
+    is_ready: bool
 
     def batch(self, first: int, size: int) -> Mapping[str, np.ndarray]:
         """Training sequences first, first + 1, ...: features [size, L]."""
@@ -50,8 +63,8 @@ class Data(Protocol):
     def validation(self, size: int) -> Iterator[Mapping[str, np.ndarray]]:
         """The held-out part."""
 
-    def yardsticks(self, sequences_seen: int) -> Mapping[str, float]:
-        """Bits per byte that simpler models reach on it."""
+    def example(self) -> str:
+        """The first training example, for people."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +98,12 @@ class Run:
     Attributes:
       config: the resolved gin text.
       command: what was typed.
+      start: when, by `time.monotonic`.
     """
 
     config: str = ''
     command: str = 'python -m palm_jax.train'
+    start: float = dataclasses.field(default_factory=time.monotonic)
 
 
 def train(
@@ -105,10 +120,12 @@ def train(
     microbatches: int = 1,
     seed: int = 0,
     initial_checkpoint: str | None = None,
+    methods: Sequence[Method] = (),
+    trainable: Sequence[str] | None = None,
+    trainable_layers: int | None = None,
     writers: Sequence[Writer] = (Jsonl(), TensorBoard()),
-    sampler: Sampler | None = None,
-    prompts: Sequence[str] = (),
-    run: Run = Run(),
+    reporter: Callable[[Finished], Report] = TextReporter(),
+    run: Run | None = None,
 ) -> int:
     """Trains a model from wherever `model_dir` stands to `total_steps`.
 
@@ -127,40 +144,52 @@ def train(
       periods: of logging, evaluation and saving.
       microbatches: parts of a batch that are worked through one after another.
       seed: of initialisation and dropout.
-      initial_checkpoint: parameters to start from when model_dir holds none.
+      initial_checkpoint: parameters to start from. What is frozen of them is not saved again:
+        checkpoints hold the trained part, and name the base by its fingerprint.
+      methods: of fine-tuning, attached to the model.
+      trainable: regular expressions of the parameters that are trained besides those of the
+        methods and the head; None is none where there are methods, else all.
+      trainable_layers: of what is trained below `stack/`, only the last so many layers.
       writers: where metrics go.
-      sampler: continues `prompts` at the end; None does not.
-      prompts: see `sampler`.
+      reporter: measures the finished run.
       run: the command, for the record.
 
     Returns:
       The exit code: 0, or 128 + signal when a signal ended the run early (state is saved).
     """
-    start, directory = time.monotonic(), Path(model_dir)
+    run, directory = run or Run(), Path(model_dir)
     mesh, batch_sizes = layout.mesh(), BatchSizes.of(batch_size)
+    model, selection = adapt(model, methods, trainable, trainable_layers)
     _check(model, data, batch_sizes, layout, mesh, microbatches, total_steps)
 
-    about = {'vocabulary': data.vocabulary.fingerprint}
-    saved = contextlib.closing(Checkpoints(directory / 'checkpoints', periods.keep, about))
-    with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules), saved as checkpoints:
+    about = {'vocabulary': data.vocabulary.fingerprint, 'architecture': dataclasses.asdict(model.arch)}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(mesh))
+        stack.enter_context(nn.logical_axis_rules(layout.rules))
         # Shapes before arrays: the state is born in its place, on any mesh.
-        init = functools.partial(init_state, model, optimizer)
+        init = functools.partial(init_state, model, optimizer, trainable=selection)
         boxed = jax.eval_shape(init, jax.random.key(seed))
-        plan = Plan(model, boxed, layout, dict(mesh.shape), batch_sizes, data.length, total_steps)
-        layout.check(boxed.params, plan.axis_sizes)
-        shapes, shardings = unbox(boxed), layout.shardings(boxed, mesh)
+        frozen_layers = selection.frozen_layers(boxed.params, model.arch.num_layers)
+        plan = Plan(model, boxed, layout, dict(mesh.shape), batch_sizes, data.length, total_steps, frozen_layers)
+        layout.check((boxed.params, boxed.frozen), plan.axis_sizes)
+        shardings = layout.shardings(boxed, mesh)
         print(plan.summary(data.num_sequences), f'\nMODEL_DIR  {directory}\n{flops.FORMULA}', flush=True)
 
-        # Start from: (1) this model_dir's newest step, else (2) an initial checkpoint, else (3) scratch.
+        # Start from scratch, or (2) from an initial checkpoint, or (1) where this model_dir stands.
+        state = jax.jit(lambda rng: unbox(init(rng)), out_shardings=shardings)(jax.random.key(seed))
+        if initial_checkpoint is not None:
+            state = _start_from(initial_checkpoint, state, shardings, model, selection, about)
+            about['base'] = fingerprint(state.frozen) if jax.tree.leaves(state.frozen) else None
+        saved = Checkpoints(directory / 'checkpoints', periods.keep, about)
+        checkpoints = stack.enter_context(contextlib.closing(saved))
+        unlogged = None
         if checkpoints.latest is not None:
-            state = checkpoints.restore(shapes, shardings)
+            state, unlogged = checkpoints.restore(state)
             print(f'continuing from step {int(state.step):,} of {checkpoints.path(int(state.step))}', flush=True)
-        else:
-            state = jax.jit(lambda rng: unbox(init(rng)), out_shardings=shardings)(jax.random.key(seed))
-            if initial_checkpoint is not None:
-                params = restore_params(initial_checkpoint, shapes.params, shardings.params, about)
-                state = dataclasses.replace(state, params=params)
-                print(f'starting from the parameters of {initial_checkpoint}', flush=True)
+        elif initial_checkpoint is not None:
+            print(f'starting from the parameters of {initial_checkpoint}', flush=True)
+        data.vocabulary.save(directory / VOCABULARY_FILE)
+        model = model.freeze_layers(frozen_layers)
 
         first_step = int(state.step)
         if first_step < total_steps:
@@ -189,30 +218,30 @@ def train(
                 progress.step(size * data.length)
                 if done == first_step + 1:
                     jax.block_until_ready(metrics)
-                    progress.say(f'first step done {time.monotonic() - start:.0f} s after the start')
+                    progress.say(f'first step done {time.monotonic() - run.start:.0f} s after the start')
 
                 if done % periods.log == 0 or done == total_steps:
-                    values = {
-                        f'train/{name}': value for name, value in metrics_lib.values(metrics_lib.total(pending)).items()
-                    }
+                    sums = metrics_lib.total(pending, unlogged)
+                    values = {f'train/{name}': ratio.value() for name, ratio in sums.items()}
                     values |= {f'speed/{name}': value for name, value in progress.speed().items()}
                     _write(writers, done, values)
                     progress.show(**_terminal(values))
-                    pending = []
+                    pending, unlogged = [], None
                     if not math.isfinite(values['train/loss']):
                         raise UserError(_diverged(done, checkpoints))
 
                 if done % periods.evaluate == 0 and done < total_steps:
                     progress.pause()
                     batches = itertools.islice(data.validation(batch_sizes.at(step)), periods.evaluate_batches)
-                    held_out = evaluate(eval_fn, state.params, batches, mesh)['loss'].value()
-                    _write(writers, done, {'validation/loss': held_out})
-                    progress.show(validation=f'{held_out:.3f}')
+                    held_out = evaluate(eval_fn, state, batches, mesh)
+                    _write(writers, done, {f'validation/{name}': ratio.value() for name, ratio in held_out.items()})
+                    progress.show(validation=f'{held_out["loss"].value():.3f}')
                     progress.resume()
 
                 if done % periods.checkpoint == 0 or done == total_steps or interrupts.received:
                     progress.pause()
-                    checkpoints.save(state, done)
+                    unlogged, pending = metrics_lib.total(pending, unlogged), []
+                    checkpoints.save(state, done, unlogged)
                     progress.resume()
                 if interrupts.received:
                     break
@@ -223,14 +252,50 @@ def train(
             print(f'\n{interrupts.received.name}: saved step {int(state.step):,}. Continue with\n  {run.command}')
             return interrupts.exit_code
 
-        report = _finish(model, data, state, eval_fn, mesh, plan, sampler, prompts, checkpoints, start)
+        step = int(state.step)
+        size = batch_sizes.at(step - 1)
+        report = reporter(
+            Finished(
+                model=model,
+                state=state,
+                data=data,
+                mesh=mesh,
+                plan=plan,
+                step=step,
+                seconds=time.monotonic() - run.start,
+                batch_size=size,
+                sequences_seen=batch_sizes.before(step),
+                evaluate=lambda: evaluate(eval_fn, state, data.validation(size), mesh),
+                checkpoint=checkpoints.path(step),
+            )
+        )
         if first_step < total_steps:  # else it is written already
-            values = {'validation/loss': report.loss, 'validation/bits_per_byte': report.bits_per_byte}
-            _write(writers, report.step, values)
+            _write(writers, step, report.values())
         _close(writers)
         report.write(directory)
         print(report.text(directory, f'{run.command} --gin.TRAIN_STEPS={2 * total_steps}'), flush=True)
     return 0
+
+
+def adapt(
+    model: PaLM,
+    methods: Sequence[Method] = (),
+    trainable: Sequence[str] | None = None,
+    trainable_layers: int | None = None,
+) -> tuple[Adapted, Trainable]:
+    """The model with its methods, and what of it is trained; arguments as of `train`."""
+    adapted = Adapted(model, tuple(methods))
+    if trainable is None and not methods:
+        return adapted, Trainable(top_layers=trainable_layers)
+    return adapted, Trainable((*(trainable or ()), *adapted.trainable), trainable_layers)
+
+
+def _start_from(path: str, state: TrainState, shardings: TrainState, model: Adapted, selection, about) -> TrainState:
+    """The state with another run's parameters; the methods' and the head's begin as they do."""
+    params = restore_params(path, state.all_params, about, model.trainable)
+    place = functools.partial(jax.jit, out_shardings=(shardings.params, shardings.frozen))
+    trained, frozen = place(lambda params: selection.split(model.start(params)))(params)
+    return dataclasses.replace(state, params=trained, frozen=frozen)
 
 
 def _check(model, data, batch_sizes, layout, mesh, microbatches, total_steps) -> None:
@@ -259,22 +324,6 @@ def _warn_if_slow(plan: Plan, first_step: int) -> None:
     print(f'expected   about {flops.duration(seconds)} on this CPU, by its matmul speed', flush=True)
     if seconds > 3600:
         print('           for a machine without an accelerator: --gin_file=gin/pretrain_tiny.gin (minutes)', flush=True)
-
-
-def _finish(model, data, state: TrainState, eval_fn, mesh, plan, sampler, prompts, checkpoints, start) -> Report:
-    """Validates on the whole held-out part, measures it against the yardsticks and samples."""
-    step = int(state.step)
-    metrics = evaluate(eval_fn, state.params, data.validation(plan.batch_sizes.at(step - 1)), mesh)
-    samples = sampler(model, state.params, data.vocabulary, prompts, data.length) if sampler and prompts else []
-    return Report(
-        step=step,
-        seconds=time.monotonic() - start,
-        loss=metrics['loss'].value(),
-        bits_per_byte=bits_per_byte(metrics, data.validation_bytes),
-        yardsticks=data.yardsticks(plan.batch_sizes.before(step)),
-        samples=list(zip(prompts, samples, strict=True)) if samples else [],
-        checkpoint=checkpoints.path(step),
-    )
 
 
 def _write(writers: Sequence[Writer], step: int, values: dict[str, float]) -> None:

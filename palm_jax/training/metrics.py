@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 
 @flax.struct.dataclass
@@ -42,13 +43,15 @@ def values(metrics: Metrics) -> dict[str, float]:
     return {name: ratio.value() for name, ratio in jax.device_get(metrics).items()}
 
 
-def total(batches: list[Metrics]) -> Metrics:
-    """The sum of several batches' metrics, on the host in float64."""
-    fetched = jax.device_get(batches)
-    return {
-        name: Ratio(
-            np.sum([np.float64(batch[name].total) for batch in fetched]),
-            np.sum([np.float64(batch[name].count) for batch in fetched]),
-        )
-        for name in fetched[0]
-    }
+def total(batches: Sequence[Metrics], before: Metrics | None = None) -> Metrics:
+    """The sum of several batches' metrics, on the host in float64, one after another.
+
+    Args:
+      batches: metrics on the device.
+      before: a sum to go on from; the result is that of all batches in one go, bit for bit.
+    """
+    result = before
+    for batch in jax.device_get(list(batches)):
+        wide = {name: Ratio(float(ratio.total), float(ratio.count)) for name, ratio in batch.items()}
+        result = wide if result is None else add(result, wide)
+    return result

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from palm_jax.errors import UserError
+from palm_jax.parameters import matching, path_name
 
-MATRICES = r'.*(?<!scale)'  # what AdamW and Muon decay: everything but the norms' scales
+MATRICES = r'.*(?<!scale)(?<!bias)'  # what AdamW and Muon decay: everything but the norms' scales and biases
 
 
 class Optimizer(NamedTuple):
@@ -153,11 +153,6 @@ def muon(
     )
 
 
-def path_name(path: tuple[Any, ...]) -> str:
-    """A parameter's path as users write it: `stack/attn/qkv/q`, boxed with its axes or not."""
-    return '/'.join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
-
-
 def _muon_axes(path, p):
     name = path_name(path)
     if not name.startswith('stack/') or p.ndim < 3:
@@ -196,12 +191,10 @@ def _decay_weights(rate: optax.Schedule, pattern: str) -> optax.GradientTransfor
 
 
 def _matching(pattern: str, params: Any) -> Any:
-    """A tree of bools: does the whole path match? Refuses a pattern that matches nothing."""
-    matches = jax.tree_util.tree_map_with_path(lambda path, _: bool(re.fullmatch(pattern, path_name(path))), params)
-    if not any(jax.tree.leaves(matches)):
-        paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-        raise UserError(f'{pattern!r} matches no parameter. Known paths:\n  ' + '\n  '.join(paths))
-    return matches
+    """A tree of bools: does a parameter decay? The default may match nothing, e.g. where only norms are trained."""
+    if pattern == MATRICES:
+        return jax.tree_util.tree_map_with_path(lambda path, _: bool(re.fullmatch(pattern, path_name(path))), params)
+    return matching([pattern], params, 'weight_decay_pattern')
 
 
 def _as_float32(tree):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 
 from palm_jax.models.palm import PaLM
+from palm_jax.parameters import path_name
 from palm_jax.partitioning import Layout, bytes_per_device
+from palm_jax.peft.method import Adapted
 from palm_jax.training import flops
 from palm_jax.training.batch_sizes import BatchSizes
 from palm_jax.training.state import TrainState
@@ -23,31 +26,62 @@ class Plan:
     """A run before it begins.
 
     Attributes:
-      model: what is trained.
+      model: the model, with its methods.
       shapes: the state's shapes, boxed with their logical axes.
       layout, axis_sizes: the mesh.
       batch_sizes: sequences per step.
       length: tokens per sequence.
       total_steps: of the whole run.
+      frozen_layers: so many at the bottom have no backward pass.
     """
 
-    model: PaLM
+    model: PaLM | Adapted
     shapes: TrainState
     layout: Layout
     axis_sizes: Mapping[str, int]
     batch_sizes: BatchSizes
     length: int
     total_steps: int
+    frozen_layers: int = 0
 
     @property
     def num_params(self) -> int:
         """All parameters, norm scales and the embedding included."""
-        return sum(math.prod(x.shape) for x in jax.tree.leaves(self.shapes.params))
+        return self.num_trained + _count(self.shapes.frozen)
+
+    @property
+    def num_trained(self) -> int:
+        """Those that the run changes."""
+        return _count(self.shapes.params)
 
     @property
     def flops_per_token(self) -> float:
-        """Forward and backward, by the PaLM paper's formula."""
+        """Forward and backward, by the PaLM paper's formula, as if everything were trained."""
         return flops.per_token(self.num_params, self.model.arch, self.length)
+
+    @property
+    def share_of_full_flops(self) -> float:
+        """The matmuls of a step over those of training everything; see `flops.share_of_full`."""
+        trees = (self.shapes.params, self.shapes.frozen)
+        everything = {part: sum(_count(tree.get(part, {})) for tree in trees) for part in ('embed', 'stack')}
+        through = 0.0  # weights through which a gradient flows on its way down
+        if 'stack' in self.shapes.params or 'embed' in self.shapes.params:
+            through = everything['stack'] * (1 - self.frozen_layers / self.model.arch.num_layers)
+            through += everything['embed'] if self.model.head is None else 0
+        return flops.share_of_full(self.num_trained, through, self.num_params)
+
+    def trained_summary(self) -> str:
+        """How much is trained and what it costs, in one line."""
+        return ', '.join(f'{name} {value}' for name, value in self.cost().items())
+
+    def cost(self) -> dict[str, str]:
+        """How much is trained and what it costs, against training everything."""
+        optimizer = bytes_per_device(self.shapes.opt_state, self.layout, self.axis_sizes)
+        return {
+            'parameters': f'{self.num_trained:,} of {self.num_params:,} ({self.num_trained / self.num_params:.2%})',
+            'optimizer': f'{optimizer / 2**20:.1f} MiB a device',
+            'step': f"{self.share_of_full_flops:.0%} of full training's FLOPs",
+        }
 
     @property
     def total_tokens(self) -> int:
@@ -57,9 +91,12 @@ class Plan:
     def parameter_table(self) -> str:
         """A row a parameter: path, shape, logical axes, how it is split, whether it is trained."""
         rows = [('parameter', 'shape', 'axes', 'split over', 'trained')]
-        for path, leaf in jax.tree_util.tree_leaves_with_path(
-            self.shapes.params, is_leaf=lambda x: isinstance(x, _BOXED)
-        ):
+        leaves = [
+            (path_name(path), leaf, trained)
+            for tree, trained in ((self.shapes.params, True), (self.shapes.frozen, False))
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: isinstance(x, _BOXED))
+        ]
+        for path, leaf, trained in sorted(leaves, key=lambda row: row[0]):
             split = [
                 f'{name}:{axis}={self.axis_sizes[axis]}'
                 for name, axis in zip(leaf.names, self.layout.spec(leaf), strict=True)
@@ -67,11 +104,11 @@ class Plan:
             ]
             rows.append(
                 (
-                    jax.tree_util.keystr(path, simple=True, separator='/'),
+                    path,
                     ' × '.join(f'{n:,}' for n in leaf.value.shape),
                     ' '.join(leaf.names),
                     ' '.join(split) or 'replicated',
-                    'yes',
+                    'yes' if trained else 'no',
                 )
             )
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -82,10 +119,11 @@ class Plan:
     def memory(self) -> dict[str, int]:
         """Bytes on one device by what fills them; activations are an estimate for `remat`."""
         per_device = {
-            'parameters': bytes_per_device(self.shapes.params, self.layout, self.axis_sizes),
+            'trained parameters': bytes_per_device(self.shapes.params, self.layout, self.axis_sizes),
+            'frozen parameters': bytes_per_device(self.shapes.frozen, self.layout, self.axis_sizes),
             'optimizer state': bytes_per_device(self.shapes.opt_state, self.layout, self.axis_sizes),
         }
-        per_device['gradients'] = per_device['parameters']
+        per_device['gradients'] = per_device['trained parameters']
         per_device['activations (estimate)'] = self._activation_bytes()
         return per_device
 
@@ -118,6 +156,7 @@ class Plan:
                 f'model      {self.num_params:,} parameters: {arch.num_layers} layers, width {arch.d_model:,}, '
                 f'{arch.num_heads} heads of {arch.head_dim} on {arch.num_kv_heads} key/value head(s), '
                 f'vocabulary {arch.vocab_size:,}',
+                f'trained    {self.trained_summary()}',
                 f'work       {self.total_steps:,} steps of {sizes} tokens = {self.total_tokens:,} tokens{epochs}',
                 f'FLOPs      {self.flops_per_token:.3g} a token, {self.flops_per_token * self.total_tokens:.3g} in all',
                 f'mesh       {mesh}',
@@ -125,3 +164,7 @@ class Plan:
                 + ', '.join(f'{name} {size / 2**30:.2f}' for name, size in memory.items()),
             )
         )
+
+
+def _count(tree: Any) -> int:
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))

@@ -8,12 +8,44 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from palm_jax.inference.generate import Sampler
+from palm_jax.training.evaluate import bits_per_byte
+from palm_jax.training.finished import Finished
 from palm_jax.training.writers import read_jsonl
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
-    """The end of a run.
+class TextReporter:
+    """Measures a language model against its yardsticks when a run ends, and lets it write.
+
+    Attributes:
+      sampler: continues `prompts`; None does not.
+      prompts: texts.
+    """
+
+    sampler: Sampler | None = None
+    prompts: Sequence[str] = ()
+
+    def __call__(self, finished: Finished) -> TextReport:
+        """Validates on the whole held-out part and samples."""
+        data, metrics, samples = finished.data, finished.evaluate(), []
+        if self.sampler and self.prompts:
+            params = finished.state.all_params
+            samples = self.sampler(finished.model, params, data.vocabulary, self.prompts, data.length)
+        return TextReport(
+            step=finished.step,
+            seconds=finished.seconds,
+            loss=metrics['loss'].value(),
+            bits_per_byte=bits_per_byte(metrics, data.validation_bytes),
+            yardsticks=data.yardsticks(finished.sequences_seen),
+            samples=list(zip(self.prompts, samples, strict=True)) if samples else [],
+            checkpoint=finished.checkpoint,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TextReport:
+    """The end of a run that trained a language model.
 
     Attributes:
       step: steps taken.
@@ -32,6 +64,10 @@ class Report:
     yardsticks: Mapping[str, float]
     samples: Sequence[tuple[str, str]]
     checkpoint: Path
+
+    def values(self) -> dict[str, float]:
+        """For the writers."""
+        return {'validation/loss': self.loss, 'validation/bits_per_byte': self.bits_per_byte}
 
     def write(self, model_dir: Path) -> None:
         """summary.json, samples.txt and loss.png in MODEL_DIR."""

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from palm_jax.models.palm import PaLM
+from palm_jax.peft.method import Adapted
+from palm_jax.peft.trainable import Trainable, join
 from palm_jax.training.optimizers import Optimizer
 
 
@@ -19,24 +21,33 @@ class TrainState:
 
     Attributes:
       step: int32, steps taken.
-      params: the model's parameters.
-      opt_state: the optimizer's.
+      params: the parameters that are trained.
+      opt_state: the optimizer's, of `params` alone.
+      frozen: the model's other parameters, which stay as they are.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
+    frozen: Any = flax.struct.field(default_factory=dict)
+
+    @property
+    def all_params(self) -> Any:
+        """Every parameter of the model in one tree."""
+        return join(self.params, self.frozen)
 
 
-def init_params(model: PaLM, rng: jax.Array) -> Any:
+def init_params(model: PaLM | Adapted, rng: jax.Array) -> Any:
     """The model's initial parameters, boxed with the logical axes they were born with."""
-    return model.init(rng, jnp.zeros((1, 8), jnp.int32), method='features')['params']
+    return model.init(rng, jnp.zeros((1, 8), jnp.int32), method='init_all')['params']
 
 
-def init_state(model: PaLM, optimizer: Optimizer, rng: jax.Array) -> TrainState:
+def init_state(
+    model: PaLM | Adapted, optimizer: Optimizer, rng: jax.Array, trainable: Trainable = Trainable()
+) -> TrainState:
     """A state at step 0. Every leaf that has a parameter's shape carries its logical axes."""
-    params = init_params(model, rng)
-    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
+    params, frozen = trainable.split(init_params(model, rng))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), frozen)
 
 
 def unbox(state: TrainState) -> TrainState:

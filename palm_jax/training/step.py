@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,12 +12,15 @@ import optax
 
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
+from palm_jax.peft.method import Adapted
+from palm_jax.peft.trainable import join
 from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.metrics import Metrics
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
+Model = PaLM | Adapted
 LossFn = Callable[..., tuple[jax.Array, Metrics]]
 
 
@@ -25,7 +29,7 @@ def train_step(
     batch: Batch,
     run_rng: jax.Array,
     *,
-    model: PaLM,
+    model: Model,
     loss: LossFn,
     optimizer: Optimizer,
     microbatches: int = 1,
@@ -46,8 +50,8 @@ def train_step(
     step_rng = jax.random.fold_in(run_rng, state.step)
 
     def loss_sum(params: Any, microbatch: Batch, index: jax.Array) -> tuple[jax.Array, Metrics]:
-        dropout_rng = jax.random.fold_in(step_rng, index) if model.arch.dropout_rate else None
-        return loss(model, params, microbatch, dropout_rng)
+        dropout_rng = jax.random.fold_in(step_rng, index) if model.has_dropout else None
+        return loss(model, join(params, state.frozen), microbatch, dropout_rng)
 
     gradient = jax.grad(loss_sum, has_aux=True)
     if microbatches == 1:
@@ -62,12 +66,12 @@ def train_step(
         'gradient_norm': metrics_lib.one(optax.global_norm(grads)),
         'learning_rate': metrics_lib.one(optimizer.schedule(state.step)),
     }
-    return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
+    return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
 
-def eval_step(params: Any, batch: Batch, *, model: PaLM, loss: LossFn) -> Metrics:
+def eval_step(state: TrainState, batch: Batch, *, model: Model, loss: LossFn) -> Metrics:
     """The metrics of one batch, without dropout."""
-    return loss(model, params, batch)[1]
+    return loss(model, state.all_params, batch)[1]
 
 
 def split(batch: Batch, parts: int) -> Batch:

@@ -1,13 +1,15 @@
 """Saving, restoring, starting from another run's parameters."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
-from jax.sharding import SingleDeviceSharding
 
 from palm_jax.errors import UserError
 from palm_jax.training import optimizers, schedules, state
-from palm_jax.training.checkpoints import Checkpoints, restore_params
+from palm_jax.training.checkpoints import Checkpoints, fingerprint, restore_params
+from palm_jax.training.metrics import Ratio
 
 ABOUT = {'vocabulary': 'bytes'}
 
@@ -19,9 +21,8 @@ def current(micro):
     return state.TrainState(jax.numpy.asarray(3), params, optimizer.init(params))
 
 
-def like(tree):
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-    return shapes, jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), tree)
+def fresh(tree):
+    return jax.tree.map(jax.numpy.zeros_like, tree)
 
 
 @pytest.fixture
@@ -37,7 +38,8 @@ def saved(tmp_path, current):
 def test_the_state_comes_back_bit_for_bit_and_old_steps_go(saved, current):
     checkpoints = Checkpoints(saved / 'checkpoints', keep=2, about=ABOUT)
     assert checkpoints.latest == 3 and {p.name for p in (saved / 'checkpoints').iterdir()} == {'2', '3'}
-    restored = checkpoints.restore(*like(current))
+    restored, unlogged = checkpoints.restore(fresh(current))
+    assert unlogged is None
     jax.tree.map(np.testing.assert_array_equal, restored, current)
     checkpoints.close()
 
@@ -45,22 +47,66 @@ def test_the_state_comes_back_bit_for_bit_and_old_steps_go(saved, current):
 def test_another_vocabulary_is_refused_with_both_names(saved, current):
     checkpoints = Checkpoints(saved / 'checkpoints', keep=2, about={'vocabulary': 'sentencepiece_9_x'})
     with pytest.raises(UserError, match=r'(?s)bytes.*sentencepiece_9_x'):
-        checkpoints.restore(*like(current))
+        checkpoints.restore(fresh(current))
     checkpoints.close()
 
 
 @pytest.mark.parametrize('path', ['', 'checkpoints', 'checkpoints/2'])
 def test_parameters_of_another_run(saved, current, path):
-    params = restore_params(str(saved / path), *like(current.params), ABOUT)
+    params = restore_params(str(saved / path), fresh(current.params), ABOUT)
     jax.tree.map(np.testing.assert_array_equal, params, current.params)
 
 
 def test_what_does_not_fit_is_listed(saved, micro, tmp_path):
     _, wider = micro(mlp_dim=40)
     with pytest.raises(UserError, match=r'stack/mlp/in/gate: \(3, 24, 96\) there, \(3, 24, 40\) here'):
-        restore_params(str(saved), *like(wider), ABOUT)
+        restore_params(str(saved), wider, ABOUT)
     _, serial = micro(parallel=False)
     with pytest.raises(UserError, match='stack/mlp_norm/scale: missing there'):
-        restore_params(str(saved), *like(serial), ABOUT)
+        restore_params(str(saved), serial, ABOUT)
     with pytest.raises(UserError, match='no checkpoint'):
-        restore_params(str(tmp_path / 'none'), *like(serial), ABOUT)
+        restore_params(str(tmp_path / 'none'), serial, ABOUT)
+
+
+def test_metrics_that_were_not_logged_yet_come_back_exactly(tmp_path, current):
+    sums = {'loss': Ratio(0.1 + 0.2, 3.0), 'accuracy': Ratio(1 / 3, 7.0)}
+    checkpoints = Checkpoints(tmp_path, keep=1, about=ABOUT)
+    checkpoints.save(current, 3, sums)
+    checkpoints.wait()
+    _, unlogged = checkpoints.restore(fresh(current))
+    assert unlogged == sums
+    checkpoints.close()
+
+
+def test_a_frozen_base_is_left_out_and_another_one_refused(tmp_path, current):
+    stack = current.params['stack']
+    rest = {name: value for name, value in current.params.items() if name != 'stack'}
+    state_ = dataclasses.replace(current, params={'stack': stack}, frozen=rest)
+    checkpoints = Checkpoints(tmp_path, keep=1, about=ABOUT | {'base': fingerprint(rest)})
+    checkpoints.save(state_, 3)
+    checkpoints.close()
+    files = ''.join(str(path) for path in tmp_path.rglob('*')) + (tmp_path / '3/state/_METADATA').read_text()
+    assert 'attn' in files and 'embedding' not in files.replace("'embed'", '').split('opt_state')[0]
+    checkpoints = Checkpoints(tmp_path, keep=1, about=ABOUT | {'base': fingerprint(rest)})
+    restored, _ = checkpoints.restore(dataclasses.replace(fresh(state_), frozen=rest))
+    jax.tree.map(np.testing.assert_array_equal, restored, state_)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, keep=1, about=ABOUT | {'base': 'another'})
+    with pytest.raises(UserError, match=r'on top of the base .* INITIAL_CHECKPOINT_PATH holds another'):
+        checkpoints.restore(fresh(state_))
+    checkpoints.close()
+
+
+def test_a_fingerprint_sees_every_change_and_no_layout(current):
+    params = {'a': jax.numpy.arange(12.0).reshape(3, 4), 'b': {'c': jax.numpy.ones((2,), jax.numpy.bfloat16)}}
+    name = fingerprint(params)
+    assert fingerprint(jax.tree.map(lambda x: x + 0, params)) == name
+    swapped = params | {'a': params['a'].at[0].set(params['a'][1]).at[1].set(params['a'][0])}
+    for other in (
+        params | {'a': params['a'].at[2, 3].add(1e-5)},
+        swapped,
+        params | {'a': params['a'].reshape(4, 3)},
+        params | {'d': params['a']},
+        {'a': params['a'], 'b': {'c': -params['b']['c']}},
+    ):
+        assert fingerprint(other) != name

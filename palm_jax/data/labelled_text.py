@@ -1,0 +1,292 @@
+"""Labelled text as batches: a class, labels, or a number for every text or pair of texts."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import grain
+import numpy as np
+
+from palm_jax.data import tables, vocabularies
+from palm_jax.data.vocabularies import EOS_ID, Vocabulary
+from palm_jax.errors import UserError, closest
+
+Batch = dict[str, np.ndarray]
+LABEL_SEPARATOR = '|'
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A text with its label as it stands in the table."""
+
+    text: str
+    second_text: str | None
+    label: str
+    place: str
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledTable:
+    """Tables with a text and a label in every row.
+
+    Attributes:
+      train_files: a path or glob, see `tables.read`.
+      validation_files: the held-out part; None holds out one row in `held_out`, chosen by the
+        hash of its text, so that equal texts stay together.
+      text_column, label_column: names in the header.
+      second_text_column: of sentence pairs.
+      held_out: see `validation_files`.
+      kind: what a label is: one `class`, several `labels` joined by |, or a `number`.
+    """
+
+    train_files: str | None
+    validation_files: str | None = None
+    text_column: str = 'text'
+    label_column: str = 'label'
+    second_text_column: str | None = None
+    held_out: int = 10
+    kind: Literal['class', 'labels', 'number'] = 'class'
+
+    def examples(self, split: Literal['train', 'validation']) -> list[Example]:
+        """The rows of a split."""
+        if self.train_files is None:
+            raise UserError('Name a table with your texts and labels: --gin.TRAIN_FILES=text_data.csv')
+        if self.validation_files is not None:
+            given = self.train_files if split == 'train' else self.validation_files
+            return self._read(given, 'TRAIN_FILES' if split == 'train' else 'VALIDATION_FILES')
+        rows = self._read(self.train_files, 'TRAIN_FILES')
+        chosen = [row for row in rows if self._is_held_out(row) == (split == 'validation')]
+        if not chosen:
+            raise UserError(
+                f'TRAIN_FILES = {self.train_files!r} has {len(rows)} rows, too few to hold a part out. '
+                'Name one with --gin.VALIDATION_FILES=...'
+            )
+        return chosen
+
+    @functools.cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The classes in alphabetical order, as the training part has them; none for numbers."""
+        if self.kind == 'number':
+            return ()
+        found = sorted({name for example in self.examples('train') for name in self.label_names(example.label)})
+        if len(found) < 2 and self.kind == 'class':
+            raise UserError(f'{self.train_files}: every label is {found[0]!r}; there is nothing to tell apart.')
+        return tuple(found)
+
+    def label_names(self, label: str) -> list[str]:
+        """The classes that a row's label names."""
+        return [label] if self.kind == 'class' else [name.strip() for name in label.split(LABEL_SEPARATOR)]
+
+    def encode(self, example: Example) -> np.ndarray:
+        """A label as int32 [] (class), float32 [C] (labels) or float32 [] (number)."""
+        if self.kind == 'number':
+            try:
+                value = float(example.label)
+            except ValueError:
+                value = math.nan
+            if not math.isfinite(value):
+                raise UserError(f'{example.place}: the label {example.label!r} is no number.')
+            return np.float32(value)
+        ids = []
+        for name in self.label_names(example.label):
+            if name not in self._ids:
+                raise UserError(
+                    f'{example.place}: the label {name!r} never occurs in training.{closest(name, self._ids)} '
+                    f'Known: {", ".join(self.labels[:20])}{" ..." if len(self.labels) > 20 else ""}.'
+                )
+            ids.append(self._ids[name])
+        if self.kind == 'class':
+            return np.int32(ids[0])
+        return np.isin(np.arange(len(self.labels)), ids).astype(np.float32)
+
+    @functools.cached_property
+    def _ids(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.labels)}
+
+    def _read(self, pattern: str, binding: str) -> list[Example]:
+        columns = (('TEXT_COLUMN', self.text_column), ('LABEL_COLUMN', self.label_column))
+        if self.second_text_column is not None:
+            columns += (('SECOND_TEXT_COLUMN', self.second_text_column),)
+        return [
+            Example(
+                row.values[self.text_column],
+                None if self.second_text_column is None else row.values[self.second_text_column],
+                row.values[self.label_column].strip(),
+                row.place,
+            )
+            for row in tables.read(pattern, columns, binding)
+        ]
+
+    def _is_held_out(self, example: Example) -> bool:
+        return int.from_bytes(hashlib.sha256(example.text.encode()).digest()[:4]) % self.held_out == 0
+
+
+def num_outputs(table: LabelledTable) -> int:
+    """What a head needs for a table's labels: a score for every class, one for a number."""
+    return len(table.labels) or 1
+
+
+class LabelledText:
+    """A labelled table as batches: `0 text EOS`, padded, with its label.
+
+    A pair is `0 text EOS second EOS`. What is too long is cut at the end of the text (of the
+    longer text of a pair), and the number of cut texts is told.
+
+    Args:
+      table: where the texts are.
+      lengths: {'inputs': L}.
+      vocabulary: `bytes` or the path of a SentencePiece model: the base's.
+      class_weights: `balanced` weighs a class by N / (C · its count) in training, so that all
+        count alike; a mapping gives weights by name, 1 for those it lacks; None weighs none.
+      sampling: `over` draws rare classes as often as the most frequent one, `under` frequent
+        ones as seldom as the rarest; None takes every example once an epoch.
+      seed: of the shuffling.
+    """
+
+    def __init__(
+        self,
+        table: LabelledTable,
+        lengths: Mapping[str, int],
+        vocabulary: str,
+        class_weights: Literal['balanced'] | Mapping[str, float] | None = None,
+        sampling: Literal['over', 'under'] | None = None,
+        seed: int = 0,
+    ):
+        if 'inputs' not in lengths or lengths['inputs'] < 3:
+            raise UserError(f"TASK_FEATURE_LENGTHS is {dict(lengths)}; it needs 'inputs' of at least 3 tokens.")
+        if table.kind != 'class' and (class_weights is not None or sampling is not None):
+            raise UserError('CLASS_WEIGHTS and SAMPLING are for classes, not for labels or numbers.')
+        self.table, self.length = table, lengths['inputs']
+        self._vocabulary_name, self._class_weights, self._sampling, self._seed = (
+            vocabulary, class_weights, sampling, seed,
+        )  # fmt: skip
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The base's."""
+        return vocabularies.named(self._vocabulary_name)
+
+    @property
+    def is_ready(self) -> bool:
+        """The vocabulary is the base's, so it exists."""
+        return True
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the head's scores."""
+        return self.table.labels
+
+    # Training.
+
+    @property
+    def num_sequences(self) -> int:
+        """Examples in one epoch."""
+        return len(self._epoch)
+
+    def batch(self, first: int, size: int) -> Batch:
+        """Examples first, first + 1, ... of the shuffled, endless order."""
+        order = self._order
+        rows = np.array([order[i] for i in range(first, first + size)])
+        return {name: values[rows] for name, values in self._features['train'].items()}
+
+    @functools.cached_property
+    def _order(self) -> grain.MapDataset:
+        return grain.MapDataset.source(self._epoch).shuffle(seed=self._seed).repeat()
+
+    @functools.cached_property
+    def _epoch(self) -> list[int]:
+        """Indices of the training examples that one epoch goes through."""
+        labels = self._features['train']['labels']
+        if self._sampling is None:
+            return list(range(len(labels)))
+        rng = np.random.default_rng(self._seed)
+        groups = [np.flatnonzero(labels == c) for c in range(len(self.labels))]
+        sizes = [len(group) for group in groups]
+        wanted = max(sizes) if self._sampling == 'over' else min(sizes)
+        chosen = [np.resize(rng.permutation(group), wanted) for group in groups]
+        return sorted(np.concatenate(chosen).tolist())
+
+    # Validation.
+
+    def validation(self, size: int) -> Iterator[Batch]:
+        """The held-out part in its order, the last batch padded with weight 0."""
+        features = self._features['validation']
+        count = len(features['labels'])
+        for first in range(0, count, size):
+            rows = np.arange(first, first + size)
+            batch = {name: values[np.minimum(rows, count - 1)] for name, values in features.items()}
+            yield batch | {'label_weights': (rows < count).astype(np.float32)}
+
+    @functools.cached_property
+    def validation_examples(self) -> list[Example]:
+        """What `validation` goes through."""
+        return self.table.examples('validation')
+
+    def example(self) -> str:
+        """The first training example, decoded."""
+        batch = {name: values[0] for name, values in self._features['train'].items()}
+        ids = batch['decoder_input_tokens'][batch['decoder_segment_ids'] > 0]
+        label = str(batch['labels'])
+        if self.table.kind == 'class':
+            label += f' = {self.labels[batch["labels"]]!r}'
+        text = self.vocabulary.decode(ids)
+        return f'{len(ids)} of {self.length} tokens: {ids.tolist()}\ntext   {text!r}\nlabel  {label}'
+
+    # From the table to arrays.
+
+    @functools.cached_property
+    def _features(self) -> dict[str, Batch]:
+        return {split: self._encode(split) for split in ('train', 'validation')}
+
+    def _encode(self, split: str) -> Batch:
+        examples = self.table.examples(split)
+        tokens = np.zeros((len(examples), self.length), np.int32)
+        segments = np.zeros_like(tokens)
+        num_cut = 0
+        for row, example in enumerate(examples):
+            ids, was_cut = self.tokens(example.text, example.second_text)
+            num_cut += was_cut
+            tokens[row, : len(ids)], segments[row, : len(ids)] = ids, 1
+        if num_cut:
+            print(
+                f'{num_cut:,} of {len(examples):,} {split} texts are longer than {self.length} tokens and are cut; '
+                f'--gin.TASK_FEATURE_LENGTHS="{{\'inputs\': ...}}" takes more.',
+                flush=True,
+            )
+        labels = np.stack([self.table.encode(example) for example in examples])
+        weights = np.ones(len(examples), np.float32)
+        if split == 'train' and self._class_weights is not None:
+            weights = self._weights_of_classes()[labels]
+        return {
+            'decoder_input_tokens': tokens,
+            'decoder_segment_ids': segments,
+            'labels': labels,
+            'label_weights': weights,
+        }
+
+    def tokens(self, text: str, second_text: str | None = None) -> tuple[list[int], bool]:
+        """Ids of an example, `0 text EOS [second EOS]`, and whether something was cut."""
+        parts = [self.vocabulary.encode(t) for t in (text, second_text) if t is not None]
+        excess = sum(map(len, parts)) + len(parts) + 1 - self.length
+        for _ in range(excess):
+            max(parts, key=len).pop()
+        return [0] + [i for part in parts for i in (*part, EOS_ID)], excess > 0
+
+    def _weights_of_classes(self) -> np.ndarray:
+        if self._class_weights == 'balanced':
+            counts = collections.Counter(example.label for example in self.table.examples('train'))
+            total = sum(counts.values())
+            return np.array([total / (len(self.labels) * counts[name]) for name in self.labels], np.float32)
+        unknown = [name for name in self._class_weights if name not in self.labels]
+        if unknown:
+            raise UserError(
+                f'CLASS_WEIGHTS: no class is called {unknown[0]!r}.{closest(unknown[0], self.labels)} '
+                f'Known: {", ".join(self.labels[:20])}.'
+            )
+        return np.array([self._class_weights.get(name, 1.0) for name in self.labels], np.float32)

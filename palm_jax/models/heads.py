@@ -1,0 +1,65 @@
+"""Heads: from the features of a text to scores."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from palm_jax.errors import UserError
+
+
+class Head(nn.Module):
+    """A linear map of features to C scores, of a whole sequence or of every token.
+
+    Attributes:
+      num_outputs: C: classes, labels that may hold together, or 1 for a number.
+      pooling: `last` takes the feature of a sequence's last token, which in a causal model has
+        read all of it; `mean` averages the sequence's features; `none` scores every token.
+      dropout_rate: on the pooled features.
+    """
+
+    num_outputs: int
+    pooling: Literal['last', 'mean', 'none'] = 'mean'
+    dropout_rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, h_BLD: jax.Array, segment_ids_BL: jax.Array, deterministic: bool = True) -> jax.Array:
+        """Scores of features.
+
+        Args:
+          h_BLD: features of the model.
+          segment_ids_BL: int32, 1 for a row's tokens and 0 for the padding behind them.
+          deterministic: False applies dropout and needs a `dropout` RNG.
+
+        Returns:
+          float32 [B, C], or [B, L, C] without pooling.
+        """
+        if self.num_outputs < 1:
+            raise UserError(f'heads.Head.num_outputs is {self.num_outputs}; it must be at least 1.')
+        D = h_BLD.shape[-1]
+        x = pool(h_BLD.astype(jnp.float32), segment_ids_BL, self.pooling)
+        x = nn.Dropout(self.dropout_rate, deterministic=deterministic)(x)
+        kernel_DC = self.param(
+            'kernel',
+            nn.with_logical_partitioning(nn.initializers.normal(stddev=D**-0.5), ('embed', 'classes')),
+            (D, self.num_outputs),
+            jnp.float32,
+        )
+        bias_C = self.param(
+            'bias', nn.with_logical_partitioning(nn.initializers.zeros, ('classes',)), (self.num_outputs,), jnp.float32
+        )
+        return x @ kernel_DC + bias_C
+
+
+def pool(h_BLD: jax.Array, segment_ids_BL: jax.Array, pooling: str) -> jax.Array:
+    """One feature a sequence, [B, D], or with `none` all of them; see `Head.pooling`."""
+    if pooling == 'none':
+        return h_BLD
+    inside_BL = (segment_ids_BL > 0).astype(h_BLD.dtype)
+    if pooling == 'last':
+        last_B = jnp.maximum(segment_ids_BL.astype(bool).sum(axis=1) - 1, 0)
+        return jnp.take_along_axis(h_BLD, last_B[:, None, None], axis=1)[:, 0]
+    return jnp.einsum('BLD,BL->BD', h_BLD, inside_BL) / jnp.maximum(inside_BL.sum(axis=1, keepdims=True), 1.0)

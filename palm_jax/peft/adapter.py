@@ -1,0 +1,69 @@
+"""Adapters (Houlsby et al., arXiv 1902.00751)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+
+from palm_jax.errors import UserError
+from palm_jax.models.architecture import Architecture
+from palm_jax.models.matmuls import matmul
+from palm_jax.peft.method import named, new_param, targets
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """y + gelu(y·Down)·Up behind both branches of a block, before they meet the residual stream.
+
+    Houlsby et al. place one behind attention and one behind the MLP of a serial block; the
+    branches of a parallel block get one each, too. Up begins at zero: the start equals the base.
+
+    Attributes:
+      width: of the bottleneck.
+      targets: regular expression of the kernels whose outputs get one; their outputs are [D].
+    """
+
+    width: int = 64
+    targets: str = 'stack/(attn|mlp)/out/kernel'
+    name: str = dataclasses.field(default='adapter', init=False)
+
+    def intercept(self, next_fun, args, kwargs, context):
+        outputs = next_fun(*args, **kwargs)
+        names = targets(context, self.targets)
+        if not names:
+            return outputs
+        projection = context.module
+        outputs = named(projection, outputs)
+        for name in names:
+            if len(projection.axes[name]) != 1:
+                raise UserError(f'Adapter.targets: {"/".join(projection.path)}/{name} has no vector as its output.')
+        bottlenecks = Bottlenecks(projection.arch, self.width, name=self.name)
+        return tuple((outputs | bottlenecks({n: outputs[n] for n in names}, projection.axes)).values())
+
+    def start(self, kernels, own):
+        return own
+
+    def merge(self, kernels, own):
+        raise UserError('Adapters cannot be merged: they are not linear.')
+
+
+class Bottlenecks(nn.Module):
+    """The adapters of one projection."""
+
+    arch: Architecture
+    width: int
+
+    @nn.compact
+    def __call__(self, outputs: dict[str, jax.Array], axes: dict[str, tuple[str, ...]]) -> dict[str, jax.Array]:
+        """y + gelu(y·Down)·Up, by name."""
+        changed = {}
+        for name, y in outputs.items():
+            D, (axis,) = y.shape[-1], axes[name]
+            init = nn.initializers.normal(stddev=D**-0.5)
+            down_DP = new_param(self, f'{name}_down', init, (D, self.width), (axis, 'bottleneck'))
+            up_PD = new_param(self, f'{name}_up', nn.initializers.zeros, (self.width, D), ('bottleneck', axis))
+            hidden = nn.gelu(matmul(y, down_DP.astype(y.dtype)))
+            changed[name] = y + matmul(hidden, up_PD.astype(y.dtype))
+        return changed

@@ -1,0 +1,55 @@
+"""BitFit (Ben Zaken et al., arXiv 2106.10199) for a model that has no biases."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+
+from palm_jax.errors import UserError
+from palm_jax.models.architecture import Architecture
+from palm_jax.peft.method import named, new_param, targets
+
+
+@dataclasses.dataclass(frozen=True)
+class BitFit:
+    """Trains biases only. PaLM has none, so the method adds them, at zero, to its linear maps.
+
+    Attributes:
+      targets: regular expression of the kernels whose outputs get one.
+    """
+
+    targets: str = 'stack/(attn|mlp)/.*'
+    name: str = dataclasses.field(default='bitfit', init=False)
+
+    def intercept(self, next_fun, args, kwargs, context):
+        outputs = next_fun(*args, **kwargs)
+        names = targets(context, self.targets)
+        if not names:
+            return outputs
+        projection = context.module
+        biases = Biases(projection.arch, name=self.name)
+        outputs = named(projection, outputs)
+        return tuple((outputs | biases({n: outputs[n] for n in names}, projection.axes)).values())
+
+    def start(self, kernels, own):
+        return own
+
+    def merge(self, kernels, own):
+        raise UserError('BitFit cannot be merged: a PaLM without biases has no place for them.')
+
+
+class Biases(nn.Module):
+    """The biases of one projection."""
+
+    arch: Architecture
+
+    @nn.compact
+    def __call__(self, outputs: dict[str, jax.Array], axes: dict[str, tuple[str, ...]]) -> dict[str, jax.Array]:
+        """Every output plus its bias."""
+        shifted = {}
+        for name, y in outputs.items():
+            shape = y.shape[y.ndim - len(axes[name]) :]
+            shifted[name] = y + new_param(self, name, nn.initializers.zeros, shape, axes[name]).astype(y.dtype)
+        return shifted

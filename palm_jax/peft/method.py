@@ -1,0 +1,151 @@
+"""What a fine-tuning method is, and a model with methods attached.
+
+A method adds weights to the model at named seams and says which they are. It attaches by
+`nn.intercept_methods`, so the model's code holds none of it, and it keeps three laws:
+
+1. its weights live in a child module of its own (`stack/attn/qkv/lora/...`), so the base's
+   parameters keep their paths and their initialisation;
+2. its interceptors are entered inside the traced function (`Adapted.apply`), so a compiled
+   step cannot miss them;
+3. its seams are compact modules (`layers.Projection`), which accept a child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+from flax.linen.module import InterceptorContext
+
+from palm_jax.models.architecture import Architecture
+from palm_jax.models.layers import Projection
+from palm_jax.models.palm import PaLM
+
+
+class Method(Protocol):
+    """A way to fine-tune. Methods are frozen dataclasses that gin builds."""
+
+    @property
+    def name(self) -> str:
+        """Of the child modules that hold its weights."""
+
+    def intercept(self, next_fun: Callable, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
+        """Called in place of every module's method, see `nn.intercept_methods`."""
+
+    def start(self, kernels: dict[str, jax.Array], own: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """A child's weights to begin with, once the base's are in place.
+
+        Args:
+          kernels: the kernels beside the child, [N, *inputs, *outputs], by name.
+          own: the child's weights as they were initialised.
+        """
+
+    def merge(self, kernels: dict[str, jax.Array], own: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """The kernels that alone compute what kernels and child compute together.
+
+        Raises:
+          UserError: no kernels can.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """A model with methods attached; with none it is the model itself.
+
+    Attributes:
+      model: the base.
+      methods: attached from the inside out: the first sees the base's own outputs.
+    """
+
+    model: PaLM
+    methods: tuple[Method, ...] = ()
+
+    @property
+    def arch(self) -> Architecture:
+        """The base's."""
+        return self.model.arch
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The base's."""
+        return self.model.head
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training needs a `dropout` RNG."""
+        return self.model.has_dropout or any(getattr(method, 'dropout_rate', 0) for method in self.methods)
+
+    @property
+    def trainable(self) -> tuple[str, ...]:
+        """Regular expressions of what is new: the methods' weights and the head's."""
+        head = () if self.model.head is None else ('head/.*',)
+        return (*(f'.*/{method.name}/.*' for method in self.methods), *head)
+
+    def init(self, *args: Any, **kwargs: Any) -> Any:
+        """`nn.Module.init` with the methods' weights."""
+        with self._attached():
+            return self.model.init(*args, **kwargs)
+
+    def apply(self, *args: Any, **kwargs: Any) -> Any:
+        """`nn.Module.apply` with the methods at work."""
+        with self._attached():
+            return self.model.apply(*args, **kwargs)
+
+    def start(self, params: Any) -> Any:
+        """The parameters to begin with, once the base's are in place; see `Method.start`."""
+        for method in self.methods:
+            params = _visit(params, method.name, lambda kernels, own, m=method: (kernels, m.start(kernels, own)))
+        return params
+
+    def merge(self, params: Any) -> Any:
+        """The base's parameters that alone compute the same; see `Method.merge`."""
+        for method in self.methods:
+            params = _visit(params, method.name, lambda kernels, own, m=method: (m.merge(kernels, own), None))
+        return params
+
+    def freeze_layers(self, num_layers: int) -> Adapted:
+        """The same, without a gradient in the first layers; see `PaLM.frozen_layers`."""
+        return dataclasses.replace(self, model=self.model.clone(frozen_layers=num_layers))
+
+    @contextlib.contextmanager
+    def _attached(self):
+        with contextlib.ExitStack() as stack:
+            for method in reversed(self.methods):  # the last one entered is called first
+                stack.enter_context(nn.intercept_methods(method.intercept))
+            yield
+
+
+def _visit(params: Any, name: str, change: Callable[[dict, dict], tuple[dict, dict | None]]) -> Any:
+    """Calls change(kernels, child) wherever a child module called `name` sits beside kernels."""
+    if not isinstance(params, dict):
+        return params
+    rest = {key: _visit(value, name, change) for key, value in params.items() if key != name}
+    if name not in params:
+        return rest
+    kernels = {key: value for key, value in rest.items() if not isinstance(value, dict)}
+    kernels, own = change(kernels, params[name])
+    return rest | kernels | ({} if own is None else {name: own})
+
+
+def targets(context: InterceptorContext, pattern: str) -> tuple[str, ...]:
+    """The outputs of an intercepted projection whose kernels' paths match; none anywhere else."""
+    module = context.module
+    if not isinstance(module, Projection) or context.method_name != '__call__':
+        return ()
+    path = '/'.join(module.path)
+    return tuple(name for name in module.outputs if re.fullmatch(pattern, f'{path}/{name}'))
+
+
+def named(projection: Projection, outputs: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
+    """A projection's outputs by name, in order."""
+    return dict(zip(projection.outputs, outputs, strict=True))
+
+
+def new_param(module: nn.Module, name: str, init: Callable, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
+    """A weight of a method with its logical axes, in the dtype in which the base stores its own."""
+    return module.param(name, nn.with_logical_partitioning(init, axes), shape, module.arch.param_dtype)

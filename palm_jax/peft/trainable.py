@@ -1,0 +1,84 @@
+"""Which parameters are trained: a tree parted in two, and joined again."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from palm_jax.errors import UserError
+from palm_jax.parameters import matching
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainable:
+    """The parameters that a run trains.
+
+    Only this part is differentiated, only it has optimizer state; the rest stays as it is.
+
+    Attributes:
+      patterns: regular expressions of whole paths; each must match something.
+      top_layers: of what matches below `stack/`, only the last so many layers; None is all.
+    """
+
+    patterns: tuple[str, ...] = ('.*',)
+    top_layers: int | None = None
+
+    def split(self, params: Any) -> tuple[Any, Any]:
+        """(trained, frozen): nested dicts that hold what the other lacks.
+
+        A stacked leaf of which only the top layers are trained is in both, [k, ...] in the
+        first and [N - k, ...] in the second. Leaves may be boxed with their logical axes.
+        """
+        chosen = matching(self.patterns, jax.tree.map(lambda _: 0, params, is_leaf=_is_boxed), 'TRAINABLE')
+        return self._part(params, chosen, True, False), self._part(params, chosen, False, False)
+
+    def _part(self, params: Any, chosen: Any, trained: bool, stacked: bool) -> Any:
+        result = {}
+        for key, value in params.items():
+            if isinstance(value, dict):
+                inner = self._part(value, chosen[key], trained, stacked or key == 'stack')
+                if inner:
+                    result[key] = inner
+            elif chosen[key] and stacked and self.top_layers is not None:
+                num_layers = _length(value)
+                self._check(num_layers)
+                first = num_layers - self.top_layers
+                part = slice(first, None) if trained else slice(0, first)
+                if trained or first:
+                    result[key] = jax.tree.map(lambda x, part=part: x[part], value)
+            elif chosen[key] == trained:
+                result[key] = value
+        return result
+
+    def frozen_layers(self, trained: Any, num_layers: int) -> int:
+        """How many layers at the bottom need no backward pass; `trained` is what `split` returned."""
+        return 0 if self.top_layers is None or 'embed' in trained else num_layers - self.top_layers
+
+    def _check(self, num_layers: int) -> None:
+        if not 0 < self.top_layers <= num_layers:
+            raise UserError(f'TRAINABLE_LAYERS = {self.top_layers}: the model has {num_layers} layers.')
+
+
+def join(trained: Any, frozen: Any) -> Any:
+    """The whole tree from the parts that `Trainable.split` made."""
+    result = dict(frozen)
+    for key, value in trained.items():
+        if key not in frozen:
+            result[key] = value
+        elif isinstance(value, dict):
+            result[key] = join(value, frozen[key])
+        else:
+            result[key] = jnp.concatenate([frozen[key], value])
+    return result
+
+
+def _length(leaf: Any) -> int:
+    return jax.tree.leaves(leaf)[0].shape[0]
+
+
+def _is_boxed(leaf: Any) -> bool:
+    return isinstance(leaf, nn.meta.AxisMetadata)

@@ -1,0 +1,92 @@
+"""Losses of a head's scores: classes, labels that may hold together, numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from palm_jax.errors import UserError
+from palm_jax.training.metrics import Metrics, Ratio
+
+
+def scores_of(model: Any, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None) -> jax.Array:
+    """The head's scores of a batch, float32 [B, C] or [B, L, C]; dropout when a key is given."""
+    return model.apply(
+        {'params': params},
+        batch['decoder_input_tokens'],
+        batch.get('decoder_positions'),
+        batch['decoder_segment_ids'],
+        batch.get('decoder_causal_attention'),
+        deterministic=dropout_rng is None,
+        rngs=None if dropout_rng is None else {'dropout': dropout_rng},
+        method='scores',
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassLoss:
+    """Cross-entropy of one class among C, of texts ([B]) or of tokens ([B, L]).
+
+    The batch's `label_weights` weigh the examples: 0 leaves one out, classes may be balanced by them.
+
+    Attributes:
+      label_smoothing: ε of the target distribution (1 − ε)·onehot + ε / C (Szegedy et al., arXiv 1512.00567).
+      focal_gamma: γ of (1 − p)^γ·(−log p), which turns to what is still wrong (Lin et al.,
+        arXiv 1708.02002); 0 is cross-entropy.
+    """
+
+    label_smoothing: float = 0.0
+    focal_gamma: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f'ClassLoss.label_smoothing is {self.label_smoothing}; it must be in [0, 1).')
+        if self.focal_gamma < 0:
+            raise UserError(f'ClassLoss.focal_gamma is {self.focal_gamma}; it must not be negative.')
+
+    def __call__(
+        self, model: Any, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None
+    ) -> tuple[jax.Array, Metrics]:
+        """The weighted *sum* of the loss, and metrics `loss` and `accuracy`; see `LanguageModelLoss`."""
+        scores, labels, weights = scores_of(model, params, batch, dropout_rng), batch['labels'], batch['label_weights']
+        log_p = jax.nn.log_softmax(scores, axis=-1)
+        target = optax.smooth_labels(jax.nn.one_hot(labels, scores.shape[-1]), self.label_smoothing)
+        focus = (1 - jnp.exp(log_p)) ** self.focal_gamma if self.focal_gamma else 1.0
+        loss = -(target * focus * log_p).sum(axis=-1)
+        correct = (scores.argmax(axis=-1) == labels).astype(jnp.float32)
+        return _weighed(loss, weights, accuracy=correct)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelsLoss:
+    """Binary cross-entropy of C labels that hold or not, `labels` [B, C] in {0, 1}."""
+
+    def __call__(self, model, params, batch, dropout_rng=None):
+        """As of `ClassLoss`; the loss is the mean over labels, `accuracy` counts exact matches."""
+        scores, labels = scores_of(model, params, batch, dropout_rng), batch['labels']
+        loss = optax.sigmoid_binary_cross_entropy(scores, labels).mean(axis=-1)
+        exact = jnp.all((scores > 0) == (labels > 0.5), axis=-1).astype(jnp.float32)
+        return _weighed(loss, batch['label_weights'], accuracy=exact)
+
+
+@dataclasses.dataclass(frozen=True)
+class NumberLoss:
+    """Squared error of a number, `labels` float32 [B]."""
+
+    def __call__(self, model, params, batch, dropout_rng=None):
+        """As of `ClassLoss`, with the metric `absolute_error`."""
+        error = scores_of(model, params, batch, dropout_rng)[:, 0] - batch['labels']
+        return _weighed(jnp.square(error), batch['label_weights'], absolute_error=jnp.abs(error))
+
+
+def _weighed(loss: jax.Array, weights: jax.Array, **others: jax.Array) -> tuple[jax.Array, Metrics]:
+    """Weighted sum of the loss, and everything as a ratio of sums."""
+    weights = weights.astype(jnp.float32)
+    count, total = weights.sum(), (loss * weights).sum()
+    return total, {'loss': Ratio(total, count)} | {
+        name: Ratio((value * weights).sum(), count) for name, value in others.items()
+    }
