@@ -17,6 +17,7 @@ CORE = [
     'tqdm>=4.67',
     'tensorboardX>=2.6.5',
     'matplotlib>=3.10',
+    'scikit-learn>=1.6',
 ]
 DATA = [
     'grain>=0.2.18',
@@ -50,7 +51,7 @@ setup(
         'tpu': ['jax[tpu]'],
         'wandb': ['wandb>=0.20'],
         'peers': PEERS,
-        'test': ['pytest>=8', 'ruff>=0.12', 'wandb>=0.20', 'nbclient>=0.10', 'ipykernel>=6', *PEERS],
+        'test': ['pytest>=8', 'ruff>=0.12', 'wandb>=0.20', 'nbclient>=0.10', 'ipykernel>=6', 'peft>=0.17', *PEERS],
     },
     classifiers=[
         'Programming Language :: Python :: 3.11',

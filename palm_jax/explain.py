@@ -13,8 +13,6 @@ from palm_jax.training.batch_sizes import BatchSizes
 from palm_jax.training.plan import Plan
 from palm_jax.training.state import init_state
 
-_ADAPTATION = ('methods', 'trainable', 'trainable_layers')
-
 
 def explain(configuration: Configuration, arguments: dict[str, Any], num_devices: int | None) -> str:
     """The resolved configuration with sources, an example, the parameters, memory and work.
@@ -25,7 +23,7 @@ def explain(configuration: Configuration, arguments: dict[str, Any], num_devices
       num_devices: to plan for; None asks the layout, and where it says "all", this machine.
     """
     layout, data = arguments['layout'], arguments['data']
-    adaptation = {name: arguments[name] for name in _ADAPTATION if name in arguments}
+    adaptation = {name: arguments[name] for name in loop.ADAPTATION if name in arguments}
     model, trainable = loop.adapt(arguments['model'], **adaptation)
     if num_devices is None:
         num_devices = jax.device_count() if layout.data == -1 else layout.data * layout.model

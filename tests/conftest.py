@@ -1,5 +1,7 @@
 """What all tests share: a cache of their own and a PaLM small enough for a unit test."""
 
+import dataclasses
+import json
 import os
 import tempfile
 
@@ -27,6 +29,20 @@ def micro():
         return model, state.unbox(state.init_params(model, jax.random.key(seed)))
 
     return build
+
+
+@pytest.fixture(scope='session')
+def base_and_table(tmp_path_factory):
+    """gin flags for what fine-tuning asks for: a table, and a checkpoint as far as gin reads it (its JSON)."""
+    folder = tmp_path_factory.mktemp('base_and_table')
+    (folder / 'table.csv').write_text('text,label\n' + ''.join(f'text {i},{"ab"[i % 2]}\n' for i in range(40)))
+    step = folder / 'base' / 'checkpoints' / '1'
+    (step / 'state').mkdir(parents=True)
+    (step / 'about').mkdir()
+    arch = Architecture(vocab_size=4096, num_layers=4, d_model=192, num_heads=4, head_dim=48)
+    about = {'vocabulary': 'bytes', 'architecture': dataclasses.asdict(arch)}
+    (step / 'about' / 'metadata').write_text(json.dumps(about))
+    return ('TRAIN_FILES', str(folder / 'table.csv')), ('INITIAL_CHECKPOINT_PATH', str(folder / 'base'))
 
 
 @pytest.fixture

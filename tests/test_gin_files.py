@@ -1,5 +1,6 @@
 """Every gin file is exercised: entries and parts build, large models by their shapes."""
 
+import functools
 import math
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import jax
 import pytest
 
 from palm_jax.configuration.load import load
-from palm_jax.training import state
+from palm_jax.parameters import path_name
+from palm_jax.training import loop, state
 
 ROOT = Path(__file__).parents[1]
 ENTRIES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / 'gin').glob('*.gin'))
@@ -39,17 +41,32 @@ def num_params(model):
 
 
 @pytest.mark.parametrize('entry', ENTRIES)
-def test_an_entry_builds_and_begins_with_its_command(entry):
-    arguments = build([entry])
+def test_an_entry_builds_and_begins_with_its_command(entry, base_and_table):
+    arguments = build([entry], *(base_and_table if 'finetune' in entry else ()))
     assert num_params(arguments['model']) > 1e6
     first = (ROOT / entry).read_text().splitlines()[0]
     assert first == f'# python -m palm_jax.train --gin_file={entry}'
 
 
 @pytest.mark.parametrize('part', PARTS)
-def test_a_part_says_what_it_provides_and_fits_an_entry(part):
+def test_a_part_says_what_it_provides_and_fits_an_entry(part, base_and_table):
     assert (ROOT / part).read_text().startswith('# Provides: ')
-    build(['gin/pretrain_tiny.gin', part])
+    if Path(part).parent.name in ('heads', 'peft') or part == 'gin/models/pretrained.gin':
+        later = [] if part == 'gin/heads/labelled.gin' else [part]  # which the classification head includes
+        assert build(['gin/finetune_lora.gin', *later], *base_and_table)['model'].head.num_outputs >= 1
+    else:
+        build(['gin/pretrain_tiny.gin', part])
+
+
+@pytest.mark.parametrize('part', sorted((ROOT / 'gin/peft').glob('*.gin')), ids=lambda path: path.stem)
+def test_every_way_to_fine_tune_trains_something_of_a_model_with_a_head(part, base_and_table):
+    arguments = build(['gin/finetune_lora.gin', str(part.relative_to(ROOT))], *base_and_table)
+    model, selection = loop.adapt(*(arguments[name] for name in ('model', 'methods', 'trainable', 'trainable_layers')))
+    init = functools.partial(state.init_state, model, arguments['optimizer'], trainable=selection)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    paths = {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes.params)}
+    assert {'head/kernel', 'head/bias'} <= paths
+    assert (len(paths) == 2) == (part.stem == 'head_only')
 
 
 @pytest.mark.parametrize('size', PARAMETERS)
@@ -61,4 +78,4 @@ def test_a_size_has_its_parameters(size):
 
 
 def test_every_size_is_under_test():
-    assert {p.stem for p in (ROOT / 'gin/models').glob('*.gin')} - {'palm'} == set(PARAMETERS)
+    assert {p.stem for p in (ROOT / 'gin/models').glob('*.gin')} - {'palm', 'pretrained'} == set(PARAMETERS)

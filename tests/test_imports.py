@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1] / 'palm_jax'
 ALLOWED = {
     'models': {'models', 'errors'},
     'inference': {'models', 'inference', 'errors'},
-    'training': {'models', 'training', 'inference', 'partitioning', 'errors'},
+    'peft': {'peft', 'models', 'parameters', 'errors'},
+    'training': {'models', 'peft', 'training', 'inference', 'partitioning', 'parameters', 'errors'},
     'data': {'data', 'errors'},
 }
 

@@ -19,11 +19,13 @@ EIGHT_DEVICES = """
     import flax.linen as nn, jax, numpy as np
     from palm_jax import partitioning
     from palm_jax.models.palm import Architecture, PaLM
-    from palm_jax.training import losses, optimizers, schedules, state, step
+    from palm_jax.peft.lora import LoRA
+    from palm_jax.training import losses, loop, optimizers, schedules, state, step
 
     assert jax.device_count() == 8
     arch = Architecture(vocab_size=64, num_layers=2, d_model=32, num_heads=4, head_dim=8, num_kv_heads={kv})
-    model = PaLM(arch)
+    model, selection = loop.adapt(PaLM(arch), **{adaptation})
+    model = model.freeze_layers(arch.num_layers - (selection.top_layers or arch.num_layers))
     optimizer = optimizers.{optimizer}(schedules.constant(1e-2))
     tokens = np.random.default_rng(0).integers(0, 64, (8, 32)).astype(np.int32)
     batch = {{f'decoder_{{n}}': tokens for n in ('input_tokens', 'target_tokens')}}
@@ -32,7 +34,7 @@ EIGHT_DEVICES = """
     def run(devices, layout):
         mesh = layout.mesh(devices)
         with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
-            init = functools.partial(state.init_state, model, optimizer)
+            init = functools.partial(state.init_state, model, optimizer, trainable=selection)
             boxed = jax.eval_shape(init, jax.random.key(0))
             shardings = layout.shardings(boxed, mesh)
             current = jax.jit(lambda r: state.unbox(init(r)), out_shardings=shardings)(jax.random.key(0))
@@ -49,11 +51,11 @@ EIGHT_DEVICES = """
 
     one, one_loss = run(jax.devices()[:1], partitioning.Layout())
     eight, eight_loss = run(None, partitioning.Layout({layout}))
-    gate = eight.params['stack']['mlp']['in']['gate']
+    gate = eight.all_params['stack']['mlp']['in']['gate']
     local = gate.addressable_shards[0].data.size
     assert gate.size // local == {split}, (gate.size, local)
-    moment = [x for x in jax.tree.leaves(eight.opt_state) if x.shape == gate.shape][0]
-    assert moment.size // moment.addressable_shards[0].data.size == {split}
+    for moment in [x for x in jax.tree.leaves(eight.opt_state) if x.shape == gate.shape]:
+        assert selection.patterns == ('.*',) and moment.size // moment.addressable_shards[0].data.size == {split}
     np.testing.assert_allclose(one_loss, eight_loss, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), one.params, eight.params)
     print('equal')
@@ -61,18 +63,21 @@ EIGHT_DEVICES = """
 
 
 @pytest.mark.parametrize(
-    'layout, split, kv, optimizer',
+    'layout, split, kv, optimizer, adaptation',
     [
-        ('rules=partitioning.data_parallel()', 1, 1, 'adafactor'),
-        ('', 8, 1, 'adafactor'),
-        ('model=2', 8, 1, 'adafactor'),
-        ('model=4, rules=partitioning.data_parallel()', 4, 2, 'adamw'),
-        ('model=2', 8, 4, 'muon'),
+        ('rules=partitioning.data_parallel()', 1, 1, 'adafactor', '{}'),
+        ('', 8, 1, 'adafactor', '{}'),
+        ('model=2', 8, 1, 'adafactor', '{}'),
+        ('model=4, rules=partitioning.data_parallel()', 4, 2, 'adamw', '{}'),
+        ('model=2', 8, 4, 'muon', '{}'),
+        ('model=2', 8, 1, 'adamw', '{"methods": (LoRA(rank=2, decomposed=True),), "trainable_layers": 1}'),
     ],
-    ids=['data parallel', 'fsdp', 'fsdp × tensor', 'tensor, grouped heads', 'muon'],
+    ids=['data parallel', 'fsdp', 'fsdp × tensor', 'tensor, grouped heads', 'muon', 'DoRA in the top layer'],
 )
-def test_eight_devices_equal_one(layout, split, kv, optimizer):
-    code = textwrap.dedent(EIGHT_DEVICES).format(layout=layout, split=split, kv=kv, optimizer=optimizer)
+def test_eight_devices_equal_one(layout, split, kv, optimizer, adaptation):
+    code = textwrap.dedent(EIGHT_DEVICES).format(
+        layout=layout, split=split, kv=kv, optimizer=optimizer, adaptation=adaptation
+    )
     environment = {
         'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
         'JAX_PLATFORMS': 'cpu',

@@ -39,22 +39,27 @@ def test_ci_finds_both_set_up_commands():
 
 
 @pytest.mark.parametrize('command', [*COMMANDS, *INLINE])
-def test_a_training_command_is_understood(command):
+def test_a_training_command_is_understood(command, base_and_table):
     explained = command if '--explain' in command else f'{command} --explain'
+    if 'finetune' in command:
+        explained += ''.join(f' --gin.{name}={value}' for name, value in base_and_table)
     result = run(explained)
     assert result.returncode == 0, result.stderr[-2000:]
     assert '## parameters' in result.stdout
 
 
 @pytest.mark.parametrize('cell', TABLE)
-def test_a_binding_of_the_table_is_understood(cell, monkeypatch):
+def test_a_binding_of_the_table_is_understood(cell, monkeypatch, base_and_table):
     monkeypatch.chdir(ROOT)
     flags = [part for part in re.findall(r'`([^`]+)`', cell) if part.startswith('--gin')]
     assert flags
     for flag in flags:
         rest, pairs = split_flags(shlex.split(flag))
-        files = ['gin/pretrain_tiny.gin', *(argument.removeprefix('--gin_file=') for argument in rest)]
-        load('loop.train', files, pairs).build('loop.train')
+        files = [argument.removeprefix('--gin_file=') for argument in rest]
+        if cell in README.partition('## Fine-tune')[2]:
+            load('loop.train', ['gin/finetune_lora.gin', *files], [*base_and_table, *pairs]).build('loop.train')
+        else:
+            load('loop.train', ['gin/pretrain_tiny.gin', *files], pairs).build('loop.train')
 
 
 def test_files_that_are_named_exist():

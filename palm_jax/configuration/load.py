@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -184,6 +185,7 @@ def _check_macros(statements: Sequence[Statement]) -> None:
 
 def _hand_to_gin(gin_files, imports, flag_lines, statements) -> None:
     """Parses for real; a flag may name what the files' imports reach."""
+    logging.disable(logging.ERROR)  # gin reports every place where it looked for an include
     try:
         for name in gin_files:
             gin.parse_config_file(str(find(name, '--gin_file')))
@@ -194,6 +196,8 @@ def _hand_to_gin(gin_files, imports, flag_lines, statements) -> None:
         raise
     except Exception as error:  # gin raises bare exceptions of many types; all of them are about the text
         raise UserError(_explain(error, statements)) from None
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _explain(error: Exception, statements: Sequence[Statement]) -> str:

@@ -27,7 +27,7 @@ def keep(model_dir: Path, text: str, accept_changes: bool) -> None:
       UserError: with the difference, unless `accept_changes`.
     """
     path = model_dir / 'config.gin'
-    if path.is_file() and not accept_changes:
+    if path.is_file() and _holds_run(model_dir) and not accept_changes:
         changes = difference(path.read_text(), text, _MAY_CHANGE)
         if changes:
             raise UserError(
@@ -40,6 +40,12 @@ def keep(model_dir: Path, text: str, accept_changes: bool) -> None:
         (model_dir / 'versions.json').write_text(json.dumps(versions(), indent=2) + '\n')
     except OSError as error:
         raise UserError(f'MODEL_DIR = {str(model_dir)!r} cannot be written: {error.strerror}.') from error
+
+
+def _holds_run(model_dir: Path) -> bool:
+    """Whether a run has left anything worth keeping; one that was refused has not."""
+    metrics = model_dir / 'metrics.jsonl'
+    return any((model_dir / 'checkpoints').glob('[0-9]*')) or (metrics.is_file() and metrics.stat().st_size > 0)
 
 
 def difference(old: str, new: str, ignore: Sequence[str] = ()) -> str:

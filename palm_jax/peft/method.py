@@ -137,8 +137,7 @@ def targets(context: InterceptorContext, pattern: str) -> tuple[str, ...]:
     module = context.module
     if not isinstance(module, Projection) or context.method_name != '__call__':
         return ()
-    path = '/'.join(module.path)
-    return tuple(name for name in module.outputs if re.fullmatch(pattern, f'{path}/{name}'))
+    return tuple(name for name in module.outputs if re.fullmatch(pattern, '/'.join((*module.path, name))))
 
 
 def named(projection: Projection, outputs: tuple[jax.Array, ...]) -> dict[str, jax.Array]:

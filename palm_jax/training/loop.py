@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -273,8 +274,12 @@ def train(
             _write(writers, step, report.values())
         _close(writers)
         report.write(directory)
-        print(report.text(directory, f'{run.command} --gin.TRAIN_STEPS={2 * total_steps}'), flush=True)
+        command = re.sub(r' --gin\.TRAIN_STEPS=\S+', '', run.command)
+        print(report.text(directory, f'{command} --gin.TRAIN_STEPS={2 * total_steps}'), flush=True)
     return 0
+
+
+ADAPTATION = ('methods', 'trainable', 'trainable_layers')  # what `adapt` takes of `train`'s arguments
 
 
 def adapt(

@@ -112,6 +112,9 @@ def test_a_directory_of_another_run_stops_and_shows_the_difference(tmp_path):
     longer, _ = build('--gin.TRAIN_STEPS=9999')
     record.keep(tmp_path / 'run', longer.text, accept_changes=False)
     other, _ = build('--gin.LEARNING_RATE=0.5')
+    record.keep(tmp_path / 'refused', first.text, accept_changes=False)
+    record.keep(tmp_path / 'refused', other.text, accept_changes=False)  # the first one has left nothing
+    (tmp_path / 'run' / 'metrics.jsonl').write_text('{"step": 1}\n')
     with pytest.raises(UserError, match=r'(?s)LEARNING_RATE.*\+.*0.5.*--accept_changes'):
         record.keep(tmp_path / 'run', other.text, accept_changes=False)
     record.keep(tmp_path / 'run', other.text, accept_changes=True)
