@@ -10,7 +10,7 @@ import jax
 from palm_jax.errors import UserError
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.matmuls import matmul
-from palm_jax.peft.method import named, new_param, targets
+from palm_jax.peft.method import change_targets, new_param
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,17 +30,13 @@ class Adapter:
     name: str = dataclasses.field(default='adapter', init=False)
 
     def intercept(self, next_fun, args, kwargs, context):
-        outputs = next_fun(*args, **kwargs)
-        names = targets(context, self.targets)
-        if not names:
-            return outputs
-        projection = context.module
-        outputs = named(projection, outputs)
-        for name in names:
-            if len(projection.axes[name]) != 1:
-                raise UserError(f'Adapter.targets: {"/".join(projection.path)}/{name} has no vector as its output.')
-        bottlenecks = Bottlenecks(projection.arch, self.width, name=self.name)
-        return tuple((outputs | bottlenecks({n: outputs[n] for n in names}, projection.axes)).values())
+        def change(projection, outputs):
+            for name in outputs:
+                if len(projection.axes[name]) != 1:
+                    raise UserError(f'Adapter.targets: {"/".join(projection.path)}/{name} has no vector as its output.')
+            return Bottlenecks(projection.arch, self.width, name=self.name)(outputs, projection.axes)
+
+        return change_targets(next_fun, args, kwargs, context, self.targets, change)
 
     def start(self, kernels, own):
         return own

@@ -9,7 +9,7 @@ import jax
 
 from palm_jax.errors import UserError
 from palm_jax.models.architecture import Architecture
-from palm_jax.peft.method import named, new_param, targets
+from palm_jax.peft.method import change_targets, new_param
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +24,10 @@ class BitFit:
     name: str = dataclasses.field(default='bitfit', init=False)
 
     def intercept(self, next_fun, args, kwargs, context):
-        outputs = next_fun(*args, **kwargs)
-        names = targets(context, self.targets)
-        if not names:
-            return outputs
-        projection = context.module
-        biases = Biases(projection.arch, name=self.name)
-        outputs = named(projection, outputs)
-        return tuple((outputs | biases({n: outputs[n] for n in names}, projection.axes)).values())
+        def change(projection, outputs):
+            return Biases(projection.arch, name=self.name)(outputs, projection.axes)
+
+        return change_targets(next_fun, args, kwargs, context, self.targets, change)
 
     def start(self, kernels, own):
         return own

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.matmuls import matmul
-from palm_jax.peft.method import named, new_param, targets
+from palm_jax.peft.method import change_targets, new_param
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,15 +45,12 @@ class LoRA:
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
 
     def intercept(self, next_fun, args, kwargs, context):
-        outputs = next_fun(*args, **kwargs)
-        names = targets(context, self.targets)
-        if not names:
-            return outputs
-        projection = context.module
-        child = LowRank(projection.arch, self, names, projection.axes, projection.input_axes, name=self.name)
-        kernels = {n: nn.unbox(projection.get_variable('params', n)) for n in names if self.decomposed}
-        outputs = named(projection, outputs)
-        return tuple((outputs | child(*args, outputs, kernels)).values())
+        def change(projection, outputs):
+            child = LowRank(projection.arch, self, projection.axes, projection.input_axes, name=self.name)
+            kernels = {n: nn.unbox(projection.get_variable('params', n)) for n in outputs if self.decomposed}
+            return child(args[0], outputs, kernels)
+
+        return change_targets(next_fun, args, kwargs, context, self.targets, change)
 
     def start(self, kernels, own):
         """DoRA's lengths begin as those of the kernels' columns."""
@@ -89,7 +86,6 @@ class LowRank(nn.Module):
 
     arch: Architecture
     lora: LoRA
-    names: tuple[str, ...]
     axes: Mapping[str, tuple[str, ...]]
     input_axes: tuple[str, ...]
 
@@ -103,8 +99,8 @@ class LowRank(nn.Module):
         training = lora.dropout_rate > 0 and self.has_rng('dropout') and not self.is_initializing()
         x_BLD = nn.Dropout(lora.dropout_rate, deterministic=not training)(x_BLD)
         changed = {}
-        for name in self.names:
-            y, axes = outputs[name], self.axes[name]
+        for name, y in outputs.items():
+            axes = self.axes[name]
             shape = y.shape[x_BLD.ndim - 1 :]
             a = new_param(self, f'{name}_a', _uniform, (*input_shape, lora.rank), (*self.input_axes, 'rank'))
             b = new_param(self, f'{name}_b', nn.initializers.zeros, (lora.rank, *shape), ('rank', *axes))

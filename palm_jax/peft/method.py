@@ -140,6 +140,28 @@ def targets(context: InterceptorContext, pattern: str) -> tuple[str, ...]:
     return tuple(name for name in module.outputs if re.fullmatch(pattern, '/'.join((*module.path, name))))
 
 
+def change_targets(
+    next_fun: Callable,
+    args: tuple,
+    kwargs: dict,
+    context: InterceptorContext,
+    pattern: str,
+    change: Callable[[Projection, dict[str, jax.Array]], dict[str, jax.Array]],
+) -> Any:
+    """Calls on, and changes the outputs of a projection whose kernels' paths match.
+
+    Args:
+      next_fun, args, kwargs, context: as of `Method.intercept`.
+      pattern: regular expression of kernels.
+      change: (projection, matching outputs by name) to their new values by name.
+    """
+    outputs, names = next_fun(*args, **kwargs), targets(context, pattern)
+    if not names:
+        return outputs
+    outputs = named(context.module, outputs)
+    return tuple((outputs | change(context.module, {name: outputs[name] for name in names})).values())
+
+
 def named(projection: Projection, outputs: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
     """A projection's outputs by name, in order."""
     return dict(zip(projection.outputs, outputs, strict=True))
