@@ -179,7 +179,7 @@ def train(
         # Start from scratch, or (2) from an initial checkpoint, or (1) where this model_dir stands.
         state = jax.jit(lambda rng: unbox(init(rng)), out_shardings=shardings)(jax.random.key(seed))
         if initial_checkpoint is not None:
-            state = _start_from(initial_checkpoint, state, shardings, model, selection, about)
+            state = _start_from(initial_checkpoint, state, shardings, model, selection, optimizer, about)
             about['base'] = fingerprint(state.frozen) if jax.tree.leaves(state.frozen) else None
         saved = Checkpoints(directory / 'checkpoints', periods.keep, about)
         checkpoints = stack.enter_context(contextlib.closing(saved))
@@ -295,12 +295,15 @@ def adapt(
     return adapted, Trainable((*(trainable or ()), *adapted.trainable), trainable_layers)
 
 
-def _start_from(path: str, state: TrainState, shardings: TrainState, model: Adapted, selection, about) -> TrainState:
-    """The state with another run's parameters; the methods' and the head's begin as they do."""
+def _start_from(path, state: TrainState, shardings: TrainState, model: Adapted, selection, optimizer, about):
+    """The state with another run's parameters and a fresh optimizer; the methods' and the head's begin as they do."""
+
+    def begin(params: Any) -> TrainState:
+        trained, frozen = selection.split(model.start(params))
+        return TrainState(state.step, trained, optimizer.init(trained), frozen)
+
     params = restore_params(path, state.all_params, about, model.trainable)
-    place = functools.partial(jax.jit, out_shardings=(shardings.params, shardings.frozen))
-    trained, frozen = place(lambda params: selection.split(model.start(params)))(params)
-    return dataclasses.replace(state, params=trained, frozen=frozen)
+    return jax.jit(begin, out_shardings=shardings)(params)
 
 
 def _check(model, data, batch_sizes, layout, mesh, microbatches, total_steps) -> None:
