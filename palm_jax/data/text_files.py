@@ -22,7 +22,7 @@ class TextFiles:
     Attributes:
       train: a file, a folder (its text files, at any depth) or a glob.
       validation: the same for the held-out part; None holds out every twentieth file by the
-        hash of its path, or of a single file its last twentieth, cut at a line's end.
+        hash of its text, or of a single file its last twentieth, cut at a line's end.
     """
 
     train: str
@@ -39,7 +39,7 @@ class TextFiles:
             if not 0 < cut < len(text):
                 raise UserError(f'{name} is too short to hold a part out. Name one with --gin.VALIDATION_FILES=...')
             return {'train': [(name, text[:cut])], 'validation': [(name, text[cut:])]}
-        held_out = [document for document in train if _hash(document[0]) % _HELD_OUT_SHARE == 0] or train[-1:]
+        held_out = [document for document in train if _hash(document[1]) % _HELD_OUT_SHARE == 0] or train[-1:]
         return {'train': [d for d in train if d not in held_out], 'validation': held_out}
 
     def examples(self, split: str) -> Iterator[dict[str, str]]:
@@ -86,5 +86,5 @@ def _decode(path: Path) -> str:
         ) from error
 
 
-def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
