@@ -49,17 +49,13 @@ class Trained:
         """
         if self.kind is None:
             raise UserError('This run trained a language model, which has no head to predict with.')
-        encoded = [self.data.tokens(*pair)[0] for pair in zip(texts, second_texts or [None] * len(texts), strict=True)]
+        features, _ = self.data.inputs(list(zip(texts, second_texts or [None] * len(texts), strict=True)))
         results = []
-        for first in range(0, len(encoded), batch_size):
-            rows = encoded[first : first + batch_size]
-            tokens = np.zeros((batch_size, self.data.length), np.int32)
-            segments = np.zeros_like(tokens)
-            for row, ids in enumerate(rows):
-                tokens[row, : len(ids)], segments[row, : len(ids)] = ids, 1
-            batch = {'decoder_input_tokens': tokens, 'decoder_segment_ids': segments}
-            results.append(np.asarray(_scores(self.model, self.params, batch))[: len(rows)])
-        scores = np.concatenate(results) if results else np.zeros((0, 1))
+        for first in range(0, len(texts), batch_size):
+            rows = np.minimum(np.arange(first, first + batch_size), len(texts) - 1)  # the last batch repeats its end
+            batch = {name: values[rows] for name, values in features.items()}
+            results.append(np.asarray(_scores(self.model, self.params, batch))[: len(texts) - first])
+        scores = np.concatenate(results) if results else np.zeros((0, max(len(self.data.labels), 1)))
         if self.kind == 'number':
             return scores[:, 0].tolist()
         p = np.asarray(jax.nn.softmax(scores) if self.kind == 'class' else jax.nn.sigmoid(scores))

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import grain
@@ -246,13 +246,7 @@ class LabelledText:
 
     def _encode(self, split: str) -> Batch:
         examples = self.table.examples(split)
-        tokens = np.zeros((len(examples), self.length), np.int32)
-        segments = np.zeros_like(tokens)
-        num_cut = 0
-        for row, example in enumerate(examples):
-            ids, was_cut = self.tokens(example.text, example.second_text)
-            num_cut += was_cut
-            tokens[row, : len(ids)], segments[row, : len(ids)] = ids, 1
+        features, num_cut = self.inputs([(example.text, example.second_text) for example in examples])
         if num_cut:
             print(
                 f'{num_cut:,} of {len(examples):,} {split} texts are longer than {self.length} tokens and are cut; '
@@ -263,12 +257,18 @@ class LabelledText:
         weights = np.ones(len(examples), np.float32)
         if split == 'train' and self._class_weights is not None:
             weights = self._weights_of_classes()[labels]
-        return {
-            'decoder_input_tokens': tokens,
-            'decoder_segment_ids': segments,
-            'labels': labels,
-            'label_weights': weights,
-        }
+        return features | {'labels': labels, 'label_weights': weights}
+
+    def inputs(self, pairs: Sequence[tuple[str, str | None]]) -> tuple[Batch, int]:
+        """Tokens and segment ids [E, L] of texts (with None) or pairs of texts, and how many were cut."""
+        tokens = np.zeros((len(pairs), self.length), np.int32)
+        segments = np.zeros_like(tokens)
+        num_cut = 0
+        for row, pair in enumerate(pairs):
+            ids, was_cut = self.tokens(*pair)
+            num_cut += was_cut
+            tokens[row, : len(ids)], segments[row, : len(ids)] = ids, 1
+        return {'decoder_input_tokens': tokens, 'decoder_segment_ids': segments}, num_cut
 
     def tokens(self, text: str, second_text: str | None = None) -> tuple[list[int], bool]:
         """Ids of an example, `0 text EOS [second EOS]`, and whether something was cut."""

@@ -34,6 +34,8 @@ class Trainable:
         first and [N - k, ...] in the second. Leaves may be boxed with their logical axes.
         """
         chosen = matching(self.patterns, jax.tree.map(lambda _: 0, params, is_leaf=_is_boxed), 'TRAINABLE')
+        if not any(jax.tree.leaves(chosen)):
+            raise UserError("TRAINABLE matches nothing and there is no head: nothing is trained. E.g. ['stack/.*'].")
         return self._part(params, chosen, True, False), self._part(params, chosen, False, False)
 
     def _part(self, params: Any, chosen: Any, trained: bool, stacked: bool) -> Any:

@@ -60,11 +60,11 @@ class Checkpoints:
         }
         self._manager.save(step, args=ocp.args.Composite(**items))
 
-    def restore(self, fresh: TrainState) -> tuple[TrainState, Metrics | None]:
+    def restore(self, expected: TrainState) -> tuple[TrainState, Metrics | None]:
         """The newest state, and the metrics' sums that `save` was given.
 
         Args:
-          fresh: a state of the same shapes; every array is placed as its counterpart is,
+          expected: shapes with shardings (or arrays that have both); every array is placed so,
             whatever mesh it was saved from. Its frozen part stays where checkpoints have none.
 
         Raises:
@@ -79,11 +79,13 @@ class Checkpoints:
                 f'but INITIAL_CHECKPOINT_PATH holds {self._about.get("base")}. '
                 'Name the checkpoint that the run began with.'
             )
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self._saved(fresh))
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self._saved(expected)
+        )
         restored = self._manager.restore(step, args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(target)}))
         state = restored[STATE]
         if self._about.get('base'):
-            state = dataclasses.replace(state, frozen=fresh.frozen)
+            state = dataclasses.replace(state, frozen=expected.frozen)
         unlogged = {name: Ratio(*sums) for name, sums in about.get('unlogged', {}).items()}
         return state, unlogged or None
 

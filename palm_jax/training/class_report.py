@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import html
 import json
 from collections.abc import Callable, Sequence
@@ -74,7 +75,7 @@ class HeadReport:
         """Steps taken."""
         return self.finished.step
 
-    @property
+    @functools.cached_property
     def probabilities(self) -> np.ndarray:
         """[E, C]: softmax over classes, or sigmoid of every label."""
         if self.kind == 'labels':
@@ -82,7 +83,7 @@ class HeadReport:
         shifted = np.exp(self.scores - self.scores.max(axis=1, keepdims=True))
         return shifted / shifted.sum(axis=1, keepdims=True)
 
-    @property
+    @functools.cached_property
     def predicted(self) -> np.ndarray:
         """The labels' counterpart: the likeliest class, the labels above one half, the number."""
         return {
@@ -91,14 +92,16 @@ class HeadReport:
             'number': lambda: self.scores[:, 0],
         }[self.kind]()
 
+    @functools.cached_property
     def measures(self) -> dict[str, float]:
         """Every number that the report gives of the whole, by name."""
         return measure(self.kind, self.labels, self.predicted, None if self.kind == 'number' else self.probabilities)
 
-    def interval(self, name: str) -> tuple[float, float]:
-        """The 95% interval of a measure, by resampling the examples a thousand times."""
+    @functools.cached_property
+    def interval(self) -> tuple[float, float]:
+        """The 95% interval of the main measure, by resampling the examples a thousand times."""
         rng, values = np.random.default_rng(0), []
-        function = _RESAMPLED[name]
+        function = _RESAMPLED[next(iter(self.measures))]
         for _ in range(_BOOTSTRAPS):
             rows = rng.integers(0, len(self.labels), len(self.labels))
             values.append(function(self.labels[rows], self.predicted[rows]))
@@ -108,25 +111,25 @@ class HeadReport:
 
     def values(self) -> dict[str, float]:
         """For the writers."""
-        return {'validation/loss': self.loss} | {f'validation/{k}': v for k, v in self.measures().items()}
+        return {'validation/loss': self.loss} | {f'validation/{k}': v for k, v in self.measures.items()}
 
     def write(self, model_dir: Path) -> None:
         """report.md, report.html, predictions.jsonl, summary.json and the pictures in MODEL_DIR."""
-        measures = self.measures()
+        measures = self.measures
         main = next(iter(measures))
         summary = {
             'step': self.step,
             'seconds': self.finished.seconds,
             'loss': self.loss,
             **measures,
-            f'{main}_interval': self.interval(main),
+            f'{main}_interval': self.interval,
             'trained_parameters': self.finished.plan.num_trained,
             'parameters': self.finished.plan.num_params,
             'checkpoint': str(self.finished.checkpoint),
         }
         (model_dir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
         with (model_dir / 'predictions.jsonl').open('w') as file:
-            for row in self._predictions():
+            for row in self._predictions:
                 file.write(json.dumps(row, ensure_ascii=False) + '\n')
         plot_losses(model_dir)
         pictures = ['loss.png']
@@ -139,9 +142,9 @@ class HeadReport:
 
     def text(self, model_dir: Path, continue_command: str) -> str:
         """What the terminal shows."""
-        measures = self.measures()
+        measures = self.measures
         main, value = next(iter(measures.items()))
-        low, high = self.interval(main)
+        low, high = self.interval
         rest = ', '.join(f'{name.replace("_", " ")} {v:.4f}' for name, v in list(measures.items())[1:])
         table = f'{self._class_table()}\n' if 0 < len(self.names) <= 20 else ''
         return (
@@ -159,6 +162,7 @@ class HeadReport:
         kwargs = {'labels': np.arange(len(self.names)), 'target_names': list(self.names), 'zero_division': 0}
         return sk.classification_report(self.labels, self.predicted, digits=3, **kwargs)
 
+    @functools.cached_property
     def _predictions(self) -> list[dict[str, Any]]:
         rows = []
         for i, text in enumerate(self.texts):
@@ -209,7 +213,7 @@ class HeadReport:
         else:
             badness = np.abs(self.probabilities - self.labels).max(axis=1)
             badness[(self.predicted == self.labels).all(axis=1)] = -np.inf
-        rows, predictions = [('text', 'label', 'predicted')], self._predictions()
+        rows, predictions = [('text', 'label', 'predicted')], self._predictions
         for i in np.argsort(-badness)[:_WORST]:
             if np.isfinite(badness[i]):
                 row = predictions[i]

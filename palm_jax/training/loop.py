@@ -174,21 +174,31 @@ def train(
         plan = Plan(model, boxed, layout, dict(mesh.shape), batch_sizes, data.length, total_steps, frozen_layers)
         layout.check((boxed.params, boxed.frozen), plan.axis_sizes)
         shardings = layout.shardings(boxed, mesh)
+        place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
+        target = jax.tree.map(place, unbox(boxed), shardings)
         print(plan.summary(data.num_sequences), f'\nMODEL_DIR  {directory}\n{flops.FORMULA}', flush=True)
 
-        # Start from scratch, or (2) from an initial checkpoint, or (1) where this model_dir stands.
-        state = jax.jit(lambda rng: unbox(init(rng)), out_shardings=shardings)(jax.random.key(seed))
-        if initial_checkpoint is not None:
-            state = _start_from(initial_checkpoint, state, shardings, model, selection, optimizer, about)
-            about['base'] = fingerprint(state.frozen) if jax.tree.leaves(state.frozen) else None
+        def begin() -> TrainState:
+            fresh = jax.jit(lambda rng: unbox(init(rng)), out_shardings=shardings)(jax.random.key(seed))
+            if initial_checkpoint is None:
+                return fresh
+            print(f'starting from the parameters of {initial_checkpoint}', flush=True)
+            return _start_from(initial_checkpoint, fresh, shardings, model, selection, optimizer, about)
+
+        # Start from (1) this model_dir's newest step, else (2) an initial checkpoint, else (3) scratch.
+        # Checkpoints leave out what is frozen of an initial checkpoint, so that is read for (1), too.
+        state, unlogged = None, None
+        if initial_checkpoint is not None and jax.tree.leaves(target.frozen):
+            state = begin()
+            about['base'] = fingerprint(state.frozen)
+            target = dataclasses.replace(target, frozen=state.frozen)
         saved = Checkpoints(directory / 'checkpoints', periods.keep, about)
         checkpoints = stack.enter_context(contextlib.closing(saved))
-        unlogged = None
         if checkpoints.latest is not None:
-            state, unlogged = checkpoints.restore(state)
+            state, unlogged = checkpoints.restore(target)
             print(f'continuing from step {int(state.step):,} of {checkpoints.path(int(state.step))}', flush=True)
-        elif initial_checkpoint is not None:
-            print(f'starting from the parameters of {initial_checkpoint}', flush=True)
+        elif state is None:
+            state = begin()
         data.vocabulary.save(directory / VOCABULARY_FILE)
         model = model.freeze_layers(frozen_layers)
 
