@@ -13,7 +13,8 @@ ALLOWED = {
     'models': {'models', 'errors'},
     'inference': {'models', 'inference', 'errors'},
     'peft': {'peft', 'models', 'parameters', 'errors'},
-    'training': {'models', 'peft', 'training', 'inference', 'partitioning', 'parameters', 'errors'},
+    'training': {'models', 'peft', 'training', 'partitioning', 'parameters', 'errors'},
+    'reports': {'reports', 'training', 'models', 'inference', 'partitioning', 'errors'},
     'data': {'data', 'errors'},
 }
 

@@ -34,7 +34,6 @@ from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan
 from palm_jax.training.pretrained import VOCABULARY_FILE
 from palm_jax.training.progress import Progress
-from palm_jax.training.report import TextReporter
 from palm_jax.training.state import TrainState, init_state, unbox
 from palm_jax.training.step import eval_step, train_step
 from palm_jax.training.writers import Jsonl, TensorBoard, Writer
@@ -115,6 +114,7 @@ def train(
     optimizer: Optimizer,
     total_steps: int,
     batch_size: int | Ramp,
+    reporter: Callable[[Finished], Report],
     loss: Callable[..., Any] = LanguageModelLoss(),
     layout: Layout = Layout(),
     periods: Periods = Periods(),
@@ -125,7 +125,6 @@ def train(
     trainable: Sequence[str] | None = None,
     trainable_layers: int | None = None,
     writers: Sequence[Writer] = (Jsonl(), TensorBoard()),
-    reporter: Callable[[Finished], Report] = TextReporter(),
     run: Run | None = None,
 ) -> int:
     """Trains a model from wherever `model_dir` stands to `total_steps`.
@@ -140,6 +139,7 @@ def train(
       optimizer: the update rule with its schedule.
       total_steps: the run ends here.
       batch_size: sequences a step, or a ramp of them, see `BatchSizes`.
+      reporter: measures the finished run.
       loss: sum and metrics of a batch, see `LanguageModelLoss`.
       layout: the mesh and what is split over it.
       periods: of logging, evaluation and saving.
@@ -152,7 +152,6 @@ def train(
         methods and the head; None is none where there are methods, else all.
       trainable_layers: of what is trained below `stack/`, only the last so many layers.
       writers: where metrics go.
-      reporter: measures the finished run.
       run: the command, for the record.
 
     Returns:

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 
+from palm_jax.reports.plots import plot_losses
 from palm_jax.training import metrics, writers
-from palm_jax.training.report import plot_losses
 
 
 def test_jsonl_drops_what_came_after_the_restored_step(tmp_path):

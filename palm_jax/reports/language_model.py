@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from palm_jax.inference.generate import Sampler
+from palm_jax.reports.plots import plot_losses
 from palm_jax.training.evaluate import bits_per_byte
 from palm_jax.training.finished import Finished
-from palm_jax.training.writers import read_jsonl
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class TextReport:
         summary = dataclasses.asdict(self) | {'checkpoint': str(self.checkpoint), 'perplexity': math.exp(self.loss)}
         (model_dir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
         (model_dir / 'samples.txt').write_text(self._samples())
-        plot_losses(model_dir)
+        plot_losses(model_dir, 'cross-entropy (nats per token)')
 
     def text(self, model_dir: Path, continue_command: str) -> str:
         """What the terminal shows."""
@@ -96,23 +96,3 @@ class TextReport:
             f'--- sample {i + 1}: the prompt up to ⟦, the model from there\n{prompt}⟦{continuation}\n'
             for i, (prompt, continuation) in enumerate(self.samples)
         )
-
-
-def plot_losses(model_dir: Path) -> None:
-    """Draws MODEL_DIR/loss.png from metrics.jsonl."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-
-    records = read_jsonl(model_dir / 'metrics.jsonl')
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout='constrained')
-    for name, label, style in (('train/loss', 'training', '-'), ('validation/loss', 'validation', 'o-')):
-        points = [(record['step'], record[name]) for record in records if name in record]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
-    axes.set(xlabel='step', ylabel='cross-entropy (nats per token)', title=model_dir.name)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(model_dir / 'loss.png', dpi=120)
-    pyplot.close(figure)

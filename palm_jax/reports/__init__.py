@@ -1,0 +1,1 @@
+"""What a finished run reached: measured, written down, shown."""

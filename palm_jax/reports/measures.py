@@ -1,0 +1,95 @@
+"""Measures of predicted classes, labels, numbers and entities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+from sklearn import metrics as sk
+
+_BOOTSTRAPS, _CONFIDENCE = 1000, 0.95
+
+
+def interval(num_examples: int, measure: Callable[[np.ndarray], float]) -> tuple[float, float]:
+    """The 95% interval of measure(rows), by drawing the examples' rows with replacement a thousand times."""
+    rng = np.random.default_rng(0)
+    values = [measure(rng.integers(0, num_examples, num_examples)) for _ in range(_BOOTSTRAPS)]
+    tail = 100 * (1 - _CONFIDENCE) / 2
+    low, high = np.nanpercentile(values, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def of_classes(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Measures of one class an example; labels and predicted int [E], probabilities [E, C].
+
+    `area_under_roc` is the mean over classes, one against the rest, of the classes that occur
+    and do not make up everything; `calibration_error` is the expected one over ten bins of
+    confidence (Guo et al., arXiv 1706.04599).
+    """
+    one_hot = np.eye(probabilities.shape[1])[labels]
+    return _of_labels(labels, predicted, probabilities, one_hot) | {
+        'matthews': float(sk.matthews_corrcoef(labels, predicted)),
+        'calibration_error': calibration_error(probabilities.max(axis=1), predicted == labels),
+    }
+
+
+def of_label_sets(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Measures of labels that hold or not, all [E, C]; `accuracy` counts the examples that are all right."""
+    return _of_labels(labels, predicted, probabilities, labels)
+
+
+def _of_labels(labels, predicted, probabilities, one_hot) -> dict[str, float]:
+    result = {'accuracy': float(sk.accuracy_score(labels, predicted))}
+    for average in ('macro', 'weighted'):
+        p, r, f, _ = sk.precision_recall_fscore_support(labels, predicted, average=average, zero_division=0)
+        result |= {f'{average}_f1': float(f), f'{average}_precision': float(p), f'{average}_recall': float(r)}
+    mixed = [c for c in range(one_hot.shape[1]) if 0 < one_hot[:, c].sum() < len(one_hot)]
+    areas = [sk.roc_auc_score(one_hot[:, c], probabilities[:, c]) for c in mixed]
+    return result | {'area_under_roc': float(np.mean(areas)) if areas else float('nan')}
+
+
+def of_numbers(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Correlations and errors of numbers [E]; a correlation with a constant is not a number."""
+    varied = len(labels) > 1 and np.ptp(labels) > 0 and np.ptp(predicted) > 0
+    return {
+        'pearson': pearson(labels, predicted),
+        'spearman': float(spearmanr(labels, predicted).statistic) if varied else float('nan'),
+        'squared_error': float(np.mean(np.square(predicted - labels))),
+        'absolute_error': float(np.mean(np.abs(predicted - labels))),
+    }
+
+
+def pearson(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's correlation; not a number where one of them is constant."""
+    return float(np.corrcoef(a, b)[0, 1]) if len(a) > 1 and np.ptp(a) and np.ptp(b) else float('nan')
+
+
+def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """The share of examples that are right, of label sets those that are all right."""
+    same = labels == predicted
+    return float(np.mean(same if same.ndim == 1 else same.all(axis=1)))
+
+
+def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 10) -> float:
+    """Σ_b n_b / n · |accuracy_b − confidence_b| over equal bins of confidence (b−1, b]/bins."""
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = [
+        np.sum(index == b) * abs(correct[index == b].mean() - confidence[index == b].mean())
+        for b in range(bins)
+        if np.any(index == b)
+    ]
+    return float(np.sum(gaps) / len(confidence))
+
+
+def precision_recall_f1(num_right: float, num_predicted: float, num_true: float) -> tuple[float, float, float]:
+    """Of things found among things sought; 0 where nothing was found or sought."""
+    precision = num_right / num_predicted if num_predicted else 0.0
+    recall = num_right / num_true if num_true else 0.0
+    return precision, recall, 2 * precision * recall / (precision + recall) if num_right else 0.0
+
+
+def entity_counts(true: Sequence[Any], predicted: Sequence[Any]) -> tuple[int, int, int]:
+    """(right, predicted, true) of one sentence's entities; right is the same type at the same place."""
+    return len(set(true) & set(predicted)), len(set(predicted)), len(set(true))

@@ -1,0 +1,64 @@
+"""Pictures of a run: its loss, its confusions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import confusion_matrix
+
+from palm_jax.training.writers import read_jsonl
+
+
+def plot_losses(model_dir: Path, unit: str = 'loss') -> None:
+    """Draws MODEL_DIR/loss.png from metrics.jsonl."""
+    pyplot = _pyplot()
+    records = read_jsonl(model_dir / 'metrics.jsonl')
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout='constrained')
+    for name, label, style in (('train/loss', 'training', '-'), ('validation/loss', 'validation', 'o-')):
+        points = [(record['step'], record[name]) for record in records if name in record]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
+    axes.set(xlabel='step', ylabel=unit, title=model_dir.name)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(model_dir / 'loss.png', dpi=120)
+    pyplot.close(figure)
+
+
+def plot_confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], path: Path) -> None:
+    """The confusion matrix, a row a true class, in shares of the row; counts are written in small ones.
+
+    Args:
+      labels, predicted: int [E], indices into names.
+      names: of the classes.
+      path: of the picture.
+    """
+    pyplot = _pyplot()
+    counts = confusion_matrix(labels, predicted, labels=np.arange(len(names)))
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = min(4 + 0.22 * len(names), 20)
+    figure, axes = pyplot.subplots(figsize=(size, size), layout='constrained')
+    image = axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+    ticks, small = np.arange(len(names)), 6 if len(names) > 30 else 8
+    axes.set_xticks(ticks, names, rotation=90, fontsize=small)
+    axes.set_yticks(ticks, names, fontsize=small)
+    axes.set(xlabel='predicted', ylabel='true')
+    if len(names) <= 20:
+        for i, j in np.ndindex(*counts.shape):
+            color = 'w' if shares[i, j] > 0.5 else 'k'
+            axes.text(j, i, counts[i, j], ha='center', va='center', fontsize=small, color=color)
+    figure.colorbar(image, shrink=0.6, label='share of the true class')
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _pyplot():
+    """matplotlib without a screen, loaded when something is drawn."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    return pyplot
