@@ -18,6 +18,8 @@ CORE = [
     'tensorboardX>=2.6.5',
     'matplotlib>=3.10',
     'scikit-learn>=1.6',
+    'sacrebleu>=2.5',
+    'rouge-score>=0.1.2',
 ]
 DATA = [
     'grain>=0.2.18',

@@ -78,12 +78,7 @@ class Configuration:
         """Every binding must have reached something; a part that was swapped out keeps its own in silence."""
         operative = {selector for _, selector in gin.config._OPERATIVE_CONFIG}
         operative.add(_selector(root))
-        replaced = {
-            _selector(reference.name)
-            for statement in self.statements
-            if self.effective[statement.name] is not statement
-            for reference in held(statement.value, Reference)
-        }
+        replaced = self._replaced(operative)
         reached: set[str] = set()
         for statement in self.effective.values():
             if statement.is_macro:
@@ -103,6 +98,24 @@ class Configuration:
                     f'{statement.place}: {statement.name} has no effect, nothing that is in use reads it.'
                     f'{closest(statement.name, reached)}\nIn use: {", ".join(sorted(reached))}.'
                 )
+
+    def _replaced(self, operative: set[str]) -> set[str]:
+        """What later bindings swapped out, and whatever that was made of."""
+        referring = [
+            (None if s.is_macro else _selector(s.selector), self.effective[s.name] is not s, reference.name)
+            for s in self.statements
+            for reference in held(s.value, Reference)
+        ]
+        replaced: set[str] = set()
+        while True:
+            found = {
+                _selector(name)
+                for owner, was_overridden, name in referring
+                if was_overridden or owner in replaced - operative
+            }
+            if found <= replaced:
+                return replaced
+            replaced |= found
 
     def _macros_below(self, statement: Statement) -> set[str]:
         """The macros that a binding reads, directly or through others."""

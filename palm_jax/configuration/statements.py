@@ -130,7 +130,8 @@ def read_flag(name: str, value: str) -> tuple[Statement, str]:
             raise SyntaxError  # `1 2`: the parser stops after the first word
         text = value
     except (SyntaxError, ValueError, tokenize.TokenError):
-        if value.lstrip()[:1] in '@%[({':
+        is_template = re.match(r'\{\w+\}', value)  # of columns: {question}
+        if value.lstrip()[:1] in '@%[({' and not is_template:
             raise UserError(f"{place}: not a gin value. Quote it for the shell, e.g. '--gin.{name}={value}'") from None
         parsed, text = value, repr(value)
     return Statement(name, parsed, place), f'{name} = {text}'

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-import grain
 import numpy as np
 
 from palm_jax.data import tables, vocabularies
+from palm_jax.data.examples import Batch, Examples, check_lengths, class_weights, is_held_out, say_cut, token_features
 from palm_jax.data.vocabularies import EOS_ID, Vocabulary
 from palm_jax.errors import UserError, closest
 
-Batch = dict[str, np.ndarray]
 LABEL_SEPARATOR = '|'
 
 
@@ -43,6 +40,8 @@ class LabelledTable:
       second_text_column: of sentence pairs.
       held_out: see `validation_files`.
       kind: what a label is: one `class`, several `labels` joined by |, or a `number`.
+      names: of the classes, in the order of the head's scores; None: those that the training
+        part has, in alphabetical order.
     """
 
     train_files: str | None
@@ -52,6 +51,7 @@ class LabelledTable:
     second_text_column: str | None = None
     held_out: int = 10
     kind: Literal['class', 'labels', 'number'] = 'class'
+    names: tuple[str, ...] | list[str] | None = None
 
     def examples(self, split: Literal['train', 'validation']) -> list[Example]:
         """The rows of a split."""
@@ -61,7 +61,7 @@ class LabelledTable:
             given = self.train_files if split == 'train' else self.validation_files
             return self._read(given, 'TRAIN_FILES' if split == 'train' else 'VALIDATION_FILES')
         rows = self._read(self.train_files, 'TRAIN_FILES')
-        chosen = [row for row in rows if self._is_held_out(row) == (split == 'validation')]
+        chosen = [row for row in rows if is_held_out(row.text, self.held_out) == (split == 'validation')]
         if not chosen:
             raise UserError(
                 f'TRAIN_FILES = {self.train_files!r} has {len(rows)} rows, too few to hold a part out. '
@@ -71,9 +71,11 @@ class LabelledTable:
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
-        """The classes in alphabetical order, as the training part has them; none for numbers."""
+        """The classes; none for numbers."""
         if self.kind == 'number':
             return ()
+        if self.names is not None:
+            return tuple(self.names)
         found = sorted({name for example in self.examples('train') for name in self.label_names(example.label)})
         if len(found) < 2 and self.kind == 'class':
             raise UserError(f'{self.train_files}: every label is {found[0]!r}; there is nothing to tell apart.')
@@ -123,9 +125,6 @@ class LabelledTable:
             for row in tables.read(pattern, columns, binding)
         ]
 
-    def _is_held_out(self, example: Example) -> bool:
-        return int.from_bytes(hashlib.sha256(example.text.encode()).digest()[:4]) % self.held_out == 0
-
 
 def num_outputs(table: LabelledTable) -> int:
     """What a head needs for a table's labels: a score for every class, one for a number."""
@@ -146,6 +145,7 @@ class LabelledText:
         count alike; a mapping gives weights by name, 1 for those it lacks; None weighs none.
       sampling: `over` draws rare classes as often as the most frequent one, `under` frequent
         ones as seldom as the rarest; None takes every example once an epoch.
+      bidirectional: a text's tokens see each other both ways, not only backwards.
       seed: of the shuffling.
     """
 
@@ -156,16 +156,14 @@ class LabelledText:
         vocabulary: str,
         class_weights: Literal['balanced'] | Mapping[str, float] | None = None,
         sampling: Literal['over', 'under'] | None = None,
+        bidirectional: bool = False,
         seed: int = 0,
     ):
-        if 'inputs' not in lengths or lengths['inputs'] < 3:
-            raise UserError(f"TASK_FEATURE_LENGTHS is {dict(lengths)}; it needs 'inputs' of at least 3 tokens.")
         if table.kind != 'class' and (class_weights is not None or sampling is not None):
             raise UserError('CLASS_WEIGHTS and SAMPLING are for classes, not for labels or numbers.')
-        self.table, self.length = table, lengths['inputs']
-        self._vocabulary_name, self._class_weights, self._sampling, self._seed = (
-            vocabulary, class_weights, sampling, seed,
-        )  # fmt: skip
+        self.table, self.length = table, check_lengths(lengths)
+        self._vocabulary_name, self._bidirectional, self._seed = vocabulary, bidirectional, seed
+        self._class_weights, self._sampling = class_weights, sampling
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
@@ -187,41 +185,31 @@ class LabelledText:
     @property
     def num_sequences(self) -> int:
         """Examples in one epoch."""
-        return len(self._epoch)
+        return self._train.epoch
 
     def batch(self, first: int, size: int) -> Batch:
         """Examples first, first + 1, ... of the shuffled, endless order."""
-        order = self._order
-        rows = np.array([order[i] for i in range(first, first + size)])
-        return {name: values[rows] for name, values in self._features['train'].items()}
-
-    @functools.cached_property
-    def _order(self) -> grain.MapDataset:
-        return grain.MapDataset.source(self._epoch).shuffle(seed=self._seed).repeat()
-
-    @functools.cached_property
-    def _epoch(self) -> list[int]:
-        """Indices of the training examples that one epoch goes through."""
-        labels = self._features['train']['labels']
-        if self._sampling is None:
-            return list(range(len(labels)))
-        rng = np.random.default_rng(self._seed)
-        groups = [np.flatnonzero(labels == c) for c in range(len(self.labels))]
-        sizes = [len(group) for group in groups]
-        wanted = max(sizes) if self._sampling == 'over' else min(sizes)
-        chosen = [np.resize(rng.permutation(group), wanted) for group in groups]
-        return sorted(np.concatenate(chosen).tolist())
-
-    # Validation.
+        return self._train.batch(first, size)
 
     def validation(self, size: int) -> Iterator[Batch]:
-        """The held-out part in its order, the last batch padded with weight 0."""
-        features = self._features['validation']
-        count = len(features['labels'])
-        for first in range(0, count, size):
-            rows = np.arange(first, first + size)
-            batch = {name: values[np.minimum(rows, count - 1)] for name, values in features.items()}
-            yield batch | {'label_weights': (rows < count).astype(np.float32)}
+        """The held-out part in its order, the last batch filled up with weight 0."""
+        return Examples(self._encode('validation'), self._seed).in_order(size, 'label_weights')
+
+    @functools.cached_property
+    def _train(self) -> Examples:
+        features = self._encode('train')
+        return Examples(features, self._seed, self._epoch(features['labels']))
+
+    def _epoch(self, labels: np.ndarray) -> list[int] | None:
+        """Indices of the training examples that one epoch goes through, None for each once."""
+        if self._sampling is None:
+            return None
+        rng = np.random.default_rng(self._seed)
+        groups = [np.flatnonzero(labels == c) for c in range(len(self.labels))]
+        sizes = [len(group) for group in groups if len(group)]
+        wanted = max(sizes) if self._sampling == 'over' else min(sizes)
+        chosen = [np.resize(rng.permutation(group), wanted) for group in groups if len(group)]
+        return sorted(np.concatenate(chosen).tolist())
 
     @functools.cached_property
     def validation_examples(self) -> list[Example]:
@@ -230,7 +218,7 @@ class LabelledText:
 
     def example(self) -> str:
         """The first training example, decoded."""
-        batch = {name: values[0] for name, values in self._features['train'].items()}
+        batch = {name: values[0] for name, values in self._train.features.items()}
         ids = batch['decoder_input_tokens'][batch['decoder_segment_ids'] > 0]
         label = str(batch['labels'])
         if self.table.kind == 'class':
@@ -240,35 +228,22 @@ class LabelledText:
 
     # From the table to arrays.
 
-    @functools.cached_property
-    def _features(self) -> dict[str, Batch]:
-        return {split: self._encode(split) for split in ('train', 'validation')}
-
+    @functools.cache  # noqa: B019 - one data object lives as long as the run
     def _encode(self, split: str) -> Batch:
         examples = self.table.examples(split)
         features, num_cut = self.inputs([(example.text, example.second_text) for example in examples])
-        if num_cut:
-            print(
-                f'{num_cut:,} of {len(examples):,} {split} texts are longer than {self.length} tokens and are cut; '
-                f'--gin.TASK_FEATURE_LENGTHS="{{\'inputs\': ...}}" takes more.',
-                flush=True,
-            )
+        say_cut(num_cut, len(examples), f'{split} texts', self.length)
         labels = np.stack([self.table.encode(example) for example in examples])
         weights = np.ones(len(examples), np.float32)
         if split == 'train' and self._class_weights is not None:
-            weights = self._weights_of_classes()[labels]
+            weights = class_weights(self._class_weights, self.labels, [e.label for e in examples])[labels]
         return features | {'labels': labels, 'label_weights': weights}
 
     def inputs(self, pairs: Sequence[tuple[str, str | None]]) -> tuple[Batch, int]:
         """Tokens and segment ids [E, L] of texts (with None) or pairs of texts, and how many were cut."""
-        tokens = np.zeros((len(pairs), self.length), np.int32)
-        segments = np.zeros_like(tokens)
-        num_cut = 0
-        for row, pair in enumerate(pairs):
-            ids, was_cut = self.tokens(*pair)
-            num_cut += was_cut
-            tokens[row, : len(ids)], segments[row, : len(ids)] = ids, 1
-        return {'decoder_input_tokens': tokens, 'decoder_segment_ids': segments}, num_cut
+        encoded = [self.tokens(*pair) for pair in pairs]
+        features = token_features([ids for ids, _ in encoded], self.length, self._bidirectional)
+        return features, sum(was_cut for _, was_cut in encoded)
 
     def tokens(self, text: str, second_text: str | None = None) -> tuple[list[int], bool]:
         """Ids of an example, `0 text EOS [second EOS]`, and whether something was cut."""
@@ -277,16 +252,3 @@ class LabelledText:
         for _ in range(excess):
             max(parts, key=len).pop()
         return [0] + [i for part in parts for i in (*part, EOS_ID)], excess > 0
-
-    def _weights_of_classes(self) -> np.ndarray:
-        if self._class_weights == 'balanced':
-            counts = collections.Counter(example.label for example in self.table.examples('train'))
-            total = sum(counts.values())
-            return np.array([total / (len(self.labels) * counts[name]) for name in self.labels], np.float32)
-        unknown = [name for name in self._class_weights if name not in self.labels]
-        if unknown:
-            raise UserError(
-                f'CLASS_WEIGHTS: no class is called {unknown[0]!r}.{closest(unknown[0], self.labels)} '
-                f'Known: {", ".join(self.labels[:20])}.'
-            )
-        return np.array([self._class_weights.get(name, 1.0) for name in self.labels], np.float32)

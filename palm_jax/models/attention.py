@@ -36,6 +36,7 @@ class Attention(nn.Module):
         q_BLHK = rotate(q_BLHK, positions_BL, arch.rope_theta)
         k_BMGK = rotate(k_BMGK, positions_BL, arch.rope_theta)
         q_BLHK = constrain(q_BLHK, 'act_batch', 'act_length', 'act_heads', None)
+        k_BMGK, v_BMGK, mask = Memory(name='memory')(k_BMGK, v_BMGK, positions_BL, mask)
         y_BLHK = attend(q_BLHK, k_BMGK, v_BMGK, mask, arch.attention)
         (y_BLD,) = Projection(
             arch,
@@ -45,6 +46,31 @@ class Attention(nn.Module):
             name='out',
         )(y_BLHK)
         return y_BLD
+
+
+class Memory(nn.Module):
+    """The keys and values that queries may see; the seam at which a prefix attaches.
+
+    In training they are those of this call. While text is written the `cache` collection is
+    mutable: the first call leaves its keys and values there, and a later one adds its own at
+    `positions` and sees all of them up to there. One key head makes the cache small.
+    """
+
+    @nn.compact
+    def __call__(
+        self, k_BLGK: jax.Array, v_BLGK: jax.Array, positions_BL: jax.Array, mask: Mask
+    ) -> tuple[jax.Array, jax.Array, Mask]:
+        """Keys and values [B, M, G, K] with the mask over them, from those of this call."""
+        if self.is_initializing() or not self.is_mutable_collection('cache'):
+            return k_BLGK, v_BLGK, mask
+        is_first = not self.has_variable('cache', 'k')
+        k, v = (self.variable('cache', name, lambda x=x: x) for name, x in (('k', k_BLGK), ('v', v_BLGK)))
+        if is_first:
+            return k_BLGK, v_BLGK, mask
+        rows_B1 = jnp.arange(k_BLGK.shape[0])[:, None]
+        positions_BL = jnp.broadcast_to(positions_BL, k_BLGK.shape[:2])
+        k.value, v.value = (c.value.at[rows_B1, positions_BL].set(x) for c, x in ((k, k_BLGK), (v, v_BLGK)))
+        return k.value, v.value, Mask(query_positions=positions_BL)
 
 
 def attend(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask: Mask, implementation: str) -> jax.Array:
@@ -82,12 +108,12 @@ def fastest_implementation(dtype: jnp.dtype) -> str:
 
 def _attend_in_blocks(q_BLHK, k_BMGK, v_BMGK, mask):
     B, L, H, K = q_BLHK.shape
-    G = k_BMGK.shape[2]
+    M, G = k_BMGK.shape[1:3]
     q_BLGRK = (q_BLHK * K**-0.5).reshape(B, L, G, H // G, K)
     blocks = []
     for first in range(0, L, QUERY_BLOCK):
         last = min(first + QUERY_BLOCK, L)
-        keys = mask.keys_needed(last, L)
+        keys = mask.keys_needed(last, M)
         allowed_BlM = mask.allowed(keys, first, last)
         one_head = jax.vmap(_attend_to_one_head, in_axes=(2, 2, 2, None), out_axes=2)
         blocks.append(one_head(q_BLGRK[:, first:last], k_BMGK[:, :keys], v_BMGK[:, :keys], allowed_BlM))

@@ -9,13 +9,15 @@ import numpy as np
 from scipy.stats import spearmanr
 from sklearn import metrics as sk
 
-_BOOTSTRAPS, _CONFIDENCE = 1000, 0.95
+BOOTSTRAPS, _CONFIDENCE = 1000, 0.95
 
 
-def interval(num_examples: int, measure: Callable[[np.ndarray], float]) -> tuple[float, float]:
-    """The 95% interval of measure(rows), by drawing the examples' rows with replacement a thousand times."""
+def interval(
+    num_examples: int, measure: Callable[[np.ndarray], float], bootstraps: int = BOOTSTRAPS
+) -> tuple[float, float]:
+    """The 95% interval of measure(rows), by drawing the examples' rows with replacement again and again."""
     rng = np.random.default_rng(0)
-    values = [measure(rng.integers(0, num_examples, num_examples)) for _ in range(_BOOTSTRAPS)]
+    values = [measure(rng.integers(0, num_examples, num_examples)) for _ in range(bootstraps)]
     tail = 100 * (1 - _CONFIDENCE) / 2
     low, high = np.nanpercentile(values, [tail, 100 - tail])
     return float(low), float(high)

@@ -140,3 +140,9 @@ def test_a_directory_of_another_run_stops_and_shows_the_difference(tmp_path):
 )
 def test_types(value, hint, expected):
     assert fits(value, hint) is expected
+
+
+def test_what_a_swapped_out_part_was_made_of_is_swapped_out_with_it(base_and_table):
+    configuration = load('loop.train', ['gin/finetune_lora.gin', 'gin/heads/tagging.gin'], base_and_table)
+    # the data's table, which nothing names any more, keeps its bindings in silence
+    assert 'labelled_text.LabelledTable' in configuration.text

@@ -1,0 +1,173 @@
+"""Conversations as batches: the model reads all turns and learns to write some of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from palm_jax.data import vocabularies
+from palm_jax.data.conversations import Conversation, Source, Turn
+from palm_jax.data.examples import Batch, Examples
+from palm_jax.data.vocabularies import EOS_ID, Vocabulary
+from palm_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """What is read before a held-out target: ids with the start mark, the text, the right targets."""
+
+    ids: tuple[int, ...]
+    text: str
+    references: tuple[str, ...]
+
+
+class TextToText:
+    """Conversations as batches: `0 turn EOS turn EOS ...`, the loss on the learned turns and their EOS only.
+
+    What is read is cut to `inputs` tokens: a single turn at its end, a history by leaving out its
+    oldest turns. What is learned is cut to `targets` tokens a turn. A long dialogue becomes several
+    sequences. How much was cut is told.
+
+    Args:
+      source: where the conversations are.
+      lengths: {'inputs': I, 'targets': T}; sequences have I + T tokens.
+      vocabulary: `bytes` or the path of a SentencePiece model: the base's.
+      bidirectional: what is read before the first learned turn is seen both ways: a prefix LM.
+      seed: of the shuffling.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        lengths: Mapping[str, int],
+        vocabulary: str,
+        bidirectional: bool = False,
+        seed: int = 0,
+    ):
+        if {'inputs', 'targets'} - set(lengths) or min(lengths['inputs'], lengths['targets']) < 3:
+            raise UserError(
+                f"TASK_FEATURE_LENGTHS is {dict(lengths)}; it needs 'inputs' and 'targets' of at least 3 tokens each."
+            )
+        self.source, self.bidirectional = source, bidirectional
+        self.input_length, self.target_length = lengths['inputs'], lengths['targets']
+        self.length = self.input_length + self.target_length
+        self._vocabulary_name, self._seed = vocabulary, seed
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The base's."""
+        return vocabularies.named(self._vocabulary_name)
+
+    @property
+    def is_ready(self) -> bool:
+        """The vocabulary is the base's, so it exists."""
+        return True
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences in one epoch."""
+        return self._train.epoch
+
+    def batch(self, first: int, size: int) -> Batch:
+        """Sequences first, first + 1, ... of the shuffled, endless order."""
+        return self._train.batch(first, size)
+
+    def validation(self, size: int) -> Iterator[Batch]:
+        """The held-out part in its order, the last batch filled up with weight 0."""
+        return Examples(self._encode('validation'), self._seed).in_order(size, 'decoder_loss_weights')
+
+    def example(self) -> str:
+        """The first training sequence, token by token, with what the loss counts."""
+        row = {name: values[0] for name, values in self._train.features.items()}
+        end = int(np.flatnonzero(row['decoder_loss_weights'])[-1]) + 1
+        lines = ['position  input → target, ✓ where the loss counts it']
+        for i in range(end):
+            source, target = (int(row[f'decoder_{name}_tokens'][i]) for name in ('input', 'target'))
+            shown = [repr(self.vocabulary.decode([token])) for token in (source, target)]
+            mark = '✓' if row['decoder_loss_weights'][i] else '·'
+            lines.append(f'{i:>8}  {source:>6} {shown[0]:<18} → {target:>6} {shown[1]:<18} {mark}')
+        return '\n'.join(lines)
+
+    def prompts(self) -> list[Prompt]:
+        """A prompt for every learned turn of the held-out part; equal prompts are one."""
+        prompts: dict[tuple[int, ...], Prompt] = {}
+        for conversation in self.source.examples('validation'):
+            for number, turn in enumerate(conversation.turns):
+                if turn.learned:
+                    before = conversation.turns[:number]
+                    ids = self.prompt_ids(before)
+                    known = prompts[ids].references if ids in prompts else ()
+                    references = (*known, *(conversation.references or (turn.text,)))
+                    text = '\n'.join(t.text for t in before)
+                    prompts[ids] = Prompt(ids, text, tuple(dict.fromkeys(references)))
+        return list(prompts.values())
+
+    def prompt_ids(self, turns: Sequence[Turn]) -> tuple[int, ...]:
+        """What the model reads of turns before it answers: `0 turn EOS ...`, at most `inputs` tokens."""
+        ids: list[int] = []
+        for turn in reversed(turns):
+            encoded = [*self.vocabulary.encode(turn.text), EOS_ID]
+            if len(encoded) + len(ids) >= self.input_length:
+                if not ids:
+                    ids = [*encoded[: self.input_length - 2], EOS_ID]
+                break
+            ids = encoded + ids
+        return (0, *ids)
+
+    @functools.cached_property
+    def _train(self) -> Examples:
+        return Examples(self._encode('train'), self._seed)
+
+    @functools.cache  # noqa: B019 - one data object lives as long as the run
+    def _encode(self, split: str) -> Batch:
+        rows, num_cut = [], 0
+        conversations = self.source.examples(split)
+        for conversation in conversations:
+            sequences, was_cut = self._sequences(conversation)
+            rows += sequences
+            num_cut += was_cut
+        if num_cut:
+            print(
+                f'{num_cut:,} of {len(conversations):,} {split} examples are longer than {self.input_length} + '
+                f'{self.target_length} tokens and are cut; --gin.TASK_FEATURE_LENGTHS='
+                "\"{'inputs': ..., 'targets': ...}\" takes more.",
+                flush=True,
+            )
+        targets, weights, prefix = (np.zeros((len(rows), self.length), np.int32) for _ in range(3))
+        for row, (ids, learned) in enumerate(rows):
+            targets[row, : len(ids)], weights[row, : len(ids)] = ids, learned
+            prefix[row, : learned.index(True) + 1] = 1  # inputs stand one to the right of targets
+        features = {
+            'decoder_input_tokens': np.pad(targets, [(0, 0), (1, 0)])[:, :-1],
+            'decoder_target_tokens': targets,
+            'decoder_loss_weights': weights,
+        }
+        return features | ({'decoder_causal_attention': prefix} if self.bidirectional else {})
+
+    def _sequences(self, conversation: Conversation) -> tuple[list[tuple[list[int], list[bool]]], bool]:
+        """(ids, whether each is learned) of one conversation, cut to sequences, and whether something was lost."""
+        sequences, was_cut = [], False
+        ids: list[int] = []
+        learned: list[bool] = []
+        start = 0  # of the turns read since the last learned one
+        for number, turn in enumerate(conversation.turns):
+            if not turn.learned:
+                continue
+            target = self.vocabulary.encode(turn.text)
+            was_cut |= len(target) + 1 > self.target_length
+            target = [*target[: self.target_length - 1], EOS_ID]
+            read = [i for t in conversation.turns[start:number] for i in (*self.vocabulary.encode(t.text), EOS_ID)]
+            start = number + 1
+            if not ids or len(ids) + len(read) + len(target) > self.length:
+                if ids:
+                    sequences.append((ids, learned))
+                first = self.prompt_ids(conversation.turns[:number])[1:]
+                was_cut |= len(first) < len(read)
+                ids, learned = list(first), [False] * len(first)
+            else:
+                ids, learned = ids + read, learned + [False] * len(read)
+            ids, learned = ids + target, learned + [True] * len(target)
+        return [*sequences, (ids, learned)], was_cut

@@ -1,0 +1,85 @@
+"""How good a tagger is: entities found, by type."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+
+import numpy as np
+
+from palm_jax.reports import entities, measures
+from palm_jax.reports.labels import held_out_scores, worst
+from palm_jax.reports.pages import Pages
+from palm_jax.training.finished import Finished
+
+
+@dataclasses.dataclass(frozen=True)
+class TagReporter:
+    """Tags the held-out sentences when a run ends, and measures the entities it finds."""
+
+    def __call__(self, finished: Finished) -> Pages:
+        """Scores every held-out sentence."""
+        sentences, names = finished.data.validation_examples, finished.data.labels
+        scores, _ = held_out_scores(finished)
+        _, places = finished.data.inputs([s.words for s in sentences])
+        chosen = (row.argmax(axis=-1) for batch in scores for row in batch)
+        predicted = []
+        for ids, ends, sentence in zip(chosen, places, sentences, strict=True):
+            tags = [names[i] for i in ids[ends]]
+            predicted.append(tags + ['O'] * (len(sentence.words) - len(tags)))  # words that were cut
+        return report(finished, finished.evaluate()['loss'].value(), sentences, predicted)
+
+
+def report(finished: Finished, loss: float, sentences, predicted: list[list[str]]) -> Pages:
+    """The report of predicted tags, a list of them a sentence.
+
+    Entities count as seqeval counts them: right is the same type over the same words.
+    """
+    true = [entities.decode(s.tags) for s in sentences]
+    found = [entities.decode(tags) for tags in predicted]
+    counts = np.array([measures.entity_counts(*pair) for pair in zip(true, found, strict=True)], float)
+    precision, recall, f1 = measures.precision_recall_f1(*counts.sum(axis=0))
+    by_type: dict[str, np.ndarray] = collections.defaultdict(lambda: np.zeros(3))
+    for t, f in zip(true, found, strict=True):
+        for name in {e.type for e in (*t, *f)}:
+            one = [[e for e in group if e.type == name] for group in (t, f)]
+            by_type[name] += measures.entity_counts(*one)
+    rows = []
+    for name in sorted(by_type):
+        p, r, f = measures.precision_recall_f1(*by_type[name])
+        rows.append((name, f'{p:.3f}', f'{r:.3f}', f'{f:.3f}', f'{by_type[name][2]:.0f}'))
+    right = sum(a == b for s, tags in zip(sentences, predicted, strict=True) for a, b in zip(s.tags, tags, strict=True))
+    predictions = [
+        {
+            'text': ' '.join(s.words),
+            'label': _phrases(s.words, t),
+            'predicted': _phrases(s.words, f),
+            'words': s.words,
+            'tags': s.tags,
+            'predicted_tags': tags,
+        }
+        for s, t, f, tags in zip(sentences, true, found, predicted, strict=True)
+    ]
+    badness = counts[:, 1] + counts[:, 2] - 2 * counts[:, 0]  # entities missed and invented
+    header = ('entity', 'precision', 'recall', 'F1', 'examples')
+    return Pages(
+        finished,
+        loss,
+        {
+            'entity_f1': f1,
+            'entity_precision': precision,
+            'entity_recall': recall,
+            'tag_accuracy': right / sum(len(s.tags) for s in sentences),
+        },
+        measures.interval(len(sentences), lambda i: measures.precision_recall_f1(*counts[i].sum(axis=0))[2]),
+        predictions,
+        {
+            'Entities': [header, *rows],
+            'The worst errors': worst(predictions, np.where(badness > 0, badness, -np.inf)),
+        },
+        table='\n'.join('  '.join(cell.ljust(14) for cell in row) for row in (header, *rows)) + '\n',
+    )
+
+
+def _phrases(words, found) -> list[str]:
+    return [f'{e.type}: {" ".join(words[e.first : e.last])}' for e in found]

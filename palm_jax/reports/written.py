@@ -1,0 +1,90 @@
+"""How good a model writes what it was asked for: answers, translations, replies."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from palm_jax.errors import UserError, closest
+from palm_jax.inference.generate import Sampler
+from palm_jax.reports import measures, text_measures
+from palm_jax.reports.labels import worst
+from palm_jax.reports.pages import Pages
+from palm_jax.training.finished import Finished
+
+_CORPUS_BOOTSTRAPS = 200  # BLEU and chrF are computed anew for each
+
+
+@dataclasses.dataclass(frozen=True)
+class WritingReporter:
+    """Lets the model answer held-out prompts when a run ends, and measures the answers.
+
+    Attributes:
+      measures: names of `text_measures.MEASURES`; the first one's first number is the main one.
+      sampler: how answers are drawn; greedily by default.
+      examples: so many prompts of the held-out part, evenly spread over it, are answered.
+      tokenizer: of BLEU: `13a`, `zh`, `char`, ...
+    """
+
+    measures: Sequence[str] = ('bleu', 'chrf', 'rouge', 'squad')
+    sampler: Sampler = Sampler(temperature=0.0)
+    examples: int = 200
+    tokenizer: str = '13a'
+
+    def __post_init__(self) -> None:
+        known = text_measures.MEASURES
+        for name in self.measures:
+            if name not in known:
+                raise UserError(f'MEASURES: {name!r} is unknown.{closest(name, known)} Known: {", ".join(known)}.')
+        if not self.measures or self.examples < 1:
+            raise UserError('MEASURES must name one measure at least, and EVAL_EXAMPLES be at least 1.')
+
+    def __call__(self, finished: Finished) -> Pages:
+        """Writes, and measures perplexity on the whole held-out part."""
+        data, loss = finished.data, finished.evaluate()['loss'].value()
+        prompts = data.prompts()
+        chosen = np.unique(np.linspace(0, len(prompts) - 1, min(self.examples, len(prompts))).round().astype(int))
+        prompts = [prompts[i] for i in chosen]
+        sampler = dataclasses.replace(self.sampler, max_tokens=min(self.sampler.max_tokens, data.target_length))
+        written = sampler.continue_ids(
+            finished.model.freeze_layers(0),
+            finished.state.all_params,
+            [prompt.ids for prompt in prompts],
+            data.length,
+            data.bidirectional,
+        )
+        texts = [data.vocabulary.decode(ids) for ids in written]
+        references = [prompt.references for prompt in prompts]
+        of_rows = text_measures.measure(self.measures, texts, references, self.tokenizer)
+        everything, main = np.arange(len(texts)), next(iter(of_rows))
+        bootstraps = _CORPUS_BOOTSTRAPS if main in ('bleu', 'chrf') else measures.BOOTSTRAPS
+        scores = [of_rows[main](np.array([i])) for i in everything]
+        predictions = [
+            {'text': prompt.text, 'label': list(prompt.references), 'predicted': text, 'score': round(score, 4)}
+            for prompt, text, score in zip(prompts, texts, scores, strict=True)
+        ]
+        badness = np.array([-np.inf if score >= 100 else -score for score in scores])
+        values = {name: function(everything) for name, function in of_rows.items()}
+        return Pages(
+            finished,
+            loss,
+            values | {'perplexity': math.exp(min(loss, 700))},
+            measures.interval(len(texts), of_rows[main], bootstraps),
+            predictions,
+            {'The worst answers': worst(predictions, badness)},
+            table=''.join(map(_shown, predictions[:: max(1, len(predictions) // 4)][:4])),
+        )
+
+
+def _shown(row: Mapping[str, Any]) -> str:
+    lines = (('---', row['text']), ('    written  ', row['predicted']), ('    expected ', row['label'][0]))
+    return ''.join(f'{title} {_short(text)}\n' for title, text in lines)
+
+
+def _short(text: str, most: int = 100) -> str:
+    text = ' '.join(text.split())
+    return text if len(text) <= most else f'{text[: most - 1]}…'
