@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import tempfile
+from pathlib import Path
 
 os.environ['PALM_JAX_CACHE'] = os.environ.get('PALM_JAX_TEST_CACHE') or tempfile.mkdtemp(prefix='palm_jax_test_')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
@@ -36,6 +37,7 @@ def base_and_table(tmp_path_factory):
     """gin flags for what fine-tuning asks for: a table, and a checkpoint as far as gin reads it (its JSON)."""
     folder = tmp_path_factory.mktemp('base_and_table')
     (folder / 'table.csv').write_text('text,label\n' + ''.join(f'text {i},{"ab"[i % 2]}\n' for i in range(40)))
+    (folder / 'table.conll').write_text(''.join(f'Ann{i} B-PER\nis O\n\n' for i in range(40)))
     step = folder / 'base' / 'checkpoints' / '1'
     (step / 'state').mkdir(parents=True)
     (step / 'about').mkdir()
@@ -43,6 +45,35 @@ def base_and_table(tmp_path_factory):
     about = {'vocabulary': 'bytes', 'architecture': dataclasses.asdict(arch)}
     (step / 'about' / 'metadata').write_text(json.dumps(about))
     return ('TRAIN_FILES', str(folder / 'table.csv')), ('INITIAL_CHECKPOINT_PATH', str(folder / 'base'))
+
+
+@pytest.fixture(scope='session')
+def small_tasks(tmp_path_factory):
+    """A folder by task of gin/tasks, with a small data/ of invented text in that task's own format."""
+    folder, count = tmp_path_factory.mktemp('tasks'), 24
+    rows = ''.join(f'"what about {i}?",{"ab"[i % 2]}\n' for i in range(count))
+    conll = ''.join(f'Ann{i}\tB-person\nleft\tO\n\n' for i in range(count))
+    characters = ''.join(f'女{i % 10}\tB-PER.NOM\n人1\tI-PER.NOM\n。0\tO\n{i % 10}0\tO\n\n' for i in range(count))
+    qas = lambda i: [{'id': str(i), 'question': f'who {i}?', 'answers': [{'text': 'Ann', 'answer_start': 0}]}]  # noqa: E731
+    squad = {'data': [{'paragraphs': [{'context': f'Ann {i}.', 'qas': qas(i)}]} for i in range(count)]}
+    intents = {name: [[f'{name} {i}', 'ab'[i % 2]] for i in range(count)] for name in ('train', 'oos_train', 'val')}
+    messages = [{'message': text} for text in ('知道吗？', '知道。', '谢谢', '不客气')]
+    files = {
+        'banking77': {'train.csv': f'text,category\n{rows}', 'test.csv': f'text,category\n{rows}'},
+        'clinc150': {'data_imbalanced.json': json.dumps(intents)},
+        'wnut17': {'train.conll': conll, 'dev.conll': conll},
+        'weibo_ner': {'train.conll': characters, 'dev.conll': characters},
+        'xquad': {'en.json': json.dumps(squad), 'zh.json': json.dumps(squad)},
+        'e2e_nlg': {'devset.csv': 'mr,ref\n' + ''.join(f'"name[{i}], food[x]",It is {i}.\n' for i in range(count))},
+        'tatoeba_en_zh': {'cmn.txt': ''.join(f'Hi {i}.\t嗨{i}。\n' for i in range(count))},
+        'kdconv': {name: json.dumps([{'messages': messages}] * 3) for name in ('film_dev.json', 'film_test.json')},
+    }
+    for task, contents in files.items():
+        (folder / 'data' / task).mkdir(parents=True)
+        for name, text in contents.items():
+            (folder / 'data' / task / name).write_text(text)
+    tasks = (Path(__file__).parents[1] / 'gin' / 'tasks').glob('*.gin')
+    return {path.stem: folder for path in tasks if path.stem != 'python_stdlib'}
 
 
 @pytest.fixture

@@ -49,11 +49,25 @@ def test_an_entry_builds_and_begins_with_its_command(entry, base_and_table):
 
 
 @pytest.mark.parametrize('part', PARTS)
-def test_a_part_says_what_it_provides_and_fits_an_entry(part, base_and_table):
+def test_a_part_says_what_it_provides_and_fits_an_entry(part, base_and_table, small_tasks, monkeypatch):
     assert (ROOT / part).read_text().startswith('# Provides: ')
-    if Path(part).parent.name in ('heads', 'peft') or part == 'gin/models/pretrained.gin':
-        later = [] if part == 'gin/heads/labelled.gin' else [part]  # which the classification head includes
-        assert build(['gin/finetune_lora.gin', *later], *base_and_table)['model'].head.num_outputs >= 1
+    folder = Path(part).parent.name
+    if Path(part).stem in small_tasks:
+        monkeypatch.chdir(small_tasks[Path(part).stem])
+        arguments = build(['gin/finetune_lora.gin', part], base_and_table[1])
+        assert arguments['data'].num_sequences > 1 and arguments['data'].example()
+        assert next(arguments['data'].validation(2))
+        assert num_params(arguments['model']) > 1e6
+    elif folder in ('heads', 'peft') or part == 'gin/models/pretrained.gin':
+        shared = ('labelled', 'writing')  # which other heads include
+        later = [] if Path(part).stem in shared else [part]
+        table = (
+            ('TRAIN_FILES', str(Path(base_and_table[0][1]).with_suffix('.conll')))
+            if 'tagging' in part
+            else base_and_table[0]
+        )
+        model = build(['gin/finetune_lora.gin', *later], table, base_and_table[1])['model']
+        assert (model.head is None) == (Path(part).stem in ('text_to_text', 'dialogue'))
     else:
         build(['gin/pretrain_tiny.gin', part])
 

@@ -59,6 +59,8 @@ class LanguageModelData:
       seed: of the shuffling.
     """
 
+    labels: tuple[str, ...] = ()  # there is no head
+
     def __init__(
         self,
         task: str,

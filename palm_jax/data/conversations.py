@@ -50,7 +50,7 @@ class PairTable:
     Attributes:
       train_files: a path or glob, see `tables.read`.
       validation_files: the held-out part; None holds out one row in `held_out`, by the hash of its input.
-      input, target: templates: `question: {question} context: {context}`.
+      input, target: templates: `question: {question} context: {context}`; {0} is the first column.
       references_column: a JSON list of all right targets; None: all targets that rows with the same input have.
       columns: names of the columns where the file has no header.
       split_by: template whose hash decides what is held out, so that rows which share it stay together;
@@ -141,13 +141,14 @@ def _split(split, train_files, validation_files, held_out, read, key):
 
 def _fields(template: str) -> list[str]:
     try:
-        return [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        names = [name for _, name, _, _ in string.Formatter().parse(template)]
     except ValueError as error:
         raise UserError(f'The template {template!r}: {error}. Columns stand in braces: "{{question}}".') from None
+    return [name for name in names if name is not None and not name.isdigit()]  # {0} is the first column
 
 
 def _fill(template: str, values: dict[str, str]) -> str:
-    return template.format_map(values)
+    return string.Formatter().vformat(template, list(values.values()), values)
 
 
 def _turns(row: Row) -> tuple[Turn, ...]:

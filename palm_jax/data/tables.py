@@ -130,7 +130,7 @@ def _json_lines(text: str, path: Path) -> list[Row]:
     for number, line in enumerate(text.split('\n'), 1):
         if line.strip():
             place = f'{path}, line {number}'
-            rows.append(_row(_parse(line, place), place, None))
+            rows.append(_row(_parse(line, place), place))
     return rows
 
 
@@ -148,7 +148,8 @@ def _json(text: str, path: Path, header: Sequence[str] | None, part: str | None)
         value = [item for name in names for item in lists[name]]
     if isinstance(value, dict):
         raise UserError(f'{path}: an object, not a list. Name the part of it: {path}#{next(iter(value), "...")}')
-    return [_row(item, f'{path}, item {number}', header) for number, item in enumerate(value, 1)]
+    places = [f'{path}, item {number}' for number in range(1, len(value) + 1)]
+    return [_row(_with_names(item, place, header), place) for item, place in zip(value, places, strict=True)]
 
 
 def _parse(text: str, place: str) -> Any:
@@ -159,12 +160,17 @@ def _parse(text: str, place: str) -> Any:
         raise UserError(f'{place}{line}, column {error.colno}: no JSON ({error.msg}).') from None
 
 
-def _row(value: Any, place: str, header: Sequence[str] | None) -> Row:
-    if isinstance(value, list):
-        names = header or [str(i) for i in range(len(value))]
-        if len(names) != len(value):
-            raise UserError(f'{place}: {len(value)} values, but COLUMNS names {len(names)}.')
-        value = dict(zip(names, value, strict=True))
+def _with_names(value: Any, place: str, header: Sequence[str] | None) -> Any:
+    """A list as an object with the header's names, else 0, 1, ...; anything else as it is."""
+    if not isinstance(value, list):
+        return value
+    names = header or [str(i) for i in range(len(value))]
+    if len(names) != len(value):
+        raise UserError(f'{place}: {len(value)} values, but COLUMNS names {len(names)}.')
+    return dict(zip(names, value, strict=True))
+
+
+def _row(value: Any, place: str) -> Row:
     if not isinstance(value, dict):
         raise UserError(f'{place}: expected an object {{...}}, found {type(value).__name__}.')
     return Row({k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in value.items()}, place)

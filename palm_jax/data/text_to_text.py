@@ -39,6 +39,8 @@ class TextToText:
       seed: of the shuffling.
     """
 
+    labels: tuple[str, ...] = ()  # there is no head
+
     def __init__(
         self,
         source: Source,

@@ -67,7 +67,7 @@ class TextReport:
 
     def values(self) -> dict[str, float]:
         """For the writers."""
-        return {'validation/loss': self.loss, 'validation/bits_per_byte': self.bits_per_byte}
+        return {'loss': self.loss, 'bits_per_byte': self.bits_per_byte}
 
     def write(self, model_dir: Path) -> None:
         """summary.json, samples.txt and loss.png in MODEL_DIR."""

@@ -47,7 +47,7 @@ class Pages:
 
     def values(self) -> dict[str, float]:
         """For the writers."""
-        return {'validation/loss': self.loss} | {f'validation/{k}': v for k, v in self.measures.items()}
+        return {'loss': self.loss, **self.measures}
 
     def write(self, model_dir: Path) -> None:
         """report.md, report.html, predictions.jsonl, summary.json and the pictures in MODEL_DIR."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +44,23 @@ class Checkpoints:
         """Where a step's checkpoint lies."""
         return self.directory / str(step)
 
-    def save(self, state: TrainState, step: int, unlogged: Metrics | None = None) -> None:
+    def save(
+        self, state: TrainState, step: int, unlogged: Metrics | None = None, notes: Mapping[str, Any] | None = None
+    ) -> None:
         """Starts writing; returns once the state has been copied from the device.
 
         Args:
           state: its frozen part is left out when `about` names a base.
           step: nothing is written when it is there already.
           unlogged: sums of metrics since the last log line, so that a resumed run logs the same.
+          notes: more JSON to keep with it.
         """
         if step == self.latest:
             return
         sums = {name: [float(ratio.total), float(ratio.count)] for name, ratio in (unlogged or {}).items()}
         items = {
             STATE: ocp.args.StandardSave(self._saved(state)),
-            ABOUT: ocp.args.JsonSave(self._about | {'unlogged': sums}),
+            ABOUT: ocp.args.JsonSave(self._about | {'unlogged': sums} | dict(notes or {})),
         }
         self._manager.save(step, args=ocp.args.Composite(**items))
 
@@ -73,6 +77,11 @@ class Checkpoints:
         step = self.latest
         about = read_about(self.path(step))
         check_vocabulary(about, self._about, self.path(step))
+        if about.get('labels') != self._about.get('labels'):
+            raise UserError(
+                f'{self.path(step)} knows the labels {about.get("labels")}, but the data now has '
+                f'{self._about.get("labels")}. Continue with the data that the run began with.'
+            )
         if about.get('base') != self._about.get('base'):
             raise UserError(
                 f'{self.path(step)} holds what was trained on top of the base {about.get("base")}, '

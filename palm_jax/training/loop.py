@@ -9,62 +9,35 @@ import itertools
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import Layout, shard_batch
 from palm_jax.peft.method import Adapted, Method
 from palm_jax.peft.trainable import Trainable
-from palm_jax.training import flops
+from palm_jax.training import flops, messages
 from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
+from palm_jax.training.best import Best, Leader
 from palm_jax.training.checkpoints import Checkpoints, fingerprint, restore_params
 from palm_jax.training.evaluate import evaluate
 from palm_jax.training.finished import Finished, Report
+from palm_jax.training.interfaces import Data
 from palm_jax.training.interrupts import Interrupts
 from palm_jax.training.losses import LanguageModelLoss
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan
-from palm_jax.training.pretrained import VOCABULARY_FILE
+from palm_jax.training.pretrained import BEST, VOCABULARY_FILE
 from palm_jax.training.progress import Progress
 from palm_jax.training.state import TrainState, init_state, unbox
 from palm_jax.training.step import eval_step, train_step
 from palm_jax.training.writers import Jsonl, TensorBoard, Writer
-
-
-class Vocabulary(Protocol):
-    """What the loop needs of the vocabulary, for the record."""
-
-    size: int
-    fingerprint: str
-
-    def save(self, path: Path) -> None:
-        """Writes its file, where it has one."""
-
-
-class Data(Protocol):
-    """What the loop needs of the data: batches by number. Reporters need more, see theirs."""
-
-    length: int
-    vocabulary: Vocabulary
-    num_sequences: int
-    is_ready: bool
-
-    def batch(self, first: int, size: int) -> Mapping[str, np.ndarray]:
-        """Training sequences first, first + 1, ...: features [size, L]."""
-
-    def validation(self, size: int) -> Iterator[Mapping[str, np.ndarray]]:
-        """The held-out part."""
-
-    def example(self) -> str:
-        """The first training example, for people."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +91,7 @@ def train(
     loss: Callable[..., Any] = LanguageModelLoss(),
     layout: Layout = Layout(),
     periods: Periods = Periods(),
+    best: Best | None = None,
     microbatches: int = 1,
     seed: int = 0,
     initial_checkpoint: str | None = None,
@@ -143,6 +117,7 @@ def train(
       loss: sum and metrics of a batch, see `LanguageModelLoss`.
       layout: the mesh and what is split over it.
       periods: of logging, evaluation and saving.
+      best: keeps the checkpoint of the best evaluation, which the report is then about; may end a run early.
       microbatches: parts of a batch that are worked through one after another.
       seed: of initialisation and dropout.
       initial_checkpoint: parameters to start from. What is frozen of them is not saved again:
@@ -160,9 +135,10 @@ def train(
     run, directory = run or Run(), Path(model_dir)
     mesh, batch_sizes = layout.mesh(), BatchSizes.of(batch_size)
     model, selection = adapt(model, methods, trainable, trainable_layers)
-    _check(model, data, batch_sizes, layout, mesh, microbatches, total_steps)
+    messages.check(model, data, batch_sizes, layout, mesh, microbatches, total_steps)
 
     about = {'vocabulary': data.vocabulary.fingerprint, 'architecture': dataclasses.asdict(model.arch)}
+    about |= {'labels': list(data.labels)} if data.labels else {}
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         stack.enter_context(nn.logical_axis_rules(layout.rules))
@@ -193,6 +169,9 @@ def train(
             target = dataclasses.replace(target, frozen=state.frozen)
         saved = Checkpoints(directory / 'checkpoints', periods.keep, about)
         checkpoints = stack.enter_context(contextlib.closing(saved))
+        leader = None
+        if best is not None:
+            leader = stack.enter_context(contextlib.closing(Leader(best, directory / BEST, about, periods.evaluate)))
         if checkpoints.latest is not None:
             state, unlogged = checkpoints.restore(target)
             print(f'continuing from step {int(state.step):,} of {checkpoints.path(int(state.step))}', flush=True)
@@ -203,7 +182,7 @@ def train(
 
         first_step = int(state.step)
         if first_step < total_steps:
-            _warn_if_slow(plan, first_step)
+            messages.warn_if_slow(plan, first_step)
         for writer in writers:
             writer.open(directory, first_step, run.config)
 
@@ -215,9 +194,36 @@ def train(
         eval_fn = jax.jit(functools.partial(eval_step, model=model, loss=loss))
         run_rng = jax.random.fold_in(jax.random.key(seed), 1)
 
+        def finished(state: TrainState, step: int, checkpoint: Path) -> Finished:
+            size = batch_sizes.at(step - 1)
+            return Finished(
+                model=model,
+                state=state,
+                data=data,
+                mesh=mesh,
+                plan=plan,
+                step=step,
+                seconds=time.monotonic() - run.start,
+                batch_size=size,
+                sequences_seen=batch_sizes.before(step),
+                evaluate=lambda: evaluate(eval_fn, state, data.validation(size), mesh),
+                checkpoint=checkpoint,
+            )
+
+        def held_out(state: TrainState, step: int) -> dict[str, float]:
+            batches = data.validation(batch_sizes.at(step - 1))
+            if best is None:  # which is not chosen by a sample
+                batches = itertools.islice(batches, periods.evaluate_batches)
+            values = {f'validation/{k}': v.value() for k, v in evaluate(eval_fn, state, batches, mesh).items()}
+            if best is not None and f'validation/{best.measure}' not in values:
+                report = reporter(finished(state, step, checkpoints.path(step)))
+                values |= {f'validation/{name}': value for name, value in report.values().items()}
+            return values
+
         with Interrupts() as interrupts, Progress(first_step, total_steps, plan.flops_per_token) as progress:
             pending: list[metrics_lib.Metrics] = []
-            for step in range(first_step, total_steps):
+            stalled = leader is not None and leader.has_stalled(first_step)
+            for step in range(first_step, first_step if stalled else total_steps):
                 size = batch_sizes.at(step)
                 batch = shard_batch(data.batch(batch_sizes.before(step), size), mesh)
                 state, metrics = step_fn(state, batch, run_rng)
@@ -235,25 +241,29 @@ def train(
                     values = {f'train/{name}': ratio.value() for name, ratio in sums.items()}
                     values |= {f'speed/{name}': value for name, value in progress.speed().items()}
                     _write(writers, done, values)
-                    progress.show(**_terminal(values))
+                    progress.show(**messages.in_short(values))
                     pending, unlogged = [], None
                     if not math.isfinite(values['train/loss']):
-                        raise UserError(_diverged(done, checkpoints))
+                        raise UserError(messages.diverged(done, checkpoints))
 
-                if done % periods.evaluate == 0 and done < total_steps:
+                if (done % periods.evaluate == 0 or done == total_steps) and (done < total_steps or leader):
                     progress.pause()
-                    batches = itertools.islice(data.validation(batch_sizes.at(step)), periods.evaluate_batches)
-                    held_out = evaluate(eval_fn, state, batches, mesh)
-                    _write(writers, done, {f'validation/{name}': ratio.value() for name, ratio in held_out.items()})
-                    progress.show(validation=f'{held_out["loss"].value():.3f}')
+                    values = held_out(state, done)
+                    _write(writers, done, values)
+                    progress.show(validation=f'{values["validation/loss"]:.3f}')
+                    if leader:
+                        leader.offer(state, done, values)
+                        stalled = leader.has_stalled(done)
                     progress.resume()
 
-                if done % periods.checkpoint == 0 or done == total_steps or interrupts.received:
+                if done % periods.checkpoint == 0 or done == total_steps or interrupts.received or stalled:
                     progress.pause()
                     unlogged, pending = metrics_lib.total(pending, unlogged), []
                     checkpoints.save(state, done, unlogged)
                     progress.resume()
-                if interrupts.received:
+                if stalled:
+                    progress.say(f'no better {best.measure} since step {leader.step:,}: the run ends at step {done:,}')
+                if interrupts.received or stalled:
                     break
 
         checkpoints.wait()
@@ -262,25 +272,13 @@ def train(
             print(f'\n{interrupts.received.name}: saved step {int(state.step):,}. Continue with\n  {run.command}')
             return interrupts.exit_code
 
-        step = int(state.step)
-        size = batch_sizes.at(step - 1)
-        report = reporter(
-            Finished(
-                model=model,
-                state=state,
-                data=data,
-                mesh=mesh,
-                plan=plan,
-                step=step,
-                seconds=time.monotonic() - run.start,
-                batch_size=size,
-                sequences_seen=batch_sizes.before(step),
-                evaluate=lambda: evaluate(eval_fn, state, data.validation(size), mesh),
-                checkpoint=checkpoints.path(step),
-            )
-        )
-        if first_step < total_steps:  # else it is written already
-            _write(writers, step, report.values())
+        last_step, name = int(state.step), 'validation'
+        step, checkpoint = last_step, checkpoints.path(last_step)
+        if leader and leader.step is not None:
+            state, step, checkpoint, name = leader.restore(target), leader.step, leader.path, 'best'
+        report = reporter(finished(state, step, checkpoint))
+        if first_step < last_step:  # else it is written already
+            _write(writers, last_step, {f'{name}/{key}': value for key, value in report.values().items()})
         _close(writers)
         report.write(directory)
         command = re.sub(r' --gin\.TRAIN_STEPS=\S+', '', run.command)
@@ -315,34 +313,6 @@ def _start_from(path, state: TrainState, shardings: TrainState, model: Adapted, 
     return jax.jit(begin, out_shardings=shardings)(params)
 
 
-def _check(model, data, batch_sizes, layout, mesh, microbatches, total_steps) -> None:
-    """Refuses what cannot run, before anything is computed."""
-    if total_steps < 1:
-        raise UserError(f'TRAIN_STEPS is {total_steps}; it must be at least 1.')
-    if data.vocabulary.size > model.arch.vocab_size:
-        raise UserError(
-            f'The vocabulary has {data.vocabulary.size} ids, the model only {model.arch.vocab_size} rows. '
-            f'Set --gin.VOCABULARY_SIZE={data.vocabulary.size}.'
-        )
-    for _, size in batch_sizes.ramp:
-        if size % (microbatches * mesh.shape['data']):
-            raise UserError(
-                f'BATCH_SIZE = {size} does not divide into MICROBATCHES = {microbatches} '
-                f'× data = {mesh.shape["data"]} device(s).'
-            )
-
-
-def _warn_if_slow(plan: Plan, first_step: int) -> None:
-    """Says at once how long a run will take on a CPU, and what to run there instead."""
-    if jax.default_backend() != 'cpu':
-        return
-    tokens = plan.total_tokens - plan.batch_sizes.before(first_step) * plan.length
-    seconds = plan.flops_per_token * tokens / (0.6 * flops.measured_speed())
-    print(f'expected   about {flops.duration(seconds)} on this CPU, by its matmul speed', flush=True)
-    if seconds > 3600:
-        print('           for a machine without an accelerator: --gin_file=gin/pretrain_tiny.gin (minutes)', flush=True)
-
-
 def _write(writers: Sequence[Writer], step: int, values: dict[str, float]) -> None:
     for writer in writers:
         writer.write(step, values)
@@ -351,20 +321,3 @@ def _write(writers: Sequence[Writer], step: int, values: dict[str, float]) -> No
 def _close(writers: Sequence[Writer]) -> None:
     for writer in writers:
         writer.close()
-
-
-def _terminal(values: Mapping[str, float]) -> dict[str, str]:
-    mfu = values.get('speed/mfu')
-    return {
-        'loss': f'{values["train/loss"]:.3f}',
-        'tokens/s': f'{values["speed/tokens_per_second"]:,.0f}',
-        'MFU': 'n/a' if mfu is None else f'{mfu:.1%}',
-    }
-
-
-def _diverged(step: int, checkpoints: Checkpoints) -> str:
-    saved = 'none was saved' if checkpoints.latest is None else f'{checkpoints.path(checkpoints.latest)} is intact'
-    return (
-        f'The loss is no longer finite at step {step:,}. The last checkpoint before it: {saved}. '
-        'Lower LEARNING_RATE or clip more (clip_norm), then continue.'
-    )

@@ -12,7 +12,7 @@ from palm_jax.models.architecture import Architecture
 
 STATE, ABOUT = 'state', 'about'
 _MAKE_ONE = 'Make one with: python -m palm_jax.train --gin_file=gin/pretrain_tiny.gin'
-VOCABULARY_FILE = 'vocabulary.model'  # in MODEL_DIR
+VOCABULARY_FILE, BEST = 'vocabulary.model', 'best'  # in MODEL_DIR: its vocabulary, its best checkpoint
 
 
 def architecture(
@@ -71,13 +71,13 @@ def check_vocabulary(theirs: dict[str, Any], ours: dict[str, Any], path: Path) -
 
 
 def step_directory(path: str | None) -> Path:
-    """A step's folder, from itself or from a MODEL_DIR, whose newest step is taken."""
+    """A step's folder, from itself or from a MODEL_DIR: its best step where the run kept one, else its newest."""
     if path is None:
         raise UserError(f'Name the model to start from: --gin.INITIAL_CHECKPOINT_PATH=runs/tiny. {_MAKE_ONE}')
     given = Path(path).expanduser()
     if (given / STATE).is_dir() and given.name.isdigit():
         return given
-    for root in (given, given / 'checkpoints'):
+    for root in (given, given / BEST, given / 'checkpoints'):
         steps = [int(p.name) for p in root.glob('*') if p.name.isdigit() and (p / STATE).is_dir()]
         if steps:
             return root / str(max(steps))

@@ -116,7 +116,7 @@ BAD = {
     'latin.csv': (b'text,label\na,x\nb\xe9,y\n', 'line 3: byte 0xe9 is not UTF-8'),
     'broken.jsonl': ('{"text": "a", "label": "x"}\n{"text": \n', 'line 2, column .*no JSON'),
     'list.jsonl': ('[1]\n', 'line 1: expected an object'),
-    'table.xlsx': ('', 'a table is one of .csv, .tsv, .jsonl'),
+    'table.xlsx': ('', 'a table is one of .csv, .tsv, .txt, .jsonl, .json'),
 }
 
 

@@ -1,0 +1,57 @@
+"""What the loop says: before a run, beside its progress bar, and when it cannot go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+
+from palm_jax.errors import UserError
+from palm_jax.training import flops
+from palm_jax.training.checkpoints import Checkpoints
+from palm_jax.training.plan import Plan
+
+
+def check(model, data, batch_sizes, layout, mesh, microbatches, total_steps) -> None:
+    """Refuses what cannot run, before anything is computed."""
+    if total_steps < 1:
+        raise UserError(f'TRAIN_STEPS is {total_steps}; it must be at least 1.')
+    if data.vocabulary.size > model.arch.vocab_size:
+        raise UserError(
+            f'The vocabulary has {data.vocabulary.size} ids, the model only {model.arch.vocab_size} rows. '
+            f'Set --gin.VOCABULARY_SIZE={data.vocabulary.size}.'
+        )
+    for _, size in batch_sizes.ramp:
+        if size % (microbatches * mesh.shape['data']):
+            raise UserError(
+                f'BATCH_SIZE = {size} does not divide into MICROBATCHES = {microbatches} '
+                f'× data = {mesh.shape["data"]} device(s).'
+            )
+
+
+def warn_if_slow(plan: Plan, first_step: int) -> None:
+    """Says at once how long a run will take on a CPU, and what to run there instead."""
+    if jax.default_backend() != 'cpu':
+        return
+    tokens = plan.total_tokens - plan.batch_sizes.before(first_step) * plan.length
+    seconds = plan.flops_per_token * tokens / (0.6 * flops.measured_speed())
+    print(f'expected   about {flops.duration(seconds)} on this CPU, by its matmul speed', flush=True)
+    if seconds > 3600:
+        print('           for a machine without an accelerator: --gin_file=gin/pretrain_tiny.gin (minutes)', flush=True)
+
+
+def in_short(values: Mapping[str, float]) -> dict[str, str]:
+    mfu = values.get('speed/mfu')
+    return {
+        'loss': f'{values["train/loss"]:.3f}',
+        'tokens/s': f'{values["speed/tokens_per_second"]:,.0f}',
+        'MFU': 'n/a' if mfu is None else f'{mfu:.1%}',
+    }
+
+
+def diverged(step: int, checkpoints: Checkpoints) -> str:
+    saved = 'none was saved' if checkpoints.latest is None else f'{checkpoints.path(checkpoints.latest)} is intact'
+    return (
+        f'The loss is no longer finite at step {step:,}. The last checkpoint before it: {saved}. '
+        'Lower LEARNING_RATE or clip more (clip_norm), then continue.'
+    )
