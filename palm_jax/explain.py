@@ -28,7 +28,8 @@ def explain(configuration: Configuration, arguments: dict[str, Any], num_devices
     if num_devices is None:
         num_devices = jax.device_count() if layout.data == -1 else layout.data * layout.model
     axis_sizes = layout.axis_sizes(num_devices)
-    boxed = jax.eval_shape(lambda rng: init_state(model, arguments['optimizer'], rng, trainable), jax.random.key(0))
+    optimizer = model.wrap(arguments['optimizer'])
+    boxed = jax.eval_shape(lambda rng: init_state(model, optimizer, rng, trainable), jax.random.key(0))
     layout.check((boxed.params, boxed.frozen), axis_sizes)
     sizes = BatchSizes.of(arguments['batch_size'])
     frozen_layers = trainable.frozen_layers(boxed.params, model.arch.num_layers)

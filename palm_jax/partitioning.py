@@ -31,7 +31,9 @@ _ACTIVATIONS: Rules = (
     ('act_vocab', 'model'),
 )
 # One key/value head serves all query heads, so it is replicated; layers are scanned over.
-_UNSPLIT: Rules = tuple((axis, None) for axis in ('kv_heads', 'kv', 'layers', 'rank', 'bottleneck', 'classes'))
+_UNSPLIT: Rules = tuple(
+    (axis, None) for axis in ('kv_heads', 'kv', 'layers', 'rank', 'bottleneck', 'prompt', 'classes')
+)
 
 
 def data_parallel() -> Rules:

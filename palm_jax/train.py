@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from palm_jax import command_line
+from palm_jax.configuration.load import Configuration
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -20,6 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(rest)
     configuration = command_line.load_configuration('loop.train', options.gin_file, flags)
     arguments_of_train = configuration.build('loop.train')
+    seeds = configuration.bound('repeat.over_seeds.seeds')
 
     if options.explain:
         from palm_jax import explain
@@ -28,11 +31,24 @@ def main(arguments: Sequence[str]) -> int:
         return 0
 
     from palm_jax.configuration import record
-    from palm_jax.training import loop
+    from palm_jax.training import loop, repeat
 
-    record.keep(Path(arguments_of_train['model_dir']), configuration.text, options.accept_changes)
-    run = loop.Run(configuration.text, command_line.command('train', arguments), start)
-    return loop.train(**arguments_of_train, run=run)
+    command = command_line.command('train', arguments)
+
+    def train(configuration: Configuration, arguments_of_train: dict[str, Any], start: float) -> int:
+        record.keep(Path(arguments_of_train['model_dir']), configuration.text, options.accept_changes)
+        return loop.train(**arguments_of_train, run=loop.Run(configuration.text, command, start))
+
+    if seeds is None:
+        return train(configuration, arguments_of_train, start)
+
+    def with_seed(seed: int, model_dir: Path) -> int:
+        start = time.monotonic()
+        its_own = [('SEED', str(seed)), ('MODEL_DIR', repr(str(model_dir))), ('SEEDS', 'None')]
+        configuration = command_line.load_configuration('loop.train', options.gin_file, [*flags, *its_own])
+        return train(configuration, configuration.build('loop.train'), start)
+
+    return repeat.over_seeds(with_seed, Path(arguments_of_train['model_dir']), seeds)
 
 
 if __name__ == '__main__':

@@ -21,6 +21,13 @@ from palm_jax.training import state
 MICRO = {'vocab_size': 61, 'num_layers': 3, 'd_model': 24, 'num_heads': 4, 'head_dim': 8}
 
 
+@pytest.fixture(scope='module', autouse=True)
+def forget_what_was_compiled():
+    """Every compiled function holds memory maps, of which a process may have 65,530 on Linux; past them XLA crashes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def micro():
     """Builds a micro model and its parameters; keywords change the architecture."""

@@ -25,6 +25,7 @@ from palm_jax.configuration.statements import (
 )
 from palm_jax.errors import UserError, closest
 
+_OF_THE_PROGRAM = ('repeat.over_seeds',)  # what `palm_jax.train` itself reads
 _CALL_TRACE = re.compile(r'\n?\s*In call to configurable.*', re.DOTALL)
 
 
@@ -49,6 +50,13 @@ class Configuration:
         """A macro's value where it is a plain one."""
         statement = self.effective.get(name)
         return default if statement is None else statement.value
+
+    def bound(self, name: str) -> Any:
+        """The value that one plain parameter of the program itself has, None where nothing binds it."""
+        statement = self.effective.get(name)
+        while statement is not None and isinstance(statement.value, Macro):
+            statement = self.effective.get(statement.value.name)
+        return None if statement is None else statement.value
 
     def build(self, root: str) -> dict[str, Any]:
         """The arguments of the root function, everything below it built.
@@ -77,7 +85,7 @@ class Configuration:
     def _refuse_unused(self, root: str) -> None:
         """Every binding must have reached something; a part that was swapped out keeps its own in silence."""
         operative = {selector for _, selector in gin.config._OPERATIVE_CONFIG}
-        operative.add(_selector(root))
+        operative |= {_selector(name) for name in (root, *_OF_THE_PROGRAM)}
         replaced = self._replaced(operative)
         reached: set[str] = set()
         for statement in self.effective.values():

@@ -36,7 +36,7 @@ class Attention(nn.Module):
         q_BLHK = rotate(q_BLHK, positions_BL, arch.rope_theta)
         k_BMGK = rotate(k_BMGK, positions_BL, arch.rope_theta)
         q_BLHK = constrain(q_BLHK, 'act_batch', 'act_length', 'act_heads', None)
-        k_BMGK, v_BMGK, mask = Memory(name='memory')(k_BMGK, v_BMGK, positions_BL, mask)
+        k_BMGK, v_BMGK, mask = Memory(arch, name='memory')(k_BMGK, v_BMGK, positions_BL, mask)
         y_BLHK = attend(q_BLHK, k_BMGK, v_BMGK, mask, arch.attention)
         (y_BLD,) = Projection(
             arch,
@@ -55,6 +55,8 @@ class Memory(nn.Module):
     mutable: the first call leaves its keys and values there, and a later one adds its own at
     `positions` and sees all of them up to there. One key head makes the cache small.
     """
+
+    arch: Architecture
 
     @nn.compact
     def __call__(

@@ -89,7 +89,6 @@ class PaLM(nn.Module):
         self.embed = Embed(self.arch)
         self.final_norm = Norm(self.arch)
 
-    @nn.compact
     def features(
         self,
         tokens_BL: jax.Array,
@@ -99,15 +98,27 @@ class PaLM(nn.Module):
         deterministic: bool = True,
     ) -> jax.Array:
         """The normed output of the last block, [B, L, D]; arguments as in `__call__`."""
+        x_BLD = self.embed(tokens_BL)
+        return self.transform(x_BLD, positions_BL, segment_ids_BL, causal_attention_BL, deterministic)
+
+    @nn.compact
+    def transform(
+        self,
+        x_BLD: jax.Array,
+        positions_BL: jax.Array | None = None,
+        segment_ids_BL: jax.Array | None = None,
+        causal_attention_BL: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """`features` of embedded inputs: the seam for a soft prompt, and for whatever else is no token."""
         if positions_BL is None:
-            positions_BL = jnp.arange(tokens_BL.shape[1], dtype=jnp.int32)[None]
+            positions_BL = jnp.arange(x_BLD.shape[1], dtype=jnp.int32)[None]
         mask = Mask(segment_ids_BL, causal_attention_BL)
         block = Block
         if self.arch.remat != 'none':
             # A loop keeps XLA from merging the recomputation with the original; unrolled code does not.
             block = nn.remat(block, policy=_REMAT_POLICIES[self.arch.remat], prevent_cse=self.arch.scan_unroll > 1)
         stack = block(self.arch, deterministic, name='stack')
-        x_BLD = self.embed(tokens_BL)
         first, num_layers = 0 if self.is_initializing() else self.frozen_layers, self.arch.num_layers
         for layers in filter(None, (range(first), range(first, num_layers))):
             x_BLD = self._run(layers, frozen=layers.stop == first)(stack, x_BLD, positions_BL, mask)

@@ -10,11 +10,11 @@ import jax
 from palm_jax.errors import UserError
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.matmuls import matmul
-from palm_jax.peft.method import change_targets, new_param
+from palm_jax.peft.method import Method, change_targets, new_param
 
 
 @dataclasses.dataclass(frozen=True)
-class Adapter:
+class Adapter(Method):
     """y + gelu(y·Down)·Up behind both branches of a block, before they meet the residual stream.
 
     Houlsby et al. place one behind attention and one behind the MLP of a serial block; the
@@ -37,12 +37,6 @@ class Adapter:
             return Bottlenecks(projection.arch, self.width, name=self.name)(outputs, projection.axes)
 
         return change_targets(next_fun, args, kwargs, context, self.targets, change)
-
-    def start(self, kernels, own):
-        return own
-
-    def merge(self, kernels, own):
-        raise UserError('Adapters cannot be merged: they are not linear.')
 
 
 class Bottlenecks(nn.Module):

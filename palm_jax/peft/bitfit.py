@@ -7,13 +7,12 @@ import dataclasses
 import flax.linen as nn
 import jax
 
-from palm_jax.errors import UserError
 from palm_jax.models.architecture import Architecture
-from palm_jax.peft.method import change_targets, new_param
+from palm_jax.peft.method import Method, change_targets, new_param
 
 
 @dataclasses.dataclass(frozen=True)
-class BitFit:
+class BitFit(Method):
     """Trains biases only. PaLM has none, so the method adds them, at zero, to its linear maps.
 
     Attributes:
@@ -28,12 +27,6 @@ class BitFit:
             return Biases(projection.arch, name=self.name)(outputs, projection.axes)
 
         return change_targets(next_fun, args, kwargs, context, self.targets, change)
-
-    def start(self, kernels, own):
-        return own
-
-    def merge(self, kernels, own):
-        raise UserError('BitFit cannot be merged: a PaLM without biases has no place for them.')
 
 
 class Biases(nn.Module):

@@ -8,11 +8,11 @@ import flax.linen as nn
 import jax
 
 from palm_jax.models.architecture import Architecture
-from palm_jax.peft.method import named, new_param, targets
+from palm_jax.peft.method import Method, named, new_param, targets
 
 
 @dataclasses.dataclass(frozen=True)
-class IA3:
+class IA3(Method):
     """Learned vectors multiply keys, values and the MLP's hidden activations; they begin at one.
 
     Attributes:
@@ -35,9 +35,6 @@ class IA3:
         outputs = named(projection, next_fun(*args, **kwargs))
         changed = {name: scales(name, outputs[name], projection.axes[name]) for name in names}
         return tuple((outputs | changed).values())
-
-    def start(self, kernels, own):
-        return own
 
     def merge(self, kernels, own):
         """The vectors multiply the kernels' columns, or their rows."""

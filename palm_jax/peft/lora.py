@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
@@ -12,11 +12,11 @@ import jax.numpy as jnp
 
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.matmuls import matmul
-from palm_jax.peft.method import change_targets, new_param
+from palm_jax.peft.method import Method, change_targets, new_param
 
 
 @dataclasses.dataclass(frozen=True)
-class LoRA:
+class LoRA(Method):
     """W + scale · A·B with A [D, R] and B [R, F], scale = α / R; W itself is not trained.
 
     A begins uniform within ±1/√D (the authors' code), B at zero, so the start equals the base.
@@ -37,12 +37,23 @@ class LoRA:
     dropout_rate: float = 0.0
     rank_stabilized: bool = False
     decomposed: bool = False
+    diagonal: bool = dataclasses.field(default=False, init=False)
     name: str = dataclasses.field(default='lora', init=False)
 
     @property
     def scale(self) -> float:
         """What multiplies A·B."""
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
+
+    @property
+    def init_a(self) -> Callable[..., jax.Array]:
+        """Of A."""
+        return _uniform
+
+    @property
+    def init_b(self) -> Callable[..., jax.Array]:
+        """Of B."""
+        return nn.initializers.zeros
 
     def intercept(self, next_fun, args, kwargs, context):
         def change(projection, outputs):
@@ -52,13 +63,13 @@ class LoRA:
 
         return change_targets(next_fun, args, kwargs, context, self.targets, change)
 
-    def start(self, kernels, own):
+    def start(self, beside, own):
         """DoRA's lengths begin as those of the kernels' columns."""
         lengths = {
             f'{name}_length': jnp.linalg.norm(_flat(kernel, own[f'{name}_a']), axis=1)
             .reshape(own[f'{name}_length'].shape)
             .astype(kernel.dtype)
-            for name, kernel in kernels.items()
+            for name, kernel in beside.items()
             if f'{name}_length' in own
         }
         return own | lengths
@@ -70,6 +81,8 @@ class LoRA:
             if f'{name}_a' not in own:
                 return kernel
             a_NDR, b_NRF = _flat(own[f'{name}_a'], own[f'{name}_a']), own[f'{name}_b']
+            if self.diagonal:
+                a_NDR = a_NDR * own[f'{name}_e'][:, None]
             b_NRF = b_NRF.reshape(*b_NRF.shape[:2], -1).astype(jnp.float32)
             delta_NDF = jnp.einsum('NDR,NRF->NDF', a_NDR, b_NRF, precision='highest')
             total_NDF = _flat(kernel, own[f'{name}_a']) + self.scale * delta_NDF
@@ -102,9 +115,11 @@ class LowRank(nn.Module):
         for name, y in outputs.items():
             axes = self.axes[name]
             shape = y.shape[x_BLD.ndim - 1 :]
-            a = new_param(self, f'{name}_a', _uniform, (*input_shape, lora.rank), (*self.input_axes, 'rank'))
-            b = new_param(self, f'{name}_b', nn.initializers.zeros, (lora.rank, *shape), ('rank', *axes))
+            a = new_param(self, f'{name}_a', lora.init_a, (*input_shape, lora.rank), (*self.input_axes, 'rank'))
+            b = new_param(self, f'{name}_b', lora.init_b, (lora.rank, *shape), ('rank', *axes))
             a_DR, b_RF = a.reshape(fan_in, -1).astype(dtype), b.reshape(lora.rank, -1).astype(dtype)
+            if lora.diagonal:
+                a_DR *= new_param(self, f'{name}_e', nn.initializers.zeros, (lora.rank,), ('rank',)).astype(dtype)
             y = y + (matmul(matmul(x_BLD, a_DR), b_RF) * lora.scale).reshape(y.shape)
             if lora.decomposed:
                 length = new_param(self, f'{name}_length', nn.initializers.ones, shape, axes)

@@ -16,34 +16,42 @@ import contextlib
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import flax.linen as nn
 import jax
 from flax.linen.module import InterceptorContext
 
+from palm_jax.errors import UserError
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.layers import Projection
 from palm_jax.models.palm import PaLM
 
 
-class Method(Protocol):
-    """A way to fine-tune. Methods are frozen dataclasses that gin builds."""
+class Method:
+    """A way to fine-tune: a frozen dataclass that gin builds. What one does not need, it leaves as it is here.
 
-    @property
-    def name(self) -> str:
-        """Of the child modules that hold its weights."""
+    Attributes:
+      name: of the child modules that hold its weights.
+      dropout_rate: above 0, training needs a `dropout` RNG.
+    """
+
+    name: str
+    dropout_rate: float = 0.0
 
     def intercept(self, next_fun: Callable, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
         """Called in place of every module's method, see `nn.intercept_methods`."""
+        raise NotImplementedError
 
-    def start(self, kernels: dict[str, jax.Array], own: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def start(self, beside: dict[str, Any], own: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """A child's weights to begin with, once the base's are in place.
 
         Args:
-          kernels: the kernels beside the child, [N, *inputs, *outputs], by name.
+          beside: what lies beside the child: kernels [N, *inputs, *outputs] and other modules, by name.
           own: the child's weights as they were initialised.
         """
+        del beside
+        return own
 
     def merge(self, kernels: dict[str, jax.Array], own: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """The kernels that alone compute what kernels and child compute together.
@@ -51,6 +59,16 @@ class Method(Protocol):
         Raises:
           UserError: no kernels can.
         """
+        raise UserError(f'{type(self).__name__} cannot be merged into the kernels: it computes what they cannot.')
+
+    def penalty(self, params: Any) -> jax.Array | float:
+        """What joins the mean loss, of all of the model's parameters."""
+        del params
+        return 0.0
+
+    def wrap(self, optimizer: Any) -> Any:
+        """The optimizer that this method needs, from the run's own (a named tuple of `init`, `update`, `schedule`)."""
+        return optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +96,13 @@ class Adapted:
     @property
     def has_dropout(self) -> bool:
         """Whether training needs a `dropout` RNG."""
-        return self.model.has_dropout or any(getattr(method, 'dropout_rate', 0) for method in self.methods)
+        return self.model.has_dropout or any(method.dropout_rate for method in self.methods)
 
     @property
     def trainable(self) -> tuple[str, ...]:
         """Regular expressions of what is new: the methods' weights and the head's."""
         head = () if self.model.head is None else ('head/.*',)
-        return (*(f'.*/{method.name}/.*' for method in self.methods), *head)
+        return (*(f'(.*/)?{method.name}/.*' for method in self.methods), *head)
 
     def init(self, *args: Any, **kwargs: Any) -> Any:
         """`nn.Module.init` with the methods' weights."""
@@ -99,14 +117,30 @@ class Adapted:
     def start(self, params: Any) -> Any:
         """The parameters to begin with, once the base's are in place; see `Method.start`."""
         for method in self.methods:
-            params = _visit(params, method.name, lambda kernels, own, m=method: (kernels, m.start(kernels, own)))
+            params = _visit(params, method.name, lambda beside, own, m=method: ({}, m.start(beside, own)))
         return params
 
     def merge(self, params: Any) -> Any:
         """The base's parameters that alone compute the same; see `Method.merge`."""
         for method in self.methods:
-            params = _visit(params, method.name, lambda kernels, own, m=method: (m.merge(kernels, own), None))
+            params = _visit(params, method.name, lambda beside, own, m=method: (m.merge(_kernels(beside), own), None))
         return params
+
+    def penalized(self, loss: Callable[..., tuple[jax.Array, dict]]) -> Callable[..., tuple[jax.Array, dict]]:
+        """A loss (a *sum*, with metrics) with the methods' penalties, each as often as the loss counts targets."""
+
+        def total(model, params, *rest):
+            value, metrics = loss(model, params, *rest)
+            penalty = sum(method.penalty(params) for method in self.methods)
+            return value + penalty * metrics['loss'].count, metrics
+
+        return total if self.methods else loss
+
+    def wrap(self, optimizer: Any) -> Any:
+        """The optimizer that the methods need; see `Method.wrap`."""
+        for method in self.methods:
+            optimizer = method.wrap(optimizer)
+        return optimizer
 
     def freeze_layers(self, num_layers: int) -> Adapted:
         """The same, without a gradient in the first layers; see `PaLM.frozen_layers`."""
@@ -121,15 +155,18 @@ class Adapted:
 
 
 def _visit(params: Any, name: str, change: Callable[[dict, dict], tuple[dict, dict | None]]) -> Any:
-    """Calls change(kernels, child) wherever a child module called `name` sits beside kernels."""
+    """Calls change(beside, child) wherever a child module called `name` lies; it gives new kernels and the child."""
     if not isinstance(params, dict):
         return params
     rest = {key: _visit(value, name, change) for key, value in params.items() if key != name}
     if name not in params:
         return rest
-    kernels = {key: value for key, value in rest.items() if not isinstance(value, dict)}
-    kernels, own = change(kernels, params[name])
+    kernels, own = change(rest, params[name])
     return rest | kernels | ({} if own is None else {name: own})
+
+
+def _kernels(beside: dict[str, Any]) -> dict[str, jax.Array]:
+    return {key: value for key, value in beside.items() if not isinstance(value, dict)}
 
 
 def targets(context: InterceptorContext, pattern: str) -> tuple[str, ...]:

@@ -58,7 +58,8 @@ class Trainable:
 
     def frozen_layers(self, trained: Any, num_layers: int) -> int:
         """How many layers at the bottom need no backward pass; `trained` is what `split` returned."""
-        return 0 if self.top_layers is None or 'embed' in trained else num_layers - self.top_layers
+        from_the_top = self.top_layers is not None and trained.keys() <= {'stack', 'final_norm', 'head'}
+        return num_layers - self.top_layers if from_the_top else 0
 
     def _check(self, num_layers: int) -> None:
         if not 0 < self.top_layers <= num_layers:

@@ -43,17 +43,18 @@ class HeadReporter:
 
 def held_out_scores(finished: Finished) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The head's scores of the held-out part, float64 [b, ...] a batch, and the labels an example."""
-    predict = jax.jit(functools.partial(_scores, finished.model))
     scores, labels = [], []
     batches = finished.data.validation(finished.batch_size)
     for batch in tqdm(batches, desc='predicting', unit=' batches', leave=False):
         weights = batch['label_weights']
         real = weights.reshape(len(weights), -1).any(axis=1)  # the last batch is padded with weight 0
-        scores.append(np.asarray(predict(finished.state, shard_batch(batch, finished.mesh)), np.float64)[real])
+        batch_scores = _scores(finished.model, finished.state, shard_batch(batch, finished.mesh))
+        scores.append(np.asarray(batch_scores, np.float64)[real])
         labels.extend(batch['labels'][real])
     return scores, labels
 
 
+@functools.partial(jax.jit, static_argnums=0)  # the same function at every evaluation: compiled once
 def _scores(model, state, batch):
     return scores_of(model, state.all_params, batch)
 

@@ -135,6 +135,7 @@ def train(
     run, directory = run or Run(), Path(model_dir)
     mesh, batch_sizes = layout.mesh(), BatchSizes.of(batch_size)
     model, selection = adapt(model, methods, trainable, trainable_layers)
+    optimizer = model.wrap(optimizer)
     messages.check(model, data, batch_sizes, layout, mesh, microbatches, total_steps)
 
     about = {'vocabulary': data.vocabulary.fingerprint, 'architecture': dataclasses.asdict(model.arch)}
@@ -187,7 +188,9 @@ def train(
             writer.open(directory, first_step, run.config)
 
         step_fn = jax.jit(
-            functools.partial(train_step, model=model, loss=loss, optimizer=optimizer, microbatches=microbatches),
+            functools.partial(
+                train_step, model=model, loss=model.penalized(loss), optimizer=optimizer, microbatches=microbatches
+            ),
             donate_argnums=0,
             out_shardings=(shardings, None),
         )
@@ -275,7 +278,8 @@ def train(
         last_step, name = int(state.step), 'validation'
         step, checkpoint = last_step, checkpoints.path(last_step)
         if leader and leader.step is not None:
-            state, step, checkpoint, name = leader.restore(target), leader.step, leader.path, 'best'
+            at_best = leader.restore(dataclasses.replace(target, frozen=state.frozen))
+            state, step, checkpoint, name = at_best, leader.step, leader.path, 'best'
         report = reporter(finished(state, step, checkpoint))
         if first_step < last_step:  # else it is written already
             _write(writers, last_step, {f'{name}/{key}': value for key, value in report.values().items()})

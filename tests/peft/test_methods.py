@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 
 from palm_jax.errors import UserError
+from palm_jax.inference.generate import Sampler
 from palm_jax.models.heads import Head
 from palm_jax.models.palm import Architecture, PaLM
+from palm_jax.models.rotary import rotate
 from palm_jax.parameters import path_name
+from palm_jax.peft.adalora import AdaLoRA
 from palm_jax.peft.adapter import Adapter
 from palm_jax.peft.bitfit import BitFit
 from palm_jax.peft.ia3 import IA3
 from palm_jax.peft.lora import LoRA
+from palm_jax.peft.prefix import Prefix
+from palm_jax.peft.prompt import Prompt
 from palm_jax.training import head_losses, loop, losses, optimizers, schedules, state, step
 
 METHODS = {
@@ -24,7 +29,11 @@ METHODS = {
     'ia3': (IA3(),),
     'bitfit': (BitFit(),),
     'adapter': (Adapter(width=4),),
-    'several': (LoRA(rank=2), BitFit(), Adapter(width=4), IA3()),
+    'adalora': (AdaLoRA(rank=3, target_rank=2, total_steps=20),),
+    'prefix': (Prefix(length=3),),
+    'wide_prefix': (Prefix(length=3, width=5),),
+    'prompt': (Prompt(length=3),),
+    'several': (LoRA(rank=2), BitFit(), Adapter(width=4), IA3(), Prefix(length=2), Prompt(length=2)),
 }
 PARTS = {
     'full': {'trainable': ['.*']},
@@ -37,7 +46,12 @@ PARTS = {
     **{name: {'methods': methods} for name, methods in METHODS.items()},
 }
 HEADS = {'words': None, 'class': Head(3, dropout_rate=0.0), 'tokens': Head(3, pooling='none')}
-MERGED = ('lora', 'rslora', 'dora', 'ia3')
+MERGED = ('lora', 'rslora', 'dora', 'ia3', 'adalora')
+WITH_MORE_TO_SEE = ('prefix', 'wide_prefix', 'prompt', 'several')  # these do not promise to start as the base
+ALL_AT_ONCE_OR_EACH = (
+    'several',
+    *(pytest.param(name, marks=pytest.mark.slow) for name in METHODS if name != 'several'),
+)
 
 
 def build(head='class', unroll=1, **adaptation):
@@ -68,7 +82,7 @@ def features(head):
 
 def start(model, selection, seed=0):
     """A state as a run that starts from a base has it: the methods' own start is made."""
-    optimizer = optimizers.adamw(schedules.constant(3e-2))
+    optimizer = model.wrap(optimizers.adamw(schedules.constant(3e-2)))
     fresh = state.unbox(state.init_state(model, optimizer, jax.random.key(seed), selection))
     params, frozen = selection.split(model.start(fresh.all_params))
     return dataclasses.replace(fresh, params=params, frozen=frozen), optimizer
@@ -80,7 +94,8 @@ def base_params(model):
 
 def outputs(model, params, batch, head):
     inputs = (batch['decoder_input_tokens'], None, batch.get('decoder_segment_ids'))
-    return np.asarray(model.apply({'params': params}, *inputs, method='__call__' if head == 'words' else 'scores'))
+    method = '__call__' if head == 'words' else 'scores'
+    return np.asarray(jax.jit(lambda params: model.apply({'params': params}, *inputs, method=method))(params))
 
 
 def paths(tree):
@@ -97,13 +112,16 @@ def test_the_start_equals_the_base(name, head):
     for path, value in theirs.items():  # a method's weights do not disturb the base's initialisation
         np.testing.assert_array_equal(ours[path], value, err_msg=path)
     new = ours.keys() - theirs.keys()
-    assert new and all(re.fullmatch('|'.join(f'.*/{m.name}/.*' for m in METHODS[name]), path) for path in new)
+    assert new and all(re.fullmatch('|'.join(f'(.*/)?{m.name}/.*' for m in METHODS[name]), path) for path in new)
     batch = features(head)
     with_methods, without = (
         outputs(model, current.all_params, batch, head),
         outputs(model.model, base, batch, head),
     )
-    np.testing.assert_allclose(with_methods, without, rtol=1e-5, atol=1e-5)
+    if name in WITH_MORE_TO_SEE:
+        assert np.abs(with_methods - without).max() > 1e-4
+    else:
+        np.testing.assert_allclose(with_methods, without, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +140,7 @@ def test_only_what_is_named_moves_and_the_loss_falls(part, head, unroll):
         return
     current, optimizer = start(model, selection)
     model = model.freeze_layers(selection.frozen_layers(current.params, 3))
-    loss = losses.LanguageModelLoss() if head == 'words' else head_losses.ClassLoss()
+    loss = model.penalized(losses.LanguageModelLoss() if head == 'words' else head_losses.ClassLoss())
     fn = jax.jit(lambda s, b: step.train_step(s, b, jax.random.key(1), model=model, loss=loss, optimizer=optimizer))
     before, batch = current, features(head)
     history = []
@@ -134,12 +152,15 @@ def test_only_what_is_named_moves_and_the_loss_falls(part, head, unroll):
         np.testing.assert_array_equal(paths(current.frozen)[path], value, err_msg=path)
     after = paths(current.params)
     assert any(not np.array_equal(value, after[path]) for path, value in paths(before.params).items())
-    # The optimizer holds two moments of the trained leaves and counters, nothing else.
+    # The optimizer holds two moments of the trained leaves and counters, nothing else; AdaLoRA's two averages more
+    # of its own leaves, and which entries of E it keeps.
     moments = sum(x.size for x in jax.tree.leaves(current.opt_state) if x.ndim)
-    assert moments == 2 * sum(x.size for x in jax.tree.leaves(current.params))
+    own = {path: x.size for path, x in after.items() if '/adalora/' in path}
+    kept = sum(size for path, size in own.items() if path.endswith('_e'))
+    assert moments == 2 * sum(x.size for x in after.values()) + 2 * sum(own.values()) + kept
 
 
-@pytest.mark.parametrize('name', METHODS)
+@pytest.mark.parametrize('name', ALL_AT_ONCE_OR_EACH)
 def test_scanned_and_unrolled_layers_are_the_same_model(name):
     scanned, selection = build(unroll=1, methods=METHODS[name])
     unrolled, _ = build(unroll=0, methods=METHODS[name])
@@ -171,7 +192,7 @@ def test_merged_equals_unmerged(name):
     assert np.abs(outputs(model.model, without, batch, 'words') - with_method).max() > 1e-2
 
 
-@pytest.mark.parametrize('name', ['bitfit', 'adapter'])
+@pytest.mark.parametrize('name', ['bitfit', 'adapter', 'prefix', 'prompt'])
 def test_what_cannot_be_merged_says_so(name):
     model, selection = build(methods=METHODS[name])
     with pytest.raises(UserError, match='cannot be merged'):
@@ -185,3 +206,55 @@ def test_dropout_of_a_method_is_at_work_in_training_only():
     loss = head_losses.ClassLoss()
     values = [float(loss(model, params, batch, key)[0]) for key in (None, None, *jax.random.split(jax.random.key(0)))]
     assert values[0] == values[1] and len(set(values)) == 3
+
+
+@pytest.mark.parametrize('name', ALL_AT_ONCE_OR_EACH)
+def test_what_is_written_over_the_cache_is_what_whole_passes_say(name):
+    model, selection = build('words', methods=METHODS[name])
+    params = shaken(start(model, selection)[0].all_params)
+    prompts = [[0, 7, 5], [0, 9, 4, 3, 8, 2]]
+    written = Sampler(max_tokens=6, temperature=0.0).continue_ids(model, params, prompts, 32)
+    whole = [ids + continuation for ids, continuation in zip(prompts, written, strict=True)]
+    tokens = np.array([ids + [0] * (12 - len(ids)) for ids in whole], np.int32)
+    logits = outputs(model, params, {'decoder_input_tokens': tokens}, 'words')
+    for row, (ids, continuation) in enumerate(zip(prompts, written, strict=True)):
+        for at, token in enumerate(continuation, len(ids) - 1):
+            assert logits[row, at].max() - logits[row, at, token] < 1e-4
+    assert any(written)
+
+
+def test_a_prompt_begins_as_the_tokens_it_is_given():
+    rng = np.random.default_rng(0)
+    embedding = rng.normal(size=(20, 4)).astype(np.float32)
+    beside, own = {'embed': {'embedding': embedding}}, {'embedding': np.zeros((3, 4), np.float32)}
+    prompt = Prompt(length=3, initial_ids=[[4, 7], [5]]).start(beside, own)['embedding']
+    np.testing.assert_allclose(prompt[0], embedding[[4, 7]].mean(axis=0), rtol=1e-6)
+    np.testing.assert_array_equal(prompt[1], embedding[5])
+    assert any(np.array_equal(prompt[2], row) for row in embedding)
+
+
+def test_a_prompt_gives_what_its_tokens_in_the_text_would():
+    model, _ = build('words', methods=(Prompt(length=3, initial_ids=[[4], [5], [6]]),))
+    base = base_params(model)
+    params = model.start(state.unbox(state.init_params(model, jax.random.key(0))))
+    text = np.array([[0, 9, 8, 7]], np.int32)
+    whole = np.concatenate([np.array([[4, 5, 6]], np.int32), text], axis=1)
+    expected = np.asarray(model.model.apply({'params': base}, whole))[:, 3:]
+    np.testing.assert_allclose(model.apply({'params': params}, text), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_prefix_is_what_a_cache_of_tokens_before_the_text_would_be():
+    """Keys and values of tokens at positions 0 to 2 as the prefix: the text then reads as if they preceded it."""
+    model, _ = build('words', methods=(Prefix(length=3),))
+    base = base_params(model)
+    text = np.array([[9, 8, 7, 30]], np.int32)
+    whole = np.concatenate([np.array([[4, 5, 6]], np.int32), text], axis=1)
+    _, memory = model.model.apply({'params': base}, whole, mutable=['cache'])
+    cached = memory['cache']['stack']['attn']['memory']
+    params = state.unbox(state.init_params(model, jax.random.key(0)))
+    # The cache holds keys turned by their positions 0, 1, 2; a prefix turns its own by -3, -2, -1.
+    keys = jax.vmap(lambda k: rotate(k, np.arange(0, -3, -1)[None], model.arch.rope_theta))(cached['k'][:, :, :3])
+    own = {'k': keys[:, 0], 'v': cached['v'][:, 0, :3]}
+    params['stack']['attn']['memory'] = {'prefix': own}
+    expected = np.asarray(model.model.apply({'params': base}, whole))[:, 3:]
+    np.testing.assert_allclose(model.apply({'params': params}, text), expected, rtol=1e-5, atol=1e-5)

@@ -1,17 +1,23 @@
 """The methods' arithmetic against Hugging Face peft on the same weights, on one linear map."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoraConfig, get_peft_model
 
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.layers import Projection
+from palm_jax.peft.adalora import AdaLoRA
 from palm_jax.peft.ia3 import IA3
 from palm_jax.peft.lora import LoRA
 from palm_jax.peft.method import Adapted
+from palm_jax.training import schedules
+from palm_jax.training.optimizers import Optimizer
 
 D, F, RANK = 24, 40, 4
 ARCH = Architecture(vocab_size=8, num_layers=1, d_model=D, num_heads=2, head_dim=4)
@@ -91,3 +97,99 @@ def test_ia3_is_pefts(x_and_kernel, of_input):
     np.testing.assert_allclose(y, theirs(torch.from_numpy(x)).detach().numpy(), rtol=1e-5, atol=1e-4)
     merged = method.merge({'w': kernel[None]}, {name: scale[None]})['w'][0]
     np.testing.assert_allclose(merged, theirs.merge_and_unload().linear.weight.detach().numpy().T, rtol=1e-5, atol=1e-5)
+
+
+class TwoMaps(torch.nn.Module):
+    """Two linear maps whose ranks compete; a call returns a loss, to which peft adds its regularization."""
+
+    def __init__(self, kernels):
+        super().__init__()
+        for name, kernel in kernels.items():
+            layer = torch.nn.Linear(*kernel.shape, bias=False)
+            layer.weight.data = torch.from_numpy(kernel.T.copy())
+            setattr(self, name, layer)
+
+    def forward(self, x, target):
+        output = self.second(torch.tanh(self.first(x)))
+        return types.SimpleNamespace(loss=(output - target).square().mean())
+
+
+def test_adalora_is_pefts_step_by_step():
+    rng = np.random.default_rng(0)
+    total, rank, target_rank, rate = 24, 4, 2, 0.05
+    kernels = {'first': rng.normal(size=(6, 10)), 'second': rng.normal(size=(10, 5))}
+    kernels = {name: kernel.astype(np.float32) / 3 for name, kernel in kernels.items()}
+    x, y = rng.normal(size=(32, 6)).astype(np.float32), rng.normal(size=(32, 5)).astype(np.float32)
+    config = AdaLoraConfig(
+        init_r=rank,
+        target_r=target_rank,
+        lora_alpha=6,
+        target_modules=list(kernels),
+        tinit=4,
+        tfinal=6,
+        deltaT=3,
+        total_step=total,
+        orth_reg_weight=0.3,
+        beta1=0.8,
+        beta2=0.7,
+    )
+    theirs = get_peft_model(TwoMaps(kernels), config)
+    optimizer = torch.optim.SGD([p for p in theirs.parameters() if p.requires_grad], lr=rate)
+
+    method = AdaLoRA(
+        rank=rank,
+        alpha=6.0,
+        target_rank=target_rank,
+        total_steps=total,
+        warmup_steps=4,
+        final_steps=6,
+        allocation_period=3,
+        beta1=0.8,
+        beta2=0.7,
+        orthogonality=0.3,
+    )
+    params = {}
+    for name in kernels:
+        layer = getattr(theirs.base_model.model, name)
+        a, b, e = (getattr(layer, f'lora_{part}')['default'].detach().numpy().T.copy() for part in 'ABE')
+        params[name] = {method.name: {'w_a': a, 'w_b': b, 'w_e': e[0]}}
+
+    def loss(params):
+        h = x
+        for name, kernel in kernels.items():
+            own = params[name][method.name]
+            h = h @ kernel + method.scale * ((h @ (own['w_a'] * own['w_e'])) @ own['w_b'])
+            h = jnp.tanh(h) if name == 'first' else h
+        return jnp.mean(jnp.square(h - y)) + method.penalty(params)
+
+    sgd = optax.sgd(rate)
+    ours = method.wrap(Optimizer(sgd.init, sgd.update, schedules.constant(rate)))
+    state, ranks = ours.init(params), []
+    step = jax.jit(lambda p, s: ours.update(jax.grad(loss)(p), s, p))
+    for number in range(1, total + 1):
+        optimizer.zero_grad()
+        value = theirs.base_model(torch.from_numpy(x), torch.from_numpy(y)).loss  # with the penalty
+        np.testing.assert_allclose(loss(params), value.item(), rtol=1e-5)
+        value.backward()
+        optimizer.step()
+        theirs.base_model.update_and_allocate(number)
+        updates, state = step(params, state)
+        params = optax.apply_updates(params, updates)
+        for name in kernels:
+            layer, own = getattr(theirs.base_model.model, name), params[name][method.name]
+            for part in 'ABE':
+                expected = getattr(layer, f'lora_{part}')['default'].detach().numpy().T
+                np.testing.assert_allclose(
+                    own[f'w_{part.lower()}'], expected.reshape(own[f'w_{part.lower()}'].shape), rtol=1e-4, atol=1e-6
+                )
+            allocator = theirs.base_model.rankallocator
+            if number < total - 6:
+                key = f'{name}.lora_A.default'
+                for ours_, theirs_ in (('sensitivity', 'exp_avg_ipt'), ('uncertainty', 'exp_avg_unc')):
+                    average = getattr(allocator, theirs_)[key].numpy().T
+                    np.testing.assert_allclose(state[ours_][name][method.name]['w_a'], average, rtol=1e-3, atol=1e-7)
+        ranks.append(sum(int((params[name][method.name]['w_e'] != 0).sum()) for name in kernels))
+        budget, chosen = theirs.base_model.rankallocator.budget_schedule(number)
+        kept, chooses = method.budget(2)
+        assert kept[number] == budget and (chooses[number] == chosen or number >= total - 6), number
+    assert ranks[0] == 2 * rank and ranks[-1] == 2 * target_rank and min(ranks) == ranks[-1]

@@ -15,10 +15,8 @@ from palm_jax.training.pretrained import BEST, step_directory
 @pytest.fixture
 def states(micro):
     model, _ = micro()
-    init = lambda seed: state.unbox(
-        state.init_state(model, optimizers.adamw(schedules.constant(1e-3)), jax.random.key(seed))
-    )  # noqa: E731
-    return [init(seed) for seed in range(4)]
+    optimizer = optimizers.adamw(schedules.constant(1e-3))
+    return [state.unbox(state.init_state(model, optimizer, jax.random.key(seed))) for seed in range(4)]
 
 
 def test_larger_is_better_but_for_losses_and_errors():
