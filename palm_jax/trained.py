@@ -1,24 +1,103 @@
-"""A finished run in Python: `load('runs/finetuned').predict(['...'])`."""
+"""Fine-tuning and its result in Python, for notebooks and programs.
+
+from palm_jax import trained
+
+model = trained.finetune('text_data.csv', base='runs/tiny', model_dir='runs/mine', TRAIN_STEPS=300)
+model.predict(['some text'])     # [{'a label': 0.93, ...}]
+model.save('runs/mine_whole')    # stands alone, without its base
+model = trained.load('runs/mine_whole')
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from palm_jax import train
 from palm_jax.command_line import load_configuration
+from palm_jax.data.labelled_text import LabelledText
+from palm_jax.data.tagged_text import TaggedText
+from palm_jax.data.text_to_text import TextToText
 from palm_jax.errors import UserError
 from palm_jax.inference.generate import Sampler
 from palm_jax.peft.method import Adapted
 from palm_jax.peft.trainable import join
+from palm_jax.reports import entities
 from palm_jax.training import loop, pretrained
-from palm_jax.training.checkpoints import fingerprint, restore_params
+from palm_jax.training.checkpoints import Checkpoints, fingerprint, restore_params
 from palm_jax.training.head_losses import scores_of
-from palm_jax.training.state import init_params, unbox
+from palm_jax.training.state import TrainState, init_params, unbox
+
+_CONFIG = 'config.gin'
+
+
+def finetune(
+    table: str | Path,
+    base: str | Path,
+    model_dir: str | Path,
+    gin_files: Sequence[str] = ('gin/finetune_lora.gin',),
+    **bindings: Any,
+) -> Trained:
+    """Fine-tunes on a table, as `python -m palm_jax.train` does; a run that is there is continued.
+
+    Args:
+      table: TRAIN_FILES.
+      base: INITIAL_CHECKPOINT_PATH, a MODEL_DIR or a checkpoint.
+      model_dir: MODEL_DIR: checkpoints, report and curves go there.
+      gin_files: what `--gin_file` would name, in order.
+      bindings: macros, as in `--gin.TRAIN_STEPS=300`.
+
+    Raises:
+      UserError: what the command would refuse.
+    """
+    of_run = {'TRAIN_FILES': str(table), 'INITIAL_CHECKPOINT_PATH': str(base), 'MODEL_DIR': str(model_dir)}
+    flags = [f'--gin.{name}={value!r}' for name, value in (of_run | bindings).items()]
+    code = train.main([*(f'--gin_file={name}' for name in gin_files), *flags])
+    if code:
+        raise UserError(f'The run was interrupted; what it had is in {model_dir}. Call finetune again to go on.')
+    return load(model_dir)
+
+
+def load(model_dir: str | Path) -> Trained:
+    """The model of a run, from its MODEL_DIR; of an adapter, with the base that it was trained on.
+
+    The tables of the run need not be there any more.
+
+    Raises:
+      UserError: there is no run, or its base is not where it was or another one.
+    """
+    directory = pretrained.step_directory(str(model_dir))
+    about, file = pretrained.read_about(directory), Path(model_dir) / _CONFIG
+    if not file.is_file():
+        raise UserError(f'{model_dir} holds no {_CONFIG}: it is not the MODEL_DIR of a run.')
+    # What the checkpoint says of itself needs neither the table nor, where it is whole, the base.
+    known = {'LABELS': about.get('labels')}
+    if about.get('base') is None and file.with_name('checkpoints').is_dir():
+        known['INITIAL_CHECKPOINT_PATH'] = str(model_dir)
+    text = file.read_text()
+    flags = [(name, repr(value)) for name, value in known.items() if value and re.search(rf'^{name} = ', text, re.M)]
+    arguments = load_configuration('loop.train', [str(file)], flags).build('loop.train')
+    adaptation = {name: arguments[name] for name in loop.ADAPTATION if name in arguments}
+    model, selection = loop.adapt(arguments['model'], **adaptation)
+    data, ours = arguments['data'], {'vocabulary': arguments['data'].vocabulary.fingerprint}
+    fresh = jax.jit(lambda rng: unbox(init_params(model, rng)))(jax.random.key(0))
+    if about.get('base') is None:
+        return Trained(model, restore_params(str(model_dir), fresh, ours), data, text)
+    base = restore_params(arguments['initial_checkpoint'], fresh, ours, model.trainable)
+    part, frozen = selection.split(base)
+    if fingerprint(frozen) != about['base']:
+        raise UserError(
+            f'{model_dir} was trained on top of the base {about["base"]}, '
+            f'but {arguments["initial_checkpoint"]} now holds {fingerprint(frozen)}.'
+        )
+    return Trained(model, join(restore_params(str(model_dir), part, ours), frozen), data, text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,17 +108,31 @@ class Trained:
       model: with its methods attached.
       params: all of them, on the default device.
       data: of the run: `vocabulary`, `length` and, of a head, `labels`.
-      kind: of a head's labels: `class`, `labels` or `number`; None of a language model.
+      config: of the run, as one gin file.
     """
 
     model: Adapted
     params: Any
     data: Any
-    kind: str | None
+    config: str
 
     def write(self, prompts: Sequence[str], sampler: Sampler = Sampler()) -> list[str]:
         """Continuations of prompts."""
         return sampler(self.model, self.params, self.data.vocabulary, prompts, self.data.length)
+
+    def answer(self, inputs: Sequence[Any], sampler: Sampler = Sampler(temperature=0.0)) -> list[str]:
+        """What a model that was trained from text to text answers.
+
+        Args:
+          inputs: of each a text, or a dict of the columns that the template names; of a dialogue
+            a message, or a list of all that have been exchanged, the newest last.
+          sampler: greedy by default.
+        """
+        data = self._expect(TextToText, 'answer', 'from text to text')
+        sampler = dataclasses.replace(sampler, max_tokens=min(sampler.max_tokens, data.target_length))
+        prompts = [data.asked(given) for given in inputs]
+        written = sampler.continue_ids(self.model, self.params, prompts, data.length, data.bidirectional)
+        return [data.vocabulary.decode(ids) for ids in written]
 
     def predict(self, texts: Sequence[str], second_texts: Sequence[str] | None = None, batch_size: int = 32) -> list:
         """What the head says of texts, or of pairs of texts.
@@ -47,47 +140,81 @@ class Trained:
         Returns:
           For every text a dict of probabilities by label, the likeliest first; of a number, the number.
         """
-        if self.kind is None:
-            raise UserError('This run trained a language model, which has no head to predict with.')
-        features, _ = self.data.inputs(list(zip(texts, second_texts or [None] * len(texts), strict=True)))
-        results = []
-        for first in range(0, len(texts), batch_size):
-            rows = np.minimum(np.arange(first, first + batch_size), len(texts) - 1)  # the last batch repeats its end
-            batch = {name: values[rows] for name, values in features.items()}
-            results.append(np.asarray(_scores(self.model, self.params, batch))[: len(texts) - first])
-        scores = np.concatenate(results) if results else np.zeros((0, max(len(self.data.labels), 1)))
-        if self.kind == 'number':
-            return scores[:, 0].tolist()
-        p = np.asarray(jax.nn.softmax(scores) if self.kind == 'class' else jax.nn.sigmoid(scores))
-        named = [dict(zip(self.data.labels, row.tolist(), strict=True)) for row in p]
+        data = self._expect(LabelledText, 'predict', 'to label texts')
+        features, _ = data.inputs(list(zip(texts, second_texts or [None] * len(texts), strict=True)))
+        scores = self._scores(features, len(texts), batch_size)
+        if data.table.kind == 'number':
+            return [float(row[0]) for row in scores]
+        as_p = jax.nn.softmax if data.table.kind == 'class' else jax.nn.sigmoid
+        named = [dict(zip(data.labels, np.asarray(as_p(row)).tolist(), strict=True)) for row in scores]
         return [dict(sorted(row.items(), key=lambda item: -item[1])) for row in named]
 
+    def find(self, texts: Sequence[str | Sequence[str]], batch_size: int = 32) -> list[list[dict[str, Any]]]:
+        """The entities that a tagger finds.
 
-_scores = jax.jit(scores_of, static_argnums=0)
+        Args:
+          texts: whole, or as words, which then are taken to stand a separator apart.
+          batch_size: texts scored at one time.
+
+        Returns:
+          For every text a list of {'type', 'text', 'start', 'end'}: its characters are text[start:end].
+        """
+        data = self._expect(TaggedText, 'find', 'to tag words')
+        texts = [text if isinstance(text, str) else data.separator.join(text) for text in texts]
+        words = [data.words(text) for text in texts]
+        features, places = data.inputs([[word.group() for word in row] for row in words])
+        found = []
+        scores = self._scores(features, len(texts), batch_size)
+        for text, row, ends, score in zip(texts, words, places, scores, strict=True):
+            tags = [data.labels[i] for i in score[ends].argmax(axis=-1)] if ends else []
+            spans = [(e.type, row[e.first].start(), row[e.last - 1].end()) for e in entities.decode(tags)]
+            found.append([{'type': t, 'text': text[start:end], 'start': start, 'end': end} for t, start, end in spans])
+        return found
+
+    def save(self, model_dir: str | Path) -> Path:
+        """Writes the whole model, which `load` and INITIAL_CHECKPOINT_PATH take without the base it was trained on.
+
+        Methods are merged into the kernels where all of them can be; otherwise they stay, and
+        only `load` takes the model.
+
+        Returns:
+          The checkpoint's path.
+        """
+        directory, params, config = Path(model_dir), self.params, self.config
+        if (directory / _CONFIG).exists():
+            raise UserError(f'{directory} holds a run already; save to another directory.')
+        if self.model.methods:
+            try:
+                params = self.model.merge(params)
+                config += '\nMETHODS = []\nTRAINABLE = None\n'
+            except UserError:
+                pass  # they compute what kernels cannot, and are saved beside them
+        about = {
+            'vocabulary': self.data.vocabulary.fingerprint,
+            'architecture': dataclasses.asdict(self.model.arch),
+        } | ({'labels': list(self.data.labels)} if self.data.labels else {})
+        checkpoints = Checkpoints(directory / 'checkpoints', 1, about)
+        checkpoints.save(TrainState(jnp.zeros((), jnp.int32), params, {}), 0)
+        checkpoints.close()
+        self.data.vocabulary.save(directory / pretrained.VOCABULARY_FILE)
+        (directory / _CONFIG).write_text(config)
+        return checkpoints.path(0)
+
+    def _scores(self, features: Mapping[str, np.ndarray], count: int, batch_size: int) -> list[np.ndarray]:
+        """The head's scores, an array a text."""
+        results: list[np.ndarray] = []
+        for first in range(0, count, batch_size):
+            rows = np.minimum(np.arange(first, first + batch_size), count - 1)  # the last batch repeats its end
+            batch = {name: values[rows] for name, values in features.items()}
+            results.extend(np.asarray(_scores_of(self.model, self.params, batch))[: count - first])
+        return results
+
+    def _expect(self, kind: type, method: str, purpose: str) -> Any:
+        if not isinstance(self.data, kind):
+            others = {LabelledText: 'predict', TaggedText: 'find', TextToText: 'answer'}
+            right = next((name for data, name in others.items() if isinstance(self.data, data)), 'write')
+            raise UserError(f'{method}: this model was not trained {purpose}; use {right}(...).')
+        return self.data
 
 
-def load(model_dir: str | Path) -> Trained:
-    """The model of a run, from its MODEL_DIR; of an adapter, with the base that it was trained on.
-
-    Raises:
-      UserError: what the run was made of is not where it was, or the base is another one.
-    """
-    arguments = load_configuration('loop.train', [str(Path(model_dir) / 'config.gin')], []).build('loop.train')
-    adaptation = {name: arguments[name] for name in loop.ADAPTATION if name in arguments}
-    model, selection = loop.adapt(arguments['model'], **adaptation)
-    data, about = arguments['data'], pretrained.read_about(pretrained.step_directory(str(model_dir)))
-    ours = {'vocabulary': data.vocabulary.fingerprint}
-    fresh = jax.jit(lambda rng: unbox(init_params(model, rng)))(jax.random.key(0))
-    if about.get('base') is None:
-        params = restore_params(str(model_dir), fresh, ours)
-    else:
-        base = restore_params(arguments['initial_checkpoint'], fresh, ours, model.trainable)
-        trained, frozen = selection.split(base)
-        if fingerprint(frozen) != about['base']:
-            raise UserError(
-                f'{model_dir} was trained on top of the base {about["base"]}, '
-                f'but {arguments["initial_checkpoint"]} now holds {fingerprint(frozen)}.'
-            )
-        params = join(restore_params(str(model_dir), trained, ours), frozen)
-    kind = getattr(getattr(data, 'table', None), 'kind', None)
-    return Trained(model, params, data, kind)
+_scores_of = jax.jit(scores_of, static_argnums=0)

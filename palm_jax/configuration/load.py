@@ -29,17 +29,17 @@ _OF_THE_PROGRAM = ('repeat.over_seeds',)  # what `palm_jax.train` itself reads
 _CALL_TRACE = re.compile(r'\n?\s*In call to configurable.*', re.DOTALL)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Configuration:
     """A loaded configuration.
 
     Attributes:
       statements: every binding in the order in which it was read; the last of a name holds.
-      text: the whole configuration as one gin file.
+      text: once it is built, what is in effect as one gin file that makes the same again.
     """
 
     statements: tuple[Statement, ...]
-    text: str
+    text: str = dataclasses.field(default='', init=False)
 
     @property
     def effective(self) -> dict[str, Statement]:
@@ -73,7 +73,23 @@ class Configuration:
         except ValueError as error:
             raise UserError(_CALL_TRACE.sub('', str(error)).strip()) from None
         self._refuse_unused(root)
+        self.text = self._in_effect(root)
         return arguments
+
+    def _in_effect(self, root: str) -> str:
+        """gin's text of all bindings but those of what was swapped out."""
+        operative = _operative(root, *_OF_THE_PROGRAM)
+        dead = self._replaced(operative) - operative
+        living = [s for s in self.effective.values() if not s.is_macro and _selector(s.selector) not in dead]
+        macros = set().union(*map(self._macros_below, living))
+        whole = dict(gin.config._CONFIG)
+        try:
+            for scope, selector in whole:
+                if selector in dead or (selector == 'gin.macro' and scope not in macros):
+                    del gin.config._CONFIG[scope, selector]
+            return gin.config_str(max_line_length=100)
+        finally:
+            gin.config._CONFIG.update(whole)
 
     def _missing(self, message: str) -> str:
         names = re.findall(r"'(\w+)'", message.split('positional argument')[-1])
@@ -84,8 +100,7 @@ class Configuration:
 
     def _refuse_unused(self, root: str) -> None:
         """Every binding must have reached something; a part that was swapped out keeps its own in silence."""
-        operative = {selector for _, selector in gin.config._OPERATIVE_CONFIG}
-        operative |= {_selector(name) for name in (root, *_OF_THE_PROGRAM)}
+        operative = _operative(root, *_OF_THE_PROGRAM)
         replaced = self._replaced(operative)
         reached: set[str] = set()
         for statement in self.effective.values():
@@ -132,6 +147,11 @@ class Configuration:
         return names.union(*nested)
 
 
+def _operative(*programs: str) -> set[str]:
+    """The selectors of what gin has called since it was configured, and of what the program calls itself."""
+    return {selector for _, selector in gin.config._OPERATIVE_CONFIG} | set(map(_selector, programs))
+
+
 def load(root: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) -> Configuration:
     """Reads files, then flags over them, checks both and hands them to gin.
 
@@ -165,7 +185,7 @@ def load(root: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) 
     _check_macros(statements)
     _hand_to_gin(gin_files, imports, flag_lines, statements)
     _check_types(statements)
-    return Configuration(tuple(statements), gin.config_str(max_line_length=100))
+    return Configuration(tuple(statements))
 
 
 def _refuse_unknown_flags(flags: Sequence[tuple[str, str]], statements: Sequence[Statement]) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from palm_jax.data import tables
@@ -41,6 +41,9 @@ class Source(Protocol):
 
     def examples(self, split: Literal['train', 'validation']) -> list[Conversation]:
         """Those of a split."""
+
+    def asked(self, given: Any) -> tuple[Turn, ...]:
+        """The turns that somebody who wants an answer has given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +87,18 @@ class PairTable:
             for row, text, target in zip(rows, inputs, targets, strict=True)
         ]
 
+    def asked(self, given: str | Mapping[str, str]) -> tuple[Turn, ...]:
+        """An input from its columns; a text will do where the template has one."""
+        fields = _fields(self.input)
+        if isinstance(given, str) and len(fields) < 2:
+            given = {fields[0] if fields else '0': given}
+        missing = fields if isinstance(given, str) else [name for name in fields if name not in given]
+        if missing:
+            raise UserError(
+                f'The input is made from the template {self.input!r}: give a dict with {", ".join(fields)}.'
+            )
+        return (Turn(_fill(self.input, dict(given)), False),)
+
     def _rows(self, split: str) -> list[Row]:
         read = functools.partial(_split, split, self.train_files, self.validation_files, self.held_out)
         return read(self._read, lambda row: _fill(self.split_by or self.input, row.values))
@@ -117,6 +132,10 @@ class Dialogues:
         """The transcripts of a split."""
         read = functools.partial(_split, split, self.train_files, self.validation_files, self.held_out)
         return read(self._read, lambda conversation: conversation.turns[0].text)
+
+    def asked(self, given: str | Sequence[str]) -> tuple[Turn, ...]:
+        """A message, or all that have been exchanged, the newest last."""
+        return tuple(Turn(text, False) for text in ([given] if isinstance(given, str) else given))
 
     def _read(self, pattern: str, binding: str) -> list[Conversation]:
         rows = tables.read(pattern, (('messages', 'messages'),), binding)

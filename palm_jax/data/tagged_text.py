@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -14,6 +15,8 @@ from palm_jax.data.conll import Sentence
 from palm_jax.data.examples import Batch, Examples, check_lengths, class_weights, is_held_out, say_cut, token_features
 from palm_jax.data.vocabularies import Vocabulary
 from palm_jax.errors import UserError
+
+_WORD = r"[@#]?\w+(?:['’./:@&-]\w+)*|[^\w\s]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +163,10 @@ class TaggedText:
             rows.append(ids)
             ends.append(places)
         return token_features(rows, self.length, self._bidirectional), ends
+
+    def words(self, text: str) -> list[re.Match]:
+        """The words of a text, punctuation apart; its characters where words are characters."""
+        return list(re.finditer(_WORD if self.separator else r'\S', text))
 
     @functools.cached_property
     def _train(self) -> Examples:

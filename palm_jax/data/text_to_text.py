@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -118,6 +119,10 @@ class TextToText:
                 break
             ids = encoded + ids
         return (0, *ids)
+
+    def asked(self, given: Any) -> tuple[int, ...]:
+        """The ids to answer behind; what is `given` is up to the source: a text, columns, a history."""
+        return self.prompt_ids(self.source.asked(given))
 
     @functools.cached_property
     def _train(self) -> Examples:

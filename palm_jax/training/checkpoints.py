@@ -118,34 +118,51 @@ def restore_params(path: str, fresh: Any, about: dict[str, Any], may_be_new: tup
       fresh: initial parameters of the model; every restored one is placed as its counterpart.
       about: this run's; the vocabularies must agree.
       may_be_new: regular expressions of parameters that the checkpoint may lack: they stay
-        as they are in `fresh`.
+        as they are in `fresh`. So does a head, if it may be new, whose labels are not those of `about`.
 
     Raises:
       UserError: no checkpoint, another vocabulary, or parameters that do not fit, as a table.
     """
     directory = step_directory(path)
-    check_vocabulary(read_about(directory), about, directory)
+    theirs = read_about(directory)
+    check_vocabulary(theirs, about, directory)
+    may_be_new_path = re.compile('|'.join(may_be_new) or '(?!)').fullmatch
+    keeps_head = theirs.get('labels') == about.get('labels') or not may_be_new_path('head/kernel')
     metadata = ocp.StandardCheckpointer().metadata((directory / STATE).absolute())
     saved = _leaves(getattr(metadata, 'item_metadata', metadata))
+    # A leaf of which only the top layers were trained lies in both parts, the frozen layers first.
     places = {
-        path: next((p for p in (f'params/{path}', f'frozen/{path}') if p in saved), None) for path in _leaves(fresh)
+        path: [f'{part}/{path}' for part in ('frozen', 'params') if f'{part}/{path}' in saved]
+        if keeps_head or not path.startswith('head/')
+        else []
+        for path in _leaves(fresh)
     }
+
+    def shape(places: list[str]) -> tuple[int, ...]:
+        (first, *rest), *others = (tuple(saved[place].shape) for place in places)
+        return (first + sum(other[0] for other in others), *rest) if others else (first, *rest)
+
     wrong = [
-        f'  {path}: {"missing" if place is None else tuple(saved[place].shape)} there, {tuple(leaf.shape)} here'
-        for (path, leaf), place in zip(_leaves(fresh).items(), places.values(), strict=True)
-        if (place is None and not any(re.fullmatch(pattern, path) for pattern in may_be_new))
-        or (place is not None and tuple(saved[place].shape) != tuple(leaf.shape))
+        f'  {path}: {shape(found) if found else "missing"} there, {tuple(leaf.shape)} here'
+        for (path, leaf), found in zip(_leaves(fresh).items(), places.values(), strict=True)
+        if (not found and not may_be_new_path(path)) or (found and shape(found) != tuple(leaf.shape))
+    ]
+    there = {path.partition('/')[2] for path in saved if path.startswith(('params/', 'frozen/'))}
+    wrong += [
+        f'  {path}: there, but this model has none'
+        for path in sorted(there - places.keys())
+        if not path.startswith('head/')  # another head may replace the old one
     ]
     if wrong:
         raise UserError(f'The parameters in {directory} do not fit this model:\n' + '\n'.join(wrong))
     target: dict[str, Any] = {}
     for path, leaf in _leaves(fresh).items():
-        if places[path] is not None:
-            *folders, name = places[path].split('/')
+        for place in places[path]:
+            *folders, name = place.split('/')
             branch = target
             for folder in folders:
                 branch = branch.setdefault(folder, {})
-            branch[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+            branch[name] = jax.ShapeDtypeStruct(saved[place].shape, leaf.dtype, sharding=leaf.sharding)
     args = ocp.args.PyTreeRestore(
         target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
     )
@@ -154,8 +171,8 @@ def restore_params(path: str, fresh: Any, about: dict[str, Any], may_be_new: tup
     )
 
     def pick(key_path, leaf):
-        place = places[path_name(key_path)]
-        return leaf if place is None else restored[place]
+        parts = [restored[place] for place in places[path_name(key_path)]]
+        return jnp.concatenate(parts) if len(parts) > 1 else (parts or [leaf])[0]
 
     return jax.tree_util.tree_map_with_path(pick, fresh)
 

@@ -142,7 +142,13 @@ def test_types(value, hint, expected):
     assert fits(value, hint) is expected
 
 
-def test_what_a_swapped_out_part_was_made_of_is_swapped_out_with_it(base_and_table):
-    configuration = load('loop.train', ['gin/finetune_lora.gin', 'gin/heads/tagging.gin'], base_and_table)
-    # the data's table, which nothing names any more, keeps its bindings in silence
-    assert 'labelled_text.LabelledTable' in configuration.text
+def test_what_a_swapped_out_part_was_made_of_is_swapped_out_with_it(base_and_table, tmp_path):
+    tagged = [('TRAIN_FILES', str(Path(base_and_table[0][1]).with_suffix('.conll'))), base_and_table[1]]
+    configuration = load('loop.train', ['gin/finetune_lora.gin', 'gin/heads/tagging.gin'], tagged)
+    # the data's table, which nothing names any more, keeps its bindings in silence, and the record leaves them out
+    assert 'labelled_text.LabelledTable.kind' in configuration.effective
+    configuration.build('loop.train')
+    assert 'labelled_text.LabelledTable' not in configuration.text and 'POOLING' not in configuration.text
+    (tmp_path / 'config.gin').write_text(configuration.text)
+    again, _ = build(files=[str(tmp_path / 'config.gin')])
+    assert record.difference(configuration.text, again.text) == ''

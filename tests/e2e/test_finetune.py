@@ -1,59 +1,16 @@
 """Whole fine-tuning runs through the command line, on a base made here."""
 
 import json
-import os
 import re
-import subprocess
-import sys
+import shutil
 
 import pytest
 
+from palm_jax import trained
+from palm_jax.errors import UserError
 from palm_jax.trained import load
-from tests.e2e.test_train import MICRO, ROOT, checkpoint_bytes
-
-
-def run(*arguments):
-    command = [sys.executable, '-m', 'palm_jax.train', *arguments]
-    return subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture(scope='module')
-def made(tmp_path_factory):
-    """A base, another base, and tables."""
-    folder = tmp_path_factory.mktemp('finetune')
-    text = folder / 'text.txt'
-    text.write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(1500)))
-    for name, seed in (('base', 0), ('other', 1)):
-        result = run(
-            *MICRO,
-            f'--gin.TRAIN_FILES={text}',
-            f'--gin.MODEL_DIR={folder / name}',
-            '--gin.TRAIN_STEPS=2',
-            f'--gin.SEED={seed}',
-        )
-        assert result.returncode == 0, result.stderr[-3000:]
-    rows = [(f'number {i} is {"even" if i % 2 == 0 else "odd"}', 'yes' if i % 2 == 0 else 'no', i) for i in range(300)]
-    (folder / 'classes.csv').write_text('text,label\n' + ''.join(f'"{t}",{label}\n' for t, label, _ in rows))
-    (folder / 'numbers.csv').write_text('text,label\n' + ''.join(f'"{t}",{i / 300}\n' for t, _, i in rows))
-    (folder / 'many.csv').write_text(
-        'text,label\n' + ''.join(f'"{t}",{label}{"|small" if i < 99 else ""}\n' for t, label, i in rows)
-    )
-    return folder
-
-
-def finetune(made, model_dir, *flags, base='base', table='classes.csv', steps=30):
-    return run(
-        '--gin_file=gin/finetune_lora.gin',
-        f'--gin.INITIAL_CHECKPOINT_PATH={made / base}',
-        f'--gin.TRAIN_FILES={made / table}',
-        f'--gin.MODEL_DIR={model_dir}',
-        f'--gin.TRAIN_STEPS={steps}',
-        '--gin.LEARNING_RATE=1e-2',
-        '--gin.LOG_PERIOD=1',
-        '--gin.EVAL_PERIOD=10',
-        "--gin.TASK_FEATURE_LENGTHS={'inputs': 32}",
-        *flags,
-    )
+from tests.e2e.conftest import finetune, run
+from tests.e2e.test_train import MICRO, checkpoint_bytes
 
 
 def test_a_table_becomes_a_classifier_with_a_report(made, tmp_path):
@@ -117,3 +74,53 @@ def test_explain_shows_what_is_trained(made, tmp_path):
     assert result.returncode == 0, result.stderr[-2000:]
     assert re.search(r'stack/attn/qkv/lora/q_a .* yes', result.stdout)
     assert re.search(r'embed/embedding .* no', result.stdout) and 'label  ' in result.stdout
+
+
+def test_in_python_from_a_table_to_a_model_that_stands_alone(made, tmp_path):
+    table, base = tmp_path / 'table.csv', tmp_path / 'base'
+    table.write_text((made / 'classes.csv').read_text())
+    shutil.copytree(made / 'base', base)
+    model = trained.finetune(
+        table, base, tmp_path / 'run', TRAIN_STEPS=20, LEARNING_RATE=1e-2, TASK_FEATURE_LENGTHS={'inputs': 32}
+    )
+    texts = [f'number {i} is {"even" if i % 2 == 0 else "odd"}' for i in range(500, 540)]
+    probabilities = model.predict(texts)
+    assert sum(next(iter(p)) == 'yes' for p in probabilities) == 20
+    model.save(tmp_path / 'whole')
+    with pytest.raises(UserError, match='holds a run already'):
+        model.save(tmp_path / 'whole')
+    with pytest.raises(UserError, match='use predict'):
+        model.answer(texts)
+    table.unlink()
+    assert load(tmp_path / 'run').predict(texts[:2])  # the labels are in the checkpoint
+    shutil.rmtree(base)
+    with pytest.raises(UserError, match='is no checkpoint'):
+        load(tmp_path / 'run')
+    for before, after in zip(probabilities, load(tmp_path / 'whole').predict(texts), strict=True):
+        assert before.keys() == after.keys() and all(abs(before[k] - after[k]) < 1e-5 for k in before)
+    # LoRA is merged: what was saved is a base like any other, for another head, too.
+    again = finetune(made, tmp_path / 'again', '--gin_file=gin/heads/regression.gin', table='numbers.csv', steps=1,
+                     base=tmp_path / 'whole')  # fmt: skip
+    assert again.returncode == 0, again.stderr[-2000:]
+
+
+def test_a_run_without_a_base_that_trains_top_layers_only_is_loaded_whole(made, tmp_path):
+    flags = ("--gin.TRAINABLE=['stack/.*', 'embed/.*']", '--gin.TRAINABLE_LAYERS=1', '--gin.TRAIN_STEPS=2')
+    result = run(*MICRO, f'--gin.TRAIN_FILES={made / "text.txt"}', f'--gin.MODEL_DIR={tmp_path}', *flags)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert load(tmp_path).params['stack']['norm']['scale'].shape == (2, 32)
+
+
+def test_several_seeds_and_the_best_step_of_each(made, tmp_path):
+    flags = ('--gin.SEEDS=[0, 1]', '--gin.BEST_MEASURE=macro_f1', '--gin.PATIENCE=1', '--gin.EVAL_PERIOD=5')
+    result = finetune(made, tmp_path / 'runs', *flags, steps=40)
+    assert result.returncode == 0, result.stderr[-3000:]
+    of_seeds = [json.loads((tmp_path / 'runs' / f'seed_{s}' / 'summary.json').read_text()) for s in (0, 1)]
+    both = json.loads((tmp_path / 'runs' / 'seeds.json').read_text())
+    assert both['seeds'] == [0, 1]
+    assert abs(both['measures']['macro_f1']['mean'] - sum(s['macro_f1'] for s in of_seeds) / 2) < 1e-9
+    assert of_seeds[0]['loss'] != of_seeds[1]['loss']
+    for seed, summary in enumerate(of_seeds):
+        best = tmp_path / 'runs' / f'seed_{seed}' / 'best'
+        assert [p.name for p in best.iterdir() if p.name.isdigit()] == [str(summary['step'])]
+    assert '± deviation' in result.stdout

@@ -1,0 +1,84 @@
+"""Every task of gin/tasks as a whole run: on small invented data in its format, and on the real data where that is."""
+
+import json
+
+import pytest
+
+from palm_jax.errors import UserError
+from palm_jax.trained import load
+from tests.e2e.conftest import finetune
+from tests.e2e.test_train import ROOT
+
+DATA = ROOT / 'data' if (ROOT / 'data').is_dir() else ROOT.parent / 'shared' / 'data'
+MEASURES = {
+    'banking77': 'macro_f1',
+    'clinc150': 'macro_f1',
+    'wnut17': 'entity_f1',
+    'weibo_ner': 'entity_f1',
+    'xquad_en': 'f1',
+    'xquad_zh': 'f1',
+    'e2e_nlg': 'bleu',
+    'tatoeba_en_zh': 'bleu',
+    'kdconv': 'bleu',
+}
+EVERY_DAY = ('wnut17', 'xquad_en', 'kdconv')  # a tagger, text to text, dialogue
+WRITTEN = {
+    'xquad_en': {'question': 'who?', 'context': 'Ann.'},
+    'xquad_zh': {'question': '谁？', 'context': '安。'},
+    'e2e_nlg': 'name[The Eagle]',
+    'tatoeba_en_zh': 'Hi.',
+    'kdconv': ['知道吗？', '知道。', '谢谢'],
+}
+
+
+def train(made, task, model_dir, cwd):
+    lengths = "{'inputs': 48, 'targets': 16}" if task in WRITTEN else "{'inputs': 48}"
+    flags = ['--gin.BATCH_SIZE=4', f'--gin.TASK_FEATURE_LENGTHS={lengths}']
+    if task in WRITTEN:
+        flags.append('--gin.EVAL_EXAMPLES=3')
+    result = finetune(made, model_dir, f'--gin_file=gin/tasks/{task}.gin', *flags, table=None, steps=2, cwd=cwd)
+    assert result.returncode == 0, result.stderr[-3000:]
+    summary = json.loads((model_dir / 'summary.json').read_text())
+    assert MEASURES[task] in summary, summary
+    for name in ('report.md', 'report.html', 'predictions.jsonl', 'loss.png'):
+        assert (model_dir / name).stat().st_size > 0, name
+    return result
+
+
+def test_every_task_is_here():
+    tasks = {path.stem for path in (ROOT / 'gin' / 'tasks').glob('*.gin')} - {'python_stdlib'}
+    assert tasks == MEASURES.keys()
+
+
+@pytest.mark.parametrize(
+    'task', [task if task in EVERY_DAY else pytest.param(task, marks=pytest.mark.slow) for task in MEASURES]
+)
+def test_a_task_runs_from_its_files_to_a_report_and_an_answer(made, small_tasks, tmp_path, task, monkeypatch):
+    train(made, task, tmp_path / 'run', small_tasks[task])
+    monkeypatch.chdir(tmp_path)  # the task's files are not here, and need not be
+    model = load(tmp_path / 'run')
+    if task in WRITTEN:
+        (answer,) = model.answer([WRITTEN[task]])
+        assert isinstance(answer, str)
+        with pytest.raises(UserError, match='use answer'):
+            model.find(['Ann'])
+    elif task in ('wnut17', 'weibo_ner'):
+        text = 'Ann met Bob, in Rome.'
+        (entities,) = model.find([text])
+        for entity in entities:
+            assert (
+                text[entity['start'] : entity['end']] == entity['text'] and f'B-{entity["type"]}' in model.data.labels
+            )
+        assert model.find([text.split()]) is not None and model.find([]) == []
+    else:
+        (probabilities,) = model.predict(['what about it?'])
+        assert probabilities.keys() == set(model.data.labels) and abs(sum(probabilities.values()) - 1) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', MEASURES)
+def test_a_task_runs_on_its_real_data(made, tmp_path, task):
+    if not DATA.is_dir():
+        pytest.skip(f'{DATA} is not here')
+    (tmp_path / 'data').symlink_to(DATA.resolve())
+    train(made, task, tmp_path / 'run', tmp_path)
