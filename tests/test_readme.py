@@ -20,12 +20,12 @@ INLINE = [c for c in re.findall(r'`(python -m [^`]+)`', README) if 'palm_jax.tra
 TABLE = re.findall(r'^\| [^|]+ \| (.*--gin.*) \|$', README, re.MULTILINE)
 
 
-def run(command):
+def run(command, cwd=ROOT):
     arguments = shlex.split(command)
     assert arguments[0] == 'python'
     return subprocess.run(
         [sys.executable, *arguments[1:]],
-        cwd=ROOT,
+        cwd=cwd,
         capture_output=True,
         text=True,
         check=False,
@@ -39,17 +39,21 @@ def test_ci_finds_both_set_up_commands():
 
 
 @pytest.mark.parametrize('command', [*COMMANDS, *INLINE])
-def test_a_training_command_is_understood(command, base_and_table):
-    explained = command if '--explain' in command else f'{command} --explain'
+def test_a_training_command_is_understood(command, base_and_table, small_tasks):
+    explained, task = (
+        command if '--explain' in command else f'{command} --explain',
+        re.search(r'gin/tasks/(\w+)', command),
+    )
     if 'finetune' in command:
-        explained += ''.join(f' --gin.{name}={value}' for name, value in base_and_table)
-    result = run(explained)
+        given = base_and_table[1:] if task else base_and_table
+        explained += ''.join(f' --gin.{name}={value}' for name, value in given)
+    result = run(explained, small_tasks[task[1]] if task else ROOT)
     assert result.returncode == 0, result.stderr[-2000:]
     assert '## parameters' in result.stdout
 
 
 @pytest.mark.parametrize('cell', TABLE)
-def test_a_binding_of_the_table_is_understood(cell, monkeypatch, base_and_table):
+def test_a_binding_of_the_table_is_understood(cell, monkeypatch, base_and_table, small_tasks):
     monkeypatch.chdir(ROOT)
     flags = [part for part in re.findall(r'`([^`]+)`', cell) if part.startswith('--gin')]
     assert flags
@@ -57,7 +61,12 @@ def test_a_binding_of_the_table_is_understood(cell, monkeypatch, base_and_table)
         rest, pairs = split_flags(shlex.split(flag))
         files = [argument.removeprefix('--gin_file=') for argument in rest]
         if cell in README.partition('## Fine-tune')[2]:
-            load('loop.train', ['gin/finetune_lora.gin', *files], [*base_and_table, *pairs]).build('loop.train')
+            names = {name for name, _ in pairs}
+            given = [pair for pair in base_and_table if pair[0] not in names]
+            if any(value.startswith('data/') for _, value in pairs):  # a public set in the place its file names
+                task = next(value.split('/')[1] for _, value in pairs if value.startswith('data/'))
+                monkeypatch.chdir(small_tasks[task])
+            load('loop.train', ['gin/finetune_lora.gin', *files], [*given, *pairs]).build('loop.train')
         else:
             load('loop.train', ['gin/pretrain_tiny.gin', *files], pairs).build('loop.train')
 
@@ -81,9 +90,13 @@ def test_the_vocabulary_tool(tmp_path):
 
 
 def test_the_benchmark_tool():
-    result = run('python -m tools.benchmark train --size=40m --batch=1 --length=32 --steps=2 --unroll=1')
+    small = '--size=40m --batch=1 --length=32 --steps=2 --unroll=1'
+    result = run(f'python -m tools.benchmark train {small}')
     assert result.returncode == 0, result.stderr[-2000:]
     assert re.search(r'palm_jax +\d+\.\dM', result.stdout) and 'MFU =' in result.stdout
+    result = run(f'python -m tools.benchmark finetune {small} --methods=head_only')
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert re.search(r'head_only +39,501 ', result.stdout) and re.search(r'full +46,\d+,\d+ .*1\.00×', result.stdout)
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'notebooks').glob('*.ipynb')), ids=lambda p: p.name)

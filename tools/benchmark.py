@@ -1,24 +1,22 @@
 """python -m tools.benchmark train --size=40m [--dtype=bfloat16] [--against=palm-rlhf-pytorch,transformers]
+python -m tools.benchmark finetune --size=base [--methods=lora,top_layer]
 
-Speed of the train step on synthetic batches: tokens/s, step time, compile time, memory, MFU.
-With `--against`, peers of the same shape train in the same run, a step each in turn, so that
-a machine whose speed drifts slows all of them alike; their ratios are of medians. Each has a
-process of its own and sleeps while another works: threads and heaps do not meet.
+Speed of the train step on synthetic batches. `train`: tokens/s, step time, compile time, memory,
+MFU; with `--against`, beside peers of the same shape. `finetune`: of a classifier, training this
+or that part of it, each beside training everything: step time, memory, optimizer and checkpoint
+size. Contenders take a step in turn in one run (`tools/contenders.py`).
 Needs no TensorFlow; peers need `pip install "palm_jax[peers]"`.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
-import multiprocessing
 import os
-import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,8 +24,19 @@ from tqdm import tqdm
 
 from palm_jax import command_line
 from palm_jax.errors import UserError
+from palm_jax.models.heads import Head
 from palm_jax.models.palm import Architecture, PaLM
-from palm_jax.training import flops, losses, optimizers, schedules, state, step
+from palm_jax.peft.adalora import AdaLoRA
+from palm_jax.peft.adapter import Adapter
+from palm_jax.peft.bitfit import BitFit
+from palm_jax.peft.ia3 import IA3
+from palm_jax.peft.lora import LoRA
+from palm_jax.peft.method import Adapted
+from palm_jax.peft.prefix import Prefix
+from palm_jax.peft.prompt import Prompt
+from palm_jax.peft.trainable import Trainable
+from palm_jax.training import flops, head_losses, loop, losses, optimizers, schedules, state, step
+from tools.contenders import Contender, Trainer, resident_bytes
 
 # Layers, width, heads, head size; all with a vocabulary of 32,000.
 SIZES = {
@@ -37,74 +46,23 @@ SIZES = {
     '1b': (16, 2048, 16, 128),
     '2b': (26, 2304, 18, 128),
 }
-VOCABULARY = 32_000
-
-
-@dataclasses.dataclass
-class Trainer:
-    """Something that trains: `step()` runs one step to its end."""
-
-    step: Callable[[], None]
-    num_params: int
-    compile_seconds: float
-    device: str
-    peak_memory: Callable[[], int | None]
-
-
-class Contender:
-    """A trainer in a process of its own.
-
-    Args:
-      name: of its row.
-      make: makes the trainer, in the new process.
-    """
-
-    def __init__(self, name: str, make: Callable[[], Trainer]):
-        self.name, self.seconds = name, []
-        context = multiprocessing.get_context('spawn')
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, make), daemon=True)
-        self._process.start()
-        theirs.close()
-        self.num_params, self.compile_seconds, self.device = self._receive()
-
-    def step(self) -> None:
-        """One step, timed where it runs."""
-        self._connection.send('step')
-        self.seconds.append(self._receive())
-
-    def stop(self) -> None:
-        """Ends the process; `peak_memory` is known from then on."""
-        self._connection.send('stop')
-        self.peak_memory = self._receive()
-        self._process.join()
-
-    def _receive(self):
-        try:
-            return self._connection.recv()
-        except EOFError:
-            raise UserError(f'{self.name} ended; its message is above.') from None
-
-    @property
-    def median(self) -> float:
-        """Seconds of the median step."""
-        return statistics.median(self.seconds)
-
-
-def _serve(connection: Connection, make: Callable[[], Trainer]) -> None:
-    """A contender's process: makes the trainer, then steps when it is told to."""
-    trainer = make()
-    connection.send((trainer.num_params, trainer.compile_seconds, trainer.device))
-    while connection.recv() == 'step':
-        start = time.perf_counter()
-        trainer.step()
-        connection.send(time.perf_counter() - start)
-    connection.send(trainer.peak_memory())
-
-
-def resident_bytes() -> int:
-    """The most memory this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+VOCABULARY, NUM_CLASSES = 32_000, 77
+# What `finetune` trains, by the name of its file in gin/peft/ and with that file's values.
+PARTS = {
+    'full': {'trainable': ['.*']},
+    'top_k_layers': {'trainable': ['stack/.*', 'final_norm/.*'], 'trainable_layers': 1},
+    'lora': {'methods': (LoRA(rank=8, alpha=16.0),)},
+    'dora': {'methods': (LoRA(rank=8, alpha=16.0, decomposed=True),)},
+    'adalora': {'methods': (AdaLoRA(),)},
+    'adapter': {'methods': (Adapter(width=32),)},
+    'prefix': {'methods': (Prefix(),)},
+    'prompt': {'methods': (Prompt(),)},
+    'ia3': {'methods': (IA3(),)},
+    'bitfit': {'methods': (BitFit(),)},
+    'norms_only': {'trainable': ['.*norm/scale']},
+    'embeddings_only': {'trainable': ['embed/.*']},
+    'head_only': {'trainable': []},
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -114,18 +72,27 @@ def main(arguments: Sequence[str]) -> int:
     )
     commands = parser.add_subparsers(dest='command', required=True)
     train = commands.add_parser('train', help='the train step')
-    train.add_argument('--size', choices=SIZES, default='40m')
-    train.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='default: the first that jax finds')
-    train.add_argument('--batch', type=int, default=4, help='sequences a step')
-    train.add_argument('--length', type=int, default=512, help='tokens a sequence')
-    train.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
-    train.add_argument('--steps', type=int, default=10, help='steps that are timed')
-    train.add_argument('--unroll', type=int, default=0, help='layers per iteration of the scan; 0 is all')
-    train.add_argument('--remat', choices=('none', 'minimal', 'full'), default='none')
+    finetune = commands.add_parser('finetune', help="the step of fine-tuning's methods against training everything")
+    for command, size, batch, length in ((train, '40m', 4, 512), (finetune, 'base', 8, 128)):
+        command.add_argument('--size', choices=SIZES, default=size)
+        command.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='default: the first that jax finds')
+        command.add_argument('--batch', type=int, default=batch, help='sequences a step')
+        command.add_argument('--length', type=int, default=length, help='tokens a sequence')
+        command.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
+        command.add_argument('--steps', type=int, default=10, help='steps that are timed')
+        command.add_argument('--unroll', type=int, default=0, help='layers per iteration of the scan; 0 is all')
+        command.add_argument('--remat', choices=('none', 'minimal', 'full'), default='none')
     train.add_argument('--chunk', type=int, default=128, help='positions whose logits exist at one time')
     train.add_argument('--against', default='', help='comma-separated: palm-rlhf-pytorch, transformers')
     train.add_argument('--compile_peers', action='store_true', help='peers also under torch.compile')
+    finetune.add_argument('--methods', default=','.join(PARTS), help='comma-separated')
     options = parser.parse_args(arguments)
+    (compare_training if options.command == 'train' else compare_finetuning)(options)
+    return 0
+
+
+def compare_training(options: argparse.Namespace) -> None:
+    """Everybody at once, a step each in turn."""
     contenders = [Contender('palm_jax', functools.partial(ours, options))]
     for peer in filter(None, options.against.split(',')):
         for compiled in (False, True) if options.compile_peers else (False,):
@@ -137,12 +104,50 @@ def main(arguments: Sequence[str]) -> int:
     for contender in contenders:
         contender.stop()
     report(contenders, options)
-    return 0
+
+
+def compare_finetuning(options: argparse.Namespace) -> None:
+    """One part after the other, its steps in turn with those of training everything; a row each."""
+    names = [name for name in options.methods.split(',') if name != 'full']
+    unknown = [name for name in names if name not in PARTS]
+    if unknown:
+        raise UserError(f'--methods knows {", ".join(PARTS)}, not {", ".join(unknown)}.')
+    full = Contender('full', functools.partial(finetuner, 'full', options))
+    layers, width, heads, head_dim = SIZES[options.size]
+    print(
+        f'{options.size} on {full.facts["device"]}: {layers} layers, width {width}, {heads} heads of {head_dim}, '
+        f'{full.facts["num_params"] / 1e6:.1f}M parameters, {NUM_CLASSES} classes, '
+        f'{options.batch} × {options.length} tokens a step, {options.dtype}, {options.steps} steps in turn'
+    )
+    print(
+        f'{"":16}{"trained":>12}{"step s":>8}{"min–max":>12}{"of full":>9}{"compile s":>11}'
+        f'{"memory":>11}{"optimizer":>11}{"checkpoint":>12}'
+    )
+
+    def row(contender: Contender, ratio: float) -> None:
+        facts, memory = contender.facts, contender.peak_memory
+        spread = f'{min(contender.seconds):.2f}–{max(contender.seconds):.2f}'
+        tqdm.write(
+            f'{contender.name:16}{facts["num_trained"]:>12,}{contender.median:>8.2f}{spread:>12}{ratio:>8.2f}×'
+            f'{facts["compile_seconds"]:>11.1f}{"n/a" if memory is None else f"{memory / 2**30:.2f} GiB":>11}'
+            f'{facts["optimizer_bytes"] / 2**20:>7.1f} MiB{facts["checkpoint_bytes"] / 2**20:>8.1f} MiB',
+        )
+
+    for name in tqdm(names, unit='part', leave=False):
+        part = Contender(name, functools.partial(finetuner, name, options))
+        first = len(full.seconds)
+        for _ in range(options.steps):
+            full.step()
+            part.step()
+        part.stop()
+        row(part, part.median / statistics.median(full.seconds[first:]))
+    full.stop()
+    row(full, 1.0)
 
 
 def report(contenders: Sequence[Contender], options: argparse.Namespace) -> None:
     """A row a contender, ratios to the first."""
-    device = contenders[0].device
+    device = contenders[0].facts['device']
     layers, width, heads, head_dim = SIZES[options.size]
     print(
         f'{options.size} on {device}: {layers} layers, width {width}, {heads} heads of {head_dim}, '
@@ -153,14 +158,14 @@ def report(contenders: Sequence[Contender], options: argparse.Namespace) -> None
     num_tokens, first = options.batch * options.length, contenders[0]
     for c in contenders:
         per_second = num_tokens / c.median
-        work = flops.per_token(c.num_params, architecture(options), options.length)
+        work = flops.per_token(c.facts['num_params'], architecture(options), options.length)
         mfu = flops.utilization(per_second, work, device, 1)
         spread = f'{min(c.seconds):.2f}–{max(c.seconds):.2f}'
         memory = 'n/a' if c.peak_memory is None else f'{c.peak_memory / 2**30:.2f} GiB'
         ratio = '' if c is first else f'palm_jax is {c.median / first.median:.2f}× as fast'
         print(
-            f'{c.name:34}{c.num_params / 1e6:>7.1f}M{per_second:>10,.0f}{c.median:>9.3f}{spread:>14}'
-            f'{c.compile_seconds:>11.1f}{memory:>10}{"n/a" if mfu is None else f"{mfu:.1%}":>7}  {ratio}'
+            f'{c.name:34}{c.facts["num_params"] / 1e6:>7.1f}M{per_second:>10,.0f}{c.median:>9.3f}{spread:>14}'
+            f'{c.facts["compile_seconds"]:>11.1f}{memory:>10}{"n/a" if mfu is None else f"{mfu:.1%}":>7}  {ratio}'
         )
     print(flops.FORMULA)
 
@@ -187,20 +192,49 @@ def synthetic_tokens(options: argparse.Namespace) -> np.ndarray:
 
 def ours(options: argparse.Namespace) -> Trainer:
     """palm_jax with AdamW."""
-    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # a GPU is shared with the peers
-    if options.device:
-        jax.config.update('jax_platforms', {'gpu': 'cuda'}.get(options.device, options.device))
+    choose_device(options)
     tokens = synthetic_tokens(options)
-    model = PaLM(architecture(options))
-    optimizer = optimizers.adamw(schedules.constant(1e-4))
-    init = jax.jit(lambda rng: state.unbox(state.init_state(model, optimizer, rng)))
-    current = [init(jax.random.key(0))]
     batch = {
         'decoder_input_tokens': np.pad(tokens, [(0, 0), (1, 0)])[:, :-1],
         'decoder_target_tokens': tokens,
         'decoder_loss_weights': np.ones_like(tokens),
     }
-    loss = losses.LanguageModelLoss(chunk_length=options.chunk)
+    model = PaLM(architecture(options))
+    return jax_trainer(model, losses.LanguageModelLoss(chunk_length=options.chunk), batch)
+
+
+def finetuner(name: str, options: argparse.Namespace) -> Trainer:
+    """A classifier of which one part is trained with AdamW."""
+    choose_device(options)
+    tokens = synthetic_tokens(options)
+    batch = {
+        'decoder_input_tokens': np.pad(tokens, [(0, 0), (1, 0)])[:, :-1],
+        'decoder_segment_ids': np.ones_like(tokens),
+        'labels': np.arange(options.batch, dtype=np.int32) % NUM_CLASSES,
+        'label_weights': np.ones(options.batch, np.float32),
+    }
+    model, selection = loop.adapt(PaLM(architecture(options), head=Head(NUM_CLASSES)), **PARTS[name])
+    return jax_trainer(model, head_losses.ClassLoss(), batch, selection)
+
+
+def choose_device(options: argparse.Namespace) -> None:
+    """What the flags say; a GPU is shared with the other contenders."""
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+    if options.device:
+        jax.config.update('jax_platforms', {'gpu': 'cuda'}.get(options.device, options.device))
+
+
+def jax_trainer(
+    model: PaLM | Adapted, loss: Callable[..., Any], batch: dict[str, np.ndarray], selection: Trainable = Trainable()
+) -> Trainer:
+    """Our own step, on what `selection` trains."""
+    optimizer = optimizers.adamw(schedules.constant(1e-4))
+    if isinstance(model, Adapted):
+        optimizer, loss = model.wrap(optimizer), model.penalized(loss)
+    init = jax.jit(lambda rng: state.unbox(state.init_state(model, optimizer, rng, selection)))
+    current = [init(jax.random.key(0))]
+    if isinstance(model, Adapted):
+        model = model.freeze_layers(selection.frozen_layers(current[0].params, model.arch.num_layers))
     train_step = functools.partial(step.train_step, model=model, loss=loss, optimizer=optimizer)
     rng = jax.random.key(1)
     start = time.perf_counter()
@@ -217,8 +251,15 @@ def ours(options: argparse.Namespace) -> Trainer:
     def peak_memory() -> int | None:
         return resident_bytes() if device.platform == 'cpu' else (device.memory_stats() or {}).get('peak_bytes_in_use')
 
-    num_params = sum(x.size for x in jax.tree.leaves(current[0].params))
-    return Trainer(run, num_params, compile_seconds, device.device_kind, peak_memory)
+    facts = {
+        'num_params': sum(x.size for x in jax.tree.leaves((current[0].params, current[0].frozen))),
+        'num_trained': sum(x.size for x in jax.tree.leaves(current[0].params)),
+        'optimizer_bytes': sum(x.nbytes for x in jax.tree.leaves(current[0].opt_state)),
+        'checkpoint_bytes': sum(x.nbytes for x in jax.tree.leaves((current[0].params, current[0].opt_state))),
+        'compile_seconds': compile_seconds,
+        'device': device.device_kind,
+    }
+    return Trainer(run, facts, peak_memory)
 
 
 def torch_peer(name: str, options: argparse.Namespace, compiled: bool) -> Trainer:
@@ -277,11 +318,12 @@ def torch_peer(name: str, options: argparse.Namespace, compiled: bool) -> Traine
     run()
     compile_seconds = time.perf_counter() - start if compiled else 0.0
     run()
-    num_params = sum(p.numel() for p in model.parameters())
-    peak_memory = torch.cuda.max_memory_allocated if device == 'cuda' else resident_bytes
-    return Trainer(
-        run, num_params, compile_seconds, torch.cuda.get_device_name() if device == 'cuda' else device, peak_memory
-    )
+    facts = {
+        'num_params': sum(p.numel() for p in model.parameters()),
+        'compile_seconds': compile_seconds,
+        'device': torch.cuda.get_device_name() if device == 'cuda' else device,
+    }
+    return Trainer(run, facts, torch.cuda.max_memory_allocated if device == 'cuda' else resident_bytes)
 
 
 if __name__ == '__main__':

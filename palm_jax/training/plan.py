@@ -65,7 +65,7 @@ class Plan:
         trees = (self.shapes.params, self.shapes.frozen)
         everything = {part: sum(_count(tree.get(part, {})) for tree in trees) for part in ('embed', 'stack')}
         through = 0.0  # weights through which a gradient flows on its way down
-        if 'stack' in self.shapes.params or 'embed' in self.shapes.params:
+        if self.shapes.params.keys() - {'final_norm', 'head'}:
             through = everything['stack'] * (1 - self.frozen_layers / self.model.arch.num_layers)
             through += everything['embed'] if self.model.head is None else 0
         return flops.share_of_full(self.num_trained, through, self.num_params)

@@ -1,0 +1,220 @@
+"""python -m tools.results --base=runs/tiny [--seeds=0,1,2] [--tasks=banking77] [--methods=lora,full] [--steps=300]
+
+Fine-tunes one base by every method on real tasks with several seeds, and writes what came out
+as a table: score, trained share, time, memory; beside it what a simple model without any
+pretraining reaches on the same held-out part. Runs that are finished are not made again, so it
+can be stopped and started, and a table of what there is so far is always there.
+The tasks' data must lie where gin/tasks says. Needs `pip install "palm_jax[test]"` (scikit-learn).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from tqdm import tqdm
+
+from palm_jax import __version__, command_line
+from palm_jax.errors import UserError
+from palm_jax.reports import entities, measures, text_measures
+
+# Flags that suit a method; learning rates are customary ones and were not searched.
+METHODS = {
+    'full': {'LEARNING_RATE': 1e-3},
+    'top_k_layers': {'LEARNING_RATE': 1e-3},
+    'lora': {},
+    'dora': {'lora.LoRA.decomposed': True},
+    'adalora': {},
+    'adapter': {},
+    'prefix': {'LEARNING_RATE': 1e-2},
+    'prompt': {'LEARNING_RATE': 3e-2},
+    'ia3': {'LEARNING_RATE': 1e-2},
+    'bitfit': {'LEARNING_RATE': 1e-2},
+    'norms_only': {'LEARNING_RATE': 1e-2},
+    'embeddings_only': {'LEARNING_RATE': 1e-3},
+    'head_only': {'LEARNING_RATE': 1e-2},
+}
+FILES = {'dora': 'lora'}  # the others are called as their file in gin/peft
+TASKS = {'banking77': 'accuracy', 'wnut17': 'entity_f1', 'e2e_nlg': 'bleu'}
+WITHOUT_HEAD = ('e2e_nlg',)  # there a head alone is nothing
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs what is missing; the table is written after each run."""
+    parser = argparse.ArgumentParser(
+        prog='python -m tools.results', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--base', required=True, help='MODEL_DIR of the pretrained model')
+    parser.add_argument('--runs', type=Path, default=Path('runs/results'), help='where the runs go')
+    parser.add_argument('--output', type=Path, default=Path('RESULTS.md'), help='the table')
+    parser.add_argument('--seeds', default='0,1,2', help='comma-separated')
+    parser.add_argument('--tasks', default=','.join(TASKS), help='comma-separated')
+    parser.add_argument('--methods', default=','.join(METHODS), help='comma-separated')
+    parser.add_argument('--steps', type=int, default=300, help='of every run')
+    options = parser.parse_args(arguments)
+    tasks, methods = options.tasks.split(','), options.methods.split(',')
+    for given, known in ((tasks, TASKS), (methods, METHODS)):
+        if unknown := [name for name in given if name not in known]:
+            raise UserError(f'{", ".join(unknown)}: unknown. Known: {", ".join(known)}.')
+    if not (Path(options.base) / 'summary.json').is_file():
+        raise UserError(f'--base={options.base} holds no finished run.')
+    wanted = [
+        (options.runs / task / method / f'seed_{seed}', task, method, seed)
+        for seed, task, method in itertools.product(options.seeds.split(','), tasks, methods)
+        if not (task in WITHOUT_HEAD and method == 'head_only')
+    ]
+    for directory, task, method, seed in tqdm(wanted, unit='run'):
+        if not (directory / 'cost.json').is_file():
+            run(directory, task, method, seed, options)
+            options.output.write_text(page(options, tasks, methods))
+    options.output.write_text(page(options, tasks, methods))
+    print(f'results    {options.output}')
+    return 0
+
+
+def run(directory: Path, task: str, method: str, seed: str, options: argparse.Namespace) -> None:
+    """One run, with its seconds and its peak memory in cost.json."""
+    flags = METHODS[method] | {'SEED': int(seed), 'TRAIN_STEPS': options.steps, 'EVAL_PERIOD': options.steps}
+    flags |= {'INITIAL_CHECKPOINT_PATH': str(options.base), 'MODEL_DIR': str(directory)}
+    files = ('gin/finetune_lora.gin', f'gin/tasks/{task}.gin', f'gin/peft/{FILES.get(method, method)}.gin')
+    command = [sys.executable, '-m', 'palm_jax.train', *(f'--gin_file={file}' for file in files)]
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / 'output.txt').open('w') as output:
+        start = time.monotonic()
+        flags_given = [f'--gin.{name}={value!r}' for name, value in flags.items()]
+        process = subprocess.Popen([*command, *flags_given], stdout=output, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+    if os.waitstatus_to_exitcode(status):
+        raise UserError(f'{task}, {method}, seed {seed} failed; its last words:\n{_end(directory / "output.txt")}')
+    cost = {'seconds': time.monotonic() - start, 'peak_bytes': usage.ru_maxrss * 1024}
+    (directory / 'cost.json').write_text(json.dumps(cost))
+
+
+def page(options: argparse.Namespace, tasks: Sequence[str], methods: Sequence[str]) -> str:
+    """The markdown: a table a task."""
+    base = json.loads((Path(options.base) / 'summary.json').read_text())
+    command = f'python -m tools.results --base={options.base} --seeds={options.seeds} --steps={options.steps}'
+    versions = f'palm_jax {__version__}, jax {jax.__version__}, {os.cpu_count()} CPU cores'
+    lines = [
+        '# Results',
+        '',
+        f'`{command}`, {versions}. The base reaches {base["bits_per_byte"]:.3f} bits per byte on its own held-out text '
+        '(of the tiny recipe: the source of the Python library).',
+        f'Every run is {options.steps} steps of 32 examples. Score: mean ± standard deviation over the seeds named. '
+        'Seconds of a whole run, start and report included, are medians on a shared machine; memory is the '
+        "process's peak. Learning rates are customary ones (`tools/results.py`) and were not searched.",
+    ]
+    for task in tasks:
+        rows = [row for method in methods if (row := _row(options.runs / task / method, TASKS[task], method))]
+        if not rows:
+            continue
+        header = ('trained', 'parameters of it', TASKS[task].replace('_', ' '), 'seeds', 's', 'GiB')
+        lines += ['', f'## {task}', '', f'| {" | ".join(header)} |', f'|{"---|" * len(header)}', *rows]
+        name, score = _cached_baseline(options, task, next((options.runs / task).glob('*/seed_*/predictions.jsonl')))
+        lines.append(f'| *for comparison, no pretraining:* {name} | | {_shown(score)} | | | |')
+    return '\n'.join(lines) + '\n'
+
+
+def _row(folder: Path, measure: str, method: str) -> str | None:
+    runs = sorted(path.parent for path in folder.glob('seed_*/cost.json'))
+    if not runs:
+        return None
+    summaries, costs = ([json.loads((r / name).read_text()) for r in runs] for name in ('summary.json', 'cost.json'))
+    scores, first = [summary[measure] for summary in summaries], summaries[0]
+    spread = f' ± {_shown(statistics.stdev(scores))}' if len(scores) > 1 else ''
+    return (
+        f'| {method} | {first["trained_parameters"]:,} ({first["trained_parameters"] / first["parameters"]:.2%}) '
+        f'| {_shown(statistics.mean(scores))}{spread} | {", ".join(r.name.removeprefix("seed_") for r in runs)} '
+        f'| {statistics.median(cost["seconds"] for cost in costs):.0f} '
+        f'| {max(cost["peak_bytes"] for cost in costs) / 2**30:.2f} |'
+    )
+
+
+def _shown(score: float) -> str:
+    return f'{score:.3f}' if abs(score) < 2 else f'{score:.1f}'
+
+
+# What no pretraining reaches.
+
+
+def _cached_baseline(options: argparse.Namespace, task: str, predictions: Path) -> tuple[str, float]:
+    kept = options.runs / task / 'baseline.json'
+    if not kept.is_file():
+        flags = [('INITIAL_CHECKPOINT_PATH', str(options.base))]
+        files = ['gin/finetune_lora.gin', f'gin/tasks/{task}.gin']
+        data = command_line.load_configuration('loop.train', files, flags).build('loop.train')['data']
+        held_out = [json.loads(line) for line in predictions.read_text().splitlines()]
+        kept.write_text(json.dumps(BASELINES[task](data, held_out)))
+    return tuple(json.loads(kept.read_text()))
+
+
+def classify(data: Any, held_out: Sequence[dict]) -> tuple[str, float]:
+    """TF-IDF of words and pairs of words, logistic regression."""
+    train = data.table.examples('train')
+    vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    model = LogisticRegression(C=10, max_iter=2000)
+    model.fit(vectors.fit_transform([e.text for e in train]), [e.label for e in train])
+    predicted = model.predict(vectors.transform([row['text'] for row in held_out]))
+    right = [p == row['label'] for p, row in zip(predicted, held_out, strict=True)]
+    return 'TF-IDF with logistic regression', float(np.mean(right))
+
+
+def tag(data: Any, held_out: Sequence[dict]) -> tuple[str, float]:
+    """Logistic regression on a word, its shape, its ends and its neighbours."""
+
+    def shape(word: str) -> str:
+        return ''.join('X' if c.isupper() else 'x' if c.islower() else '0' if c.isdigit() else c for c in word)
+
+    def features(words: Sequence[str]) -> list[dict[str, str]]:
+        padded = ['', *words, '']
+        return [
+            {f'word {at}': padded[i + at].lower() for at in (-1, 0, 1)}
+            | {'shape': shape(word), 'begin': word[:3], 'end': word[-3:]}
+            for i, word in enumerate(words, 1)
+        ]
+
+    train = data.table.examples('train')
+    vectors, model = DictVectorizer(), LogisticRegression(C=10, max_iter=1000)
+    rows = vectors.fit_transform([row for s in train for row in features(s.words)])
+    model.fit(rows, [tag for s in train for tag in s.tags])
+    counts = np.zeros(3)
+    for row in held_out:
+        tags = model.predict(vectors.transform(features(row['words'])))
+        counts += measures.entity_counts(entities.decode(row['tags']), entities.decode(list(tags)))
+    return 'logistic regression on words in context', measures.precision_recall_f1(*counts)[2]
+
+
+def write(data: Any, held_out: Sequence[dict]) -> tuple[str, float]:
+    """The answer of the training example whose input is nearest by TF-IDF."""
+    train = data.source.examples('train')
+    vectors = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r'[^,\s]+')
+    known = vectors.fit_transform([c.turns[0].text for c in train])
+    near = (vectors.transform([row['text'] for row in held_out]) @ known.T).argmax(axis=1)
+    texts = [train[int(i)].turns[1].text for i in np.asarray(near).ravel()]
+    of_rows: Callable = text_measures.bleu(texts, [row['label'] for row in held_out])['bleu']
+    return 'the answer to the nearest training input by TF-IDF', float(of_rows(np.arange(len(texts))))
+
+
+BASELINES = {'banking77': classify, 'wnut17': tag, 'e2e_nlg': write}
+
+
+def _end(path: Path) -> str:
+    return '\n'.join(path.read_text().splitlines()[-5:])
+
+
+if __name__ == '__main__':
+    command_line.run(main)
