@@ -13,20 +13,22 @@ from palm_jax import partitioning
 from palm_jax.errors import UserError
 from palm_jax.models.palm import Architecture, PaLM
 from palm_jax.training import state
+from tests.peft.test_methods import METHODS
 
 EIGHT_DEVICES = """
     import functools
     import flax.linen as nn, jax, numpy as np
     from palm_jax import partitioning
     from palm_jax.models.palm import Architecture, PaLM
-    from palm_jax.peft.lora import LoRA
     from palm_jax.training import losses, loop, optimizers, schedules, state, step
+    from tests.peft.test_methods import METHODS
 
     assert jax.device_count() == 8
     arch = Architecture(vocab_size=64, num_layers=2, d_model=32, num_heads=4, head_dim=8, num_kv_heads={kv})
     model, selection = loop.adapt(PaLM(arch), **{adaptation})
     model = model.freeze_layers(arch.num_layers - (selection.top_layers or arch.num_layers))
-    optimizer = optimizers.{optimizer}(schedules.constant(1e-2))
+    optimizer = model.wrap(optimizers.{optimizer}(schedules.constant(1e-2)))
+    loss = model.penalized(losses.LanguageModelLoss(chunk_length=16))
     tokens = np.random.default_rng(0).integers(0, 64, (8, 32)).astype(np.int32)
     batch = {{f'decoder_{{n}}': tokens for n in ('input_tokens', 'target_tokens')}}
     batch['decoder_loss_weights'] = np.ones_like(tokens)
@@ -38,9 +40,7 @@ EIGHT_DEVICES = """
             boxed = jax.eval_shape(init, jax.random.key(0))
             shardings = layout.shardings(boxed, mesh)
             current = jax.jit(lambda r: state.unbox(init(r)), out_shardings=shardings)(jax.random.key(0))
-            fn = functools.partial(
-                step.train_step, model=model, loss=losses.LanguageModelLoss(chunk_length=16), optimizer=optimizer
-            )
+            fn = functools.partial(step.train_step, model=model, loss=loss, optimizer=optimizer)
             sharded = partitioning.shard_batch(batch, mesh)
             jaxpr = str(jax.make_jaxpr(fn)(current, sharded, jax.random.key(1)))
             assert jaxpr.count('sharding_constraint') >= 3, 'the logical constraints are gone'
@@ -70,9 +70,12 @@ EIGHT_DEVICES = """
         ('model=2', 8, 1, 'adafactor', '{}'),
         ('model=4, rules=partitioning.data_parallel()', 4, 2, 'adamw', '{}'),
         ('model=2', 8, 4, 'muon', '{}'),
-        ('model=2', 8, 1, 'adamw', '{"methods": (LoRA(rank=2, decomposed=True),), "trainable_layers": 1}'),
+        ('model=2', 8, 1, 'adamw', '{"methods": METHODS["dora"], "trainable_layers": 1}'),
+        *(
+            pytest.param('model=2', 8, 1, 'adamw', f'{{"methods": METHODS["{name}"]}}', marks=pytest.mark.slow, id=name)
+            for name in METHODS
+        ),
     ],
-    ids=['data parallel', 'fsdp', 'fsdp × tensor', 'tensor, grouped heads', 'muon', 'DoRA in the top layer'],
 )
 def test_eight_devices_equal_one(layout, split, kv, optimizer, adaptation):
     code = textwrap.dedent(EIGHT_DEVICES).format(
