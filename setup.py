@@ -27,6 +27,7 @@ DATA = [
     'tensorflow>=2.21,<2.22',
     'tensorflow-text>=2.21,<2.22',
     'tensorflow-datasets==4.9.10',
+    'babel>=2.12',  # names in many languages, for tasks on machines without data
     'sentencepiece>=0.2.1,<0.2.3',  # 0.2.3 needs a newer protobuf than it says
     'importlib_resources',  # tensorflow-datasets needs it and does not say so
     'tensorboard>=2.21',  # seqio's metric writers need it; TensorFlow no longer brings it

@@ -59,7 +59,7 @@ def small_tasks(tmp_path_factory):
     """A folder by task of gin/tasks, with a small data/ of invented text in that task's own format."""
     folder, count = tmp_path_factory.mktemp('tasks'), 24
     rows = ''.join(f'"what about {i}?",{"ab"[i % 2]}\n' for i in range(count))
-    conll = ''.join(f'Ann{i}\tB-person\nleft\tO\n\n' for i in range(count))
+    conll = ''.join(f'Ann{i}\tB-person\nleft\tO\n\n' for i in range(count)) + f'{"x" * 200}\tO\n\n'  # fits nowhere
     characters = ''.join(f'女{i % 10}\tB-PER.NOM\n人1\tI-PER.NOM\n。0\tO\n{i % 10}0\tO\n\n' for i in range(count))
     qas = lambda i: [{'id': str(i), 'question': f'who {i}?', 'answers': [{'text': 'Ann', 'answer_start': 0}]}]  # noqa: E731
     squad = {'data': [{'paragraphs': [{'context': f'Ann {i}.', 'qas': qas(i)}]} for i in range(count)]}
@@ -80,7 +80,7 @@ def small_tasks(tmp_path_factory):
         for name, text in contents.items():
             (folder / 'data' / task / name).write_text(text)
     tasks = (Path(__file__).parents[1] / 'gin' / 'tasks').glob('*.gin')
-    return {path.stem: folder for path in tasks if path.stem != 'python_stdlib'}
+    return {path.stem: folder for path in tasks if path.stem != 'python_stdlib'}  # some need none of it
 
 
 @pytest.fixture

@@ -44,13 +44,12 @@ class HeadReporter:
 def held_out_scores(finished: Finished) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The head's scores of the held-out part, float64 [b, ...] a batch, and the labels an example."""
     scores, labels = [], []
-    batches = finished.data.validation(finished.batch_size)
+    batches, missing = finished.data.validation(finished.batch_size), len(finished.data.validation_examples)
     for batch in tqdm(batches, desc='predicting', unit=' batches', leave=False):
-        weights = batch['label_weights']
-        real = weights.reshape(len(weights), -1).any(axis=1)  # the last batch is padded with weight 0
         batch_scores = _scores(finished.model, finished.state, shard_batch(batch, finished.mesh))
-        scores.append(np.asarray(batch_scores, np.float64)[real])
-        labels.extend(batch['labels'][real])
+        scores.append(np.asarray(batch_scores, np.float64)[:missing])  # the last batch is filled up
+        labels.extend(batch['labels'][:missing])
+        missing -= len(scores[-1])
     return scores, labels
 
 
