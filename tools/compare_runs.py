@@ -2,7 +2,8 @@
 
 Sets two fine-tuned runs side by side on the same held-out examples (their predictions.jsonl) and says
 whether they differ: McNemar's exact test on the examples that only one of them gets right, and a
-paired bootstrap of the difference. For numbers, the bootstrap of the absolute error alone.
+paired bootstrap of the difference. A tagged sentence is right when all its entities are. For numbers
+the bootstrap of the absolute error alone, for written texts that of each text's score.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from palm_jax.errors import UserError
 _BOOTSTRAPS = 10_000
 _LEVEL = 0.05
 _SHOWN = 5
+RIGHT = 'accuracy'  # of what is either right or wrong
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +31,12 @@ class Comparison:
     """Two runs on the same examples.
 
     Attributes:
-      first, second: a score an example, higher is better: 1 for right and 0 for wrong, or minus
-        the absolute error of a number.
+      first, second: a score an example, higher is better: 1 for right and 0 for wrong, minus
+        the absolute error of a number, or the score of a written text.
       measure: what their means are called.
       lower, upper: the 95% interval of mean(second) − mean(first), by resampling examples.
-      only_first, only_second: examples that only one of them gets right; None for numbers.
-      p_value: McNemar's, exact and two-sided; None for numbers.
+      only_first, only_second: examples that only one of them gets right; None where scores are no such thing.
+      p_value: McNemar's, exact and two-sided; None there, too.
     """
 
     first: np.ndarray
@@ -53,7 +55,7 @@ class Comparison:
         return outside and (self.p_value is None or self.p_value < _LEVEL)
 
 
-def compare(first: np.ndarray, second: np.ndarray, right_or_wrong: bool, seed: int = 0) -> Comparison:
+def compare(first: np.ndarray, second: np.ndarray, measure: str = RIGHT, seed: int = 0) -> Comparison:
     """Compares scores [E] of the same examples.
 
     McNemar (1947), exact: of the b + c examples that one run alone gets right, under no difference
@@ -63,11 +65,11 @@ def compare(first: np.ndarray, second: np.ndarray, right_or_wrong: bool, seed: i
     rng = np.random.default_rng(seed)
     means = np.array([difference[rng.integers(0, len(difference), len(difference))].mean() for _ in range(_BOOTSTRAPS)])
     lower, upper = np.percentile(means, [100 * _LEVEL / 2, 100 * (1 - _LEVEL / 2)])
-    if not right_or_wrong:
-        return Comparison(first, second, 'mean absolute error', float(lower), float(upper), None, None, None)
+    if measure != RIGHT:
+        return Comparison(first, second, measure, float(lower), float(upper), None, None, None)
     b, c = int(np.sum(difference < 0)), int(np.sum(difference > 0))
     p = float(stats.binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
-    return Comparison(first, second, 'accuracy', float(lower), float(upper), b, c, p)
+    return Comparison(first, second, measure, float(lower), float(upper), b, c, p)
 
 
 def report(names: Sequence[str], comparison: Comparison) -> str:
@@ -99,11 +101,13 @@ def read(model_dir: str) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def scores(rows: Sequence[dict]) -> np.ndarray:
-    """1 or 0 an example, or minus the absolute error of a number."""
+def scores(rows: Sequence[dict]) -> tuple[np.ndarray, str]:
+    """A score an example, higher is better, and what their mean is called."""
     if isinstance(rows[0]['label'], float):
-        return -np.array([abs(row['predicted'] - row['label']) for row in rows])
-    return np.array([float(row['predicted'] == row['label']) for row in rows])
+        return -np.array([abs(row['predicted'] - row['label']) for row in rows]), 'mean absolute error'
+    if 'score' in rows[0]:
+        return np.array([float(row['score']) for row in rows]), 'mean score of a text'
+    return np.array([float(row['predicted'] == row['label']) for row in rows]), RIGHT
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -122,10 +126,10 @@ def main(arguments: Sequence[str]) -> int:
             f'The runs were not measured on the same examples: number {place + 1} is {shown[0]} in {options.runs[0]} '
             f'and {shown[1]} in {options.runs[1]}. Give both the same VALIDATION_FILES.'
         )
-    right_or_wrong = not isinstance(first[0]['label'], float)
-    comparison = compare(scores(first), scores(second), right_or_wrong)
+    (of_first, measure), (of_second, _) = scores(first), scores(second)
+    comparison = compare(of_first, of_second, measure)
     print(report(options.runs, comparison))
-    if right_or_wrong:
+    if measure == RIGHT:
         changed = np.flatnonzero(comparison.first != comparison.second)
         for i in changed[:_SHOWN]:
             print(f'  {first[i]["label"]}: {first[i]["predicted"]} / {second[i]["predicted"]} | {first[i]["text"]}')

@@ -128,8 +128,9 @@ def restore_params(path: str, fresh: Any, about: dict[str, Any], may_be_new: tup
     check_vocabulary(theirs, about, directory)
     may_be_new_path = re.compile('|'.join(may_be_new) or '(?!)').fullmatch
     keeps_head = theirs.get('labels') == about.get('labels') or not may_be_new_path('head/kernel')
-    metadata = ocp.StandardCheckpointer().metadata((directory / STATE).absolute())
-    saved = _leaves(getattr(metadata, 'item_metadata', metadata))
+    handlers = {STATE: ocp.PyTreeCheckpointHandler(), ABOUT: ocp.JsonCheckpointHandler()}
+    checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
+    saved = _leaves(checkpointer.metadata(directory.absolute()).item_metadata[STATE])
     # A leaf of which only the top layers were trained lies in both parts, the frozen layers first.
     places = {
         path: [f'{part}/{path}' for part in ('frozen', 'params') if f'{part}/{path}' in saved]
@@ -166,9 +167,7 @@ def restore_params(path: str, fresh: Any, about: dict[str, Any], may_be_new: tup
     args = ocp.args.PyTreeRestore(
         target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
     )
-    restored = _leaves(
-        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore((directory / STATE).absolute(), args=args)
-    )
+    restored = _leaves(checkpointer.restore(directory.absolute(), args=ocp.args.Composite(**{STATE: args}))[STATE])
 
     def pick(key_path, leaf):
         parts = [restored[place] for place in places[path_name(key_path)]]

@@ -23,7 +23,7 @@ def write(folder, predicted, labels=None):
 def test_mcnemar_by_hand():
     first = np.array([1.0] * 12 + [0.0] * 3 + [1.0] * 50)
     second = np.array([0.0] * 12 + [1.0] * 3 + [1.0] * 50)
-    result = compare(first, second, right_or_wrong=True)
+    result = compare(first, second)
     assert (result.only_first, result.only_second) == (12, 3)
     np.testing.assert_allclose(result.p_value, 2 * sum(comb(15, k) for k in range(4)) / 2**15)
     # The interval of a mean of ±1 and 0: about 1.96 standard errors to either side.
@@ -53,6 +53,19 @@ def test_numbers_are_compared_by_their_errors(tmp_path, capsys):
     main([far, near])
     shown = capsys.readouterr().out
     assert 'mean absolute error 0.1000' in shown and f'They differ: {near} is better.' in shown
+
+
+def test_written_texts_are_compared_by_their_scores(tmp_path, capsys):
+    rng, runs = np.random.default_rng(0), []
+    for name, mean in (('first', 20), ('second', 30)):
+        path = tmp_path / name
+        path.mkdir()
+        rows = [{'text': f't{i}', 'label': ['a'], 'predicted': 'b', 'score': mean + rng.normal()} for i in range(40)]
+        (path / 'predictions.jsonl').write_text('\n'.join(map(json.dumps, rows)) + '\n')
+        runs.append(str(path))
+    main(runs)
+    shown = capsys.readouterr().out
+    assert 'mean score of a text' in shown and f'They differ: {runs[1]} is better.' in shown and 'McNemar' not in shown
 
 
 def test_other_examples_are_refused(tmp_path):
