@@ -92,7 +92,7 @@ class Configuration:
             gin.config._CONFIG.update(whole)
 
     def _missing(self, message: str) -> str:
-        names = re.findall(r"'(\w+)'", message.split('positional argument')[-1])
+        names = re.findall(r"'(\w+)'", message.split('positional argument')[-1].partition('\n')[0])
         function = re.search(r"In call to configurable '([\w.]+)'", message)
         what = function[1] if function else _CALL_TRACE.sub('', message)
         wanted = ', '.join(f'{what}.{name}' for name in names)

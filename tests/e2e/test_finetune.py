@@ -4,13 +4,14 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from palm_jax import trained
 from palm_jax.errors import UserError
 from palm_jax.trained import load
 from tests.e2e.conftest import finetune, run
-from tests.e2e.test_train import MICRO, checkpoint_bytes
+from tests.e2e.test_train import MICRO, ROOT, checkpoint_bytes
 
 
 def test_a_table_becomes_a_classifier_with_a_report(made, tmp_path):
@@ -124,3 +125,29 @@ def test_several_seeds_and_the_best_step_of_each(made, tmp_path):
         best = tmp_path / 'runs' / f'seed_{seed}' / 'best'
         assert [p.name for p in best.iterdir() if p.name.isdigit()] == [str(summary['step'])]
     assert '± deviation' in result.stdout
+
+
+OF_ALL_PARAMETERS = ('full', 'embeddings_only')  # their checkpoints hold the embedding
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('part', sorted(path.stem for path in (ROOT / 'gin' / 'peft').glob('*.gin')))
+def test_every_part_is_trained_continued_and_loaded_and_its_checkpoint_holds_it_alone(made, tmp_path, part):
+    flags = ('--gin_file=gin/schedules/constant.gin', f'--gin_file=gin/peft/{part}.gin', '--gin.CHECKPOINT_PERIOD=4')
+    whole, parted = tmp_path / 'whole', tmp_path / 'parted'
+    assert finetune(made, whole, *flags, steps=8).returncode == 0
+    for steps in (4, 8):
+        result = finetune(made, parted, *flags, steps=steps)
+        assert result.returncode == 0, result.stderr[-2000:]
+    assert 'continuing from step 4' in result.stdout
+    saved = checkpoint_bytes(parted, 8)
+    assert any('embedding' in path for path in saved if 'prompt' not in path) == (part in OF_ALL_PARAMETERS)
+    if part != 'adalora':  # whose budget depends on the number of steps
+        at_once = checkpoint_bytes(whole, 8)
+        assert saved.keys() == at_once.keys() and all(np.array_equal(saved[path], at_once[path]) for path in saved)
+    predictions = [json.loads(line) for line in (parted / 'predictions.jsonl').read_text().splitlines()]
+    loaded = load(parted).predict([row['text'] for row in predictions])
+    for row, p in zip(predictions, loaded, strict=True):
+        assert all(abs(p[label] - value) < 1e-4 for label, value in row['probabilities'].items())
+    refused = finetune(made, parted, *flags, '--accept_changes', base='other', steps=9)
+    assert (refused.returncode == 0) == (part == 'full')  # which has no base
