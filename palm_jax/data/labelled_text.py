@@ -5,14 +5,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
-from palm_jax.data import tables, vocabularies
-from palm_jax.data.examples import Batch, Examples, check_lengths, class_weights, is_held_out, say_cut, token_features
-from palm_jax.data.vocabularies import EOS_ID, Vocabulary
+from palm_jax.data import tables
+from palm_jax.data.examples import (
+    Batch,
+    InMemoryData,
+    check_lengths,
+    class_weights,
+    is_held_out,
+    say_cut,
+    token_features,
+)
+from palm_jax.data.vocabularies import EOS_ID
 from palm_jax.errors import UserError, closest
 
 LABEL_SEPARATOR = '|'
@@ -131,7 +139,7 @@ def num_outputs(table: LabelledTable) -> int:
     return len(table.labels) or 1
 
 
-class LabelledText:
+class LabelledText(InMemoryData):
     """A labelled table as batches: `0 text EOS`, padded, with its label.
 
     A pair is `0 text EOS second EOS`. What is too long is cut at the end of the text (of the
@@ -161,49 +169,20 @@ class LabelledText:
     ):
         if table.kind != 'class' and (class_weights is not None or sampling is not None):
             raise UserError('CLASS_WEIGHTS and SAMPLING are for classes, not for labels or numbers.')
+        super().__init__(vocabulary, seed)
         self.table, self.length = table, check_lengths(lengths)
-        self._vocabulary_name, self._bidirectional, self._seed = vocabulary, bidirectional, seed
-        self._class_weights, self._sampling = class_weights, sampling
-
-    @functools.cached_property
-    def vocabulary(self) -> Vocabulary:
-        """The base's."""
-        return vocabularies.named(self._vocabulary_name)
-
-    @property
-    def is_ready(self) -> bool:
-        """The vocabulary is the base's, so it exists."""
-        return True
+        self._bidirectional, self._class_weights, self._sampling = bidirectional, class_weights, sampling
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the head's scores."""
         return self.table.labels
 
-    # Training.
-
-    @property
-    def num_sequences(self) -> int:
-        """Examples in one epoch."""
-        return self._train.epoch
-
-    def batch(self, first: int, size: int) -> Batch:
-        """Examples first, first + 1, ... of the shuffled, endless order."""
-        return self._train.batch(first, size)
-
-    def validation(self, size: int) -> Iterator[Batch]:
-        """The held-out part in its order, the last batch filled up with weight 0."""
-        return Examples(self._encode('validation'), self._seed).in_order(size, 'label_weights')
-
-    @functools.cached_property
-    def _train(self) -> Examples:
-        features = self._encode('train')
-        return Examples(features, self._seed, self._epoch(features['labels']))
-
-    def _epoch(self, labels: np.ndarray) -> list[int] | None:
-        """Indices of the training examples that one epoch goes through, None for each once."""
+    def epoch(self, features: Batch) -> list[int] | None:
+        """Rare classes as often as frequent ones, or frequent ones as seldom, as `sampling` says."""
         if self._sampling is None:
             return None
+        labels = features['labels']
         rng = np.random.default_rng(self._seed)
         groups = [np.flatnonzero(labels == c) for c in range(len(self.labels))]
         sizes = [len(group) for group in groups if len(group)]
@@ -218,7 +197,7 @@ class LabelledText:
 
     def example(self) -> str:
         """The first training example, decoded."""
-        batch = {name: values[0] for name, values in self._train.features.items()}
+        batch = self.first()
         ids = batch['decoder_input_tokens'][batch['decoder_segment_ids'] > 0]
         label = str(batch['labels'])
         if self.table.kind == 'class':
@@ -226,10 +205,8 @@ class LabelledText:
         text = self.vocabulary.decode(ids)
         return f'{len(ids)} of {self.length} tokens: {ids.tolist()}\ntext   {text!r}\nlabel  {label}'
 
-    # From the table to arrays.
-
-    @functools.cache  # noqa: B019 - one data object lives as long as the run
-    def _encode(self, split: str) -> Batch:
+    def encode(self, split: str) -> Batch:
+        """Tokens and labels."""
         examples = self.table.examples(split)
         features, num_cut = self.inputs([(example.text, example.second_text) for example in examples])
         say_cut(num_cut, len(examples), f'{split} texts', self.length)

@@ -5,15 +5,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
-from palm_jax.data import conll, vocabularies
+from palm_jax.data import conll
 from palm_jax.data.conll import Sentence
-from palm_jax.data.examples import Batch, Examples, check_lengths, class_weights, is_held_out, say_cut, token_features
-from palm_jax.data.vocabularies import Vocabulary
+from palm_jax.data.examples import (
+    Batch,
+    InMemoryData,
+    check_lengths,
+    class_weights,
+    is_held_out,
+    say_cut,
+    token_features,
+)
 from palm_jax.errors import UserError
 
 _WORD = r"[@#]?\w+(?:['’./:@&-]\w+)*|[^\w\s]"
@@ -76,7 +83,7 @@ def num_outputs(table: TaggedTable) -> int:
     return len(table.labels)
 
 
-class TaggedText:
+class TaggedText(InMemoryData):
     """Tagged sentences as batches: `0 word word ...`, a tag at every word's last token.
 
     A causal model has read the whole word there, so that is where a word is scored; other tokens
@@ -102,37 +109,14 @@ class TaggedText:
         class_weights: Literal['balanced'] | Mapping[str, float] | None = None,
         seed: int = 0,
     ):
+        super().__init__(vocabulary, seed)
         self.table, self.length, self.separator = table, check_lengths(lengths), separator
-        self._vocabulary_name, self._bidirectional, self._seed = vocabulary, bidirectional, seed
-        self._class_weights = class_weights
-
-    @functools.cached_property
-    def vocabulary(self) -> Vocabulary:
-        """The base's."""
-        return vocabularies.named(self._vocabulary_name)
-
-    @property
-    def is_ready(self) -> bool:
-        """The vocabulary is the base's, so it exists."""
-        return True
+        self._bidirectional, self._class_weights = bidirectional, class_weights
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The tags in the order of the head's scores."""
         return self.table.labels
-
-    @property
-    def num_sequences(self) -> int:
-        """Sentences in one epoch."""
-        return self._train.epoch
-
-    def batch(self, first: int, size: int) -> Batch:
-        """Sentences first, first + 1, ... of the shuffled, endless order."""
-        return self._train.batch(first, size)
-
-    def validation(self, size: int) -> Iterator[Batch]:
-        """The held-out part in its order, the last batch filled up with weight 0."""
-        return Examples(self._encode('validation'), self._seed).in_order(size, 'label_weights')
 
     @functools.cached_property
     def validation_examples(self) -> list[Sentence]:
@@ -141,7 +125,7 @@ class TaggedText:
 
     def example(self) -> str:
         """The first training sentence, a token a line, with its tag where it counts."""
-        row = {name: values[0] for name, values in self._train.features.items()}
+        row = self.first()
         lines = ['position  token, its tag where the loss counts it']
         for i in np.flatnonzero(row['decoder_segment_ids']):
             token = row['decoder_input_tokens'][i]
@@ -168,12 +152,8 @@ class TaggedText:
         """The words of a text, punctuation apart; its characters where words are characters."""
         return list(re.finditer(_WORD if self.separator else r'\S', text))
 
-    @functools.cached_property
-    def _train(self) -> Examples:
-        return Examples(self._encode('train'), self._seed)
-
-    @functools.cache  # noqa: B019 - one data object lives as long as the run
-    def _encode(self, split: str) -> Batch:
+    def encode(self, split: str) -> Batch:
+        """Tokens, and the tags at the words' ends."""
         sentences, ids = self.table.examples(split), {name: i for i, name in enumerate(self.labels)}
         features, ends = self.inputs([s.words for s in sentences])
         num_cut = sum(len(places) < len(s.words) for places, s in zip(ends, sentences, strict=True))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from palm_jax.data import vocabularies
 from palm_jax.data.conversations import Conversation, Source, Turn
-from palm_jax.data.examples import Batch, Examples
-from palm_jax.data.vocabularies import EOS_ID, Vocabulary
+from palm_jax.data.examples import Batch, InMemoryData
+from palm_jax.data.vocabularies import EOS_ID
 from palm_jax.errors import UserError
 
 
@@ -25,7 +23,7 @@ class Prompt:
     references: tuple[str, ...]
 
 
-class TextToText:
+class TextToText(InMemoryData):
     """Conversations as batches: `0 turn EOS turn EOS ...`, the loss on the learned turns and their EOS only.
 
     What is read is cut to `inputs` tokens: a single turn at its end, a history by leaving out its
@@ -40,7 +38,7 @@ class TextToText:
       seed: of the shuffling.
     """
 
-    labels: tuple[str, ...] = ()  # there is no head
+    weights = 'decoder_loss_weights'  # there is no head
 
     def __init__(
         self,
@@ -54,37 +52,14 @@ class TextToText:
             raise UserError(
                 f"TASK_FEATURE_LENGTHS is {dict(lengths)}; it needs 'inputs' and 'targets' of at least 3 tokens each."
             )
+        super().__init__(vocabulary, seed)
         self.source, self.bidirectional = source, bidirectional
         self.input_length, self.target_length = lengths['inputs'], lengths['targets']
         self.length = self.input_length + self.target_length
-        self._vocabulary_name, self._seed = vocabulary, seed
-
-    @functools.cached_property
-    def vocabulary(self) -> Vocabulary:
-        """The base's."""
-        return vocabularies.named(self._vocabulary_name)
-
-    @property
-    def is_ready(self) -> bool:
-        """The vocabulary is the base's, so it exists."""
-        return True
-
-    @property
-    def num_sequences(self) -> int:
-        """Sequences in one epoch."""
-        return self._train.epoch
-
-    def batch(self, first: int, size: int) -> Batch:
-        """Sequences first, first + 1, ... of the shuffled, endless order."""
-        return self._train.batch(first, size)
-
-    def validation(self, size: int) -> Iterator[Batch]:
-        """The held-out part in its order, the last batch filled up with weight 0."""
-        return Examples(self._encode('validation'), self._seed).in_order(size, 'decoder_loss_weights')
 
     def example(self) -> str:
         """The first training sequence, token by token, with what the loss counts."""
-        row = {name: values[0] for name, values in self._train.features.items()}
+        row = self.first()
         end = int(np.flatnonzero(row['decoder_loss_weights'])[-1]) + 1
         lines = ['position  input → target, ✓ where the loss counts it']
         for i in range(end):
@@ -124,12 +99,8 @@ class TextToText:
         """The ids to answer behind; what is `given` is up to the source: a text, columns, a history."""
         return self.prompt_ids(self.source.asked(given))
 
-    @functools.cached_property
-    def _train(self) -> Examples:
-        return Examples(self._encode('train'), self._seed)
-
-    @functools.cache  # noqa: B019 - one data object lives as long as the run
-    def _encode(self, split: str) -> Batch:
+    def encode(self, split: str) -> Batch:
+        """Targets, inputs one to the right of them, and which targets count."""
         rows, num_cut = [], 0
         conversations = self.source.examples(split)
         for conversation in conversations:
