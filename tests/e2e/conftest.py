@@ -50,4 +50,5 @@ def finetune(made, model_dir, *flags, base='base', table='classes.csv', steps=30
         '--gin.EVAL_PERIOD=10',
         "--gin.TASK_FEATURE_LENGTHS={'inputs': 32}",
         *flags,
+        cwd=cwd,
     )
