@@ -2,8 +2,9 @@
 
 Fine-tunes one base by every method on real tasks with several seeds, and writes what came out
 as a table: score, trained share, time, memory; beside it what a simple model without any
-pretraining reaches on the same held-out part. Runs that are finished are not made again, so it
-can be stopped and started, and a table of what there is so far is always there.
+pretraining reaches on the same held-out part. Every finished run is a line of the record (JSON
+lines), and the table is made from the record: what is in it is not made again, so the work can be
+stopped, go on elsewhere, and a table of what there is so far is always there.
 The tasks' data must lie where gin/tasks says. Needs `pip install "palm_jax[test]"` (scikit-learn).
 """
 
@@ -17,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ METHODS = {
 FILES = {'dora': 'lora'}  # the others are called as their file in gin/peft
 TASKS = {'banking77': 'accuracy', 'wnut17': 'entity_f1', 'e2e_nlg': 'bleu'}
 WITHOUT_HEAD = ('e2e_nlg',)  # there a head alone is nothing
+NO_PRETRAINING = 'no pretraining'  # the method of a baseline's line in the record
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -60,6 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument('--base', required=True, help='MODEL_DIR of the pretrained model')
     parser.add_argument('--runs', type=Path, default=Path('runs/results'), help='where the runs go')
+    parser.add_argument('--record', type=Path, default=Path('RESULTS.jsonl'), help='a line for every finished run')
     parser.add_argument('--output', type=Path, default=Path('RESULTS.md'), help='the table')
     parser.add_argument('--seeds', default='0,1,2', help='comma-separated')
     parser.add_argument('--tasks', default=','.join(TASKS), help='comma-separated')
@@ -72,23 +75,35 @@ def main(arguments: Sequence[str]) -> int:
             raise UserError(f'{", ".join(unknown)}: unknown. Known: {", ".join(known)}.')
     if not (Path(options.base) / 'summary.json').is_file():
         raise UserError(f'--base={options.base} holds no finished run.')
+    record = read(options.record)
+    made = {(line['task'], line['method'], line['seed']) for line in record if line['steps'] == options.steps}
     wanted = [
-        (options.runs / task / method / f'seed_{seed}', task, method, seed)
+        (task, method, int(seed))
         for seed, task, method in itertools.product(options.seeds.split(','), tasks, methods)
         if not (task in WITHOUT_HEAD and method == 'head_only')
     ]
-    for directory, task, method, seed in tqdm(wanted, unit='run'):
-        if not (directory / 'cost.json').is_file():
-            run(directory, task, method, seed, options)
-            options.output.write_text(page(options, tasks, methods))
-    options.output.write_text(page(options, tasks, methods))
+    for task, method, seed in tqdm([run for run in wanted if run not in made], unit='run'):
+        directory = options.runs / task / method / f'seed_{seed}'
+        lines = [run(directory, task, method, seed, options)]
+        if not any(line['task'] == task and line['method'] == NO_PRETRAINING for line in record):
+            lines.append(baseline(directory, task, options))
+        with options.record.open('a') as file:
+            file.writelines(json.dumps(line) + '\n' for line in lines)
+        record += lines
+        options.output.write_text(page(record))
+    options.output.write_text(page(record))
     print(f'results    {options.output}')
     return 0
 
 
-def run(directory: Path, task: str, method: str, seed: str, options: argparse.Namespace) -> None:
-    """One run, with its seconds and its peak memory in cost.json."""
-    flags = METHODS[method] | {'SEED': int(seed), 'TRAIN_STEPS': options.steps, 'EVAL_PERIOD': options.steps}
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of the record; none if there is no record yet."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def run(directory: Path, task: str, method: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One run, and its line of the record: the score, the whole process's seconds and its peak memory."""
+    flags = METHODS[method] | {'SEED': seed, 'TRAIN_STEPS': options.steps, 'EVAL_PERIOD': options.steps}
     flags |= {'INITIAL_CHECKPOINT_PATH': str(options.base), 'MODEL_DIR': str(directory)}
     files = ('gin/finetune_lora.gin', f'gin/tasks/{task}.gin', f'gin/peft/{FILES.get(method, method)}.gin')
     command = [sys.executable, '-m', 'palm_jax.train', *(f'--gin_file={file}' for file in files)]
@@ -100,49 +115,63 @@ def run(directory: Path, task: str, method: str, seed: str, options: argparse.Na
         _, status, usage = os.wait4(process.pid, 0)
     if os.waitstatus_to_exitcode(status):
         raise UserError(f'{task}, {method}, seed {seed} failed; its last words:\n{_end(directory / "output.txt")}')
-    cost = {'seconds': time.monotonic() - start, 'peak_bytes': usage.ru_maxrss * 1024}
-    (directory / 'cost.json').write_text(json.dumps(cost))
+    summary = json.loads((directory / 'summary.json').read_text())
+    return {
+        'task': task,
+        'method': method,
+        'seed': seed,
+        'steps': options.steps,
+        'score': round(summary[TASKS[task]], 4),
+        'trained': summary['trained_parameters'],
+        'parameters': summary['parameters'],
+        'learning_rate': METHODS[method]['LEARNING_RATE'],
+        'seconds': round(time.monotonic() - start),
+        'gib': round(usage.ru_maxrss / 2**20, 2),
+        'base_bits_per_byte': round(json.loads((Path(options.base) / 'summary.json').read_text())['bits_per_byte'], 3),
+        'machine': f'palm_jax {__version__}, jax {jax.__version__}, {os.cpu_count()} CPU cores',
+    }
 
 
-def page(options: argparse.Namespace, tasks: Sequence[str], methods: Sequence[str]) -> str:
-    """The markdown: a table a task."""
-    base = json.loads((Path(options.base) / 'summary.json').read_text())
-    command = f'python -m tools.results --base={options.base} --seeds={options.seeds} --steps={options.steps}'
-    versions = f'palm_jax {__version__}, jax {jax.__version__}, {os.cpu_count()} CPU cores'
+def page(record: Sequence[dict[str, Any]]) -> str:
+    """The markdown: a table a task, in the order of `TASKS` and `METHODS`."""
+    runs = [line for line in record if line['method'] != NO_PRETRAINING]
+    among = {name: _all(line[name] for line in runs) for name in ('steps', 'machine', 'base_bits_per_byte')}
     lines = [
         '# Results',
         '',
-        f'`{command}`, {versions}. The base reaches {base["bits_per_byte"]:.3f} bits per byte on its own held-out text '
-        '(of the tiny recipe: the source of the Python library).',
-        f'Every run is {options.steps} steps of 32 examples. Score: mean ± standard deviation over the seeds named. '
+        f'`python -m tools.results --base=runs/tiny --steps={among["steps"]}`, {among["machine"]}. The base reaches '
+        f'{among["base_bits_per_byte"]} bits per byte on its own held-out text (of the tiny recipe: the source of the '
+        'Python library).',
+        f'Every run is {among["steps"]} steps of 32 examples. Score: mean ± standard deviation over the seeds named. '
         'Seconds of a whole run, start and report included, are medians on a shared machine; memory is the '
-        "process's peak. The learning rates were not searched: another may well change the order of the rows.",
+        "process's peak. The learning rates were not searched: another may well change the order of the rows. "
+        'Every run is a line of RESULTS.jsonl.',
     ]
-    for task in tasks:
-        rows = [row for method in methods if (row := _row(options.runs / task / method, TASKS[task], method))]
-        if not rows:
+    for task in TASKS:
+        if not (of_task := [line for line in record if line['task'] == task]):
             continue
         header = ('trained', 'parameters of it', 'learning rate', TASKS[task].replace('_', ' '), 'seeds', 's', 'GiB')
-        lines += ['', f'## {task}', '', f'| {" | ".join(header)} |', f'|{"---|" * len(header)}', *rows]
-        name, score = _cached_baseline(options, task, next((options.runs / task).glob('*/seed_*/predictions.jsonl')))
-        lines.append(f'| *for comparison, no pretraining:* {name} | | | {_shown(score)} | | | |')
+        lines += ['', f'## {task}', '', f'| {" | ".join(header)} |', f'|{"---|" * len(header)}']
+        by_method = [[line for line in of_task if line['method'] == method] for method in METHODS]
+        lines += [_row(runs) for runs in by_method if runs]
+        (other,) = (line for line in of_task if line['method'] == NO_PRETRAINING)
+        lines.append(f'| *for comparison, no pretraining:* {other["name"]} | | | {_shown(other["score"])} | | | |')
     return '\n'.join(lines) + '\n'
 
 
-def _row(folder: Path, measure: str, method: str) -> str | None:
-    runs = sorted(path.parent for path in folder.glob('seed_*/cost.json'))
-    if not runs:
-        return None
-    summaries, costs = ([json.loads((r / name).read_text()) for r in runs] for name in ('summary.json', 'cost.json'))
-    scores, first = [summary[measure] for summary in summaries], summaries[0]
+def _row(runs: Sequence[dict[str, Any]]) -> str:
+    scores, first = [line['score'] for line in runs], runs[0]
     spread = f' ± {_shown(statistics.stdev(scores))}' if len(scores) > 1 else ''
     return (
-        f'| {method} | {first["trained_parameters"]:,} ({first["trained_parameters"] / first["parameters"]:.2%}) '
-        f'| {METHODS[method]["LEARNING_RATE"]:g} '
-        f'| {_shown(statistics.mean(scores))}{spread} | {", ".join(r.name.removeprefix("seed_") for r in runs)} '
-        f'| {statistics.median(cost["seconds"] for cost in costs):.0f} '
-        f'| {max(cost["peak_bytes"] for cost in costs) / 2**30:.2f} |'
+        f'| {first["method"]} | {first["trained"]:,} ({first["trained"] / first["parameters"]:.2%}) '
+        f'| {_all(format(line["learning_rate"], "g") for line in runs)} '
+        f'| {_shown(statistics.mean(scores))}{spread} | {", ".join(str(line["seed"]) for line in runs)} '
+        f'| {statistics.median(line["seconds"] for line in runs):.0f} | {max(line["gib"] for line in runs):.2f} |'
     )
+
+
+def _all(values: Iterable[Any]) -> str:
+    return ' or '.join(sorted({str(value) for value in values}))
 
 
 def _shown(score: float) -> str:
@@ -152,15 +181,14 @@ def _shown(score: float) -> str:
 # What no pretraining reaches.
 
 
-def _cached_baseline(options: argparse.Namespace, task: str, predictions: Path) -> tuple[str, float]:
-    kept = options.runs / task / 'baseline.json'
-    if not kept.is_file():
-        flags = [('INITIAL_CHECKPOINT_PATH', str(options.base))]
-        files = ['gin/finetune_lora.gin', f'gin/tasks/{task}.gin']
-        data = command_line.load_configuration('loop.train', files, flags).build('loop.train')['data']
-        held_out = [json.loads(line) for line in predictions.read_text().splitlines()]
-        kept.write_text(json.dumps(BASELINES[task](data, held_out)))
-    return tuple(json.loads(kept.read_text()))
+def baseline(directory: Path, task: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The line of the record for a simple model, on the examples that the run in `directory` held out."""
+    flags = [('INITIAL_CHECKPOINT_PATH', str(options.base))]
+    files = ['gin/finetune_lora.gin', f'gin/tasks/{task}.gin']
+    data = command_line.load_configuration('loop.train', files, flags).build('loop.train')['data']
+    held_out = [json.loads(line) for line in (directory / 'predictions.jsonl').read_text().splitlines()]
+    name, score = BASELINES[task](data, held_out)
+    return {'task': task, 'method': NO_PRETRAINING, 'name': name, 'score': round(score, 4), 'seed': None, 'steps': None}
 
 
 def classify(data: Any, held_out: Sequence[dict]) -> tuple[str, float]:

@@ -13,6 +13,7 @@ def test_results_are_made_once_and_set_beside_what_no_pretraining_reaches(made, 
         f'--base={made / "base"}',
         f'--runs={tmp_path / "runs"}',
         f'--output={tmp_path / "RESULTS.md"}',
+        f'--record={tmp_path / "RESULTS.jsonl"}',
         '--steps=1',
     ]
     of_task = {task: f'--tasks={task}' for task in results.TASKS}
@@ -21,9 +22,10 @@ def test_results_are_made_once_and_set_beside_what_no_pretraining_reaches(made, 
     results.main([*flags, of_task['wnut17'], '--methods=norms_only', '--seeds=0,1'])
     page = (tmp_path / 'RESULTS.md').read_text()
     assert '## wnut17' in page and '| 0, 1 |' in page and ' ± ' in page and 'logistic regression on words' in page
-    times = {path: path.stat().st_mtime for path in (tmp_path / 'runs').rglob('cost.json')}
-    assert len(times) == 4
-    results.main([*flags, of_task['wnut17'], '--methods=norms_only', '--seeds=0,1'])
-    assert all(path.stat().st_mtime == when for path, when in times.items())
+    record = results.read(tmp_path / 'RESULTS.jsonl')
+    assert [line['seed'] for line in record if line['method'] == 'norms_only'] == [0, 0, 0, 1]
+    assert sum(line['method'] == results.NO_PRETRAINING for line in record) == 3
+    results.main([*flags, of_task['wnut17'], '--methods=norms_only', '--seeds=0,1', f'--runs={tmp_path / "elsewhere"}'])
+    assert results.read(tmp_path / 'RESULTS.jsonl') == record and not (tmp_path / 'elsewhere').exists()
     with pytest.raises(UserError, match='Known: full'):
         results.main([*flags, '--methods=lorra'])
