@@ -12,7 +12,7 @@ from pathlib import Path
 
 from palm_jax import command_line
 from palm_jax.data import vocabularies
-from palm_jax.data.batches import LanguageModelData
+from palm_jax.data.corpus import Corpus
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,9 +24,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--output', type=Path, required=True, help='the .model file to write')
     options = parser.parse_args(arguments)
 
-    data = LanguageModelData(options.task, {'targets': 2}, train_files=options.train_files)
-    vocabulary = vocabularies.fit(data.texts(), options.size, options.output)
-    sample = next(iter(data.texts()))
+    corpus = Corpus(options.task, train_files=options.train_files)
+    vocabulary = vocabularies.fit(corpus.texts(), options.size, options.output)
+    sample = next(iter(corpus.texts()))
     ids = vocabulary.encode(sample)
     assert vocabulary.decode(ids) == sample, 'the vocabulary is not lossless'
     print(f'{vocabulary.fingerprint}: {len(sample.encode()) / len(ids):.2f} bytes a token on the first document')

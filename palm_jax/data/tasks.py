@@ -14,8 +14,9 @@ import seqio
 import tensorflow as tf
 
 from palm_jax.data import stdlib
+from palm_jax.data.objectives import Objective
 from palm_jax.data.text_files import TextFiles
-from palm_jax.data.vocabularies import EOS_ID, UNK_ID, Bytes, Vocabulary
+from palm_jax.data.vocabularies import EOS_ID, UNK_ID, Bytes, Marked, Vocabulary
 from palm_jax.errors import UserError, closest
 
 tf.config.set_visible_devices([], 'GPU')  # TensorFlow only reads data; the accelerator is JAX's
@@ -79,8 +80,8 @@ def generator_source(generate, splits: Sequence[str]) -> seqio.FunctionDataSourc
 
     def dataset_fn(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf.data.Dataset:
         del shuffle_files, seed  # order is fixed; batches are shuffled from the token cache
-        texts = ({'text': example['text']} for example in generate(split))
-        return tf.data.Dataset.from_generator(lambda: texts, output_signature={'text': tf.TensorSpec([], tf.string)})
+        texts = lambda: ({'text': example['text']} for example in generate(split))  # noqa: E731
+        return tf.data.Dataset.from_generator(texts, output_signature={'text': tf.TensorSpec([], tf.string)})
 
     return seqio.FunctionDataSource(dataset_fn, splits=splits)
 
@@ -131,3 +132,32 @@ def texts(task_name: str, split: str = 'train') -> Iterator[str]:
     dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False)
     for example in dataset.as_numpy_iterator():
         yield example['targets_pretokenized'].decode('utf-8')
+
+
+def objective_preprocessors(objective: Objective, length: int, vocabulary: Marked, text_key: str = 'text') -> list:
+    """An objective as a seqio chain, for a task of your own and pipelines elsewhere (T5X): text in, features out.
+
+    Documents are tokenized, concatenated and split as in `LanguageModelData`; random choices come from
+    seqio's seeds. The features are those of `palm_jax.data.objectives`, [length], ready for seqio's
+    `PassThroughFeatureConverter`; the task's `targets`, which names the vocabulary, is not `required`.
+    Training here does the same by number, from the token cache.
+    """
+    raw_length = objective.raw_length(length, vocabulary)
+    some = np.full(raw_length, vocabulary.text.size - 1, np.int32)
+    dummy = objective(some, length, vocabulary, np.random.default_rng(0), lambda: some)
+
+    def features_of(tokens: np.ndarray, another: np.ndarray, seed: np.ndarray) -> list[np.ndarray]:
+        rng = np.random.default_rng(seed.astype(np.uint32))
+        features = objective(tokens, length, vocabulary, rng, lambda: another)
+        return [features[name] for name in dummy]
+
+    def concatenate_and_split(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        tokens = dataset.map(lambda example: example['targets']).unbatch().batch(raw_length, drop_remainder=True)
+        return tf.data.Dataset.zip({'tokens': tokens, 'another': tokens.shuffle(1024, seed=0)})
+
+    @seqio.map_over_dataset(num_seeds=1)
+    def apply(example, seed):
+        values = tf.numpy_function(features_of, [example['tokens'], example['another'], seed], [tf.int32] * len(dummy))
+        return {name: tf.ensure_shape(value, dummy[name].shape) for name, value in zip(dummy, values, strict=True)}
+
+    return [*language_model_preprocessors(text_key), concatenate_and_split, apply]

@@ -17,12 +17,13 @@ class Head(nn.Module):
     Attributes:
       num_outputs: C: classes, labels that may hold together, or 1 for a number.
       pooling: `last` takes the feature of a sequence's last token, which in a causal model has
-        read all of it; `mean` averages the sequence's features; `none` scores every token.
+        read all of it; `first` that of its first, for attention that sees both ways; `mean`
+        averages the sequence's features; `none` scores every token.
       dropout_rate: on the pooled features.
     """
 
     num_outputs: int
-    pooling: Literal['last', 'mean', 'none'] = 'mean'
+    pooling: Literal['last', 'first', 'mean', 'none'] = 'mean'
     dropout_rate: float = 0.0
 
     @nn.compact
@@ -58,6 +59,8 @@ def pool(h_BLD: jax.Array, segment_ids_BL: jax.Array, pooling: str) -> jax.Array
     """One feature a sequence, [B, D], or with `none` all of them; see `Head.pooling`."""
     if pooling == 'none':
         return h_BLD
+    if pooling == 'first':
+        return h_BLD[:, 0]
     inside_BL = (segment_ids_BL > 0).astype(h_BLD.dtype)
     if pooling == 'last':
         last_B = jnp.maximum(segment_ids_BL.astype(bool).sum(axis=1) - 1, 0)

@@ -1,4 +1,4 @@
-"""Losses of a head's scores: classes, labels that may hold together, numbers."""
+"""Losses of a head's scores: classes, labels that may hold together, numbers, a class beside the tokens."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from palm_jax.errors import UserError
+from palm_jax.training.losses import LanguageModelLoss, features_of
 from palm_jax.training.metrics import Metrics, Ratio
 
 
@@ -52,7 +53,11 @@ class ClassLoss:
         self, model: Any, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None
     ) -> tuple[jax.Array, Metrics]:
         """The weighted *sum* of the loss, and metrics `loss` and `accuracy`; see `LanguageModelLoss`."""
-        scores, labels, weights = scores_of(model, params, batch, dropout_rng), batch['labels'], batch['label_weights']
+        return self.of_scores(scores_of(model, params, batch, dropout_rng), batch)
+
+    def of_scores(self, scores: jax.Array, batch: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
+        """As `__call__`, from scores that are there already."""
+        labels, weights = batch['labels'], batch['label_weights']
         log_p = jax.nn.log_softmax(scores, axis=-1)
         target = optax.smooth_labels(jax.nn.one_hot(labels, scores.shape[-1]), self.label_smoothing)
         focus = (1 - jnp.exp(log_p)) ** self.focal_gamma if self.focal_gamma else 1.0
@@ -81,6 +86,37 @@ class NumberLoss:
         """As of `ClassLoss`, with the metric `absolute_error`."""
         error = scores_of(model, params, batch, dropout_rng)[:, 0] - batch['labels']
         return _weighed(jnp.square(error), batch['label_weights'], absolute_error=jnp.abs(error))
+
+
+@dataclasses.dataclass(frozen=True)
+class TokensAndLabelLoss:
+    """A loss of tokens and a class of their sequence, learned together from one pass through the model.
+
+    Attributes:
+      tokens: of the tokens; the metric `loss` is its.
+      label: of the head's class; its metrics are called `label_loss` and `label_accuracy`.
+      label_weight: what the loss of one sequence's class counts against the loss of one token.
+    """
+
+    tokens: LanguageModelLoss = LanguageModelLoss()
+    label: ClassLoss = ClassLoss()
+    label_weight: float = 1.0
+
+    def __call__(self, model, params, batch, dropout_rng=None):
+        """As of `LanguageModelLoss`; a row needs its sequence's `labels` and `label_weights`, too."""
+        h_BLD = features_of(model, params, batch, dropout_rng)
+        token_loss, metrics = self.tokens.of_features(h_BLD, model, params, batch)
+        scores_BC = model.apply(
+            {'params': params},
+            h_BLD,
+            batch['decoder_segment_ids'],
+            dropout_rng is None,
+            rngs=None if dropout_rng is None else {'dropout': dropout_rng},
+            method=lambda palm, *inputs: palm.head(*inputs),
+        )
+        label_loss, of_label = self.label.of_scores(scores_BC, batch)
+        metrics |= {f'label_{name}': ratio for name, ratio in of_label.items()}
+        return token_loss + self.label_weight * label_loss, metrics
 
 
 def _weighed(loss: jax.Array, weights: jax.Array, **others: jax.Array) -> tuple[jax.Array, Metrics]:

@@ -48,16 +48,12 @@ class LanguageModelLoss:
           The *sum* over targets, float32, and metrics: `loss` (cross-entropy in nats per
           token), `z_loss`, `accuracy`. Divide the sum by `loss.count` for the mean.
         """
-        h_BLD = model.apply(
-            {'params': params},
-            batch['decoder_input_tokens'],
-            batch.get('decoder_positions'),
-            batch.get('decoder_segment_ids'),
-            batch.get('decoder_causal_attention'),
-            deterministic=dropout_rng is None,
-            rngs=None if dropout_rng is None else {'dropout': dropout_rng},
-            method='features',
-        )
+        return self.of_features(features_of(model, params, batch, dropout_rng), model, params, batch)
+
+    def of_features(
+        self, h_BLD: jax.Array, model: PaLM, params: Any, batch: dict[str, jax.Array]
+    ) -> tuple[jax.Array, Metrics]:
+        """As `__call__`, from features [B, L, D] that are there already."""
         weights_BL = batch['decoder_loss_weights'].astype(jnp.float32)
         loss, (cross_entropy, z_loss, correct) = softmax_cross_entropy(
             h_BLD,
@@ -74,6 +70,22 @@ class LanguageModelLoss:
             'z_loss': Ratio(z_loss, count),
             'accuracy': Ratio(correct, count),
         }
+
+
+def features_of(
+    model: PaLM, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None
+) -> jax.Array:
+    """The model's features of a batch, [B, L, D]; arguments as of `LanguageModelLoss`."""
+    return model.apply(
+        {'params': params},
+        batch['decoder_input_tokens'],
+        batch.get('decoder_positions'),
+        batch.get('decoder_segment_ids'),
+        batch.get('decoder_causal_attention'),
+        deterministic=dropout_rng is None,
+        rngs=None if dropout_rng is None else {'dropout': dropout_rng},
+        method='features',
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))

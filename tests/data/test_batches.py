@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from palm_jax.data.batches import LanguageModelData
+from palm_jax.data.corpus import Corpus
+from palm_jax.data.objectives import CausalLM
 from palm_jax.errors import UserError
 
 
@@ -15,9 +17,9 @@ def folder(tmp_path_factory):
     return root
 
 
-def data(folder, **changes):
-    settings = {'lengths': {'targets': 32}, 'vocabulary': 'bytes', 'train_files': str(folder), 'seed': 3}
-    return LanguageModelData('unused', **(settings | changes))
+def data(folder, length=32, **changes):
+    corpus = Corpus('unused', 'bytes', train_files=str(folder))
+    return LanguageModelData(corpus, {'targets': length}, **({'seed': 3} | changes))
 
 
 def test_one_epoch_holds_every_whole_sequence_once(folder):
@@ -33,7 +35,7 @@ def test_one_epoch_holds_every_whole_sequence_once(folder):
 
 
 def _training_documents(d):
-    (cache, _), *_ = d._parts('train')
+    (cache, _), *_ = d.corpus.parts('train')
     return [cache.tokens[a:b].tolist() for a, b in zip(cache.offsets, cache.offsets[1:], strict=False)]
 
 
@@ -66,7 +68,7 @@ def test_validation_counts_every_held_out_token_once(folder):
     batches = list(d.validation(3))
     assert {b['decoder_target_tokens'].shape for b in batches} == {(3, 32)}
     counted = np.concatenate([b['decoder_target_tokens'][b['decoder_loss_weights'] > 0] for b in batches])
-    (cache, _), *_ = d._parts('validation')
+    (cache, _), *_ = d.corpus.parts('validation')
     np.testing.assert_array_equal(np.sort(counted), np.sort(cache.tokens))
     rows = {tuple(row) for b in batches for row in b['decoder_target_tokens']}
     assert tuple(cache.tokens[32:64]) in rows  # sequences stay whole
@@ -74,7 +76,7 @@ def test_validation_counts_every_held_out_token_once(folder):
 
 
 def test_isolated_documents_start_anew(folder):
-    batch = data(folder, isolate_documents=True).batch(0, 8)
+    batch = data(folder, objective=[CausalLM(isolate_documents=True)]).batch(0, 8)
     for row in range(8):
         target, segment, position, source = (
             batch[f'decoder_{n}'][row] for n in ('target_tokens', 'segment_ids', 'positions', 'input_tokens')
@@ -90,9 +92,9 @@ def test_the_second_opening_reads_the_cache_and_notices_damage(folder, monkeypat
     d = data(folder, seed=9)
     first = d.batch(0, 4)
     again = data(folder, seed=9)
-    monkeypatch.setattr(LanguageModelData, '_registry', lambda self: pytest.fail('made tokens again'))
+    monkeypatch.setattr(Corpus, '_registry', lambda self: pytest.fail('made tokens again'))
     np.testing.assert_array_equal(again.batch(0, 4)['decoder_target_tokens'], first['decoder_target_tokens'])
-    (cache, _), *_ = again._parts('train')
+    (cache, _), *_ = again.corpus.parts('train')
     with open(cache.tokens.filename, 'r+b') as file:
         original = file.read(1)
         file.seek(0)
@@ -107,7 +109,7 @@ def test_a_single_file_holds_out_its_end(tmp_path):
     path = tmp_path / 'one.txt'
     path.write_text('\n'.join(f'line {i}' for i in range(2000)))
     d = data(path)
-    (train, _), (held, _) = d._parts('train')[0], d._parts('validation')[0]
+    (train, _), (held, _) = d.corpus.parts('train')[0], d.corpus.parts('validation')[0]
     text = d.vocabulary.decode(train.tokens) + d.vocabulary.decode(held.tokens)
     assert text == path.read_text()
     assert 0.03 < d.validation_bytes / len(text) < 0.07
@@ -131,9 +133,10 @@ def test_a_single_file_holds_out_its_end(tmp_path):
     ],
 )
 def test_bad_text_is_said_plainly(tmp_path, make, message):
-    settings = {'task': 'unused', 'lengths': {'targets': 8}, 'vocabulary': 'bytes'}
+    settings = {'task': 'unused', 'vocabulary': 'bytes'} | make(tmp_path)
+    lengths = settings.pop('lengths', {'targets': 8})
     with pytest.raises(UserError, match=message):
-        LanguageModelData(**(settings | make(tmp_path))).batch(0, 1)
+        LanguageModelData(Corpus(**settings), lengths).batch(0, 1)
 
 
 def _write(path, content):
@@ -150,7 +153,7 @@ def test_a_registered_mixture_is_mixed_by_its_rates(folder, tmp_path):
         generate = lambda split, letter=letter: ({'text': letter * 500} for _ in range(30))  # noqa: E731
         tasks.add_language_model_task(name, tasks.generator_source(generate, ('train', 'validation')))
     seqio.MixtureRegistry.add('test_mixture', [('test_a', 3.0), ('test_b', 1.0)])
-    d = LanguageModelData('test_mixture', {'targets': 16}, vocabulary='bytes')
+    d = LanguageModelData(Corpus('test_mixture', 'bytes'), {'targets': 16})
     rows = d.batch(0, 400)['decoder_target_tokens']
     share = np.mean([(row == 3 + ord('a')).sum() > 8 for row in rows])
     assert 0.72 < share < 0.78
