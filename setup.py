@@ -24,6 +24,9 @@ CORE = [
 DATA = [
     'grain>=0.2.18',
     'seqio==0.0.20',
+    'fsspec>=2025.3',
+    'zstandard>=0.23',
+    'pyarrow>=18',
     'tensorflow>=2.21,<2.22',
     'tensorflow-text>=2.21,<2.22',
     'tensorflow-datasets==4.9.10',

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import re
 
-from palm_jax.data.tables import find, read_text
+from palm_jax.data.files import find
 from palm_jax.errors import UserError
 
 
@@ -27,7 +27,7 @@ def read(pattern: str, binding: str, tag_column: int = -1, word_pattern: str | N
     sentence; `-DOCSTART-` lines are skipped.
 
     Args:
-      pattern: path or glob, UTF-8.
+      pattern: path, glob or URL, UTF-8, plain or compressed.
       binding: names the pattern in messages.
       tag_column: counted from 0, or from the end by negative numbers.
       word_pattern: regular expression whose first group is the word: of `科0`, `(.)[0-9]`.
@@ -36,15 +36,15 @@ def read(pattern: str, binding: str, tag_column: int = -1, word_pattern: str | N
       UserError: with the file, the line, what was found and what was expected.
     """
     sentences = []
-    for path in find(pattern, binding):
+    for file in find(pattern, binding):
         words, tags = [], []
-        lines = read_text(path).split('\n')
+        lines = file.text().split('\n')
         for number, line in enumerate([*lines, ''], 1):
-            place = f'{path}, line {number}'
+            place = f'{file.name}, line {number}'
             columns = line.rstrip('\r').split('\t') if '\t' in line else line.split()
             if not any(column.strip() for column in columns) or columns[0] == '-DOCSTART-':
                 if words:
-                    sentences.append(Sentence(tuple(words), tuple(tags), f'{path}, line {number - len(words)}'))
+                    sentences.append(Sentence(tuple(words), tuple(tags), f'{file.name}, line {number - len(words)}'))
                 words, tags = [], []
                 continue
             if len(columns) < 2 or not -len(columns) <= tag_column < len(columns):

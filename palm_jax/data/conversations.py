@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from palm_jax.data import tables
+from palm_jax.data.bad_rows import set_aside
 from palm_jax.data.examples import is_held_out
 from palm_jax.data.tables import Row
 from palm_jax.errors import UserError, closest
@@ -59,6 +60,7 @@ class PairTable:
       split_by: template whose hash decides what is held out, so that rows which share it stay together;
         None: the input.
       held_out: see `validation_files`.
+      bad_rows: file for what cannot be used, see `BadRows`; None: the first of it is an error.
     """
 
     train_files: str | None
@@ -69,6 +71,7 @@ class PairTable:
     columns: tuple[str, ...] | list[str] | None = None
     split_by: str | None = None
     held_out: int = 10
+    bad_rows: str | None = None
 
     def examples(self, split: Literal['train', 'validation']) -> list[Conversation]:
         """The rows of a split."""
@@ -107,7 +110,8 @@ class PairTable:
         wanted = [('INPUT', name) for name in _fields(self.input)] + [('TARGET', name) for name in _fields(self.target)]
         if self.references_column is not None:
             wanted.append(('REFERENCES_COLUMN', self.references_column))
-        return tables.read(pattern, tuple(wanted), binding, None if self.columns is None else tuple(self.columns))
+        header = None if self.columns is None else tuple(self.columns)
+        return tables.read(pattern, tuple(wanted), binding, header, self.bad_rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,11 +126,13 @@ class Dialogues:
       validation_files: the held-out part; None holds out one transcript in `held_out`, by the hash
         of its first message.
       held_out: see `validation_files`.
+      bad_rows: file for what cannot be used, see `BadRows`; None: the first of it is an error.
     """
 
     train_files: str | None
     validation_files: str | None = None
     held_out: int = 10
+    bad_rows: str | None = None
 
     def examples(self, split: Literal['train', 'validation']) -> list[Conversation]:
         """The transcripts of a split."""
@@ -138,8 +144,11 @@ class Dialogues:
         return tuple(Turn(text, False) for text in ([given] if isinstance(given, str) else given))
 
     def _read(self, pattern: str, binding: str) -> list[Conversation]:
-        rows = tables.read(pattern, (('messages', 'messages'),), binding)
-        return [Conversation(_turns(row), row.place) for row in rows]
+        rows = tables.read(pattern, (('messages', 'messages'),), binding, bad_rows=self.bad_rows)
+        bad = set_aside(self.bad_rows)
+        conversations = list(bad.keep(rows, lambda row: Conversation(_turns(row), row.place)))
+        bad.tell()
+        return conversations
 
 
 def _split(split, train_files, validation_files, held_out, read, key):

@@ -29,7 +29,7 @@ class Corpus:
       vocabulary_size: ids of a fitted vocabulary, the extra ones included.
       extra_ids: so many above the text's own stand for what no text holds: sentinels, masks,
         modes; see `Marked`.
-      train_files, validation_files: own text instead of `task`; see `TextFiles`.
+      train_files, validation_files, text_column, bad_rows: own text instead of `task`; see `TextFiles`.
     """
 
     def __init__(
@@ -40,6 +40,8 @@ class Corpus:
         extra_ids: int = 0,
         train_files: str | None = None,
         validation_files: str | None = None,
+        text_column: str = 'text',
+        bad_rows: str | None = None,
     ):
         if validation_files is not None and train_files is None:
             raise UserError('VALIDATION_FILES is set and TRAIN_FILES is not.')
@@ -48,7 +50,7 @@ class Corpus:
                 f'EXTRA_IDS is {extra_ids}; it must be at least 0 and below VOCABULARY_SIZE = {vocabulary_size}.'
             )
         self.task = task if train_files is None else _OWN_FILES
-        self._files = None if train_files is None else TextFiles(train_files, validation_files)
+        self._files = None if train_files is None else TextFiles(train_files, validation_files, text_column, bad_rows)
         self._vocabulary_name, self._fitted_size, self._extra_ids = vocabulary, vocabulary_size - extra_ids, extra_ids
 
     @functools.cached_property

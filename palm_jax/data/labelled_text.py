@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from palm_jax.data import tables
+from palm_jax.data.bad_rows import set_aside
 from palm_jax.data.examples import (
     Batch,
     InMemoryData,
@@ -48,6 +49,7 @@ class LabelledTable:
       second_text_column: of sentence pairs.
       held_out: see `validation_files`.
       kind: what a label is: one `class`, several `labels` joined by |, or a `number`.
+      bad_rows: file for rows that cannot be used, see `BadRows`; None: the first of them is an error.
       names: of the classes, in the order of the head's scores; None: those that the training
         part has, in alphabetical order.
     """
@@ -60,6 +62,7 @@ class LabelledTable:
     held_out: int = 10
     kind: Literal['class', 'labels', 'number'] = 'class'
     names: tuple[str, ...] | list[str] | None = None
+    bad_rows: str | None = None
 
     def examples(self, split: Literal['train', 'validation']) -> list[Example]:
         """The rows of a split."""
@@ -96,13 +99,7 @@ class LabelledTable:
     def encode(self, example: Example) -> np.ndarray:
         """A label as int32 [] (class), float32 [C] (labels) or float32 [] (number)."""
         if self.kind == 'number':
-            try:
-                value = float(example.label)
-            except ValueError:
-                value = math.nan
-            if not math.isfinite(value):
-                raise UserError(f'{example.place}: the label {example.label!r} is no number.')
-            return np.float32(value)
+            return _number(example.label, example.place)
         ids = []
         for name in self.label_names(example.label):
             if name not in self._ids:
@@ -123,15 +120,27 @@ class LabelledTable:
         columns = (('TEXT_COLUMN', self.text_column), ('LABEL_COLUMN', self.label_column))
         if self.second_text_column is not None:
             columns += (('SECOND_TEXT_COLUMN', self.second_text_column),)
-        return [
-            Example(
-                row.values[self.text_column],
-                None if self.second_text_column is None else row.values[self.second_text_column],
-                row.values[self.label_column].strip(),
-                row.place,
-            )
-            for row in tables.read(pattern, columns, binding)
-        ]
+        rows, bad = tables.read(pattern, columns, binding, bad_rows=self.bad_rows), set_aside(self.bad_rows)
+        examples = list(bad.keep(rows, self._example))
+        bad.tell()
+        return examples
+
+    def _example(self, row: tables.Row) -> Example:
+        second_text = None if self.second_text_column is None else row.values[self.second_text_column]
+        label = row.values[self.label_column].strip()
+        if self.kind == 'number':
+            _number(label, row.place)
+        return Example(row.values[self.text_column], second_text, label, row.place)
+
+
+def _number(label: str, place: str) -> np.float32:
+    try:
+        value = float(label)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f'{place}: the label {label!r} is no number.')
+    return np.float32(value)
 
 
 def num_outputs(table: LabelledTable) -> int:

@@ -1,4 +1,4 @@
-"""Tables of text: CSV, TSV, JSON lines and JSON, read with the place of every mistake."""
+"""Tables of text: CSV, TSV, JSON lines, JSON and Parquet, read with the place of every mistake."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import csv
 import dataclasses
 import fnmatch
 import functools
-import glob
+import io
 import json
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePath
 from typing import Any
 
+from palm_jax.data.bad_rows import BadRows, set_aside
+from palm_jax.data.files import COMPRESSED, File, find
 from palm_jax.errors import UserError, closest
 
 _DELIMITERS = {'.csv': ',', '.tsv': '\t', '.txt': '\t'}
-_SUFFIXES = (*_DELIMITERS, '.jsonl', '.json')
+SUFFIXES = (*_DELIMITERS, '.jsonl', '.json', '.parquet')
 UNANSWERABLE = 'unanswerable'  # the answer to a question of SQuAD 2 that has none
 
 
@@ -30,112 +32,131 @@ class Row:
 
 @functools.cache
 def read(
-    pattern: str, columns: tuple[tuple[str, str], ...], binding: str, header: tuple[str, ...] | None = None
+    pattern: str,
+    columns: tuple[tuple[str, str], ...],
+    binding: str,
+    header: tuple[str, ...] | None = None,
+    bad_rows: str | None = None,
 ) -> tuple[Row, ...]:
     """The rows of a file, or of all files that a glob matches.
 
     Args:
-      pattern: path or glob, UTF-8, of one of these:
+      pattern: path, glob or URL, UTF-8, plain or compressed (`.gz`, `.zst`, ...), of one of these:
         `.csv`, `.tsv`: a row a line, below a header; `.txt`: between tabs, without one;
-        `.jsonl`: an object a line;
+        `.jsonl`: an object a line; `.parquet`;
         `.json`: a list of objects or of lists; of an object that holds several lists,
         `file.json#name` (or a glob of names) takes those; SQuAD's questions become rows with
         `question`, `context`, `answer` and `answers`.
       columns: (binding, name) of the columns that every row must have.
       binding: names the pattern in messages.
       header: names of the columns where the file has none.
+      bad_rows: file for rows that cannot be used, see `BadRows`.
 
     Raises:
       UserError: with the file, the line, what was found and what was expected.
     """
-    split = re.fullmatch(r'(.*\.json)#(.+)', pattern)
+    split = re.fullmatch(r'(.*\.json(?:\.\w+)?)#(.+)', pattern)
     files, part = (pattern, None) if split is None else split.groups()
-    rows = [row for path in find(files, binding) for row in _rows(path, binding, header, part)]
-    for row in rows:
+    bad = set_aside(bad_rows)
+
+    def complete(row: Row) -> Row:
         for name_binding, column in columns:
-            if column not in row.values:
-                raise UserError(
-                    f'{row.place}: no column {column!r}.{closest(column, row.values)} '
-                    f'There are: {", ".join(row.values)}. Name yours with --gin.{name_binding}=...'
-                )
-            if not row.values[column].strip():
-                raise UserError(f'{row.place}: the column {column!r} is empty.')
-    if not rows:
+            require(row, column, name_binding)
+        return row
+
+    everything = (row for file in find(files, binding) for row in rows(file, binding, header, part, bad))
+    found = tuple(bad.keep(everything, complete))
+    bad.tell()
+    if not found:
         raise UserError(f'{binding} = {pattern!r}: there is not one row.')
-    return tuple(rows)
+    return found
 
 
-def find(pattern: str, binding: str) -> list[Path]:
-    """The files that a path or a glob names, in order."""
-    paths = sorted(Path(p) for p in glob.glob(str(Path(pattern).expanduser()), recursive=True) if Path(p).is_file())
-    if not paths:
-        raise UserError(f'{binding} = {pattern!r}: no such file, and as a glob it matches none (from {Path.cwd()}).')
-    return paths
-
-
-def read_text(path: Path) -> str:
-    """A file's text, UTF-8 with or without a byte order mark."""
-    data = path.read_bytes()
-    try:
-        text = data.decode('utf-8-sig')
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b'\n') + 1
+def require(row: Row, column: str, binding: str) -> str:
+    """A row's value in a column that it must have."""
+    if column not in row.values:
         raise UserError(
-            f'{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8. Convert the file.'
-        ) from None
-    if '\0' in text:
-        raise UserError(f'{path}, line {text[: text.index(chr(0))].count(chr(10)) + 1}: a NUL byte; this is no text.')
-    return text
+            f'{row.place}: no column {column!r}.{closest(column, row.values)} '
+            f'There are: {", ".join(row.values)}. Name yours with --gin.{binding}=...'
+        )
+    if not row.values[column].strip():
+        raise UserError(f'{row.place}: the column {column!r} is empty.')
+    return row.values[column]
 
 
-def _rows(path: Path, binding: str, header: Sequence[str] | None, part: str | None) -> list[Row]:
-    if path.suffix not in _SUFFIXES:
-        raise UserError(f'{binding} = {str(path)!r}: a table is one of {", ".join(_SUFFIXES)}, not {path.suffix!r}.')
-    text = read_text(path)
-    if path.suffix == '.jsonl':
-        return _json_lines(text, path)
-    if path.suffix == '.json':
-        return _json(text, path, header, part)
-    return _delimited(text, path, header)
+def rows(
+    file: File,
+    binding: str,
+    header: Sequence[str] | None = None,
+    part: str | None = None,
+    bad: BadRows = set_aside(None),
+) -> Iterator[Row]:
+    """The rows of one file, one at a time where its format allows; arguments as of `read`."""
+    if file.suffix not in SUFFIXES:
+        raise UserError(
+            f'{binding} = {file.name!r}: a table is one of {", ".join(SUFFIXES)} (and compressed: '
+            f'{", ".join(COMPRESSED)}), not {file.suffix!r}.'
+        )
+    if file.suffix == '.jsonl':
+        lines = ((f'{file.name}, line {number}', line.rstrip()) for number, line in file.lines() if line.strip())
+        return bad.keep(lines, lambda line: _row(_parse(line[1], line[0]), line[0]))
+    if file.suffix == '.parquet':
+        return bad.keep(_parquet(file), lambda row: _row(*row))
+    if file.suffix == '.json':
+        return bad.keep(_json(file.text(), file.name, header, part), lambda row: _row(*row))
+    return bad.keep(_delimited(file, header), lambda make: make())
 
 
-def _delimited(text: str, path: Path, header: Sequence[str] | None) -> list[Row]:
-    if path.suffix == '.txt' and header is None:
-        raise UserError(f"{path}: a .txt table has no header; name its columns: --gin.COLUMNS=\"['input', 'target']\".")
-    delimiter = _DELIMITERS[path.suffix]
-    quoting = csv.QUOTE_NONE if path.suffix == '.txt' else csv.QUOTE_MINIMAL
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True, quoting=quoting)
-    rows = []
-    try:
-        for values in reader:
-            if not values:
-                continue
-            if header is None:
-                header = [name.strip() for name in values]
-                continue
-            place = f'{path}, line {reader.line_num}'
-            if len(values) != len(header):
-                raise UserError(
-                    f'{place}: {len(values)} values, but the header has {len(header)} columns '
-                    f'({", ".join(header)}). A text that holds {delimiter!r} needs quotes.'
-                )
-            rows.append(Row(dict(zip(header, values, strict=True)), place))
-    except csv.Error as error:
-        raise UserError(f'{path}, line {reader.line_num}: {error}.') from None
-    return rows
+def _delimited(file: File, header: Sequence[str] | None) -> Iterator[Callable[[], Row]]:
+    """For every line a function that makes its row, or says what is wrong with it."""
+    if file.suffix == '.txt' and header is None:
+        raise UserError(
+            f"{file.name}: a .txt table has no header; name its columns: --gin.COLUMNS=\"['input', 'target']\"."
+        )
+    delimiter = _DELIMITERS[file.suffix]
+    quoting = csv.QUOTE_NONE if file.suffix == '.txt' else csv.QUOTE_MINIMAL
+    reader = csv.reader((line for _, line in file.lines()), delimiter=delimiter, strict=True, quoting=quoting)
+
+    def make(values: list[str] | csv.Error, place: str) -> Row:
+        if isinstance(values, csv.Error):
+            raise UserError(f'{place}: {values}.')
+        if len(values) != len(header):
+            raise UserError(
+                f'{place}: {len(values)} values, but the header has {len(header)} columns '
+                f'({", ".join(header)}). A text that holds {delimiter!r} needs quotes.'
+            )
+        return Row(dict(zip(header, values, strict=True)), place)
+
+    while True:
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            values = error
+        if not values:
+            continue
+        if header is None and not isinstance(values, csv.Error):
+            header = [name.strip() for name in values]
+            continue
+        yield functools.partial(make, values, f'{file.name}, line {reader.line_num}')
 
 
-def _json_lines(text: str, path: Path) -> list[Row]:
-    rows = []
-    for number, line in enumerate(text.split('\n'), 1):
-        if line.strip():
-            place = f'{path}, line {number}'
-            rows.append(_row(_parse(line, place), place))
-    return rows
+def _parquet(file: File) -> Iterator[tuple[Any, str]]:
+    from pyarrow import ArrowInvalid, parquet
+
+    with file.open() as content:
+        try:
+            seekable = content if file.suffix == PurePath(file.name).suffix else io.BytesIO(content.read())
+            batches = parquet.ParquetFile(seekable).iter_batches()
+            for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
+                yield {k: '' if v is None else v for k, v in row.items()}, f'{file.name}, row {number}'
+        except ArrowInvalid as error:
+            raise UserError(f'{file.name}: this is no Parquet file ({error}).') from None
 
 
-def _json(text: str, path: Path, header: Sequence[str] | None, part: str | None) -> list[Row]:
-    value = _parse(text, str(path))
+def _json(text: str, path: str, header: Sequence[str] | None, part: str | None) -> list[tuple[Any, str]]:
+    value = _parse(text, path)
     if isinstance(value, dict) and part is None and _is_squad(value):
         return _squad(value, path)
     if part is not None:
@@ -149,7 +170,7 @@ def _json(text: str, path: Path, header: Sequence[str] | None, part: str | None)
     if isinstance(value, dict):
         raise UserError(f'{path}: an object, not a list. Name the part of it: {path}#{next(iter(value), "...")}')
     places = [f'{path}, item {number}' for number in range(1, len(value) + 1)]
-    return [_row(_with_names(item, place, header), place) for item, place in zip(value, places, strict=True)]
+    return [(_with_names(item, place, header), place) for item, place in zip(value, places, strict=True)]
 
 
 def _parse(text: str, place: str) -> Any:
@@ -173,7 +194,10 @@ def _with_names(value: Any, place: str, header: Sequence[str] | None) -> Any:
 def _row(value: Any, place: str) -> Row:
     if not isinstance(value, dict):
         raise UserError(f'{place}: expected an object {{...}}, found {type(value).__name__}.')
-    return Row({k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in value.items()}, place)
+    return Row(
+        {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str) for k, v in value.items()},
+        place,
+    )
 
 
 def _is_squad(value: dict[str, Any]) -> bool:
@@ -181,12 +205,12 @@ def _is_squad(value: dict[str, Any]) -> bool:
     return isinstance(articles, list) and all(isinstance(a, dict) and 'paragraphs' in a for a in articles)
 
 
-def _squad(value: dict[str, Any], path: Path) -> list[Row]:
-    rows = []
+def _squad(value: dict[str, Any], path: str) -> list[tuple[Any, str]]:
+    found = []
     for paragraph in (p for article in value['data'] for p in article['paragraphs']):
         for question in paragraph['qas']:
             answers = list(dict.fromkeys(a['text'] for a in question['answers'])) or [UNANSWERABLE]
             values = {'question': question['question'], 'context': paragraph['context'], 'answer': answers[0]}
-            place = f'{path}, question {question.get("id", len(rows) + 1)}'
-            rows.append(Row(values | {'answers': json.dumps(answers, ensure_ascii=False)}, place))
-    return rows
+            place = f'{path}, question {question.get("id", len(found) + 1)}'
+            found.append((values | {'answers': answers}, place))
+    return found

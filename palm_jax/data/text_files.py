@@ -1,90 +1,120 @@
-"""A user's own text: files, folders and globs, one document a file."""
+"""A user's own text: files, folders, globs and URLs, read one document at a time."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import glob
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 
+from palm_jax.data import files, tables
+from palm_jax.data.bad_rows import set_aside
+from palm_jax.data.examples import is_held_out
+from palm_jax.data.files import File
 from palm_jax.errors import UserError
 
-_HELD_OUT_SHARE = 20
+_HELD_OUT_ONE_IN = 20
 _TEXT_SUFFIXES = ('.txt', '.md', '.rst', '.py', '.tex')
+_TABLE_SUFFIXES = tuple(suffix for suffix in tables.SUFFIXES if suffix != '.txt')
 
 
 @dataclasses.dataclass(frozen=True)
 class TextFiles:
-    """UTF-8 text for language modelling.
+    """UTF-8 text for language modelling, plain or compressed (`.gz`, `.zst`, `.bz2`, `.xz`).
+
+    A text file is a document; of a table (`.csv`, `.tsv`, `.jsonl`, `.json`, `.parquet`) every row is one.
 
     Attributes:
-      train: a file, a folder (its text files, at any depth) or a glob.
-      validation: the same for the held-out part; None holds out every twentieth file by the
-        hash of its text, or of a single file its last twentieth, cut at a line's end.
+      train: a file, a glob, a URL, or a folder: its text files, at any depth; where it has none, its tables.
+      validation: the same for the held-out part; None holds out every twentieth document by the
+        hash of its text, or of a single document its last twentieth, cut at a line's end.
+      text_column: of tables.
+      bad_rows: file for rows of tables that cannot be used, see `BadRows`; None: the first of them is an error.
     """
 
     train: str
     validation: str | None = None
-
-    @functools.cached_property
-    def _documents(self) -> dict[str, list[tuple[str, str]]]:
-        train = _read(self.train, 'TRAIN_FILES')
-        if self.validation is not None:
-            return {'train': train, 'validation': _read(self.validation, 'VALIDATION_FILES')}
-        if len(train) == 1:
-            ((name, text),) = train
-            cut = text.rfind('\n', 0, len(text) - len(text) // _HELD_OUT_SHARE) + 1
-            if not 0 < cut < len(text):
-                raise UserError(f'{name} is too short to hold a part out. Name one with --gin.VALIDATION_FILES=...')
-            return {'train': [(name, text[:cut])], 'validation': [(name, text[cut:])]}
-        held_out = [document for document in train if _hash(document[1]) % _HELD_OUT_SHARE == 0] or train[-1:]
-        return {'train': [d for d in train if d not in held_out], 'validation': held_out}
+    text_column: str = 'text'
+    bad_rows: str | None = None
 
     def examples(self, split: str) -> Iterator[dict[str, str]]:
-        """{'text': a document, 'name': its path}."""
-        for name, text in self._documents[split]:
-            yield {'text': text, 'name': name}
+        """{'text': a document, 'name': where it stands}."""
+        if self.validation is not None:
+            source = (self.train, 'TRAIN_FILES') if split == 'train' else (self.validation, 'VALIDATION_FILES')
+            yield from self._documents(*source)
+            return
+        summary, wants_held_out = self._summary, split == 'validation'
+        for number, document in enumerate(self._documents(self.train, 'TRAIN_FILES'), 1):
+            if summary.documents == 1:
+                yield _part_of_only(document, wants_held_out)
+            else:
+                held_out = (
+                    is_held_out(document['text'], _HELD_OUT_ONE_IN)
+                    if summary.held_out
+                    else (number == summary.documents)
+                )
+                if held_out == wants_held_out:
+                    yield document
 
     def identity(self) -> str:
         """Changes when a text does."""
-        digest = hashlib.sha256()
-        for split, documents in self._documents.items():
-            for _, text in documents:
+        return self._summary.identity
+
+    @functools.cached_property
+    def _summary(self) -> _Summary:
+        """What one pass over everything tells."""
+        digest, documents, held_out, first = hashlib.sha256(), 0, 0, None
+        for split in ('train',) if self.validation is None else ('train', 'validation'):
+            source = (self.train, 'TRAIN_FILES') if split == 'train' else (self.validation, 'VALIDATION_FILES')
+            for document in self._documents(*source):
+                text = document['text'].encode()
                 digest.update(f'{split}{len(text)}'.encode())
-                digest.update(text.encode())
-        return digest.hexdigest()[:12]
+                digest.update(text)
+                documents, first = documents + 1, first or document
+                held_out += is_held_out(document['text'], _HELD_OUT_ONE_IN)
+        if documents == 1 and self.validation is None:
+            _part_of_only(first, held_out=True)  # an error that is better told now than from inside TensorFlow
+        return _Summary(digest.hexdigest()[:12], documents, held_out)
+
+    def _documents(self, pattern: str, binding: str) -> Iterator[dict[str, str]]:
+        found, any_text, bad = _find(pattern, binding), False, set_aside(self.bad_rows)
+        for file in found:
+            if file.suffix in _TABLE_SUFFIXES:
+                for document in bad.keep(tables.rows(file, binding, bad=bad), self._of_row):
+                    any_text = True
+                    yield document
+            elif (text := file.text()).strip():
+                any_text = True
+                yield {'text': text, 'name': file.name}
+        bad.tell()
+        if not any_text:
+            raise UserError(f'{binding} = {pattern!r}: {len(found)} file(s) match, and all are empty.')
+
+    def _of_row(self, row: tables.Row) -> dict[str, str]:
+        return {'text': tables.require(row, self.text_column, 'TEXT_COLUMN'), 'name': row.place}
 
 
-def _read(pattern: str, binding: str) -> list[tuple[str, str]]:
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        found = sorted(p for p in path.rglob('*') if p.suffix in _TEXT_SUFFIXES and p.is_file())
-        expected = f'no {", ".join(_TEXT_SUFFIXES)} file below this folder'
-    else:
-        found = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
-        expected = 'no such file, and as a glob it matches none'
-    if not found:
-        raise UserError(f'{binding} = {pattern!r}: {expected} (looked from {Path.cwd()}).')
-    documents = [(str(p), _decode(p)) for p in found]
-    documents = [(name, text) for name, text in documents if text.strip()]
-    if not documents:
-        raise UserError(f'{binding} = {pattern!r}: {len(found)} file(s) match, and all are empty.')
-    return documents
+@dataclasses.dataclass(frozen=True)
+class _Summary:
+    identity: str
+    documents: int
+    held_out: int
 
 
-def _decode(path: Path) -> str:
-    data = path.read_bytes()
-    try:
-        return data.decode('utf-8-sig')
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b'\n') + 1
-        raise UserError(
-            f'{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8. '
-            f'Convert the file, e.g. iconv -f latin1 -t utf-8 {path}'
-        ) from error
+def _find(pattern: str, binding: str) -> list[File]:
+    if not files.is_folder(pattern):
+        return files.find(pattern, binding)
+    everything = files.find_below(pattern)
+    for suffixes in (_TEXT_SUFFIXES, _TABLE_SUFFIXES):
+        if found := [file for file in everything if file.suffix in suffixes]:
+            return found
+    known = ', '.join((*_TEXT_SUFFIXES, *_TABLE_SUFFIXES))
+    raise UserError(f'{binding} = {pattern!r}: no {known} file below this folder.')
 
 
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
+def _part_of_only(document: dict[str, str], held_out: bool) -> dict[str, str]:
+    text = document['text']
+    cut = text.rfind('\n', 0, len(text) - len(text) // _HELD_OUT_ONE_IN) + 1
+    if not 0 < cut < len(text):
+        raise UserError(f'{document["name"]} is too short to hold a part out. Name one with --gin.VALIDATION_FILES=...')
+    return document | {'text': text[cut:] if held_out else text[:cut]}
