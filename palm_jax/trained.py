@@ -65,14 +65,23 @@ def finetune(
     return load(model_dir)
 
 
-def load(model_dir: str | Path) -> Trained:
+def load(model_dir: str | Path, **bindings: Any) -> Trained:
     """The model of a run, from its MODEL_DIR; of an adapter, with the base that it was trained on.
 
     The tables of the run need not be there any more.
 
+    Args:
+      model_dir: MODEL_DIR of the run.
+      bindings: macros of its configuration that are to be others, e.g. TEMPERATURE=0.0.
+
     Raises:
       UserError: there is no run, or its base is not where it was or another one.
     """
+    return load_with(model_dir, [(name, repr(value)) for name, value in bindings.items()])
+
+
+def load_with(model_dir: str | Path, changes: Sequence[tuple[str, str]]) -> Trained:
+    """`load` with (name, value) of bindings as the command line gives them."""
     directory = pretrained.step_directory(str(model_dir))
     about, file = pretrained.read_about(directory), Path(model_dir) / _CONFIG
     if not file.is_file():
@@ -83,13 +92,14 @@ def load(model_dir: str | Path) -> Trained:
         known['INITIAL_CHECKPOINT_PATH'] = str(model_dir)
     text = file.read_text()
     flags = [(name, repr(value)) for name, value in known.items() if value and re.search(rf'^{name} = ', text, re.M)]
-    arguments = load_configuration('loop.train', [str(file)], flags).build('loop.train')
+    arguments = load_configuration('loop.train', [str(file)], [*flags, *changes]).build('loop.train')
     adaptation = {name: arguments[name] for name in loop.ADAPTATION if name in arguments}
     model, selection = loop.adapt(arguments['model'], **adaptation)
     data, ours = arguments['data'], {'vocabulary': arguments['data'].vocabulary.fingerprint}
+    sampler = getattr(arguments['reporter'], 'sampler', None) or Sampler()
     fresh = jax.jit(lambda rng: unbox(init_params(model, rng)))(jax.random.key(0))
     if about.get('base') is None:
-        return Trained(model, restore_params(str(model_dir), fresh, ours), data, text)
+        return Trained(model, restore_params(str(model_dir), fresh, ours), data, text, sampler, directory)
     base = restore_params(arguments['initial_checkpoint'], fresh, ours, model.trainable)
     part, frozen = selection.split(base)
     if fingerprint(frozen) != about['base']:
@@ -97,7 +107,8 @@ def load(model_dir: str | Path) -> Trained:
             f'{model_dir} was trained on top of the base {about["base"]}, '
             f'but {arguments["initial_checkpoint"]} now holds {fingerprint(frozen)}.'
         )
-    return Trained(model, join(restore_params(str(model_dir), part, ours), frozen), data, text)
+    params = join(restore_params(str(model_dir), part, ours), frozen)
+    return Trained(model, params, data, text, sampler, directory)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,29 +120,36 @@ class Trained:
       params: all of them, on the default device.
       data: of the run: `vocabulary`, `length` and, of a head, `labels`.
       config: of the run, as one gin file.
+      sampler: of the run, which writes where no other is given.
+      checkpoint: where the parameters are from.
     """
 
     model: Adapted
     params: Any
     data: Any
     config: str
+    sampler: Sampler = Sampler()
+    checkpoint: Path | None = None
 
-    def write(self, prompts: Sequence[str], sampler: Sampler = Sampler()) -> list[str]:
-        """Continuations of prompts."""
-        return sampler(self.model, self.params, self.data.vocabulary, prompts, self.data.length)
+    def write(self, prompts: Sequence[str], sampler: Sampler | None = None, first: int = 0) -> list[str]:
+        """Continuations of prompts; `first` numbers the first of them, which its random choices depend on."""
+        sampler = sampler or self.sampler
+        return sampler(self.model, self.params, self.data.vocabulary, prompts, self.data.length, first)
 
-    def answer(self, inputs: Sequence[Any], sampler: Sampler = Sampler(temperature=0.0)) -> list[str]:
+    def answer(self, inputs: Sequence[Any], sampler: Sampler | None = None, first: int = 0) -> list[str]:
         """What a model that was trained from text to text answers.
 
         Args:
           inputs: of each a text, or a dict of the columns that the template names; of a dialogue
             a message, or a list of all that have been exchanged, the newest last.
-          sampler: greedy by default.
+          sampler: the run's own by default, which is greedy where nothing binds TEMPERATURE.
+          first: number of the first of them, which its random choices depend on.
         """
         data = self._expect(TextToText, 'answer', 'from text to text')
+        sampler = sampler or self.sampler
         sampler = dataclasses.replace(sampler, max_tokens=min(sampler.max_tokens, data.target_length))
         prompts = [data.asked(given) for given in inputs]
-        written = sampler.continue_ids(self.model, self.params, prompts, data.length, data.bidirectional)
+        written = sampler.continue_ids(self.model, self.params, prompts, data.length, data.bidirectional, first)
         return [data.vocabulary.decode(ids) for ids in written]
 
     def predict(self, texts: Sequence[str], second_texts: Sequence[str] | None = None, batch_size: int = 32) -> list:

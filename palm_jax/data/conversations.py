@@ -90,9 +90,14 @@ class PairTable:
             for row, text, target in zip(rows, inputs, targets, strict=True)
         ]
 
+    @property
+    def fields(self) -> list[str]:
+        """The columns that the input is made from."""
+        return _fields(self.input)
+
     def asked(self, given: str | Mapping[str, str]) -> tuple[Turn, ...]:
         """An input from its columns; a text will do where the template has one."""
-        fields = _fields(self.input)
+        fields = self.fields
         if isinstance(given, str) and len(fields) < 2:
             given = {fields[0] if fields else '0': given}
         missing = fields if isinstance(given, str) else [name for name in fields if name not in given]
@@ -139,9 +144,14 @@ class Dialogues:
         read = functools.partial(_split, split, self.train_files, self.validation_files, self.held_out)
         return read(self._read, lambda conversation: conversation.turns[0].text)
 
-    def asked(self, given: str | Sequence[str]) -> tuple[Turn, ...]:
-        """A message, or all that have been exchanged, the newest last."""
-        return tuple(Turn(text, False) for text in ([given] if isinstance(given, str) else given))
+    def asked(self, given: str | Sequence[Any] | Mapping[str, Any]) -> tuple[Turn, ...]:
+        """A message, or all that have been exchanged, the newest last, also as `messages` of a transcript."""
+        if isinstance(given, Mapping):
+            given = given.get('messages')
+        messages = [given] if isinstance(given, str) else given
+        if not isinstance(messages, Sequence) or not messages:
+            raise UserError('A dialogue is asked by a message, or by `messages`: a list of all, the newest last.')
+        return tuple(Turn(_text(message, f'message {n}'), False) for n, message in enumerate(messages, 1))
 
     def _read(self, pattern: str, binding: str) -> list[Conversation]:
         rows = tables.read(pattern, (('messages', 'messages'),), binding, bad_rows=self.bad_rows)
@@ -185,16 +195,21 @@ def _turns(row: Row) -> tuple[Turn, ...]:
         raise UserError(f'{row.place}: `messages` is no list of messages.')
     turns = []
     for number, message in enumerate(messages, 1):
-        if not isinstance(message, dict):
-            message = {'text': message}
-        text = next((message[key] for key in _TEXT_KEYS if key in message), None)
-        if not isinstance(text, str):
-            raise UserError(f'{row.place}, message {number}: no text; it is one of {", ".join(_TEXT_KEYS)}.')
-        role = next((message[key] for key in _ROLE_KEYS if key in message), None)
+        text = _text(message, f'{row.place}, message {number}')
+        role = next((message[key] for key in _ROLE_KEYS if key in message), None) if isinstance(message, dict) else None
         turns.append(Turn(text, number % 2 == 0 if role is None else _is_learned(role, row, number)))
     if not any(turn.learned for turn in turns):
         raise UserError(f'{row.place}: no message is a reply; replies have the role {" or ".join(_LEARNED_ROLES)}.')
     return tuple(turns)
+
+
+def _text(message: Any, place: str) -> str:
+    text = message
+    if isinstance(message, dict):
+        text = next((message[key] for key in _TEXT_KEYS if key in message), None)
+    if not isinstance(text, str):
+        raise UserError(f'{place}: no text; it is one of {", ".join(_TEXT_KEYS)}.')
+    return text
 
 
 def _is_learned(role: Any, row: Row, number: int) -> bool:

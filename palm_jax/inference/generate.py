@@ -59,7 +59,9 @@ class Sampler:
                 f'top_p = {self.top_p} must be above 0 and at most 1.'
             )
 
-    def __call__(self, model: PaLM, params: Any, vocabulary: Codec, prompts: Sequence[str], length: int) -> list[str]:
+    def __call__(
+        self, model: PaLM, params: Any, vocabulary: Codec, prompts: Sequence[str], length: int, first: int = 0
+    ) -> list[str]:
         """Continues every prompt.
 
         Args:
@@ -67,6 +69,7 @@ class Sampler:
           vocabulary: encodes prompts and decodes continuations.
           prompts: texts.
           length: of the sequences the model was trained on; prompt and continuation fit in it.
+          first: number of the first prompt; a prompt's random choices depend on seed and number.
 
         Returns:
           The continuations, without the prompts, up to the end mark.
@@ -78,11 +81,17 @@ class Sampler:
         for prompt, ids in zip(prompts, encoded, strict=True):
             if len(ids) + 1 >= length:
                 raise UserError(f'The prompt {prompt[:40]!r} has {len(ids)} tokens; the model reads {length}.')
-        continuations = self.continue_ids(model, params, [[START_ID, *ids] for ids in encoded], length)
+        continuations = self.continue_ids(model, params, [[START_ID, *ids] for ids in encoded], length, first=first)
         return [vocabulary.decode(ids) for ids in continuations]
 
     def continue_ids(
-        self, model: PaLM, params: Any, prompts: Sequence[Sequence[int]], length: int, bidirectional: bool = False
+        self,
+        model: PaLM,
+        params: Any,
+        prompts: Sequence[Sequence[int]],
+        length: int,
+        bidirectional: bool = False,
+        first: int = 0,
     ) -> list[list[int]]:
         """Continues every prompt of ids, each with its start mark, up to the end mark or to `length` in all.
 
@@ -94,6 +103,7 @@ class Sampler:
           prompts: ids, less than `length` each.
           length: tokens of prompt and continuation together.
           bidirectional: a prompt's tokens see each other both ways, as of a prefix LM.
+          first: number of the first prompt.
 
         Returns:
           The continuations' ids in the order of the prompts.
@@ -102,15 +112,15 @@ class Sampler:
         batch_size = min(self.batch_size, _next_power_of_two(len(prompts)))
         results: list[list[int]] = [[]] * len(prompts)
         starts = range(0, len(prompts), batch_size)
-        for first in tqdm(starts, desc='writing', unit=' batches', leave=False, disable=len(starts) < 2):
-            rows = [int(i) for i in order[first : first + batch_size]]
+        for start in tqdm(starts, desc='writing', unit=' batches', leave=False, disable=len(starts) < 2):
+            rows = [int(i) for i in order[start : start + batch_size]]
             padded = rows + rows[-1:] * (batch_size - len(rows))
             width = min(_next_power_of_two(max(len(prompts[i]) for i in rows), 16), length)
             tokens, lengths = np.zeros((batch_size, width), np.int32), np.zeros(batch_size, np.int32)
             for row, i in enumerate(padded):
                 lengths[row] = len(prompts[i])
                 tokens[row, : lengths[row]] = prompts[i]
-            numbers = np.array(padded, np.int32)
+            numbers = np.array(padded, np.int32) + first
             written = np.asarray(self._continue(model, length, bidirectional, params, tokens, lengths, numbers))
             for row, i in enumerate(rows):
                 ids = written[row, : min(self.max_tokens, length - len(prompts[i]))].tolist()

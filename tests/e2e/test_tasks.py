@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from palm_jax import predictions
 from palm_jax.errors import UserError
 from palm_jax.trained import load
 from tests.e2e.conftest import finetune
@@ -85,6 +86,23 @@ def test_a_task_runs_from_its_files_to_a_report_and_an_answer(made, small_tasks,
     else:
         (probabilities,) = model.predict(['what about it?'])
         assert probabilities.keys() == set(model.data.labels) and abs(sum(probabilities.values()) - 1) < 1e-5
+
+    # The same from a file to a file.
+    row = WRITTEN.get(task, 'what about it, Ann?')
+    if isinstance(row, list):
+        row = {'messages': row}
+    elif isinstance(row, str):
+        row = {next(iter(model.data.source.fields), 'input') if task in WRITTEN else 'text': row}
+    (tmp_path / 'in.jsonl').write_text(json.dumps(row) + '\n{}\n')
+    assert predictions.write(model, str(tmp_path / 'in.jsonl'), str(tmp_path / 'out.jsonl'), {}) == (1, 1)
+    said, error = map(json.loads, (tmp_path / 'out.jsonl').read_text().splitlines())
+    if task in WRITTEN:
+        assert said['predicted'] == answer
+    elif MEASURES[task] == 'entity_f1':
+        assert said['entities'] == model.find([row['text']])[0]
+    else:
+        assert said['probabilities'] == pytest.approx(model.predict([row['text']])[0])
+    assert 'line 2' in error['error']
 
 
 @pytest.mark.slow
