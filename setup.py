@@ -35,6 +35,7 @@ DATA = [
     'importlib_resources',  # tensorflow-datasets needs it and does not say so
     'tensorboard>=2.21',  # seqio's metric writers need it; TensorFlow no longer brings it
 ]
+HF = ['safetensors>=0.5', 'tokenizers>=0.21', 'transformers>=5.0,<6', 'torch>=2.6']
 PEERS = ['torch==2.13.0', 'transformers>=5.0,<6', 'PaLM-rlhf-pytorch==0.8.0']
 
 setup(
@@ -56,6 +57,7 @@ setup(
         'gpu': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],
         'wandb': ['wandb>=0.20'],
+        'hf': HF,  # weights to and from Transformers, verified by it
         'peers': PEERS,
         'test': ['pytest>=8', 'ruff>=0.12', 'wandb>=0.20', 'nbclient>=0.10', 'ipykernel>=6', 'peft>=0.17', *PEERS],
     },

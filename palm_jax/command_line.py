@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from palm_jax.configuration.load import Configuration, load
 from palm_jax.errors import UserError
@@ -50,6 +51,14 @@ def load_configuration(root: str, gin_files: Sequence[str], flags: Sequence[tupl
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return load(root, gin_files, flags)
+
+
+def run_of(gin_files: Sequence[str]) -> Path:
+    """The MODEL_DIR of the run whose config.gin was given."""
+    config = Path(gin_files[0])
+    if len(gin_files) > 1 or config.name != 'config.gin' or not config.is_file():
+        raise UserError(f'--gin_file={config}: name the config.gin that a run left in its MODEL_DIR.')
+    return config.parent
 
 
 def command(program: str, arguments: Sequence[str]) -> str:

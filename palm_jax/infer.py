@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from palm_jax import command_line
-from palm_jax.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -17,13 +15,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--batch_size', type=int, default=32, help='rows worked on at one time')
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
-    config = Path(options.gin_file[0])
-    if len(options.gin_file) > 1 or config.name != 'config.gin' or not config.is_file():
-        raise UserError(f'--gin_file={options.gin_file[0]}: name the config.gin that a run left in its MODEL_DIR.')
+    run = command_line.run_of(options.gin_file)
 
     from palm_jax import predictions, trained
 
-    model = trained.load_with(config.parent, flags)
+    model = trained.load_with(run, flags)
     about = {'model': str(model.checkpoint), 'bindings': flags}
     answered, bad = predictions.write(model, options.input, options.output, about, options.batch_size)
     print(f'answered   {answered:,} rows, {bad:,} with an error: {options.output}')

@@ -189,6 +189,14 @@ class Trained:
             found.append([{'type': t, 'text': text[start:end], 'start': start, 'end': end} for t, start, end in spans])
         return found
 
+    def merged(self) -> Any:
+        """The parameters that compute the same without methods.
+
+        Raises:
+          UserError: methods that compute what kernels cannot.
+        """
+        return self.model.merge(self.params) if self.model.methods else self.params
+
     def save(self, model_dir: str | Path) -> Path:
         """Writes the whole model, which `load` and INITIAL_CHECKPOINT_PATH take without the base it was trained on.
 
@@ -203,7 +211,7 @@ class Trained:
             raise UserError(f'{directory} holds a run already; save to another directory.')
         if self.model.methods:
             try:
-                params = self.model.merge(params)
+                params = self.merged()
                 config += '\nMETHODS = []\nTRAINABLE = None\n'
             except UserError:
                 pass  # they compute what kernels cannot, and are saved beside them
@@ -214,7 +222,7 @@ class Trained:
         checkpoints = Checkpoints(directory / 'checkpoints', 1, about)
         checkpoints.save(TrainState(jnp.zeros((), jnp.int32), params, {}), 0)
         checkpoints.close()
-        self.data.vocabulary.save(directory / pretrained.VOCABULARY_FILE)
+        self.data.vocabulary.save(directory)
         (directory / _CONFIG).write_text(config)
         return checkpoints.path(0)
 

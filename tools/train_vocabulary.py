@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from palm_jax import command_line
-from palm_jax.data import vocabularies
+from palm_jax.data import vocabulary_fitting
 from palm_jax.data.corpus import Corpus
 
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
 
     corpus = Corpus(options.task, train_files=options.train_files)
-    vocabulary = vocabularies.fit(corpus.texts(), options.size, options.output)
+    vocabulary = vocabulary_fitting.fit(corpus.texts(), options.size, options.output)
     sample = next(iter(corpus.texts()))
     ids = vocabulary.encode(sample)
     assert vocabulary.decode(ids) == sample, 'the vocabulary is not lossless'

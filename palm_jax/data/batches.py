@@ -19,9 +19,9 @@ import numpy as np
 
 from palm_jax.data import yardsticks
 from palm_jax.data.corpus import Corpus
+from palm_jax.data.marks import Marked
 from palm_jax.data.objectives import CausalLM, Features, Objective
 from palm_jax.data.token_cache import TokenCache
-from palm_jax.data.vocabularies import Marked
 from palm_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]

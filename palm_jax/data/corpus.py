@@ -9,11 +9,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from palm_jax.data import stdlib, token_cache, vocabularies
+from palm_jax.data import stdlib, token_cache, vocabularies, vocabulary_fitting
+from palm_jax.data.marks import Marked
 from palm_jax.data.paths import cache_dir
 from palm_jax.data.text_files import TextFiles
 from palm_jax.data.token_cache import TokenCache
-from palm_jax.data.vocabularies import Marked
 from palm_jax.errors import UserError
 
 _OWN_FILES = 'text_files'
@@ -25,7 +25,7 @@ class Corpus:
     Args:
       task: name of a registered task or mixture.
       vocabulary: `bytes`, `sentencepiece` (fitted to the text on first use and kept) or the path
-        of a SentencePiece model.
+        of a SentencePiece model or a tokenizer.json.
       vocabulary_size: ids of a fitted vocabulary, the extra ones included.
       extra_ids: so many above the text's own stand for what no text holds: sentinels, masks,
         modes; see `Marked`.
@@ -60,8 +60,8 @@ class Corpus:
         if path is None:
             return Marked(vocabularies.Bytes(), self._extra_ids)
         if not path.is_file() and self._vocabulary_name == 'sentencepiece':
-            vocabularies.fit(self.texts(), self._fitted_size, path)
-        return Marked(vocabularies.SentencePiece(str(path)), self._extra_ids)
+            vocabulary_fitting.fit(self.texts(), self._fitted_size, path)
+        return Marked(vocabularies.named(str(path)), self._extra_ids)
 
     @property
     def vocabulary_path(self) -> Path | None:

@@ -14,7 +14,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from palm_jax.data.vocabularies import EOS_ID, Marked
+from palm_jax.data.marks import Marked
+from palm_jax.data.vocabularies import EOS_ID
 from palm_jax.errors import UserError
 
 Features = dict[str, np.ndarray]

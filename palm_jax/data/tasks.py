@@ -14,9 +14,10 @@ import seqio
 import tensorflow as tf
 
 from palm_jax.data import stdlib
+from palm_jax.data.marks import Marked
 from palm_jax.data.objectives import Objective
 from palm_jax.data.text_files import TextFiles
-from palm_jax.data.vocabularies import EOS_ID, UNK_ID, Bytes, Marked, Vocabulary
+from palm_jax.data.vocabularies import EOS_ID, UNK_ID, Bytes, Vocabulary
 from palm_jax.errors import UserError, closest
 
 tf.config.set_visible_devices([], 'GPU')  # TensorFlow only reads data; the accelerator is JAX's

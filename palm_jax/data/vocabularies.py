@@ -9,39 +9,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import itertools
-import time
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import sentencepiece
-from tqdm import tqdm
 
-from palm_jax.errors import UserError, closest
+from palm_jax.errors import UserError
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 _SPECIAL = 3
-_SPACE_MARK = '▁'  # U+2581 stands for the space inside SentencePiece, so text may not hold it as is
-
-
-_PALM_SETTINGS = {
-    'model_type': 'bpe',
-    'byte_fallback': True,
-    'split_digits': True,
-    'allow_whitespace_only_pieces': True,
-    'remove_extra_whitespaces': False,
-    'add_dummy_prefix': False,
-    'normalization_rule_name': 'identity',
-    'character_coverage': 0.9999,
-    'pad_id': PAD_ID,
-    'eos_id': EOS_ID,
-    'unk_id': UNK_ID,
-    'bos_id': -1,
-    'max_sentence_length': 1 << 16,
-    'minloglevel': 2,
-}
+_SENTENCEPIECE_FILE, _TOKENIZERS_FILE = 'vocabulary.model', 'vocabulary.json'  # in MODEL_DIR
+SPACE_MARK = '▁'  # U+2581 stands for the space inside SentencePiece, so text may not hold it as is
 
 
 class Vocabulary(Protocol):
@@ -61,8 +42,8 @@ class Vocabulary(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; padding and end marks are left out."""
 
-    def save(self, path: Path) -> None:
-        """Writes its file to `path`; bytes have none."""
+    def save(self, directory: Path) -> None:
+        """Writes its file below a directory, where it has one, under a name of its kind."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +65,8 @@ class Bytes:
         values = bytes(int(i) - _SPECIAL for i in ids if _SPECIAL <= int(i) < self.size)
         return values.decode('utf-8', errors='replace')
 
-    def save(self, path: Path) -> None:
-        del path
+    def save(self, directory: Path) -> None:
+        del directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,174 +102,121 @@ class SentencePiece:
 
     @functools.cached_property
     def _space_mark_ids(self) -> list[int]:
-        return [self._processor.piece_to_id(f'<0x{byte:02X}>') for byte in _SPACE_MARK.encode()]
+        return [self._processor.piece_to_id(f'<0x{byte:02X}>') for byte in SPACE_MARK.encode()]
+
+    def piece(self, i: int) -> str:
+        """How the model writes an id, ▁ for blanks."""
+        return self._processor.id_to_piece(i)
+
+    def is_byte(self, i: int) -> bool:
+        """Whether an id stands for one byte of what no piece holds."""
+        return self._processor.is_byte(i)
 
     def encode(self, text: str) -> list[int]:
-        if _SPACE_MARK not in text:
+        if SPACE_MARK not in text:
             return self._processor.encode(text)
-        first, *rest = self._processor.encode(text.split(_SPACE_MARK))
+        first, *rest = self._processor.encode(text.split(SPACE_MARK))
         return first + [i for ids in rest for i in (*self._space_mark_ids, *ids)]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._processor.decode([int(i) for i in ids if int(i) not in (PAD_ID, EOS_ID)])
 
-    def save(self, path: Path) -> None:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self._processor.serialized_model_proto())
+    def save(self, directory: Path) -> None:
+        _write_once(directory / _SENTENCEPIECE_FILE, self._processor.serialized_model_proto())
 
 
 @dataclasses.dataclass(frozen=True)
-class Marked:
-    """A vocabulary with ids above its own for what no text holds.
+class HuggingFace:
+    """A `tokenizer.json` of Hugging Face tokenizers.
 
-    From below: the mask, [CLS] and [SEP] of BERT, and the modes of UL2; from the top down the
-    sentinels, as in T5. The mapping of text is the vocabulary's own, and so are fingerprint and file.
+    Ids are renumbered by two swaps, so that 0 begins a text and 1 ends it as everywhere here;
+    `their_ids` says which is which.
 
     Attributes:
-      text: the vocabulary of the text.
-      extra_ids: how many there are above it.
+      path: a tokenizer.json beside its tokenizer_config.json, or what `save` wrote.
     """
 
-    MARKS = ('[MASK]', '[CLS]', '[SEP]', '[NLU]', '[NLG]', '[S2S]')
+    path: str
 
-    text: Vocabulary
-    extra_ids: int = 0
+    @functools.cached_property
+    def _content(self) -> dict[str, Any]:
+        """The tokenizer's JSON, and the ids that begin and end a text, under their names."""
+        file = Path(self.path)
+        try:
+            content = json.loads(file.read_text())
+            if 'start_id' in content:
+                return content
+            settings = json.loads(file.with_name('tokenizer_config.json').read_text())
+        except FileNotFoundError as error:
+            raise UserError(f'No vocabulary at {error.filename}.') from None
+        except (ValueError, UnicodeDecodeError) as error:
+            raise UserError(f'{self.path} is no tokenizer.json ({error}).') from None
+        names = {name: settings.get(name) for name in ('bos_token', 'pad_token', 'unk_token', 'eos_token')}
+        names = {name: v['content'] if isinstance(v, dict) else v for name, v in names.items() if v is not None}
+        end = names.pop('eos_token', None)
+        start = next((token for token in names.values() if token != end), None)
+        ids = {token['content']: token['id'] for token in content.get('added_tokens', ())}
+        ids |= content.get('model', {}).get('vocab', {}) if isinstance(content['model']['vocab'], dict) else {}
+        if start not in ids or end not in ids:
+            raise UserError(f'{self.path}: its tokenizer_config.json names no bos_token and eos_token of its own.')
+        return {'tokenizer': content, 'start_id': ids[start], 'end_id': ids[end]}
+
+    @functools.cached_property
+    def _tokenizer(self):
+        from tokenizers import Tokenizer
+
+        try:
+            return Tokenizer.from_str(json.dumps(self._content['tokenizer']))
+        except Exception as error:
+            raise UserError(f'{self.path} is no tokenizer.json ({error}).') from None
+
+    @functools.cached_property
+    def their_ids(self) -> np.ndarray:
+        """int64 [V]: the tokenizer's id of every id here."""
+        ids = np.arange(self.size)
+        for here, name in ((PAD_ID, 'start_id'), (EOS_ID, 'end_id')):
+            there = int(np.flatnonzero(ids == self._content[name])[0])
+            ids[[here, there]] = ids[[there, here]]
+        return ids
+
+    @functools.cached_property
+    def _our_ids(self) -> np.ndarray:
+        return np.argsort(self.their_ids)
 
     @property
     def size(self) -> int:
-        return self.text.size + self.extra_ids
-
-    @property
-    def fingerprint(self) -> str:
-        return self.text.fingerprint
-
-    @property
-    def num_sentinels(self) -> int:
-        """Sentinels there are."""
-        return max(0, self.extra_ids - len(self.MARKS))
-
-    def mark(self, name: str) -> int:
-        """The id of one of `MARKS`.
-
-        Raises:
-          UserError: the vocabulary has no ids for marks.
-        """
-        if name not in self.MARKS:
-            raise UserError(f'No mark is called {name!r}.{closest(name, self.MARKS)} Known: {", ".join(self.MARKS)}.')
-        if self.extra_ids < len(self.MARKS):
-            raise UserError(
-                f'This objective writes {name}, and the vocabulary has EXTRA_IDS = {self.extra_ids} ids above the '
-                f"text's. Bind at least {len(self.MARKS)}, and one for every sentinel: --gin.EXTRA_IDS=128"
-            )
-        return self.text.size + self.MARKS.index(name)
-
-    def sentinel(self, number: int) -> int:
-        """The id of sentinel `number`, counted down from the top.
-
-        Raises:
-          UserError: there are not so many.
-        """
-        if number >= self.num_sentinels:
-            needed = number + 1 + len(self.MARKS)
-            raise UserError(
-                f'This objective needs {number + 1} sentinels, and EXTRA_IDS = {self.extra_ids} holds '
-                f'{self.num_sentinels}. Bind at least --gin.EXTRA_IDS={needed}, or shorter sequences.'
-            )
-        return self.size - 1 - number
-
-    def encode(self, text: str) -> list[int]:
-        return self.text.encode(text)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """As of `text`, with marks and sentinels by their names."""
-        pieces = []
-        for is_text, group in itertools.groupby(map(int, ids), lambda i: i < self.text.size):
-            run = list(group)
-            pieces.append(self.text.decode(run) if is_text else ''.join(map(self._name, run)))
-        return ''.join(pieces)
-
-    def _name(self, mark: int) -> str:
-        above = mark - self.text.size
-        return self.MARKS[above] if above < len(self.MARKS) else f'<extra_id_{self.size - 1 - mark}>'
-
-    def save(self, path: Path) -> None:
-        self.text.save(path)
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
     @functools.cached_property
-    def word_ends(self) -> tuple[np.ndarray, np.ndarray]:
-        """bool [V], bool [V]: whether an id's text begins, and ends, inside a word.
+    def fingerprint(self) -> str:
+        text = json.dumps(self._content, sort_keys=True)
+        return f'tokenizers_{self.size}_{hashlib.sha256(text.encode()).hexdigest()[:16]}'
 
-        Letters, digits and _ are a word's; a Chinese or Japanese character is a word of its own;
-        what is no character by itself (a byte of one) belongs to the word it stands in.
-        """
-        texts = [self.text.decode([i]) for i in range(self.text.size)]
-        begins, ends = (np.zeros(self.size, bool) for _ in range(2))
-        begins[: len(texts)] = [bool(t) and _in_word(t[0]) for t in texts]
-        ends[: len(texts)] = [bool(t) and _in_word(t[-1]) for t in texts]
-        return begins, ends
+    def encode(self, text: str) -> list[int]:
+        return self._our_ids[self._tokenizer.encode(text, add_special_tokens=False).ids].tolist() if text else []
+
+    def decode(self, ids: Sequence[int]) -> str:
+        kept = [int(self.their_ids[int(i)]) for i in ids if int(i) not in (PAD_ID, EOS_ID) and int(i) < self.size]
+        return self._tokenizer.decode(kept, skip_special_tokens=False)
+
+    def save(self, directory: Path) -> None:
+        _write_once(directory / _TOKENIZERS_FILE, json.dumps(self._content).encode())
+
+    def write_theirs(self, directory: Path) -> tuple[int, int]:
+        """tokenizer.json as it was; gives the ids there that begin and end a text."""
+        (directory / 'tokenizer.json').write_text(json.dumps(self._content['tokenizer'], ensure_ascii=False))
+        return self._content['start_id'], self._content['end_id']
 
 
-def _in_word(character: str) -> bool:
-    if '\u3040' <= character <= '\u9fff':  # kana and Chinese characters, which no space parts
-        return False
-    return character.isalnum() or character in ('_', '\ufffd')
+def _write_once(file: Path, content: bytes) -> None:
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
 
 
 def named(name: str) -> Vocabulary:
-    """`bytes`, or the SentencePiece model at a path."""
-    return Bytes() if name == 'bytes' else SentencePiece(str(Path(name).expanduser()))
-
-
-def fit(texts: Iterable[str], size: int, path: Path, max_bytes: int = 8_000_000) -> SentencePiece:
-    """Fits a SentencePiece vocabulary (BPE) with PaLM's settings and keeps it at `path`.
-
-    Args:
-      texts: read until `max_bytes` characters have been seen.
-      size: number of ids, the 3 specials and 256 bytes included.
-      path: the `.model` file, written whole or not at all.
-      max_bytes: how much text the fit sees.
-
-    Raises:
-      UserError: the text is too little for so many pieces.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix('.unfinished')
-    start = time.monotonic()
-    try:
-        with (
-            unfinished.open('wb') as model,
-            tqdm(
-                total=max_bytes, unit=' characters', unit_scale=True, desc=f'text for {size} pieces', leave=False
-            ) as progress,
-        ):
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=_passages(texts, max_bytes, progress),
-                model_writer=model,
-                vocab_size=size,
-                **_PALM_SETTINGS,
-            )
-    except RuntimeError as error:
-        unfinished.unlink()
-        raise UserError(
-            f'A vocabulary of {size} pieces could not be fitted: {str(error).splitlines()[-1].strip()}\n'
-            'Give more text, or a smaller VOCABULARY_SIZE.'
-        ) from error
-    unfinished.replace(path)
-    print(f'fitted a vocabulary of {size} pieces in {time.monotonic() - start:.0f} s: {path}')
-    return SentencePiece(str(path))
-
-
-def _passages(texts: Iterable[str], max_bytes: int, progress: tqdm) -> Iterator[str]:
-    """Passages of up to a thousand characters, newlines kept so that pieces may hold them."""
-    seen = 0
-    for text in texts:
-        for first in range(0, len(text), 1000):
-            passage = text[first : first + 1000].replace(_SPACE_MARK, ' ').replace('\0', ' ')
-            seen += len(passage)
-            progress.update(len(passage))
-            yield passage
-            if seen >= max_bytes:
-                progress.set_description('merging pieces')
-                return
-    progress.set_description('merging pieces')
+    """`bytes`, or the SentencePiece model or the tokenizer.json at a path."""
+    if name == 'bytes':
+        return Bytes()
+    path = str(Path(name).expanduser())
+    return HuggingFace(path) if path.endswith('.json') else SentencePiece(path)

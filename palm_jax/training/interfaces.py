@@ -15,8 +15,8 @@ class Vocabulary(Protocol):
     size: int
     fingerprint: str
 
-    def save(self, path: Path) -> None:
-        """Writes its file, where it has one."""
+    def save(self, directory: Path) -> None:
+        """Writes its file there, where it has one."""
 
 
 class Data(Protocol):

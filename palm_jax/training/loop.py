@@ -33,7 +33,7 @@ from palm_jax.training.interrupts import Interrupts
 from palm_jax.training.losses import LanguageModelLoss
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan
-from palm_jax.training.pretrained import BEST, VOCABULARY_FILE
+from palm_jax.training.pretrained import BEST
 from palm_jax.training.progress import Progress
 from palm_jax.training.state import TrainState, init_state, unbox
 from palm_jax.training.step import eval_step, train_step
@@ -178,7 +178,7 @@ def train(
             print(f'continuing from step {int(state.step):,} of {checkpoints.path(int(state.step))}', flush=True)
         elif state is None:
             state = begin()
-        data.vocabulary.save(directory / VOCABULARY_FILE)
+        data.vocabulary.save(directory)
         model = model.freeze_layers(frozen_layers)
 
         first_step = int(state.step)

@@ -12,7 +12,8 @@ from palm_jax.models.architecture import Architecture
 
 STATE, ABOUT = 'state', 'about'
 _MAKE_ONE = 'Make one with: python -m palm_jax.train --gin_file=gin/pretrain_tiny.gin'
-VOCABULARY_FILE, BEST = 'vocabulary.model', 'best'  # in MODEL_DIR: its vocabulary, its best checkpoint
+VOCABULARY_FILES = ('vocabulary.model', 'vocabulary.json')  # in MODEL_DIR, one of them where it is not bytes
+BEST = 'best'  # in MODEL_DIR, its best checkpoint
 
 
 def architecture(
@@ -44,13 +45,14 @@ def vocabulary(path: str | None) -> str:
     name = read_about(directory).get('vocabulary')
     if name == 'bytes':
         return name
-    file = directory.parents[1] / VOCABULARY_FILE
-    if not file.is_file():
+    files = [directory.parents[1] / file for file in VOCABULARY_FILES]
+    found = next((str(file) for file in files if file.is_file()), None)
+    if found is None:
         raise UserError(
-            f'{directory} was trained with the vocabulary {name}, but {file} is missing. '
+            f'{directory} was trained with the vocabulary {name}, but {files[0]} is missing. '
             'Bind its file: --gin.VOCABULARY=...'
         )
-    return str(file)
+    return found
 
 
 def read_about(directory: Path) -> dict[str, Any]:

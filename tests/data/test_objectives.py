@@ -7,8 +7,9 @@ from palm_jax.configuration.load import load
 from palm_jax.data import objectives, vocabularies
 from palm_jax.data.batches import LanguageModelData
 from palm_jax.data.corpus import Corpus
+from palm_jax.data.marks import Marked
 from palm_jax.data.objectives import CausalLM, MaskedLM, NextSentence, PrefixLM, SpanCorruption
-from palm_jax.data.vocabularies import EOS_ID, Marked
+from palm_jax.data.vocabularies import EOS_ID
 from palm_jax.errors import UserError
 
 L = 128

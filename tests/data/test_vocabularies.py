@@ -2,7 +2,7 @@
 
 import pytest
 
-from palm_jax.data import stdlib, vocabularies
+from palm_jax.data import stdlib, vocabularies, vocabulary_fitting
 from palm_jax.errors import UserError
 
 HARD = [
@@ -28,7 +28,7 @@ HARD = [
 @pytest.fixture(scope='module')
 def sentencepiece(tmp_path_factory):
     texts = (example['text'] for example in stdlib.examples('train'))
-    return vocabularies.fit(texts, 1000, tmp_path_factory.mktemp('vocabulary') / 'v.model', max_bytes=400_000)
+    return vocabulary_fitting.fit(texts, 1000, tmp_path_factory.mktemp('vocabulary') / 'v.model', max_bytes=400_000)
 
 
 @pytest.mark.parametrize('text', HARD, ids=lambda t: repr(t[:20]))
@@ -53,14 +53,14 @@ def test_palms_settings(sentencepiece):
 
 
 def test_the_fingerprint_names_the_mapping(sentencepiece, tmp_path):
-    other = vocabularies.fit(['def f(x): return x * 2\n' * 200], 280, tmp_path / 'o.model')
+    other = vocabulary_fitting.fit(['def f(x): return x * 2\n' * 200], 280, tmp_path / 'o.model')
     assert other.fingerprint != sentencepiece.fingerprint
     assert vocabularies.SentencePiece(sentencepiece.path).fingerprint == sentencepiece.fingerprint
 
 
 def test_too_little_text_and_no_model_are_said(tmp_path):
     with pytest.raises(UserError, match='VOCABULARY_SIZE'):
-        vocabularies.fit(['three words here'], 5000, tmp_path / 'v.model')
+        vocabulary_fitting.fit(['three words here'], 5000, tmp_path / 'v.model')
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match='train_vocabulary'):
         _ = vocabularies.SentencePiece(str(tmp_path / 'none.model')).size
