@@ -53,12 +53,12 @@ def load_configuration(root: str, gin_files: Sequence[str], flags: Sequence[tupl
     return load(root, gin_files, flags)
 
 
-def run_of(gin_files: Sequence[str]) -> Path:
-    """The MODEL_DIR of the run whose config.gin was given."""
-    config = Path(gin_files[0])
-    if len(gin_files) > 1 or config.name != 'config.gin' or not config.is_file():
+def run_of(gin_files: Sequence[str]) -> tuple[Path, Sequence[str]]:
+    """The MODEL_DIR of the run whose config.gin was given first, and the files that change it."""
+    config, *changes = gin_files
+    if Path(config).name != 'config.gin' or not Path(config).is_file():
         raise UserError(f'--gin_file={config}: name the config.gin that a run left in its MODEL_DIR.')
-    return config.parent
+    return Path(config).parent, changes
 
 
 def command(program: str, arguments: Sequence[str]) -> str:

@@ -16,12 +16,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('directory', type=Path, help='new or empty')
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
-    run = command_line.run_of(options.gin_file)
+    run, changes = command_line.run_of(options.gin_file)
 
     from palm_jax import trained
     from palm_jax.exchange import hf_directory
 
-    model = trained.load_with(run, flags)
+    model = trained.load_with(run, flags, changes)
     params, arch, data = model.merged(), model.model.arch, model.data
     hf_directory.write(params, arch, data.vocabulary, data.length, options.directory, options.dtype)
     if 'head' in params:

@@ -15,12 +15,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--batch_size', type=int, default=32, help='rows worked on at one time')
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
-    run = command_line.run_of(options.gin_file)
+    run, changes = command_line.run_of(options.gin_file)
 
     from palm_jax import predictions, trained
 
-    model = trained.load_with(run, flags)
-    about = {'model': str(model.checkpoint), 'bindings': flags}
+    model = trained.load_with(run, flags, changes)
+    about = {'model': str(model.checkpoint), 'files': list(changes), 'bindings': flags}
     answered, bad = predictions.write(model, options.input, options.output, about, options.batch_size)
     print(f'answered   {answered:,} rows, {bad:,} with an error: {options.output}')
     return 1 if bad and not answered else 0

@@ -11,6 +11,7 @@ model = trained.load('runs/mine_whole')
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,8 @@ from palm_jax.data.labelled_text import LabelledText
 from palm_jax.data.tagged_text import TaggedText
 from palm_jax.data.text_to_text import TextToText
 from palm_jax.errors import UserError
-from palm_jax.inference.generate import Sampler
+from palm_jax.inference import decoding
+from palm_jax.inference.generate import Continuation, Sampler, Writer, encode_prompts
 from palm_jax.peft.method import Adapted
 from palm_jax.peft.trainable import join
 from palm_jax.reports import entities
@@ -80,8 +82,8 @@ def load(model_dir: str | Path, **bindings: Any) -> Trained:
     return load_with(model_dir, [(name, repr(value)) for name, value in bindings.items()])
 
 
-def load_with(model_dir: str | Path, changes: Sequence[tuple[str, str]]) -> Trained:
-    """`load` with (name, value) of bindings as the command line gives them."""
+def load_with(model_dir: str | Path, changes: Sequence[tuple[str, str]], gin_files: Sequence[str] = ()) -> Trained:
+    """`load` with (name, value) of bindings as the command line gives them, and gin files that change the run's."""
     directory = pretrained.step_directory(str(model_dir))
     about, file = pretrained.read_about(directory), Path(model_dir) / _CONFIG
     if not file.is_file():
@@ -92,7 +94,7 @@ def load_with(model_dir: str | Path, changes: Sequence[tuple[str, str]]) -> Trai
         known['INITIAL_CHECKPOINT_PATH'] = str(model_dir)
     text = file.read_text()
     flags = [(name, repr(value)) for name, value in known.items() if value and re.search(rf'^{name} = ', text, re.M)]
-    arguments = load_configuration('loop.train', [str(file)], [*flags, *changes]).build('loop.train')
+    arguments = load_configuration('loop.train', [str(file), *gin_files], [*flags, *changes]).build('loop.train')
     adaptation = {name: arguments[name] for name in loop.ADAPTATION if name in arguments}
     model, selection = loop.adapt(arguments['model'], **adaptation)
     data, ours = arguments['data'], {'vocabulary': arguments['data'].vocabulary.fingerprint}
@@ -128,15 +130,32 @@ class Trained:
     params: Any
     data: Any
     config: str
-    sampler: Sampler = Sampler()
+    sampler: Writer = Sampler()
     checkpoint: Path | None = None
 
-    def write(self, prompts: Sequence[str], sampler: Sampler | None = None, first: int = 0) -> list[str]:
-        """Continuations of prompts; `first` numbers the first of them, which its random choices depend on."""
-        sampler = sampler or self.sampler
-        return sampler(self.model, self.params, self.data.vocabulary, prompts, self.data.length, first)
+    @functools.cached_property
+    def laid_out(self) -> tuple[Any, Any]:
+        """Model and parameters as decoding wants them, see `decoding.laid_out`."""
+        return decoding.laid_out(self.model, self.params)
 
-    def answer(self, inputs: Sequence[Any], sampler: Sampler | None = None, first: int = 0) -> list[str]:
+    def continuations(
+        self, prompts: Sequence[str], sampler: Writer | None = None, first: int = 0
+    ) -> list[list[Continuation]]:
+        """Continuations of every prompt, with their tokens and log-probabilities.
+
+        Args:
+          prompts: texts.
+          sampler: how, see `generate.Sampler` and `beam.BeamSearch`; the run's own by default.
+          first: number of the first prompt, which its random choices depend on.
+        """
+        encoded = encode_prompts(self.data.vocabulary, prompts, self.data.length)
+        return self._written(encoded, sampler or self.sampler, False, first)
+
+    def write(self, prompts: Sequence[str], sampler: Writer | None = None, first: int = 0) -> list[str]:
+        """The first, or best, continuation of every prompt as text; arguments as of `continuations`."""
+        return [best.text for best, *_ in self.continuations(prompts, sampler, first)]
+
+    def answer(self, inputs: Sequence[Any], sampler: Writer | None = None, first: int = 0) -> list[str]:
         """What a model that was trained from text to text answers.
 
         Args:
@@ -149,8 +168,10 @@ class Trained:
         sampler = sampler or self.sampler
         sampler = dataclasses.replace(sampler, max_tokens=min(sampler.max_tokens, data.target_length))
         prompts = [data.asked(given) for given in inputs]
-        written = sampler.continue_ids(self.model, self.params, prompts, data.length, data.bidirectional, first)
-        return [data.vocabulary.decode(ids) for ids in written]
+        return [best.text for best, *_ in self._written(prompts, sampler, data.bidirectional, first)]
+
+    def _written(self, prompts, sampler, bidirectional, first):
+        return sampler.write(*self.laid_out, self.data.vocabulary, prompts, self.data.length, bidirectional, first)
 
     def predict(self, texts: Sequence[str], second_texts: Sequence[str] | None = None, batch_size: int = 32) -> list:
         """What the head says of texts, or of pairs of texts.

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1] / 'palm_jax'
 # room: what it may import of the project.
 ALLOWED = {
     'models': {'models', 'errors'},
-    'inference': {'models', 'inference', 'errors'},
+    'inference': {'models', 'inference', 'parameters', 'errors'},
     'peft': {'peft', 'models', 'parameters', 'errors'},
     'training': {'models', 'peft', 'training', 'partitioning', 'parameters', 'errors'},
     'reports': {'reports', 'training', 'models', 'inference', 'partitioning', 'errors'},

@@ -123,19 +123,22 @@ class Configuration:
                 )
 
     def _replaced(self, operative: set[str]) -> set[str]:
-        """What later bindings swapped out, and whatever that was made of."""
-        referring = [
-            (None if s.is_macro else _selector(s.selector), self.effective[s.name] is not s, reference.name)
-            for s in self.statements
-            for reference in held(s.value, Reference)
-        ]
+        """What later bindings swapped out, and whatever that was made of, directly or through macros."""
+        effective = self.effective
+        referring = [(s, effective[s.name] is not s, r.name) for s in self.statements for r in held(s.value, Reference)]
+        readers: dict[str, list[Statement]] = {}
+        for statement in effective.values():
+            for macro in held(statement.value, Macro):
+                readers.setdefault(macro.name, []).append(statement)
         replaced: set[str] = set()
+
+        def is_dead(statement: Statement) -> bool:
+            if statement.is_macro:
+                return statement.name in readers and all(map(is_dead, readers[statement.name]))
+            return _selector(statement.selector) in replaced - operative
+
         while True:
-            found = {
-                _selector(name)
-                for owner, was_overridden, name in referring
-                if was_overridden or owner in replaced - operative
-            }
+            found = {_selector(name) for owner, was_overridden, name in referring if was_overridden or is_dead(owner)}
             if found <= replaced:
                 return replaced
             replaced |= found

@@ -1,21 +1,23 @@
-"""Writes continuations of prompts, a token at a time, over a cache of keys and values."""
+"""Writes continuations of prompts: the settings that gin binds, and batches of prompts worked to their end."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, Protocol
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from palm_jax.errors import UserError
+from palm_jax.inference import decoding
+from palm_jax.inference.decoding import EOS_ID, START_ID, Rows, Written
+from palm_jax.inference.sampling import Settings
 from palm_jax.models.palm import PaLM
 
-START_ID, EOS_ID = 0, 1
+_CHUNK = 16  # tokens between two looks for a stop string
 
 
 class Codec(Protocol):
@@ -29,14 +31,107 @@ class Codec(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampler:
-    """Greedy, top-k and nucleus sampling (Holtzman et al., arXiv 1904.09751).
+class Continuation:
+    """What was written behind a prompt.
+
+    Attributes:
+      ids: tokens, without the end mark.
+      text: of the ids, up to a stop string where one was written.
+      ending: `stop` at the end mark or a stop string, `length` where there was no more room.
+      logprobs: log-probability of each token by the model itself, the end mark's last where there is one.
+      score: what several continuations of a prompt are ranked by: the sum of `logprobs`, normalised by beam search.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    ending: Literal['stop', 'length']
+    logprobs: tuple[float, ...]
+    score: float
+
+
+class Writer:
+    """A way to continue prompts: a frozen dataclass with `max_tokens` and `batch_size`, which gin builds."""
+
+    max_tokens: int
+    batch_size: int
+
+    def write(
+        self,
+        model: PaLM,
+        params: Any,
+        vocabulary: Codec,
+        prompts: Sequence[Sequence[int]],
+        length: int,
+        bidirectional: bool = False,
+        first: int = 0,
+    ) -> list[list[Continuation]]:
+        """Continues every prompt of ids, each with its start mark, up to the end mark or to `length` in all.
+
+        Args:
+          model, params: the language model, see `decoding.laid_out`.
+          vocabulary: decodes what is written.
+          prompts: ids, fewer than `length` each.
+          length: tokens of prompt and continuation together.
+          bidirectional: a prompt's tokens see each other both ways, as of a prefix LM.
+          first: number of the first prompt; a prompt's random choices depend on seed and number.
+
+        Returns:
+          For every prompt, in their order, its continuations.
+
+        Raises:
+          UserError: a prompt leaves no room for one token.
+        """
+        for number, ids in enumerate(prompts, first + 1):
+            if len(ids) >= length:
+                raise UserError(
+                    f'Prompt {number} has {len(ids)} tokens, its start mark included; the model reads {length}.'
+                )
+        model, params = decoding.laid_out(model, params)
+        results: list[list[Continuation]] = [[] for _ in prompts]
+        for rows, tokens, lengths in batches(prompts, self.batch_size, length):
+            left = np.minimum(self.max_tokens, length - lengths).astype(np.int32)
+            written = self._write_batch(
+                model, params, vocabulary, tokens, lengths, left, np.array(rows) + first, bidirectional
+            )
+            for row, continuations in zip(rows, written, strict=False):  # a batch may be filled up
+                results[row] = continuations
+        return results
+
+    def _write_batch(self, model, params, vocabulary, tokens, lengths, left, numbers, bidirectional):
+        raise NotImplementedError
+
+    def __call__(
+        self, model: PaLM, params: Any, vocabulary: Codec, prompts: Sequence[str], length: int, first: int = 0
+    ) -> list[str]:
+        """The best continuation of every prompt of text; arguments and errors as of `write`."""
+        encoded = encode_prompts(vocabulary, prompts, length)
+        return [best.text for best, *_ in self.write(model, params, vocabulary, encoded, length, first=first)]
+
+
+def encode_prompts(vocabulary: Codec, prompts: Sequence[str], length: int) -> list[list[int]]:
+    """Texts as ids behind the start mark.
+
+    Raises:
+      UserError: a prompt leaves no room for one token, with its beginning.
+    """
+    encoded = [[START_ID, *vocabulary.encode(prompt)] for prompt in prompts]
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        if len(ids) >= length:
+            raise UserError(f'The prompt {prompt[:40]!r} has {len(ids) - 1} tokens; the model reads {length}.')
+    return encoded
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler(Writer):
+    """Greedy search and sampling; see `sampling.Settings`.
 
     Attributes:
       max_tokens: length of a continuation at most.
       temperature: divides the logits; 0 is greedy.
-      top_p: keeps the most likely tokens that together reach this probability.
-      top_k: keeps so many of the most likely tokens; 0 keeps all.
+      top_p, top_k, min_p: what is left to draw from; 1, 0 and 0 leave everything.
+      repetition_penalty: above 1, tokens that a text holds already become less likely.
+      stop: texts behind which nothing is written; they are left out.
+      samples: continuations of each prompt.
       seed: the same seed gives the same text, at any batch size.
       batch_size: prompts worked on at one time.
     """
@@ -45,139 +140,154 @@ class Sampler:
     temperature: float = 0.8
     top_p: float = 0.95
     top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: Sequence[str] = ()
+    samples: int = 1
     seed: int = 0
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1 or self.batch_size < 1:
-            raise UserError(
-                f'Sampler: max_tokens = {self.max_tokens}, batch_size = {self.batch_size}; at least 1 each.'
-            )
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise UserError(
-                f'Sampler: temperature = {self.temperature} and top_k = {self.top_k} must not be negative, '
-                f'top_p = {self.top_p} must be above 0 and at most 1.'
-            )
+        object.__setattr__(self, 'stop', tuple(self.stop))
+        problems = {
+            f'max_tokens = {self.max_tokens} must be at least 1': self.max_tokens < 1,
+            f'batch_size = {self.batch_size} must be at least 1': self.batch_size < 1,
+            f'samples = {self.samples} must be at least 1': self.samples < 1,
+            f'temperature = {self.temperature} must not be negative': not self.temperature >= 0,
+            f'top_p = {self.top_p} must be above 0 and at most 1': not 0 < self.top_p <= 1,
+            f'top_k = {self.top_k} must not be negative': self.top_k < 0,
+            f'min_p = {self.min_p} must be at least 0 and at most 1': not 0 <= self.min_p <= 1,
+            f'repetition_penalty = {self.repetition_penalty} must be above 0': not self.repetition_penalty > 0,
+            'stop holds an empty text': '' in self.stop,
+        }
+        if wrong := [problem for problem, holds in problems.items() if holds]:
+            raise UserError(f'Sampler: {"; ".join(wrong)}.')
 
-    def __call__(
-        self, model: PaLM, params: Any, vocabulary: Codec, prompts: Sequence[str], length: int, first: int = 0
-    ) -> list[str]:
-        """Continues every prompt.
+    def _write_batch(self, model, params, vocabulary, tokens, lengths, left, numbers, bidirectional):
+        B, n = len(tokens), self.samples
+        tokens, lengths, left = (np.repeat(x, n, axis=0) for x in (tokens, lengths, left))
+        numbers = np.repeat(np.resize(numbers, B), n)
+        most = int(left.max())
+        rows, written = decoding.prefill(
+            model, params, tokens, lengths, left, self.settings(numbers, np.tile(np.arange(n), B)),
+            room=next_power_of_two(most, 16), bidirectional=bidirectional,
+            num_logprobs=0, with_penalty=self.repetition_penalty != 1,
+        )  # fmt: skip
+        texts = [RowText(vocabulary, self.stop) for _ in range(B * n)]
+        take(texts, written)
+        steps = min(_CHUNK, most) if self.stop else next_power_of_two(most, 16)
+        while not all(text.has_ended or len(text.ids) >= limit for text, limit in zip(texts, left, strict=True)):
+            rows, written = decoding.decode(model, params, rows, steps=steps, num_logprobs=0)
+            take(texts, written)
+            rows = decoding.stop(rows, np.array([not text.has_ended for text in texts]))
+        done = [text.continuation() for text in texts]
+        return [done[i : i + n] for i in range(0, len(done), n)]
 
-        Args:
-          model, params: the language model.
-          vocabulary: encodes prompts and decodes continuations.
-          prompts: texts.
-          length: of the sequences the model was trained on; prompt and continuation fit in it.
-          first: number of the first prompt; a prompt's random choices depend on seed and number.
+    def settings(self, numbers: np.ndarray, samples: np.ndarray) -> Settings:
+        """Of rows that write sample `samples` of prompt `numbers`."""
 
-        Returns:
-          The continuations, without the prompts, up to the end mark.
+        def of_all(value, dtype):
+            return jnp.full(len(numbers), value, dtype)
 
-        Raises:
-          UserError: a prompt leaves no room for one token.
-        """
-        encoded = [vocabulary.encode(prompt) for prompt in prompts]
-        for prompt, ids in zip(prompts, encoded, strict=True):
-            if len(ids) + 1 >= length:
-                raise UserError(f'The prompt {prompt[:40]!r} has {len(ids)} tokens; the model reads {length}.')
-        continuations = self.continue_ids(model, params, [[START_ID, *ids] for ids in encoded], length, first=first)
-        return [vocabulary.decode(ids) for ids in continuations]
-
-    def continue_ids(
-        self,
-        model: PaLM,
-        params: Any,
-        prompts: Sequence[Sequence[int]],
-        length: int,
-        bidirectional: bool = False,
-        first: int = 0,
-    ) -> list[list[int]]:
-        """Continues every prompt of ids, each with its start mark, up to the end mark or to `length` in all.
-
-        Prompts are taken by length, so that those of a batch are much alike; batches and
-        lengths are rounded up to few shapes, so that little is compiled.
-
-        Args:
-          model, params: the language model.
-          prompts: ids, less than `length` each.
-          length: tokens of prompt and continuation together.
-          bidirectional: a prompt's tokens see each other both ways, as of a prefix LM.
-          first: number of the first prompt.
-
-        Returns:
-          The continuations' ids in the order of the prompts.
-        """
-        order = np.argsort([len(ids) for ids in prompts], kind='stable')
-        batch_size = min(self.batch_size, _next_power_of_two(len(prompts)))
-        results: list[list[int]] = [[]] * len(prompts)
-        starts = range(0, len(prompts), batch_size)
-        for start in tqdm(starts, desc='writing', unit=' batches', leave=False, disable=len(starts) < 2):
-            rows = [int(i) for i in order[start : start + batch_size]]
-            padded = rows + rows[-1:] * (batch_size - len(rows))
-            width = min(_next_power_of_two(max(len(prompts[i]) for i in rows), 16), length)
-            tokens, lengths = np.zeros((batch_size, width), np.int32), np.zeros(batch_size, np.int32)
-            for row, i in enumerate(padded):
-                lengths[row] = len(prompts[i])
-                tokens[row, : lengths[row]] = prompts[i]
-            numbers = np.array(padded, np.int32) + first
-            written = np.asarray(self._continue(model, length, bidirectional, params, tokens, lengths, numbers))
-            for row, i in enumerate(rows):
-                ids = written[row, : min(self.max_tokens, length - len(prompts[i]))].tolist()
-                results[i] = ids[: ids.index(EOS_ID)] if EOS_ID in ids else ids
-        return results
-
-    @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-    def _continue(self, model, length, bidirectional, params, tokens_BP, lengths_B, numbers_B):
-        """[B, T] ids behind prompts [B, P]; behind an end mark stands more of them."""
-        T = min(self.max_tokens, length)
-        rngs_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(self.seed), numbers_B)
-        inside_BP = (jnp.arange(tokens_BP.shape[1]) < lengths_B[:, None]).astype(jnp.int32)
-        context = (None, None, inside_BP if bidirectional else None)
-
-        def choose(h_BD, t):
-            logits_BV = model.apply({'params': params}, h_BD[:, None], method=lambda m, h: m.embed.attend(h))[:, 0]
-            return self.choose(logits_BV, jax.vmap(jax.random.fold_in, (0, None))(rngs_B, t))
-
-        # The prompts at once. Slot p of the cache belongs to position p: what padding left there
-        # is overwritten before a query stands so far.
-        h_BPD, cache = model.apply({'params': params}, tokens_BP, *context, method='features', mutable=['cache'])
-        cache = jax.tree.map(
-            lambda c: jnp.pad(c, [(0, T) if axis == c.ndim - 3 else (0, 0) for axis in range(c.ndim)]), cache
+        return Settings(
+            temperature=of_all(self.temperature, jnp.float32),
+            top_k=of_all(self.top_k, jnp.int32),
+            top_p=of_all(self.top_p, jnp.float32),
+            min_p=of_all(self.min_p, jnp.float32),
+            repetition_penalty=of_all(self.repetition_penalty, jnp.float32),
+            seed=of_all(self.seed & 0xFFFFFFFF, jnp.uint32),
+            number=jnp.asarray(numbers, jnp.int32),
+            sample=jnp.asarray(samples, jnp.int32),
         )
-        last_BD = jnp.take_along_axis(h_BPD, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
-        written_BT = jnp.full((len(lengths_B), T), EOS_ID, jnp.int32).at[:, 0].set(choose(last_BD, 0))
-
-        def unfinished(carry):
-            t, _, _, ended_B = carry
-            return (t < T) & ~jnp.all(ended_B)
-
-        def body(carry):
-            t, cache, written_BT, _ = carry
-            token_B = written_BT[:, t - 1]
-            variables = {'params': params} | cache
-            inputs = token_B[:, None], (lengths_B + t - 1)[:, None]
-            h_B1D, cache = model.apply(variables, *inputs, method='features', mutable=['cache'])
-            written_BT = written_BT.at[:, t].set(choose(h_B1D[:, 0], t))
-            return t + 1, cache, written_BT, jnp.any(written_BT == EOS_ID, axis=1, where=jnp.arange(T) <= t)
-
-        start = (jnp.ones((), jnp.int32), cache, written_BT, written_BT[:, 0] == EOS_ID)
-        return jax.lax.while_loop(unfinished, body, start)[2]
-
-    def choose(self, logits_BV: jax.Array, rngs_B: jax.Array) -> jax.Array:
-        """A token a row: the most likely one, or one drawn from what is kept with the row's key."""
-        if self.temperature == 0:
-            return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-        p_BV = jax.nn.softmax(logits_BV / self.temperature, axis=-1)
-        sorted_BV = -jnp.sort(-p_BV, axis=-1)
-        before_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV
-        kept_BV = before_BV < self.top_p
-        if self.top_k:
-            kept_BV &= jnp.arange(kept_BV.shape[1]) < self.top_k
-        smallest_B1 = jnp.min(jnp.where(kept_BV, sorted_BV, jnp.inf), axis=-1, keepdims=True)
-        kept_logits_BV = jnp.where(p_BV >= smallest_B1, jnp.log(p_BV), -jnp.inf)
-        return jax.vmap(jax.random.categorical)(rngs_B, kept_logits_BV).astype(jnp.int32)
 
 
-def _next_power_of_two(n: int, least: int = 1) -> int:
+@dataclasses.dataclass
+class RowText:
+    """One row's text as it grows.
+
+    Attributes:
+      vocabulary: decodes it.
+      stop: texts behind which nothing is written.
+      ids, logprobs: what the row holds; of the end mark only the log-probability.
+      has_ended: at an end mark or a stop string.
+    """
+
+    vocabulary: Codec
+    stop: Sequence[str] = ()
+    ids: list[int] = dataclasses.field(default_factory=list)
+    logprobs: list[float] = dataclasses.field(default_factory=list)
+    has_ended: bool = False
+
+    def add(self, ids: Sequence[int], logprobs: Sequence[float]) -> None:
+        """What was written behind it; what comes behind an end is left out."""
+        for token, logprob in zip(ids, logprobs, strict=True):
+            if self.has_ended:
+                return
+            self.logprobs.append(float(logprob))
+            if token == EOS_ID:
+                self.has_ended = True
+            else:
+                self.ids.append(int(token))
+                self.has_ended = bool(self.stop) and self._stop_at() is not None
+
+    @functools.cached_property
+    def _tail(self) -> int:
+        return 4 * max(len(s.encode()) for s in self.stop) + 16
+
+    def _stop_at(self) -> int | None:
+        # Only the newest tokens can have completed a stop string.
+        if not any(s in self.vocabulary.decode(self.ids[-self._tail :]) for s in self.stop):
+            return None
+        text = self.vocabulary.decode(self.ids)
+        places = [text.find(s) for s in self.stop]
+        return min((place for place in places if place >= 0), default=None)
+
+    @property
+    def text(self) -> str:
+        """Up to a stop string."""
+        return self.vocabulary.decode(self.ids)[: self._stop_at() if self.stop else None]
+
+    def continuation(self) -> Continuation:
+        """What there is."""
+        ending = 'stop' if self.has_ended else 'length'
+        return Continuation(tuple(self.ids), self.text, ending, tuple(self.logprobs), sum(self.logprobs))
+
+
+def take(texts: Sequence[RowText], written: Written) -> None:
+    """Adds what some steps wrote to the texts of their rows."""
+    tokens, count, logprobs = (np.asarray(x) for x in (written.tokens, written.count, written.logprobs))
+    for text, ids, n, row_logprobs in zip(texts, tokens, count, logprobs, strict=True):
+        text.add(ids[:n].tolist(), row_logprobs[:n].tolist())
+
+
+def batches(
+    prompts: Sequence[Sequence[int]], batch_size: int, length: int
+) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
+    """Prompts by length, so that those of a batch are much alike.
+
+    Batches and widths are rounded up to few shapes, so that little is compiled; what fills a batch
+    up repeats its last prompt.
+
+    Yields:
+      Numbers of the batch's prompts; int32 [B, P], padded behind; int32 [B] lengths.
+    """
+    order = np.argsort([len(ids) for ids in prompts], kind='stable')
+    batch_size = min(batch_size, next_power_of_two(len(prompts)))
+    starts = range(0, len(prompts), batch_size)
+    for start in tqdm(starts, desc='writing', unit=' batches', leave=False, disable=len(starts) < 2):
+        rows = [int(i) for i in order[start : start + batch_size]]
+        padded = rows + rows[-1:] * (batch_size - len(rows))
+        width = min(next_power_of_two(max(len(prompts[i]) for i in rows), 16), length)
+        tokens, lengths = np.zeros((batch_size, width), np.int32), np.zeros(batch_size, np.int32)
+        for row, i in enumerate(padded):
+            lengths[row] = len(prompts[i])
+            tokens[row, : lengths[row]] = prompts[i]
+        yield rows, tokens, lengths
+
+
+def next_power_of_two(n: int, least: int = 1) -> int:
+    """The smallest power of two that is at least n and `least`."""
     return max(least, 1 << (n - 1).bit_length())
+
+
+__all__ = ['EOS_ID', 'START_ID', 'Codec', 'Continuation', 'Rows', 'Sampler', 'Writer']

@@ -63,6 +63,19 @@ class Block(nn.Module):
         return x_BLD + drop(mlp(Norm(self.arch, name='mlp_norm')(x_BLD))), None
 
 
+class Layers(nn.Module):
+    """Blocks one after the other, with parameters of their own below 0, 1, ..."""
+
+    arch: Architecture
+    deterministic: bool = True
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, positions_BL: jax.Array, mask: Mask) -> jax.Array:
+        for number in range(self.arch.num_layers):
+            x_BLD, _ = Block(self.arch, self.deterministic, name=str(number))(x_BLD, positions_BL, mask)
+        return x_BLD
+
+
 class PaLM(nn.Module):
     """Decoder-only language model: embed, N blocks, norm, the embedding again.
 
@@ -74,11 +87,15 @@ class PaLM(nn.Module):
       head: scores texts or their tokens from the features, see `scores`.
       frozen_layers: so many of the first blocks, and the embedding below them, compute no
         gradient: of them there is no backward pass.
+      stacked: False takes every layer's parameters apart, below stack/0, stack/1, ...: a token at a
+        time, cutting a layer out of the stack would cost as much as computing it. See
+        `inference.decoding.laid_out`; nothing is trained or saved so.
     """
 
     arch: Architecture
     head: Head | None = None
     frozen_layers: int = 0
+    stacked: bool = True
 
     @property
     def has_dropout(self) -> bool:
@@ -114,6 +131,8 @@ class PaLM(nn.Module):
         if positions_BL is None:
             positions_BL = jnp.arange(x_BLD.shape[1], dtype=jnp.int32)[None]
         mask = Mask(segment_ids_BL, causal_attention_BL)
+        if not self.stacked:
+            return self.final_norm(Layers(self.arch, deterministic, name='stack')(x_BLD, positions_BL, mask))
         block = Block
         if self.arch.remat != 'none':
             # A loop keeps XLA from merging the recomputation with the original; unrolled code does not.

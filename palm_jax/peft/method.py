@@ -144,7 +144,11 @@ class Adapted:
 
     def freeze_layers(self, num_layers: int) -> Adapted:
         """The same, without a gradient in the first layers; see `PaLM.frozen_layers`."""
-        return dataclasses.replace(self, model=self.model.clone(frozen_layers=num_layers))
+        return self.clone(frozen_layers=num_layers)
+
+    def clone(self, **changes: Any) -> Adapted:
+        """The same methods on a base with other attributes, as `nn.Module.clone`."""
+        return dataclasses.replace(self, model=self.model.clone(**changes))
 
     @contextlib.contextmanager
     def _attached(self):
@@ -174,7 +178,8 @@ def targets(context: InterceptorContext, pattern: str) -> tuple[str, ...]:
     module = context.module
     if not isinstance(module, Projection) or context.method_name != '__call__':
         return ()
-    return tuple(name for name in module.outputs if re.fullmatch(pattern, '/'.join((*module.path, name))))
+    path = '/'.join(name for name in module.path if not name.isdigit())  # all layers are named alike
+    return tuple(name for name in module.outputs if re.fullmatch(pattern, f'{path}/{name}'))
 
 
 def change_targets(

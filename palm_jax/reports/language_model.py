@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from palm_jax.inference.generate import Sampler
+from palm_jax.inference.generate import Writer
 from palm_jax.reports.plots import plot_losses
 from palm_jax.training.evaluate import bits_per_byte
 from palm_jax.training.finished import Finished
@@ -23,7 +23,7 @@ class TextReporter:
       prompts: texts.
     """
 
-    sampler: Sampler | None = None
+    sampler: Writer | None = None
     prompts: Sequence[str] = ()
 
     def __call__(self, finished: Finished) -> TextReport:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from palm_jax.errors import UserError, closest
-from palm_jax.inference.generate import Sampler
+from palm_jax.inference.generate import Sampler, Writer
 from palm_jax.reports import measures, text_measures
 from palm_jax.reports.labels import worst
 from palm_jax.reports.pages import Pages
@@ -31,7 +31,7 @@ class WritingReporter:
     """
 
     measures: Sequence[str] = ('bleu', 'chrf', 'rouge', 'squad')
-    sampler: Sampler = Sampler(temperature=0.0)
+    sampler: Writer = Sampler(temperature=0.0)
     examples: int = 200
     tokenizer: str = '13a'
 
@@ -50,14 +50,15 @@ class WritingReporter:
         chosen = np.unique(np.linspace(0, len(prompts) - 1, min(self.examples, len(prompts))).round().astype(int))
         prompts = [prompts[i] for i in chosen]
         sampler = dataclasses.replace(self.sampler, max_tokens=min(self.sampler.max_tokens, data.target_length))
-        written = sampler.continue_ids(
-            finished.model.freeze_layers(0),
+        written = sampler.write(
+            finished.model,
             finished.state.all_params,
+            data.vocabulary,
             [prompt.ids for prompt in prompts],
             data.length,
             data.bidirectional,
         )
-        texts = [data.vocabulary.decode(ids) for ids in written]
+        texts = [best.text for best, *_ in written]
         references = [prompt.references for prompt in prompts]
         of_rows = text_measures.measure(self.measures, texts, references, self.tokenizer)
         everything, main = np.arange(len(texts)), next(iter(of_rows))

@@ -1,4 +1,4 @@
-"""Sampling: greedy is the argmax, nuclei hold what they should, seeds repeat."""
+"""Writing over a cache: what whole passes say, whatever is written beside it, to the end, the stop or the length."""
 
 import jax
 import jax.numpy as jnp
@@ -6,17 +6,29 @@ import numpy as np
 import pytest
 
 from palm_jax.errors import UserError
+from palm_jax.inference import decoding
 from palm_jax.inference.generate import Sampler
 
 
 class Letters:
-    """Token i is chr(i)."""
+    """Token i is chr(i + 60)."""
 
     def encode(self, text):
         return [ord(c) - 60 for c in text]
 
     def decode(self, ids):
         return ''.join(chr(i + 60) for i in ids)
+
+
+class Numbers:
+    """Token i is its number."""
+
+    def decode(self, ids):
+        return ' '.join(map(str, ids))
+
+
+def ids_of(sampler, model, params, prompts, length, **options):
+    return [list(best.ids) for best, *_ in sampler.write(model, params, Numbers(), prompts, length, **options)]
 
 
 def test_greedy_is_the_argmax_a_token_at_a_time(micro):
@@ -35,32 +47,6 @@ def test_greedy_is_the_argmax_a_token_at_a_time(micro):
         assert text == Letters().decode(ids[1 + len(prompt) :])
 
 
-def test_the_seed_decides_and_batch_mates_do_not_shorten(micro):
-    model, params = micro()
-
-    def sample(seed, prompts):
-        return Sampler(max_tokens=8, temperature=1.5, top_p=1.0, seed=seed)(model, params, Letters(), prompts, 20)
-
-    assert sample(1, ['ABC']) == sample(1, ['ABC'])
-    assert sample(1, ['ABC']) != sample(2, ['ABC'])
-    assert len(sample(1, ['ABC', 'ABCDEFGHIJKLMNOP'])[1]) <= 3  # the length's end
-
-
-def test_the_nucleus_is_the_smallest_set_that_reaches_p():
-    logits = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05]]))
-    sampler = Sampler(temperature=1.0, top_p=0.75)
-    keys = jax.random.split(jax.random.key(0), 4000)
-    drawn = jax.vmap(lambda key: sampler.choose(logits, key[None])[0])(keys)
-    share = np.bincount(drawn, minlength=4) / 4000
-    np.testing.assert_allclose(share, [0.625, 0.375, 0, 0], atol=0.03)
-
-
-def test_a_prompt_without_room_is_refused(micro):
-    model, params = micro()
-    with pytest.raises(UserError, match='has 9 tokens; the model reads 8'):
-        Sampler()(model, params, Letters(), ['ABCDEFGHI'], 8)
-
-
 CHANGES = [{}, {'num_kv_heads': 2}, {'parallel': False, 'qk_norm': True}, {'unroll_layers': 0}]
 
 
@@ -73,7 +59,7 @@ def test_what_the_cache_gives_is_what_the_whole_sequence_gives(micro, changes):
     sampler = Sampler(max_tokens=6, temperature=0)
     whole = jax.jit(lambda ids, prefix: model.apply({'params': params}, ids, None, None, prefix))
     for bidirectional in (False, True):
-        written = sampler.continue_ids(model, params, prompts, 64, bidirectional)
+        written = ids_of(sampler, model, params, prompts, 64, bidirectional=bidirectional)
         for prompt, ours in zip(prompts, written, strict=True):
             ids, prefix = np.zeros((2, 1, 32), np.int32)
             ids[0, : len(prompt)], prefix[0, : len(prompt)] = prompt, bidirectional
@@ -84,18 +70,120 @@ def test_what_the_cache_gives_is_what_the_whole_sequence_gives(micro, changes):
             assert ours == ids[0, len(prompt) : end].tolist()
 
 
-def test_batch_mates_and_batch_sizes_change_nothing(micro):
+def test_log_probabilities_are_the_models_own(micro):
+    model, params = micro()
+    prompts = [[0, 7, 5], [0, 9, 4, 3, 8, 2]]
+    sampler = Sampler(max_tokens=5, temperature=1.7, top_k=9, repetition_penalty=1.5)
+    for prompt, (said,) in zip(prompts, sampler.write(model, params, Numbers(), prompts, 32), strict=True):
+        tokens = [*said.ids, *([1] if said.ending == 'stop' else [])]
+        logits = model.apply({'params': params}, np.array([[*prompt, *tokens]]))[0]
+        expected = jax.nn.log_softmax(logits)[np.arange(len(prompt) - 1, len(prompt) + len(tokens) - 1), tokens]
+        np.testing.assert_allclose(said.logprobs, expected, atol=1e-5)
+        assert said.score == pytest.approx(float(expected.sum()), abs=1e-4)
+
+
+def test_the_seed_decides_and_batch_mates_change_nothing(micro):
     model, params = micro()
     prompts = [[0, *range(3, 3 + n)] for n in (4, 20, 9, 11, 5)]
-    drawn = [
-        Sampler(max_tokens=8, temperature=1.2, seed=3, batch_size=size).continue_ids(model, params, prompts, 64)
-        for size in (1, 2, 8)
-    ]
-    assert drawn[0] == drawn[1] == drawn[2] and len({tuple(ids) for ids in drawn[0]}) > 1
+
+    def drawn(seed, **options):
+        return ids_of(Sampler(max_tokens=8, temperature=1.2, seed=seed, **options), model, params, prompts, 64)
+
+    one = drawn(3, batch_size=1)
+    assert one == drawn(3, batch_size=2) == drawn(3, batch_size=8) and len({tuple(ids) for ids in one}) > 1
+    assert one != drawn(4)
+    # So do more samples of each: the first is the one that would be there alone.
+    many = Sampler(max_tokens=8, temperature=1.2, seed=3, samples=3).write(model, params, Numbers(), prompts, 64)
+    assert [list(of[0].ids) for of in many] == one and all(len({c.ids for c in of}) == 3 for of in many)
 
 
-def test_top_k_keeps_k():
-    logits = jnp.log(jnp.array([[0.1, 0.4, 0.2, 0.3]]))
-    sampler = Sampler(temperature=1.0, top_p=1.0, top_k=2)
-    drawn = jax.vmap(lambda key: sampler.choose(logits, key[None])[0])(jax.random.split(jax.random.key(0), 2000))
-    np.testing.assert_allclose(np.bincount(drawn, minlength=4) / 2000, [0, 4 / 7, 0, 3 / 7], atol=0.04)
+def test_a_text_ends_at_the_length_and_at_a_stop_string(micro):
+    model, params = micro()
+    greedy = Sampler(max_tokens=40, temperature=0)
+    prompt = [0, 5, 9]
+    (free,) = greedy.write(model, params, Letters(), [prompt], 64)[0]
+    assert len(free.ids) == 40 and free.ending == 'length'
+    stop = free.text[20:23]
+    stopped = Sampler(max_tokens=40, temperature=0, stop=['no such text', stop])
+    both = stopped.write(model, params, Letters(), [prompt, [0, 3]], 64)
+    assert both[0][0].text == free.text[: free.text.index(stop)] and both[0][0].ending == 'stop'
+    assert both[1][0].ids == greedy.write(model, params, Letters(), [[0, 3]], 64)[0][0].ids or stop in both[1][0].text
+    (short,) = greedy.write(model, params, Letters(), [[0, *range(3, 30)]], 32)[0]
+    assert len(short.ids) == 4  # 28 and 4 are 32
+
+
+def test_a_prompt_without_room_is_refused(micro):
+    model, params = micro()
+    with pytest.raises(UserError, match='has 9 tokens; the model reads 8'):
+        Sampler()(model, params, Letters(), ['ABCDEFGHI'], 8)
+    with pytest.raises(UserError, match='Prompt 2 has 9 tokens'):
+        Sampler().write(model, params, Letters(), [[0, 5], [0] * 9], 8)
+    with pytest.raises(UserError, match=r'temperature = -1 must not be negative; top_p = 0 must be above 0'):
+        Sampler(temperature=-1, top_p=0)
+
+
+def test_lengths_and_settings_compile_nothing_new(micro):
+    model, params = micro()
+    sizes = lambda: (decoding.prefill._cache_size(), decoding.decode._cache_size())  # noqa: E731
+    ids_of(Sampler(max_tokens=8, temperature=0.5), model, params, [[0, 4], [0, 9, 9]], 64)
+    before = sizes()
+    for n, temperature in ((3, 0.0), (9, 1.0), (14, 2.0)):
+        ids_of(Sampler(max_tokens=7, temperature=temperature, top_k=n), model, params, [[0] * n, [0, 9]], 64)
+    assert sizes() == before
+
+
+def test_rows_come_and_go_without_a_trace(micro):
+    """Places of a batch that is being written are given to others; all read as if alone."""
+    model, params = decoding.laid_out(*micro())
+    greedy = Sampler(max_tokens=9, temperature=0)
+    prompts = [[0, 5, 9], [0, 3], [0, *range(7, 20)], [0, 8, 8, 8]]
+    alone = [ids_of(greedy, model, params, [prompt], 64)[0] for prompt in prompts]
+
+    def settings(n):
+        return greedy.settings(np.zeros(n), np.zeros(n))
+
+    rows = decoding.free_rows(model, params, 2, 64, settings(2))
+    written = {}
+    for numbers in ((0, 1), (2, 3)):  # the second pair takes the places of the first
+        for place, number in enumerate(numbers):
+            prompt = np.array(prompts[number])
+            tokens = np.pad(prompt, (0, 16 - len(prompt)))[None]
+            new, first = decoding.prefill(
+                model, params, tokens, np.array([len(prompt)]), np.array([9]), settings(1),
+                room=0, num_logprobs=2, with_penalty=True,
+            )  # fmt: skip
+            rows = decoding.insert(rows, new, np.array([place]))
+            written[number] = [int(first.tokens[0, 0])]
+            rows, more = decoding.decode(model, params, rows, steps=3, num_logprobs=2)  # the other goes on meanwhile
+            assert float(jnp.max(jnp.abs(more.top_logprobs[place, :, 0] - more.logprobs[place]))) == 0  # greedy
+            for p, n in zip(range(place + 1), numbers, strict=False):
+                written[n] += more.tokens[p, : int(more.count[p])].tolist()
+        rows, more = decoding.decode(model, params, rows, steps=16, num_logprobs=2)
+        for p, n in enumerate(numbers):
+            written[n] += more.tokens[p, : int(more.count[p])].tolist()
+    for number, expected in enumerate(alone):
+        assert [i for i in written[number] if i != 1] == expected
+
+
+def test_int8_is_near_and_a_quarter_of_the_size(micro):
+    from palm_jax.inference.quantization import dequantized, quantized
+
+    model, params = decoding.laid_out(*micro(d_model=64, num_kv_heads=2))
+    small = quantized(params)
+    nbytes = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))  # noqa: E731
+    assert nbytes(small) < 0.3 * nbytes(params)
+    back = dequantized(small, 'float32')
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        y = np.asarray(jax.tree_util.tree_reduce(lambda _, leaf: leaf, _at(back, path)))
+        # Half a step of the scale of that output, whose largest value is 127 steps.
+        assert np.abs(np.asarray(x) - y).max() <= 0.5 * np.abs(x).max() / 127 + 1e-7, path
+    tokens = np.random.default_rng(0).integers(3, 61, (2, 30))
+    logits, near = (np.asarray(model.apply({'params': p}, tokens)) for p in (params, back))
+    assert 0 < np.abs(logits - near).max() < 0.05 * np.abs(logits).max()
+    assert len(ids_of(Sampler(max_tokens=4, temperature=0), model, small, [[0, 5]], 32)[0]) <= 4
+
+
+def _at(tree, path):
+    for key in path:
+        tree = tree[key.key]
+    return tree

@@ -21,6 +21,7 @@ from palm_jax.peft.lora import LoRA
 from palm_jax.peft.prefix import Prefix
 from palm_jax.peft.prompt import Prompt
 from palm_jax.training import head_losses, loop, losses, optimizers, schedules, state, step
+from tests.inference.test_generate import Numbers
 
 METHODS = {
     'lora': (LoRA(rank=2, alpha=4.0),),
@@ -213,7 +214,8 @@ def test_what_is_written_over_the_cache_is_what_whole_passes_say(name):
     model, selection = build('words', methods=METHODS[name])
     params = shaken(start(model, selection)[0].all_params)
     prompts = [[0, 7, 5], [0, 9, 4, 3, 8, 2]]
-    written = Sampler(max_tokens=6, temperature=0.0).continue_ids(model, params, prompts, 32)
+    sampler = Sampler(max_tokens=6, temperature=0.0)
+    written = [list(best.ids) for (best,) in sampler.write(model, params, Numbers(), prompts, 32)]
     whole = [ids + continuation for ids, continuation in zip(prompts, written, strict=True)]
     tokens = np.array([ids + [0] * (12 - len(ids)) for ids in whole], np.int32)
     logits = outputs(model, params, {'decoder_input_tokens': tokens}, 'words')

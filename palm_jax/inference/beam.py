@@ -1,0 +1,145 @@
+"""Beam search with length normalisation."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from palm_jax.errors import UserError
+from palm_jax.inference import decoding
+from palm_jax.inference.decoding import EOS_ID
+from palm_jax.inference.generate import Continuation, Writer, next_power_of_two
+from palm_jax.inference.quantization import dequantized
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamSearch(Writer):
+    """The likeliest continuations, of those that a beam of `beams` unfinished ones finds.
+
+    A continuation's score is the sum of its tokens' log-probabilities, the end mark's included,
+    divided by their number to the power `length_penalty` (Wu et al., arXiv 1609.08144, with the
+    plain length, as in Transformers). A search ends once no unfinished one can still be better.
+
+    Attributes:
+      beams: how many unfinished continuations are kept, and how many are given.
+      length_penalty: 0 prefers short ones, as the sum does; 1 is the mean.
+      max_tokens: length of a continuation at most.
+      batch_size: prompts worked on at one time.
+    """
+
+    beams: int = 4
+    length_penalty: float = 1.0
+    max_tokens: int = 96
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        if min(self.beams, self.max_tokens, self.batch_size) < 1 or self.length_penalty < 0:
+            raise UserError(
+                f'BeamSearch: beams = {self.beams}, max_tokens = {self.max_tokens} and batch_size = '
+                f'{self.batch_size} must be at least 1, length_penalty = {self.length_penalty} at least 0.'
+            )
+
+    def _write_batch(self, model, params, vocabulary, tokens, lengths, left, numbers, bidirectional):
+        del numbers
+        room = next_power_of_two(int(left.max()), 16)
+        found = _search(model, params, tokens, lengths, left, room, bidirectional, self.beams, self.length_penalty)
+        scores, ids, counts, logprobs = map(np.asarray, found)
+
+        def continuation(b: int, k: int) -> Continuation:
+            kept, has_ended = ids[b, k, : counts[b, k]].tolist(), ids[b, k, counts[b, k] - 1] == EOS_ID
+            said = tuple(kept[:-1] if has_ended else kept)
+            ending = 'stop' if has_ended else 'length'
+            told = tuple(logprobs[b, k, : counts[b, k]].tolist())
+            return Continuation(said, vocabulary.decode(said), ending, told, float(scores[b, k]))
+
+        return [
+            [continuation(b, k) for k in range(self.beams) if np.isfinite(scores[b, k])] for b in range(len(tokens))
+        ]
+
+
+@flax.struct.dataclass
+class _Beams:
+    """K continuations of B prompts: their sums of log-probabilities or scores, tokens, and what each token gave."""
+
+    score: jax.Array  # float32 [B, K]
+    tokens: jax.Array  # int32 [B, K, T]
+    count: jax.Array  # int32 [B, K]
+    logprobs: jax.Array  # float32 [B, K, T]
+
+    def best(self, other: _Beams, k: int) -> _Beams:
+        """The k of both with the highest scores."""
+        both = jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=1), self, other)
+        return both.pick(jax.lax.top_k(both.score, k)[1])
+
+    def pick(self, places_BK: jax.Array) -> _Beams:
+        """Some of them."""
+        return jax.tree.map(lambda x: _pick(x, places_BK), self)
+
+
+def _pick(x: jax.Array, places_BK: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(x, places_BK.reshape(*places_BK.shape, *(1,) * (x.ndim - 2)), axis=1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5, 6, 7, 8))
+def _search(model, params, tokens_BP, lengths_B, left_B, room, bidirectional, beams, length_penalty):
+    """Scores [B, K], tokens [B, K, T], counts [B, K] and log-probabilities [B, K, T], the best first."""
+    B, K, T, V = tokens_BP.shape[0], beams, room, model.arch.vocab_size
+    variables = {'params': dequantized(params, model.arch.dtype)}
+    h_BD, cache = decoding.read(model, variables, tokens_BP, lengths_B, room, bidirectional)
+    cache = jax.tree.map(lambda c: jnp.repeat(c, K, axis=0), cache)
+    normalised = lambda total, count: total / jnp.maximum(count, 1) ** length_penalty  # noqa: E731
+
+    def logprobs(h_XD):
+        logits = model.apply(variables, h_XD[:, None], method=lambda m, h: m.embed.attend(h))[:, 0]
+        return jax.nn.log_softmax(logits, axis=-1).reshape(B, K, V)
+
+    def extend(t, live: _Beams, ended: _Beams, logp_BKV) -> tuple[_Beams, _Beams, jax.Array]:
+        """One more token each: the best that go on, the best that have ended, and which beams the first came from."""
+        # Of 2K candidates at most K end here, so that K go on.
+        total_BX = (live.score[..., None] + logp_BKV).reshape(B, K * V)
+        score_BC, place_BC = jax.lax.top_k(total_BX, min(2 * K, K * V))
+        beam_BC, token_BC = place_BC // V, place_BC % V
+        new = live.pick(beam_BC)
+        gained_BC = jnp.take_along_axis(logp_BKV.reshape(B, K * V), place_BC, axis=1)
+        new = new.replace(
+            score=score_BC,
+            tokens=new.tokens.at[:, :, t].set(token_BC),
+            count=new.count + 1,
+            logprobs=new.logprobs.at[:, :, t].set(gained_BC),
+        )
+        is_last_B1 = (t + 1 >= left_B)[:, None]
+        ends_BC = (token_BC == EOS_ID) | is_last_B1
+        end_score_BC = jnp.where(ends_BC & (t < left_B)[:, None], normalised(new.score, new.count), -jnp.inf)
+        ended = ended.best(new.replace(score=end_score_BC), K)
+        live_score_BK, place_BK = jax.lax.top_k(jnp.where(ends_BC, -jnp.inf, score_BC), K)
+        return new.pick(place_BK).replace(score=live_score_BK), ended, jnp.take_along_axis(beam_BC, place_BK, axis=1)
+
+    def unfinished(carry):
+        t, live, ended, _ = carry
+        # Sums only fall; divided by the largest length they are as high as they can get.
+        bound_B = normalised(jnp.max(live.score, axis=1), left_B)
+        return (t < T) & jnp.any(bound_B > jnp.min(ended.score, axis=1))
+
+    def body(carry):
+        t, live, ended, cache = carry
+        token_X = live.tokens[:, :, t - 1].reshape(B * K)
+        position_X = jnp.repeat(lengths_B + t - 1, K)
+        h_X1D, cache = model.apply(
+            variables | {'cache': cache}, token_X[:, None], position_X[:, None], method='features', mutable=['cache']
+        )
+        live, ended, beam_BK = extend(t, live, ended, logprobs(h_X1D[:, 0]))
+        from_X = (jnp.arange(B)[:, None] * K + beam_BK).reshape(B * K)
+        return t + 1, live, ended, jax.tree.map(lambda c: c[from_X], cache['cache'])
+
+    none = _Beams(
+        jnp.full((B, K), -jnp.inf), jnp.zeros((B, K, T), jnp.int32), jnp.zeros((B, K), jnp.int32), jnp.zeros((B, K, T))
+    )
+    first = none.replace(score=none.score.at[:, 0].set(0.0))  # the prompt, once
+    live, ended, _ = extend(0, first, none, logprobs(jnp.repeat(h_BD, K, axis=0)))
+    _, _, ended, _ = jax.lax.while_loop(unfinished, body, (jnp.ones((), jnp.int32), live, ended, cache))
+    return ended.score, ended.tokens, ended.count, ended.logprobs

@@ -1,0 +1,235 @@
+"""Rows of text, written a token at a time over a cache of keys and values.
+
+`prefill` reads prompts and writes the first token behind each; `decode` writes some more in every
+row that has some left. A batch that is written to its end and a server whose rows come and go are
+made of the same two functions. Slot p of the cache belongs to position p: what padding or an
+earlier text left there is overwritten before a query stands so far.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from palm_jax.inference.quantization import dequantized
+from palm_jax.inference.sampling import Settings, choose
+
+START_ID, EOS_ID = 0, 1
+
+
+@flax.struct.dataclass
+class Rows:
+    """B texts that are being written, or free places for them.
+
+    Attributes:
+      cache: keys and values [B, M, G, K] of every layer.
+      token: int32 [B], the newest token, whose keys and values are not in the cache yet.
+      position: int32 [B], where it stands.
+      written: int32 [B], tokens written so far.
+      left: int32 [B], how many more may be written; 0 is a row that has ended, or is free.
+      settings: how tokens are chosen.
+      seen: bool [B, V], tokens that a row holds, or None where no row has a repetition penalty.
+    """
+
+    cache: Any
+    token: jax.Array
+    position: jax.Array
+    written: jax.Array
+    left: jax.Array
+    settings: Settings
+    seen: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class Written:
+    """What T steps wrote: the first `count` of T places in every row.
+
+    Attributes:
+      tokens: int32 [B, T], an end mark included where there is one.
+      count: int32 [B].
+      logprobs: float32 [B, T], log-probabilities of the tokens by the model itself, before
+        temperature and all that follows it; None where nobody asked.
+      top_tokens, top_logprobs: [B, T, k], the likeliest tokens in each place; None like them.
+    """
+
+    tokens: jax.Array
+    count: jax.Array
+    logprobs: jax.Array | None = None
+    top_tokens: jax.Array | None = None
+    top_logprobs: jax.Array | None = None
+
+
+def laid_out(model: Any, params: Any) -> tuple[Any, Any]:
+    """Model and parameters as decoding wants them: every layer apart; see `PaLM.stacked`.
+
+    Args:
+      model: a `PaLM`, with methods or without; one that is laid out already stays as it is.
+      params: its parameters. Those of the stack are copied.
+    """
+    stacked = getattr(model, 'model', model).stacked
+    if not stacked:
+        return model, params
+    layers = {str(number): _layer(params['stack'], number) for number in range(model.arch.num_layers)}
+    return model.clone(stacked=False), {**params, 'stack': layers}
+
+
+@jax.jit
+def _layer(stack, number):
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, number, keepdims=False), stack)
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'room', 'bidirectional', 'num_logprobs', 'with_penalty'))
+def prefill(
+    model: Any,
+    params: Any,
+    tokens_BP: jax.Array,
+    lengths_B: jax.Array,
+    left_B: jax.Array,
+    settings: Settings,
+    *,
+    room: int,
+    bidirectional: bool = False,
+    num_logprobs: int | None = None,
+    with_penalty: bool = False,
+) -> tuple[Rows, Written]:
+    """Reads prompts, all at once, and writes the first token behind each.
+
+    Args:
+      model, params: laid out, see `laid_out`.
+      tokens_BP: int32, prompts of `lengths_B` tokens with their start marks; padding behind them.
+      lengths_B: int32, at least 1.
+      left_B: int32, how many tokens may be written; 0 leaves a row free.
+      settings: how tokens are chosen.
+      room: cache places behind P, for what will be written.
+      bidirectional: prompts see themselves both ways, as of a prefix LM.
+      num_logprobs: likeliest tokens whose log-probabilities are told; 0 tells only the chosen one's,
+        None nothing.
+      with_penalty: whether a row, now or later, has a repetition penalty.
+    """
+    variables = {'params': dequantized(params, model.arch.dtype)}
+    h_BD, cache = read(model, variables, tokens_BP, lengths_B, room, bidirectional)
+    B, P = tokens_BP.shape
+    seen_BV = None
+    if with_penalty:
+        seen_BV = jnp.zeros((B, model.arch.vocab_size), bool)
+        is_text_BP = (jnp.arange(P) < lengths_B[:, None]) & (tokens_BP > EOS_ID)
+        seen_BV = seen_BV.at[jnp.arange(B)[:, None], tokens_BP].max(is_text_BP)
+    rows = Rows(
+        cache=cache,
+        token=jnp.zeros(B, jnp.int32),
+        position=lengths_B - 1,
+        written=jnp.zeros(B, jnp.int32),
+        left=left_B,
+        settings=settings,
+        seen=seen_BV,
+    )
+    rows, written = _append(model, variables, rows, h_BD, num_logprobs)
+    widened = jax.tree.map(lambda x: x[:, None], written.replace(count=None))
+    return rows, widened.replace(count=written.count)
+
+
+def read(
+    model: Any, variables: Any, tokens_BP: jax.Array, lengths_B: jax.Array, room: int, bidirectional: bool = False
+) -> tuple[jax.Array, Any]:
+    """Features [B, D] of the last tokens of prompts, and the cache with `room` places more."""
+    inside_BP = (jnp.arange(tokens_BP.shape[1]) < lengths_B[:, None]).astype(jnp.int32)
+    context = (None, None, inside_BP if bidirectional else None)
+    h_BPD, cache = model.apply(variables, tokens_BP, *context, method='features', mutable=['cache'])
+    cache = jax.tree.map(lambda c: jnp.pad(c, [(0, 0), (0, room), (0, 0), (0, 0)]), cache['cache'])
+    return jnp.take_along_axis(h_BPD, (lengths_B - 1)[:, None, None], axis=1)[:, 0], cache
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'steps', 'num_logprobs'), donate_argnames='rows')
+def decode(model: Any, params: Any, rows: Rows, *, steps: int, num_logprobs: int | None = None) -> tuple[Rows, Written]:
+    """Writes up to `steps` tokens in every row that has some left; arguments as of `prefill`, rows are donated."""
+
+    def step(rows: Rows) -> tuple[Rows, Written]:
+        variables = {'params': dequantized(params, model.arch.dtype)}
+        inputs = rows.token[:, None], rows.position[:, None]
+        h_B1D, cache = model.apply(variables | {'cache': rows.cache}, *inputs, method='features', mutable=['cache'])
+        return _append(model, variables, rows.replace(cache=cache['cache']), h_B1D[:, 0], num_logprobs)
+
+    def body(carry):
+        t, rows, all_written = carry
+        rows, written = step(rows)
+        put = lambda everything, new: everything.at[:, t].set(new)  # noqa: E731
+        count = all_written.count + written.count
+        all_written = jax.tree.map(put, all_written.replace(count=None), written.replace(count=None))
+        return t + 1, rows, all_written.replace(count=count)
+
+    B = rows.token.shape[0]
+    shapes = jax.eval_shape(step, rows)[1].replace(count=None)
+    nothing = jax.tree.map(lambda s: jnp.zeros((B, steps, *s.shape[1:]), s.dtype), shapes)
+    nothing = nothing.replace(count=jnp.zeros(B, jnp.int32))
+    unfinished = lambda carry: (carry[0] < steps) & jnp.any(carry[1].left > 0)  # noqa: E731
+    _, rows, written = jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), rows, nothing))
+    return rows, written
+
+
+def _append(model, variables, rows: Rows, h_BD: jax.Array, num_logprobs: int | None) -> tuple[Rows, Written]:
+    """Rows with one more token each, chosen by the features of the newest, and that token as `Written` [B]."""
+    logits_BV = model.apply(variables, h_BD[:, None], method=lambda m, h: m.embed.attend(h))[:, 0]
+    token_B = choose(logits_BV, rows.settings, rows.written, rows.seen)
+    active_B = (rows.left > 0).astype(jnp.int32)
+    token_B = jnp.where(active_B, token_B, EOS_ID)
+    seen_BV = rows.seen
+    if seen_BV is not None:
+        seen_BV = seen_BV.at[jnp.arange(len(token_B)), token_B].max(token_B > EOS_ID)
+    rows = rows.replace(
+        token=token_B,
+        position=rows.position + active_B,
+        written=rows.written + active_B,
+        left=jnp.where(token_B == EOS_ID, 0, rows.left - active_B),
+        seen=seen_BV,
+    )
+    written = Written(token_B, active_B)
+    if num_logprobs is not None:
+        logprobs_BV = jax.nn.log_softmax(logits_BV, axis=-1)
+        written = written.replace(logprobs=jnp.take_along_axis(logprobs_BV, token_B[:, None], axis=1)[:, 0])
+    if num_logprobs:
+        values, tokens = jax.lax.top_k(logprobs_BV, num_logprobs)
+        written = written.replace(top_tokens=tokens, top_logprobs=values)
+    return rows, written
+
+
+@functools.partial(jax.jit, donate_argnames='rows')
+def insert(rows: Rows, new: Rows, places_b: jax.Array) -> Rows:
+    """Puts rows that `prefill` has made into places of others, whose cache is at least as long.
+
+    Args:
+      rows: [B], donated.
+      new: [b].
+      places_b: int32, the row each becomes; what is beyond B is left out.
+    """
+
+    def put(x, y):
+        if x.ndim == 4:  # keys and values
+            return x.at[places_b, : y.shape[1]].set(y, mode='drop')
+        return x.at[places_b].set(y, mode='drop')
+
+    return jax.tree.map(put, rows, new)
+
+
+@functools.partial(jax.jit, donate_argnames='rows')
+def stop(rows: Rows, keep_B: jax.Array) -> Rows:
+    """Ends the rows whose `keep_B` is False."""
+    return rows.replace(left=jnp.where(keep_B, rows.left, 0))
+
+
+def free_rows(model: Any, params: Any, size: int, length: int, settings: Settings) -> Rows:
+    """So many free places for texts of up to `length` tokens.
+
+    Args:
+      model, params: laid out.
+      size: B.
+      length: prompt and continuation together.
+      settings: arrays [B] of the right dtypes.
+    """
+    ones = jnp.ones((size, 1), jnp.int32)
+    make = functools.partial(prefill, model, room=length - 1, with_penalty=True)
+    shapes, _ = jax.eval_shape(make, params, ones, ones[:, 0], ones[:, 0], settings)
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

@@ -1,0 +1,88 @@
+"""Which token comes next: the likeliest, or one drawn from what temperature, top-k, top-p and min-p leave."""
+
+from __future__ import annotations
+
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class Settings:
+    """How each of B rows is written. All are arrays [B], so a change of them compiles nothing.
+
+    Attributes:
+      temperature: divides the logits; 0 takes the likeliest token.
+      top_k: so many of the likeliest tokens are kept; 0 keeps all (Fan et al., arXiv 1805.04833).
+      top_p: of what top-k kept, the fewest tokens that together reach this probability
+        (Holtzman et al., arXiv 1904.09751).
+      min_p: tokens at least this fraction as likely as the likeliest (Nguyen et al., arXiv 2407.01082).
+      repetition_penalty: divides positive logits, and multiplies negative ones, of tokens that the
+        row holds already (Keskar et al., arXiv 1909.05858); 1 is none.
+      seed, number, sample: a row's random choices depend on the seed, the number of its prompt, of
+        the sample of that prompt, and on how many tokens it has written.
+    """
+
+    temperature: jax.Array
+    top_k: jax.Array
+    top_p: jax.Array
+    min_p: jax.Array
+    repetition_penalty: jax.Array
+    seed: jax.Array
+    number: jax.Array
+    sample: jax.Array
+
+
+def choose(
+    logits_BV: jax.Array, settings: Settings, written_B: jax.Array, seen_BV: jax.Array | None = None
+) -> jax.Array:
+    """The next token of every row, int32 [B].
+
+    Args:
+      logits_BV: float32, of the model.
+      settings: of the rows.
+      written_B: int32, how many tokens each row has written.
+      seen_BV: bool, which tokens it holds; None where no row has a penalty.
+    """
+    if seen_BV is not None:
+        logits_BV = penalized(logits_BV, settings.repetition_penalty, seen_BV)
+
+    def draw(logits_BV):
+        is_greedy_B1 = settings.temperature[:, None] == 0
+        logits_BV = logits_BV / jnp.where(is_greedy_B1, 1.0, settings.temperature[:, None])
+        cuts = jnp.any((settings.top_k > 0) | (settings.top_p < 1) | (settings.min_p > 0))
+        logits_BV = jax.lax.cond(cuts, lambda x: truncated(x, settings), lambda x: x, logits_BV)
+        drawn_B = jax.vmap(jax.random.categorical)(_keys(settings, written_B), logits_BV)
+        return jnp.where(is_greedy_B1[:, 0], jnp.argmax(logits_BV, axis=-1), drawn_B)
+
+    # Rows that are not drawn need neither random numbers nor a sorted vocabulary.
+    is_any_drawn = jnp.any(settings.temperature > 0)
+    return jax.lax.cond(is_any_drawn, draw, lambda x: jnp.argmax(x, axis=-1), logits_BV).astype(jnp.int32)
+
+
+def penalized(logits_BV: jax.Array, penalty_B: jax.Array, seen_BV: jax.Array) -> jax.Array:
+    """Logits with those of seen tokens made smaller; see `Settings.repetition_penalty`."""
+    penalty_B1 = penalty_B[:, None]
+    return jnp.where(seen_BV, jnp.where(logits_BV > 0, logits_BV / penalty_B1, logits_BV * penalty_B1), logits_BV)
+
+
+def truncated(logits_BV: jax.Array, settings: Settings) -> jax.Array:
+    """Logits with -inf for what top-k, then top-p, then min-p leave out; what is as likely as the last kept stays."""
+    top_k_B1, top_p_B1, min_p_B1 = (x[:, None] for x in (settings.top_k, settings.top_p, settings.min_p))
+    sorted_BV = -jnp.sort(-logits_BV, axis=-1)
+    kept_BV = (top_k_B1 == 0) | (jnp.arange(sorted_BV.shape[1]) < top_k_B1)
+    p_BV = jax.nn.softmax(jnp.where(kept_BV, sorted_BV, -jnp.inf), axis=-1)
+    before_BV = jnp.cumsum(p_BV, axis=-1) - p_BV
+    kept_BV &= (before_BV < top_p_B1) | (top_p_B1 >= 1)
+    smallest_B1 = jnp.min(jnp.where(kept_BV, sorted_BV, jnp.inf), axis=-1, keepdims=True)
+    smallest_B1 = jnp.maximum(smallest_B1, sorted_BV[:, :1] + jnp.log(min_p_B1))
+    return jnp.where(logits_BV >= smallest_B1, logits_BV, -jnp.inf)
+
+
+def _keys(settings: Settings, written_B: jax.Array) -> jax.Array:
+    def key(seed, *numbers):
+        return functools.reduce(jax.random.fold_in, numbers, jax.random.key(seed))
+
+    return jax.vmap(key)(settings.seed, settings.number, settings.sample, written_B)
