@@ -36,6 +36,8 @@ DATA = [
     'tensorboard>=2.21',  # seqio's metric writers need it; TensorFlow no longer brings it
 ]
 HF = ['safetensors>=0.5', 'tokenizers>=0.21', 'transformers>=5.0,<6', 'torch>=2.6']
+EVAL = ['lm-eval>=0.4.13']
+SERVE = ['fastapi>=0.115', 'uvicorn>=0.32', 'prometheus-client>=0.21']
 PEERS = ['torch==2.13.0', 'transformers>=5.0,<6', 'PaLM-rlhf-pytorch==0.8.0']
 
 setup(
@@ -51,15 +53,22 @@ setup(
         *(f'palm_jax.{f.replace("/", ".")}' for f in GIN_FOLDERS),
     ],
     package_dir={f'palm_jax.{folder.replace("/", ".")}': folder for folder in GIN_FOLDERS},
-    package_data={f'palm_jax.{folder.replace("/", ".")}': ['*.gin'] for folder in GIN_FOLDERS},
+    package_data={f'palm_jax.{folder.replace("/", ".")}': ['*.gin'] for folder in GIN_FOLDERS}
+    | {'palm_jax.serving': ['*.html']},
     install_requires=CORE + DATA,
     extras_require={
         'gpu': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],
         'wandb': ['wandb>=0.20'],
         'hf': HF,  # weights to and from Transformers, verified by it
+        'serve': SERVE,  # python -m palm_jax.serve
+        'eval': EVAL,  # lm-evaluation-harness
         'peers': PEERS,
-        'test': ['pytest>=8', 'ruff>=0.12', 'wandb>=0.20', 'nbclient>=0.10', 'ipykernel>=6', 'peft>=0.17', *PEERS],
+        'test': [
+            *('pytest>=8', 'ruff>=0.12', 'wandb>=0.20', 'nbclient>=0.10', 'ipykernel>=6', 'peft>=0.17'),
+            *('openai>=1.60', 'schemathesis>=4', 'selenium>=4.20', 'scipy>=1.14'),
+            *(*SERVE, *EVAL, *HF, *PEERS),
+        ],
     },
     classifiers=[
         'Programming Language :: Python :: 3.11',

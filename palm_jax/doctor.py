@@ -67,6 +67,9 @@ def _extras() -> Iterator[tuple[bool | None, str, str]]:
     for name, module, use, command in (
         ('wandb', 'wandb', 'logging to Weights & Biases', 'pip install "palm_jax[wandb]"'),
         ('t5', 't5', 'the T5 tasks and preprocessors', 'pip install --no-deps t5==0.9.4'),
+        ('fastapi', 'fastapi', 'palm_jax.serve', 'pip install "palm_jax[serve]"'),
+        ('transformers', 'transformers', 'palm_jax.export and import_weights', 'pip install "palm_jax[hf]"'),
+        ('lm-eval', 'lm_eval', 'lm-evaluation-harness', 'pip install "palm_jax[eval]"'),
         ('torch', 'torch', 'the comparisons with PyTorch peers', 'pip install "palm_jax[peers]"'),
     ):
         found = importlib.util.find_spec(module) is not None

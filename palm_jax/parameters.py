@@ -41,3 +41,14 @@ def matching(patterns: Iterable[str], params: Any, binding: str) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, _: any(re.fullmatch(pattern, path_name(path)) for pattern in patterns), params
     )
+
+
+def overlaid(params: Any, others: Any) -> Any:
+    """A tree whose leaves are those of `others` where it has one of the same path and shape."""
+    theirs = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(others)}
+
+    def pick(path, leaf):
+        other = theirs.get(path_name(path), leaf)
+        return other if other.shape == leaf.shape else leaf
+
+    return jax.tree_util.tree_map_with_path(pick, params)

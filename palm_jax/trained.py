@@ -29,6 +29,7 @@ from palm_jax.data.text_to_text import TextToText
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.generate import Continuation, Sampler, Writer, encode_prompts
+from palm_jax.parameters import overlaid
 from palm_jax.peft.method import Adapted
 from palm_jax.peft.trainable import join
 from palm_jax.reports import entities
@@ -82,8 +83,22 @@ def load(model_dir: str | Path, **bindings: Any) -> Trained:
     return load_with(model_dir, [(name, repr(value)) for name, value in bindings.items()])
 
 
-def load_with(model_dir: str | Path, changes: Sequence[tuple[str, str]], gin_files: Sequence[str] = ()) -> Trained:
-    """`load` with (name, value) of bindings as the command line gives them, and gin files that change the run's."""
+def load_with(
+    model_dir: str | Path,
+    changes: Sequence[tuple[str, str]],
+    gin_files: Sequence[str] = (),
+    known: dict[Path, Any] | None = None,
+) -> Trained:
+    """`load` as the command line asks for it.
+
+    Args:
+      model_dir: MODEL_DIR of the run.
+      changes: (name, value) of bindings.
+      gin_files: that change those of the run.
+      known: parameters of checkpoints that earlier calls have loaded, filled by this one: adapters
+        on one base share its arrays.
+    """
+    known_params = {} if known is None else known
     directory = pretrained.step_directory(str(model_dir))
     about, file = pretrained.read_about(directory), Path(model_dir) / _CONFIG
     if not file.is_file():
@@ -101,8 +116,14 @@ def load_with(model_dir: str | Path, changes: Sequence[tuple[str, str]], gin_fil
     sampler = getattr(arguments['reporter'], 'sampler', None) or Sampler()
     fresh = jax.jit(lambda rng: unbox(init_params(model, rng)))(jax.random.key(0))
     if about.get('base') is None:
-        return Trained(model, restore_params(str(model_dir), fresh, ours), data, text, sampler, directory)
-    base = restore_params(arguments['initial_checkpoint'], fresh, ours, model.trainable)
+        params = known_params[directory] = restore_params(str(model_dir), fresh, ours)
+        return Trained(model, params, data, text, sampler, directory)
+    of_base = pretrained.step_directory(arguments['initial_checkpoint'])
+    if of_base in known_params and 'head' not in known_params[of_base]:
+        base = overlaid(fresh, known_params[of_base])
+    else:
+        base = restore_params(arguments['initial_checkpoint'], fresh, ours, model.trainable)
+        known_params[of_base] = base
     part, frozen = selection.split(base)
     if fingerprint(frozen) != about['base']:
         raise UserError(
@@ -136,7 +157,7 @@ class Trained:
     @functools.cached_property
     def laid_out(self) -> tuple[Any, Any]:
         """Model and parameters as decoding wants them, see `decoding.laid_out`."""
-        return decoding.laid_out(self.model, self.params)
+        return decoding.laid_out(self.model, self.params, self.sampler.weights)
 
     def continuations(
         self, prompts: Sequence[str], sampler: Writer | None = None, first: int = 0

@@ -16,6 +16,8 @@ ALLOWED = {
     'training': {'models', 'peft', 'training', 'partitioning', 'parameters', 'errors'},
     'reports': {'reports', 'training', 'models', 'inference', 'partitioning', 'errors'},
     'data': {'data', 'errors'},
+    'exchange': {'exchange', 'data', 'models', 'peft', 'training', 'partitioning', 'errors'},
+    'serving': {'serving', 'trained', 'data', 'inference', 'errors', '__version__'},
 }
 
 

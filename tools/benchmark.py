@@ -1,10 +1,12 @@
 """python -m tools.benchmark train --size=40m [--dtype=bfloat16] [--against=palm-rlhf-pytorch,transformers]
 python -m tools.benchmark finetune --size=base [--methods=lora,top_layer]
+python -m tools.benchmark decode --size=40m [--against=transformers]
 
-Speed of the train step on synthetic batches. `train`: tokens/s, step time, compile time, memory,
-MFU; with `--against`, beside peers of the same shape. `finetune`: of a classifier, training this
-or that part of it, each beside training everything: step time, memory, optimizer and checkpoint
-size. Contenders take a step in turn in one run (`tools/contenders.py`).
+Speed on synthetic batches. `train`: tokens/s, step time, compile time, memory, MFU; with
+`--against`, beside peers of the same shape. `finetune`: of a classifier, training this or that
+part of it, each beside training everything: step time, memory, optimizer and checkpoint size.
+`decode`: time to read a prompt and to write a token, share of the memory-bandwidth bound.
+Contenders take a step in turn in one run (`tools/contenders.py`).
 Needs no TensorFlow; peers need `pip install "palm_jax[peers]"`.
 """
 
@@ -12,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -36,7 +37,8 @@ from palm_jax.peft.prefix import Prefix
 from palm_jax.peft.prompt import Prompt
 from palm_jax.peft.trainable import Trainable
 from palm_jax.training import flops, head_losses, loop, losses, optimizers, schedules, state, step
-from tools.contenders import Contender, Trainer, resident_bytes
+from tools import benchmark_decoding
+from tools.contenders import Contender, Trainer, choose_device, resident_bytes
 
 # Layers, width, heads, head size; all with a vocabulary of 32,000.
 SIZES = {
@@ -73,6 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     commands = parser.add_subparsers(dest='command', required=True)
     train = commands.add_parser('train', help='the train step')
     finetune = commands.add_parser('finetune', help="the step of fine-tuning's methods against training everything")
+    benchmark_decoding.add_arguments(commands, SIZES)
     for command, size, batch, length in ((train, '40m', 4, 512), (finetune, 'base', 8, 128)):
         command.add_argument('--size', choices=SIZES, default=size)
         command.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='default: the first that jax finds')
@@ -87,7 +90,8 @@ def main(arguments: Sequence[str]) -> int:
     train.add_argument('--compile_peers', action='store_true', help='peers also under torch.compile')
     finetune.add_argument('--methods', default=','.join(PARTS), help='comma-separated')
     options = parser.parse_args(arguments)
-    (compare_training if options.command == 'train' else compare_finetuning)(options)
+    compare = {'train': compare_training, 'finetune': compare_finetuning, 'decode': compare_decoding}
+    compare[options.command](options)
     return 0
 
 
@@ -145,6 +149,11 @@ def compare_finetuning(options: argparse.Namespace) -> None:
     row(full, 1.0)
 
 
+def compare_decoding(options: argparse.Namespace) -> None:
+    """One batch size after the other, all contenders in turn."""
+    benchmark_decoding.compare(options, architecture(options))
+
+
 def report(contenders: Sequence[Contender], options: argparse.Namespace) -> None:
     """A row a contender, ratios to the first."""
     device = contenders[0].facts['device']
@@ -180,8 +189,9 @@ def architecture(options: argparse.Namespace) -> Architecture:
         num_heads=heads,
         head_dim=head_dim,
         dtype=options.dtype,
-        unroll_layers=options.unroll,
-        remat=options.remat,
+        unroll_layers=getattr(options, 'unroll', 0),
+        remat=getattr(options, 'remat', 'none'),
+        param_dtype=getattr(options, 'param_dtype', 'float32'),
     )
 
 
@@ -192,7 +202,7 @@ def synthetic_tokens(options: argparse.Namespace) -> np.ndarray:
 
 def ours(options: argparse.Namespace) -> Trainer:
     """palm_jax with AdamW."""
-    choose_device(options)
+    choose_device(options.device)
     tokens = synthetic_tokens(options)
     batch = {
         'decoder_input_tokens': np.pad(tokens, [(0, 0), (1, 0)])[:, :-1],
@@ -205,7 +215,7 @@ def ours(options: argparse.Namespace) -> Trainer:
 
 def finetuner(name: str, options: argparse.Namespace) -> Trainer:
     """A classifier of which one part is trained with AdamW."""
-    choose_device(options)
+    choose_device(options.device)
     tokens = synthetic_tokens(options)
     batch = {
         'decoder_input_tokens': np.pad(tokens, [(0, 0), (1, 0)])[:, :-1],
@@ -215,13 +225,6 @@ def finetuner(name: str, options: argparse.Namespace) -> Trainer:
     }
     model, selection = loop.adapt(PaLM(architecture(options), head=Head(NUM_CLASSES)), **PARTS[name])
     return jax_trainer(model, head_losses.ClassLoss(), batch, selection)
-
-
-def choose_device(options: argparse.Namespace) -> None:
-    """What the flags say; a GPU is shared with the other contenders."""
-    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
-    if options.device:
-        jax.config.update('jax_platforms', {'gpu': 'cuda'}.get(options.device, options.device))
 
 
 def jax_trainer(

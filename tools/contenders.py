@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import os
 import resource
 import statistics
 import time
@@ -15,14 +16,16 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+import jax
+
 from palm_jax.errors import UserError
 
 
 @dataclasses.dataclass
 class Trainer:
-    """Something that trains: `step()` runs one step to its end; `facts` are numbers and texts about it."""
+    """Something that works: `step(...)` runs one step to its end; `facts` are numbers and texts about it."""
 
-    step: Callable[[], None]
+    step: Callable[..., None]
     facts: dict[str, Any]
     peak_memory: Callable[[], int | None]
 
@@ -44,14 +47,15 @@ class Contender:
         theirs.close()
         self.facts = self._receive()
 
-    def step(self) -> None:
+    def step(self, *arguments: Any) -> float:
         """One step, timed where it runs."""
-        self._connection.send('step')
+        self._connection.send(arguments)
         self.seconds.append(self._receive())
+        return self.seconds[-1]
 
     def stop(self) -> None:
         """Ends the process; `peak_memory` is known from then on."""
-        self._connection.send('stop')
+        self._connection.send(None)
         self.peak_memory = self._receive()
         self._process.join()
 
@@ -71,11 +75,18 @@ def _serve(connection: Connection, make: Callable[[], Trainer]) -> None:
     """A contender's process: makes the trainer, then steps when it is told to."""
     trainer = make()
     connection.send(trainer.facts)
-    while connection.recv() == 'step':
+    while (arguments := connection.recv()) is not None:
         start = time.perf_counter()
-        trainer.step()
+        trainer.step(*arguments)
         connection.send(time.perf_counter() - start)
     connection.send(trainer.peak_memory())
+
+
+def choose_device(device: str | None) -> None:
+    """What `--device` says; a GPU is shared with the other contenders."""
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+    if device:
+        jax.config.update('jax_platforms', {'gpu': 'cuda'}.get(device, device))
 
 
 def resident_bytes() -> int:

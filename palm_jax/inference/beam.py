@@ -12,7 +12,7 @@ import numpy as np
 
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
-from palm_jax.inference.decoding import EOS_ID
+from palm_jax.inference.decoding import EOS_ID, Weights
 from palm_jax.inference.generate import Continuation, Writer, next_power_of_two
 from palm_jax.inference.quantization import dequantized
 
@@ -28,14 +28,14 @@ class BeamSearch(Writer):
     Attributes:
       beams: how many unfinished continuations are kept, and how many are given.
       length_penalty: 0 prefers short ones, as the sum does; 1 is the mean.
-      max_tokens: length of a continuation at most.
-      batch_size: prompts worked on at one time.
+      max_tokens, batch_size, weights: see `Writer`.
     """
 
     beams: int = 4
     length_penalty: float = 1.0
     max_tokens: int = 96
     batch_size: int = 8
+    weights: Weights = 'stored'
 
     def __post_init__(self) -> None:
         if min(self.beams, self.max_tokens, self.batch_size) < 1 or self.length_penalty < 0:

@@ -9,16 +9,18 @@ earlier text left there is overwritten before a query stands so far.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from palm_jax.inference.quantization import dequantized
+from palm_jax.inference.quantization import dequantized, quantized
 from palm_jax.inference.sampling import Settings, choose
+from palm_jax.parameters import path_name
 
 START_ID, EOS_ID = 0, 1
+Weights = Literal['stored', 'int8']
 
 
 @flax.struct.dataclass
@@ -63,23 +65,36 @@ class Written:
     top_logprobs: jax.Array | None = None
 
 
-def laid_out(model: Any, params: Any) -> tuple[Any, Any]:
+def laid_out(
+    model: Any, params: Any, weights: Weights = 'stored', known: dict[int, Any] | None = None
+) -> tuple[Any, Any]:
     """Model and parameters as decoding wants them: every layer apart; see `PaLM.stacked`.
 
     Args:
       model: a `PaLM`, with methods or without; one that is laid out already stays as it is.
       params: its parameters. Those of the stack are copied.
+      weights: as they are stored, or rounded to `int8`, see `quantization`.
+      known: what earlier calls laid out, filled by this one: models that share arrays, adapters on
+        one base, then share their copies.
     """
-    stacked = getattr(model, 'model', model).stacked
-    if not stacked:
+    if not getattr(model, 'model', model).stacked:
         return model, params
-    layers = {str(number): _layer(params['stack'], number) for number in range(model.arch.num_layers)}
-    return model.clone(stacked=False), {**params, 'stack': layers}
+    known, num_layers = {} if known is None else known, model.arch.num_layers
 
+    def lay_out(key_path, leaf):
+        if id(leaf) not in known:
+            path = path_name(key_path)
+            parts = jnp.unstack(leaf) if path.startswith('stack/') else (leaf,)
+            if weights == 'int8':
+                parts = [quantized(path, part) for part in parts]
+            known[id(leaf)] = leaf, parts  # the leaf stays, and with it its id
+        return known[id(leaf)][1]
 
-@jax.jit
-def _layer(stack, number):
-    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, number, keepdims=False), stack)
+    apart = jax.tree_util.tree_map_with_path(lay_out, params)
+    is_parts = lambda x: isinstance(x, list | tuple)  # noqa: E731
+    pick = lambda tree, number: jax.tree.map(lambda parts: parts[number], tree, is_leaf=is_parts)  # noqa: E731
+    stack = {str(number): pick(apart['stack'], number) for number in range(num_layers)}
+    return model.clone(stacked=False), {name: pick(tree, 0) for name, tree in apart.items()} | {'stack': stack}
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'room', 'bidirectional', 'num_logprobs', 'with_penalty'))

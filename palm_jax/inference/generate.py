@@ -7,13 +7,12 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
-from palm_jax.inference.decoding import EOS_ID, START_ID, Rows, Written
+from palm_jax.inference.decoding import EOS_ID, START_ID, Weights, Written
 from palm_jax.inference.sampling import Settings
 from palm_jax.models.palm import PaLM
 
@@ -50,10 +49,17 @@ class Continuation:
 
 
 class Writer:
-    """A way to continue prompts: a frozen dataclass with `max_tokens` and `batch_size`, which gin builds."""
+    """A way to continue prompts: a frozen dataclass with these fields, which gin builds.
+
+    Attributes:
+      max_tokens: length of a continuation at most.
+      batch_size: prompts worked on at one time.
+      weights: `stored`, or rounded to `int8`, see `quantization`.
+    """
 
     max_tokens: int
     batch_size: int
+    weights: Weights
 
     def write(
         self,
@@ -86,7 +92,7 @@ class Writer:
                 raise UserError(
                     f'Prompt {number} has {len(ids)} tokens, its start mark included; the model reads {length}.'
                 )
-        model, params = decoding.laid_out(model, params)
+        model, params = decoding.laid_out(model, params, self.weights)
         results: list[list[Continuation]] = [[] for _ in prompts]
         for rows, tokens, lengths in batches(prompts, self.batch_size, length):
             left = np.minimum(self.max_tokens, length - lengths).astype(np.int32)
@@ -133,7 +139,7 @@ class Sampler(Writer):
       stop: texts behind which nothing is written; they are left out.
       samples: continuations of each prompt.
       seed: the same seed gives the same text, at any batch size.
-      batch_size: prompts worked on at one time.
+      batch_size, weights: see `Writer`.
     """
 
     max_tokens: int = 96
@@ -146,6 +152,7 @@ class Sampler(Writer):
     samples: int = 1
     seed: int = 0
     batch_size: int = 32
+    weights: Weights = 'stored'
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'stop', tuple(self.stop))
@@ -187,17 +194,17 @@ class Sampler(Writer):
         """Of rows that write sample `samples` of prompt `numbers`."""
 
         def of_all(value, dtype):
-            return jnp.full(len(numbers), value, dtype)
+            return np.full(len(numbers), value, dtype)
 
         return Settings(
-            temperature=of_all(self.temperature, jnp.float32),
-            top_k=of_all(self.top_k, jnp.int32),
-            top_p=of_all(self.top_p, jnp.float32),
-            min_p=of_all(self.min_p, jnp.float32),
-            repetition_penalty=of_all(self.repetition_penalty, jnp.float32),
-            seed=of_all(self.seed & 0xFFFFFFFF, jnp.uint32),
-            number=jnp.asarray(numbers, jnp.int32),
-            sample=jnp.asarray(samples, jnp.int32),
+            temperature=of_all(self.temperature, np.float32),
+            top_k=of_all(self.top_k, np.int32),
+            top_p=of_all(self.top_p, np.float32),
+            min_p=of_all(self.min_p, np.float32),
+            repetition_penalty=of_all(self.repetition_penalty, np.float32),
+            seed=of_all(self.seed & 0xFFFFFFFF, np.uint32),
+            number=np.asarray(numbers, np.int32),
+            sample=np.asarray(samples, np.int32),
         )
 
 
@@ -288,6 +295,3 @@ def batches(
 def next_power_of_two(n: int, least: int = 1) -> int:
     """The smallest power of two that is at least n and `least`."""
     return max(least, 1 << (n - 1).bit_length())
-
-
-__all__ = ['EOS_ID', 'START_ID', 'Codec', 'Continuation', 'Rows', 'Sampler', 'Writer']

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-
-from palm_jax.parameters import path_name
 
 
 @flax.struct.dataclass
@@ -19,22 +19,22 @@ class Int8:
     scale: jax.Array
 
 
-def quantized(params: Any) -> Any:
-    """Parameters whose large matrices are `Int8`, symmetric, rounded to nearest.
+def quantized(path: str, weight: jax.Array) -> jax.Array | Int8:
+    """A parameter as `Int8`, symmetric and rounded to nearest, where it is a large matrix of the base.
 
     Every output of a linear map has a scale of its own, and every row of the embedding; norms,
     heads and what fine-tuning methods add stay as they are.
 
     Args:
-      params: laid out, see `decoding.laid_out`.
+      path: of the parameter, `stack/attn/qkv/q`.
+      weight: of one layer.
     """
-    return jax.jit(lambda params: jax.tree_util.tree_map_with_path(_quantized, params))(params)
+    inputs = _input_axes(path, weight.ndim)
+    return weight if inputs is None else _rounded(weight, inputs)
 
 
-def _quantized(path: tuple[Any, ...], weight: jax.Array) -> jax.Array | Int8:
-    inputs = _input_axes(path_name(path), weight.ndim)
-    if inputs is None:
-        return weight
+@functools.partial(jax.jit, static_argnums=1)
+def _rounded(weight: jax.Array, inputs: tuple[int, ...]) -> Int8:
     x = weight.astype(jnp.float32)
     scale = jnp.maximum(jnp.max(jnp.abs(x), axis=inputs, keepdims=True), 1e-30) / 127
     return Int8(jnp.round(x / scale).astype(jnp.int8), scale)
@@ -42,15 +42,11 @@ def _quantized(path: tuple[Any, ...], weight: jax.Array) -> jax.Array | Int8:
 
 def _input_axes(path: str, ndim: int) -> tuple[int, ...] | None:
     """The axes that a product with this parameter sums over; None of what is no large matrix of the base."""
-    layer, _, name = path.partition('/')[2].partition('/')
     if path == 'embed/embedding':
         return (1,)
-    if path.startswith('stack/') and layer.isdigit():
-        if name in ('attn/qkv/q', 'attn/qkv/k', 'attn/qkv/v', 'mlp/in/gate', 'mlp/in/up'):
-            return (0,)
-        if name in ('attn/out/kernel', 'mlp/out/kernel'):
-            return tuple(range(ndim - 1))
-    return None
+    if re.fullmatch(r'stack/(attn/qkv/[qkv]|mlp/in/(gate|up))', path):
+        return (0,)
+    return tuple(range(ndim - 1)) if re.fullmatch(r'stack/(attn|mlp)/out/kernel', path) else None
 
 
 def dequantized(params: Any, dtype: str) -> Any:

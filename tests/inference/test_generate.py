@@ -8,6 +8,7 @@ import pytest
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.generate import Sampler
+from palm_jax.inference.quantization import dequantized
 
 
 class Letters:
@@ -165,11 +166,19 @@ def test_rows_come_and_go_without_a_trace(micro):
         assert [i for i in written[number] if i != 1] == expected
 
 
-def test_int8_is_near_and_a_quarter_of_the_size(micro):
-    from palm_jax.inference.quantization import dequantized, quantized
+def test_models_on_one_base_share_their_copies(micro):
+    model, params = micro()
+    other = {**params, 'final_norm': {'scale': params['final_norm']['scale'] + 1}}
+    known = {}
+    (_, first), (_, second) = (decoding.laid_out(model, p, known=known) for p in (params, other))
+    assert first['stack']['2']['mlp']['in']['up'] is second['stack']['2']['mlp']['in']['up']
+    assert first['final_norm']['scale'] is not second['final_norm']['scale']
 
-    model, params = decoding.laid_out(*micro(d_model=64, num_kv_heads=2))
-    small = quantized(params)
+
+def test_int8_is_near_and_a_quarter_of_the_size(micro):
+    stacked = micro(d_model=64, num_kv_heads=2)
+    model, params = decoding.laid_out(*stacked)
+    _, small = decoding.laid_out(*stacked, 'int8')
     nbytes = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))  # noqa: E731
     assert nbytes(small) < 0.3 * nbytes(params)
     back = dequantized(small, 'float32')

@@ -1,0 +1,127 @@
+"""What every request passes first: the key, the size of its body and the time that takes to come."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hmac
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from prometheus_client import Counter, Histogram
+from starlette.responses import JSONResponse
+
+App = Callable[[dict[str, Any], Callable, Callable], Awaitable[None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a client may ask for.
+
+    Attributes:
+      body_bytes: of a request.
+      body_seconds: in which it must have come.
+      max_tokens: of an answer at most.
+      seconds: after which an answer ends as it is.
+      token: that must be given as `Authorization: Bearer ...`; None asks for none.
+    """
+
+    body_bytes: int = 4 << 20
+    body_seconds: float = 30.0
+    max_tokens: int = 4096
+    seconds: float = 300.0
+    token: str | None = None
+
+
+class Failure(Exception):
+    """An error to be answered in OpenAI's shape."""
+
+    def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None, **headers: str):
+        super().__init__(message)
+        kinds = {401: 'authentication_error', 429: 'rate_limit_error', 404: 'not_found_error'}
+        kind = kinds.get(status, 'invalid_request_error' if status < 500 else 'server_error')
+        self.status = status
+        self.body = {'error': {'message': message, 'type': kind, 'param': param, 'code': code}}
+        self.headers = {name.replace('_', '-'): value for name, value in headers.items()}
+
+    def response(self) -> JSONResponse:
+        """What is sent."""
+        return JSONResponse(self.body, self.status, self.headers)
+
+
+class Gate:
+    """ASGI middleware around an app: checks, and counts what passes."""
+
+    def __init__(self, app: App, limits: Limits, requests: Counter, seconds: Histogram):
+        self._app, self._limits, self._requests, self._seconds = app, limits, requests, seconds
+
+    async def __call__(self, scope: dict[str, Any], receive: Callable, send: Callable) -> None:
+        if scope['type'] != 'http':
+            await self._app(scope, receive, send)
+            return
+        start, status = time.monotonic(), 499  # a client that left before there was an answer
+
+        async def counted_send(message: dict[str, Any]) -> None:
+            nonlocal status
+            if message['type'] == 'http.response.start':
+                status = message['status']
+            await send(message)
+
+        try:
+            if failure := self._refusal(scope):
+                await failure.response()(scope, receive, counted_send)
+                return
+            try:
+                replayed = await asyncio.wait_for(self._body(receive), self._limits.body_seconds)
+            except TimeoutError:
+                failure = Failure(408, f'The body did not come within {self._limits.body_seconds:g} s.')
+                await failure.response()(scope, receive, counted_send)
+                return
+            except Failure as failure:
+                await failure.response()(scope, receive, counted_send)
+                return
+            if replayed is not None:
+                await self._app(scope, _replay(replayed, receive), counted_send)
+        finally:
+            route = scope.get('route')
+            self._requests.labels(getattr(route, 'path', 'none'), str(status)).inc()
+            self._seconds.labels(getattr(route, 'path', 'none')).observe(time.monotonic() - start)
+
+    def _refusal(self, scope: dict[str, Any]) -> Failure | None:
+        headers = dict(scope['headers'])
+        if self._limits.token is not None and scope['path'].startswith(('/v1/', '/metrics')):
+            given = headers.get(b'authorization', b'').removeprefix(b'Bearer ')
+            if not hmac.compare_digest(given, self._limits.token.encode()):
+                return Failure(401, 'Give the right key: Authorization: Bearer ...', 'invalid_api_key')
+        length = headers.get(b'content-length', b'0')
+        if length.isdigit() and int(length) > self._limits.body_bytes:
+            return self._too_large()
+        return None
+
+    def _too_large(self) -> Failure:
+        return Failure(413, f'The body is larger than {self._limits.body_bytes:,} bytes.', 'body_too_large')
+
+    async def _body(self, receive: Callable) -> bytes | None:
+        """All of the body; None of a client that left."""
+        parts, size = [], 0
+        while True:
+            message = await receive()
+            if message['type'] == 'http.disconnect':
+                return None
+            parts.append(message.get('body', b''))
+            size += len(parts[-1])
+            if size > self._limits.body_bytes:
+                raise self._too_large()
+            if not message.get('more_body'):
+                return b''.join(parts)
+
+
+def _replay(body: bytes, receive: Callable) -> Callable:
+    """What was read, once; then whatever comes."""
+    pending = [{'type': 'http.request', 'body': body, 'more_body': False}]
+
+    async def again() -> dict[str, Any]:
+        return pending.pop() if pending else await receive()
+
+    return again

@@ -1,0 +1,160 @@
+"""`python -m tools.benchmark decode`: how fast text is written, beside Transformers with the same weights."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import statistics
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from palm_jax.errors import UserError
+from palm_jax.exchange import cohere
+from palm_jax.inference import decoding
+from palm_jax.inference.generate import Sampler
+from palm_jax.models.palm import Architecture, PaLM
+from palm_jax.training import state
+from tools.contenders import Contender, Trainer, choose_device, resident_bytes
+
+FORMULA = 'bound = memory bandwidth ÷ (bytes of all weights + B · bytes of the keys and values of a full text)'
+
+
+def add_arguments(commands: Any, sizes: Iterable[str]) -> None:
+    """Of the command `decode`."""
+    decode = commands.add_parser('decode', help='writing text, a token at a time')
+    decode.add_argument('--size', choices=list(sizes), default='40m')
+    decode.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='default: the first that jax finds')
+    decode.add_argument('--batches', default='1,8,64', help='comma-separated: texts written at one time')
+    decode.add_argument('--prompt', type=int, default=64, help='tokens read')
+    decode.add_argument('--tokens', type=int, default=64, help='tokens written')
+    decode.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
+    decode.add_argument('--weights', default='stored', help='comma-separated: stored, int8')
+    decode.add_argument('--steps', type=int, default=5, help='times that everything is done')
+    decode.add_argument('--against', default='', help='transformers')
+
+
+def compare(options: argparse.Namespace, arch: Architecture) -> None:
+    """A row a batch size and contender: prefill, time a token, tokens/s, share of the bound."""
+    options.param_dtype = options.dtype
+    contenders = [
+        Contender(f'palm_jax, {weights}', functools.partial(ours, arch, options, weights))
+        for weights in options.weights.split(',')
+    ]
+    if options.against:
+        if options.against != 'transformers':
+            raise UserError(f'--against knows transformers, not {options.against!r}.')
+        contenders.append(Contender('transformers', functools.partial(theirs, arch, options)))
+    facts = contenders[0].facts
+    print(
+        f'{options.size} on {facts["device"]}, {options.dtype}: {options.prompt} tokens read, {options.tokens} '
+        f'written, greedily; memory bandwidth {facts["bandwidth"] / 1e9:.1f} GB/s (measured: a sum over 1 GiB)'
+    )
+    print(f'{"":22}{"batch":>6}{"prefill ms":>12}{"ms a token":>12}{"min–max":>15}{"tokens/s":>10}{"of bound":>10}')
+    for batch in map(int, options.batches.split(',')):
+        times: dict[str, list[tuple[float, float]]] = {c.name: [] for c in contenders}
+        for repetition in tqdm(range(options.steps + 1), unit='round', leave=False):
+            for c in contenders:
+                prefill = c.step(batch, 1)
+                a_token = (c.step(batch, options.tokens) - prefill) / (options.tokens - 1)
+                if repetition:  # the first compiles
+                    times[c.name].append((prefill, a_token))
+        first = None
+        for c in contenders:
+            prefill, a_token = (statistics.median(column) for column in zip(*times[c.name], strict=True))
+            spread = f'{min(t for _, t in times[c.name]) * 1e3:.2f}–{max(t for _, t in times[c.name]) * 1e3:.2f}'
+            bound = facts['bandwidth'] / (c.facts['weight_bytes'] + batch * c.facts['cache_bytes'])
+            first = first or a_token
+            share = 1 / a_token / bound
+            ratio = '' if c is contenders[0] else f'  {contenders[0].name} is {a_token / first:.2f}× as fast'
+            print(
+                f'{c.name:22}{batch:>6}{prefill * 1e3:>12.1f}{a_token * 1e3:>12.2f}'
+                f'{spread:>15}{batch / a_token:>10,.0f}{share:>10.1%}{ratio}'
+            )
+    for c in contenders:
+        c.stop()
+    print(FORMULA)
+
+
+def _prompts(arch: Architecture, options: argparse.Namespace, batch: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(3, arch.vocab_size, (batch, options.prompt)).astype(np.int32)
+
+
+def _params(arch: Architecture) -> Any:
+    return jax.jit(lambda rng: state.unbox(state.init_params(PaLM(arch), rng)))(jax.random.key(0))
+
+
+def _cache_bytes(arch: Architecture, options: argparse.Namespace) -> int:
+    """Keys and values of one text, read to its end."""
+    length = options.prompt + options.tokens
+    return 2 * arch.num_layers * length * arch.num_kv_heads * arch.head_dim * jnp.dtype(arch.dtype).itemsize
+
+
+def ours(arch: Architecture, options: argparse.Namespace, weights: str) -> Trainer:
+    """palm_jax's sampler without an end mark, so that every text has its full length."""
+    choose_device(options.device)
+    model, params = decoding.laid_out(PaLM(arch), _params(arch), weights)
+    never = Sampler(temperature=0.0).settings
+
+    def run(batch: int, tokens: int) -> None:
+        prompts, zeros = _prompts(arch, options, batch), np.zeros(batch)
+        lengths, left = np.full(batch, options.prompt, np.int32), np.full(batch, tokens, np.int32)
+        rows, _ = decoding.prefill(model, params, prompts, lengths, left, never(zeros, zeros), room=options.tokens)
+        if tokens > 1:
+            rows, _ = decoding.decode(model, params, rows, steps=options.tokens)
+        jax.block_until_ready(rows)
+        assert int(rows.written.min()) == tokens, 'a text ended early: another seed is needed'
+
+    device = jax.devices()[0]
+    facts = {
+        'device': device.device_kind,
+        'bandwidth': _bandwidth(),
+        'weight_bytes': sum(x.nbytes for x in jax.tree.leaves(params)),
+        'cache_bytes': _cache_bytes(arch, options),
+    }
+    return Trainer(run, facts, resident_bytes)
+
+
+def _bandwidth() -> float:
+    """Bytes a second that a sum over 1 GiB reads, the best of ten."""
+    x = jnp.ones(1 << 28, jnp.float32)
+    total = jax.jit(jnp.sum)
+    total(x).block_until_ready()
+    seconds = []
+    for _ in range(10):
+        start = time.perf_counter()
+        total(x).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return x.nbytes / min(seconds)
+
+
+def theirs(arch: Architecture, options: argparse.Namespace) -> Trainer:
+    """Transformers' `generate` with the exported weights."""
+    import torch
+    import transformers
+
+    jax.config.update('jax_platforms', 'cpu')
+    device = 'cuda' if torch.cuda.is_available() and options.device != 'cpu' else 'cpu'
+    config = transformers.CohereConfig(**cohere.config(arch, options.prompt + options.tokens, options.dtype))
+    config.eos_token_id, config.pad_token_id = None, 0
+    model = transformers.CohereForCausalLM(config)
+    exported = {k: torch.from_numpy(np.array(v, np.float32)) for k, v in cohere.to_cohere(_params(arch), arch)}
+    model.load_state_dict(exported, strict=False)
+    model.to(device, getattr(torch, options.dtype)).eval()
+
+    @torch.no_grad()
+    def run(batch: int, tokens: int) -> None:
+        ids = torch.from_numpy(_prompts(arch, options, batch).astype(np.int64)).to(device)
+        out = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, min_new_tokens=tokens,
+            max_new_tokens=tokens,
+        )  # fmt: skip
+        assert out.shape[1] == options.prompt + tokens
+
+    weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    return Trainer(run, {'weight_bytes': weight_bytes, 'cache_bytes': _cache_bytes(arch, options)}, resident_bytes)
