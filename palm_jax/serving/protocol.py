@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from palm_jax.inference.engine import MOST_LOGPROBS
 
-Text = Annotated[str, Field(max_length=1_000_000)]
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
 TokenId = Annotated[int, Field(ge=0)]
 
@@ -53,7 +52,7 @@ class Writing(Body):
 
 
 class CompletionRequest(Writing):
-    prompt: Text | Annotated[list[Text] | list[TokenId] | list[list[TokenId]], Field(min_length=1, max_length=64)]
+    prompt: str | Annotated[list[str] | list[TokenId] | list[list[TokenId]], Field(min_length=1, max_length=64)]
     max_tokens: int | None = Field(16, ge=1)
     logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
     echo: Literal[False] | None = False
@@ -63,7 +62,7 @@ class CompletionRequest(Writing):
 
 class Message(Body):
     role: Literal['system', 'developer', 'user', 'assistant']
-    content: Text
+    content: str
     name: str | None = None
 
 
@@ -79,8 +78,8 @@ class HeadRequest(Body):
     """Texts for a classifier, a scorer or a tagger."""
 
     model: str
-    input: Text | Annotated[list[Text], Field(min_length=1, max_length=1024)]
-    second_input: Text | Annotated[list[Text], Field(min_length=1, max_length=1024)] | None = Field(
+    input: str | Annotated[list[str], Field(min_length=1, max_length=1024)]
+    second_input: str | Annotated[list[str], Field(min_length=1, max_length=1024)] | None = Field(
         None, description='Of a model that reads pairs: the second text of each.'
     )
 

@@ -1,0 +1,75 @@
+"""How likely a model finds texts that are given."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from palm_jax.inference.generate import batches
+from palm_jax.models.palm import PaLM
+
+_CHUNK = 64  # positions whose logits exist at one time
+
+
+class Likelihood(NamedTuple):
+    """Of a continuation: log-probability of every token, and whether greedy search would write just this."""
+
+    logprobs: tuple[float, ...]
+    is_greedy: bool
+
+    @property
+    def total(self) -> float:
+        """The log-likelihood."""
+        return sum(self.logprobs)
+
+
+def likelihoods(
+    model: PaLM, params: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], length: int, batch_size: int = 32
+) -> list[Likelihood]:
+    """Scores continuations of prompts.
+
+    Args:
+      model, params: the language model.
+      pairs: (prompt with its start mark, continuation), ids. Of what is longer than `length` the
+        beginning is left out.
+      length: tokens that the model reads.
+      batch_size: pairs scored at one time.
+    """
+    whole = [[*prompt, *continuation][-(length + 1) :] for prompt, continuation in pairs]
+    results: list[Likelihood] = [Likelihood((), True)] * len(pairs)
+    for rows, inputs, _ in batches([ids[:-1] for ids in whole], batch_size, length):
+        targets = np.zeros_like(inputs)
+        for row, i in enumerate(rows):
+            targets[row, : len(whole[i]) - 1] = whole[i][1:]
+        logprobs, is_likeliest = map(np.asarray, _of_targets(model, params, inputs, targets))
+        for row, i in enumerate(rows):
+            end = len(whole[i]) - 1
+            kept = slice(max(0, end - len(pairs[i][1])), end)
+            results[i] = Likelihood(tuple(logprobs[row, kept].tolist()), bool(is_likeliest[row, kept].all()))
+    return results
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _of_targets(model, params, inputs_BL, targets_BL):
+    """Log-probability of every target, and whether it is the likeliest, [B, L]."""
+    h_BLD = model.apply({'params': params}, inputs_BL, method='features')
+    B, L, D = h_BLD.shape
+    padding = -L % min(_CHUNK, L)
+    h_BLD = jnp.pad(h_BLD, [(0, 0), (0, padding), (0, 0)])
+    targets_BL = jnp.pad(targets_BL, [(0, 0), (0, padding)])
+    num_chunks = (L + padding) // min(_CHUNK, L)
+
+    def of_chunk(chunk):
+        h_BlD, targets_Bl = chunk
+        logits_BlV = model.apply({'params': params}, h_BlD, method=lambda m, h: m.embed.attend(h))
+        logprobs_BlV = jax.nn.log_softmax(logits_BlV)
+        chosen_Bl = jnp.take_along_axis(logprobs_BlV, targets_Bl[..., None], axis=-1)[..., 0]
+        return chosen_Bl, jnp.argmax(logits_BlV, axis=-1) == targets_Bl
+
+    chunks = (h_BLD.reshape(B, num_chunks, -1, D).swapaxes(0, 1), targets_BL.reshape(B, num_chunks, -1).swapaxes(0, 1))
+    return tuple(x.swapaxes(0, 1).reshape(B, -1)[:, :L] for x in jax.lax.map(of_chunk, chunks))
