@@ -28,7 +28,9 @@ from palm_jax.data.tagged_text import TaggedText
 from palm_jax.data.text_to_text import TextToText
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
+from palm_jax.inference.decoding import EOS_ID, START_ID
 from palm_jax.inference.generate import Continuation, Sampler, Writer, encode_prompts
+from palm_jax.inference.scoring import Likelihood, likelihoods
 from palm_jax.parameters import overlaid
 from palm_jax.peft.method import Adapted
 from palm_jax.peft.trainable import join
@@ -117,7 +119,7 @@ def load_with(
     fresh = jax.jit(lambda rng: unbox(init_params(model, rng)))(jax.random.key(0))
     if about.get('base') is None:
         params = known_params[directory] = restore_params(str(model_dir), fresh, ours)
-        return Trained(model, params, data, text, sampler, directory)
+        return Trained(model, params, data, text, sampler, directory, arguments)
     of_base = pretrained.step_directory(arguments['initial_checkpoint'])
     if of_base in known_params and 'head' not in known_params[of_base]:
         base = overlaid(fresh, known_params[of_base])
@@ -131,7 +133,7 @@ def load_with(
             f'but {arguments["initial_checkpoint"]} now holds {fingerprint(frozen)}.'
         )
     params = join(restore_params(str(model_dir), part, ours), frozen)
-    return Trained(model, params, data, text, sampler, directory)
+    return Trained(model, params, data, text, sampler, directory, arguments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +147,7 @@ class Trained:
       config: of the run, as one gin file.
       sampler: of the run, which writes where no other is given.
       checkpoint: where the parameters are from.
+      run: what `loop.train` was called with: loss, reporter, layout, ...
     """
 
     model: Adapted
@@ -153,6 +156,7 @@ class Trained:
     config: str
     sampler: Writer = Sampler()
     checkpoint: Path | None = None
+    run: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @functools.cached_property
     def laid_out(self) -> tuple[Any, Any]:
@@ -175,6 +179,15 @@ class Trained:
     def write(self, prompts: Sequence[str], sampler: Writer | None = None, first: int = 0) -> list[str]:
         """The first, or best, continuation of every prompt as text; arguments as of `continuations`."""
         return [best.text for best, *_ in self.continuations(prompts, sampler, first)]
+
+    def score(self, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> list[Likelihood]:
+        """How likely the model finds continuations: (prompt, continuation) of each, or (input, answer)."""
+        encode, data = self.data.vocabulary.encode, self.data
+        if isinstance(data, TextToText):
+            ids = [(data.asked(given), [*encode(text), EOS_ID]) for given, text in pairs]
+        else:
+            ids = [([START_ID, *encode(prompt)], encode(text)) for prompt, text in pairs]
+        return likelihoods(self.model, self.params, ids, data.length, batch_size)
 
     def answer(self, inputs: Sequence[Any], sampler: Writer | None = None, first: int = 0) -> list[str]:
         """What a model that was trained from text to text answers.

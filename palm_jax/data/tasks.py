@@ -1,7 +1,7 @@
 """The seqio registry: what the project registers, and how a task becomes token ids.
 
-This is the only module that imports seqio, and with it TensorFlow (seconds to load): it is
-imported when tokens have to be made, not when they are read from the cache.
+This module and `evaluator` are the only ones that import seqio, and with it TensorFlow (seconds to
+load): they are imported when tokens have to be made, not when they are read from the cache.
 """
 
 from __future__ import annotations
@@ -112,17 +112,21 @@ def parts(name: str) -> dict[str, float]:
     )
 
 
+def with_vocabulary(task: seqio.Task, vocabulary: Vocabulary) -> seqio.Task:
+    """The same task in the ids of a vocabulary of ours."""
+    features = {
+        name: seqio.Feature(SeqioVocabulary(vocabulary), feature.add_eos, feature.required, feature.dtype, feature.rank)
+        for name, feature in task.output_features.items()
+    }
+    return task.replace(name=f'{task.name}_with_{vocabulary.fingerprint}', output_features=features)
+
+
 def token_examples(task_name: str, split: str, vocabulary: Vocabulary) -> Iterator[tuple[np.ndarray, int]]:
     """(token ids, bytes of text) of every example of a task's split, in a fixed order."""
     task = seqio.TaskRegistry.get(task_name)
     if split not in task.splits:
         raise UserError(f'Task {task_name!r} has no split {split!r}; it has: {", ".join(map(str, task.splits))}.')
-    features = {
-        name: seqio.Feature(SeqioVocabulary(vocabulary), feature.add_eos, feature.required, feature.dtype, feature.rank)
-        for name, feature in task.output_features.items()
-    }
-    task = task.replace(name=f'{task_name}_with_{vocabulary.fingerprint}', output_features=features)
-    dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False)
+    dataset = with_vocabulary(task, vocabulary).get_dataset(sequence_length=None, split=split, shuffle=False)
     for example in dataset.as_numpy_iterator():
         yield np.asarray(example['targets']), len(example['targets_pretokenized'])
 

@@ -1,0 +1,41 @@
+"""python -m palm_jax.eval --gin_file=runs/finetuned/config.gin [--task=my_task] [--output=scores.json]"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from palm_jax import command_line
+from palm_jax.errors import UserError
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Flags to one call."""
+    parser = command_line.parser('eval', 'Measures a trained model, with 95% intervals.')
+    parser.add_argument('--task', help="a seqio task or mixture with metrics; default: the run's own held-out part")
+    parser.add_argument('--split', default='validation', help='of the task')
+    parser.add_argument('--examples', type=int, help='so many from the beginning of each task; default: all')
+    parser.add_argument('--output', type=Path, help='.json; default: eval.json in MODEL_DIR')
+    rest, flags = command_line.split_flags(arguments)
+    options = parser.parse_args(rest)
+    run, changes = command_line.run_of(options.gin_file)
+    output = options.output or run / 'eval.json'
+    if not output.parent.is_dir():
+        raise UserError(f'--output: there is no folder {output.parent}.')
+
+    from palm_jax import evaluation, trained
+
+    model = trained.load_with(run, flags, changes)
+    if options.task is None:
+        measured = {'held-out part': evaluation.on_held_out(model)}
+    else:
+        measured = evaluation.on_tasks(model, options.task, options.split, options.examples)
+    about = {'checkpoint': str(model.checkpoint), 'files': list(changes), 'bindings': flags}
+    output.write_text(json.dumps(about | {'measured': measured}, indent=2) + '\n')
+    print(f'{evaluation.table(measured)}\nscores     {output}')
+    return 0
+
+
+if __name__ == '__main__':
+    command_line.run(main)

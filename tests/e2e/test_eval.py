@@ -1,0 +1,87 @@
+"""Measures of a trained model: those of its own run again, and those of a seqio task, with intervals."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.e2e.conftest import finetune
+from tests.e2e.test_train import ROOT
+
+TASK = """
+import seqio
+import tensorflow as tf
+
+def exact(targets, predictions):
+    return {'exact': 100.0 * sum(t == p for t, p in zip(targets, predictions)) / len(targets)}
+
+def mean_score(targets, scores):
+    return {'mean_score': sum(scores) / len(scores)}
+
+def source(split, shuffle_files=False, seed=None):
+    rows = [{'inputs': f'the square of {i} is', 'targets': f' {i * i}.'} for i in range(12)]
+    return tf.data.Dataset.from_tensor_slices({k: [r[k] for r in rows] for k in rows[0]})
+
+for name, metrics in (('squares', [exact, mean_score]), ('no_metrics', [])):
+    seqio.TaskRegistry.add(
+        name,
+        source=seqio.FunctionDataSource(source, splits=['validation']),
+        preprocessors=[seqio.preprocessors.tokenize],
+        output_features={f: seqio.Feature(seqio.ByteVocabulary()) for f in ('inputs', 'targets')},
+        postprocess_fn=lambda text, example=None, is_target=False: text.strip(),
+        metric_fns=metrics,
+    )
+seqio.MixtureRegistry.add('mixed', [('squares', 1.0)])
+"""
+
+
+def evaluate(*arguments, cwd=ROOT):
+    command = [sys.executable, '-m', 'palm_jax.eval', *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_the_report_of_the_run_is_made_again(made, tmp_path):
+    assert finetune(made, tmp_path / 'run', steps=3).returncode == 0
+    result = evaluate(f'--gin_file={tmp_path}/run/config.gin')
+    assert result.returncode == 0, result.stderr[-3000:]
+    measured = json.loads((tmp_path / 'run/eval.json').read_text())['measured']['held-out part']
+    summary = json.loads((tmp_path / 'run/summary.json').read_text())
+    for name in ('loss', 'accuracy', 'macro_f1'):
+        assert measured['metrics'][name] == pytest.approx(summary[name], abs=1e-5)
+    assert measured['intervals']['accuracy'] == pytest.approx(summary['accuracy_interval'])
+    low, high = measured['intervals']['accuracy']
+    assert low <= measured['metrics']['accuracy'] <= high and '95% interval' in result.stdout
+    refused = evaluate(f'--gin_file={tmp_path}/run/config.gin', '--task=squares')
+    assert refused.returncode == 2 and 'Leave out --task' in refused.stderr
+
+
+def test_a_seqio_task_with_its_own_metrics(made, tmp_path):
+    from palm_jax import trained
+    from palm_jax.inference.generate import Sampler
+
+    (tmp_path / 'square_tasks.py').write_text(TASK)
+    (tmp_path / 'mine.gin').write_text('import square_tasks\n')
+    files = [f'--gin_file={made}/base/config.gin', f'--gin_file={tmp_path}/mine.gin', '--gin.TEMPERATURE=0.0']
+    command = [*files, '--gin.SAMPLE_TOKENS=4', '--task=mixed', f'--output={tmp_path}/scores.json']
+    result = evaluate(*command, '--examples=10', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    measured = json.loads((tmp_path / 'scores.json').read_text())['measured']['squares']
+    assert measured['examples'] == 10
+    model = trained.load(made / 'base')
+    pairs = [(f'the square of {i} is', f' {i * i}.') for i in range(10)]
+    scores = [likelihood.total for likelihood in model.score(pairs)]
+    assert measured['metrics']['mean_score'] == pytest.approx(sum(scores) / 10, rel=1e-5)
+    low, high = measured['intervals']['mean_score']
+    assert low < measured['metrics']['mean_score'] < high and min(scores) <= low
+    written = model.write([prompt for prompt, _ in pairs], Sampler(max_tokens=4, temperature=0.0))
+    right = sum(text.strip() == target.strip() for text, (_, target) in zip(written, pairs, strict=True))
+    assert measured['metrics']['exact'] == pytest.approx(10.0 * right)
+    for flags, message in (
+        (['--task=squars'], 'Did you mean squares?'),
+        (['--task=squares', '--split=test'], "has no split 'test'; it has: validation"),
+        (['--task=no_metrics'], 'has no metrics'),
+        (['--task=python_stdlib'], 'has no metrics'),
+    ):
+        refused = evaluate(*files, *flags, cwd=tmp_path)
+        assert refused.returncode == 2 and message in refused.stderr and 'Traceback' not in refused.stderr
