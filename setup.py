@@ -35,7 +35,7 @@ DATA = [
     'importlib_resources',  # tensorflow-datasets needs it and does not say so
     'tensorboard>=2.21',  # seqio's metric writers need it; TensorFlow no longer brings it
 ]
-HF = ['safetensors>=0.5', 'tokenizers>=0.21', 'transformers>=5.0,<6', 'torch>=2.6']
+HF = ['safetensors>=0.5', 'tokenizers>=0.21', 'transformers>=5.0,<6', 'torch>=2.6', 'peft>=0.17']
 EVAL = ['lm-eval>=0.4.13']
 SERVE = ['fastapi>=0.115', 'uvicorn>=0.32', 'prometheus-client>=0.21']
 PEERS = ['torch==2.13.0', 'transformers>=5.0,<6', 'PaLM-rlhf-pytorch==0.8.0']
@@ -65,7 +65,7 @@ setup(
         'eval': EVAL,  # lm-evaluation-harness
         'peers': PEERS,
         'test': [
-            *('pytest>=8', 'ruff>=0.12', 'wandb>=0.20', 'nbclient>=0.10', 'ipykernel>=6', 'peft>=0.17'),
+            *('pytest>=8', 'ruff>=0.12', 'wandb>=0.20', 'nbclient>=0.10', 'ipykernel>=6'),
             *('openai>=1.60', 'schemathesis>=4', 'selenium>=4.20', 'scipy>=1.14'),
             *(*SERVE, *EVAL, *HF, *PEERS),
         ],

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from palm_jax import command_line
+from palm_jax.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
     """Flags to one call."""
     parser = command_line.parser('export', 'Writes a trained model in the format of another project.')
-    parser.add_argument('--format', choices=['hf'], default='hf', help='hf: a directory that Transformers opens')
+    parser.add_argument(
+        '--format', choices=['hf', 'peft'], default='hf',
+        help='hf: a directory that Transformers opens, methods merged; peft: the method alone, for peft',
+    )  # fmt: skip
+    parser.add_argument('--base', type=Path, help='of peft: the directory that --format=hf has written of the base')
     parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32', help='of the weights')
     parser.add_argument('directory', type=Path, help='new or empty')
     rest, flags = command_line.split_flags(arguments)
@@ -19,10 +24,18 @@ def main(arguments: Sequence[str]) -> int:
     run, changes = command_line.run_of(options.gin_file)
 
     from palm_jax import trained
-    from palm_jax.exchange import hf_directory
+    from palm_jax.exchange import hf_directory, peft_directory
 
     model = trained.load_with(run, flags, changes)
-    params, arch, data = model.merged(), model.model.arch, model.data
+    arch, data = model.model.arch, model.data
+    if options.format == 'peft':
+        if options.base is None:
+            raise UserError('--format=peft needs --base, what --format=hf has written of the run it was trained on.')
+        there = hf_directory.rows(data.vocabulary, arch)
+        print(peft_directory.write(model.model, model.params, there, options.base, options.directory))
+        print(f"exported   {options.directory}: PeftModel.from_pretrained(base, '{options.directory}')")
+        return 0
+    params = model.merged()
     hf_directory.write(params, arch, data.vocabulary, data.length, options.directory, options.dtype)
     if 'head' in params:
         print(f'left out   the head for {", ".join(data.labels) or "a number"}: Cohere has none')

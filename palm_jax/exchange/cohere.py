@@ -19,7 +19,8 @@ from palm_jax.models.architecture import Architecture
 _SUPPORTED = {'norm': 'layernorm', 'parallel': True, 'qk_norm': False}
 
 
-def _interleaved(x: np.ndarray) -> np.ndarray:
+def interleaved(x: np.ndarray) -> np.ndarray:
+    """Halves (i, i + K/2) of the last axis as neighbours (2i, 2i + 1), as Cohere rotates them."""
     return np.stack(np.split(x, 2, axis=-1), axis=-1).reshape(x.shape)
 
 
@@ -67,7 +68,7 @@ def tensors(arch: Architecture) -> list[Tensor]:
         return Tensor(path, name, shape, np.transpose, np.transpose)
 
     def heads(path, name, count, rotated=False):
-        turn, turn_back = (_interleaved, _halved) if rotated else (np.asarray, np.asarray)
+        turn, turn_back = (interleaved, _halved) if rotated else (np.asarray, np.asarray)
         return Tensor(
             path,
             name,

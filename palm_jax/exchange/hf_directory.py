@@ -51,7 +51,7 @@ def write(
     directory.mkdir(parents=True, exist_ok=True)
     if any(directory.iterdir()):
         raise UserError(f'{directory} is not empty. Name another directory.')
-    theirs = _rows(vocabulary, arch)
+    theirs = rows(vocabulary, arch)
     start, end = int(theirs[PAD_ID]), int(theirs[EOS_ID])
     config = cohere.config(arch, length, dtype, bos_token_id=start, eos_token_id=end, pad_token_id=start)
     embedding = np.asarray(params['embed']['embedding'])[np.argsort(theirs)]
@@ -96,8 +96,8 @@ def verify(directory: Path, params: Any, arch: Architecture, vocabulary: Marked,
     theirs = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     tokens = np.random.default_rng(0).integers(0, arch.vocab_size, (4, min(length, 128)))
     with torch.no_grad():
-        rows = _rows(vocabulary, arch)
-        expected = theirs(torch.from_numpy(rows[tokens])).logits.numpy()[..., rows]
+        there = rows(vocabulary, arch)
+        expected = theirs(torch.from_numpy(there[tokens])).logits.numpy()[..., there]
     stored = _DTYPES[json.loads((directory / 'config.json').read_text())['dtype']]
     model = PaLM(dataclasses.replace(arch, dtype='float32'))
     params = jax.tree.map(
@@ -179,7 +179,7 @@ def stacked(
 
     def part(index: tuple[slice, ...]) -> np.ndarray:
         if is_embedding:
-            return np.asarray(read(tensor, 0))[_rows(vocabulary, arch)][index].astype(dtype)
+            return np.asarray(read(tensor, 0))[rows(vocabulary, arch)][index].astype(dtype)
         if not layers:
             return tensor.back(np.asarray(read(tensor, 0)))[index].astype(dtype)
         numbers = range(*index[0].indices(arch.num_layers))
@@ -188,7 +188,7 @@ def stacked(
     return jax.make_array_from_callback((*layers, *tensor.shape), sharding, part)
 
 
-def _rows(vocabulary: Marked, arch: Architecture) -> np.ndarray:
+def rows(vocabulary: Marked, arch: Architecture) -> np.ndarray:
     """int64 [V]: which row there every row of the embedding is here."""
     known = hf_tokenizer.their_ids(vocabulary)
     return np.r_[known, np.arange(len(known), arch.vocab_size)]
