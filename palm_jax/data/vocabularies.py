@@ -154,8 +154,9 @@ class HuggingFace:
         names = {name: settings.get(name) for name in ('bos_token', 'pad_token', 'unk_token', 'eos_token')}
         names = {name: v['content'] if isinstance(v, dict) else v for name, v in names.items() if v is not None}
         end = names.pop('eos_token', None)
-        start = next((token for token in names.values() if token != end), None)
         ids = {token['content']: token['id'] for token in content.get('added_tokens', ())}
+        special = [token['content'] for token in content.get('added_tokens', ()) if token.get('special')]
+        start = next((token for token in (*names.values(), *special) if token != end), None)
         ids |= content.get('model', {}).get('vocab', {}) if isinstance(content['model']['vocab'], dict) else {}
         if start not in ids or end not in ids:
             raise UserError(f'{self.path}: its tokenizer_config.json names no bos_token and eos_token of its own.')

@@ -16,7 +16,9 @@ import numpy as np
 from palm_jax.errors import UserError
 from palm_jax.models.architecture import Architecture
 
-_SUPPORTED = {'norm': 'layernorm', 'parallel': True, 'qk_norm': False}
+_SUPPORTED = {
+    'norm': 'layernorm', 'parallel': True, 'qk_norm': False, 'xpos_scale_base': None, 'final_norm': True
+}  # fmt: skip
 
 
 def interleaved(x: np.ndarray) -> np.ndarray:

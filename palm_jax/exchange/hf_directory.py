@@ -144,16 +144,17 @@ def opened(directory: Path, arch: Architecture) -> Iterator[Any]:
             except Exception as error:
                 raise UserError(f'{path}: this is no whole safetensors file ({error}).') from None
             places |= dict.fromkeys(file.keys(), file)
-        check({name: tuple(file.get_slice(name).get_shape()) for name, file in places.items()}, arch, directory)
+        found = {name: tuple(file.get_slice(name).get_shape()) for name, file in places.items()}
+        check(found, cohere.tensors(arch), arch.num_layers, directory)
         yield lambda tensor, number: places[tensor.name.format(number)].get_tensor(tensor.name.format(number))
 
 
-def check(found: dict[str, tuple[int, ...]], arch: Architecture, directory: Path) -> None:
+def check(found: dict[str, tuple[int, ...]], tensors: Iterable[Tensor], num_layers: int, source: Path) -> None:
     """Raises a table of what does not fit."""
     expected = {
         tensor.name.format(number): tensor.their_shape
-        for tensor in cohere.tensors(arch)
-        for number in (range(arch.num_layers) if tensor.is_layered else (0,))
+        for tensor in tensors
+        for number in (range(num_layers) if tensor.is_layered else (0,))
     }
     tied = {'lm_head.weight'}  # the embedding once more
     rows = [(name, 'missing', shape) for name, shape in expected.items() if name not in found]
@@ -164,7 +165,7 @@ def check(found: dict[str, tuple[int, ...]], arch: Architecture, directory: Path
         table = '\n'.join(f'  {name:<{width}}  {there!s:<16}  {here}' for name, there, here in rows[:40])
         more = f'\n  ... {len(rows) - 40} more' if len(rows) > 40 else ''
         raise UserError(
-            f'{len(rows)} tensors of {directory} do not fit:\n'
+            f'{len(rows)} tensors of {source} do not fit:\n'
             f'  {"tensor":<{width}}  {"there":<16}  expected\n{table}{more}'
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from tqdm import tqdm
 from palm_jax.data.marks import Marked
 from palm_jax.data.vocabularies import HuggingFace
 from palm_jax.errors import UserError
-from palm_jax.exchange import cohere, hf_directory
+from palm_jax.exchange import cohere, hf_directory, palm_rlhf
+from palm_jax.exchange.cohere import Tensor
+from palm_jax.models.architecture import Architecture
 from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import Layout
 from palm_jax.training.checkpoints import Checkpoints
@@ -54,27 +57,81 @@ def from_hf(source: Path, model_dir: Path, dtype: str = 'float32', layout: Layou
     Raises:
       UserError: another kind of model, or tensors that do not fit.
     """
+    _refuse_run(model_dir)
+    config = hf_directory.read_config(source)
+    arch = cohere.architecture(config, dtype)
+    vocabulary = _vocabulary(source / 'tokenizer.json', arch)
+    with hf_directory.opened(source, arch) as read:
+        params = _assembled(cohere.tensors(arch), read, arch, vocabulary, layout)
+    return _keep(params, arch, vocabulary, config.get('max_position_embeddings', 2048), model_dir)
+
+
+def from_palm_rlhf(
+    source: Path,
+    tokenizer: Path,
+    model_dir: Path,
+    dtype: str = 'float32',
+    head_dim: int | None = None,
+    length: int = 2048,
+    layout: Layout = Layout(),
+) -> str:
+    """Weights of PaLM-rlhf-pytorch (conceptofmind/PaLM) as a base for fine-tuning.
+
+    Args:
+      source: the file of tensors.
+      tokenizer: tokenizer.json beside its tokenizer_config.json: of conceptofmind's weights GPT-NeoX's.
+      model_dir, dtype, layout: as of `from_hf`.
+      head_dim: where the file does not tell.
+      length: that the model was trained on.
+
+    Returns:
+      What was imported, in a line.
+
+    Raises:
+      UserError: another kind of file, or tensors that do not fit.
+    """
+    _refuse_run(model_dir)
+    with palm_rlhf.opened(source) as found:
+        arch = palm_rlhf.architecture(found, dtype, head_dim)
+        tensors = palm_rlhf.tensors(arch, found)
+        hf_directory.check(palm_rlhf.shapes(found), tensors, arch.num_layers, source)
+        vocabulary = _vocabulary(tokenizer, arch)
+        params = _assembled(tensors, palm_rlhf.reader(found), arch, vocabulary, layout)
+    return _keep(params, arch, vocabulary, length, model_dir)
+
+
+def _refuse_run(model_dir: Path) -> None:
     if (model_dir / 'checkpoints').exists():
         raise UserError(f'{model_dir} holds a run already. Name another directory.')
-    arch = cohere.architecture(hf_directory.read_config(source), dtype)
-    vocabulary = Marked(HuggingFace(str(source / 'tokenizer.json')))
+
+
+def _vocabulary(file: Path, arch: Architecture) -> Marked:
+    vocabulary = Marked(HuggingFace(str(file)))
     if vocabulary.size > arch.vocab_size:
-        raise UserError(f'{source}: tokenizer.json has {vocabulary.size} ids, config.json {arch.vocab_size}.')
+        raise UserError(f'{file} has {vocabulary.size} ids, the model {arch.vocab_size}.')
+    return vocabulary
+
+
+def _assembled(tensors: Sequence[Tensor], read: Any, arch: Architecture, vocabulary: Marked, layout: Layout) -> Any:
+    """The parameters, each read into its place on the mesh."""
     mesh = layout.mesh()
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
         boxed = jax.eval_shape(lambda rng: init_params(PaLM(arch), rng), jax.random.key(0))
         layout.check(boxed, dict(mesh.shape))
         shardings, params = layout.shardings(boxed, mesh), {}
-        with hf_directory.opened(source, arch) as read:
-            for tensor in tqdm(cohere.tensors(arch), desc='reading', unit=' parameters'):
-                sharding = _leaf(shardings, tensor.path)
-                _put(params, tensor.path, hf_directory.stacked(read, tensor, arch, vocabulary, sharding))
+        for tensor in tqdm(tensors, desc='reading', unit=' parameters'):
+            sharding = _leaf(shardings, tensor.path)
+            _put(params, tensor.path, hf_directory.stacked(read, tensor, arch, vocabulary, sharding))
+    return params
+
+
+def _keep(params: Any, arch: Architecture, vocabulary: Marked, length: int, model_dir: Path) -> str:
+    """Writes a run's directory at step 0."""
     about = {'vocabulary': vocabulary.fingerprint, 'architecture': dataclasses.asdict(arch)}
     checkpoints = Checkpoints(model_dir / 'checkpoints', 1, about)
     checkpoints.save(TrainState(jnp.zeros((), jnp.int32), params, {}), 0)
     checkpoints.close()
     vocabulary.save(model_dir)
-    length = hf_directory.read_config(source).get('max_position_embeddings', 2048)
     config = _CONFIG.format(model_dir=str(model_dir), length=length, size=arch.vocab_size)
     (model_dir / 'config.gin').write_text(config)
     count = sum(x.size for x in jax.tree.leaves(params))

@@ -40,6 +40,9 @@ class Architecture:
         with a second norm before the MLP.
       qk_norm: normalise every query and key head before the rotation (ViT-22B, 2302.05442).
       rope_theta: base of the rotary frequencies (RoFormer, 2104.09864).
+      xpos_scale_base: positions over which xPos (2212.10554) lets scores decay by a head's factors,
+        (2i + 0.4·K) / (1.4·K) of pair i; None is plain RoPE.
+      final_norm: a norm before the logits; False leaves it out.
       logit_scale: multiplies the logits; None is the paper's 1/√D.
       dropout_rate: on the output of both branches; 0 in pretraining, 0.1 in fine-tuning.
       attention: which kernel computes attention; see `attention.attend`.
@@ -64,6 +67,8 @@ class Architecture:
     parallel: bool = True
     qk_norm: bool = False
     rope_theta: float = 10_000.0
+    xpos_scale_base: float | None = None
+    final_norm: bool = True
     logit_scale: float | None = None
     dropout_rate: float = 0.0
     attention: Literal['auto', 'xla', 'cudnn', 'blocks'] = 'auto'
@@ -97,6 +102,11 @@ class Architecture:
     def output_scale(self) -> float:
         """What multiplies the logits: `logit_scale`, or the paper's 1/√D."""
         return self.d_model**-0.5 if self.logit_scale is None else self.logit_scale
+
+    @property
+    def xpos(self) -> float:
+        """What `rotary.rotate` takes for queries; keys take its negative."""
+        return 0.0 if self.xpos_scale_base is None else 1.0 / self.xpos_scale_base
 
     @property
     def scan_unroll(self) -> int:

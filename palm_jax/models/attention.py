@@ -33,8 +33,8 @@ class Attention(nn.Module):
         if arch.qk_norm:
             q_BLHK = Norm(arch, axes=('kv',), name='q_norm')(q_BLHK)
             k_BMGK = Norm(arch, axes=('kv',), name='k_norm')(k_BMGK)
-        q_BLHK = rotate(q_BLHK, positions_BL, arch.rope_theta)
-        k_BMGK = rotate(k_BMGK, positions_BL, arch.rope_theta)
+        q_BLHK = rotate(q_BLHK, positions_BL, arch.rope_theta, arch.xpos)
+        k_BMGK = rotate(k_BMGK, positions_BL, arch.rope_theta, -arch.xpos)
         q_BLHK = constrain(q_BLHK, 'act_batch', 'act_length', 'act_heads', None)
         k_BMGK, v_BMGK, mask = Memory(arch, name='memory')(k_BMGK, v_BMGK, positions_BL, mask)
         y_BLHK = attend(q_BLHK, k_BMGK, v_BMGK, mask, arch.attention)

@@ -104,7 +104,7 @@ class PaLM(nn.Module):
 
     def setup(self) -> None:
         self.embed = Embed(self.arch)
-        self.final_norm = Norm(self.arch)
+        self.final_norm = Norm(self.arch) if self.arch.final_norm else lambda x_BLD: x_BLD
 
     def features(
         self,

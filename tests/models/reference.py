@@ -9,15 +9,16 @@ def norm(x, scale, kind, eps):
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * scale
 
 
-def rope(x_LK, theta):
+def rope(x_LK, theta, xpos):
     length, size = x_LK.shape
     out = np.empty_like(x_LK)
     for position in range(length):
         for i in range(size // 2):
             angle = position * theta ** (-2 * i / size)
+            decay = ((2 * i + 0.4 * size) / (1.4 * size)) ** (position * xpos)
             a, b = x_LK[position, i], x_LK[position, i + size // 2]
-            out[position, i] = a * np.cos(angle) - b * np.sin(angle)
-            out[position, i + size // 2] = b * np.cos(angle) + a * np.sin(angle)
+            out[position, i] = (a * np.cos(angle) - b * np.sin(angle)) * decay
+            out[position, i + size // 2] = (b * np.cos(angle) + a * np.sin(angle)) * decay
     return out
 
 
@@ -31,7 +32,8 @@ def attention(p, i, h, arch):
         if arch.qk_norm:
             q = norm(q, p['attn']['q_norm']['scale'][i], arch.norm, arch.norm_epsilon)
             k = norm(k, p['attn']['k_norm']['scale'][i], arch.norm, arch.norm_epsilon)
-        score = rope(q, arch.rope_theta) @ rope(k, arch.rope_theta).T / np.sqrt(arch.head_dim)
+        xpos = 0 if arch.xpos_scale_base is None else 1 / arch.xpos_scale_base
+        score = rope(q, arch.rope_theta, xpos) @ rope(k, arch.rope_theta, -xpos).T / np.sqrt(arch.head_dim)
         score[np.triu_indices(len(h), 1)] = -np.inf
         weight = np.exp(score - score.max(-1, keepdims=True))
         y = y + weight / weight.sum(-1, keepdims=True) @ v @ p['attn']['out']['kernel'][i][head]
@@ -54,5 +56,6 @@ def logits(params, tokens_L, arch):
         else:
             x = x + attention(p, i, h, arch)
             x = x + mlp(p, i, norm(x, p['mlp_norm']['scale'][i], arch.norm, arch.norm_epsilon))
-    x = norm(x, params['final_norm']['scale'], arch.norm, arch.norm_epsilon)
+    if arch.final_norm:
+        x = norm(x, params['final_norm']['scale'], arch.norm, arch.norm_epsilon)
     return x @ embedding.T * (arch.d_model**-0.5 if arch.logit_scale is None else arch.logit_scale)

@@ -24,6 +24,8 @@ ABLATIONS = {
     'theta': {'rope_theta': 500.0},
     'mlp size': {'mlp_dim': 40},
     'logit scale': {'logit_scale': 0.125},
+    'xpos': {'xpos_scale_base': 16.0},
+    'no final norm': {'final_norm': False},
 }
 
 

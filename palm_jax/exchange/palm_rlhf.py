@@ -1,0 +1,129 @@
+"""PaLM under the names of lucidrains' PaLM-rlhf-pytorch, as conceptofmind's weights (150M to 2.1B) are stored.
+
+The block is PaLM's, with xPos, half-split rotations as here, the five input projections in one
+matrix (queries, keys, values, up, gate) and logits that are not scaled. Norms are stored with or
+without a unit offset, and older versions have no norm before the logits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from palm_jax.errors import UserError
+from palm_jax.exchange.cohere import Tensor
+from palm_jax.models.architecture import Architecture
+
+_LAYER = 'layers.{}.fn.'
+_FUSED = _LAYER + 'fused_attn_ff_proj.weight'
+_SCALE_BASE = 512.0  # the package's default, which its files do not tell
+_UNUSED = re.compile(r'.*(\.beta|rotary_emb\.(inv_freq|scale)|\.mask|pos_emb)|to_logits\.weight')
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The tensors of a file, mapped from disk; nothing but tensors is unpickled.
+
+    Raises:
+      UserError: no such file, or one that holds something else.
+    """
+    if not path.is_file():
+        raise UserError(f'{path}: no such file; name the .pt or .bin file that holds the weights.')
+    import torch
+
+    try:
+        content = torch.load(path, map_location='cpu', mmap=True, weights_only=True)
+    except Exception as error:
+        raise UserError(f'{path}: this is no file of tensors alone ({str(error).splitlines()[0]}).') from None
+    while isinstance(content, Mapping) and len(content) <= 4 and 'token_emb.weight' not in content:
+        inner = next((v for v in content.values() if isinstance(v, Mapping)), None)  # {'model': {...}}, say
+        if inner is None:
+            break
+        content = inner
+    prefix = next((n.removesuffix('token_emb.weight') for n in content if n.endswith('token_emb.weight')), None)
+    if prefix is None:
+        raise UserError(f'{path} holds no token_emb.weight: it is no PaLM of PaLM-rlhf-pytorch.')
+    yield {name.removeprefix(prefix): tensor for name, tensor in content.items()}
+
+
+def architecture(found: Mapping[str, Any], dtype: str, head_dim: int | None = None) -> Architecture:
+    """What the shapes say; `head_dim` where the file lacks the rotary frequencies.
+
+    Raises:
+      UserError: QK-norm, which is another than the one here, or a size that cannot be told.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    if any(name.endswith('q_scale') for name in shapes):
+        raise UserError('These weights have QK-norm (q_scale), which is computed otherwise here.')
+    depth = 1 + max((int(m[1]) for name in shapes if (m := re.match(r'layers\.(\d+)\.', name))), default=-1)
+    frequencies = shapes.get(_LAYER.format(0) + 'rotary_emb.inv_freq')
+    head_dim = head_dim or (2 * frequencies[0] if frequencies else None)
+    if head_dim is None:
+        raise UserError('The file does not tell the size of a head: --head_dim=128')
+    needed = ('attn_out.weight', 'ff_out.2.weight')
+    if missing := [name for name in needed if _LAYER.format(0) + name not in shapes]:
+        raise UserError(f'layers.0.fn lacks {", ".join(missing)}: it is no PaLM of PaLM-rlhf-pytorch.')
+    (vocab_size, width), inner = shapes['token_emb.weight'], shapes[_LAYER.format(0) + 'attn_out.weight'][1]
+    return Architecture(
+        vocab_size=vocab_size,
+        num_layers=depth,
+        d_model=width,
+        num_heads=inner // head_dim,
+        head_dim=head_dim,
+        mlp_dim=shapes[_LAYER.format(0) + 'ff_out.2.weight'][1],
+        norm_epsilon=1e-5,
+        xpos_scale_base=_SCALE_BASE,
+        final_norm='norm.gamma' in shapes,
+        logit_scale=1.0,
+        param_dtype=dtype,
+    )
+
+
+def tensors(arch: Architecture, found: Mapping[str, Any]) -> list[Tensor]:
+    """All parameters; the fused matrix stands for five of them, each of which takes its rows."""
+    D, F, V = arch.d_model, arch.hidden_dim, arch.vocab_size
+    H, K = arch.num_heads, arch.head_dim
+    # Norms that begin at zero are stored without their unit.
+    gammas = [np.asarray(found[n].float()) for n in found if re.fullmatch(r'(layers\.\d+\.fn\.)?norm\.gamma', n)]
+    unit = 1.0 if gammas and np.mean([gamma.mean() for gamma in gammas]) < 0.5 else 0.0
+
+    def norm(path, name):
+        return Tensor(path, name, (D,), lambda x: x - unit, lambda y: y + unit)
+
+    def rows(path, first, count, shape):
+        def back(y: np.ndarray) -> np.ndarray:
+            return y[first : first + count].T.reshape(shape)
+
+        return Tensor(path, _FUSED, shape, lambda x: np.broadcast_to(np.int8(0), (H * K + 2 * K + 2 * F, D)), back)
+
+    out = Tensor(
+        'stack/attn/out/kernel', _LAYER + 'attn_out.weight', (H, K, D),
+        lambda x: x.reshape(H * K, D).T, lambda y: y.T.reshape(H, K, D),
+    )  # fmt: skip
+    return [
+        Tensor('embed/embedding', 'token_emb.weight', (V, D), np.asarray, np.asarray),
+        *([norm('final_norm/scale', 'norm.gamma')] if arch.final_norm else []),
+        norm('stack/norm/scale', _LAYER + 'norm.gamma'),
+        rows('stack/attn/qkv/q', 0, H * K, (D, H, K)),
+        rows('stack/attn/qkv/k', H * K, K, (D, 1, K)),
+        rows('stack/attn/qkv/v', H * K + K, K, (D, 1, K)),
+        out,
+        rows('stack/mlp/in/up', H * K + 2 * K, F, (D, F)),
+        rows('stack/mlp/in/gate', H * K + 2 * K + F, F, (D, F)),
+        Tensor('stack/mlp/out/kernel', _LAYER + 'ff_out.2.weight', (F, D), np.transpose, np.transpose),
+    ]
+
+
+def shapes(found: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Of what must find a place here."""
+    return {name: tuple(tensor.shape) for name, tensor in found.items() if not _UNUSED.fullmatch(name)}
+
+
+def reader(found: Mapping[str, Any]) -> Any:
+    """A function from (tensor, layer) to its array."""
+    return lambda tensor, number: found[tensor.name.format(number)].float().numpy()
