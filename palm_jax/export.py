@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +14,9 @@ def main(arguments: Sequence[str]) -> int:
     """Flags to one call."""
     parser = command_line.parser('export', 'Writes a trained model in the format of another project.')
     parser.add_argument(
-        '--format', choices=['hf', 'peft'], default='hf',
-        help='hf: a directory that Transformers opens, methods merged; peft: the method alone, for peft',
+        '--format', choices=['hf', 'peft', 'stablehlo', 'tflite'], default='hf',
+        help='hf: a directory that Transformers opens, methods merged; peft: the method alone, for peft; '
+        'stablehlo: a file that jax runs without this code; tflite: files for small devices, one in int8',
     )  # fmt: skip
     parser.add_argument('--base', type=Path, help='of peft: the directory that --format=hf has written of the base')
     parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32', help='of the weights')
@@ -34,6 +36,15 @@ def main(arguments: Sequence[str]) -> int:
         there = hf_directory.rows(data.vocabulary, arch)
         print(peft_directory.write(model.model, model.params, there, options.base, options.directory))
         print(f"exported   {options.directory}: PeftModel.from_pretrained(base, '{options.directory}')")
+        return 0
+    if options.format in ('stablehlo', 'tflite'):
+        from palm_jax.exchange import compiled
+
+        write = {'stablehlo': compiled.write_stablehlo, 'tflite': compiled.write_tflite}[options.format]
+        held_out = list(itertools.islice(data.validation(4), 4))
+        print(write(model.model, model.params, data.length, options.directory, held_out))
+        data.vocabulary.save(options.directory)
+        print(f'exported   {options.directory}')
         return 0
     params = model.merged()
     hf_directory.write(params, arch, data.vocabulary, data.length, options.directory, options.dtype)

@@ -1,0 +1,68 @@
+"""A model in one file, run by others: jax without this code, and TFLite's own interpreter."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from palm_jax.errors import UserError
+from palm_jax.exchange import compiled
+from palm_jax.inference.generate import Sampler
+from palm_jax.models.heads import Head
+from palm_jax.models.palm import PaLM
+from palm_jax.peft.lora import LoRA
+from palm_jax.peft.method import Adapted
+from palm_jax.training import state
+from tests.inference.test_generate import Numbers
+from tests.peft.test_methods import shaken
+
+L = 32
+
+
+def batch(rows=3):
+    tokens = np.random.default_rng(0).integers(3, 61, (rows, L)).astype(np.int32)
+    ones = np.ones_like(tokens)
+    return {
+        'decoder_input_tokens': np.pad(tokens, [(0, 0), (1, 0)])[:, :-1],
+        'decoder_target_tokens': tokens,
+        'decoder_loss_weights': ones,
+        'decoder_segment_ids': ones,
+    }
+
+
+def test_stablehlo_is_run_by_jax_alone(micro, tmp_path):
+    model, params = micro()
+    table = compiled.write_stablehlo(model, params, L, tmp_path / 'out', [batch()])
+    (_, *rows) = [line.split() for line in table.splitlines()[1:]]
+    assert rows[0][0] == 'model.stablehlo' and float(rows[0][-1]) < 1e-5
+    code = 'import sys; sys.modules["palm_jax"] = None; import runpy; runpy.run_path(sys.argv.pop(1))'
+    prompt = [5, 9, 12]
+    command = [sys.executable, '-c', code, str(tmp_path / 'out' / 'run.py'), *map(str, prompt)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    said = list(map(int, result.stdout.split()))
+    assert len(said) == 23 and said[:3] == prompt
+    (ours,) = Sampler(max_tokens=20, temperature=0).write(model, params, Numbers(), [[0, *prompt]], L)[0]
+    assert said[3 : 3 + len(ours.ids)] == list(ours.ids)
+    with pytest.raises(UserError, match='is not empty'):
+        compiled.write_stablehlo(model, params, L, tmp_path / 'out', [batch()])
+
+
+@pytest.mark.parametrize('head', [None, Head(3)], ids=['words', 'classes'])
+def test_tflite_computes_the_same_and_in_int8_nearly_so(head, micro, tmp_path):
+    arch = micro(d_model=64, vocab_size=256)[0].arch
+    model = Adapted(PaLM(arch, head=head), (LoRA(rank=2),))
+    params = shaken(state.unbox(state.init_params(model, jax.random.key(0))))
+    table = compiled.write_tflite(model, params, L, tmp_path / 'out', [batch()])
+    header, plain, exact, small = table.splitlines()
+    assert ('loss' in header) == (head is None) and plain.startswith('the model')
+    assert float(exact.split()[-1]) < 1e-3 * 60 and exact.startswith('model.tflite')
+    quality = [row.split()[-2].rstrip('%') for row in (exact, small)]
+    if head is None:
+        assert float(quality[0]) == pytest.approx(float(plain.split()[-2]), abs=1e-3)
+        assert float(quality[1]) == pytest.approx(float(quality[0]), rel=0.05)
+    else:
+        assert quality[0] == '100.0'
+    sizes = [(tmp_path / 'out' / name).stat().st_size for name in ('model.tflite', 'model_int8.tflite')]
+    assert sizes[1] < 0.5 * sizes[0]
