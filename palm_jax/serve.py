@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 from collections.abc import Sequence
 
 from palm_jax import command_line
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument('--model', action='append', required=True, help='[NAME=]MODEL_DIR; may be given several times')
     parser.add_argument('--host', default='127.0.0.1', help='0.0.0.0 listens to other machines, too')
-    parser.add_argument('--port', type=int, default=8000)
+    parser.add_argument('--port', type=int, default=8000, help='0 takes any that is free')
     parser.add_argument('--places', type=int, default=8, help='texts of a model that are written together')
     parser.add_argument('--max_waiting', type=int, default=64, help='requests that wait for a place; one more gets 429')
     parser.add_argument('--max_tokens', type=int, default=4096, help='of an answer at most')
@@ -46,19 +47,29 @@ def main(arguments: Sequence[str]) -> int:
         seconds=options.seconds,
         token=os.environ.get('PALM_JAX_TOKEN') or None,
     )
+    listening = _listening(options.host, options.port)
+    address = f'http://{options.host}:{listening.getsockname()[1]}'
     for name, one in served.items():
         print(f'serving    {name} ({one.kind}): {one.model.checkpoint}')
-    print(f'chat page  http://{options.host}:{options.port}/    API  http://{options.host}:{options.port}/docs')
+    print(f'chat page  {address}/    API  {address}/docs')
     key = 'of PALM_JAX_TOKEN' if limits.token else 'none; set PALM_JAX_TOKEN to ask for one'
     print(f'key        {key}', flush=True)
-    uvicorn.run(
+    config = uvicorn.Config(
         app.create_app(served, engine, limits),
-        host=options.host,
-        port=options.port,
         log_level='warning',
         timeout_graceful_shutdown=int(options.seconds) + 1,
     )
+    uvicorn.Server(config).run(sockets=[listening])
     return 0
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens; of port 0 on any free one."""
+    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise UserError(f'--host={host} --port={port}: {error}. Another one: --port=8001') from None
 
 
 if __name__ == '__main__':

@@ -32,6 +32,7 @@ from palm_jax.inference.decoding import EOS_ID, START_ID
 from palm_jax.inference.generate import Continuation, Sampler, Writer, encode_prompts
 from palm_jax.inference.scoring import Likelihood, likelihoods
 from palm_jax.parameters import overlaid
+from palm_jax.partitioning import Layout
 from palm_jax.peft.method import Adapted
 from palm_jax.peft.trainable import join
 from palm_jax.reports import entities
@@ -116,7 +117,7 @@ def load_with(
     model, selection = loop.adapt(arguments['model'], **adaptation)
     data, ours = arguments['data'], {'vocabulary': arguments['data'].vocabulary.fingerprint}
     sampler = getattr(arguments['reporter'], 'sampler', None) or Sampler()
-    fresh = jax.jit(lambda rng: unbox(init_params(model, rng)))(jax.random.key(0))
+    fresh = _in_place(model, arguments.get('layout', Layout()) if jax.device_count() > 1 else Layout())
     if about.get('base') is None:
         params = known_params[directory] = restore_params(str(model_dir), fresh, ours)
         return Trained(model, params, data, text, sampler, directory, arguments)
@@ -136,13 +137,22 @@ def load_with(
     return Trained(model, params, data, text, sampler, directory, arguments)
 
 
+def _in_place(model: Adapted, layout: Layout) -> Any:
+    """Initial parameters, split over the devices as in the run."""
+    mesh = layout.mesh()
+    boxed = jax.eval_shape(lambda rng: init_params(model, rng), jax.random.key(0))
+    layout.check(boxed, dict(mesh.shape))
+    init = jax.jit(lambda rng: unbox(init_params(model, rng)), out_shardings=layout.shardings(boxed, mesh))
+    return init(jax.random.key(0))
+
+
 @dataclasses.dataclass(frozen=True)
 class Trained:
     """A model with its parameters and its vocabulary.
 
     Attributes:
       model: with its methods attached.
-      params: all of them, on the default device.
+      params: all of them, split over the devices as in the run.
       data: of the run: `vocabulary`, `length` and, of a head, `labels`.
       config: of the run, as one gin file.
       sampler: of the run, which writes where no other is given.

@@ -81,6 +81,11 @@ def test_eight_devices_equal_one(layout, split, kv, optimizer, adaptation):
     code = textwrap.dedent(EIGHT_DEVICES).format(
         layout=layout, split=split, kv=kv, optimizer=optimizer, adaptation=adaptation
     )
+    assert on_eight_devices(code).endswith('equal')
+
+
+def on_eight_devices(code):
+    """What a program prints that sees eight devices."""
     environment = {
         'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
         'JAX_PLATFORMS': 'cpu',
@@ -94,7 +99,34 @@ def test_eight_devices_equal_one(layout, split, kv, optimizer, adaptation):
         cwd=Path(__file__).parents[1],
         check=False,
     )
-    assert result.stdout.strip().endswith('equal'), result.stderr[-3000:]
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout.strip()
+
+
+WRITING = """
+    import jax, numpy as np
+    from palm_jax import trained
+    from palm_jax.inference.beam import BeamSearch
+    from palm_jax.inference.generate import Sampler
+    from palm_jax.models.palm import Architecture, PaLM
+    from palm_jax.partitioning import Layout
+    from tests.inference.test_generate import Numbers
+    assert jax.device_count() == 8
+    model = PaLM(Architecture(vocab_size=64, num_layers=2, d_model=32, num_heads=4, head_dim=8))
+    split = trained._in_place(model, Layout(model=2))
+    assert split['stack']['attn']['qkv']['q'].addressable_shards[0].data.shape == (2, 8, 2, 8)
+    whole = jax.tree.map(np.asarray, split)
+    prompts = [[0, *range(3, 3 + n)] for n in (2, 9, 4)]
+    beam = BeamSearch(beams=2, max_tokens=5)
+    for writer in (Sampler(max_tokens=8, temperature=0), Sampler(max_tokens=8, seed=3), beam):
+        one, eight = (writer.write(model, params, Numbers(), prompts, 32) for params in (whole, split))
+        assert [c.ids for of in one for c in of] == [c.ids for of in eight for c in of]
+    print('equal')
+"""
+
+
+def test_text_is_written_on_eight_devices_as_on_one():
+    assert on_eight_devices(textwrap.dedent(WRITING)).endswith('equal')
 
 
 def boxed(**changes):

@@ -15,7 +15,7 @@ from palm_jax.configuration.load import load
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
 BLOCKS = re.findall(r'```bash\n(.*?)```', README, re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith('python -m')]
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith('python -m palm_jax.train')]
 INLINE = [c for c in re.findall(r'`(python -m [^`]+)`', README) if 'palm_jax.train' in c]
 TABLE = re.findall(r'^\| [^|]+ \| (.*--gin.*) \|$', README, re.MULTILINE)
 
@@ -99,6 +99,16 @@ def test_the_benchmark_tool():
     assert re.search(r'head_only +39,501 ', result.stdout) and re.search(r'full +46,\d+,\d+ .*1\.00×', result.stdout)
 
 
+def test_the_benchmark_of_writing():
+    result = run('python -m tools.benchmark decode --batches=2 --prompt=4 --tokens=3 --steps=1 --against=transformers')
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert re.search(r'palm_jax, stored +2 ', result.stdout) and 'of bound' in result.stdout
+    assert re.search(r'transformers +2 .*palm_jax, stored is \d+\.\d\d× as fast', result.stdout)
+    result = run('python -m tools.benchmark serve --requests=4 --places=2 --tokens=9 --steps=1')
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert re.search(r'2 together +\d+ tokens/s, \d', result.stdout)
+
+
 @pytest.mark.parametrize('path', sorted((ROOT / 'notebooks').glob('*.ipynb')), ids=lambda p: p.name)
 def test_a_notebook_runs(path, tmp_path, monkeypatch):
     from nbclient import NotebookClient
@@ -111,5 +121,38 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
         assert old in first.source
         first.source = first.source.replace(old, new)
     NotebookClient(notebook, timeout=600, kernel_name='python3', resources={'metadata': {'path': str(ROOT)}}).execute()
+    shown = {'pretrain_tiny': '⟦', 'finetune': "'unittest': 0.", 'use_a_model': 'model_int8.tflite'}
     outputs = str([cell.outputs for cell in notebook.cells if cell.cell_type == 'code'])
-    assert 'image/png' in outputs and {'pretrain_tiny': '⟦', 'finetune': "'unittest': 0."}[path.stem] in outputs
+    assert 'image/png' in outputs and shown[path.stem] in outputs
+
+
+def of(name):
+    """The README's command of a name, for `--model` and config.gin of a model in this folder."""
+    return re.search(rf'<!-- command: {name} -->\n```bash\n(.*?)\n```', README)[1]
+
+
+def test_the_commands_that_use_a_model_work(tmp_path):
+    """As they stand, one after the other, in a folder where runs/tiny is a model of some steps."""
+    few = '--gin.TRAIN_STEPS=2 --gin.TASK_FEATURE_LENGTHS={"targets":64} --gin.SAMPLE_TOKENS=4 --gin.PROMPTS=["def"]'
+    text = tmp_path / 'text.txt'
+    text.write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(1500)))
+    data = f'--gin.TRAIN_FILES={text} --gin.VOCABULARY=bytes'
+    few = few.replace('"', '\\"')
+    made = run(f'python -m palm_jax.train --gin_file=gin/pretrain_tiny.gin {data} {few}', tmp_path)
+    assert made.returncode == 0, made.stderr[-3000:]
+    (tmp_path / 'prompts.txt').write_text('the square\nof 3 is\n')
+    for name, said in (('infer', 'answered   2 rows'), ('eval', '95% interval'), ('export', 'differ by at most')):
+        result = run(of(name), tmp_path)
+        assert result.returncode == 0 and said in result.stdout, (name, result.stderr[-3000:])
+    assert len((tmp_path / 'written.jsonl').read_text().splitlines()) == 2
+    assert (tmp_path / 'exported' / 'model.safetensors').exists() and (tmp_path / 'runs/tiny/eval.json').exists()
+    command = of('serve').replace('8000', '0')  # whatever port is free here
+    process = subprocess.Popen(
+        [sys.executable, *shlex.split(command)[1:]], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        shown = next(line for line in process.stdout if 'chat page' in line)
+        assert 'http://127.0.0.1:' in shown
+    finally:
+        process.terminate()
+        process.wait(60)

@@ -1,11 +1,13 @@
 """python -m tools.benchmark train --size=40m [--dtype=bfloat16] [--against=palm-rlhf-pytorch,transformers]
 python -m tools.benchmark finetune --size=base [--methods=lora,top_layer]
 python -m tools.benchmark decode --size=40m [--against=transformers]
+python -m tools.benchmark serve --size=40m
 
 Speed on synthetic batches. `train`: tokens/s, step time, compile time, memory, MFU; with
 `--against`, beside peers of the same shape. `finetune`: of a classifier, training this or that
 part of it, each beside training everything: step time, memory, optimizer and checkpoint size.
 `decode`: time to read a prompt and to write a token, share of the memory-bandwidth bound.
+`serve`: the server's engine, requests together against one by one.
 Contenders take a step in turn in one run (`tools/contenders.py`).
 Needs no TensorFlow; peers need `pip install "palm_jax[peers]"`.
 """
@@ -76,6 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     train = commands.add_parser('train', help='the train step')
     finetune = commands.add_parser('finetune', help="the step of fine-tuning's methods against training everything")
     benchmark_decoding.add_arguments(commands, SIZES)
+    benchmark_decoding.add_serving_arguments(commands, SIZES)
     for command, size, batch, length in ((train, '40m', 4, 512), (finetune, 'base', 8, 128)):
         command.add_argument('--size', choices=SIZES, default=size)
         command.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='default: the first that jax finds')
@@ -90,8 +93,12 @@ def main(arguments: Sequence[str]) -> int:
     train.add_argument('--compile_peers', action='store_true', help='peers also under torch.compile')
     finetune.add_argument('--methods', default=','.join(PARTS), help='comma-separated')
     options = parser.parse_args(arguments)
-    compare = {'train': compare_training, 'finetune': compare_finetuning, 'decode': compare_decoding}
-    compare[options.command](options)
+    if options.command == 'decode':
+        benchmark_decoding.compare(options, architecture(options))
+    elif options.command == 'serve':
+        benchmark_decoding.compare_serving(options, architecture(options))
+    else:
+        (compare_training if options.command == 'train' else compare_finetuning)(options)
     return 0
 
 
@@ -147,11 +154,6 @@ def compare_finetuning(options: argparse.Namespace) -> None:
         row(part, part.median / statistics.median(full.seconds[first:]))
     full.stop()
     row(full, 1.0)
-
-
-def compare_decoding(options: argparse.Namespace) -> None:
-    """One batch size after the other, all contenders in turn."""
-    benchmark_decoding.compare(options, architecture(options))
 
 
 def report(contenders: Sequence[Contender], options: argparse.Namespace) -> None:

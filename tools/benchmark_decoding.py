@@ -1,10 +1,11 @@
-"""`python -m tools.benchmark decode`: how fast text is written, beside Transformers with the same weights."""
+"""How fast text is written: `decode` beside Transformers with the same weights, `serve` together and one by one."""
 
 from __future__ import annotations
 
 import argparse
 import functools
 import statistics
+import threading
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from palm_jax.errors import UserError
 from palm_jax.exchange import cohere
 from palm_jax.inference import decoding
+from palm_jax.inference.engine import Engine, Piece, Request
 from palm_jax.inference.generate import Sampler
 from palm_jax.models.palm import Architecture, PaLM
 from palm_jax.training import state
@@ -37,6 +39,75 @@ def add_arguments(commands: Any, sizes: Iterable[str]) -> None:
     decode.add_argument('--weights', default='stored', help='comma-separated: stored, int8')
     decode.add_argument('--steps', type=int, default=5, help='times that everything is done')
     decode.add_argument('--against', default='', help='transformers')
+
+
+def add_serving_arguments(commands: Any, sizes: Iterable[str]) -> None:
+    """Of the command `serve`."""
+    serve = commands.add_parser('serve', help="the server's engine: requests together against one by one")
+    serve.add_argument('--size', choices=list(sizes), default='40m')
+    serve.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='default: the first that jax finds')
+    serve.add_argument('--requests', type=int, default=32, help='of mixed lengths')
+    serve.add_argument('--places', type=int, default=8, help='written at one time')
+    serve.add_argument('--tokens', type=int, default=48, help='written of each, at most')
+    serve.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
+    serve.add_argument('--steps', type=int, default=3, help='times that everything is done')
+
+
+def compare_serving(options: argparse.Namespace, arch: Architecture) -> None:
+    """The same requests, all at once and each behind the one before, in turn."""
+    choose_device(options.device)
+    rng, length = np.random.default_rng(0), 64 + options.tokens
+    model, params = decoding.laid_out(PaLM(arch), _params(arch))
+    engine = Engine(options.places, max_waiting=options.requests)
+    engine.add('model', model, params, _Numbers(), length, False)
+    engine.start()
+    wanted = [
+        (rng.integers(3, arch.vocab_size, rng.integers(8, 64)).tolist(), int(rng.integers(8, options.tokens + 1)))
+        for _ in range(options.requests)
+    ]
+
+    def run(together: bool) -> tuple[float, int, list[list[int]]]:
+        start, said = time.perf_counter(), [[] for _ in wanted]
+        ended = [threading.Event() for _ in wanted]
+        for i, (prompt, tokens) in enumerate(wanted):
+
+            def hand_out(piece: Piece, i=i) -> None:
+                said[i] += [token.id for token in piece.tokens]
+                if piece.ending:
+                    ended[i].set()
+
+            engine.submit('model', Request(prompt, Sampler(max_tokens=tokens, temperature=0.0), hand_out))
+            if not together:
+                ended[i].wait()
+        for event in ended:
+            event.wait()
+        return time.perf_counter() - start, sum(map(len, said)), said
+
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for repetition in tqdm(range(options.steps + 1), unit='round', leave=False):
+        answers = []
+        for together in (True, False):
+            taken, written, said = run(together)
+            answers.append(said)
+            if repetition:  # the first compiles
+                seconds[together].append(taken)
+        assert answers[0] == answers[1], 'batch mates changed an answer'
+    engine.stop()
+    speed = {together: written / statistics.median(times) for together, times in seconds.items()}
+    print(
+        f'{options.size} on {jax.devices()[0].device_kind}, {options.dtype}: {options.requests} requests, '
+        f'{written:,} tokens written, the same in both\n'
+        f'one by one   {speed[False]:>8,.0f} tokens/s\n'
+        f'{options.places} together   {speed[True]:>8,.0f} tokens/s, {speed[True] / speed[False]:.2f}× as many'
+    )
+
+
+class _Numbers:
+    """Token i is its number."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Numbers with a blank between."""
+        return ' '.join(map(str, ids))
 
 
 def compare(options: argparse.Namespace, arch: Architecture) -> None:

@@ -1,0 +1,90 @@
+"""`python -m palm_jax.serve`: a base with an adapter on it, a classifier, a tagger and a chat model in one process."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+
+from palm_jax import trained
+from tests.e2e.conftest import finetune
+from tests.e2e.test_train import ROOT
+
+pytest.importorskip('fastapi', reason='pip install "palm_jax[serve]"')
+
+
+@pytest.fixture(scope='module')
+def runs(made, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('served')
+    (folder / 'words.conll').write_text(''.join(f'Ann{i} B-PER\nis O\nhere O\n\n' for i in range(60)))
+    turns = [{'role': 'user', 'content': 'hi'}, {'role': 'assistant', 'content': 'hello'}]
+    (folder / 'chats.jsonl').write_text('\n'.join(json.dumps({'messages': turns}) for _ in range(40)))
+    (folder / 'few.jsonl').write_text(json.dumps({'messages': turns}))
+    lengths = "--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 16}"
+    chat = ('--gin_file=gin/heads/dialogue.gin', f'--gin.TRAIN_FILES={folder}/chats.jsonl',
+            f'--gin.VALIDATION_FILES={folder}/few.jsonl', lengths)  # fmt: skip
+    tags = ('--gin_file=gin/heads/tagging.gin', f'--gin.TRAIN_FILES={folder}/words.conll')
+    for name, table, flags in (('classes', 'classes.csv', ()), ('tags', None, tags), ('chat', None, chat)):
+        result = finetune(made, folder / name, *flags, table=table, steps=2)
+        assert result.returncode == 0, result.stderr[-2000:]
+    return folder
+
+
+def test_every_kind_in_one_process(made, runs):
+    wanted = [made / 'base', runs / 'classes', runs / 'chat', f'tagger={runs}/tags']
+    command = [sys.executable, '-m', 'palm_jax.serve', '--port=0', *(f'--model={path}' for path in wanted)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        url, output = None, ''
+        while url is None:
+            line = process.stdout.readline()
+            output += line
+            assert line, output
+            url = (found := re.search(r'chat page +(http://\S+?)/ ', line)) and found[1]
+        end = time.monotonic() + 60
+        while True:
+            try:
+                if httpx.get(f'{url}/ready').status_code == 200:
+                    break
+            except httpx.TransportError:
+                assert time.monotonic() < end
+                time.sleep(0.2)
+        kinds = {m['id']: m['kind'] for m in httpx.get(f'{url}/v1/models').json()['data']}
+        assert kinds == {'base': 'text', 'classes': 'classify', 'chat': 'chat', 'tagger': 'tag'}
+
+        def ask(path, **body):
+            answer = httpx.post(f'{url}{path}', json=body, timeout=60)
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+
+        texts = ['number 4 is even', 'number 5 is odd']
+        for row, said in zip(ask('/v1/classify', model='classes', input=texts)['data'],
+                             trained.load(runs / 'classes').predict(texts), strict=True):  # fmt: skip
+            assert row['probabilities'] == pytest.approx(said, abs=1e-5) and row['label'] == next(iter(said))
+        found = ask('/v1/tag', model='tagger', input='Ann7 is here')['data'][0]['entities']
+        assert found == trained.load(runs / 'tags').find(['Ann7 is here'])[0]
+        messages = [{'role': 'user', 'content': 'hi'}]
+        said = ask('/v1/chat/completions', model='chat', messages=messages, temperature=0, max_tokens=6)
+        model = trained.load(runs / 'chat', SAMPLE_TOKENS=6)
+        assert said['choices'][0]['message']['content'] == model.answer([messages])[0]
+        wrong = httpx.post(f'{url}/v1/classify', json={'model': 'classes', 'input': 'a', 'second_input': 'b'})
+        assert wrong.status_code == 400 and 'single texts' in wrong.json()['error']['message']
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM)  # uvicorn stops in order, then ends as it was told to
+    assert 'Traceback' not in process.stdout.read()
+
+
+def test_mistakes_are_one_message(made):
+    for flags, message in (
+        (['--model=nothing'], 'nothing'),
+        ([f'--model={made}/base', f'--model={made}/base'], 'Two models are called base'),
+        ([f'--model={made}/base', '--places=0'], 'at least one place'),
+    ):
+        command = [sys.executable, '-m', 'palm_jax.serve', *flags]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert result.returncode == 2 and message in result.stderr and 'Traceback' not in result.stderr, result.stderr
