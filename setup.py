@@ -70,6 +70,7 @@ setup(
             *(*SERVE, *EVAL, *HF, *PEERS),
         ],
     },
+    entry_points={'lm_eval.models': ['palm_jax = palm_jax.harness:PalmJax']},
     classifiers=[
         'Programming Language :: Python :: 3.11',
         'Programming Language :: Python :: 3.12',

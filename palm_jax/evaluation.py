@@ -13,6 +13,7 @@ import numpy as np
 
 from palm_jax.data.text_to_text import TextToText
 from palm_jax.errors import UserError
+from palm_jax.inference.quantization import dequantized
 from palm_jax.partitioning import Layout, shard_batch
 from palm_jax.trained import Trained
 from palm_jax.training import metrics as metrics_lib
@@ -32,10 +33,14 @@ def on_held_out(model: Trained) -> Measured:
     layout, batch_sizes = run.get('layout', Layout()), BatchSizes.of(run['batch_size'])
     size = batch_sizes.at(step_number)
     mesh, of_batches = layout.mesh(), []
+    adapted, params = model.model, model.params
+    if model.sampler.weights == 'int8':  # what rounding costs in loss
+        adapted, params = model.laid_out
+        params = dequantized(params, adapted.arch.dtype)
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
-        state = TrainState(jnp.zeros((), jnp.int32), model.params, {})
+        state = TrainState(jnp.zeros((), jnp.int32), params, {})
         loss = run.get('loss', LanguageModelLoss())
-        step = jax.jit(lambda state, batch: eval_step(state, batch, model=model.model, loss=loss))
+        step = jax.jit(lambda state, batch: eval_step(state, batch, model=adapted, loss=loss))
 
         def evaluate() -> metrics_lib.Metrics:
             batches = model.data.validation(size)
@@ -44,7 +49,7 @@ def on_held_out(model: Trained) -> Measured:
 
         report = run['reporter'](
             Finished(
-                model=model.model,
+                model=adapted,
                 state=state,
                 data=model.data,
                 mesh=mesh,

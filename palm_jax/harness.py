@@ -2,7 +2,8 @@
 
 python -m palm_jax.harness run --model palm_jax --model_args model_dir=runs/tiny --tasks hellaswag
 
-takes what `lm_eval` takes, and knows one model more. In Python:
+takes what `lm_eval` takes, and knows one model more (an entry point of the group `lm_eval.models` names it,
+which lm-eval 0.4.13 does not look up yet). In Python:
 `lm_eval.simple_evaluate(model=palm_jax.harness.PalmJax('runs/tiny'), tasks=[...])`.
 """
 
@@ -11,10 +12,16 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from lm_eval import utils
-from lm_eval.api.model import TemplateLM
-from lm_eval.api.registry import register_model
-from lm_eval.models.utils import normalize_gen_kwargs
+try:
+    from lm_eval import utils
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.api.registry import register_model
+    from lm_eval.models.utils import normalize_gen_kwargs
+except ImportError as error:
+    message = f'{error.name} is not installed: pip install "palm_jax[eval]"'
+    if __name__ == '__main__':
+        sys.exit(f'error: {message}')
+    raise ImportError(message) from error
 
 from palm_jax import trained
 from palm_jax.inference.decoding import EOS_ID, START_ID

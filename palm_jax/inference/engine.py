@@ -88,7 +88,7 @@ class Engine:
     def __init__(self, places: int = 8, max_waiting: int = 64, chunk: int = 8):
         if min(places, max_waiting, chunk) < 1:
             raise UserError('The engine needs at least one place, one that may wait, and a chunk of one token.')
-        self._places, self._max_waiting, self._chunk = places, max_waiting, chunk
+        self._places, self.max_waiting, self._chunk = places, max_waiting, chunk
         self._models: dict[str, _Model] = {}
         self._changed, self._stopping, self.failure = threading.Condition(), False, None
         self._thread = threading.Thread(target=self._run, name='engine', daemon=True)
@@ -121,7 +121,7 @@ class Engine:
         with self._changed:
             if self.failure or self._stopping:
                 raise Busy
-            if len(requests) + self.num_waiting > self._max_waiting:
+            if len(requests) + self.num_waiting > self.max_waiting:
                 raise Busy
             model.waiting.extend(requests)
             self._changed.notify()

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from prometheus_client import Counter, Histogram
-from starlette.responses import JSONResponse
+
+from palm_jax.serving.errors import Failure
 
 App = Callable[[dict[str, Any], Callable, Callable], Awaitable[None]]
 
@@ -32,22 +33,6 @@ class Limits:
     max_tokens: int = 4096
     seconds: float = 300.0
     token: str | None = None
-
-
-class Failure(Exception):
-    """An error to be answered in OpenAI's shape."""
-
-    def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None, **headers: str):
-        super().__init__(message)
-        kinds = {401: 'authentication_error', 429: 'rate_limit_error', 404: 'not_found_error'}
-        kind = kinds.get(status, 'invalid_request_error' if status < 500 else 'server_error')
-        self.status = status
-        self.body = {'error': {'message': message, 'type': kind, 'param': param, 'code': code}}
-        self.headers = {name.replace('_', '-'): value for name, value in headers.items()}
-
-    def response(self) -> JSONResponse:
-        """What is sent."""
-        return JSONResponse(self.body, self.status, self.headers)
 
 
 class Gate:

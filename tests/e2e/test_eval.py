@@ -56,6 +56,17 @@ def test_the_report_of_the_run_is_made_again(made, tmp_path):
     assert refused.returncode == 2 and 'Leave out --task' in refused.stderr
 
 
+def test_what_int8_costs_in_loss(made, tmp_path):
+    losses = []
+    for weights in ('stored', 'int8'):
+        output = f'--output={tmp_path}/{weights}.json'
+        result = evaluate(f'--gin_file={made}/base/config.gin', f'--gin.DECODING_WEIGHTS={weights}', output)
+        assert result.returncode == 0, result.stderr[-3000:]
+        losses.append(json.loads((tmp_path / f'{weights}.json').read_text())['measured']['held-out part']['metrics'])
+    stored, rounded = (of['loss'] for of in losses)
+    assert stored != rounded and rounded == pytest.approx(stored, rel=0.01)
+
+
 def test_a_seqio_task_with_its_own_metrics(made, tmp_path):
     from palm_jax import trained
     from palm_jax.inference.generate import Sampler

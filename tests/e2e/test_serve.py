@@ -79,6 +79,18 @@ def test_every_kind_in_one_process(made, runs):
     assert 'Traceback' not in process.stdout.read()
 
 
+def test_adapters_share_the_arrays_of_their_base(made, runs):
+    from palm_jax.serving import models
+
+    served = models.load([str(made / 'base'), str(runs / 'chat'), f'{runs}/classes/config.gin'], [])
+    base = served['base'].model.params
+    for name in ('chat', 'classes'):
+        params = served[name].model.params
+        assert params['embed']['embedding'] is base['embed']['embedding']
+        assert params['stack']['mlp']['in']['up'] is base['stack']['mlp']['in']['up']
+        assert 'lora' in params['stack']['mlp']['in']
+
+
 def test_mistakes_are_one_message(made):
     for flags, message in (
         (['--model=nothing'], 'nothing'),
