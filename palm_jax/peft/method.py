@@ -178,8 +178,8 @@ def targets(context: InterceptorContext, pattern: str) -> tuple[str, ...]:
     module = context.module
     if not isinstance(module, Projection) or context.method_name != '__call__':
         return ()
-    path = '/'.join(name for name in module.path if not name.isdigit())  # all layers are named alike
-    return tuple(name for name in module.outputs if re.fullmatch(pattern, f'{path}/{name}'))
+    path = [name for name in module.path if not name.isdigit()]  # all layers are named alike
+    return tuple(name for name in module.outputs if re.fullmatch(pattern, '/'.join((*path, name))))
 
 
 def change_targets(
