@@ -78,8 +78,10 @@ def _interval(batches: list[metrics_lib.Metrics]) -> tuple[float, float]:
     return tuple(np.quantile(means, [0.025, 0.975]).tolist())
 
 
-def on_tasks(model: Trained, name: str, split: str, num_examples: int | None) -> dict[str, Measured]:
-    """What the metrics of seqio tasks say, by task.
+def on_tasks(
+    model: Trained, name: str, split: str, num_examples: int | None = None, shots: int | None = None
+) -> dict[str, Measured]:
+    """What the metrics of seqio tasks say, by task; `shots` solved examples stand before every question.
 
     Raises:
       UserError: a model that does not write, or what `data.evaluator.evaluate` refuses.
@@ -96,6 +98,7 @@ def on_tasks(model: Trained, name: str, split: str, num_examples: int | None) ->
         writes,
         lambda pairs: [likelihood.total for likelihood in model.score(pairs)],
         num_examples,
+        shots,
     )
     return {
         task: {'examples': one.examples, 'metrics': dict(one.metrics), 'intervals': dict(one.intervals)}

@@ -18,10 +18,7 @@ from typing import Any
 import numpy as np
 
 from palm_jax import command_line
-from palm_jax.configuration.statements import find
-from palm_jax.errors import UserError
-
-_PRETRAINING = 'python_stdlib'
+from tools import named_task
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,22 +32,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--batches', type=int, default=20, help='of 32, to measure')
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
-    files, of_name = _files(options.name)
-    configuration = command_line.load_configuration('loop.train', [*files, *options.gin_file], [*of_name, *flags])
-    data = configuration.build('loop.train')['data']
+    data = named_task.data(options.name, options.gin_file, flags)
     print(examples(data, options.examples))
     print(statistics(data, options.batches))
     return 0
-
-
-def _files(name: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """The gin files of a task by its name, and the bindings for one that has none."""
-    try:
-        find(f'gin/tasks/{name}.gin', 'NAME')
-    except UserError:
-        return ['gin/pretrain_tiny.gin'], [('MIXTURE_OR_TASK_NAME', name)]
-    entry = 'gin/pretrain_tiny.gin' if name == _PRETRAINING else 'gin/finetune_lora.gin'
-    return [entry, f'gin/tasks/{name}.gin'], []
 
 
 def examples(data: Any, count: int) -> str:

@@ -37,11 +37,12 @@ class _Sequences:
     keep_rest: bool
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.cache.tokens), self.length)
+        whole, rest = divmod(self.cache.num_tokens, self.length)
         return whole + bool(rest and self.keep_rest)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return np.asarray(self.cache.tokens[index * self.length : (index + 1) * self.length], np.int32)
+        start = index * self.length
+        return self.cache.read(start, min(start + self.length, self.cache.num_tokens))
 
 
 class LanguageModelData:
@@ -121,7 +122,7 @@ class LanguageModelData:
         """Sequences in one epoch; objectives that write more than they read make more of a text."""
         raw = [objective.raw_length(self.length, self.vocabulary) for objective in self.objective]
         mean = sum(share * length for share, length in zip(self._shares, raw, strict=True))
-        return sum(int(len(cache.tokens) / mean) for cache, _ in self.corpus.parts('train'))
+        return sum(int(cache.num_tokens / mean) for cache, _ in self.corpus.parts('train'))
 
     @functools.cached_property
     def _order(self) -> grain.MapDataset:
@@ -137,7 +138,7 @@ class LanguageModelData:
             sequences = _Sequences(cache, length, keep_rest=False)
             if not len(sequences):
                 raise UserError(
-                    f'Task {self.corpus.task!r} has {len(cache.tokens)} training tokens, less than one sequence of '
+                    f'Task {self.corpus.task!r} has {cache.num_tokens:,} training tokens, less than one sequence of '
                     f"{length}. Give more text or lower TASK_FEATURE_LENGTHS = {{'targets': {self.length}}}."
                 )
             order = grain.MapDataset.source(sequences).shuffle(seed=self._seed + number).repeat()
@@ -191,9 +192,9 @@ class LanguageModelData:
         seen = range(min(sequences_seen, self.num_sequences))
         train = ''.join(self.vocabulary.decode(self._order[i]['decoder_target_tokens']) for i in seen).encode()
         held_out = [
-            self.vocabulary.decode(cache.tokens[a:b]).encode()
+            self.vocabulary.decode(document).encode()
             for cache, _ in self.corpus.parts('validation')
-            for a, b in zip(cache.offsets, cache.offsets[1:], strict=False)
+            for document in cache.documents()
         ]
         return {
             'gzip -9': yardsticks.gzip_bits_per_byte(held_out),

@@ -10,6 +10,7 @@ import numpy as np
 import seqio
 
 from palm_jax.data import tasks
+from palm_jax.data.seqio_chains import few_shot
 from palm_jax.data.vocabularies import Vocabulary
 from palm_jax.errors import UserError
 
@@ -46,6 +47,7 @@ def evaluate(
     predict: Callable[[Sequence[str]], Sequence[str]],
     score: Callable[[Sequence[tuple[str, str]]], Sequence[float]],
     num_examples: int | None = None,
+    shots: int | None = None,
 ) -> dict[str, Evaluated]:
     """Every task of a task or mixture, with the metrics and the postprocessing that it was registered with.
 
@@ -56,21 +58,22 @@ def evaluate(
       predict: texts that the model writes for inputs.
       score: log-likelihoods of (input, target).
       num_examples: so many from the beginning of each task; None is all.
+      shots: so many solved examples of its training part before every question, see `few_shot`; None: as it is.
 
     Raises:
       UserError: no such task or split, or one without metrics.
     """
-    return {task: _of_task(task, split, vocabulary, predict, score, num_examples) for task in tasks.parts(name)}
+    return {task: _of_task(task, split, vocabulary, predict, score, num_examples, shots) for task in tasks.parts(name)}
 
 
-def _of_task(name, split, vocabulary, predict, score, num_examples) -> Evaluated:
-    registered = seqio.TaskRegistry.get(name)
-    if split not in registered.splits:
-        raise UserError(f'Task {name!r} has no split {split!r}; it has: {", ".join(map(str, registered.splits))}.')
+def _of_task(name, split, vocabulary, predict, score, num_examples, shots) -> Evaluated:
+    registered = tasks.task_of(name, split)
     if not registered.metric_fns:
         raise UserError(f'Task {name!r} has no metrics; register it with metric_fns=[...].')
     if 'inputs' not in registered.output_features:
         raise UserError(f'Task {name!r} has no `inputs` to answer; its loss is what a run on it reports.')
+    if shots is not None:
+        registered = seqio.TaskRegistry.get(few_shot(name, shots))
     task = tasks.with_vocabulary(registered, vocabulary)
     if task.name not in seqio.TaskRegistry.names():
         seqio.TaskRegistry.add_provider(task.name, task)

@@ -76,6 +76,9 @@ class Marked:
     def encode(self, text: str) -> list[int]:
         return self.text.encode(text)
 
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.text.encode_all(texts)
+
     def decode(self, ids: Sequence[int]) -> str:
         """As of `text`, with marks and sentinels by their names."""
         pieces = []
@@ -85,6 +88,8 @@ class Marked:
         return ''.join(pieces)
 
     def _name(self, mark: int) -> str:
+        if mark >= self.size:
+            return ''  # a row of the model's table that stands for nothing
         above = mark - self.text.size
         return self.MARKS[above] if above < len(self.MARKS) else f'<extra_id_{self.size - 1 - mark}>'
 

@@ -3,7 +3,7 @@
 Every objective becomes the same features, int32 [L], so that nothing on the device knows which
 one runs: `decoder_input_tokens`, `decoder_target_tokens`, `decoder_loss_weights` (1 where a target
 counts) and, where not all is causal, `decoder_causal_attention` (seqio's name: 1 where an input is
-seen both ways). NumPy alone; `palm_jax.data.tasks.objective_preprocessors` gives them to seqio.
+seen both ways). NumPy alone; `palm_jax.data.seqio_chains.objective_preprocessors` gives them to seqio.
 """
 
 from __future__ import annotations

@@ -1,93 +1,26 @@
-"""The seqio registry: what the project registers, and how a task becomes token ids.
-
-This module and `evaluator` are the only ones that import seqio, and with it TensorFlow (seconds to
-load): they are imported when tokens have to be made, not when they are read from the cache.
-"""
+"""The seqio registry: what is registered here, and how a task becomes tokens or rows of text."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Sequence
+import hashlib
+import inspect
+from collections.abc import Iterator
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
-from palm_jax.data import stdlib
-from palm_jax.data.marks import Marked
-from palm_jax.data.objectives import Objective
+from palm_jax.data import offline_tasks, public_tasks
+from palm_jax.data.seqio_chains import SeqioVocabulary, add_language_model_task, examples_of, generator_source
 from palm_jax.data.text_files import TextFiles
-from palm_jax.data.vocabularies import EOS_ID, UNK_ID, Bytes, Vocabulary
+from palm_jax.data.vocabularies import EOS_ID, Vocabulary
 from palm_jax.errors import UserError, closest
 
-tf.config.set_visible_devices([], 'GPU')  # TensorFlow only reads data; the accelerator is JAX's
+_END_MARKS = {seqio.preprocessors.append_eos, seqio.preprocessors.append_eos_after_trim}
+_OURS = ('palm_jax.', 'seqio.', 't5.', 'functools', 'tensorflow')
 
-
-class SeqioVocabulary(seqio.Vocabulary):
-    """One of our vocabularies as seqio's `tokenize` and evaluators expect it."""
-
-    def __init__(self, vocabulary: Vocabulary):
-        super().__init__(extra_ids=0)
-        self.vocabulary = vocabulary
-
-    @property
-    def eos_id(self) -> int:
-        return EOS_ID
-
-    @property
-    def unk_id(self) -> int:
-        return UNK_ID
-
-    @property
-    def _base_vocab_size(self) -> int:
-        return self.vocabulary.size
-
-    def _encode(self, s: str) -> list[int]:
-        return self.vocabulary.encode(s)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return self.vocabulary.decode(ids)
-
-    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        ids = tf.numpy_function(lambda text: np.array(self._encode(text.decode()), np.int32), [s], tf.int32)
-        return tf.ensure_shape(ids, [None])
-
-    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-        text = tf.numpy_function(lambda i: self._decode(i).encode(), [ids], tf.string)
-        return tf.ensure_shape(text, [])
-
-
-def language_model_preprocessors(text_key: str = 'text') -> list:
-    """A document's text becomes `targets`: tokens and an end mark ([eod] in the paper)."""
-    return [
-        functools.partial(seqio.preprocessors.rekey, key_map={'targets': text_key}),
-        seqio.preprocessors.tokenize,
-        seqio.preprocessors.append_eos,
-    ]
-
-
-def add_language_model_task(name: str, source: seqio.DataSource) -> None:
-    """Registers `source`, whose examples hold a `text`, for language modelling."""
-    seqio.TaskRegistry.add(
-        name,
-        source=source,
-        preprocessors=language_model_preprocessors(),
-        output_features={'targets': seqio.Feature(SeqioVocabulary(Bytes()), add_eos=True, dtype=tf.int32)},
-    )
-
-
-def generator_source(generate, splits: Sequence[str]) -> seqio.FunctionDataSource:
-    """A source of {'text': ...} examples from a Python generator by split."""
-
-    def dataset_fn(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf.data.Dataset:
-        del shuffle_files, seed  # order is fixed; batches are shuffled from the token cache
-        texts = lambda: ({'text': example['text']} for example in generate(split))  # noqa: E731
-        return tf.data.Dataset.from_generator(texts, output_signature={'text': tf.TensorSpec([], tf.string)})
-
-    return seqio.FunctionDataSource(dataset_fn, splits=splits)
-
-
-add_language_model_task('python_stdlib', generator_source(stdlib.examples, ('train', 'validation')))
+offline_tasks.add()
+public_tasks.add()
 
 
 def add_text_files(name: str, files: TextFiles) -> None:
@@ -98,18 +31,46 @@ def add_text_files(name: str, files: TextFiles) -> None:
 
 def parts(name: str) -> dict[str, float]:
     """The tasks of a task or mixture with their shares, or an error that names what exists."""
+    is_known = any(name in registry.names() for registry in (seqio.TaskRegistry, seqio.MixtureRegistry))
+    has_t5 = is_known or public_tasks.add_in_t5_format()
     if name in seqio.TaskRegistry.names():
         return {name: 1.0}
     if name in seqio.MixtureRegistry.names():
         mixture = seqio.MixtureRegistry.get(name)
         rates = {task.name: float(mixture.get_rate(task)) for task in mixture.tasks}
         total = sum(rates.values())
+        if not total:
+            raise UserError(f'The mixture {name!r} has no part with a rate above 0.')
         return {task: rate / total for task, rate in rates.items()}
     known = sorted((*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()))
     raise UserError(
         f'No task or mixture is called {name!r}.{closest(name, known)}\nRegistered: {", ".join(known)}.\n'
         'A module of your own that registers tasks is loaded by a line `import my_tasks` in the gin file.'
+        + ('' if has_t5 else f'\n{public_tasks.NEEDS_T5}')
     )
+
+
+def task_of(name: str, split: str) -> seqio.Task:
+    """A registered task that has a split, or an error that names what exists."""
+    parts(name)
+    task = seqio.TaskRegistry.get(name)
+    _download(task.source)
+    if split not in task.splits:
+        raise UserError(f'Task {name!r} has no split {split!r}; it has: {", ".join(map(str, task.splits))}.')
+    return task
+
+
+def identity(name: str) -> str:
+    """Changes when the code of a user's own task does; tasks registered here have none."""
+    digest = hashlib.sha256()
+    for part in parts(name):
+        task = seqio.TaskRegistry.get(part)
+        functions = [getattr(fn, 'func', fn) for fn in (*task.preprocessors, getattr(task.source, '_dataset_fn', None))]
+        modules = {inspect.getmodule(fn) for fn in functions} - {None}
+        for module in sorted(modules, key=lambda m: m.__name__):
+            if not module.__name__.startswith(_OURS):
+                digest.update(inspect.getsource(module).encode())
+    return '' if digest.digest() == hashlib.sha256().digest() else digest.hexdigest()[:12]
 
 
 def with_vocabulary(task: seqio.Task, vocabulary: Vocabulary) -> seqio.Task:
@@ -122,47 +83,101 @@ def with_vocabulary(task: seqio.Task, vocabulary: Vocabulary) -> seqio.Task:
 
 
 def token_examples(task_name: str, split: str, vocabulary: Vocabulary) -> Iterator[tuple[np.ndarray, int]]:
-    """(token ids, bytes of text) of every example of a task's split, in a fixed order."""
-    task = seqio.TaskRegistry.get(task_name)
-    if split not in task.splits:
-        raise UserError(f'Task {task_name!r} has no split {split!r}; it has: {", ".join(map(str, task.splits))}.')
-    dataset = with_vocabulary(task, vocabulary).get_dataset(sequence_length=None, split=split, shuffle=False)
-    for example in dataset.as_numpy_iterator():
-        yield np.asarray(example['targets']), len(example['targets_pretokenized'])
+    """(token ids, bytes of text) of every example of a task's split, in a fixed order.
+
+    Where nothing but the end mark comes behind tokenization, as in all tasks here, the vocabulary reads whole
+    batches of texts instead of one after another through TensorFlow: the same ids, several times as fast.
+    """
+    task = task_of(task_name, split)
+    text_task, behind = as_text(task)
+    if text_task is not None and set(behind) <= _END_MARKS:
+        features = tuple(name for name in ('inputs', 'targets') if name in task.output_features)
+        for batch in _batches(rows(task_name, split, features)):
+            if any(row.get('inputs') for row in batch):
+                raise _has_inputs(task_name)
+            for ids, row in zip(vocabulary.encode_all([r['targets'] for r in batch]), batch, strict=True):
+                yield np.array([*ids, EOS_ID], np.int32), len(row['targets'].encode())
+        return
+    for example in _examples(with_vocabulary(task, vocabulary), split):
+        if len(example.get('inputs', ())):
+            raise _has_inputs(task_name)
+        ids, text = np.asarray(example['targets']), example.get('targets_pretokenized')
+        yield ids, len(vocabulary.decode(ids).encode() if text is None else text)
+
+
+def as_text(task: seqio.Task) -> tuple[seqio.Task | None, list]:
+    """The task as far as tokenization, and what is behind it; None where it does not tokenize by seqio."""
+    functions = [getattr(fn, 'func', fn) for fn in task.preprocessors]
+    if seqio.preprocessors.tokenize not in functions:
+        return None, []
+    place = functions.index(seqio.preprocessors.tokenize)
+    text = seqio.Feature(seqio.PassThroughVocabulary(0), add_eos=False, required=False, dtype=tf.string, rank=0)
+    features = dict.fromkeys(task.output_features, text)
+    before = task.preprocessors[:place]
+    return task.replace(name=f'{task.name}_as_text', preprocessors=before, output_features=features), functions[
+        place + 1 :
+    ]
 
 
 def texts(task_name: str, split: str = 'train') -> Iterator[str]:
     """The raw text of every example of a task's split, as its preprocessors leave it before tokenization."""
-    task = seqio.TaskRegistry.get(task_name)
-    dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False)
-    for example in dataset.as_numpy_iterator():
-        yield example['targets_pretokenized'].decode('utf-8')
+    for row in rows(task_name, split, ('targets',)):
+        yield row['targets']
 
 
-def objective_preprocessors(objective: Objective, length: int, vocabulary: Marked, text_key: str = 'text') -> list:
-    """An objective as a seqio chain, for a task of your own and pipelines elsewhere (T5X): text in, features out.
+def rows(task_name: str, split: str, features: tuple[str, ...] = ('inputs', 'targets')) -> Iterator[dict[str, str]]:
+    """The text of every example's features, as the task's preprocessors leave it before tokenization.
 
-    Documents are tokenized, concatenated and split as in `LanguageModelData`; random choices come from
-    seqio's seeds. The features are those of `palm_jax.data.objectives`, [length], ready for seqio's
-    `PassThroughFeatureConverter`; the task's `targets`, which names the vocabulary, is not `required`.
-    Training here does the same by number, from the token cache.
+    Raises:
+      UserError: no such task or split, or it has not all of the features.
     """
-    raw_length = objective.raw_length(length, vocabulary)
-    some = np.full(raw_length, vocabulary.text.size - 1, np.int32)
-    dummy = objective(some, length, vocabulary, np.random.default_rng(0), lambda: some)
+    task = task_of(task_name, split)
+    lacking = [name for name in features if name not in task.output_features]
+    if lacking:
+        raise UserError(f'Task {task_name!r} has no {lacking[0]}; it has {", ".join(task.output_features)}.')
+    text_task, _ = as_text(task)
+    for example in _examples(text_task or task, split):
+        if text_task is not None:
+            yield {name: example[name].decode('utf-8') for name in features}
+        else:
+            yield {name: task.output_features[name].vocabulary.decode(example[name].tolist()) for name in features}
 
-    def features_of(tokens: np.ndarray, another: np.ndarray, seed: np.ndarray) -> list[np.ndarray]:
-        rng = np.random.default_rng(seed.astype(np.uint32))
-        features = objective(tokens, length, vocabulary, rng, lambda: another)
-        return [features[name] for name in dummy]
 
-    def concatenate_and_split(dataset: tf.data.Dataset) -> tf.data.Dataset:
-        tokens = dataset.map(lambda example: example['targets']).unbatch().batch(raw_length, drop_remainder=True)
-        return tf.data.Dataset.zip({'tokens': tokens, 'another': tokens.shuffle(1024, seed=0)})
+def _examples(task: seqio.Task, split: str) -> Iterator[dict[str, np.ndarray]]:
+    return examples_of(task.get_dataset(sequence_length=None, split=split, shuffle=False))
 
-    @seqio.map_over_dataset(num_seeds=1)
-    def apply(example, seed):
-        values = tf.numpy_function(features_of, [example['tokens'], example['another'], seed], [tf.int32] * len(dummy))
-        return {name: tf.ensure_shape(value, dummy[name].shape) for name, value in zip(dummy, values, strict=True)}
 
-    return [*language_model_preprocessors(text_key), concatenate_and_split, apply]
+def _batches(examples: Iterator[dict[str, str]], characters: int = 1 << 20) -> Iterator[list[dict[str, str]]]:
+    """Lists of examples with about so many characters."""
+    batch, size = [], 0
+    for example in examples:
+        batch.append(example)
+        size += len(example['targets'])
+        if size >= characters:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _has_inputs(task_name: str) -> UserError:
+    return UserError(
+        f'Task {task_name!r} has inputs to answer; text alone is trained on here. Fine-tune on it: '
+        '--gin_file=gin/finetune_lora.gin --gin_file=gin/tasks/registered_text_to_text.gin'
+    )
+
+
+def _download(source: seqio.DataSource) -> None:
+    """What TFDS does not have yet, it downloads and prepares, with its own progress bars."""
+    if not isinstance(source, seqio.TfdsDataSource) or source.tfds_dataset.builder.info.splits:
+        return
+    builder = source.tfds_dataset.builder
+    print(f'TFDS prepares {source.tfds_dataset.name} ({builder.info.download_size}) in {builder.data_dir}', flush=True)
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # of the network, of the site, of Beam
+        raise UserError(
+            f'TFDS could not prepare {source.tfds_dataset.name}: {type(error).__name__}: {str(error)[:500]}\n'
+            f'Prepare it where it can be: tfds build {source.tfds_dataset.name.partition(":")[0]}, and name its folder '
+            'with TFDS_DATA_DIR.'
+        ) from None

@@ -30,21 +30,23 @@ class TextFiles:
         hash of its text, or of a single document its last twentieth, cut at a line's end.
       text_column: of tables.
       bad_rows: file for rows of tables that cannot be used, see `BadRows`; None: the first of them is an error.
+      binding: names `train` in messages.
     """
 
     train: str
     validation: str | None = None
     text_column: str = 'text'
     bad_rows: str | None = None
+    binding: str = 'TRAIN_FILES'
 
     def examples(self, split: str) -> Iterator[dict[str, str]]:
         """{'text': a document, 'name': where it stands}."""
         if self.validation is not None:
-            source = (self.train, 'TRAIN_FILES') if split == 'train' else (self.validation, 'VALIDATION_FILES')
+            source = (self.train, self.binding) if split == 'train' else (self.validation, 'VALIDATION_FILES')
             yield from self._documents(*source)
             return
         summary, wants_held_out = self._summary, split == 'validation'
-        for number, document in enumerate(self._documents(self.train, 'TRAIN_FILES'), 1):
+        for number, document in enumerate(self._documents(self.train, self.binding), 1):
             if summary.documents == 1:
                 yield _part_of_only(document, wants_held_out)
             else:
@@ -65,7 +67,7 @@ class TextFiles:
         """What one pass over everything tells."""
         digest, documents, held_out, first = hashlib.sha256(), 0, 0, None
         for split in ('train',) if self.validation is None else ('train', 'validation'):
-            source = (self.train, 'TRAIN_FILES') if split == 'train' else (self.validation, 'VALIDATION_FILES')
+            source = (self.train, self.binding) if split == 'train' else (self.validation, 'VALIDATION_FILES')
             for document in self._documents(*source):
                 text = document['text'].encode()
                 digest.update(f'{split}{len(text)}'.encode())
@@ -92,6 +94,11 @@ class TextFiles:
 
     def _of_row(self, row: tables.Row) -> dict[str, str]:
         return {'text': tables.require(row, self.text_column, 'TEXT_COLUMN'), 'name': row.place}
+
+
+def is_text_or_table(name: str) -> bool:
+    """Whether a name ends as one of the files that are read here."""
+    return File(name).suffix in (*_TEXT_SUFFIXES, *_TABLE_SUFFIXES)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,6 +40,9 @@ class Vocabulary(Protocol):
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without an end mark."""
 
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of every text, on as many threads as there are."""
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; padding and end marks are left out."""
 
@@ -60,6 +64,9 @@ class Bytes:
 
     def encode(self, text: str) -> list[int]:
         return [byte + _SPECIAL for byte in text.encode('utf-8', errors='surrogatepass')]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        return list(map(self.encode, texts))
 
     def decode(self, ids: Sequence[int]) -> str:
         values = bytes(int(i) - _SPECIAL for i in ids if _SPECIAL <= int(i) < self.size)
@@ -117,6 +124,11 @@ class SentencePiece:
             return self._processor.encode(text)
         first, *rest = self._processor.encode(text.split(SPACE_MARK))
         return first + [i for ids in rest for i in (*self._space_mark_ids, *ids)]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        found = self._processor.encode([t for t in texts if SPACE_MARK not in t], num_threads=os.cpu_count())
+        of_plain = iter(found)
+        return [self.encode(text) if SPACE_MARK in text else next(of_plain) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._processor.decode([int(i) for i in ids if int(i) not in (PAD_ID, EOS_ID)])
@@ -195,6 +207,10 @@ class HuggingFace:
 
     def encode(self, text: str) -> list[int]:
         return self._our_ids[self._tokenizer.encode(text, add_special_tokens=False).ids].tolist() if text else []
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [self._our_ids[one.ids].tolist() if one.ids else [] for one in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
         kept = [int(self.their_ids[int(i)]) for i in ids if int(i) not in (PAD_ID, EOS_ID) and int(i) < self.size]

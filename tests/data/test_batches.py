@@ -1,8 +1,11 @@
 """Batches are a function of seed and number; every token is seen; own files work."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
+from palm_jax.data import token_cache
 from palm_jax.data.batches import LanguageModelData
 from palm_jax.data.corpus import Corpus
 from palm_jax.data.objectives import CausalLM
@@ -34,9 +37,13 @@ def test_one_epoch_holds_every_whole_sequence_once(folder):
     assert [tuple(row) for row in targets] != [tuple(row) for row in expected]  # and it is shuffled
 
 
+def tokens_of(cache):
+    return cache.read(0, cache.num_tokens)
+
+
 def _training_documents(d):
     (cache, _), *_ = d.corpus.parts('train')
-    return [cache.tokens[a:b].tolist() for a, b in zip(cache.offsets, cache.offsets[1:], strict=False)]
+    return [document.tolist() for document in cache.documents()]
 
 
 def test_batch_k_does_not_depend_on_the_way_there(folder):
@@ -69,10 +76,10 @@ def test_validation_counts_every_held_out_token_once(folder):
     assert {b['decoder_target_tokens'].shape for b in batches} == {(3, 32)}
     counted = np.concatenate([b['decoder_target_tokens'][b['decoder_loss_weights'] > 0] for b in batches])
     (cache, _), *_ = d.corpus.parts('validation')
-    np.testing.assert_array_equal(np.sort(counted), np.sort(cache.tokens))
+    np.testing.assert_array_equal(np.sort(counted), np.sort(tokens_of(cache)))
     rows = {tuple(row) for b in batches for row in b['decoder_target_tokens']}
-    assert tuple(cache.tokens[32:64]) in rows  # sequences stay whole
-    assert d.validation_bytes == len(cache.tokens) - (len(cache.offsets) - 1)  # bytes, without the end marks
+    assert tuple(cache.read(32, 64)) in rows  # sequences stay whole
+    assert d.validation_bytes == cache.num_tokens - (len(cache.offsets) - 1)  # bytes, without the end marks
 
 
 def test_isolated_documents_start_anew(folder):
@@ -94,15 +101,21 @@ def test_the_second_opening_reads_the_cache_and_notices_damage(folder, monkeypat
     again = data(folder, seed=9)
     monkeypatch.setattr(Corpus, '_registry', lambda self: pytest.fail('made tokens again'))
     np.testing.assert_array_equal(again.batch(0, 4)['decoder_target_tokens'], first['decoder_target_tokens'])
-    (cache, _), *_ = again.corpus.parts('train')
-    with open(cache.tokens.filename, 'r+b') as file:
-        original = file.read(1)
-        file.seek(0)
-        file.write(bytes([original[0] ^ 1]))
+    (directory,) = again.corpus.make('train')
+    (file,) = directory.glob('*.array_record')
+    content = file.read_bytes()
+    for place in range(100, len(content), len(content) // 16):  # its parts, wherever they were changed
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(UserError, match='damaged'):
+            token_cache.verify(directory)
+        with contextlib.suppress(UserError):  # read, it is right or refused
+            batch = data(folder, seed=9).batch(0, 4)
+            np.testing.assert_array_equal(batch['decoder_target_tokens'], first['decoder_target_tokens'])
+    file.write_bytes(content[:-1])
     with pytest.raises(UserError, match='damaged'):
         data(folder, seed=9).batch(0, 4)
-    with open(cache.tokens.filename, 'r+b') as file:
-        file.write(original)
+    file.write_bytes(content)
+    assert token_cache.verify(directory) == 1
 
 
 def test_a_single_file_holds_out_its_end(tmp_path):
@@ -110,7 +123,7 @@ def test_a_single_file_holds_out_its_end(tmp_path):
     path.write_text('\n'.join(f'line {i}' for i in range(2000)))
     d = data(path)
     (train, _), (held, _) = d.corpus.parts('train')[0], d.corpus.parts('validation')[0]
-    text = d.vocabulary.decode(train.tokens) + d.vocabulary.decode(held.tokens)
+    text = ''.join(d.vocabulary.decode(tokens_of(cache)) for cache in (train, held))
     assert text == path.read_text()
     assert 0.03 < d.validation_bytes / len(text) < 0.07
 
@@ -147,13 +160,126 @@ def _write(path, content):
 def test_a_registered_mixture_is_mixed_by_its_rates(folder, tmp_path):
     import seqio
 
-    from palm_jax.data import tasks
+    from palm_jax.data import seqio_chains as chains
 
     for name, letter in (('test_a', 'a'), ('test_b', 'b')):
         generate = lambda split, letter=letter: ({'text': letter * 500} for _ in range(30))  # noqa: E731
-        tasks.add_language_model_task(name, tasks.generator_source(generate, ('train', 'validation')))
+        chains.add_language_model_task(name, chains.generator_source(generate, ('train', 'validation')))
     seqio.MixtureRegistry.add('test_mixture', [('test_a', 3.0), ('test_b', 1.0)])
     d = LanguageModelData(Corpus('test_mixture', 'bytes'), {'targets': 16})
     rows = d.batch(0, 400)['decoder_target_tokens']
     share = np.mean([(row == 3 + ord('a')).sum() > 8 for row in rows])
     assert 0.72 < share < 0.78
+
+
+def mixture(task, length=16, **changes):
+    return LanguageModelData(Corpus(task, 'bytes', **changes), {'targets': length})
+
+
+@pytest.fixture
+def letters(tmp_path):
+    """A folder of 40 texts of a's, and a table of 10 of b's."""
+    (tmp_path / 'a').mkdir()
+    for i in range(40):
+        (tmp_path / 'a' / f'{i}.txt').write_text('a' * (495 + i % 9))
+    (tmp_path / 'b.csv').write_text('text\n' + ''.join('b' * (495 + i) + '\n' for i in range(10)))
+    return str(tmp_path / 'a'), str(tmp_path / 'b.csv')
+
+
+def share_of_a(d):
+    rows = d.batch(0, 400)['decoder_target_tokens']
+    return np.mean([(row == 3 + ord('a')).sum() > 8 for row in rows])
+
+
+def test_own_files_are_mixed_by_rates_by_size_and_by_temperature(letters):
+    folder, table = letters
+    assert 0.22 < share_of_a(mixture({folder: 1, table: 3})) < 0.28
+    by_size = mixture([folder, table])
+    sizes = [cache.num_tokens for cache, _ in by_size.corpus.parts('train')]
+    assert share_of_a(by_size) == pytest.approx(sizes[0] / sum(sizes), abs=0.02)
+    roots = [size**0.5 for size in sizes]
+    assert share_of_a(mixture([folder, table], temperature=2.0)) == pytest.approx(roots[0] / sum(roots), abs=0.02)
+    texts = [text[0] for text in mixture({folder: 1, table: 3}).corpus.texts()]
+    assert texts[:4].count('b') == 3  # which is what the vocabulary is fitted to
+
+
+def test_own_files_and_registered_tasks_are_mixed(letters):
+    d = mixture({letters[0]: 1, 'python_stdlib': 1})
+    assert 0.47 < share_of_a(d) < 0.53
+    np.testing.assert_array_equal(d.batch(7, 2)['decoder_target_tokens'], d.batch(0, 9)['decoder_target_tokens'][7:])
+
+
+@pytest.mark.parametrize(
+    'task, changes, message',
+    [
+        ({}, {}, 'at least one part'),
+        (['x/', 'x/'], {}, 'each once'),
+        ({'x/': 0}, {}, "the rate of 'x/' is 0"),
+        ({'x/': 'much'}, {}, "the rate of 'x/' is 'much'"),
+        ({3: 1}, {}, '3 is no name'),
+        (['nowhere/', 'python_stdlib'], {}, "MIXTURE_OR_TASK_NAME = 'nowhere/': no such file"),
+        (['python_stdlib', 'python_stdlb'], {}, 'Did you mean python_stdlib'),
+        ({'python_stdlib': 1, 'x/': 1}, {'temperature': 2.0}, 'MIXTURE_TEMPERATURE = 2.0 is for a mixture by size'),
+        ('python_stdlib', {'temperature': -1.0}, 'must be above 0'),
+    ],
+)
+def test_a_bad_mixture_is_said_plainly(task, changes, message):
+    with pytest.raises(UserError, match=message):
+        mixture(task, **changes).batch(0, 1)
+
+
+def test_an_empty_part_of_a_mixture_is_an_error(letters):
+    from palm_jax.data import seqio_chains as chains
+
+    source = chains.generator_source(lambda split: iter(()), ('train', 'validation'))
+    chains.add_language_model_task('test_empty', source)
+    with pytest.raises(UserError, match='tokens of test_empty train: there is not one example'):
+        mixture({letters[0]: 1, 'test_empty': 1}).batch(0, 1)
+
+
+def test_batch_ten_thousand_is_the_same_directly_and_after_as_many_others(folder):
+    walked = iter(data(folder)._order)
+    for _ in range(10_000 * 2):
+        next(walked)
+    targets = [next(walked)['decoder_target_tokens'] for _ in range(2)]
+    np.testing.assert_array_equal(data(folder).batch(10_000 * 2, 2)['decoder_target_tokens'], targets)
+
+
+def test_hosts_together_read_the_batch_of_one(folder):
+    whole = data(folder).batch(96, 8)
+    for hosts in (1, 2, 4):
+        size = 8 // hosts
+        parts = [data(folder).batch(96 + size * host, size) for host in range(hosts)]
+        for name, values in whole.items():
+            np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), values)
+
+
+def test_making_a_cache_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
+    monkeypatch.setattr(token_cache, 'BLOCK', 64)
+    monkeypatch.setattr(token_cache, 'RECORDS', 4)
+    rng = np.random.default_rng(0)
+    documents = [(rng.integers(3, 300, rng.integers(1, 200)), int(rng.integers(1, 99))) for _ in range(60)]
+    reached = []
+
+    def until(stop):
+        for number, document in enumerate(documents):
+            if number == stop:
+                raise KeyboardInterrupt
+            reached.append(number)
+            yield document
+
+    token_cache.build(iter(documents), tmp_path / 'whole', 300, 'whole')
+    for stop in (7, 9, 40, 41):
+        with pytest.raises(KeyboardInterrupt):
+            token_cache.build(until(stop), tmp_path / 'parts', 300, 'parts')
+    assert not token_cache.exists(tmp_path / 'parts')
+    token_cache.build(until(None), tmp_path / 'parts', 300, 'parts')
+    whole, parts = (token_cache.TokenCache(tmp_path / name) for name in ('whole', 'parts'))
+    np.testing.assert_array_equal(tokens_of(parts), np.concatenate([ids for ids, _ in documents]))
+    np.testing.assert_array_equal(tokens_of(whole), tokens_of(parts))
+    np.testing.assert_array_equal(whole.offsets, parts.offsets)
+    for document, (ids, _) in zip(parts.documents(), documents, strict=True):
+        np.testing.assert_array_equal(document, ids)
+    assert parts.num_bytes == sum(size for _, size in documents) and token_cache.verify(tmp_path / 'parts') > 4
+    start, stop = np.sort(rng.integers(0, parts.num_tokens, 2))
+    np.testing.assert_array_equal(parts.read(start, stop), tokens_of(whole)[start:stop])

@@ -267,17 +267,17 @@ def test_an_objective_is_a_chain_of_seqio_preprocessors():
     import seqio
     import tensorflow as tf
 
-    from palm_jax.data import tasks
+    from palm_jax.data import seqio_chains
 
     text = ''.join(f'{i} {WORDS}' for i in range(60))
-    vocabulary = tasks.SeqioVocabulary(VOCABULARY)
+    vocabulary = seqio_chains.SeqioVocabulary(VOCABULARY)
     features = {'targets': seqio.Feature(vocabulary, required=False, dtype=tf.int32)}
     features |= {'decoder_target_tokens': seqio.Feature(vocabulary, dtype=tf.int32)}
     for name, objective in (('spans', SpanCorruption()), ('pairs', NextSentence())):
         seqio.TaskRegistry.add(
             f'test_{name}',
-            source=tasks.generator_source(lambda split: iter([{'text': text}]), ('train',)),
-            preprocessors=tasks.objective_preprocessors(objective, L, VOCABULARY),
+            source=seqio_chains.generator_source(lambda split: iter([{'text': text}]), ('train',)),
+            preprocessors=seqio_chains.objective_preprocessors(objective, L, VOCABULARY),
             output_features=features,
         )
     task = seqio.TaskRegistry.get('test_spans')

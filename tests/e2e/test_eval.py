@@ -26,7 +26,7 @@ def source(split, shuffle_files=False, seed=None):
 for name, metrics in (('squares', [exact, mean_score]), ('no_metrics', [])):
     seqio.TaskRegistry.add(
         name,
-        source=seqio.FunctionDataSource(source, splits=['validation']),
+        source=seqio.FunctionDataSource(source, splits=['train', 'validation']),
         preprocessors=[seqio.preprocessors.tokenize],
         output_features={f: seqio.Feature(seqio.ByteVocabulary()) for f in ('inputs', 'targets')},
         postprocess_fn=lambda text, example=None, is_target=False: text.strip(),
@@ -88,9 +88,14 @@ def test_a_seqio_task_with_its_own_metrics(made, tmp_path):
     written = model.write([prompt for prompt, _ in pairs], Sampler(max_tokens=4, temperature=0.0))
     right = sum(text.strip() == target.strip() for text, (_, target) in zip(written, pairs, strict=True))
     assert measured['metrics']['exact'] == pytest.approx(10.0 * right)
+    solved = evaluate(*command, '--examples=3', '--shots=2', cwd=tmp_path)
+    assert solved.returncode == 0, solved.stderr[-3000:]
+    shot = json.loads((tmp_path / 'scores.json').read_text())['measured']['squares']
+    assert shot['examples'] == 3 and shot['metrics']['mean_score'] != measured['metrics']['mean_score']
     for flags, message in (
+        (['--shots=2'], '--shots wants'),
         (['--task=squars'], 'Did you mean squares?'),
-        (['--task=squares', '--split=test'], "has no split 'test'; it has: validation"),
+        (['--task=squares', '--split=test'], "has no split 'test'; it has: train, validation"),
         (['--task=no_metrics'], 'has no metrics'),
         (['--task=python_stdlib'], 'has no metrics'),
     ):
