@@ -2,14 +2,16 @@
 python -m tools.benchmark finetune --size=base [--methods=lora,top_layer]
 python -m tools.benchmark decode --size=40m [--against=transformers]
 python -m tools.benchmark serve --size=40m
+python -m tools.benchmark data
 
 Speed on synthetic batches. `train`: tokens/s, step time, compile time, memory, MFU; with
 `--against`, beside peers of the same shape. `finetune`: of a classifier, training this or that
 part of it, each beside training everything: step time, memory, optimizer and checkpoint size.
 `decode`: time to read a prompt and to write a token, share of the memory-bandwidth bound.
-`serve`: the server's engine, requests together against one by one.
+`serve`: the server's engine, requests together against one by one. `data`: batches from raw text
+and from the cache, beside tf.data with the same tokenizer.
 Contenders take a step in turn in one run (`tools/contenders.py`).
-Needs no TensorFlow; peers need `pip install "palm_jax[peers]"`.
+Needs no TensorFlow (but for `data`); peers need `pip install "palm_jax[peers]"`.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from palm_jax.peft.prefix import Prefix
 from palm_jax.peft.prompt import Prompt
 from palm_jax.peft.trainable import Trainable
 from palm_jax.training import flops, head_losses, loop, losses, optimizers, schedules, state, step
-from tools import benchmark_decoding
+from tools import benchmark_data, benchmark_decoding
 from tools.contenders import Contender, Trainer, choose_device, resident_bytes
 
 # Layers, width, heads, head size; all with a vocabulary of 32,000.
@@ -79,6 +81,7 @@ def main(arguments: Sequence[str]) -> int:
     finetune = commands.add_parser('finetune', help="the step of fine-tuning's methods against training everything")
     benchmark_decoding.add_arguments(commands, SIZES)
     benchmark_decoding.add_serving_arguments(commands, SIZES)
+    benchmark_data.add_arguments(commands)
     for command, size, batch, length in ((train, '40m', 4, 512), (finetune, 'base', 8, 128)):
         command.add_argument('--size', choices=SIZES, default=size)
         command.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='default: the first that jax finds')
@@ -97,6 +100,8 @@ def main(arguments: Sequence[str]) -> int:
         benchmark_decoding.compare(options, architecture(options))
     elif options.command == 'serve':
         benchmark_decoding.compare_serving(options, architecture(options))
+    elif options.command == 'data':
+        benchmark_data.compare(options)
     else:
         (compare_training if options.command == 'train' else compare_finetuning)(options)
     return 0

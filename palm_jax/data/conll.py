@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections.abc import Callable, Iterator
 
-from palm_jax.data.files import find
+from palm_jax.data.bad_rows import set_aside
+from palm_jax.data.files import File, checked, find
 from palm_jax.errors import UserError
 
 
@@ -20,7 +22,9 @@ class Sentence:
 
 
 @functools.cache
-def read(pattern: str, binding: str, tag_column: int = -1, word_pattern: str | None = None) -> tuple[Sentence, ...]:
+def read(
+    pattern: str, binding: str, tag_column: int = -1, word_pattern: str | None = None, bad_rows: str | None = None
+) -> tuple[Sentence, ...]:
     """The sentences of a file, or of all files that a glob matches.
 
     A line is a word and its tags in columns, between tabs or blanks; an empty line ends a
@@ -31,32 +35,48 @@ def read(pattern: str, binding: str, tag_column: int = -1, word_pattern: str | N
       binding: names the pattern in messages.
       tag_column: counted from 0, or from the end by negative numbers.
       word_pattern: regular expression whose first group is the word: of `科0`, `(.)[0-9]`.
+      bad_rows: file for sentences that cannot be used, see `BadRows`.
 
     Raises:
       UserError: with the file, the line, what was found and what was expected.
     """
-    sentences = []
-    for file in find(pattern, binding):
-        words, tags = [], []
-        lines = file.text().split('\n')
-        for number, line in enumerate([*lines, ''], 1):
-            place = f'{file.name}, line {number}'
-            columns = line.rstrip('\r').split('\t') if '\t' in line else line.split()
-            if not any(column.strip() for column in columns) or columns[0] == '-DOCSTART-':
-                if words:
-                    sentences.append(Sentence(tuple(words), tuple(tags), f'{file.name}, line {number - len(words)}'))
-                words, tags = [], []
-                continue
-            if len(columns) < 2 or not -len(columns) <= tag_column < len(columns):
-                raise UserError(
-                    f'{place}: {len(columns)} column(s) in {line!r}, but a line is a word and its tag '
-                    f'(TAG_COLUMN = {tag_column}), between tabs or blanks.'
-                )
-            words.append(_word(columns[0], word_pattern, place))
-            tags.append(_tag(columns[tag_column].strip(), line, place))
+    bad, column = set_aside(bad_rows), functools.partial(_columns, tag_column=tag_column, word_pattern=word_pattern)
+    groups = (group for file in find(pattern, binding) for group in _groups(file))
+    sentences = tuple(bad.keep(groups, functools.partial(_sentence, column=column)))
+    bad.tell()
     if not sentences:
         raise UserError(f'{binding} = {pattern!r}: there is not one sentence.')
-    return tuple(sentences)
+    return sentences
+
+
+def _groups(file: File) -> Iterator[list[tuple[str, str]]]:
+    """(place, line) of every sentence's lines."""
+    group: list[tuple[str, str]] = []
+    for number, line in file.lines():
+        if line.strip() and not line.startswith('-DOCSTART-'):
+            group.append((f'{file.name}, line {number}', line.rstrip('\r\n')))
+        elif group:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _sentence(group: list[tuple[str, str]], column: Callable[[str, str], tuple[str, str]]) -> Sentence:
+    words, tags = zip(*(column(line, place) for place, line in group), strict=True)
+    return Sentence(words, tags, group[0][0])
+
+
+def _columns(line: str, place: str, tag_column: int, word_pattern: str | None) -> tuple[str, str]:
+    """The word and the tag of a line."""
+    checked(line, place)
+    columns = line.split('\t') if '\t' in line else line.split()
+    if len(columns) < 2 or not -len(columns) <= tag_column < len(columns):
+        raise UserError(
+            f'{place}: {len(columns)} column(s) in {line!r}, but a line is a word and its tag '
+            f'(TAG_COLUMN = {tag_column}), between tabs or blanks.'
+        )
+    return _word(columns[0], word_pattern, place), _tag(columns[tag_column].strip(), line, place)
 
 
 def _word(text: str, pattern: str | None, place: str) -> str:

@@ -85,7 +85,7 @@ class PairTable:
             Conversation(
                 (Turn(text, False), Turn(target, True)),
                 row.place,
-                tuple(same[text] if self.references_column is None else json.loads(row.values[self.references_column])),
+                tuple(same[text] if self.references_column is None else _references(row, self.references_column)),
             )
             for row, text, target in zip(rows, inputs, targets, strict=True)
         ]
@@ -189,9 +189,26 @@ def _fill(template: str, values: dict[str, str]) -> str:
     return string.Formatter().vformat(template, list(values.values()), values)
 
 
+def _references(row: Row, column: str) -> list[str]:
+    references = _json_list(row.values[column])
+    if not references or not all(isinstance(text, str) for text in references):
+        raise UserError(
+            f'{row.place}: REFERENCES_COLUMN = {column!r} is no JSON list of texts: {row.values[column]!r}.'
+        )
+    return references
+
+
+def _json_list(text: str) -> list[Any] | None:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return value if isinstance(value, list) else None
+
+
 def _turns(row: Row) -> tuple[Turn, ...]:
-    messages = json.loads(row.values['messages'])
-    if not isinstance(messages, list) or not messages:
+    messages = _json_list(row.values['messages'])
+    if not messages:
         raise UserError(f'{row.place}: `messages` is no list of messages.')
     turns = []
     for number, message in enumerate(messages, 1):

@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import glob
 import io
+import itertools
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -17,7 +19,10 @@ import fsspec
 from palm_jax.errors import UserError
 
 COMPRESSED = ('.gz', '.zst', '.bz2', '.xz')
+LONGEST_LINE = 1 << 26  # bytes
 _BOM = b'\xef\xbb\xbf'
+_NOT_UTF8 = re.compile('[\udc80-\udcff]')  # as `surrogateescape` lets bytes through
+_UTF16 = ('\udcff\udcfe', '\udcfe\udcff')
 _DRIVERS = {'gs': 'gcsfs', 'gcs': 'gcsfs', 's3': 's3fs', 'hf': 'huggingface_hub', 'abfs': 'adlfs'}
 _DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
@@ -58,29 +63,63 @@ class File:
             raise UserError(f'{self.name}: this is no whole compressed file ({error}).') from None
 
     def lines(self) -> Iterator[tuple[int, str]]:
-        """(number, text with its newline) of every line, one at a time; a byte order mark is left out."""
-        with self.open() as file:
-            for number, line in enumerate(file, 1):
-                yield number, self._decoded(line.removeprefix(_BOM) if number == 1 else line, number)
+        """(number, text with its newline) of every line, one at a time; a byte order mark is left out.
+
+        What is no text is let through for `checked` to find, so that one bad line is no bad file.
+        """
+        for number, line in self._lines():
+            yield number, line.decode('utf-8', errors='surrogateescape')
 
     def text(self) -> str:
-        """All of it."""
-        with self.open() as file:
-            return self._decoded(file.read().removeprefix(_BOM), 1)
+        """All of it.
 
-    def _decoded(self, data: bytes, first_line: int) -> str:
-        try:
-            text = data.decode('utf-8')
-        except UnicodeDecodeError as error:
-            line = first_line + data[: error.start].count(b'\n')
-            raise UserError(
-                f'{self.name}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8. '
-                f'Convert the file, e.g. iconv -f latin1 -t utf-8 {self.name}'
-            ) from None
-        if '\0' in text:
-            line = first_line + text[: text.index('\0')].count('\n')
-            raise UserError(f'{self.name}, line {line}: a NUL byte; this is no text.')
-        return text
+        Raises:
+          UserError: it is no text; with the line.
+        """
+        return ''.join(checked(text, f'{self.name}, line {number}') for number, text in self.lines())
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        """Lines, of those that are too long only as much as shows it."""
+        with self.open() as file:
+            for number in itertools.count(1):
+                line = file.readline(LONGEST_LINE + 1)
+                if not line:
+                    return
+                rest = line
+                while len(rest) > LONGEST_LINE and not rest.endswith(b'\n'):
+                    rest = file.readline(LONGEST_LINE + 1)
+                yield number, line.removeprefix(_BOM) if number == 1 else line
+
+
+def checked(text: str, place: str) -> str:
+    """A line, or what was made of lines, if it is text.
+
+    Args:
+      text: as `File.lines` gave it.
+      place: names the file and the line in messages.
+
+    Raises:
+      UserError: it is too long, no UTF-8, or has a NUL byte.
+    """
+    if len(text) > LONGEST_LINE:
+        raise UserError(
+            f'{place}: longer than {LONGEST_LINE >> 20} MiB without a line break. This is no text, or its lines were '
+            'joined: break it into lines, e.g. fold -s -w 10000'
+        )
+    bad = _NOT_UTF8.search(text)
+    if bad:
+        before = text[: bad.start()].count('\n')
+        where = f'{place}, {before} line(s) below' if before else place
+        name = place.partition(', ')[0]
+        if text.startswith(_UTF16):
+            raise UserError(f'{where}: this is UTF-16, not UTF-8. Convert the file: iconv -f utf-16 -t utf-8 {name}')
+        raise UserError(
+            f'{where}: byte 0x{ord(bad[0]) & 0xFF:02x} is not UTF-8. '
+            f'Convert the file, e.g. iconv -f latin1 -t utf-8 {name}'
+        )
+    if '\0' in text:
+        raise UserError(f'{place}: a NUL byte; this is no text.')
+    return text
 
 
 def find(pattern: str, binding: str) -> list[File]:
@@ -98,6 +137,8 @@ def find(pattern: str, binding: str) -> list[File]:
     names = glob.glob(str(Path(pattern).expanduser()), recursive=True)
     found = [File(name) for name in sorted(names) if Path(name).is_file()]
     if not found:
+        if is_folder(pattern):
+            raise UserError(f'{binding} = {pattern!r} is a folder; name its files: {Path(pattern) / "*.csv"}')
         raise UserError(f'{binding} = {pattern!r}: no such file, and as a glob it matches none (from {Path.cwd()}).')
     return found
 

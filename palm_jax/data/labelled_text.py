@@ -69,8 +69,9 @@ class LabelledTable:
         if self.train_files is None:
             raise UserError('Name a table with your texts and labels: --gin.TRAIN_FILES=text_data.csv')
         if self.validation_files is not None:
-            given = self.train_files if split == 'train' else self.validation_files
-            return self._read(given, 'TRAIN_FILES' if split == 'train' else 'VALIDATION_FILES')
+            if split == 'train':
+                return self._read(self.train_files, 'TRAIN_FILES')
+            return self._with_known_labels(self._read(self.validation_files, 'VALIDATION_FILES'))
         rows = self._read(self.train_files, 'TRAIN_FILES')
         chosen = [row for row in rows if is_held_out(row.text, self.held_out) == (split == 'validation')]
         if not chosen:
@@ -78,19 +79,23 @@ class LabelledTable:
                 f'TRAIN_FILES = {self.train_files!r} has {len(rows)} rows, too few to hold a part out. '
                 'Name one with --gin.VALIDATION_FILES=...'
             )
-        return chosen
+        return chosen if split == 'train' else self._with_known_labels(chosen)
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
         """The classes; none for numbers."""
         if self.kind == 'number':
             return ()
+        found = self._names
+        if len(found) < 2 and self.kind == 'class' and self.names is None:
+            raise UserError(f'{self.train_files}: every label is {found[0]!r}; there is nothing to tell apart.')
+        return found
+
+    @functools.cached_property
+    def _names(self) -> tuple[str, ...]:
         if self.names is not None:
             return tuple(self.names)
-        found = sorted({name for example in self.examples('train') for name in self.label_names(example.label)})
-        if len(found) < 2 and self.kind == 'class':
-            raise UserError(f'{self.train_files}: every label is {found[0]!r}; there is nothing to tell apart.')
-        return tuple(found)
+        return tuple(sorted({name for e in self.examples('train') for name in self.label_names(e.label)}))
 
     def label_names(self, label: str) -> list[str]:
         """The classes that a row's label names."""
@@ -100,21 +105,33 @@ class LabelledTable:
         """A label as int32 [] (class), float32 [C] (labels) or float32 [] (number)."""
         if self.kind == 'number':
             return _number(example.label, example.place)
-        ids = []
-        for name in self.label_names(example.label):
-            if name not in self._ids:
-                raise UserError(
-                    f'{example.place}: the label {name!r} never occurs in training.{closest(name, self._ids)} '
-                    f'Known: {", ".join(self.labels[:20])}{" ..." if len(self.labels) > 20 else ""}.'
-                )
-            ids.append(self._ids[name])
+        labels, ids = self.labels, [self._id(name, example.place) for name in self.label_names(example.label)]
         if self.kind == 'class':
             return np.int32(ids[0])
-        return np.isin(np.arange(len(self.labels)), ids).astype(np.float32)
+        return np.isin(np.arange(len(labels)), ids).astype(np.float32)
+
+    def _id(self, name: str, place: str) -> int:
+        if name not in self._ids:
+            raise UserError(
+                f'{place}: the label {name!r} never occurs in training.{closest(name, self._ids)} '
+                f'Known: {", ".join(self._names[:20])}{" ..." if len(self._names) > 20 else ""}.'
+            )
+        return self._ids[name]
+
+    def _with_known_labels(self, examples: list[Example]) -> list[Example]:
+        def known(example: Example) -> Example:
+            for name in self.label_names(example.label) if self.kind != 'number' else ():
+                self._id(name, example.place)
+            return example
+
+        bad = set_aside(self.bad_rows)
+        kept = list(bad.keep(examples, known))
+        bad.tell()
+        return kept
 
     @functools.cached_property
     def _ids(self) -> dict[str, int]:
-        return {name: i for i, name in enumerate(self.labels)}
+        return {name: i for i, name in enumerate(self._names)}
 
     def _read(self, pattern: str, binding: str) -> list[Example]:
         columns = (('TEXT_COLUMN', self.text_column), ('LABEL_COLUMN', self.label_column))

@@ -14,10 +14,12 @@ from pathlib import PurePath
 from typing import Any
 
 from palm_jax.data.bad_rows import BadRows, set_aside
-from palm_jax.data.files import COMPRESSED, File, find
+from palm_jax.data.files import COMPRESSED, LONGEST_LINE, File, checked, find
 from palm_jax.errors import UserError, closest
 
 _DELIMITERS = {'.csv': ',', '.tsv': '\t', '.txt': '\t'}
+_SUFFIX_OF = {',': '.csv', '\t': '.tsv'}
+csv.field_size_limit(LONGEST_LINE)  # a text may be longer than Python's 131,072 characters
 SUFFIXES = (*_DELIMITERS, '.jsonl', '.json', '.parquet')
 UNANSWERABLE = 'unanswerable'  # the answer to a question of SQuAD 2 that has none
 
@@ -99,7 +101,7 @@ def rows(
         )
     if file.suffix == '.jsonl':
         lines = ((f'{file.name}, line {number}', line.rstrip()) for number, line in file.lines() if line.strip())
-        return bad.keep(lines, lambda line: _row(_parse(line[1], line[0]), line[0]))
+        return bad.keep(lines, lambda line: _row(_parse(checked(line[1], line[0]), line[0]), line[0]))
     if file.suffix == '.parquet':
         return bad.keep(_parquet(file), lambda row: _row(*row))
     if file.suffix == '.json':
@@ -120,6 +122,8 @@ def _delimited(file: File, header: Sequence[str] | None) -> Iterator[Callable[[]
     def make(values: list[str] | csv.Error, place: str) -> Row:
         if isinstance(values, csv.Error):
             raise UserError(f'{place}: {values}.')
+        for value in values:
+            checked(value, place)
         if len(values) != len(header):
             raise UserError(
                 f'{place}: {len(values)} values, but the header has {len(header)} columns '
@@ -137,9 +141,23 @@ def _delimited(file: File, header: Sequence[str] | None) -> Iterator[Callable[[]
         if not values:
             continue
         if header is None and not isinstance(values, csv.Error):
-            header = [name.strip() for name in values]
+            header = _header(values, f'{file.name}, line {reader.line_num}', delimiter)
             continue
         yield functools.partial(make, values, f'{file.name}, line {reader.line_num}')
+
+
+def _header(values: Sequence[str], place: str, delimiter: str) -> list[str]:
+    names = [checked(name, place).strip() for name in values]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise UserError(f'{place}: the header names the column {twice[0]!r} {names.count(twice[0])} times.')
+    other = next((mark for mark in ';\t|,' if mark != delimiter and mark in names[0]), None)
+    if len(names) == 1 and other is not None:
+        raise UserError(
+            f'{place}: the columns are separated by {other!r}, and a {_SUFFIX_OF[delimiter]} file separates them by '
+            f'{delimiter!r}. Save it so, or name it .tsv where they are separated by tabs.'
+        )
+    return names
 
 
 def _parquet(file: File) -> Iterator[tuple[Any, str]]:
@@ -150,7 +168,7 @@ def _parquet(file: File) -> Iterator[tuple[Any, str]]:
             seekable = content if file.suffix == PurePath(file.name).suffix else io.BytesIO(content.read())
             batches = parquet.ParquetFile(seekable).iter_batches()
             for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
-                yield {k: '' if v is None else v for k, v in row.items()}, f'{file.name}, row {number}'
+                yield row, f'{file.name}, row {number}'
         except ArrowInvalid as error:
             raise UserError(f'{file.name}: this is no Parquet file ({error}).') from None
 
@@ -167,6 +185,8 @@ def _json(text: str, path: str, header: Sequence[str] | None, part: str | None) 
                 f'{path}: nothing in it is called {part!r}.{closest(part, lists)} There are: {", ".join(lists)}.'
             )
         value = [item for name in names for item in lists[name]]
+    if not isinstance(value, list | dict):
+        raise UserError(f'{path}: expected a list of rows [...], found {type(value).__name__}.')
     if isinstance(value, dict):
         raise UserError(f'{path}: an object, not a list. Name the part of it: {path}#{next(iter(value), "...")}')
     places = [f'{path}, item {number}' for number in range(1, len(value) + 1)]
@@ -194,10 +214,13 @@ def _with_names(value: Any, place: str, header: Sequence[str] | None) -> Any:
 def _row(value: Any, place: str) -> Row:
     if not isinstance(value, dict):
         raise UserError(f'{place}: expected an object {{...}}, found {type(value).__name__}.')
-    return Row(
-        {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str) for k, v in value.items()},
-        place,
-    )
+    return Row({name: _text(v) for name, v in value.items()}, place)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ''
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _is_squad(value: dict[str, Any]) -> bool:
@@ -207,10 +230,24 @@ def _is_squad(value: dict[str, Any]) -> bool:
 
 def _squad(value: dict[str, Any], path: str) -> list[tuple[Any, str]]:
     found = []
-    for paragraph in (p for article in value['data'] for p in article['paragraphs']):
-        for question in paragraph['qas']:
-            answers = list(dict.fromkeys(a['text'] for a in question['answers'])) or [UNANSWERABLE]
-            values = {'question': question['question'], 'context': paragraph['context'], 'answer': answers[0]}
+    for number, paragraph in enumerate((p for article in value['data'] for p in article['paragraphs']), 1):
+        place = f'{path}, paragraph {number}'
+        for question in _part(paragraph, 'qas', place):
             place = f'{path}, question {question.get("id", len(found) + 1)}'
-            found.append((values | {'answers': answers}, place))
+            answers = list(dict.fromkeys(_part(a, 'text', place) for a in _part(question, 'answers', place)))
+            answers = answers or [UNANSWERABLE]
+            values = {
+                'question': _part(question, 'question', place),
+                'context': _part(paragraph, 'context', place),
+                'answer': answers[0],
+                'answers': answers,
+            }
+            found.append((values, place))
     return found
+
+
+def _part(value: Any, name: str, place: str) -> Any:
+    if not isinstance(value, dict) or name not in value:
+        there = ', '.join(value) if isinstance(value, dict) else type(value).__name__
+        raise UserError(f"{place}: SQuAD's format has {name!r} here; there is: {there}.")
+    return value[name]

@@ -37,6 +37,7 @@ class TaggedTable:
       held_out: see `validation_files`.
       names: of the tags, in the order of the head's scores; None: O, then B and I of every type in
         either part, so that a type which training never shows is a mistake of the model, not of the run.
+      bad_rows: file for sentences that cannot be used, see `BadRows`; None: the first of them is an error.
     """
 
     train_files: str | None
@@ -45,6 +46,7 @@ class TaggedTable:
     word_pattern: str | None = None
     held_out: int = 10
     names: tuple[str, ...] | list[str] | None = None
+    bad_rows: str | None = None
 
     def examples(self, split: Literal['train', 'validation']) -> list[Sentence]:
         """The sentences of a split."""
@@ -75,7 +77,7 @@ class TaggedTable:
         return ('O', *(f'{prefix}-{name}' for name in types for prefix in sorted(prefixes)))
 
     def _read(self, pattern: str, binding: str) -> list[Sentence]:
-        return list(conll.read(pattern, binding, self.tag_column, self.word_pattern))
+        return list(conll.read(pattern, binding, self.tag_column, self.word_pattern, self.bad_rows))
 
 
 def num_outputs(table: TaggedTable) -> int:

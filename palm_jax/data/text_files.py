@@ -29,7 +29,8 @@ class TextFiles:
       validation: the same for the held-out part; None holds out every twentieth document by the
         hash of its text, or of a single document its last twentieth, cut at a line's end.
       text_column: of tables.
-      bad_rows: file for rows of tables that cannot be used, see `BadRows`; None: the first of them is an error.
+      bad_rows: file for rows of tables, and names of files, that cannot be used, see `BadRows`; None: the first of
+        them is an error.
       binding: names `train` in messages.
     """
 
@@ -85,9 +86,10 @@ class TextFiles:
                 for document in bad.keep(tables.rows(file, binding, bad=bad), self._of_row):
                     any_text = True
                     yield document
-            elif (text := file.text()).strip():
-                any_text = True
-                yield {'text': text, 'name': file.name}
+            else:
+                for text in filter(str.strip, bad.keep([file], File.text)):
+                    any_text = True
+                    yield {'text': text, 'name': file.name}
         bad.tell()
         if not any_text:
             raise UserError(f'{binding} = {pattern!r}: {len(found)} file(s) match, and all are empty.')

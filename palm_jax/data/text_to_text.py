@@ -10,6 +10,7 @@ import numpy as np
 
 from palm_jax.data.conversations import Conversation, Source, Turn
 from palm_jax.data.examples import Batch, InMemoryData
+from palm_jax.data.packing import packed
 from palm_jax.data.vocabularies import EOS_ID
 from palm_jax.errors import UserError
 
@@ -35,6 +36,8 @@ class TextToText(InMemoryData):
       lengths: {'inputs': I, 'targets': T}; sequences have I + T tokens.
       vocabulary: `bytes` or the path of a SentencePiece model: the base's.
       bidirectional: what is read before the first learned turn is seen both ways: a prefix LM.
+      pack: short sequences share a row, each a segment with its own positions that sees nothing of the others
+        (as Flan-PaLM's were, arXiv 2210.11416, section 2.2). A step of as many rows then learns from more examples.
       seed: of the shuffling.
     """
 
@@ -46,6 +49,7 @@ class TextToText(InMemoryData):
         lengths: Mapping[str, int],
         vocabulary: str,
         bidirectional: bool = False,
+        pack: bool = False,
         seed: int = 0,
     ):
         if {'inputs', 'targets'} - set(lengths) or min(lengths['inputs'], lengths['targets']) < 3:
@@ -53,7 +57,7 @@ class TextToText(InMemoryData):
                 f"TASK_FEATURE_LENGTHS is {dict(lengths)}; it needs 'inputs' and 'targets' of at least 3 tokens each."
             )
         super().__init__(vocabulary, seed)
-        self.source, self.bidirectional = source, bidirectional
+        self.source, self.bidirectional, self._pack = source, bidirectional, pack
         self.input_length, self.target_length = lengths['inputs'], lengths['targets']
         self.length = self.input_length + self.target_length
 
@@ -114,16 +118,29 @@ class TextToText(InMemoryData):
                 "\"{'inputs': ..., 'targets': ...}\" takes more.",
                 flush=True,
             )
-        targets, weights, prefix = (np.zeros((len(rows), self.length), np.int32) for _ in range(3))
-        for row, (ids, learned) in enumerate(rows):
-            targets[row, : len(ids)], weights[row, : len(ids)] = ids, learned
-            prefix[row, : learned.index(True) + 1] = 1  # inputs stand one to the right of targets
-        features = {
-            'decoder_input_tokens': np.pad(targets, [(0, 0), (1, 0)])[:, :-1],
-            'decoder_target_tokens': targets,
-            'decoder_loss_weights': weights,
-        }
-        return features | ({'decoder_causal_attention': prefix} if self.bidirectional else {})
+        groups = packed([len(ids) for ids, _ in rows], self.length) if self._pack else [[i] for i in range(len(rows))]
+        if split == 'train':
+            waste = 1 - sum(len(ids) for ids, _ in rows) / (len(groups) * self.length)
+            how = f'{len(rows):,} examples in {len(groups):,} rows' if self._pack else f'{len(rows):,} rows'
+            advice = '' if self._pack or waste < 0.5 else '; --gin.PACK=True puts several examples into a row'
+            print(f'{how} of {self.length} tokens, {waste:.0%} of them padding{advice}', flush=True)
+        names = ('input_tokens', 'target_tokens', 'loss_weights', 'causal_attention', 'segment_ids', 'positions')
+        features = {name: np.zeros((len(groups), self.length), np.int32) for name in names}
+        for row, group in enumerate(groups):
+            start = 0
+            for segment, (ids, learned) in enumerate((rows[i] for i in group), 1):
+                place = (row, slice(start, start + len(ids)))
+                features['input_tokens'][place] = [0, *ids[:-1]]
+                features['target_tokens'][place], features['loss_weights'][place] = ids, learned
+                # Inputs stand one to the right of targets.
+                features['causal_attention'][row, start : start + learned.index(True) + 1] = 1
+                features['segment_ids'][place], features['positions'][place] = segment, range(len(ids))
+                start += len(ids)
+        if not self.bidirectional:
+            del features['causal_attention']
+        if not self._pack:
+            del features['segment_ids'], features['positions']
+        return {f'decoder_{name}': values for name, values in features.items()}
 
     def _sequences(self, conversation: Conversation) -> tuple[list[tuple[list[int], list[bool]]], bool]:
         """(ids, whether each is learned) of one conversation, cut to sequences, and whether something was lost."""

@@ -92,7 +92,7 @@ BAD = {
     'plain.jsonl.xz': (content('.jsonl'), 'no whole compressed file'),
     'text.parquet': (b'text,label\na,b\n', 'no Parquet file'),
     'latin.jsonl': (b'{"text": "a"}\n{"text": "\xe9"}\n', 'latin.jsonl, line 2: byte 0xe9 is not UTF-8.*iconv'),
-    'utf16.csv': ('text,label\na,b\n'.encode('utf-16'), 'line 1: byte 0xff is not UTF-8'),
+    'utf16.csv': ('text,label\na,b\n'.encode('utf-16'), 'line 1: this is UTF-16, not UTF-8.*iconv -f utf-16'),
     'nul.jsonl': (b'{"text": "a"}\n{"text": "\0"}\n', 'line 2: a NUL byte'),
     'number.jsonl': (b'{"text": "a"}\n7\n', 'line 2: expected an object {...}, found int'),
     'half.jsonl': (b'{"text": "a"}\n{"text": "b"\n', 'line 2, column 13: no JSON'),

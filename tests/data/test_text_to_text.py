@@ -1,14 +1,17 @@
 """Pairs, questions and dialogues as batches: the loss on what is learned, and only there."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
 from palm_jax.data import tables
 from palm_jax.data.conversations import Dialogues, PairTable
+from palm_jax.data.packing import packed
 from palm_jax.data.text_to_text import TextToText
 from palm_jax.errors import UserError
+from palm_jax.training.losses import LanguageModelLoss
 
 
 def learned(data, row):
@@ -35,7 +38,7 @@ def test_the_loss_is_on_the_target_and_its_end(pairs):
         end = np.flatnonzero(ids)[-1]
         assert ids[end] == 1 and row['decoder_loss_weights'][end] == 1  # the end mark is learned
         assert learned(data, row) in ('It is cold.', 'It is hot.', 'So hot!')
-        np.testing.assert_array_equal(row['decoder_input_tokens'][1:], ids[:-1])
+        np.testing.assert_array_equal(row['decoder_input_tokens'][1 : end + 1], ids[:end])
         assert row['decoder_input_tokens'][0] == 0 and data.vocabulary.decode(ids).startswith('say: ')
 
 
@@ -145,3 +148,30 @@ def test_what_is_held_out_stays_together(tmp_path):
 def test_lengths_are_for_both_sides(pairs):
     with pytest.raises(UserError, match="it needs 'inputs' and 'targets'"):
         TextToText(pairs, {'inputs': 16}, 'bytes')
+
+
+@pytest.mark.parametrize('bidirectional', [False, True])
+def test_packed_examples_are_learned_as_if_they_were_alone(tmp_path, micro, bidirectional, capsys):
+    path = tmp_path / 'pairs.csv'
+    path.write_text('input,target\n' + ''.join(f'{"q" * (1 + i % 5)},{"a" * (1 + i % 3)}\n' for i in range(23)))
+    table = PairTable(str(path), str(path))
+    made = [TextToText(table, {'inputs': 12, 'targets': 12}, 'bytes', bidirectional, pack) for pack in (False, True)]
+    alone, together = (data.encode('train') for data in made)
+    assert len(together['decoder_segment_ids']) < len(alone['decoder_loss_weights']) / 2
+    said = re.findall(r'(\d+)% of them padding', capsys.readouterr().out)
+    assert int(said[0]) > 50 > 20 > int(said[1])
+    model, params = micro(vocab_size=260)
+    sums = []
+    for features in (alone, together):
+        total, metrics = LanguageModelLoss(z_loss=0.0)(model, params, features)
+        sums.append((float(total), float(metrics['loss'].count)))
+    assert sums[0][1] == sums[1][1] == sum(2 + i % 3 for i in range(23))
+    assert sums[0][0] == pytest.approx(sums[1][0], rel=1e-5)
+
+
+def test_packing_leaves_nothing_out_and_little_empty():
+    lengths = np.random.default_rng(0).integers(1, 100, 2000).tolist()
+    groups = packed(lengths, 128)
+    assert sorted(i for group in groups for i in group) == list(range(2000))
+    assert all(sum(lengths[i] for i in group) <= 128 for group in groups)
+    assert sum(lengths) / (128 * len(groups)) > 0.97 and packed([], 8) == []

@@ -1,0 +1,112 @@
+"""How fast batches are: `data`, from raw text and from the cache, beside tf.data with the same tokenizer."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from palm_jax.data import token_cache, vocabularies
+from palm_jax.data.batches import LanguageModelData
+from palm_jax.data.corpus import Corpus
+from palm_jax.data.vocabularies import Vocabulary
+
+_TASK, _VOCABULARY_SIZE = 'python_stdlib', 32_000
+_START = """
+import time
+start = time.monotonic()
+import sys
+from palm_jax.data.batches import LanguageModelData
+from palm_jax.data.corpus import Corpus
+data = LanguageModelData(Corpus({task!r}, {vocabulary!r}), {{'targets': {length}}})
+data.batch(0, {batch})
+assert 'tensorflow' not in sys.modules
+print(time.monotonic() - start)
+"""
+
+
+def add_arguments(commands: Any) -> None:
+    """Of the command `data`."""
+    data = commands.add_parser('data', help='batches from raw text and from the cache; needs TensorFlow')
+    data.add_argument('--vocabulary', default='sentencepiece', help='sentencepiece (32,000 ids), bytes, or a file')
+    data.add_argument('--length', type=int, default=2048, help='tokens of a sequence')
+    data.add_argument('--batch', type=int, default=8, help='sequences a step')
+    data.add_argument('--steps', type=int, default=5, help='times that everything is done')
+    data.add_argument('--documents', type=int, default=600, help='of raw text, each time')
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Everything in turn, `steps` times; medians of tokens a second, and the time until the first batch."""
+    corpus = Corpus(_TASK, options.vocabulary, _VOCABULARY_SIZE)
+    corpus.parts('train')  # the vocabulary and the cache are made where they are missing
+    data = LanguageModelData(corpus, {'targets': options.length})
+    vocabulary = corpus.vocabulary.text
+    texts = [text for text, _ in zip(corpus.texts(), range(options.documents), strict=False)]
+    ways: dict[str, Callable[[], int]] = {
+        'raw text, kept as a cache': lambda: _tokenize(options.documents, vocabulary),
+        'raw text, tf.data alone': lambda: _tensorflow(texts, vocabulary),
+        f'the cache, packed at {options.length}': lambda: _from_cache(data, options.batch),
+    }
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    starts = []
+    for _ in range(options.steps):
+        for name, way in ways.items():
+            start = time.monotonic()
+            count = way()
+            speeds[name].append(count / (time.monotonic() - start))
+        starts.append(_seconds_to_first_batch(options, corpus))
+    cores = os.cpu_count() or 1
+    print(f'{_TASK}, {vocabulary.fingerprint}, {cores} cores, medians of {options.steps}')
+    for name, values in speeds.items():
+        middle, low, high = statistics.median(values), min(values), max(values)
+        print(f'  {name:<32}{middle:>14,.0f} tokens/s ({low:,.0f} to {high:,.0f}), {middle / cores:,.0f} a core')
+    raw, alone = (statistics.median(speeds[name]) for name in list(ways)[:2])
+    print(f'  raw text is tokenized and kept {raw / alone:.2f} times as fast as tf.data tokenizes it alone')
+    print(f'  first batch from the cache {statistics.median(starts):.1f} s after the start, without TensorFlow')
+
+
+def _tokenize(documents: int, vocabulary: Vocabulary) -> int:
+    """The way of a run's first start: the registered task, tokens, ArrayRecord files."""
+    from palm_jax.data import tasks
+
+    def some() -> Iterator[token_cache.Example]:
+        yield from (example for example, _ in zip(tasks.token_examples(_TASK, 'train', vocabulary), range(documents)))  # noqa: B905
+
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder) / 'cache'
+        token_cache.build(some(), directory, vocabulary.size, 'tokens')
+        return token_cache.TokenCache(directory).num_tokens
+
+
+def _tensorflow(texts: list[str], vocabulary: Vocabulary) -> int:
+    """seqio's own vocabulary of the same kind in a tf.data pipeline, nothing else."""
+    import seqio
+    import tensorflow as tf
+
+    if isinstance(vocabulary, vocabularies.SentencePiece):
+        theirs = seqio.SentencePieceVocabulary(vocabulary.path)
+    else:
+        theirs = seqio.ByteVocabulary()
+    dataset = tf.data.Dataset.from_tensor_slices(texts)
+    encoded = dataset.map(theirs.encode_tf, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return sum(len(ids) for ids in encoded.as_numpy_iterator())
+
+
+def _from_cache(data: LanguageModelData, batch: int, batches: int = 100) -> int:
+    start = int(np.random.default_rng().integers(1_000_000))
+    return sum(data.batch(start + k * batch, batch)['decoder_target_tokens'].size for k in range(batches))
+
+
+def _seconds_to_first_batch(options: argparse.Namespace, corpus: Corpus) -> float:
+    vocabulary = 'bytes' if corpus.vocabulary_path is None else str(corpus.vocabulary_path)
+    code = _START.format(task=_TASK, vocabulary=vocabulary, length=options.length, batch=options.batch)
+    return float(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout)
