@@ -31,11 +31,11 @@ from palm_jax.inference import decoding
 from palm_jax.inference.decoding import EOS_ID, START_ID
 from palm_jax.inference.generate import Continuation, Sampler, Writer, encode_prompts
 from palm_jax.inference.scoring import Likelihood, likelihoods
+from palm_jax.measures import entities
 from palm_jax.parameters import overlaid
 from palm_jax.partitioning import Layout
 from palm_jax.peft.method import Adapted
 from palm_jax.peft.trainable import join
-from palm_jax.reports import entities
 from palm_jax.training import loop, pretrained
 from palm_jax.training.checkpoints import Checkpoints, fingerprint, restore_params
 from palm_jax.training.head_losses import scores_of

@@ -14,8 +14,9 @@ ALLOWED = {
     'inference': {'models', 'inference', 'parameters', 'errors'},
     'peft': {'peft', 'models', 'parameters', 'errors'},
     'training': {'models', 'peft', 'training', 'partitioning', 'parameters', 'errors'},
-    'reports': {'reports', 'training', 'models', 'inference', 'partitioning', 'errors'},
-    'data': {'data', 'errors'},
+    'measures': {'measures', 'errors'},
+    'reports': {'reports', 'measures', 'training', 'models', 'inference', 'partitioning', 'errors'},
+    'data': {'data', 'measures', 'errors'},
     'exchange': {'exchange', 'data', 'models', 'peft', 'training', 'inference', 'partitioning', 'errors'},
     'serving': {'serving', 'trained', 'data', 'inference', 'errors', '__version__'},
 }

@@ -39,7 +39,7 @@ def test_ci_finds_both_set_up_commands():
 
 
 @pytest.mark.parametrize('command', [*COMMANDS, *INLINE])
-def test_a_training_command_is_understood(command, base_and_table, small_tasks):
+def test_a_training_command_is_understood(command, base_and_table, small_tasks, tmp_path):
     explained, task = (
         command if '--explain' in command else f'{command} --explain',
         re.search(r'gin/tasks/(\w+)', command),
@@ -47,7 +47,13 @@ def test_a_training_command_is_understood(command, base_and_table, small_tasks):
     if 'finetune' in command:
         given = base_and_table[1:] if task else base_and_table
         explained += ''.join(f' --gin.{name}={value}' for name, value in given)
-    result = run(explained, small_tasks[task[1]] if task else ROOT)
+    folder = small_tasks[task[1]] if task else tmp_path if 'notes/' in command else ROOT
+    if folder == tmp_path:
+        (folder / 'notes').mkdir()
+        for i in range(30):
+            (folder / 'notes' / f'{i}.txt').write_text(f'a note, number {i}\n' * 9)
+        (folder / 'reviews.csv').write_text('text\n' + ''.join(f'review {i}\n' for i in range(40)))
+    result = run(explained, folder)
     assert result.returncode == 0, result.stderr[-2000:]
     assert '## parameters' in result.stdout
 
@@ -81,6 +87,40 @@ def test_the_doctor_finds_this_machine_well():
     result = run('python -m palm_jax.doctor')
     assert result.returncode == 0, result.stdout
     assert 'all is well' in result.stdout and 'jax 0.' in result.stdout
+
+
+def test_the_tasks_that_are_named_are_registered():
+    import seqio
+
+    from palm_jax.data import public_tasks, tasks
+
+    table = README.partition('Registered are, by')[2].partition('A seqio or t5 task')[0]
+    names = [n for n in re.findall(r'`(\w+)`', table) if n != '--gin.MIXTURE_OR_TASK_NAME=']
+    if not public_tasks.add_in_t5_format():
+        names = [n for n in names if 'T5' not in next(line for line in table.splitlines() if f'`{n}`' in line)]
+    assert len(names) > 25
+    for name in names:
+        assert tasks.parts(name), name
+    assert sum(name.startswith('wiki40b_') for name in seqio.TaskRegistry.names()) == 41
+
+
+def test_tokens_are_made_beforehand_and_verified(tmp_path):
+    (tmp_path / 'text.txt').write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(2000)))
+    command = f'python -m tools.cache_tasks python_stdlib --gin.TRAIN_FILES={tmp_path}/text.txt --gin.VOCABULARY=bytes'
+    for flags in ('', ' --verify'):
+        result = run(command + flags)
+        assert result.returncode == 0, result.stderr[-2000:]
+        assert len(re.findall(r'tokens of 1 documents in .*', result.stdout)) == 2
+    assert result.stdout.count('1 file(s) are as they were written') == 2
+    refused = run('python -m tools.cache_tasks cldr_languages --gin.INITIAL_CHECKPOINT_PATH=nowhere')
+    assert refused.returncode == 2 and 'Traceback' not in refused.stderr
+
+
+def test_the_benchmark_of_data():
+    result = run('python -m tools.benchmark data --vocabulary=bytes --documents=5 --steps=1 --length=64 --batch=2')
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert re.search(r'the cache, packed at 64 +[\d,]+ tokens/s', result.stdout)
+    assert 'as fast as tf.data tokenizes it alone' in result.stdout and 'without TensorFlow' in result.stdout
 
 
 def test_the_vocabulary_tool(tmp_path):

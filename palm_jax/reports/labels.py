@@ -13,7 +13,6 @@ from sklearn.metrics import classification_report, precision_recall_fscore_suppo
 from tqdm import tqdm
 
 from palm_jax.partitioning import shard_batch
-from palm_jax.reports import measures
 from palm_jax.reports.pages import WORST, Pages, Table
 from palm_jax.reports.plots import plot_confusion
 from palm_jax.training.finished import Finished
@@ -84,8 +83,8 @@ def of_classes(
     return Pages(
         finished,
         loss,
-        measures.of_classes(labels, predicted, p),
-        measures.interval(len(labels), lambda rows: measures.accuracy(labels[rows], predicted[rows])),
+        scores.of_classes(labels, predicted, p),
+        scores.interval(len(labels), lambda rows: scores.accuracy(labels[rows], predicted[rows])),
         predictions,
         {
             'Classes': [('class', 'precision', 'recall', 'F1', 'examples'), *rows],
@@ -111,8 +110,8 @@ def of_label_sets(finished, loss, names, texts, scores, labels) -> Pages:
     return Pages(
         finished,
         loss,
-        measures.of_label_sets(labels, predicted, p),
-        measures.interval(len(labels), lambda rows: measures.accuracy(labels[rows], predicted[rows])),
+        scores.of_label_sets(labels, predicted, p),
+        scores.interval(len(labels), lambda rows: scores.accuracy(labels[rows], predicted[rows])),
         predictions,
         {'The worst errors': worst(predictions, badness)},
         table=classification_report(labels, predicted, **shown) if len(names) <= 20 else '',
@@ -129,8 +128,8 @@ def of_numbers(finished, loss, names, texts, scores, labels) -> Pages:
     return Pages(
         finished,
         loss,
-        measures.of_numbers(labels, predicted),
-        measures.interval(len(labels), lambda rows: measures.pearson(labels[rows], predicted[rows])),
+        scores.of_numbers(labels, predicted),
+        scores.interval(len(labels), lambda rows: scores.pearson(labels[rows], predicted[rows])),
         predictions,
         {'The worst errors': worst(predictions, np.abs(predicted - labels))},
     )

@@ -11,7 +11,8 @@ import numpy as np
 
 from palm_jax.errors import UserError, closest
 from palm_jax.inference.generate import Sampler, Writer
-from palm_jax.reports import measures, text_measures
+from palm_jax.measures import scores
+from palm_jax.measures import texts as text_measures
 from palm_jax.reports.labels import worst
 from palm_jax.reports.pages import Pages
 from palm_jax.training.finished import Finished
@@ -62,19 +63,19 @@ class WritingReporter:
         references = [prompt.references for prompt in prompts]
         of_rows = text_measures.measure(self.measures, texts, references, self.tokenizer)
         everything, main = np.arange(len(texts)), next(iter(of_rows))
-        bootstraps = _CORPUS_BOOTSTRAPS if main in ('bleu', 'chrf') else measures.BOOTSTRAPS
-        scores = [of_rows[main](np.array([i])) for i in everything]
+        bootstraps = _CORPUS_BOOTSTRAPS if main in ('bleu', 'chrf') else scores.BOOTSTRAPS
+        by_text = [of_rows[main](np.array([i])) for i in everything]
         predictions = [
             {'text': prompt.text, 'label': list(prompt.references), 'predicted': text, 'score': round(score, 4)}
-            for prompt, text, score in zip(prompts, texts, scores, strict=True)
+            for prompt, text, score in zip(prompts, texts, by_text, strict=True)
         ]
-        badness = np.array([-np.inf if score >= 100 else -score for score in scores])
+        badness = np.array([-np.inf if score >= 100 else -score for score in by_text])
         values = {name: function(everything) for name, function in of_rows.items()}
         return Pages(
             finished,
             loss,
             values | {'perplexity': math.exp(min(loss, 700))},
-            measures.interval(len(texts), of_rows[main], bootstraps),
+            scores.interval(len(texts), of_rows[main], bootstraps),
             predictions,
             {'The worst answers': worst(predictions, badness)},
             table=''.join(map(_shown, predictions[:: max(1, len(predictions) // 4)][:4])),

@@ -6,7 +6,7 @@ import sacrebleu
 from rouge_score import rouge_scorer
 
 from palm_jax.errors import UserError
-from palm_jax.reports.text_measures import Words, answer_f1, answer_words, measure
+from palm_jax.measures.texts import Words, answer_f1, answer_words, measure
 from palm_jax.reports.written import WritingReporter
 
 TEXTS = ['the cat sat on the mat', 'a dog barks loudly', 'nothing']
