@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from palm_jax.measures import entities, scores
+from palm_jax.measures import entities, statistics
 from palm_jax.measures import texts as text_measures
 
 Metric = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
@@ -40,5 +40,5 @@ def entity_f1(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, f
         right, said = target.split(), predicted.split()
         said = [tag if tag[:2] in ('B-', 'I-', 'E-', 'S-') else 'O' for tag in said]
         said = (said + ['O'] * len(right))[: len(right)]
-        counts += scores.entity_counts(entities.decode(right), entities.decode(said))
-    return {'entity_f1': scores.precision_recall_f1(*counts)[2]}
+        counts += statistics.entity_counts(entities.decode(right), entities.decode(said))
+    return {'entity_f1': statistics.precision_recall_f1(*counts)[2]}

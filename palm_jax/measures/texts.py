@@ -16,7 +16,7 @@ import numpy as np
 import sacrebleu
 from rouge_score import rouge_scorer
 
-from palm_jax.measures.scores import precision_recall_f1
+from palm_jax.measures.statistics import precision_recall_f1
 
 OfRows = Callable[[np.ndarray], float]
 Texts, References = Sequence[str], Sequence[Sequence[str]]

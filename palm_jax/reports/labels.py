@@ -83,8 +83,8 @@ def of_classes(
     return Pages(
         finished,
         loss,
-        scores.of_classes(labels, predicted, p),
-        scores.interval(len(labels), lambda rows: scores.accuracy(labels[rows], predicted[rows])),
+        statistics.of_classes(labels, predicted, p),
+        statistics.interval(len(labels), lambda rows: statistics.accuracy(labels[rows], predicted[rows])),
         predictions,
         {
             'Classes': [('class', 'precision', 'recall', 'F1', 'examples'), *rows],
@@ -110,8 +110,8 @@ def of_label_sets(finished, loss, names, texts, scores, labels) -> Pages:
     return Pages(
         finished,
         loss,
-        scores.of_label_sets(labels, predicted, p),
-        scores.interval(len(labels), lambda rows: scores.accuracy(labels[rows], predicted[rows])),
+        statistics.of_label_sets(labels, predicted, p),
+        statistics.interval(len(labels), lambda rows: statistics.accuracy(labels[rows], predicted[rows])),
         predictions,
         {'The worst errors': worst(predictions, badness)},
         table=classification_report(labels, predicted, **shown) if len(names) <= 20 else '',
@@ -128,8 +128,8 @@ def of_numbers(finished, loss, names, texts, scores, labels) -> Pages:
     return Pages(
         finished,
         loss,
-        scores.of_numbers(labels, predicted),
-        scores.interval(len(labels), lambda rows: scores.pearson(labels[rows], predicted[rows])),
+        statistics.of_numbers(labels, predicted),
+        statistics.interval(len(labels), lambda rows: statistics.pearson(labels[rows], predicted[rows])),
         predictions,
         {'The worst errors': worst(predictions, np.abs(predicted - labels))},
     )

@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from palm_jax.measures import entities, scores
+from palm_jax.measures import entities, statistics
 from palm_jax.reports.labels import held_out_scores, worst
 from palm_jax.reports.pages import Pages
 from palm_jax.training.finished import Finished
@@ -37,16 +37,16 @@ def report(finished: Finished, loss: float, sentences, predicted: list[list[str]
     """
     true = [entities.decode(s.tags) for s in sentences]
     found = [entities.decode(tags) for tags in predicted]
-    counts = np.array([scores.entity_counts(*pair) for pair in zip(true, found, strict=True)], float)
-    precision, recall, f1 = scores.precision_recall_f1(*counts.sum(axis=0))
+    counts = np.array([statistics.entity_counts(*pair) for pair in zip(true, found, strict=True)], float)
+    precision, recall, f1 = statistics.precision_recall_f1(*counts.sum(axis=0))
     by_type: dict[str, np.ndarray] = collections.defaultdict(lambda: np.zeros(3))
     for t, f in zip(true, found, strict=True):
         for name in {e.type for e in (*t, *f)}:
             one = [[e for e in group if e.type == name] for group in (t, f)]
-            by_type[name] += scores.entity_counts(*one)
+            by_type[name] += statistics.entity_counts(*one)
     rows = []
     for name in sorted(by_type):
-        p, r, f = scores.precision_recall_f1(*by_type[name])
+        p, r, f = statistics.precision_recall_f1(*by_type[name])
         rows.append((name, f'{p:.3f}', f'{r:.3f}', f'{f:.3f}', f'{by_type[name][2]:.0f}'))
     right = sum(a == b for s, tags in zip(sentences, predicted, strict=True) for a, b in zip(s.tags, tags, strict=True))
     predictions = [
@@ -71,7 +71,7 @@ def report(finished: Finished, loss: float, sentences, predicted: list[list[str]
             'entity_recall': recall,
             'tag_accuracy': right / sum(len(s.tags) for s in sentences),
         },
-        scores.interval(len(sentences), lambda i: scores.precision_recall_f1(*counts[i].sum(axis=0))[2]),
+        statistics.interval(len(sentences), lambda i: statistics.precision_recall_f1(*counts[i].sum(axis=0))[2]),
         predictions,
         {
             'Entities': [header, *rows],

@@ -11,7 +11,7 @@ import numpy as np
 
 from palm_jax.errors import UserError, closest
 from palm_jax.inference.generate import Sampler, Writer
-from palm_jax.measures import scores
+from palm_jax.measures import statistics
 from palm_jax.measures import texts as text_measures
 from palm_jax.reports.labels import worst
 from palm_jax.reports.pages import Pages
@@ -63,7 +63,7 @@ class WritingReporter:
         references = [prompt.references for prompt in prompts]
         of_rows = text_measures.measure(self.measures, texts, references, self.tokenizer)
         everything, main = np.arange(len(texts)), next(iter(of_rows))
-        bootstraps = _CORPUS_BOOTSTRAPS if main in ('bleu', 'chrf') else scores.BOOTSTRAPS
+        bootstraps = _CORPUS_BOOTSTRAPS if main in ('bleu', 'chrf') else statistics.BOOTSTRAPS
         by_text = [of_rows[main](np.array([i])) for i in everything]
         predictions = [
             {'text': prompt.text, 'label': list(prompt.references), 'predicted': text, 'score': round(score, 4)}
@@ -75,7 +75,7 @@ class WritingReporter:
             finished,
             loss,
             values | {'perplexity': math.exp(min(loss, 700))},
-            scores.interval(len(texts), of_rows[main], bootstraps),
+            statistics.interval(len(texts), of_rows[main], bootstraps),
             predictions,
             {'The worst answers': worst(predictions, badness)},
             table=''.join(map(_shown, predictions[:: max(1, len(predictions) // 4)][:4])),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from palm_jax.data.conll import Sentence
-from palm_jax.measures import scores
+from palm_jax.measures import statistics
 from palm_jax.measures.entities import Entity, decode
 from palm_jax.reports import tags
 
@@ -44,4 +44,4 @@ def test_a_report_counts_types_and_names_the_worst_sentence():
 
 
 def test_nothing_found_and_nothing_sought_is_no_division():
-    assert scores.precision_recall_f1(0, 0, 0) == (0.0, 0.0, 0.0)
+    assert statistics.precision_recall_f1(0, 0, 0) == (0.0, 0.0, 0.0)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from palm_jax.measures import scores
-from palm_jax.measures.scores import calibration_error
+from palm_jax.measures import statistics
+from palm_jax.measures.statistics import calibration_error
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def predictions():
 
 def test_classes_by_hand(predictions):
     labels, predicted, p = predictions
-    result = scores.of_classes(labels, predicted, p)
+    result = statistics.of_classes(labels, predicted, p)
     f1 = []
     for c in range(3):
         tp = np.sum((predicted == c) & (labels == c))
@@ -41,7 +41,7 @@ def test_calibration_error_by_hand():
 
 def test_labels_count_when_all_are_right():
     labels, p = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]), np.array([[0.9, 0.2], [0.8, 0.4], [0.1, 0.7]])
-    result = scores.of_label_sets(labels, (p > 0.5).astype(float), p)
+    result = statistics.of_label_sets(labels, (p > 0.5).astype(float), p)
     np.testing.assert_allclose(result['accuracy'], 2 / 3)
     np.testing.assert_allclose(result['area_under_roc'], 1.0)
 
@@ -50,8 +50,8 @@ def test_numbers_are_scipys():
     rng = np.random.default_rng(0)
     labels = rng.normal(size=50)
     predicted = labels + rng.normal(size=50)
-    result = scores.of_numbers(labels, predicted)
+    result = statistics.of_numbers(labels, predicted)
     np.testing.assert_allclose(result['pearson'], stats.pearsonr(labels, predicted).statistic)
     np.testing.assert_allclose(result['spearman'], stats.spearmanr(labels, predicted).statistic)
     np.testing.assert_allclose(result['squared_error'], np.mean((labels - predicted) ** 2))
-    assert np.isnan(scores.of_numbers(labels, np.zeros(50))['pearson'])
+    assert np.isnan(statistics.of_numbers(labels, np.zeros(50))['pearson'])
