@@ -31,8 +31,9 @@ from tqdm import tqdm
 
 from palm_jax import __version__, command_line
 from palm_jax.errors import UserError
-from palm_jax.measures import entities, statistics
+from palm_jax.measures import entities
 from palm_jax.measures import texts as text_measures
+from palm_jax.measures.statistics import entity_counts, precision_recall_f1
 
 # Flags that suit a method; the learning rates were not searched.
 METHODS = {
@@ -224,8 +225,8 @@ def tag(data: Any, held_out: Sequence[dict]) -> tuple[str, float]:
     counts = np.zeros(3)
     for row in held_out:
         tags = model.predict(vectors.transform(features(row['words'])))
-        counts += statistics.entity_counts(entities.decode(row['tags']), entities.decode(list(tags)))
-    return 'logistic regression on words in context', statistics.precision_recall_f1(*counts)[2]
+        counts += entity_counts(entities.decode(row['tags']), entities.decode(list(tags)))
+    return 'logistic regression on words in context', precision_recall_f1(*counts)[2]
 
 
 def write(data: Any, held_out: Sequence[dict]) -> tuple[str, float]:
