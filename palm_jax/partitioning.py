@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -115,9 +115,35 @@ class Layout:
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Host arrays [B / hosts, ...] to global arrays split over `data`."""
+    """Host arrays [B, ...], which every process has whole, to global arrays split over `data`."""
+    size = len(next(iter(batch.values())))
+    return read_batch(lambda first, count: {name: x[first : first + count] for name, x in batch.items()}, size, mesh)
+
+
+def read_batch(read: Callable[[int, int], Mapping[str, np.ndarray]], size: int, mesh: Mesh) -> dict[str, jax.Array]:
+    """A global batch split over `data`, of which every process reads the rows of its own devices alone.
+
+    Args:
+      read: gives rows first, ..., first + count - 1 of the batch: arrays [count, ...].
+      size: B.
+      mesh: with an axis `data` that divides B.
+    """
     sharding = NamedSharding(mesh, PartitionSpec('data'))
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+    rows = {index[0].indices(size)[:2] for index in sharding.addressable_devices_indices_map((size,)).values()}
+    first, last = min(start for start, _ in rows), max(stop for _, stop in rows)
+    if sum(stop - start for start, stop in rows) == last - first:  # as on every mesh but an odd one
+        rows = {(first, last)}
+    parts = {span: read(span[0], span[1] - span[0]) for span in sorted(rows)}
+
+    def global_array(name: str, like: np.ndarray) -> jax.Array:
+        def piece(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(size)
+            begin, part = next((s, part) for (s, e), part in parts.items() if s <= start and stop <= e)
+            return part[name][start - begin : stop - begin]
+
+        return jax.make_array_from_callback((size, *like.shape[1:]), sharding, piece)
+
+    return {name: global_array(name, value) for name, value in next(iter(parts.values())).items()}
 
 
 def bytes_per_device(boxed: Any, layout: Layout, axis_sizes: Mapping[str, int]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from palm_jax import command_line
+from palm_jax import command_line, processes
 from palm_jax.configuration.load import Configuration
 
 
@@ -20,8 +20,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--accept_changes', action='store_true', help='continue a run with another configuration')
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
+    if not options.explain:
+        processes.join()
     configuration = command_line.load_configuration('loop.train', options.gin_file, flags)
-    arguments_of_train = configuration.build('loop.train')
+    arguments_of_train = _build(configuration)
     seeds = configuration.bound('repeat.over_seeds.seeds')
 
     if options.explain:
@@ -36,7 +38,9 @@ def main(arguments: Sequence[str]) -> int:
     command = command_line.command('train', arguments)
 
     def train(configuration: Configuration, arguments_of_train: dict[str, Any], start: float) -> int:
-        record.keep(Path(arguments_of_train['model_dir']), configuration.text, options.accept_changes)
+        with processes.first_alone('the configuration is kept'):
+            if processes.is_first():
+                record.keep(Path(arguments_of_train['model_dir']), configuration.text, options.accept_changes)
         return loop.train(**arguments_of_train, run=loop.Run(configuration.text, command, start))
 
     if seeds is None:
@@ -46,9 +50,21 @@ def main(arguments: Sequence[str]) -> int:
         start = time.monotonic()
         its_own = [('SEED', str(seed)), ('MODEL_DIR', repr(str(model_dir))), ('SEEDS', 'None')]
         configuration = command_line.load_configuration('loop.train', options.gin_file, [*flags, *its_own])
-        return train(configuration, configuration.build('loop.train'), start)
+        return train(configuration, _build(configuration), start)
 
     return repeat.over_seeds(with_seed, Path(arguments_of_train['model_dir']), seeds)
+
+
+def _build(configuration: Configuration) -> dict[str, Any]:
+    """The arguments of `loop.train`; of several processes the first makes tables, vocabulary and tokens for all."""
+    with processes.first_alone('the data is made'):
+        arguments = configuration.build('loop.train')
+        if processes.are_several():
+            data = arguments['data']
+            print(
+                f'{data.num_sequences:,} training sequences; held out: {len(next(iter(data.validation(1))))} features'
+            )
+    return arguments
 
 
 if __name__ == '__main__':

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping
+import shutil
+import sys
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +17,63 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from palm_jax import processes
 from palm_jax.errors import UserError
 from palm_jax.parameters import path_name
+from palm_jax.training import integrity
 from palm_jax.training.metrics import Metrics, Ratio
 from palm_jax.training.pretrained import ABOUT, STATE, check_vocabulary, read_about, step_directory
 from palm_jax.training.state import TrainState
 
+# How Orbax, TensorStore and the system say that nothing can be written.
+_UNWRITABLE = (
+    *('No space left on device', 'Read-only file system', 'Disk quota exceeded'),
+    *('File too large', 'Permission denied', 'Not a directory'),
+)
+
 
 class Checkpoints:
-    """The checkpoints below one directory, a folder a step.
+    """The checkpoints below one directory, a folder a step, with checksums.
+
+    A newest one that is damaged (a file that is missing, cut or changed) is named and set aside when the directory is
+    opened, and the one before it counts as the newest.
 
     Args:
       directory: created when missing.
       keep: how many of the newest stay.
       about: JSON kept with every checkpoint: `vocabulary`, `architecture`, and `base`, the
         fingerprint of frozen parameters that the checkpoints leave out, or None.
+      keep_every: besides, those whose step this divides stay.
     """
 
-    def __init__(self, directory: Path, keep: int, about: dict[str, Any]):
+    def __init__(self, directory: Path, keep: int, about: dict[str, Any], keep_every: int | None = None):
         self.directory, self._about = directory, about
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        with processes.first_alone('checkpoints are checked'):
+            if processes.is_first():
+                _set_damaged_aside(directory)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, keep_period=keep_every, enable_async_checkpointing=True
+        )
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._sealing: threading.Thread | None = None
 
     @property
     def latest(self) -> int | None:
         """The newest finished step, or None."""
         return self._manager.latest_step()
 
+    @property
+    def steps(self) -> list[int]:
+        """All finished steps, in order."""
+        return sorted(self._manager.all_steps())
+
     def path(self, step: int) -> Path:
         """Where a step's checkpoint lies."""
         return self.directory / str(step)
+
+    def about(self, step: int) -> dict[str, Any]:
+        """The JSON that was kept with a step."""
+        return read_about(self.path(step))
 
     def save(
         self, state: TrainState, step: int, unlogged: Metrics | None = None, notes: Mapping[str, Any] | None = None
@@ -57,24 +88,35 @@ class Checkpoints:
         """
         if step == self.latest:
             return
+        self.wait()
         sums = {name: [float(ratio.total), float(ratio.count)] for name, ratio in (unlogged or {}).items()}
         items = {
             STATE: ocp.args.StandardSave(self._saved(state)),
             ABOUT: ocp.args.JsonSave(self._about | {'unlogged': sums} | dict(notes or {})),
         }
-        self._manager.save(step, args=ocp.args.Composite(**items))
+        with self._told():
+            self._manager.save(step, args=ocp.args.Composite(**items))
+        self._sealing = threading.Thread(target=self._seal, args=(step,), daemon=True)
+        self._sealing.start()
 
-    def restore(self, expected: TrainState) -> tuple[TrainState, Metrics | None]:
-        """The newest state, and the metrics' sums that `save` was given.
+    def _seal(self, step: int) -> None:
+        """Behind the asynchronous save, when its folder has its name; what went wrong there, `wait` tells."""
+        with contextlib.suppress(Exception):
+            self._manager.wait_until_finished()
+            integrity.seal(self.path(step))
+
+    def restore(self, expected: TrainState, step: int | None = None) -> tuple[TrainState, Metrics | None]:
+        """The state of a step, and the metrics' sums that `save` was given.
 
         Args:
+          step: None is the newest.
           expected: shapes with shardings (or arrays that have both); every array is placed so,
             whatever mesh it was saved from. Its frozen part stays where checkpoints have none.
 
         Raises:
           UserError: another vocabulary, or another base.
         """
-        step = self.latest
+        step = self.latest if step is None else step
         about = read_about(self.path(step))
         check_vocabulary(about, self._about, self.path(step))
         if about.get('labels') != self._about.get('labels'):
@@ -102,12 +144,63 @@ class Checkpoints:
         return dataclasses.replace(state, frozen={}) if self._about.get('base') else state
 
     def wait(self) -> None:
-        """Until what was saved is on disk."""
-        self._manager.wait_until_finished()
+        """Until what was saved is on disk, with its checksums.
+
+        Raises:
+          UserError: it could not be saved.
+        """
+        if self._sealing is not None:
+            self._sealing.join()
+            self._sealing = None
+        with self._told():
+            self._manager.wait_until_finished()
+
+    def all_are_told(self, step: int) -> bool:
+        """Whether several processes are to end after this step, because one of them got SIGTERM; the same for all."""
+        return jax.process_count() > 1 and self._manager.reached_preemption(step)
+
+    def forget_after(self, step: int) -> None:
+        """Deletes what was saved beyond a step."""
+        self.wait()
+        for later in self.steps:
+            if later > step:
+                self._manager.delete(later)
 
     def close(self) -> None:
         """Waits and lets go."""
+        self.wait()
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """What keeps a checkpoint from being written, as a message that says what is safe."""
+        try:
+            yield
+        except Exception as error:
+            reason = next((text for text in _UNWRITABLE if text.lower() in f'{error!r}'.lower()), None)
+            if reason is None and not isinstance(error, OSError):
+                raise
+            whole = [step for step in self.steps if (self.path(step) / STATE).is_dir()]
+            safe = f'{self.path(whole[-1])} is whole' if whole else 'There is no earlier checkpoint'
+            raise UserError(
+                f'A checkpoint could not be written to {self.directory}: {reason or error}. {safe}. '
+                'Make room (or name another MODEL_DIR), and give the same command again.'
+            ) from None
+
+
+def _set_damaged_aside(directory: Path) -> None:
+    """Renames what is newest and damaged to `damaged-<step>`, until one is sound, and says so."""
+    steps = sorted((int(path.name) for path in directory.glob('*') if path.name.isdigit()), reverse=True)
+    for step in steps:
+        found = integrity.problem(directory / str(step))
+        if found is None:
+            return
+        aside = directory / f'damaged-{step}'
+        shutil.rmtree(aside, ignore_errors=True)
+        (directory / str(step)).rename(aside)
+        before = [s for s in steps if s < step]
+        then = f'the one before, of step {before[0]:,}, is used' if before else 'there is none before it'
+        print(f'checkpoint {step:,} is damaged and set aside as {aside.name}: {found}; {then}', file=sys.stderr)
 
 
 def restore_params(path: str, fresh: Any, about: dict[str, Any], may_be_new: tuple[str, ...] = ()) -> Any:
@@ -124,6 +217,7 @@ def restore_params(path: str, fresh: Any, about: dict[str, Any], may_be_new: tup
       UserError: no checkpoint, another vocabulary, or parameters that do not fit, as a table.
     """
     directory = step_directory(path)
+    integrity.check(directory)
     theirs = read_about(directory)
     check_vocabulary(theirs, about, directory)
     may_be_new_path = re.compile('|'.join(may_be_new) or '(?!)').fullmatch

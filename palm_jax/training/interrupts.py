@@ -1,4 +1,8 @@
-"""Ctrl-C and SIGTERM as a request that the loop honours between two steps."""
+"""Ctrl-C and SIGTERM as a request that the loop honours between two steps.
+
+Of several processes one may be told before the others: there JAX's coordination service takes the signal, and
+agrees with all on the step after which they save (`Checkpoints.all_are_told`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ import sys
 import threading
 from types import FrameType
 from typing import Self
+
+import jax
 
 
 class Interrupts:
@@ -20,7 +26,8 @@ class Interrupts:
         self.received: signal.Signals | None = None
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+        alone = jax.process_count() == 1
+        if alone and threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
             self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
         else:
             self._previous = {}
@@ -34,6 +41,10 @@ class Interrupts:
     def exit_code(self) -> int:
         """128 + the signal's number, as shells and schedulers expect; 0 when there was none."""
         return 0 if self.received is None else 128 + self.received
+
+    def take(self, number: signal.Signals) -> None:
+        """A signal that came another way."""
+        self.received = self.received or number
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:

@@ -8,6 +8,7 @@ import functools
 import itertools
 import math
 import re
+import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
+from palm_jax import processes
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
-from palm_jax.partitioning import Layout, shard_batch
+from palm_jax.partitioning import Layout, read_batch
 from palm_jax.peft.method import Adapted, Method
 from palm_jax.peft.trainable import Trainable
 from palm_jax.training import flops, messages
@@ -35,8 +38,10 @@ from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan
 from palm_jax.training.pretrained import BEST
 from palm_jax.training.progress import Progress
+from palm_jax.training.spikes import SpikeGuard, SpikeRule
 from palm_jax.training.state import TrainState, init_state, unbox
 from palm_jax.training.step import eval_step, train_step
+from palm_jax.training.watchdog import Watchdog
 from palm_jax.training.writers import Jsonl, TensorBoard, Writer
 
 
@@ -50,6 +55,7 @@ class Periods:
       checkpoint: the state is saved; the end saves too.
       evaluate_batches: see `evaluate`.
       keep: so many of the newest checkpoints stay.
+      keep_every: besides those, every checkpoint whose step this divides; None: no others.
     """
 
     log: int = 10
@@ -57,10 +63,11 @@ class Periods:
     checkpoint: int = 500
     evaluate_batches: int = 16
     keep: int = 2
+    keep_every: int | None = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 1:
+            if (getattr(self, field.name) or 1 if field.name == 'keep_every' else getattr(self, field.name)) < 1:
                 raise UserError(f'loop.Periods.{field.name} is {getattr(self, field.name)}; it must be at least 1.')
 
 
@@ -92,6 +99,7 @@ def train(
     layout: Layout = Layout(),
     periods: Periods = Periods(),
     best: Best | None = None,
+    spikes: SpikeRule | None = None,
     microbatches: int = 1,
     seed: int = 0,
     initial_checkpoint: str | None = None,
@@ -118,6 +126,7 @@ def train(
       layout: the mesh and what is split over it.
       periods: of logging, evaluation and saving.
       best: keeps the checkpoint of the best evaluation, which the report is then about; may end a run early.
+      spikes: what a jump of the loss is: the run goes back and leaves out the batches around it; None looks for none.
       microbatches: parts of a batch that are worked through one after another.
       seed: of initialisation and dropout.
       initial_checkpoint: parameters to start from. What is frozen of them is not saved again:
@@ -163,38 +172,42 @@ def train(
 
         # Start from (1) this model_dir's newest step, else (2) an initial checkpoint, else (3) scratch.
         # Checkpoints leave out what is frozen of an initial checkpoint, so that is read for (1), too.
-        state, unlogged = None, None
+        state, unlogged, recent = None, None, None
         if initial_checkpoint is not None and jax.tree.leaves(target.frozen):
             state = begin()
             about['base'] = fingerprint(state.frozen)
             target = dataclasses.replace(target, frozen=state.frozen)
-        saved = Checkpoints(directory / 'checkpoints', periods.keep, about)
+        saved = Checkpoints(directory / 'checkpoints', periods.keep, about, periods.keep_every)
         checkpoints = stack.enter_context(contextlib.closing(saved))
         leader = None
         if best is not None:
             leader = stack.enter_context(contextlib.closing(Leader(best, directory / BEST, about, periods.evaluate)))
         if checkpoints.latest is not None:
             state, unlogged = checkpoints.restore(target)
+            recent = checkpoints.about(checkpoints.latest).get('recent')
             print(f'continuing from step {int(state.step):,} of {checkpoints.path(int(state.step))}', flush=True)
         elif state is None:
             state = begin()
-        data.vocabulary.save(directory)
+        if processes.is_first():
+            data.vocabulary.save(directory)
         model = model.freeze_layers(frozen_layers)
 
         first_step = int(state.step)
         if first_step < total_steps:
             messages.warn_if_slow(plan, first_step)
+        writers = writers if processes.is_first() else ()
         for writer in writers:
             writer.open(directory, first_step, run.config)
 
+        on_all = NamedSharding(mesh, PartitionSpec())  # metrics: every process reads them
         step_fn = jax.jit(
             functools.partial(
                 train_step, model=model, loss=model.penalized(loss), optimizer=optimizer, microbatches=microbatches
             ),
             donate_argnums=0,
-            out_shardings=(shardings, None),
+            out_shardings=(shardings, on_all),
         )
-        eval_fn = jax.jit(functools.partial(eval_step, model=model, loss=loss))
+        eval_fn = jax.jit(functools.partial(eval_step, model=model, loss=loss), out_shardings=on_all)
         run_rng = jax.random.fold_in(jax.random.key(seed), 1)
 
         def finished(state: TrainState, step: int, checkpoint: Path) -> Finished:
@@ -223,23 +236,72 @@ def train(
                 values |= {f'validation/{name}': value for name, value in report.values().items()}
             return values
 
-        with Interrupts() as interrupts, Progress(first_step, total_steps, plan.flops_per_token) as progress:
+        guard = SpikeGuard(spikes, directory, recent)
+
+        def save(state: TrainState, step: int, unlogged: metrics_lib.Metrics | None) -> None:
+            checkpoints.save(state, step, unlogged, {'recent': guard.recent} if guard.recent else {})
+
+        def next_batch(step: int, size: int) -> dict[str, jax.Array]:
+            first = batch_sizes.before(step) + guard.offset(step)
+            try:
+                return read_batch(lambda row, count: data.batch(first + row, count), size, mesh)
+            except UserError as error:  # the data was lost on the way; the state was not
+                save(state, step, metrics_lib.total(pending, unlogged) if pending else unlogged)
+                checkpoints.wait()
+                raise UserError(f'{error}\nStep {step:,} is saved. Continue with\n  {run.command}') from None
+
+        def go_back(spike_step: int, reason: str) -> tuple[TrainState, metrics_lib.Metrics | None]:
+            """To a checkpoint before a spike, from where the batches around it are left out."""
+            checkpoints.wait()
+            step = guard.back_from(spike_step, checkpoints.steps)
+            skip = guard.skip(step, spike_step, reason, batch_sizes)
+            progress.say(messages.spike(skip))
+            checkpoints.forget_after(step)
+            for writer in writers:
+                writer.close()
+                writer.open(directory, step, run.config)
+            progress.go_back(step)
+            if step not in checkpoints.steps:
+                guard.remember(None)
+                return begin(), None
+            guard.remember(checkpoints.about(step).get('recent'))
+            return checkpoints.restore(target, step)
+
+        with (
+            Interrupts() as interrupts,
+            Progress(first_step, total_steps, plan.flops_per_token) as progress,
+            Watchdog() as watchdog,
+        ):
             pending: list[metrics_lib.Metrics] = []
             stalled = leader is not None and leader.has_stalled(first_step)
-            for step in range(first_step, first_step if stalled else total_steps):
+            step = first_step
+            while step < total_steps and not stalled and not interrupts.received:
                 size = batch_sizes.at(step)
-                batch = shard_batch(data.batch(batch_sizes.before(step), size), mesh)
-                state, metrics = step_fn(state, batch, run_rng)
+                state, metrics = step_fn(state, next_batch(step, size), run_rng)
                 if pending:
                     jax.block_until_ready(pending[-1])  # one step ahead of the device, not more
                 pending.append(metrics)
+                guard.add(step, metrics)
                 done = step + 1
                 progress.step(size * data.length)
                 if done == first_step + 1:
                     jax.block_until_ready(metrics)
                     progress.say(f'first step done {time.monotonic() - run.start:.0f} s after the start')
+                watchdog.step(done)
+                if checkpoints.all_are_told(done):
+                    interrupts.take(signal.SIGTERM)
 
-                if done % periods.log == 0 or done == total_steps:
+                is_due = {name: done % getattr(periods, name) == 0 for name in ('log', 'evaluate', 'checkpoint')}
+                is_last = done == total_steps or interrupts.received is not None
+                spike = guard.find(everything=any(is_due.values()) or is_last)
+                if spike is not None:
+                    watchdog.pause()
+                    (state, unlogged), pending = go_back(*spike), []
+                    step = int(state.step)
+                    continue
+                step = done
+
+                if is_due['log'] or done == total_steps:
                     sums = metrics_lib.total(pending, unlogged)
                     values = {f'train/{name}': ratio.value() for name, ratio in sums.items()}
                     values |= {f'speed/{name}': value for name, value in progress.speed().items()}
@@ -249,8 +311,9 @@ def train(
                     if not math.isfinite(values['train/loss']):
                         raise UserError(messages.diverged(done, checkpoints))
 
-                if (done % periods.evaluate == 0 or done == total_steps) and (done < total_steps or leader):
+                if (is_due['evaluate'] or done == total_steps) and (done < total_steps or leader):
                     progress.pause()
+                    watchdog.pause()
                     values = held_out(state, done)
                     _write(writers, done, values)
                     progress.show(validation=f'{values["validation/loss"]:.3f}')
@@ -259,15 +322,14 @@ def train(
                         stalled = leader.has_stalled(done)
                     progress.resume()
 
-                if done % periods.checkpoint == 0 or done == total_steps or interrupts.received or stalled:
+                if is_due['checkpoint'] or is_last or stalled:
                     progress.pause()
+                    watchdog.pause()
                     unlogged, pending = metrics_lib.total(pending, unlogged), []
-                    checkpoints.save(state, done, unlogged)
+                    save(state, done, unlogged)
                     progress.resume()
                 if stalled:
                     progress.say(f'no better {best.measure} since step {leader.step:,}: the run ends at step {done:,}')
-                if interrupts.received or stalled:
-                    break
 
         checkpoints.wait()
         if interrupts.received and int(state.step) < total_steps:
@@ -280,6 +342,11 @@ def train(
         if leader and leader.step is not None:
             at_best = leader.restore(dataclasses.replace(target, frozen=state.frozen))
             state, step, checkpoint, name = at_best, leader.step, leader.path, 'best'
+        if jax.process_count() > 1:  # a report reads, writes and samples by itself
+            loss_there = finished(state, step, checkpoint).evaluate()['loss'].value()
+            print(messages.of_several_processes(loss_there, checkpoint, run.command), flush=True)
+            _close(writers)
+            return 0
         report = reporter(finished(state, step, checkpoint))
         if first_step < last_step:  # else it is written already
             _write(writers, last_step, {f'{name}/{key}': value for key, value in report.values().items()})

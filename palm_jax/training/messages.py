@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 
@@ -10,6 +11,7 @@ from palm_jax.errors import UserError
 from palm_jax.training import flops
 from palm_jax.training.checkpoints import Checkpoints
 from palm_jax.training.plan import Plan
+from palm_jax.training.spikes import Skip
 
 
 def check(model, data, batch_sizes, layout, mesh, microbatches, total_steps) -> None:
@@ -54,4 +56,18 @@ def diverged(step: int, checkpoints: Checkpoints) -> str:
     return (
         f'The loss is no longer finite at step {step:,}. The last checkpoint before it: {saved}. '
         'Lower LEARNING_RATE or clip more (clip_norm), then continue.'
+    )
+
+
+def spike(skip: Skip) -> str:
+    return (
+        f'spike at step {skip.spike_step + 1:,}: {skip.reason}. Back to step {skip.step:,}, '
+        f'from where {skip.sequences:,} sequences are left out'
+    )
+
+
+def of_several_processes(loss: float, checkpoint: Path, command: str) -> str:
+    return (
+        f'validation loss  {loss:.4f} nats\ncheckpoint  {checkpoint}\n'
+        f'The whole report is made by one process, where the checkpoint lies: {command}'
     )

@@ -42,6 +42,11 @@ class Progress:
         self._tokens += tokens
         self._bar.update()
 
+    def go_back(self, step: int) -> None:
+        """The run continues from an earlier step."""
+        self._bar.n, self._tokens, self._start = step, 0, time.monotonic()
+        self._bar.refresh()
+
     def pause(self) -> None:
         """What follows (evaluation, saving) does not count as training time."""
         self._paused = time.monotonic()
