@@ -40,21 +40,24 @@ class Checkpoints:
 
     Args:
       directory: created when missing.
-      keep: how many of the newest stay.
+      keep: how many of the newest stay, of those that are due; the newest stays in any case.
       about: JSON kept with every checkpoint: `vocabulary`, `architecture`, and `base`, the
         fingerprint of frozen parameters that the checkpoints leave out, or None.
       keep_every: besides, those whose step this divides stay.
+      period: those whose step this divides are due; a signal saves others, which go when the next is there.
     """
 
-    def __init__(self, directory: Path, keep: int, about: dict[str, Any], keep_every: int | None = None):
+    def __init__(
+        self, directory: Path, keep: int, about: dict[str, Any], keep_every: int | None = None, period: int = 1
+    ):
         self.directory, self._about = directory, about
+        self._keep, self._keep_every, self._period = keep, keep_every, period
         with processes.first_alone('checkpoints are checked'):
             if processes.is_first():
                 _set_damaged_aside(directory)
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, keep_period=keep_every, enable_async_checkpointing=True
-        )
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True)
+        with self._told():
+            self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
         self._sealing: threading.Thread | None = None
 
     @property
@@ -154,6 +157,18 @@ class Checkpoints:
             self._sealing = None
         with self._told():
             self._manager.wait_until_finished()
+            self._prune()
+
+    @property
+    def due(self) -> list[int]:
+        """The newest `keep` of the finished steps that were due: the same, whatever signals came in between."""
+        return [step for step in self.steps if step % self._period == 0][-self._keep :]
+
+    def _prune(self) -> None:
+        kept = {*self.due, *self.steps[-1:]}
+        for step in self.steps:
+            if step not in kept and not (self._keep_every and step % self._keep_every == 0):
+                self._manager.delete(step)
 
     def all_are_told(self, step: int) -> bool:
         """Whether several processes are to end after this step, because one of them got SIGTERM; the same for all."""
@@ -180,7 +195,7 @@ class Checkpoints:
             reason = next((text for text in _UNWRITABLE if text.lower() in f'{error!r}'.lower()), None)
             if reason is None and not isinstance(error, OSError):
                 raise
-            whole = [step for step in self.steps if (self.path(step) / STATE).is_dir()]
+            whole = sorted(int(p.parent.name) for p in self.directory.glob(f'*/{STATE}') if p.parent.name.isdigit())
             safe = f'{self.path(whole[-1])} is whole' if whole else 'There is no earlier checkpoint'
             raise UserError(
                 f'A checkpoint could not be written to {self.directory}: {reason or error}. {safe}. '

@@ -177,7 +177,7 @@ def train(
             state = begin()
             about['base'] = fingerprint(state.frozen)
             target = dataclasses.replace(target, frozen=state.frozen)
-        saved = Checkpoints(directory / 'checkpoints', periods.keep, about, periods.keep_every)
+        saved = Checkpoints(directory / 'checkpoints', periods.keep, about, periods.keep_every, periods.checkpoint)
         checkpoints = stack.enter_context(contextlib.closing(saved))
         leader = None
         if best is not None:
@@ -253,7 +253,7 @@ def train(
         def go_back(spike_step: int, reason: str) -> tuple[TrainState, metrics_lib.Metrics | None]:
             """To a checkpoint before a spike, from where the batches around it are left out."""
             checkpoints.wait()
-            step = guard.back_from(spike_step, checkpoints.steps)
+            step = guard.back_from(spike_step, checkpoints.due)
             skip = guard.skip(step, spike_step, reason, batch_sizes)
             progress.say(messages.spike(skip))
             checkpoints.forget_after(step)
