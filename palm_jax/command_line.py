@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shlex
 import sys
@@ -12,6 +13,12 @@ from pathlib import Path
 from palm_jax.configuration.load import Configuration, load
 from palm_jax.errors import UserError
 from palm_jax.heap import keep_heap
+
+# A disk that is full, a folder that may not be written: no fault of the program.
+_OF_THE_MACHINE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
+    *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR),
+)
 
 
 def parser(program: str, description: str) -> argparse.ArgumentParser:
@@ -73,6 +80,12 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
         sys.exit(main(sys.argv[1:]))
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        where = f'{error.filename}: ' if error.filename else ''
+        print(f'error: {where}{error.strerror}. What was saved before is whole; mend it and go on.', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)

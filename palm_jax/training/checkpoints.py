@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import re
 import shutil
 import sys
@@ -30,6 +31,11 @@ _UNWRITABLE = (
     *('No space left on device', 'Read-only file system', 'Disk quota exceeded'),
     *('File too large', 'Permission denied', 'Not a directory'),
 )
+
+
+# Orbax logs errors of its threads with their stacks, and raises them again where they are told here.
+logging.getLogger('absl').addFilter(lambda record: record.levelno < logging.ERROR or '/orbax/' not in record.pathname)
+logging.getLogger('asyncio').setLevel(logging.CRITICAL)
 
 
 class Checkpoints:

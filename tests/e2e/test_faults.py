@@ -1,0 +1,103 @@
+"""Faults of the machine, through the command line: full disks, folders that cannot be written, kills, impatience."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from palm_jax.training import integrity
+from tests.e2e.test_train import ROOT, checkpoint_bytes, command, losses, run, text  # noqa: F401 - a fixture
+
+SMALL_FILES = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+sys.argv = sys.argv[1:]
+runpy.run_module('palm_jax.train', run_name='__main__')
+"""
+
+
+def test_a_disk_that_is_full_ends_the_run_with_a_message_and_what_was_saved(text, tmp_path):  # noqa: F811
+    flags = ('--gin.TRAIN_STEPS=4', '--gin.CHECKPOINT_PERIOD=2')
+    assert run(text, tmp_path / 'run', '--gin.TRAIN_STEPS=2').returncode == 0
+    size = max(p.stat().st_size for p in (tmp_path / 'run' / 'checkpoints' / '2' / 'state').rglob('*') if p.is_file())
+    arguments = command(text, tmp_path / 'run', *flags)[1:]
+    code = SMALL_FILES.format(limit=size // 2)  # which says what a full disk says, of a file
+    full = subprocess.run(
+        [sys.executable, '-c', code, 'train', *arguments[2:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert full.returncode == 2, full.stderr[-3000:]
+    assert 'A checkpoint could not be written' in full.stderr and 'File too large' in full.stderr
+    # TensorStore's threads may complain before, of event loops that are gone; ours is the last word.
+    last = full.stderr.strip().splitlines()[-1]
+    assert (
+        last.startswith('error: A checkpoint') and 'checkpoints/2 is whole' in last and 'palm_jax/' not in full.stderr
+    )
+    again = run(text, tmp_path / 'run', *flags)
+    assert again.returncode == 0 and 'continuing from step 2' in again.stdout, again.stderr[-3000:]
+
+
+def test_a_folder_that_cannot_be_written_is_said_at_once(text, tmp_path):  # noqa: F811
+    (tmp_path / 'file').write_text('')
+    result = run(text, tmp_path / 'file' / 'run', '--gin.TRAIN_STEPS=2')
+    assert result.returncode == 2 and 'Traceback' not in result.stderr
+    assert f'{tmp_path}/file' in result.stderr and 'Not a directory' in result.stderr
+
+
+def started(text, model_dir, *flags):  # noqa: F811
+    return subprocess.Popen(
+        command(text, model_dir, *flags), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for_lines(process, metrics, count):
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        if metrics.exists() and metrics.read_text().count('\n') >= count:
+            return
+        time.sleep(0.02)
+    pytest.fail('the run did not begin')
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_leaves_at_once_and_breaks_nothing(text, tmp_path):  # noqa: F811
+    flags = ('--gin.TRAIN_STEPS=100000', '--gin.CHECKPOINT_PERIOD=2')
+    process = started(text, tmp_path / 'run', *flags)
+    wait_for_lines(process, tmp_path / 'run' / 'metrics.jsonl', 5)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode in (128 + signal.SIGINT, 130) and 'Traceback' not in output, output[-3000:]
+    for step in (tmp_path / 'run' / 'checkpoints').iterdir():
+        assert not step.name.isdigit() or integrity.problem(step) is None
+    newest = max(int(p.name) for p in (tmp_path / 'run' / 'checkpoints').iterdir() if p.name.isdigit())
+    result = run(text, tmp_path / 'run', f'--gin.TRAIN_STEPS={newest + 1}')
+    assert result.returncode == 0 and f'continuing from step {newest}' in result.stdout, result.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(text, tmp_path):  # noqa: F811
+    """During saving too: every second step is saved, so most moments are within a save."""
+    flags = ('--gin.TRAIN_STEPS=400', '--gin.CHECKPOINT_PERIOD=2')
+    assert run(text, tmp_path / 'whole', *flags).returncode == 0
+    dice, metrics, kills = random.Random(0), tmp_path / 'cut' / 'metrics.jsonl', 0
+    while kills < 20:
+        process = started(text, tmp_path / 'cut', *flags)
+        before = metrics.read_text().count('\n') if metrics.exists() else 0
+        while process.poll() is None and (metrics.read_text().count('\n') if metrics.exists() else 0) <= before:
+            time.sleep(0.01)
+        time.sleep(dice.random() * 0.5)
+        assert process.poll() is None, process.stdout.read()[-3000:]
+        process.kill()
+        process.wait()
+        kills += 1
+    result = run(text, tmp_path / 'cut', *flags)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert losses(tmp_path / 'whole') == losses(tmp_path / 'cut')
+    assert [step for step, _ in losses(tmp_path / 'cut')] == list(range(1, 401))
+    whole, cut = (checkpoint_bytes(tmp_path / name, 400) for name in ('whole', 'cut'))
+    for path in whole:
+        np.testing.assert_array_equal(whole[path], cut[path], err_msg=path)
