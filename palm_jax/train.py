@@ -61,9 +61,8 @@ def _build(configuration: Configuration) -> dict[str, Any]:
         arguments = configuration.build('loop.train')
         if processes.are_several():
             data = arguments['data']
-            print(
-                f'{data.num_sequences:,} training sequences; held out: {len(next(iter(data.validation(1))))} features'
-            )
+            print(f'data       {data.num_sequences:,} training sequences')
+            next(iter(data.validation(1)))
     return arguments
 
 

@@ -71,4 +71,5 @@ class Progress:
 
     def say(self, message: str) -> None:
         """A line above the bar."""
-        self._bar.write(message, file=sys.stderr)
+        if not self._bar.disable:
+            self._bar.write(message, file=sys.stderr)

@@ -1,0 +1,122 @@
+"""Several processes train as one: the same losses, each reading its share; what happens when one of them dies."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from palm_jax import processes
+from palm_jax.errors import UserError
+from tests.e2e.test_train import ROOT, checkpoint_bytes, command, losses, run, text  # noqa: F401 - a fixture
+
+STEPS = ('--gin.TRAIN_STEPS=6', '--gin.CHECKPOINT_PERIOD=3')
+
+
+def started(count, arguments, **environment):
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    shared = os.environ | {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}', 'JAX_NUM_PROCESSES': str(count)}
+    return [
+        subprocess.Popen(
+            arguments,
+            cwd=ROOT,
+            env=shared | environment | {'JAX_PROCESS_ID': str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(count)
+    ]
+
+
+def ended(members, timeout=300):
+    try:
+        outputs = [member.communicate(timeout=timeout)[0] for member in members]
+    finally:
+        for member in members:
+            member.kill()
+    return [(member.returncode, output) for member, output in zip(members, outputs, strict=True)]
+
+
+def assert_near(one, other):
+    assert [step for step, _ in losses(one)] == [step for step, _ in losses(other)]
+    np.testing.assert_allclose([loss for _, loss in losses(one)], [loss for _, loss in losses(other)], rtol=2e-5)
+
+
+@pytest.mark.parametrize('count', [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_train_to_the_loss_of_one(text, tmp_path, count):  # noqa: F811
+    results = ended(started(count, command(text, tmp_path / 'many', *STEPS)))
+    assert all(code == 0 for code, _ in results), [output[-2000:] for _, output in results]
+    assert f'data = {count} × model = 1' in results[0][1] and 'mesh' not in results[1][1]
+    assert run(text, tmp_path / 'one', *STEPS).returncode == 0
+    assert_near(tmp_path / 'many', tmp_path / 'one')
+    many, one = (checkpoint_bytes(tmp_path / name, 6) for name in ('many', 'one'))
+    for path in one:
+        np.testing.assert_allclose(many[path], one[path], rtol=1e-3, atol=2e-5, err_msg=path)
+    report = run(text, tmp_path / 'many', *STEPS)  # one process goes on where several were
+    assert report.returncode == 0 and 'this model' in report.stdout, report.stderr[-2000:]
+
+
+def until_step(model_dir, step, members):
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and all(member.poll() is None for member in members):
+        if (model_dir / 'metrics.jsonl').exists() and len(losses(model_dir)) >= step:
+            return
+        time.sleep(0.05)
+    pytest.fail(str([member.communicate()[0][-2000:] for member in members if member.poll() is not None]))
+
+
+@pytest.mark.slow
+def test_the_death_of_one_ends_the_others_within_a_minute_and_the_run_goes_on(text, tmp_path):  # noqa: F811
+    many = ('--gin.TRAIN_STEPS=100000', '--gin.CHECKPOINT_PERIOD=3')
+    members = started(2, command(text, tmp_path / 'run', *many))
+    until_step(tmp_path / 'run', 8, members)
+    members[1].kill()
+    start = time.monotonic()
+    (code, output), _ = ended(members, timeout=90)
+    assert code != 0 and time.monotonic() - start < 60, output[-3000:]
+    assert 'process' in output[-3000:].lower()
+    newest = max(int(p.name) for p in (tmp_path / 'run' / 'checkpoints').iterdir() if p.name.isdigit())
+    results = ended(started(2, command(text, tmp_path / 'run', f'--gin.TRAIN_STEPS={newest + 2}')))
+    assert all(code == 0 for code, _ in results), [output[-2000:] for _, output in results]
+    assert f'continuing from step {newest}' in results[0][1]
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_saves_all_at_one_step(text, tmp_path):  # noqa: F811
+    members = started(2, command(text, tmp_path / 'run', '--gin.TRAIN_STEPS=100000', '--gin.CHECKPOINT_PERIOD=50000'))
+    until_step(tmp_path / 'run', 5, members)
+    members[1].send_signal(signal.SIGTERM)
+    results = ended(members, timeout=120)
+    assert {code for code, _ in results} == {128 + signal.SIGTERM}, [output[-2000:] for _, output in results]
+    assert 'SIGTERM: saved step' in results[0][1] and 'python -m palm_jax.train' in results[0][1]
+    (step,) = [int(p.name) for p in (tmp_path / 'run' / 'checkpoints').iterdir() if p.name.isdigit()]
+    assert step >= 5
+
+
+@pytest.mark.skipif(shutil.which('mpirun') is None, reason='no mpirun here')
+def test_mpirun_is_noticed_without_flags(text, tmp_path):  # noqa: F811
+    launcher = ['mpirun', '-n', '2', '--allow-run-as-root', '--oversubscribe', '--bind-to', 'none']
+    result = subprocess.run(
+        [*launcher, *command(text, tmp_path / 'run', *STEPS)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'data = 2 × model = 1' in result.stdout
+    assert run(text, tmp_path / 'one', *STEPS).returncode == 0
+    assert_near(tmp_path / 'run', tmp_path / 'one')
+
+
+def test_what_a_launcher_sets_is_understood():
+    several = processes._are_several
+    assert not several({}) and not several({'SLURM_NTASKS': '8'})  # a batch script, not srun
+    assert several({'SLURM_NTASKS': '8', 'SLURM_STEP_ID': '0', 'SLURM_PROCID': '1'})
+    assert several({'OMPI_COMM_WORLD_SIZE': '2'}) and not several({'OMPI_COMM_WORLD_SIZE': '1'})
+    assert several({'TPU_WORKER_HOSTNAMES': 'a,b'}) and not several({'TPU_WORKER_HOSTNAMES': 'localhost'})
+    with pytest.raises(UserError, match=r"JAX_PROCESS_ID .* must be, too: 'JAX_PROCESS_ID'"):
+        processes.join({'JAX_NUM_PROCESSES': '2', 'JAX_COORDINATOR_ADDRESS': 'x:1'})
