@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from palm_jax.errors import UserError
@@ -75,11 +76,11 @@ class Layout:
         return {'data': data, 'model': model}
 
     def mesh(self, devices: list[jax.Device] | None = None) -> Mesh:
-        """The mesh over `devices` (default: all)."""
-        sizes = self.axis_sizes(len(devices) if devices is not None else jax.device_count())
-        return jax.make_mesh(
-            tuple(sizes.values()), tuple(sizes), devices=devices, axis_types=(AxisType.Auto,) * len(sizes)
-        )
+        """The mesh over `devices` (default: all), neighbours on it neighbours in the machine where they can be."""
+        devices = jax.devices() if devices is None else devices
+        sizes = self.axis_sizes(len(devices))
+        placed = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+        return Mesh(placed, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
     def check(self, boxed: Any, axis_sizes: Mapping[str, int]) -> None:
         """Says which dimension of which parameter a mesh does not divide, before XLA does."""

@@ -93,3 +93,8 @@ def test_a_size_has_its_parameters(size):
 
 def test_every_size_is_under_test():
     assert {p.stem for p in (ROOT / 'gin/models').glob('*.gin')} - {'palm', 'pretrained'} == set(PARAMETERS)
+
+
+def test_another_size_keeps_what_is_said_of_the_arithmetic():
+    arch = build(['gin/pretrain_base.gin', 'gin/models/1b.gin'])['model'].arch
+    assert (arch.dtype, arch.remat, arch.d_model) == ('bfloat16', 'minimal', 2048)

@@ -71,7 +71,7 @@ class Architecture:
     final_norm: bool = True
     logit_scale: float | None = None
     dropout_rate: float = 0.0
-    attention: Literal['auto', 'xla', 'cudnn', 'blocks'] = 'auto'
+    attention: Literal['auto', 'xla', 'cudnn', 'blocks', 'splash'] = 'auto'
     fuse_projections: bool = True
     unroll_layers: int = 1
     remat: Literal['none', 'minimal', 'full'] = 'none'

@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from palm_jax.errors import UserError
+from palm_jax.models import splash, target
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.layers import Norm, Projection, constrain
 from palm_jax.models.masks import Mask
@@ -83,14 +85,24 @@ def attend(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask: Mask, 
       mask: who may attend to whom.
       implementation: `xla` or `cudnn` of `jax.nn.dot_product_attention`; `blocks`, which
         computes a block of queries at a time against only the keys it can see and needs no
-        transposition with one key head, the fastest on CPUs; or `auto`: `blocks` on a CPU,
-        `cudnn` on a GPU in half precision, else `xla`.
+        transposition with one key head, the fastest on CPUs; `splash`, a kernel for TPUs; or
+        `auto`: `blocks` on a CPU, `cudnn` on a GPU in half precision, `splash` on a TPU where
+        it fits (causal attention, whole multiples of 128), else `xla`.
 
     Returns:
       [B, L, H, K] in q's dtype.
     """
     if implementation == 'auto':
         implementation = fastest_implementation(q_BLHK.dtype)
+        if implementation == 'splash' and not splash.fits(q_BLHK, k_BMGK, mask):
+            implementation = 'xla'
+    if implementation == 'splash':
+        if not splash.fits(q_BLHK, k_BMGK, mask):
+            raise UserError(
+                f'palm.Architecture.attention = splash: it is causal, of lengths and head sizes that 128 divides; here '
+                f'they are {q_BLHK.shape[1]} and {q_BLHK.shape[3]}. `auto` takes it where it fits.'
+            )
+        return splash.attend(q_BLHK, k_BMGK, v_BMGK, mask, interpret=target.platform() != 'tpu')
     if implementation == 'blocks':
         return _attend_in_blocks(q_BLHK, k_BMGK, v_BMGK, mask)
     allowed_B1LM = None if mask.only_causal else mask.allowed(k_BMGK.shape[1])[:, None]
@@ -101,9 +113,9 @@ def attend(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask: Mask, 
 
 def fastest_implementation(dtype: jnp.dtype) -> str:
     """What `auto` stands for on the default device."""
-    platform = jax.default_backend()
-    if platform == 'cpu':
-        return 'blocks'
+    platform = target.platform()
+    if platform in ('cpu', 'tpu'):
+        return {'cpu': 'blocks', 'tpu': 'splash'}[platform]
     half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
     return 'cudnn' if platform == 'gpu' and half else 'xla'
 

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental.layout import Layout, with_layout_constraint
 
+from palm_jax.models import target
+
 
 @jax.custom_vjp
 def matmul(x_XD: jax.Array, w_DF: jax.Array) -> jax.Array:
@@ -57,7 +59,7 @@ def product(x: jax.Array, y: jax.Array, contract: int = 0, batched: bool = False
 
 def transposed_product(x_XD: jax.Array, y_XF: jax.Array, batched: bool = False) -> jax.Array:
     """xᵀ·y over all leading axes, float32 [D, F]; batched, over all but the first: [B, D, F]."""
-    if jax.default_backend() != 'cpu':
+    if target.platform() != 'cpu':
         summed, batch = tuple(range(batched, x_XD.ndim - 1)), tuple(range(batched))
         dimensions = ((summed, summed), (batch, batch))
         return jax.lax.dot_general(x_XD, y_XF, dimensions, preferred_element_type=jnp.float32)
@@ -70,6 +72,6 @@ def transposed_product(x_XD: jax.Array, y_XF: jax.Array, batched: bool = False) 
 
 def _row_major(result: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """A half-precision product whose result is laid out otherwise has no kernel on CPUs and fails."""
-    if jax.default_backend() != 'cpu' or dtype == jnp.float32:
+    if target.platform() != 'cpu' or dtype == jnp.float32:
         return result
     return with_layout_constraint(result, Layout(tuple(range(result.ndim))))

@@ -1,9 +1,11 @@
 """Every implementation of attention against NumPy, under every mask."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from palm_jax.errors import UserError
 from palm_jax.models import attention
 from palm_jax.models.attention import attend
 from palm_jax.models.masks import Mask
@@ -87,3 +89,29 @@ def test_rotation_is_relative():
     np.testing.assert_allclose(score(5, 2), score(105, 102), rtol=1e-4)
     np.testing.assert_allclose(score(0, 0), np.sum(q * k), rtol=1e-5)
     assert abs(score(5, 2) - score(5, 3)) > 1e-3
+
+
+@pytest.mark.parametrize('groups', [1, 2])
+@pytest.mark.parametrize('packed', [False, True])
+def test_splash_attention_equals_the_plain_one(groups, packed):
+    """The TPU's kernel, interpreted: values and gradients."""
+    rng = np.random.default_rng(0)
+    shapes = ((2, 256, 4, 128), (2, 256, groups, 128), (2, 256, groups, 128))
+    q, k, v = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+    segments = jnp.asarray(np.repeat([[1] * 100 + [2] * 156], 2, 0), jnp.int32)
+    mask = Mask(segment_ids=segments if packed else None)
+
+    def value_and_gradients(implementation):
+        loss = lambda q, k, v: jnp.sum(jnp.sin(attend(q, k, v, mask, implementation)))  # noqa: E731
+        return jax.value_and_grad(loss, argnums=(0, 1, 2))(q, k, v)
+
+    (ours, ours_grads), (plain, plain_grads) = map(value_and_gradients, ('splash', 'xla'))
+    np.testing.assert_allclose(ours, plain, rtol=1e-5)
+    for a, b in zip(ours_grads, plain_grads, strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-5)
+
+
+def test_splash_attention_says_what_it_is_for():
+    x = jnp.zeros((1, 48, 2, 16))
+    with pytest.raises(UserError, match='lengths and head sizes that 128 divides; here they are 48 and 16'):
+        attend(x, x[:, :, :1], x[:, :, :1], Mask(), 'splash')

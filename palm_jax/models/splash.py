@@ -1,0 +1,77 @@
+"""Splash attention: the fast attention of TPUs, which never writes the scores to memory.
+
+The kernel is JAX's own (`jax.experimental.pallas.ops.tpu.splash_attention`). It knows one device, so it is mapped
+over the mesh here: sequences over the axes of `act_batch`, query heads over those of `act_heads`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+from jax.experimental.pallas.ops.tpu import splash_attention
+from jax.sharding import PartitionSpec
+
+from palm_jax.models.masks import Mask
+
+_BLOCK = 512  # queries and keys that are worked on at a time
+_LANES = 128  # of a TPU's vector unit
+
+
+def fits(q_BLHK: jax.Array, k_BMGK: jax.Array, mask: Mask) -> bool:
+    """Whether the kernel has what is asked: causal, perhaps packed, and shapes that fill its blocks."""
+    causal = mask.causal_attention is None and mask.query_positions is None and mask.num_prefix == 0
+    L, K = q_BLHK.shape[1], q_BLHK.shape[3]
+    return causal and k_BMGK.shape[1] == L and L % _LANES == 0 and K % _LANES == 0
+
+
+def attend(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask: Mask, interpret: bool = False) -> jax.Array:
+    """Attention of every query head to its key/value head, scaled by 1/√K; [B, L, H, K] in q's dtype.
+
+    Args:
+      q_BLHK, k_BMGK, v_BMGK: rotated queries and keys, and values; L = M and K are multiples of 128.
+      mask: causal, with segments or without.
+      interpret: computes the kernel without a TPU, slowly.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    rules_are_here = bool(nn.get_logical_axis_rules()) and not mesh.empty
+    axes = ('act_batch', 'act_length', 'act_heads', None)
+    q_spec = nn.logical_to_mesh_axes(axes) if rules_are_here else PartitionSpec()
+    kv_spec = PartitionSpec(*q_spec[:1])
+    segments_BL = mask.segment_ids
+
+    def on_one_device(q_BLHK, k_BMGK, v_BMGK, segments_BL):
+        return _attend(q_BLHK, k_BMGK, v_BMGK, segments_BL, interpret)
+
+    if not rules_are_here or math.prod(mesh.shape.values()) == 1:
+        return on_one_device(q_BLHK, k_BMGK, v_BMGK, segments_BL)
+    mapped = jax.shard_map(
+        on_one_device, mesh=mesh, in_specs=(q_spec, kv_spec, kv_spec, kv_spec), out_specs=q_spec, check_vma=False
+    )
+    return mapped(q_BLHK, k_BMGK, v_BMGK, segments_BL)
+
+
+def _attend(q_BLHK, k_BMGK, v_BMGK, segments_BL, interpret):
+    B, L, H, K = q_BLHK.shape
+    G = k_BMGK.shape[2]
+    kernel = _kernel(H // G, L, interpret)
+    q_BGRLK = (q_BLHK * K**-0.5).reshape(B, L, G, H // G, K).transpose(0, 2, 3, 1, 4)
+    k_BGMK, v_BGMK = (x.transpose(0, 2, 1, 3) for x in (k_BMGK, v_BMGK))
+    ids = None if segments_BL is None else splash_attention.SegmentIds(q=segments_BL, kv=segments_BL)
+    of_sequence = jax.vmap(kernel, in_axes=(0, 0, 0, None))  # over key heads
+    y_BGRLK = jax.vmap(of_sequence, in_axes=(0, 0, 0, None if ids is None else 0))(q_BGRLK, k_BGMK, v_BGMK, ids)
+    return y_BGRLK.transpose(0, 3, 1, 2, 4).reshape(B, L, H, K).astype(q_BLHK.dtype)
+
+
+@functools.cache
+def _mask(heads: int, length: int) -> splash_attention.MultiHeadMask:
+    return splash_attention.MultiHeadMask([splash_attention.CausalMask((length, length))] * heads)
+
+
+def _kernel(heads: int, length: int, interpret: bool):
+    block = next(size for size in (_BLOCK, 256, _LANES) if length % size == 0)
+    names = ('block_q', 'block_kv', 'block_kv_compute', 'block_q_dkv', 'block_kv_dkv', 'block_kv_dkv_compute')
+    sizes = splash_attention.BlockSizes(**dict.fromkeys((*names, 'block_q_dq', 'block_kv_dq'), block))
+    return splash_attention.make_splash_mqa_single_device(_mask(heads, length), block_sizes=sizes, interpret=interpret)
