@@ -100,6 +100,7 @@ def test_sigterm_to_one_saves_all_at_one_step(text, tmp_path):  # noqa: F811
     assert step >= 5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which('mpirun') is None, reason='no mpirun here')
 def test_mpirun_is_noticed_without_flags(text, tmp_path):  # noqa: F811
     launcher = ['mpirun', '-n', '2', '--allow-run-as-root', '--oversubscribe', '--bind-to', 'none']

@@ -220,7 +220,7 @@ def test_data_that_is_lost_on_the_way_loses_nothing_else(texts, whole, tmp_path)
 RULE = SpikeRule(window=6, loss_threshold=8.0, gradient_threshold=None, back=4, beyond=2, most=4)
 
 
-@pytest.mark.parametrize('factor', [float('nan'), 30.0])
+@pytest.mark.parametrize('factor', [float('nan'), pytest.param(30.0, marks=pytest.mark.slow)])
 def test_batches_around_a_spike_are_left_out_and_the_run_is_reproducible(texts, tmp_path, factor):
     settings = {'file': 'poisoned.txt', 'loss': Poisoned(factor), 'spikes': RULE}
     data = run(texts, tmp_path / 'whole', 60, **settings)
