@@ -2,7 +2,8 @@
 
 Models name their axes and know no device; a table says which mesh axis a logical axis is
 split over. Two axes: `data` splits the batch and, fully sharded (ZeRO-3), the weights;
-`model` splits heads, the MLP's hidden units and the vocabulary (tensor parallelism).
+`model` splits heads, the MLP's hidden units and the vocabulary (tensor parallelism), and
+between the blocks width or length where the rules say so.
 """
 
 from __future__ import annotations
@@ -23,14 +24,9 @@ from palm_jax.errors import UserError
 Rules = tuple[tuple[str, str | None], ...]
 
 # What every layout shares: activations follow the batch and, inside a block, the weights.
-_ACTIVATIONS: Rules = (
-    ('act_batch', 'data'),
-    ('act_length', None),
-    ('act_embed', None),
-    ('act_heads', 'model'),
-    ('act_mlp', 'model'),
-    ('act_vocab', 'model'),
-)
+_IN_BLOCKS: Rules = (('act_batch', 'data'), ('act_heads', 'model'), ('act_mlp', 'model'), ('act_vocab', 'model'))
+_ACTIVATIONS: Rules = (*_IN_BLOCKS, ('act_length', None), ('act_embed', None))
+_WEIGHTS: Rules = (('embed', 'data'), ('heads', 'model'), ('mlp', 'model'), ('vocab', 'model'))
 # One key/value head serves all query heads, so it is replicated; layers are scanned over.
 _UNSPLIT: Rules = tuple(
     (axis, None) for axis in ('kv_heads', 'kv', 'layers', 'rank', 'bottleneck', 'prompt', 'classes')
@@ -45,8 +41,25 @@ def data_parallel() -> Rules:
 
 def fully_sharded() -> Rules:
     """Weights and optimizer state are split over `data` too, gathered layer by layer (PaLM, section 4)."""
-    weights = (('embed', 'data'), ('heads', 'model'), ('mlp', 'model'), ('vocab', 'model'))
-    return (*_ACTIVATIONS, *weights, *_UNSPLIT)
+    return (*_ACTIVATIONS, *_WEIGHTS, *_UNSPLIT)
+
+
+def two_dimensional() -> Rules:
+    """Fully sharded, and between blocks activations are split over both axes: batch and width (PaLM, section 4).
+
+    What a block keeps for the backward pass then takes `model` times less memory.
+    """
+    return (*_IN_BLOCKS, ('act_length', None), ('act_embed', 'model'), *_WEIGHTS, *_UNSPLIT)
+
+
+def sequence() -> Rules:
+    """Fully sharded, and between blocks activations are split over batch and length (Korthikanti et al., 2205.05198).
+
+    As `two_dimensional`; norms, too, work on a part of the positions then. Inside a block heads and hidden units take
+    the axis: rules that come first win.
+    """
+    length = (('act_length', 'model'), ('act_length', None))  # or not at all, where the axis is taken
+    return (*_IN_BLOCKS, *length, ('act_embed', None), *_WEIGHTS, *_UNSPLIT)
 
 
 @dataclasses.dataclass(frozen=True)

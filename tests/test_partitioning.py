@@ -70,6 +70,8 @@ EIGHT_DEVICES = """
         ('model=2', 8, 1, 'adafactor', '{}'),
         ('model=4, rules=partitioning.data_parallel()', 4, 2, 'adamw', '{}'),
         ('model=2', 8, 4, 'muon', '{}'),
+        ('model=4, rules=partitioning.two_dimensional()', 8, 1, 'adafactor', '{}'),
+        ('model=4, rules=partitioning.sequence()', 8, 1, 'adafactor', '{}'),
         ('model=2', 8, 1, 'adamw', '{"methods": METHODS["dora"], "trainable_layers": 1}'),
         *(
             pytest.param('model=2', 8, 1, 'adamw', f'{{"methods": METHODS["{name}"]}}', marks=pytest.mark.slow, id=name)
@@ -152,3 +154,104 @@ def test_bytes_per_device_follow_the_split():
 def test_an_axis_without_a_rule_is_an_error():
     with pytest.raises(UserError, match='No rule'):
         partitioning.Layout(rules=(('act_batch', 'data'),)).check(boxed(), {'data': 1, 'model': 1})
+
+
+COLLECTIVES = """
+    import functools, flax.linen as nn, jax, jax.numpy as jnp, re
+    from palm_jax import partitioning
+    from palm_jax.models import target
+    from palm_jax.models.palm import Architecture, PaLM
+    from palm_jax.partitioning import Layout
+    from palm_jax.training import losses, optimizers, schedules, state
+    from palm_jax.training.step import train_step
+    from tools.compile_for import collectives_of
+
+    B, L, D, H, K, F, V, N = 8, 24, 128, 8, 16, 512, 256, 3
+    arch = Architecture(vocab_size=V, num_layers=N, d_model=D, num_heads=H, head_dim=K, mlp_dim=F)
+    model, optimizer = PaLM(arch), optimizers.adamw(schedules.constant(1e-3))
+
+    def step_collectives(layout):
+        mesh = layout.mesh()
+        # As accelerators multiply: a CPU's own orientation of weights' gradients gathers activations.
+        with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules), target.compiling_for('gpu'):
+            init = functools.partial(state.init_state, model, optimizer)
+            boxed = jax.eval_shape(init, jax.random.key(0))
+            places = layout.shardings(boxed, mesh)
+            shapes = jax.tree.map(
+                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state.unbox(boxed), places
+            )
+            by_batch = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
+            batch = {
+                f'decoder_{name}': jax.ShapeDtypeStruct((B, L), jnp.int32, sharding=by_batch)
+                for name in ('input_tokens', 'target_tokens', 'loss_weights')
+            }
+            loss = losses.LanguageModelLoss()
+            step = functools.partial(train_step, model=model, loss=loss, optimizer=optimizer)
+            compiled = jax.jit(step, donate_argnums=0, out_shardings=(places, None)).lower(
+                shapes, batch, jax.random.key(0)
+            ).compile()
+        return collectives_of(compiled.as_text())
+
+    def of(kind, found):
+        return [name for name in found if name.startswith(kind)]
+
+    def gathers_activations(found):
+        large = [name for name in of('all-gather', found) if found[name][1] > 4096]  # not ids, nor a number a token
+        return [name for name in large if re.search(rf'[\\[,]({L}|{B * L})[,\\]]', name)]
+
+    found = step_collectives(Layout(rules=partitioning.data_parallel()))
+    assert of('all-reduce', found) and not of('all-gather', found), found
+    found = step_collectives(Layout())
+    assert of('all-gather', found) and not gathers_activations(found), found
+    found = step_collectives(Layout(model=2))
+    assert of('all-gather', found) and of('all-reduce', found) and not gathers_activations(found), found
+    print('as expected')
+"""
+
+
+def test_a_step_has_the_collectives_that_its_layout_needs_and_gathers_no_activation():
+    assert on_eight_devices(textwrap.dedent(COLLECTIVES)).endswith('as expected')
+
+
+MOVING = """
+    import functools, flax.linen as nn, jax, numpy as np, sys
+    from pathlib import Path
+    from palm_jax import partitioning
+    from palm_jax.models.palm import Architecture, PaLM
+    from palm_jax.partitioning import Layout
+    from palm_jax.training import optimizers, schedules, state
+    from palm_jax.training.checkpoints import Checkpoints
+
+    model = PaLM(Architecture(vocab_size=64, num_layers=2, d_model=32, num_heads=4, head_dim=8))
+    optimizer = optimizers.adafactor(schedules.constant(1e-2))
+    init = functools.partial(state.init_state, model, optimizer)
+    boxed = jax.eval_shape(init, jax.random.key(0))
+    meshes = {
+        'one': (Layout(), jax.devices()[:1]),
+        'replicated': (Layout(rules=partitioning.data_parallel()), None),
+        'sharded': (Layout(), None),
+        'two by four': (Layout(model=4), None),
+        'four by two': (Layout(model=2, rules=partitioning.sequence()), None),
+        'half': (Layout(model=2), jax.devices()[4:]),
+    }
+    places = {name: layout.shardings(boxed, layout.mesh(devices)) for name, (layout, devices) in meshes.items()}
+    original = jax.jit(lambda rng: state.unbox(init(rng)))(jax.random.key(5))
+    for source, there in places.items():
+        folder = Path(sys.argv[1]) / source
+        checkpoints = Checkpoints(folder, 1, {'vocabulary': 'bytes'})
+        checkpoints.save(jax.device_put(original, there), 1)
+        checkpoints.wait()
+        for here in places.values():
+            target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), original, here)
+            moved, _ = checkpoints.restore(target)
+            for a, b, sharding in zip(*map(jax.tree.leaves, (moved, original, here)), strict=True):
+                assert a.sharding == sharding
+                np.testing.assert_array_equal(a, b)
+        checkpoints.close()
+    print('moved')
+"""
+
+
+def test_checkpoints_move_between_any_two_meshes(tmp_path):
+    code = textwrap.dedent(MOVING).replace('sys.argv[1]', repr(str(tmp_path)))
+    assert on_eight_devices(code).endswith('moved')

@@ -185,7 +185,7 @@ class Compiled:
     def in_short(self) -> str:
         """Whether it fits, and how fast it can be, in one line."""
         if self.problem is not None:
-            return f'does not fit: {self.problem[:100]}'
+            return f'the compiler refuses it: {self.problem[:100]}'
         bound = max(self.compute_seconds, self.collective_seconds)
         used = sum(self.memory.values()) / 2**30
         fits = 'fits' if self.fits else 'does not fit'
@@ -195,7 +195,7 @@ class Compiled:
         """Everything, for the terminal."""
         lines = [self.plan.summary(None), f'compiled   for {self.chip.kind} in {self.seconds:.0f} s']
         if self.problem is not None:
-            return '\n'.join([*lines, f'does not fit: {self.problem}'])
+            return '\n'.join([*lines, f'the compiler refuses it: {self.problem}'])
         used = sum(self.memory.values())
         parts = ', '.join(f'{name} {size / 2**30:.2f}' for name, size in self.memory.items())
         share = self.counted_flops / self.formula_flops

@@ -20,8 +20,17 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return nn.with_logical_constraint(x, axes, fallback=nn.spmd.RulesFallback.RAISE_ERROR)
 
 
+def is_split(axes: tuple[str, ...]) -> bool:
+    """Whether one of these logical axes lies on several devices, by a run's rules and mesh."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return any(name in axes and sizes.get(mesh_axis, 1) > 1 for name, mesh_axis in nn.get_logical_axis_rules())
+
+
 class Projection(nn.Module):
     """Named linear maps of one input: y_i = x·W_i, computed as one matmul.
+
+    Where their outputs are split over devices every map is a matmul of its own: a split of the
+    joined result would not fall where theirs do, and would move activations between devices.
 
     This is the seam at which fine-tuning methods attach: a compact module that receives x
     and returns one array a name.
@@ -55,7 +64,7 @@ class Projection(nn.Module):
                 self.arch.param_dtype,
             )
             kernels.append(kernel.reshape(fan_in, -1).astype(self.arch.dtype))
-        if self.arch.fuse_projections:
+        if self.arch.fuse_projections and not any(map(is_split, self.axes.values())):
             widths = [kernel.shape[1] for kernel in kernels]
             product = matmul(x_BLD, jnp.concatenate(kernels, axis=1))
             products = jnp.split(product, [sum(widths[: i + 1]) for i in range(len(widths) - 1)], axis=-1)

@@ -274,8 +274,8 @@ def train(
         ):
             pending: list[metrics_lib.Metrics] = []
             stalled = leader is not None and leader.has_stalled(first_step)
-            step = first_step
-            while step < total_steps and not stalled and not interrupts.received:
+            step, is_told = first_step, False
+            while step < total_steps and not stalled and not is_told:
                 size = batch_sizes.at(step)
                 state, metrics = step_fn(state, next_batch(step, size), run_rng)
                 if pending:
@@ -292,12 +292,13 @@ def train(
                     interrupts.take(signal.SIGTERM)
 
                 is_due = {name: done % getattr(periods, name) == 0 for name in ('log', 'evaluate', 'checkpoint')}
-                is_last = done == total_steps or interrupts.received is not None
+                is_told = interrupts.received is not None  # a later signal waits for the next step
+                is_last = done == total_steps or is_told
                 spike = guard.find(everything=any(is_due.values()) or is_last)
                 if spike is not None:
                     watchdog.pause()
                     (state, unlogged), pending = go_back(*spike), []
-                    step = int(state.step)
+                    step, is_told = int(state.step), False
                     continue
                 step = done
 
@@ -332,7 +333,7 @@ def train(
                     progress.say(f'no better {best.measure} since step {leader.step:,}: the run ends at step {done:,}')
 
         checkpoints.wait()
-        if interrupts.received and int(state.step) < total_steps:
+        if is_told and int(state.step) < total_steps:
             _close(writers)
             print(f'\n{interrupts.received.name}: saved step {int(state.step):,}. Continue with\n  {run.command}')
             return interrupts.exit_code

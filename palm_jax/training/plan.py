@@ -134,9 +134,11 @@ class Plan:
         item = jax.numpy.dtype(arch.dtype).itemsize
         split = arch.num_heads * arch.head_dim + 2 * arch.hidden_dim  # over `model`
         whole = 2 * arch.d_model + 2 * arch.num_kv_heads * arch.head_dim
+        between = {('act_length', 'model'), ('act_embed', 'model')} & set(self.layout.rules)
+        block_input = arch.d_model / (self.axis_sizes['model'] if between else 1)
         saved = {
-            'full': arch.d_model,
-            'minimal': arch.d_model + whole + split / self.axis_sizes['model'],
+            'full': block_input,
+            'minimal': block_input + whole + split / self.axis_sizes['model'],
             'none': 4 * arch.d_model + 2 * (whole + split / self.axis_sizes['model']),
         }[arch.remat]
         return int(tokens * item * saved * arch.num_layers)
