@@ -28,6 +28,9 @@ MEASURES = {
     'cldr_languages': 'macro_f1',
     'cldr_translations': 'chrf',
     'cldr_territories': 'exact_match',
+    'registered_text_to_text': 'rougeL',
+    'registered_labels': 'macro_f1',
+    'registered_tags': 'entity_f1',
 }
 EVERY_DAY = ('wnut17', 'xquad_en', 'kdconv', 'cldr_languages')  # a tagger, text to text, dialogue, classes
 WRITTEN = {
@@ -37,6 +40,7 @@ WRITTEN = {
     'tatoeba_en_zh': 'Hi.',
     'kdconv': ['知道吗？', '知道。', '谢谢'],
     'stdlib_docstrings': 'def f(x):\n    return x',
+    'registered_text_to_text': 'summarize: def f(x):\n    return x',
     'stdlib_function_names': 'def _(x):\n    return x',
     'stdlib_sessions': ['1 + 1', '2', '2 + 2'],
     'cldr_translations': {'target': 'German', 'name': 'Spain'},
@@ -92,7 +96,8 @@ def test_a_task_runs_from_its_files_to_a_report_and_an_answer(made, small_tasks,
     if isinstance(row, list):
         row = {'messages': row}
     elif isinstance(row, str):
-        row = {next(iter(model.data.source.fields), 'input') if task in WRITTEN else 'text': row}
+        column = getattr(model.data, 'table', None) and getattr(model.data.table, 'text_column', 'text')
+        row = {column or next(iter(model.data.source.fields), 'input'): row}
     (tmp_path / 'in.jsonl').write_text(json.dumps(row) + '\n{}\n')
     assert predictions.write(model, str(tmp_path / 'in.jsonl'), str(tmp_path / 'out.jsonl'), {}) == (1, 1)
     said, error = map(json.loads, (tmp_path / 'out.jsonl').read_text().splitlines())
@@ -101,12 +106,12 @@ def test_a_task_runs_from_its_files_to_a_report_and_an_answer(made, small_tasks,
     elif MEASURES[task] == 'entity_f1':
         assert said['entities'] == model.find([row['text']])[0]
     else:
-        assert said['probabilities'] == pytest.approx(model.predict([row['text']])[0])
+        assert said['probabilities'] == pytest.approx(model.predict(list(row.values()))[0])
     assert 'line 2' in error['error']
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('task', [task for task in MEASURES if not task.startswith(('stdlib', 'cldr'))])
+@pytest.mark.parametrize('task', [task for task in MEASURES if not task.startswith(('stdlib', 'cldr', 'registered'))])
 def test_a_task_runs_on_its_real_data(made, tmp_path, task):
     if not DATA.is_dir():
         pytest.skip(f'{DATA} is not here')
