@@ -13,7 +13,7 @@ ALLOWED = {
     'models': {'models', 'errors'},
     'inference': {'models', 'inference', 'parameters', 'errors'},
     'peft': {'peft', 'models', 'parameters', 'errors'},
-    'training': {'models', 'peft', 'training', 'partitioning', 'parameters', 'errors'},
+    'training': {'models', 'peft', 'training', 'partitioning', 'processes', 'parameters', 'errors'},
     'measures': {'measures', 'errors'},
     'reports': {'reports', 'measures', 'training', 'models', 'inference', 'partitioning', 'errors'},
     'data': {'data', 'measures', 'errors'},
