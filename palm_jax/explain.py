@@ -8,10 +8,7 @@ import jax
 
 from palm_jax.configuration.load import Configuration
 from palm_jax.configuration.statements import Macro, Reference
-from palm_jax.training import loop
-from palm_jax.training.batch_sizes import BatchSizes
-from palm_jax.training.plan import Plan
-from palm_jax.training.state import init_state
+from palm_jax.training.setup import Setup, adapted
 
 
 def explain(configuration: Configuration, arguments: dict[str, Any], num_devices: int | None) -> str:
@@ -23,17 +20,11 @@ def explain(configuration: Configuration, arguments: dict[str, Any], num_devices
       num_devices: to plan for; None asks the layout, and where it says "all", this machine.
     """
     layout, data = arguments['layout'], arguments['data']
-    adaptation = {name: arguments[name] for name in loop.ADAPTATION if name in arguments}
-    model, trainable = loop.adapt(arguments['model'], **adaptation)
     if num_devices is None:
         num_devices = jax.device_count() if layout.data == -1 else layout.data * layout.model
-    axis_sizes = layout.axis_sizes(num_devices)
-    optimizer = model.wrap(arguments['optimizer'])
-    boxed = jax.eval_shape(lambda rng: init_state(model, optimizer, rng, trainable), jax.random.key(0))
-    layout.check((boxed.params, boxed.frozen), axis_sizes)
-    sizes = BatchSizes.of(arguments['batch_size'])
-    frozen_layers = trainable.frozen_layers(boxed.params, model.arch.num_layers)
-    plan = Plan(model, boxed, layout, axis_sizes, sizes, data.length, arguments['total_steps'], frozen_layers)
+    model, selection = adapted(arguments)
+    optimizer, batch_size, total_steps = (arguments[name] for name in ('optimizer', 'batch_size', 'total_steps'))
+    plan = Setup.of(model, selection, optimizer, layout, num_devices, batch_size, data.length, total_steps).plan
     num_sequences = data.num_sequences if data.is_ready else None
     sections = {
         'configuration': _sources(configuration),

@@ -24,7 +24,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     Raises:
       UserError: the variables are no numbers, or the others do not come.
     """
-    if not _are_several(environment):
+    if not _were_started_together(environment):
         return
     given = {}
     if 'JAX_NUM_PROCESSES' in environment:
@@ -45,7 +45,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
         raise UserError(f'The processes do not find each other: {error}') from None
     if not is_first():
         sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 - as long as the process
-        os.environ['TQDM_DISABLE'] = '1'
+        os.environ['TQDM_DISABLE'] = '1'  # tqdm reads it when it is imported, which is later
     print(f'processes  {jax.process_count()}, with {jax.local_device_count()} of {jax.device_count()} devices each')
 
 
@@ -75,7 +75,7 @@ def first_alone(what: str) -> Iterator[None]:
         wait_for_all(what)
 
 
-def _are_several(environment: Mapping[str, str]) -> bool:
+def _were_started_together(environment: Mapping[str, str]) -> bool:
     """Whether a launcher says so; a batch script of Slurm without srun is one process."""
     in_slurm_step = 'SLURM_STEP_ID' in environment and 'SLURM_PROCID' in environment
     counts = [

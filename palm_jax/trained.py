@@ -36,9 +36,10 @@ from palm_jax.parameters import overlaid
 from palm_jax.partitioning import Layout
 from palm_jax.peft.method import Adapted
 from palm_jax.peft.trainable import join
-from palm_jax.training import loop, pretrained
+from palm_jax.training import pretrained
 from palm_jax.training.checkpoints import Checkpoints, fingerprint, restore_params
 from palm_jax.training.head_losses import scores_of
+from palm_jax.training.setup import adapted
 from palm_jax.training.state import TrainState, init_params, unbox
 
 _CONFIG = 'config.gin'
@@ -113,8 +114,7 @@ def load_with(
     text = file.read_text()
     flags = [(name, repr(value)) for name, value in known.items() if value and re.search(rf'^{name} = ', text, re.M)]
     arguments = load_configuration('loop.train', [str(file), *gin_files], [*flags, *changes]).build('loop.train')
-    adaptation = {name: arguments[name] for name in loop.ADAPTATION if name in arguments}
-    model, selection = loop.adapt(arguments['model'], **adaptation)
+    model, selection = adapted(arguments)
     data, ours = arguments['data'], {'vocabulary': arguments['data'].vocabulary.fingerprint}
     sampler = getattr(arguments['reporter'], 'sampler', None) or Sampler()
     fresh = _in_place(model, arguments.get('layout', Layout()) if jax.device_count() > 1 else Layout())

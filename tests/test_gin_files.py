@@ -9,7 +9,7 @@ import pytest
 
 from palm_jax.configuration.load import load
 from palm_jax.parameters import path_name
-from palm_jax.training import loop, state
+from palm_jax.training import setup, state
 
 ROOT = Path(__file__).parents[1]
 ENTRIES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / 'gin').glob('*.gin'))
@@ -75,7 +75,7 @@ def test_a_part_says_what_it_provides_and_fits_an_entry(part, base_and_table, sm
 @pytest.mark.parametrize('part', sorted((ROOT / 'gin/peft').glob('*.gin')), ids=lambda path: path.stem)
 def test_every_way_to_fine_tune_trains_something_of_a_model_with_a_head(part, base_and_table):
     arguments = build(['gin/finetune_lora.gin', str(part.relative_to(ROOT))], *base_and_table)
-    model, selection = loop.adapt(*(arguments[name] for name in ('model', 'methods', 'trainable', 'trainable_layers')))
+    model, selection = setup.adapt(*(arguments[name] for name in ('model', 'methods', 'trainable', 'trainable_layers')))
     init = functools.partial(state.init_state, model, arguments['optimizer'], trainable=selection)
     shapes = jax.eval_shape(init, jax.random.key(0))
     paths = {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes.params)}

@@ -20,12 +20,12 @@ EIGHT_DEVICES = """
     import flax.linen as nn, jax, numpy as np
     from palm_jax import partitioning
     from palm_jax.models.palm import Architecture, PaLM
-    from palm_jax.training import losses, loop, optimizers, schedules, state, step
+    from palm_jax.training import losses, optimizers, schedules, setup, state, step
     from tests.peft.test_methods import METHODS
 
     assert jax.device_count() == 8
     arch = Architecture(vocab_size=64, num_layers=2, d_model=32, num_heads=4, head_dim=8, num_kv_heads={kv})
-    model, selection = loop.adapt(PaLM(arch), **{adaptation})
+    model, selection = setup.adapt(PaLM(arch), **{adaptation})
     model = model.freeze_layers(arch.num_layers - (selection.top_layers or arch.num_layers))
     optimizer = model.wrap(optimizers.{optimizer}(schedules.constant(1e-2)))
     loss = model.penalized(losses.LanguageModelLoss(chunk_length=16))
@@ -164,7 +164,7 @@ COLLECTIVES = """
     from palm_jax.partitioning import Layout
     from palm_jax.training import losses, optimizers, schedules, state
     from palm_jax.training.step import train_step
-    from tools.compile_for import collectives_of
+    from tools.collectives import collectives_of
 
     B, L, D, H, K, F, V, N = 8, 24, 128, 8, 16, 512, 256, 3
     arch = Architecture(vocab_size=V, num_layers=N, d_model=D, num_heads=H, head_dim=K, mlp_dim=F)

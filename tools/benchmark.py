@@ -40,7 +40,7 @@ from palm_jax.peft.method import Adapted
 from palm_jax.peft.prefix import Prefix
 from palm_jax.peft.prompt import Prompt
 from palm_jax.peft.trainable import Trainable
-from palm_jax.training import flops, head_losses, loop, losses, optimizers, schedules, state, step
+from palm_jax.training import flops, head_losses, losses, optimizers, schedules, setup, state, step
 from tools import benchmark_data, benchmark_decoding
 from tools.contenders import Contender, Trainer, choose_device, resident_bytes
 
@@ -230,7 +230,7 @@ def finetuner(name: str, options: argparse.Namespace) -> Trainer:
         'labels': np.arange(options.batch, dtype=np.int32) % NUM_CLASSES,
         'label_weights': np.ones(options.batch, np.float32),
     }
-    model, selection = loop.adapt(PaLM(architecture(options), head=Head(NUM_CLASSES)), **PARTS[name])
+    model, selection = setup.adapt(PaLM(architecture(options), head=Head(NUM_CLASSES)), **PARTS[name])
     return jax_trainer(model, head_losses.ClassLoss(), batch, selection)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def compare(options: argparse.Namespace) -> None:
     corpus.parts('train')  # the vocabulary and the cache are made where they are missing
     data = LanguageModelData(corpus, {'targets': options.length})
     vocabulary = corpus.vocabulary.text
-    texts = [text for text, _ in zip(corpus.texts(), range(options.documents), strict=False)]
+    texts = list(itertools.islice(corpus.texts(), options.documents))
     ways: dict[str, Callable[[], int]] = {
         'raw text, kept as a cache': lambda: _tokenize(options.documents, vocabulary),
         'raw text, tf.data alone': lambda: _tensorflow(texts, vocabulary),
@@ -78,12 +79,12 @@ def _tokenize(documents: int, vocabulary: Vocabulary) -> int:
     """The way of a run's first start: the registered task, tokens, ArrayRecord files."""
     from palm_jax.data import tasks
 
-    def some() -> Iterator[token_cache.Example]:
-        yield from (example for example, _ in zip(tasks.token_examples(_TASK, 'train', vocabulary), range(documents)))  # noqa: B905
+    def some(first: int) -> Iterable[token_cache.Example]:
+        return itertools.islice(tasks.token_examples(_TASK, 'train', vocabulary, first), documents)
 
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / 'cache'
-        token_cache.build(some(), directory, vocabulary.size, 'tokens')
+        token_cache.build(some, directory, vocabulary.size, 'tokens')
         return token_cache.TokenCache(directory).num_tokens
 
 

@@ -11,34 +11,30 @@ TOPOLOGY is a generation and its chips, e.g. v5e:2x2, v4:4x4x4, v5p:8x8x8, v6e:4
 from __future__ import annotations
 
 import argparse
-import collections
 import dataclasses
-import functools
 import importlib.util
 import itertools
+import math
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from palm_jax import command_line
 from palm_jax.errors import UserError, closest
 from palm_jax.models import target
-from palm_jax.partitioning import Layout
-from palm_jax.training import flops, loop
-from palm_jax.training.batch_sizes import BatchSizes
+from palm_jax.training import flops, messages
 from palm_jax.training.plan import Plan
-from palm_jax.training.state import init_state, unbox
-from palm_jax.training.step import train_step
+from palm_jax.training.setup import Setup, adapted, replicated
+from tools.collectives import collectives_of
+from tools.matmul_flops import matmul_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,27 +44,22 @@ class Chip:
     Attributes:
       kind: as jax names it.
       memory: bytes of HBM.
-      bandwidth: bytes/s of HBM.
       links: bytes/s that all links of a chip to its neighbours send together, one way.
       megacore: whether its two cores are one device.
     """
 
     kind: str
     memory: float
-    bandwidth: float
     links: float
     megacore: bool
 
 
 CHIPS = {
-    'v4': Chip('TPU v4', 32 * 2**30, 1.2e12, 300e9, True),
-    'v5e': Chip('TPU v5e', 16 * 2**30, 0.82e12, 200e9, False),
-    'v5p': Chip('TPU v5p', 95 * 2**30, 2.77e12, 600e9, True),
-    'v6e': Chip('TPU v6e', 32 * 2**30, 1.64e12, 448e9, False),
+    'v4': Chip('TPU v4', 32 * 2**30, 300e9, True),
+    'v5e': Chip('TPU v5e', 16 * 2**30, 200e9, False),
+    'v5p': Chip('TPU v5p', 95 * 2**30, 600e9, True),
+    'v6e': Chip('TPU v6e', 32 * 2**30, 448e9, False),
 }
-_COLLECTIVES = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
-_ITEM_BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2, 'f32': 4, 's32': 4, 'u32': 4}
-_ITEM_BYTES |= {'f64': 8, 's64': 8, 'u64': 8}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -165,7 +156,7 @@ class Compiled:
     @property
     def num_devices(self) -> int:
         """Of the mesh."""
-        return int(np.prod(list(self.plan.axis_sizes.values())))
+        return math.prod(self.plan.axis_sizes.values())
 
     @property
     def compute_seconds(self) -> float:
@@ -225,39 +216,22 @@ class Compiled:
 
 def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -> Compiled:
     """Compiles the step of `loop.train(**arguments)` for devices that are not here."""
-    layout: Layout = arguments['layout']
-    sizes = layout.axis_sizes(len(devices))
-    adaptation = {name: arguments[name] for name in loop.ADAPTATION if name in arguments}
-    model, selection = loop.adapt(arguments['model'], **adaptation)
-    optimizer, batch_sizes = model.wrap(arguments['optimizer']), BatchSizes.of(arguments['batch_size'])
-    init = functools.partial(init_state, model, optimizer, trainable=selection)
-    boxed = jax.eval_shape(init, jax.random.key(0))
-    layout.check((boxed.params, boxed.frozen), sizes)
-    frozen_layers = selection.frozen_layers(boxed.params, model.arch.num_layers)
-    length = arguments['data'].length
-    plan = Plan(model, boxed, layout, sizes, batch_sizes, length, arguments['total_steps'], frozen_layers)
-    mesh = layout.mesh(devices)
-    shardings = layout.shardings(boxed, mesh)
-    state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), unbox(boxed), shardings)
-    size = max(size for _, size in batch_sizes.ramp)
-    microbatches = arguments.get('microbatches', 1)
-    if size % (sizes['data'] * microbatches):
-        raise UserError(
-            f'BATCH_SIZE = {size} does not divide into MICROBATCHES = {microbatches} × data = {sizes["data"]}.'
-        )
-    batch = _batch(size, length, mesh)
-    step = functools.partial(
-        train_step,
-        model=model.freeze_layers(frozen_layers),
-        loss=model.penalized(arguments['loss']),
-        optimizer=optimizer,
-        microbatches=microbatches,
-    )
-    on_all = NamedSharding(mesh, PartitionSpec())
+    layout, data = arguments['layout'], arguments['data']
+    model, selection = adapted(arguments)
+    optimizer, batch_size, total_steps = (arguments[name] for name in ('optimizer', 'batch_size', 'total_steps'))
+    setup = Setup.of(model, selection, optimizer, layout, len(devices), batch_size, data.length, total_steps)
+    plan, mesh, microbatches = setup.plan, layout.mesh(devices), arguments.get('microbatches', 1)
+    messages.check_batches(plan.batch_sizes, plan.axis_sizes['data'], microbatches)
+    size = max(size for _, size in plan.batch_sizes.ramp)
+    by_batch, on_all = NamedSharding(mesh, PartitionSpec('data')), replicated(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct((size, *value.shape), value.dtype, sharding=by_batch)
+        for name, value in data.blank().items()
+    }
     rng = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=on_all)
     start, problem, memory, collectives = time.monotonic(), None, {}, {}
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules), target.compiling_for('tpu'):
-        traced = jax.jit(step, donate_argnums=0, out_shardings=(shardings, on_all)).trace(state, batch, rng)
+        traced = setup.step(mesh, arguments['loss'], microbatches).trace(setup.target(mesh), batch, rng)
         try:
             compiled = traced.lower(lowering_platforms=('tpu',)).compile()
         except jax.errors.JaxRuntimeError as error:
@@ -272,15 +246,8 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
             }
             collectives = collectives_of(compiled.as_text())
     seconds = time.monotonic() - start
-    with target.compiling_for('cpu'):  # by plain matmuls, without recomputation
-        counted = _matmul_flops(arguments['model'], length) * size
+    counted = matmul_flops(arguments['model'], data.length) * size
     return Compiled(plan, chip, seconds, memory, counted, collectives, problem)
-
-
-def _batch(size: int, length: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    sharding = NamedSharding(mesh, PartitionSpec('data'))
-    names = ('decoder_input_tokens', 'decoder_target_tokens', 'decoder_loss_weights')
-    return {name: jax.ShapeDtypeStruct((size, length), jnp.int32, sharding=sharding) for name in names}
 
 
 def _in_short(error: str) -> str:
@@ -289,92 +256,9 @@ def _in_short(error: str) -> str:
     return ' '.join((told or lines)[:3])[:600]
 
 
-def collectives_of(hlo: str) -> dict[str, tuple[int, float]]:
-    """(times a step, bytes of the result on a device) of every collective in a compiled program, by kind and shape.
-
-    A loop's body counts as often as its counter, compared with a constant, lets it run.
-    """
-    computations: dict[str, list[str]] = collections.defaultdict(list)
-    name, entry = '', ''
-    for line in hlo.splitlines():
-        header = re.match(r'(ENTRY )?%?([\w.-]+) .*\{$', line)
-        if header and not line.startswith(' '):
-            name = header[2]
-            entry = name if header[1] else entry
-        elif line.strip() and line != '}':
-            computations[name].append(line.strip())
-    found: dict[str, tuple[int, float]] = {}
-
-    def visit(computation: str, times: int) -> None:
-        for line in computations.get(computation, ()):
-            kind = re.search(rf' ({"|".join(_COLLECTIVES)})(-start)?\(', line)
-            if kind:
-                shape = line.partition('=')[2].partition(kind[0])[0].strip()
-                size = _bytes(shape, kind[2] is not None)
-                key = f'{kind[1]} {re.sub(r"{[^}]*}", "", shape)}'[:90]
-                before = found.get(key, (0, size))[0]
-                found[key] = (before + times, size)
-            loop = re.search(r'while\(.*condition=%?([\w.-]+), body=%?([\w.-]+)', line)
-            if loop:
-                limits = re.findall(r'constant\((\d+)\)', '\n'.join(computations[loop[1]]))
-                visit(loop[2], times * max(map(int, limits), default=1))
-            for called in re.findall(r'(?:to_apply|calls|called_computations=\{)=?%?([\w.-]+)', line):
-                if not kind:
-                    visit(called, times)
-            for branches in re.findall(r'branch_computations=\{([^}]*)\}', line):
-                for branch in branches.split(','):
-                    visit(branch.strip().lstrip('%'), times)
-
-    visit(entry, 1)
-    return found
-
-
-def _bytes(shape: str, is_start: bool) -> float:
-    """Of an HLO shape; an asynchronous start's is a pair of operand and result, of which the result counts."""
-    arrays = re.findall(r'(\w+)\[([\d,]*)\]', shape)
-    sizes = [
-        _ITEM_BYTES.get(kind, 4) * np.prod([int(n) for n in dims.split(',') if n], initial=1) for kind, dims in arrays
-    ]
-    if is_start and len(sizes) > 1:
-        return float(max(sizes))
-    return float(sum(sizes))
-
-
-def _matmul_flops(model: Any, length: int) -> float:
-    """FLOPs of the forward pass's matmuls for one sequence, three times: forward, and both gradients.
-
-    Attention counts in full, as in the formula; the lookup in the embedding is none.
-    """
-    arch = dataclasses.replace(model.arch, remat='none', attention='xla', dtype='float32', num_layers=1)
-    flops_of = []
-    for layers in (1, 2):
-        one = dataclasses.replace(model, arch=dataclasses.replace(arch, num_layers=layers), head=None)
-        tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
-        params = unbox(
-            jax.eval_shape(lambda rng, one=one: one.init(rng, jnp.zeros((1, 8), jnp.int32)), jax.random.key(0))
-        )
-        jaxpr = jax.make_jaxpr(lambda p, t, one=one: one.apply(p, t))(params, tokens)
-        flops_of.append(sum(_dot_flops(jaxpr.jaxpr)))
-    one_layer = flops_of[1] - flops_of[0]
-    return 3.0 * (flops_of[0] + (model.arch.num_layers - 1) * one_layer)
-
-
-def _dot_flops(jaxpr: Any) -> Iterator[float]:
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == 'dot_general':
-            (contracted, _), _ = equation.params['dimension_numbers']
-            left = equation.invars[0].aval.shape
-            result = equation.outvars[0].aval.shape
-            yield 2.0 * np.prod(result, dtype=float) * np.prod([left[i] for i in contracted], dtype=float)
-        times = equation.params.get('length', 1) if equation.primitive.name == 'scan' else 1
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                inner = getattr(inner, 'jaxpr', inner)
-                if hasattr(inner, 'eqns'):
-                    yield from (times * f for f in _dot_flops(inner))
-
-
-def sweep(compiled: Any, options: argparse.Namespace, flags: Sequence[tuple[str, str]], num_devices: int) -> None:
+def sweep(
+    compiled: Callable[..., Compiled], options: argparse.Namespace, flags: Sequence[tuple[str, str]], num_devices: int
+) -> None:
     """Tries powers of two along `model`, the batch up to eight times, and every remat; prints a line each.
 
     A larger batch is not tried where a smaller one does not fit, nor more recomputation where less leaves room.

@@ -20,8 +20,9 @@ import numpy as np
 from palm_jax.data import yardsticks
 from palm_jax.data.corpus import Corpus
 from palm_jax.data.marks import Marked
-from palm_jax.data.objectives import CausalLM, Features, Objective
+from palm_jax.data.objectives import CausalLM, Features, Objective, blank
 from palm_jax.data.token_cache import TokenCache
+from palm_jax.data.vocabularies import Bytes
 from palm_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -84,6 +85,11 @@ class LanguageModelData:
     def is_ready(self) -> bool:
         """Whether the vocabulary exists; the first run makes it."""
         return self.corpus.is_ready
+
+    def blank(self) -> Features:
+        """A sequence without content: names, shapes and types of the features, known before any text is read."""
+        stand_in = Marked(Bytes(), self.corpus.extra_ids)
+        return self._features(blank(self.objective[0], self.length, stand_in))
 
     def example(self) -> str:
         """The beginning of the first training sequence, token by token, with what the loss counts."""

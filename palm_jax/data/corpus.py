@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from palm_jax.data import stdlib, token_cache, vocabularies, vocabulary_fitting
+from palm_jax.data import identities, token_cache, vocabularies, vocabulary_fitting
 from palm_jax.data.marks import Marked
 from palm_jax.data.paths import cache_dir
 from palm_jax.data.text_files import TextFiles, is_text_or_table
@@ -43,16 +43,8 @@ class _Source:
 
     @functools.cached_property
     def identity(self) -> str:
-        """Changes when the text does, or the code of a user's own task."""
-        if self.files is not None:
-            return ''  # it is in the title
-        if self.name == 'python_stdlib':
-            return stdlib.identity()
-        if 'seqio' in sys.modules:  # else no module of the user's has registered anything
-            from palm_jax.data import tasks
-
-            return tasks.identity(self.name)
-        return ''
+        """Changes when the text does."""
+        return '' if self.files is not None else identities.of_task(self.name)  # that of files is in the title
 
 
 class Corpus:
@@ -107,7 +99,7 @@ class Corpus:
                 "--gin.MIXTURE_OR_TASK_NAME=\"['notes/', 'wiki40b_en']\""
             )
         self._temperature = temperature
-        self._vocabulary_name, self._fitted_size, self._extra_ids = vocabulary, vocabulary_size - extra_ids, extra_ids
+        self._vocabulary_name, self._fitted_size, self.extra_ids = vocabulary, vocabulary_size - extra_ids, extra_ids
 
     @functools.cached_property
     def task(self) -> str:
@@ -119,10 +111,10 @@ class Corpus:
         """The run's vocabulary, fitted first where it does not exist yet."""
         path = self.vocabulary_path
         if path is None:
-            return Marked(vocabularies.Bytes(), self._extra_ids)
+            return Marked(vocabularies.Bytes(), self.extra_ids)
         if not path.is_file() and self._vocabulary_name == 'sentencepiece':
             vocabulary_fitting.fit(self.texts(), self._fitted_size, path)
-        return Marked(vocabularies.named(str(path)), self._extra_ids)
+        return Marked(vocabularies.named(str(path)), self.extra_ids)
 
     @property
     def vocabulary_path(self) -> Path | None:
@@ -163,18 +155,18 @@ class Corpus:
         return [self._made(source, part, split) for source in self._sources for part in self._parts_of(source)]
 
     def _made(self, source: _Source, part: str, split: str) -> Path:
-        name = '_'.join(filter(None, (part, source.identity, self.vocabulary.fingerprint)))
-        directory = cache_dir() / 'tokens' / name / split
+        identity = '' if source.files is not None else identities.of_task(part)
+        directory = cache_dir() / 'tokens' / identities.titled(part, identity, self.vocabulary.fingerprint) / split
         if not token_cache.exists(directory):
-            examples = self._registry().token_examples(part, split, self.vocabulary)
-            token_cache.build(examples, directory, self.vocabulary.size, f'tokens of {part} {split}')
+            examples = functools.partial(self._registry().token_examples, part, split, self.vocabulary)
+            token_cache.build(examples, directory, self.vocabulary.text.size, f'tokens of {part} {split}')
         return directory
 
     def _parts_of(self, source: _Source) -> dict[str, float]:
         """The tasks of a source with their shares: its own, or a registered mixture's, kept for runs from the cache."""
         if source.files is not None or source.name == 'python_stdlib':
             return {source.title: 1.0}
-        known = cache_dir() / 'mixtures' / f'{"_".join(filter(None, (source.title, source.identity)))}.json'
+        known = cache_dir() / 'mixtures' / f'{identities.titled(source.title, source.identity)}.json'
         if known.is_file() and 'seqio' not in sys.modules:
             return json.loads(known.read_text())
         shares = self._registry().parts(source.title)

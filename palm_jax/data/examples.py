@@ -105,6 +105,10 @@ class InMemoryData:
         """The held-out part in its order, the last batch filled up with weight 0."""
         return self._validation.in_order(size, self.weights)
 
+    def blank(self) -> Batch:
+        """An example, for the names, shapes and types of the features."""
+        return self.first()
+
     def first(self) -> Batch:
         """The first training example."""
         return {name: values[0] for name, values in self._train.features.items()}

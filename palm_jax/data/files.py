@@ -68,7 +68,7 @@ class File:
         What is no text is let through for `checked` to find, so that one bad line is no bad file.
         """
         for number, line in self._lines():
-            yield number, line.decode('utf-8', errors='surrogateescape')
+            yield number, _let_through(line)
 
     def text(self) -> str:
         """All of it.
@@ -76,7 +76,14 @@ class File:
         Raises:
           UserError: it is no text; with the line.
         """
-        return ''.join(checked(text, f'{self.name}, line {number}') for number, text in self.lines())
+        lines = [line for _, line in self._lines()]
+        with contextlib.suppress(UnicodeDecodeError):
+            text = b''.join(lines).decode('utf-8')
+            if '\0' not in text and max(map(len, lines), default=0) <= LONGEST_LINE:
+                return text
+        for number, line in enumerate(lines, 1):  # which of them it is
+            checked(_let_through(line), f'{self.name}, line {number}')
+        raise AssertionError('a file that is no text has a line that is none')
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """Lines, of those that are too long only as much as shows it."""
@@ -89,6 +96,11 @@ class File:
                 while len(rest) > LONGEST_LINE and not rest.endswith(b'\n'):
                     rest = file.readline(LONGEST_LINE + 1)
                 yield number, line.removeprefix(_BOM) if number == 1 else line
+
+
+def _let_through(line: bytes) -> str:
+    """As text, with what is no UTF-8 as surrogates."""
+    return line.decode('utf-8', errors='surrogateescape')
 
 
 def checked(text: str, place: str) -> str:

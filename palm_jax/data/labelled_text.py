@@ -105,7 +105,8 @@ class LabelledTable:
         """A label as int32 [] (class), float32 [C] (labels) or float32 [] (number)."""
         if self.kind == 'number':
             return _number(example.label, example.place)
-        labels, ids = self.labels, [self._id(name, example.place) for name in self.label_names(example.label)]
+        labels = self.labels
+        ids = [self._id(name, example.place) for name in self.label_names(example.label)]
         if self.kind == 'class':
             return np.int32(ids[0])
         return np.isin(np.arange(len(labels)), ids).astype(np.float32)

@@ -288,6 +288,12 @@ class NextSentence:
         }
 
 
+def blank(objective: Objective, length: int, vocabulary: Marked) -> Features:
+    """A sequence of an objective without content: names, shapes and types of its features."""
+    some = np.full(objective.raw_length(length, vocabulary), EOS_ID + 1, np.int32)
+    return objective(some, length, vocabulary, np.random.default_rng(0), lambda: some)
+
+
 # What they share.
 
 

@@ -18,7 +18,7 @@ import seqio
 import tensorflow as tf
 
 from palm_jax.data.marks import Marked
-from palm_jax.data.objectives import Objective
+from palm_jax.data.objectives import Objective, blank
 from palm_jax.data.vocabularies import EOS_ID, UNK_ID, Bytes, Vocabulary
 from palm_jax.errors import UserError
 
@@ -105,11 +105,13 @@ def generator_source(
         signature = {name: tf.TensorSpec([None], tf.string) for name in features}
         return tf.data.Dataset.from_generator(chunks, output_signature=signature).unbatch()
 
+    dataset_fn.generate = generate  # whose code decides about the text
     return seqio.FunctionDataSource(dataset_fn, splits=splits)
 
 
 def examples_of(dataset: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:
     """The examples of a dataset; what a generator behind it says of the user's data is said as it was."""
+    _failures.clear()
     try:
         yield from dataset.as_numpy_iterator()
     except tf.errors.OpError:
@@ -138,6 +140,15 @@ def add_text_to_text_task(
         metric_fns=list(metrics),
         postprocess_fn=postprocess,
     )
+
+
+def at_tokenization(task: seqio.Task) -> tuple[list[Callable], list[Callable]] | None:
+    """A task's preprocessors before seqio's `tokenize`, and from it on; None where it is not among them."""
+    functions = [getattr(fn, 'func', fn) for fn in task.preprocessors]
+    if seqio.preprocessors.tokenize not in functions:
+        return None
+    place = functions.index(seqio.preprocessors.tokenize)
+    return list(task.preprocessors[:place]), list(task.preprocessors[place:])
 
 
 def filled(**templates: str) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
@@ -173,17 +184,16 @@ def few_shot(name: str, shots: int, separator: str = '\n\n', targets_prefix: str
     task, new = seqio.TaskRegistry.get(name), f'{name}_{shots}_shot'
     if new in seqio.TaskRegistry.names():
         return new
-    if 'train' not in task.splits or 'inputs' not in task.output_features:
-        raise UserError(f'Task {name!r} has no split `train` with inputs and targets to take solved examples from.')
-    before = list(itertools.takewhile(lambda p: p is not seqio.preprocessors.tokenize, task.preprocessors))
+    if 'train' not in task.splits or 'inputs' not in task.output_features or at_tokenization(task) is None:
+        raise UserError(f'Task {name!r} has no split `train` with text of inputs and targets to take examples from.')
+    before, then = at_tokenization(task)
     source = seqio.experimental.FewshotDataSource(
         task.source, num_shots=shots, train_preprocessors=before, eval_preprocessors=before
     )
     put_before = functools.partial(
         seqio.experimental.fewshot_preprocessor, example_separator=separator, targets_prefix=targets_prefix
     )
-    after = task.preprocessors[len(before) :]
-    seqio.TaskRegistry.add_provider(new, task.replace(name=new, source=source, preprocessors=[put_before, *after]))
+    seqio.TaskRegistry.add_provider(new, task.replace(name=new, source=source, preprocessors=[put_before, *then]))
     return new
 
 
@@ -196,13 +206,12 @@ def objective_preprocessors(objective: Objective, length: int, vocabulary: Marke
     Training here does the same by number, from the token cache.
     """
     raw_length = objective.raw_length(length, vocabulary)
-    some = np.full(raw_length, vocabulary.text.size - 1, np.int32)
-    dummy = objective(some, length, vocabulary, np.random.default_rng(0), lambda: some)
+    made = blank(objective, length, vocabulary)
 
     def features_of(tokens: np.ndarray, another: np.ndarray, seed: np.ndarray) -> list[np.ndarray]:
         rng = np.random.default_rng(seed.astype(np.uint32))
         features = objective(tokens, length, vocabulary, rng, lambda: another)
-        return [features[name] for name in dummy]
+        return [features[name] for name in made]
 
     def concatenate_and_split(dataset: tf.data.Dataset) -> tf.data.Dataset:
         tokens = dataset.map(lambda example: example['targets']).unbatch().batch(raw_length, drop_remainder=True)
@@ -210,7 +219,7 @@ def objective_preprocessors(objective: Objective, length: int, vocabulary: Marke
 
     @seqio.map_over_dataset(num_seeds=1)
     def apply(example, seed):
-        values = tf.numpy_function(features_of, [example['tokens'], example['another'], seed], [tf.int32] * len(dummy))
-        return {name: tf.ensure_shape(value, dummy[name].shape) for name, value in zip(dummy, values, strict=True)}
+        values = tf.numpy_function(features_of, [example['tokens'], example['another'], seed], [tf.int32] * len(made))
+        return {name: tf.ensure_shape(value, made[name].shape) for name, value in zip(made, values, strict=True)}
 
     return [*language_model_preprocessors(text_key), concatenate_and_split, apply]

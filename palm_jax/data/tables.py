@@ -18,7 +18,6 @@ from palm_jax.data.files import COMPRESSED, LONGEST_LINE, File, checked, find
 from palm_jax.errors import UserError, closest
 
 _DELIMITERS = {'.csv': ',', '.tsv': '\t', '.txt': '\t'}
-_SUFFIX_OF = {',': '.csv', '\t': '.tsv'}
 csv.field_size_limit(LONGEST_LINE)  # a text may be longer than Python's 131,072 characters
 SUFFIXES = (*_DELIMITERS, '.jsonl', '.json', '.parquet')
 UNANSWERABLE = 'unanswerable'  # the answer to a question of SQuAD 2 that has none
@@ -141,12 +140,13 @@ def _delimited(file: File, header: Sequence[str] | None) -> Iterator[Callable[[]
         if not values:
             continue
         if header is None and not isinstance(values, csv.Error):
-            header = _header(values, f'{file.name}, line {reader.line_num}', delimiter)
+            header = _header(values, f'{file.name}, line {reader.line_num}', file.suffix)
             continue
         yield functools.partial(make, values, f'{file.name}, line {reader.line_num}')
 
 
-def _header(values: Sequence[str], place: str, delimiter: str) -> list[str]:
+def _header(values: Sequence[str], place: str, suffix: str) -> list[str]:
+    delimiter = _DELIMITERS[suffix]
     names = [checked(name, place).strip() for name in values]
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
@@ -154,7 +154,7 @@ def _header(values: Sequence[str], place: str, delimiter: str) -> list[str]:
     other = next((mark for mark in ';\t|,' if mark != delimiter and mark in names[0]), None)
     if len(names) == 1 and other is not None:
         raise UserError(
-            f'{place}: the columns are separated by {other!r}, and a {_SUFFIX_OF[delimiter]} file separates them by '
+            f'{place}: the columns are separated by {other!r}, and a {suffix} file separates them by '
             f'{delimiter!r}. Save it so, or name it .tsv where they are separated by tabs.'
         )
     return names

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import sys
 from pathlib import Path
 from typing import Literal
 
 from tqdm import tqdm
 
+from palm_jax.data import identities
 from palm_jax.data.paths import cache_dir
 from palm_jax.errors import UserError
 
@@ -28,12 +28,7 @@ def table(task: str, split: str, kind: Literal['jsonl', 'conll'] = 'jsonl') -> s
     Raises:
       UserError: no such task or split, or one that has not both features.
     """
-    identity = ''
-    if 'seqio' in sys.modules:  # else no module of the user's has registered anything
-        from palm_jax.data import tasks
-
-        identity = tasks.identity(task)
-    path = cache_dir() / 'tasks' / f'{task}{"_" * bool(identity)}{identity}_{split}.{kind}'
+    path = cache_dir() / 'tasks' / f'{identities.titled(task, identities.of_task(task), split)}.{kind}'
     if not path.exists():
         from palm_jax.data import tasks
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
 from palm_jax.data import offline_tasks, public_tasks
-from palm_jax.data.seqio_chains import SeqioVocabulary, add_language_model_task, examples_of, generator_source
+from palm_jax.data.seqio_chains import (
+    SeqioVocabulary,
+    add_language_model_task,
+    at_tokenization,
+    examples_of,
+    generator_source,
+)
 from palm_jax.data.text_files import TextFiles
 from palm_jax.data.vocabularies import EOS_ID, Vocabulary
 from palm_jax.errors import UserError, closest
@@ -61,16 +69,31 @@ def task_of(name: str, split: str) -> seqio.Task:
 
 
 def identity(name: str) -> str:
-    """Changes when the code of a user's own task does; tasks registered here have none."""
-    digest = hashlib.sha256()
+    """Changes when the code that makes a user's own task does; empty for tasks that are registered here."""
+    own = []
     for part in parts(name):
         task = seqio.TaskRegistry.get(part)
-        functions = [getattr(fn, 'func', fn) for fn in (*task.preprocessors, getattr(task.source, '_dataset_fn', None))]
-        modules = {inspect.getmodule(fn) for fn in functions} - {None}
-        for module in sorted(modules, key=lambda m: m.__name__):
-            if not module.__name__.startswith(_OURS):
-                digest.update(inspect.getsource(module).encode())
-    return '' if digest.digest() == hashlib.sha256().digest() else digest.hexdigest()[:12]
+        for fn in (*task.preprocessors, getattr(task.source, '_dataset_fn', None)):
+            function = _undecorated(fn)
+            if not (getattr(function, '__module__', None) or 'seqio.').startswith(_OURS):
+                own.append(_code(function))
+    return hashlib.sha256('\n'.join(own).encode()).hexdigest()[:12] if own else ''
+
+
+def _undecorated(fn: Callable) -> Callable:
+    """What somebody wrote, inside partials, decorators and `generator_source`."""
+    around = ('func', '__wrapped__', 'generate')
+    while inner := next((getattr(fn, name) for name in around if hasattr(fn, name)), None):
+        fn = inner
+    return fn
+
+
+def _code(function: Callable) -> str:
+    """The source of a function's module, or of a notebook's function its own."""
+    for thing in (inspect.getmodule(function), function):
+        with contextlib.suppress(OSError, TypeError):
+            return inspect.getsource(thing)
+    return repr(function)
 
 
 def with_vocabulary(task: seqio.Task, vocabulary: Vocabulary) -> seqio.Task:
@@ -82,41 +105,29 @@ def with_vocabulary(task: seqio.Task, vocabulary: Vocabulary) -> seqio.Task:
     return task.replace(name=f'{task.name}_with_{vocabulary.fingerprint}', output_features=features)
 
 
-def token_examples(task_name: str, split: str, vocabulary: Vocabulary) -> Iterator[tuple[np.ndarray, int]]:
-    """(token ids, bytes of text) of every example of a task's split, in a fixed order.
+def token_examples(
+    task_name: str, split: str, vocabulary: Vocabulary, first: int = 0
+) -> Iterator[tuple[np.ndarray, int]]:
+    """(token ids, bytes of text) of a task's split, in a fixed order, from example number `first` on.
 
     Where nothing but the end mark comes behind tokenization, as in all tasks here, the vocabulary reads whole
     batches of texts instead of one after another through TensorFlow: the same ids, several times as fast.
     """
     task = task_of(task_name, split)
-    text_task, behind = as_text(task)
-    if text_task is not None and set(behind) <= _END_MARKS:
+    found = at_tokenization(task)
+    if found is not None and {getattr(fn, 'func', fn) for fn in found[1][1:]} <= _END_MARKS:
         features = tuple(name for name in ('inputs', 'targets') if name in task.output_features)
-        for batch in _batches(rows(task_name, split, features)):
+        for batch in _batches(itertools.islice(rows(task_name, split, features), first, None)):
             if any(row.get('inputs') for row in batch):
                 raise _has_inputs(task_name)
             for ids, row in zip(vocabulary.encode_all([r['targets'] for r in batch]), batch, strict=True):
                 yield np.array([*ids, EOS_ID], np.int32), len(row['targets'].encode())
         return
-    for example in _examples(with_vocabulary(task, vocabulary), split):
+    for example in itertools.islice(_examples(with_vocabulary(task, vocabulary), split), first, None):
         if len(example.get('inputs', ())):
             raise _has_inputs(task_name)
         ids, text = np.asarray(example['targets']), example.get('targets_pretokenized')
         yield ids, len(vocabulary.decode(ids).encode() if text is None else text)
-
-
-def as_text(task: seqio.Task) -> tuple[seqio.Task | None, list]:
-    """The task as far as tokenization, and what is behind it; None where it does not tokenize by seqio."""
-    functions = [getattr(fn, 'func', fn) for fn in task.preprocessors]
-    if seqio.preprocessors.tokenize not in functions:
-        return None, []
-    place = functions.index(seqio.preprocessors.tokenize)
-    text = seqio.Feature(seqio.PassThroughVocabulary(0), add_eos=False, required=False, dtype=tf.string, rank=0)
-    features = dict.fromkeys(task.output_features, text)
-    before = task.preprocessors[:place]
-    return task.replace(name=f'{task.name}_as_text', preprocessors=before, output_features=features), functions[
-        place + 1 :
-    ]
 
 
 def texts(task_name: str, split: str = 'train') -> Iterator[str]:
@@ -135,12 +146,16 @@ def rows(task_name: str, split: str, features: tuple[str, ...] = ('inputs', 'tar
     lacking = [name for name in features if name not in task.output_features]
     if lacking:
         raise UserError(f'Task {task_name!r} has no {lacking[0]}; it has {", ".join(task.output_features)}.')
-    text_task, _ = as_text(task)
-    for example in _examples(text_task or task, split):
-        if text_task is not None:
-            yield {name: example[name].decode('utf-8') for name in features}
-        else:
+    found = at_tokenization(task)
+    if found is None:  # it makes ids in a way of its own
+        for example in _examples(task, split):
             yield {name: task.output_features[name].vocabulary.decode(example[name].tolist()) for name in features}
+        return
+    text = seqio.Feature(seqio.PassThroughVocabulary(0), add_eos=False, required=False, dtype=tf.string, rank=0)
+    as_text = dict.fromkeys(task.output_features, text)
+    text_task = task.replace(name=f'{task_name}_as_text', preprocessors=found[0], output_features=as_text)
+    for example in _examples(text_task, split):
+        yield {name: example[name].decode('utf-8') for name in features}
 
 
 def _examples(task: seqio.Task, split: str) -> Iterator[dict[str, np.ndarray]]:

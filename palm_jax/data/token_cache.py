@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class TokenCache:
         for file, size in files:
             if not file.is_file() or file.stat().st_size != size:
                 raise UserError(_damaged(directory))
-        self.num_tokens, self.num_bytes = manifest['tokens'], manifest['num_bytes']
+        self.num_tokens, self.num_bytes, self._block = (manifest[name] for name in ('tokens', 'num_bytes', 'block'))
         self._directory, self._dtype = directory, np.dtype(manifest['dtype'])
         with self._checked():
             self._records = grain.sources.ArrayRecordDataSource([str(file) for file, _ in files])
@@ -58,11 +58,11 @@ class TokenCache:
         Raises:
           UserError: what lies there is not what was written; ArrayRecord keeps checksums.
         """
-        first, last = start // BLOCK, -(-stop // BLOCK)
+        first, last = start // self._block, -(-stop // self._block)
         with self._checked():
-            blocks = [self._record(i) for i in range(first, last)]
+            blocks = [np.frombuffer(self._records[i], self._dtype) for i in range(first, last)]
         tokens = np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
-        return tokens[start - first * BLOCK : stop - first * BLOCK].astype(np.int32)
+        return tokens[start - first * self._block : stop - first * self._block].astype(np.int32)
 
     @functools.cached_property
     def offsets(self) -> np.ndarray:
@@ -81,19 +81,26 @@ class TokenCache:
         except (RuntimeError, ValueError) as error:
             raise UserError(f'{_damaged(self._directory)} ({error})') from None
 
-    def _record(self, number: int) -> np.ndarray:
-        return np.frombuffer(self._records[number], self._dtype)
 
+def build(examples: Callable[[int], Iterable[Example]], directory: Path, vocabulary_size: int, label: str) -> None:
+    """Writes tokens into `directory`, whole or not at all; goes on where it was interrupted.
 
-def build(examples: Iterable[Example], directory: Path, vocabulary_size: int, label: str) -> None:
-    """Writes the tokens of `examples` into `directory`, whole or not at all; goes on where it was interrupted."""
+    Args:
+      examples: those from number n on, the same every time.
+      directory: of the cache.
+      vocabulary_size: every id is below it.
+      label: for progress and messages.
+
+    Raises:
+      UserError: there is not one example.
+    """
     unfinished = directory.with_name(directory.name + '.unfinished')
     unfinished.mkdir(parents=True, exist_ok=True)
     dtype = np.dtype(np.uint16 if vocabulary_size <= 1 << 16 else np.uint32)
     parts = _parts_of(unfinished)
     done, rest = _continue_from(parts, dtype)
     with tqdm(unit=' tokens', unit_scale=True, desc=label, initial=done['tokens']) as progress:
-        following = itertools.islice(examples, done['documents'], None)
+        following = iter(examples(done['documents']))
         for number in itertools.count(len(parts)):
             part, rest = _write_file(unfinished / f'tokens-{number:05}.array_record', following, rest, dtype, progress)
             if part is None:

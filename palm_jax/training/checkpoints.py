@@ -35,7 +35,7 @@ _UNWRITABLE = (
 
 # Orbax logs errors of its threads with their stacks, and raises them again where they are told here.
 logging.getLogger('absl').addFilter(lambda record: record.levelno < logging.ERROR or '/orbax/' not in record.pathname)
-logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+logging.getLogger('asyncio').addFilter(lambda record: 'OCDBT' not in record.getMessage())
 
 
 class Checkpoints:
@@ -46,11 +46,11 @@ class Checkpoints:
 
     Args:
       directory: created when missing.
-      keep: how many of the newest stay, of those that are due; the newest stays in any case.
+      keep: how many of the newest stay, and of the newest that were due.
       about: JSON kept with every checkpoint: `vocabulary`, `architecture`, and `base`, the
         fingerprint of frozen parameters that the checkpoints leave out, or None.
       keep_every: besides, those whose step this divides stay.
-      period: those whose step this divides are due; a signal saves others, which go when the next is there.
+      period: those whose step this divides are due; a signal saves others.
     """
 
     def __init__(
@@ -158,12 +158,13 @@ class Checkpoints:
         Raises:
           UserError: it could not be saved.
         """
-        if self._sealing is not None:
-            self._sealing.join()
-            self._sealing = None
+        if self._sealing is None:
+            return
+        self._sealing.join()
+        self._sealing = None
         with self._told():
             self._manager.wait_until_finished()
-            self._prune()
+        self._prune()
 
     @property
     def due(self) -> list[int]:
@@ -171,14 +172,15 @@ class Checkpoints:
         return [step for step in self.steps if step % self._period == 0][-self._keep :]
 
     def _prune(self) -> None:
-        kept = {*self.due, *self.steps[-1:]}
+        """Deletes what has been replaced: behind the newest `keep` of all, and of those that were due."""
+        kept = {*self.due, *self.steps[-self._keep :]}
         for step in self.steps:
             if step not in kept and not (self._keep_every and step % self._keep_every == 0):
                 self._manager.delete(step)
 
     def all_are_told(self, step: int) -> bool:
         """Whether several processes are to end after this step, because one of them got SIGTERM; the same for all."""
-        return jax.process_count() > 1 and self._manager.reached_preemption(step)
+        return processes.are_several() and self._manager.reached_preemption(step)
 
     def forget_after(self, step: int) -> None:
         """Deletes what was saved beyond a step."""

@@ -31,6 +31,9 @@ class Data(Protocol):
     def batch(self, first: int, size: int) -> Mapping[str, np.ndarray]:
         """Training sequences first, first + 1, ...: features [size, L]."""
 
+    def blank(self) -> Mapping[str, np.ndarray]:
+        """A sequence for the names, shapes and types of its features: [L]."""
+
     def validation(self, size: int) -> Iterator[Mapping[str, np.ndarray]]:
         """The held-out part."""
 

@@ -12,7 +12,7 @@ import threading
 from types import FrameType
 from typing import Self
 
-import jax
+from palm_jax import processes
 
 
 class Interrupts:
@@ -26,7 +26,7 @@ class Interrupts:
         self.received: signal.Signals | None = None
 
     def __enter__(self) -> Self:
-        alone = jax.process_count() == 1
+        alone = not processes.are_several()
         if alone and threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
             self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
         else:

@@ -16,31 +16,29 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from palm_jax import processes
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import Layout, read_batch
-from palm_jax.peft.method import Adapted, Method
-from palm_jax.peft.trainable import Trainable
+from palm_jax.peft.method import Method
 from palm_jax.training import flops, messages
 from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
 from palm_jax.training.best import Best, Leader
-from palm_jax.training.checkpoints import Checkpoints, fingerprint, restore_params
+from palm_jax.training.checkpoints import Checkpoints, fingerprint
 from palm_jax.training.evaluate import evaluate
 from palm_jax.training.finished import Finished, Report
 from palm_jax.training.interfaces import Data
 from palm_jax.training.interrupts import Interrupts
 from palm_jax.training.losses import LanguageModelLoss
 from palm_jax.training.optimizers import Optimizer
-from palm_jax.training.plan import Plan
 from palm_jax.training.pretrained import BEST
 from palm_jax.training.progress import Progress
+from palm_jax.training.setup import Setup, adapt, replicated
 from palm_jax.training.spikes import SpikeGuard, SpikeRule
-from palm_jax.training.state import TrainState, init_state, unbox
-from palm_jax.training.step import eval_step, train_step
+from palm_jax.training.state import TrainState
+from palm_jax.training.step import eval_step
 from palm_jax.training.watchdog import Watchdog
 from palm_jax.training.writers import Jsonl, TensorBoard, Writer
 
@@ -143,32 +141,19 @@ def train(
     """
     run, directory = run or Run(), Path(model_dir)
     mesh, batch_sizes = layout.mesh(), BatchSizes.of(batch_size)
-    model, selection = adapt(model, methods, trainable, trainable_layers)
-    optimizer = model.wrap(optimizer)
-    messages.check(model, data, batch_sizes, layout, mesh, microbatches, total_steps)
+    messages.check(model, data, batch_sizes, mesh.shape['data'], microbatches, total_steps)
+    with_methods, selection = adapt(model, methods, trainable, trainable_layers)
+    setup = Setup.of(with_methods, selection, optimizer, layout, mesh.size, batch_size, data.length, total_steps)
+    plan, model = setup.plan, setup.model
 
     about = {'vocabulary': data.vocabulary.fingerprint, 'architecture': dataclasses.asdict(model.arch)}
     about |= {'labels': list(data.labels)} if data.labels else {}
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         stack.enter_context(nn.logical_axis_rules(layout.rules))
-        # Shapes before arrays: the state is born in its place, on any mesh.
-        init = functools.partial(init_state, model, optimizer, trainable=selection)
-        boxed = jax.eval_shape(init, jax.random.key(seed))
-        frozen_layers = selection.frozen_layers(boxed.params, model.arch.num_layers)
-        plan = Plan(model, boxed, layout, dict(mesh.shape), batch_sizes, data.length, total_steps, frozen_layers)
-        layout.check((boxed.params, boxed.frozen), plan.axis_sizes)
-        shardings = layout.shardings(boxed, mesh)
-        place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
-        target = jax.tree.map(place, unbox(boxed), shardings)
+        target = setup.target(mesh)
         print(plan.summary(data.num_sequences), f'\nMODEL_DIR  {directory}\n{flops.FORMULA}', flush=True)
-
-        def begin() -> TrainState:
-            fresh = jax.jit(lambda rng: unbox(init(rng)), out_shardings=shardings)(jax.random.key(seed))
-            if initial_checkpoint is None:
-                return fresh
-            print(f'starting from the parameters of {initial_checkpoint}', flush=True)
-            return _start_from(initial_checkpoint, fresh, shardings, model, selection, optimizer, about)
+        begin = functools.partial(setup.begin, mesh, seed, initial_checkpoint, about)
 
         # Start from (1) this model_dir's newest step, else (2) an initial checkpoint, else (3) scratch.
         # Checkpoints leave out what is frozen of an initial checkpoint, so that is read for (1), too.
@@ -190,7 +175,6 @@ def train(
             state = begin()
         if processes.is_first():
             data.vocabulary.save(directory)
-        model = model.freeze_layers(frozen_layers)
 
         first_step = int(state.step)
         if first_step < total_steps:
@@ -199,15 +183,8 @@ def train(
         for writer in writers:
             writer.open(directory, first_step, run.config)
 
-        on_all = NamedSharding(mesh, PartitionSpec())  # metrics: every process reads them
-        step_fn = jax.jit(
-            functools.partial(
-                train_step, model=model, loss=model.penalized(loss), optimizer=optimizer, microbatches=microbatches
-            ),
-            donate_argnums=0,
-            out_shardings=(shardings, on_all),
-        )
-        eval_fn = jax.jit(functools.partial(eval_step, model=model, loss=loss), out_shardings=on_all)
+        step_fn = setup.step(mesh, loss, microbatches)
+        eval_fn = jax.jit(functools.partial(eval_step, model=model, loss=loss), out_shardings=replicated(mesh))
         run_rng = jax.random.fold_in(jax.random.key(seed), 1)
 
         def finished(state: TrainState, step: int, checkpoint: Path) -> Finished:
@@ -246,6 +223,8 @@ def train(
             try:
                 return read_batch(lambda row, count: data.batch(first + row, count), size, mesh)
             except UserError as error:  # the data was lost on the way; the state was not
+                if processes.are_several():  # who would wait for the others, which have their data
+                    raise
                 save(state, step, metrics_lib.total(pending, unlogged) if pending else unlogged)
                 checkpoints.wait()
                 raise UserError(f'{error}\nStep {step:,} is saved. Continue with\n  {run.command}') from None
@@ -343,7 +322,7 @@ def train(
         if leader and leader.step is not None:
             at_best = leader.restore(dataclasses.replace(target, frozen=state.frozen))
             state, step, checkpoint, name = at_best, leader.step, leader.path, 'best'
-        if jax.process_count() > 1:  # a report reads, writes and samples by itself
+        if processes.are_several():  # a report reads, writes and samples by itself
             loss_there = finished(state, step, checkpoint).evaluate()['loss'].value()
             print(messages.of_several_processes(loss_there, checkpoint, run.command), flush=True)
             _close(writers)
@@ -356,33 +335,6 @@ def train(
         command = re.sub(r' --gin\.TRAIN_STEPS=\S+', '', run.command)
         print(report.text(directory, f'{command} --gin.TRAIN_STEPS={2 * total_steps}'), flush=True)
     return 0
-
-
-ADAPTATION = ('methods', 'trainable', 'trainable_layers')  # what `adapt` takes of `train`'s arguments
-
-
-def adapt(
-    model: PaLM,
-    methods: Sequence[Method] = (),
-    trainable: Sequence[str] | None = None,
-    trainable_layers: int | None = None,
-) -> tuple[Adapted, Trainable]:
-    """The model with its methods, and what of it is trained; arguments as of `train`."""
-    adapted = Adapted(model, tuple(methods))
-    if trainable is None and not methods:
-        return adapted, Trainable(top_layers=trainable_layers)
-    return adapted, Trainable((*(trainable or ()), *adapted.trainable), trainable_layers)
-
-
-def _start_from(path, state: TrainState, shardings: TrainState, model: Adapted, selection, optimizer, about):
-    """The state with another run's parameters and a fresh optimizer; the methods' and the head's begin as they do."""
-
-    def begin(params: Any) -> TrainState:
-        trained, frozen = selection.split(model.start(params))
-        return TrainState(state.step, trained, optimizer.init(trained), frozen)
-
-    params = restore_params(path, state.all_params, about, model.trainable)
-    return jax.jit(begin, out_shardings=shardings)(params)
 
 
 def _write(writers: Sequence[Writer], step: int, values: dict[str, float]) -> None:

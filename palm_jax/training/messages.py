@@ -9,12 +9,13 @@ import jax
 
 from palm_jax.errors import UserError
 from palm_jax.training import flops
+from palm_jax.training.batch_sizes import BatchSizes
 from palm_jax.training.checkpoints import Checkpoints
 from palm_jax.training.plan import Plan
 from palm_jax.training.spikes import Skip
 
 
-def check(model, data, batch_sizes, layout, mesh, microbatches, total_steps) -> None:
+def check(model, data, batch_sizes, data_devices, microbatches, total_steps) -> None:
     """Refuses what cannot run, before anything is computed."""
     if total_steps < 1:
         raise UserError(f'TRAIN_STEPS is {total_steps}; it must be at least 1.')
@@ -23,11 +24,18 @@ def check(model, data, batch_sizes, layout, mesh, microbatches, total_steps) -> 
             f'The vocabulary has {data.vocabulary.size} ids, the model only {model.arch.vocab_size} rows. '
             f'Set --gin.VOCABULARY_SIZE={data.vocabulary.size}.'
         )
+    check_batches(batch_sizes, data_devices, microbatches)
+
+
+def check_batches(batch_sizes: BatchSizes, data_devices: int, microbatches: int) -> None:
+    """Refuses batches that do not divide, and names those that would."""
+    parts = microbatches * data_devices
     for _, size in batch_sizes.ramp:
-        if size % (microbatches * mesh.shape['data']):
+        if size % parts:
+            would = [n for n in (size // parts * parts, (size // parts + 1) * parts) if n]
             raise UserError(
-                f'BATCH_SIZE = {size} does not divide into MICROBATCHES = {microbatches} '
-                f'× data = {mesh.shape["data"]} device(s).'
+                f'BATCH_SIZE = {size} does not divide into MICROBATCHES = {microbatches} × data = {data_devices} '
+                f'device(s); {" or ".join(map(str, would))} would do.'
             )
 
 

@@ -51,19 +51,6 @@ class SpikeRule:
                 raise UserError(f'spikes.SpikeRule.{name} is {getattr(self, name)}; it must be at least {least}.')
 
 
-def spike_rule(
-    enabled: bool = False,
-    window: int = 100,
-    loss_threshold: float | None = 10.0,
-    gradient_threshold: float | None = 50.0,
-    back: int = 100,
-    beyond: int = 100,
-    most: int = 5,
-) -> SpikeRule | None:
-    """`SpikeRule`, or None where spikes are not looked for."""
-    return SpikeRule(window, loss_threshold, gradient_threshold, back, beyond, most) if enabled else None
-
-
 @dataclasses.dataclass(frozen=True)
 class Skip:
     """Batches that were left out: from step `step` on, data comes `sequences` later.

@@ -1,6 +1,7 @@
 """Batches are a function of seed and number; every token is seen; own files work."""
 
 import contextlib
+import functools
 
 import numpy as np
 import pytest
@@ -261,19 +262,19 @@ def test_making_a_cache_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     documents = [(rng.integers(3, 300, rng.integers(1, 200)), int(rng.integers(1, 99))) for _ in range(60)]
     reached = []
 
-    def until(stop):
-        for number, document in enumerate(documents):
+    def until(stop, first):
+        for number, document in enumerate(documents[first:], first):
             if number == stop:
                 raise KeyboardInterrupt
             reached.append(number)
             yield document
 
-    token_cache.build(iter(documents), tmp_path / 'whole', 300, 'whole')
+    token_cache.build(lambda first: documents[first:], tmp_path / 'whole', 300, 'whole')
     for stop in (7, 9, 40, 41):
         with pytest.raises(KeyboardInterrupt):
-            token_cache.build(until(stop), tmp_path / 'parts', 300, 'parts')
+            token_cache.build(functools.partial(until, stop), tmp_path / 'parts', 300, 'parts')
     assert not token_cache.exists(tmp_path / 'parts')
-    token_cache.build(until(None), tmp_path / 'parts', 300, 'parts')
+    token_cache.build(functools.partial(until, None), tmp_path / 'parts', 300, 'parts')
     whole, parts = (token_cache.TokenCache(tmp_path / name) for name in ('whole', 'parts'))
     np.testing.assert_array_equal(tokens_of(parts), np.concatenate([ids for ids, _ in documents]))
     np.testing.assert_array_equal(tokens_of(whole), tokens_of(parts))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import ks_2samp
 
 from palm_jax.configuration.load import load
 from palm_jax.data import objectives, vocabularies
@@ -63,6 +64,23 @@ def test_span_corruption_cuts_what_it_says_and_loses_nothing(rate, mean_span):
         assert both_ways.tolist() == list(range(learned[0] + 1))  # inputs stand one to the right
         np.testing.assert_array_equal(features['decoder_input_tokens'][1:], features['decoder_target_tokens'][:-1])
     assert min(lengths) >= 1 and abs(np.mean(lengths) - noise / len(spans)) < 1e-9
+
+
+@pytest.mark.parametrize('rate, mean_span', [(0.15, 3.0), (0.15, 8.0), (0.5, 3.0), (0.5, 64.0), (0.15, 32.0)])
+def test_spans_are_those_of_t5s_own_preprocessor(rate, mean_span):
+    """As many tokens in as many spans, of lengths that are spread alike; T5 draws them from a stream, we by number."""
+    preprocessors = pytest.importorskip('t5.data.preprocessors')
+    objective = SpanCorruption(rate=rate, mean_span=mean_span)
+    rng, ours, theirs = np.random.default_rng(0), [], []
+    for number, count in enumerate([64, 100, 333, 512] * 60):
+        seeds = [(number, i) for i in range(2)]
+        mask = preprocessors.random_spans_noise_mask(count, rate, seeds, mean_noise_span_length=mean_span).numpy()
+        for spans, one in ((theirs, mask), (ours, objective.noise(count, rng))):
+            starts = np.flatnonzero(np.diff(np.r_[0, one]) > 0)
+            ends = np.flatnonzero(np.diff(np.r_[one, 0]) < 0) + 1
+            spans.append(ends - starts)
+        assert len(ours[-1]) == len(theirs[-1]) and ours[-1].sum() == theirs[-1].sum(), count
+    assert ks_2samp(np.concatenate(ours), np.concatenate(theirs)).pvalue > 1e-3
 
 
 def test_span_corruption_fills_the_sequence():

@@ -20,7 +20,7 @@ from palm_jax.peft.ia3 import IA3
 from palm_jax.peft.lora import LoRA
 from palm_jax.peft.prefix import Prefix
 from palm_jax.peft.prompt import Prompt
-from palm_jax.training import head_losses, loop, losses, optimizers, schedules, state, step
+from palm_jax.training import head_losses, losses, optimizers, schedules, setup, state, step
 from tests.inference.test_generate import Numbers
 
 METHODS = {
@@ -57,7 +57,7 @@ ALL_AT_ONCE_OR_EACH = (
 
 def build(head='class', unroll=1, **adaptation):
     arch = Architecture(vocab_size=61, num_layers=3, d_model=24, num_heads=4, head_dim=8, unroll_layers=unroll)
-    return loop.adapt(PaLM(arch, head=HEADS[head]), **adaptation)
+    return setup.adapt(PaLM(arch, head=HEADS[head]), **adaptation)
 
 
 def features(head):

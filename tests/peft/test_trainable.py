@@ -10,7 +10,7 @@ from palm_jax.models.palm import Architecture, PaLM
 from palm_jax.partitioning import Layout
 from palm_jax.peft.lora import LoRA
 from palm_jax.peft.trainable import Trainable, join
-from palm_jax.training import loop, losses, optimizers, plan, schedules, state
+from palm_jax.training import losses, optimizers, plan, schedules, setup, state
 from palm_jax.training.batch_sizes import BatchSizes
 
 NUM_LAYERS, TOKENS = 5, (2, 16)
@@ -68,7 +68,7 @@ def equations(jaxpr, multiplier=1):
 
 def products(selection, methods=(), train=True):
     """Matmuls that a step computes, dead code removed, as output shapes with their number."""
-    model, _ = loop.adapt(MODEL, methods)
+    model, _ = setup.adapt(MODEL, methods)
     shapes = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state.unbox(boxed(selection, model)))
     model = model.freeze_layers(selection.frozen_layers(shapes.params, NUM_LAYERS))
     names = ('input_tokens', 'target_tokens', 'loss_weights')

@@ -11,6 +11,8 @@ from palm_jax.errors import UserError
 from palm_jax.training import flops
 from tests.test_gin_files import ROOT
 from tools import compile_for
+from tools.collectives import collectives_of
+from tools.matmul_flops import matmul_flops
 
 SIZES = {'8b': 256_000, '62b': 256_000, '540b': 256_000}
 
@@ -36,7 +38,7 @@ def test_base_for_four_chips():
 def test_the_matmuls_of_a_step_are_those_of_the_papers_formula(size):
     flags = [('VOCABULARY', 'bytes'), ('VOCABULARY_SIZE', str(SIZES[size]))]
     model = load('loop.train', ['gin/pretrain_base.gin', f'gin/models/{size}.gin'], flags).build('loop.train')['model']
-    counted = compile_for._matmul_flops(model, 2048) / 2048
+    counted = matmul_flops(model, 2048) / 2048
     of_paper = {'8b': 0.0550e12, '62b': 0.388e12, '540b': 3.28e12}[size]  # appendix B, without rematerialization
     assert counted == pytest.approx(of_paper, rel=0.05)
     shapes = jax.eval_shape(
@@ -67,7 +69,7 @@ ENTRY %main (a: f32[16]) -> f32[16] {
 
 
 def test_collectives_of_a_loop_count_as_often_as_it_runs():
-    found = compile_for.collectives_of(PROGRAM)
+    found = collectives_of(PROGRAM)
     assert found['all-reduce f32[16]'] == (1, 64.0)
     assert found['all-gather bf16[32,8]'] == (12, 512.0)
     assert sum(times * size for times, size in found.values()) == 64 + 12 * 512 + 12 * 512
