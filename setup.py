@@ -38,7 +38,6 @@ DATA = [
 HF = ['safetensors>=0.5', 'tokenizers>=0.21', 'transformers>=5.0,<6', 'torch>=2.6', 'peft>=0.17']
 EVAL = ['lm-eval>=0.4.13']
 SERVE = ['fastapi>=0.115', 'uvicorn>=0.32', 'prometheus-client>=0.21']
-COMPILE = ['libtpu>=0.0.40; sys_platform == "linux"']  # the TPU's compiler, which needs no TPU
 PEERS = ['torch==2.13.0', 'transformers>=5.0,<6', 'PaLM-rlhf-pytorch==0.8.0']
 
 setup(
@@ -64,12 +63,11 @@ setup(
         'hf': HF,  # weights to and from Transformers, verified by it
         'serve': SERVE,  # python -m palm_jax.serve
         'eval': EVAL,  # lm-evaluation-harness
-        'compile': COMPILE,  # tools.compile_for
         'peers': PEERS,
         'test': [
             *('pytest>=8', 'ruff>=0.12', 'wandb>=0.20', 'nbclient>=0.10', 'ipykernel>=6'),
             *('openai>=1.60', 'schemathesis>=4', 'selenium>=4.20', 'scipy>=1.14'),
-            *(*SERVE, *EVAL, *HF, *PEERS, *COMPILE),
+            *(*SERVE, *EVAL, *HF, *PEERS),
         ],
     },
     entry_points={'lm_eval.models': ['palm_jax = palm_jax.harness:PalmJax']},

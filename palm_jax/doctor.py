@@ -70,7 +70,6 @@ def _extras() -> Iterator[tuple[bool | None, str, str]]:
         ('fastapi', 'fastapi', 'palm_jax.serve', 'pip install "palm_jax[serve]"'),
         ('transformers', 'transformers', 'palm_jax.export and import_weights', 'pip install "palm_jax[hf]"'),
         ('lm-eval', 'lm_eval', 'lm-evaluation-harness', 'pip install "palm_jax[eval]"'),
-        ('libtpu', 'libtpu', 'tools.compile_for', 'pip install "palm_jax[compile]"'),
         ('torch', 'torch', 'the comparisons with PyTorch peers', 'pip install "palm_jax[peers]"'),
     ):
         found = importlib.util.find_spec(module) is not None

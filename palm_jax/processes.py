@@ -35,9 +35,10 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
                 'process_id': int(environment['JAX_PROCESS_ID']),
             }
         except (KeyError, ValueError) as error:
+            what = f'{error.args[0]} is not set' if isinstance(error, KeyError) else str(error)
             raise UserError(
-                'JAX_NUM_PROCESSES is set, so JAX_COORDINATOR_ADDRESS (host:port of the first process) and '
-                f'JAX_PROCESS_ID (0, 1, ...) must be, too: {error} is not right.'
+                'JAX_NUM_PROCESSES, JAX_COORDINATOR_ADDRESS (host:port of the first process) and JAX_PROCESS_ID '
+                f'(0, 1, ...) belong together: {what}.'
             ) from None
     try:
         jax.distributed.initialize(**given, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)

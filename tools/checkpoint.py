@@ -52,19 +52,23 @@ def main(arguments: Sequence[str]) -> int:
     if options.command == 'ls':
         print(ls(Path(options.paths[0])))
     elif options.command == 'show':
-        print(show(step_directory(options.paths[0])))
+        print(show(_step(options.paths[0])))
     elif options.command == 'diff':
-        print(diff(*map(step_directory, options.paths)))
+        print(diff(*map(_step, options.paths)))
     else:
         *given, new = options.paths
         if not given:
             raise UserError('average PATH... NEW: at least one checkpoint, and the folder of the new one.')
-        steps = [step_directory(path) for path in given]
+        steps = [_step(path) for path in given]
         arrays = parameters(steps[0]) if len(steps) == 1 else average(steps)
         if options.command == 'convert':
             arrays = {name: array.astype(_DTYPES[options.dtype]) for name, array in arrays.items()}
         print(f'checkpoint  {write(arrays, steps[0], Path(new))}')
     return 0
+
+
+def _step(path: str) -> Path:
+    return step_directory(path, 'PATH')
 
 
 def ls(model_dir: Path) -> str:

@@ -4,8 +4,8 @@ Compiles a run's train step for TPUs that are not here, with the real TPU compil
 a device against the chip's memory, FLOPs against the paper's formula, every collective with its bytes, and what time
 they allow at best. --sweep tries meshes, batches and ways of rematerialization, and names the best that fits.
 
-TOPOLOGY is a generation and its chips, e.g. v5e:2x2, v4:4x4x4, v5p:8x8x8, v6e:4x4. Needs
-`pip install "palm_jax[compile]"`, no TPU and no TensorFlow.
+TOPOLOGY is a generation and its chips, e.g. v5e:2x2, v4:4x4x4, v5p:8x8x8, v6e:4x4. Needs libtpu (Linux), and says how
+to get it; no TPU.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import itertools
 import math
 import os
 import re
+import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +30,7 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 from palm_jax import command_line
+from palm_jax.data.paths import cache_dir
 from palm_jax.errors import UserError, closest
 from palm_jax.models import target
 from palm_jax.training import flops, messages
@@ -115,10 +118,15 @@ def _find_compiler() -> None:
     os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # it uses no chip, so others may compile beside it
     if 'TPU_LIBRARY_PATH' in os.environ:
         return
-    found = importlib.util.find_spec('libtpu')
-    if found is None or not found.submodule_search_locations:
-        raise UserError('The TPU compiler is in libtpu, which is not installed: pip install "palm_jax[compile]"')
-    os.environ['TPU_LIBRARY_PATH'] = str(Path(next(iter(found.submodule_search_locations))) / 'libtpu.so')
+    apart, installed = cache_dir() / 'libtpu', importlib.util.find_spec('libtpu')
+    places = [apart / 'libtpu', *map(Path, installed.submodule_search_locations if installed else ())]
+    found = next((place / 'libtpu.so' for place in places if (place / 'libtpu.so').is_file()), None)
+    if found is None:
+        raise UserError(
+            'The TPU compiler is in libtpu, which is not here. Where JAX does not take it for a TPU:\n'
+            f'  {shlex.join([sys.executable, "-m", "pip", "install", "--no-deps", f"--target={apart}", "libtpu"])}'
+        )
+    os.environ['TPU_LIBRARY_PATH'] = str(found)
 
 
 @dataclasses.dataclass(frozen=True)

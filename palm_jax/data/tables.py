@@ -120,7 +120,7 @@ def _delimited(file: File, header: Sequence[str] | None) -> Iterator[Callable[[]
 
     def make(values: list[str] | csv.Error, place: str) -> Row:
         if isinstance(values, csv.Error):
-            raise UserError(f'{place}: {values}.')
+            raise UserError(f'{place}: {values}. Quotes around a text are closed, and doubled inside it: "a ""b"" c".')
         for value in values:
             checked(value, place)
         if len(values) != len(header):

@@ -145,7 +145,10 @@ def rows(task_name: str, split: str, features: tuple[str, ...] = ('inputs', 'tar
     task = task_of(task_name, split)
     lacking = [name for name in features if name not in task.output_features]
     if lacking:
-        raise UserError(f'Task {task_name!r} has no {lacking[0]}; it has {", ".join(task.output_features)}.')
+        raise UserError(
+            f'Task {task_name!r} has no {lacking[0]}; it has {", ".join(task.output_features)}. '
+            'What has text alone is pretrained on: --gin_file=gin/pretrain_tiny.gin'
+        )
     found = at_tokenization(task)
     if found is None:  # it makes ids in a way of its own
         for example in _examples(task, split):

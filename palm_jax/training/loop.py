@@ -65,8 +65,9 @@ class Periods:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if (getattr(self, field.name) or 1 if field.name == 'keep_every' else getattr(self, field.name)) < 1:
-                raise UserError(f'loop.Periods.{field.name} is {getattr(self, field.name)}; it must be at least 1.')
+            value = getattr(self, field.name)
+            if value is not None and value < 1:
+                raise UserError(f'loop.Periods.{field.name} is {value}; it must be at least 1.')
 
 
 @dataclasses.dataclass(frozen=True)

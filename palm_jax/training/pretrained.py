@@ -72,8 +72,13 @@ def check_vocabulary(theirs: dict[str, Any], ours: dict[str, Any], path: Path) -
         )
 
 
-def step_directory(path: str | None) -> Path:
-    """A step's folder, from itself or from a MODEL_DIR: its best step where the run kept one, else its newest."""
+def step_directory(path: str | None, binding: str = 'INITIAL_CHECKPOINT_PATH') -> Path:
+    """A step's folder, from itself or from a MODEL_DIR: its best step where the run kept one, else its newest.
+
+    Args:
+      path: of either.
+      binding: names it in messages.
+    """
     if path is None:
         raise UserError(f'Name the model to start from: --gin.INITIAL_CHECKPOINT_PATH=runs/tiny. {_MAKE_ONE}')
     given = Path(path).expanduser()
@@ -83,4 +88,6 @@ def step_directory(path: str | None) -> Path:
         steps = [int(p.name) for p in root.glob('*') if p.name.isdigit() and (p / STATE).is_dir()]
         if steps:
             return root / str(max(steps))
-    raise UserError(f'INITIAL_CHECKPOINT_PATH = {path!r} is no checkpoint, nor a MODEL_DIR that holds one. {_MAKE_ONE}')
+    beside = sorted(int(p.name) for p in given.parent.glob('*') if p.name.isdigit() and (p / STATE).is_dir())
+    advice = f'Beside it there are the steps {", ".join(map(str, beside))}.' if beside else _MAKE_ONE
+    raise UserError(f'{binding} = {path!r} is no checkpoint, nor a MODEL_DIR that holds one. {advice}')

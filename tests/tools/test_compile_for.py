@@ -1,5 +1,7 @@
 """A step compiled for TPUs that are not here: it fits, its FLOPs are the paper's, its collectives are counted."""
 
+import re
+import shlex
 import subprocess
 import sys
 
@@ -22,16 +24,40 @@ def at_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-def test_base_for_four_chips():
-    command = '--topology v5e:2x2 --gin_file=gin/pretrain_base.gin --gin.VOCABULARY=bytes'
-    result = subprocess.run(
-        [sys.executable, '-m', 'tools.compile_for', *command.split()], capture_output=True, text=True, check=False
-    )
-    if 'libtpu, which is not installed' in result.stderr:
-        pytest.skip('no libtpu')
+def compiled(*arguments):
+    command = [sys.executable, '-m', 'tools.compile_for', *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope='module')
+def compiler():
+    """The TPU's, got by the command that the tool names where it is missing."""
+    asked = compiled('--topology=v5e:2x2', '--gin_file=gin/pretrain_tiny.gin', '--gin.VOCABULARY=bytes')
+    if asked.returncode:
+        command = re.search(r'^  (.* pip install .*)$', asked.stderr, re.MULTILINE)
+        assert command, asked.stderr[-2000:]
+        if subprocess.run(shlex.split(command[1]), capture_output=True, check=False).returncode:
+            pytest.skip('libtpu cannot be had here')
+
+
+def test_base_for_four_chips(compiler):
+    result = compiled('--topology=v5e:2x2', '--gin_file=gin/pretrain_base.gin', '--gin.VOCABULARY=bytes')
     assert result.returncode == 0, result.stderr[-3000:]
     for shown in ('of 16 GiB a device', ': fits', '100.0% of the formula', '× all-gather', 'at best', 'MFU at most'):
         assert shown in result.stdout, result.stdout
+
+
+def test_another_objective_and_a_mesh_that_does_not_fit(compiler):
+    tiny = ('--topology=v5e:2x2', '--gin_file=gin/pretrain_tiny.gin', '--gin.VOCABULARY=bytes')
+    result = compiled(*tiny, '--gin_file=gin/objectives/prefix_lm.gin')
+    assert result.returncode == 0 and ': fits' in result.stdout, result.stderr[-3000:]
+    for flags, message in (
+        (['--gin.MESH_MODEL=3'], 'does not fit 4 device(s)'),
+        (['--gin.BATCH_SIZE=6'], '4 or 8 would do'),
+        (['--sweep'], '--sweep multiplies the batch it is given'),
+    ):
+        refused = compiled(*tiny, *flags)
+        assert refused.returncode == 2 and message in refused.stderr and 'Traceback' not in refused.stderr
 
 
 @pytest.mark.parametrize('size', SIZES)
