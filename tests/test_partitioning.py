@@ -17,73 +17,113 @@ from tests.peft.test_methods import METHODS
 
 EIGHT_DEVICES = """
     import functools
-    import flax.linen as nn, jax, numpy as np
+    import flax.linen as nn, jax, jax.numpy as jnp, numpy as np
     from palm_jax import partitioning
     from palm_jax.models.palm import Architecture, PaLM
     from palm_jax.training import losses, optimizers, schedules, setup, state, step
     from tests.peft.test_methods import METHODS
 
     assert jax.device_count() == 8
-    arch = Architecture(vocab_size=64, num_layers=2, d_model=32, num_heads=4, head_dim=8, num_kv_heads={kv})
-    model, selection = setup.adapt(PaLM(arch), **{adaptation})
-    model = model.freeze_layers(arch.num_layers - (selection.top_layers or arch.num_layers))
-    optimizer = model.wrap(optimizers.{optimizer}(schedules.constant(1e-2)))
-    loss = model.penalized(losses.LanguageModelLoss(chunk_length=16))
-    tokens = np.random.default_rng(0).integers(0, 64, (8, 32)).astype(np.int32)
+    tokens = np.random.default_rng(0).integers(0, 64, (16, 32)).astype(np.int32)
     batch = {{f'decoder_{{n}}': tokens for n in ('input_tokens', 'target_tokens')}}
     batch['decoder_loss_weights'] = np.ones_like(tokens)
 
-    def run(devices, layout):
+    def remembering(optimizer):
+        # the same updates; the state also holds the last gradient
+        def update(grads, state, params):
+            updates, new = optimizer.update(grads, state[0], params)
+            return updates, (new, grads)
+
+        return optimizer._replace(init=lambda p: (optimizer.init(p), jax.tree.map(jnp.zeros_like, p)), update=update)
+
+    def run(devices, layout, unroll=1, microbatches=1):
+        arch = Architecture(
+            vocab_size=64, num_layers=2, d_model=32, num_heads=4, head_dim=8, num_kv_heads={kv}, unroll_layers=unroll
+        )
+        model, selection = setup.adapt(PaLM(arch), **{adaptation})
+        model = model.freeze_layers(arch.num_layers - (selection.top_layers or arch.num_layers))
+        optimizer = remembering(model.wrap(optimizers.{optimizer}(schedules.constant(1e-2))))
+        loss = model.penalized(losses.LanguageModelLoss(chunk_length=16))
         mesh = layout.mesh(devices)
         with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
             init = functools.partial(state.init_state, model, optimizer, trainable=selection)
             boxed = jax.eval_shape(init, jax.random.key(0))
             shardings = layout.shardings(boxed, mesh)
             current = jax.jit(lambda r: state.unbox(init(r)), out_shardings=shardings)(jax.random.key(0))
-            fn = functools.partial(step.train_step, model=model, loss=loss, optimizer=optimizer)
+            fn = functools.partial(
+                step.train_step, model=model, loss=loss, optimizer=optimizer, microbatches=microbatches
+            )
             sharded = partitioning.shard_batch(batch, mesh)
             jaxpr = str(jax.make_jaxpr(fn)(current, sharded, jax.random.key(1)))
             assert jaxpr.count('sharding_constraint') >= 3, 'the logical constraints are gone'
             fn = jax.jit(fn, out_shardings=(shardings, None))
             for _ in range(3):
                 current, metrics = fn(current, sharded, jax.random.key(1))
-        return current, metrics['loss'].value()
+        return current, metrics['loss'].value(), selection
 
-    one, one_loss = run(jax.devices()[:1], partitioning.Layout())
-    eight, eight_loss = run(None, partitioning.Layout({layout}))
-    gate = eight.all_params['stack']['mlp']['in']['gate']
-    local = gate.addressable_shards[0].data.size
-    assert gate.size // local == {split}, (gate.size, local)
-    for moment in [x for x in jax.tree.leaves(eight.opt_state) if x.shape == gate.shape]:
-        assert selection.patterns == ('.*',) and moment.size // moment.addressable_shards[0].data.size == {split}
-    np.testing.assert_allclose(one_loss, eight_loss, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), one.params, eight.params)
+    def assert_near(one, eight, rtol=2e-3, atol=2e-5):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), one, eight)
+
+    one, one_loss, selection = run(jax.devices()[:1], partitioning.Layout())
+    for unroll, microbatches in {variants}:
+        eight, eight_loss, _ = run(None, partitioning.Layout({layout}), unroll, microbatches)
+        gate = eight.all_params['stack']['mlp']['in']['gate']
+        local = gate.addressable_shards[0].data.size
+        assert gate.size // local == {split}, (gate.size, local)
+        for moment in [x for x in jax.tree.leaves(eight.opt_state) if x.shape == gate.shape]:
+            assert selection.patterns == ('.*',) and moment.size // moment.addressable_shards[0].data.size == {split}
+        np.testing.assert_allclose(one_loss, eight_loss, rtol=1e-5)
+        assert_near(one.opt_state[1], eight.opt_state[1])
+        assert_near(one.params, eight.params)
     print('equal')
 """
 
 
-@pytest.mark.parametrize(
-    'layout, split, kv, optimizer, adaptation',
-    [
-        ('rules=partitioning.data_parallel()', 1, 1, 'adafactor', '{}'),
-        ('', 8, 1, 'adafactor', '{}'),
-        ('model=2', 8, 1, 'adafactor', '{}'),
-        ('model=4, rules=partitioning.data_parallel()', 4, 2, 'adamw', '{}'),
-        ('model=2', 8, 4, 'muon', '{}'),
-        ('model=4, rules=partitioning.two_dimensional()', 8, 1, 'adafactor', '{}'),
-        ('model=4, rules=partitioning.sequence()', 8, 1, 'adafactor', '{}'),
-        ('model=2', 8, 1, 'adamw', '{"methods": METHODS["dora"], "trainable_layers": 1}'),
-        *(
-            pytest.param('model=2', 8, 1, 'adamw', f'{{"methods": METHODS["{name}"]}}', marks=pytest.mark.slow, id=name)
-            for name in METHODS
-        ),
-    ],
-)
-def test_eight_devices_equal_one(layout, split, kv, optimizer, adaptation):
+MESHES = {
+    'replicated': ('rules=partitioning.data_parallel()', 1),
+    'sharded': ('', 8),
+    'sharded twice': ('model=2', 8),
+    'tensor': ('model=4, rules=partitioning.data_parallel()', 4),
+    'two-dimensional': ('model=4, rules=partitioning.two_dimensional()', 8),
+    'sequence': ('model=4, rules=partitioning.sequence()', 8),
+}
+
+
+def assert_eight_equal_one(mesh, kv=1, optimizer='adafactor', adaptation='{}', variants=((1, 1),)):
+    layout, split = MESHES[mesh]
     code = textwrap.dedent(EIGHT_DEVICES).format(
-        layout=layout, split=split, kv=kv, optimizer=optimizer, adaptation=adaptation
+        layout=layout, split=split, kv=kv, optimizer=optimizer, adaptation=adaptation, variants=variants
     )
     assert on_eight_devices(code).endswith('equal')
+
+
+@pytest.mark.parametrize(
+    'mesh, kv, optimizer, variant',
+    [
+        ('replicated', 1, 'adafactor', (1, 1)),
+        ('sharded', 1, 'adafactor', (2, 2)),
+        ('tensor', 2, 'adamw', (1, 2)),
+        ('sharded twice', 4, 'muon', (2, 1)),
+        ('two-dimensional', 1, 'adafactor', (1, 1)),
+        ('sequence', 1, 'adafactor', (1, 2)),
+    ],
+)
+def test_eight_devices_equal_one(mesh, kv, optimizer, variant):
+    assert_eight_equal_one(mesh, kv, optimizer, variants=[variant])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('mesh', MESHES)
+def test_every_mesh_scanned_and_unrolled_accumulating_and_not(mesh):
+    assert_eight_equal_one(mesh, variants=[(unroll, microbatches) for unroll in (1, 2) for microbatches in (1, 2)])
+
+
+@pytest.mark.parametrize(
+    'method', [name if name == 'dora' else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
+def test_methods_on_eight_devices_equal_one(method):
+    top = ', "trainable_layers": 1' if method == 'dora' else ''
+    assert_eight_equal_one('sharded twice', optimizer='adamw', adaptation=f'{{"methods": METHODS["{method}"]{top}}}')
 
 
 def on_eight_devices(code):

@@ -12,6 +12,7 @@ import pytest
 
 from palm_jax import processes
 from palm_jax.errors import UserError
+from tests.e2e import slurm
 from tests.e2e.test_train import ROOT, command, losses, run, text  # noqa: F401 - a fixture
 from tools import checkpoint
 
@@ -74,6 +75,10 @@ def until_step(model_dir, step, members):
     pytest.fail(str([member.communicate()[0][-2000:] for member in members if member.poll() is not None]))
 
 
+def newest(model_dir):
+    return max(int(path.name) for path in (model_dir / 'checkpoints').iterdir() if path.name.isdigit())
+
+
 @pytest.mark.slow
 def test_the_death_of_one_ends_the_others_within_a_minute_and_the_run_goes_on(text, tmp_path):  # noqa: F811
     many = ('--gin.TRAIN_STEPS=100000', '--gin.CHECKPOINT_PERIOD=3')
@@ -84,10 +89,10 @@ def test_the_death_of_one_ends_the_others_within_a_minute_and_the_run_goes_on(te
     (code, output), _ = ended(members, timeout=90)
     assert code != 0 and time.monotonic() - start < 60, output[-3000:]
     assert 'process' in output[-3000:].lower()
-    newest = max(int(p.name) for p in (tmp_path / 'run' / 'checkpoints').iterdir() if p.name.isdigit())
-    results = ended(started(2, command(text, tmp_path / 'run', f'--gin.TRAIN_STEPS={newest + 2}')))
+    last = newest(tmp_path / 'run')
+    results = ended(started(2, command(text, tmp_path / 'run', f'--gin.TRAIN_STEPS={last + 2}')))
     assert all(code == 0 for code, _ in results), [output[-2000:] for _, output in results]
-    assert f'continuing from step {newest}' in results[0][1]
+    assert f'continuing from step {last}' in results[0][1]
 
 
 @pytest.mark.slow
@@ -111,6 +116,36 @@ def test_mpirun_is_noticed_without_flags(text, tmp_path):  # noqa: F811
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert 'data = 2 × model = 1' in result.stdout
+    assert run(text, tmp_path / 'one', *STEPS).returncode == 0
+    assert_near(tmp_path / 'run', tmp_path / 'one')
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not slurm.can_run(), reason="no root with Debian's slurm-wlm and munge here")
+def test_srun_is_noticed_without_flags_and_scancel_saves_all_at_one_step(text, tmp_path):  # noqa: F811
+    srun = ['srun', '--nodes=2', '--ntasks=2', '--cpus-per-task=1', '--job-name=palm']
+    with slurm.cluster(tmp_path / 'slurm') as environment:
+
+        def launched(name, *bindings):
+            return subprocess.Popen(
+                [*srun, *command(text, tmp_path / name, *bindings)],
+                cwd=ROOT,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+
+        ((code, output),) = ended([launched('run', *STEPS)])
+        assert code == 0, output[-3000:]
+        assert 'processes  2, with 1 of 2 devices each' in output and 'data = 2 × model = 1' in output
+        member = launched('ended', '--gin.TRAIN_STEPS=100000', '--gin.CHECKPOINT_PERIOD=50000')
+        until_step(tmp_path / 'ended', 5, [member])
+        subprocess.run(['scancel', '--signal=TERM', '--name=palm'], env=environment, check=True)
+        ((code, output),) = ended([member], timeout=120)
+        assert code == 128 + signal.SIGTERM and 'SIGTERM: saved step' in output, output[-3000:]
+        ((code, output),) = ended([launched('ended', f'--gin.TRAIN_STEPS={newest(tmp_path / "ended") + 2}')])
+        assert code == 0 and 'continuing from step' in output, output[-3000:]
     assert run(text, tmp_path / 'one', *STEPS).returncode == 0
     assert_near(tmp_path / 'run', tmp_path / 'one')
 
