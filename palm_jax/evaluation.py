@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +13,7 @@ import numpy as np
 
 from palm_jax.data.text_to_text import TextToText
 from palm_jax.errors import UserError
+from palm_jax.inference.decoding import START_ID
 from palm_jax.inference.quantization import dequantized
 from palm_jax.partitioning import Layout, shard_batch
 from palm_jax.trained import Trained
@@ -90,12 +91,11 @@ def on_tasks(
         raise UserError(f'A seqio task asks for text, and {model.checkpoint} labels it. Leave out --task.')
     from palm_jax.data import evaluator
 
-    writes = model.answer if isinstance(model.data, TextToText) else model.write
     found = evaluator.evaluate(
         name,
         split,
         model.data.vocabulary,
-        writes,
+        model.answer if isinstance(model.data, TextToText) else lambda prompts: _continued(model, prompts),
         lambda pairs: [likelihood.total for likelihood in model.score(pairs)],
         num_examples,
         shots,
@@ -104,6 +104,21 @@ def on_tasks(
         task: {'examples': one.examples, 'metrics': dict(one.metrics), 'intervals': dict(one.intervals)}
         for task, one in found.items()
     }
+
+
+def _continued(model: Trained, prompts: Sequence[str]) -> list[str]:
+    """What the model writes after prompts; where one leaves no room for it, the prompt's beginning is left out."""
+    length, vocabulary, sampler = model.data.length, model.data.vocabulary, model.sampler
+    room = max(length // 2, length - sampler.max_tokens)
+    encoded = [[START_ID, *vocabulary.encode(prompt)] for prompt in prompts]
+    too_long = sum(len(ids) > room for ids in encoded)
+    if too_long:
+        print(
+            f'{too_long:,} of {len(prompts):,} prompts are longer than {room} tokens, which leave room to write in the '
+            f'{length} that the model reads: their beginnings are left out. Fewer --shots or SAMPLE_TOKENS help.'
+        )
+    written = sampler.write(*model.laid_out, vocabulary, [ids[-room:] for ids in encoded], length)
+    return [best.text for best, *_ in written]
 
 
 def table(measured: Mapping[str, Measured]) -> str:

@@ -100,11 +100,9 @@ def assert_eight_equal_one(mesh, kv=1, optimizer='adafactor', adaptation='{}', v
 @pytest.mark.parametrize(
     'mesh, kv, optimizer, variant',
     [
-        ('replicated', 1, 'adafactor', (1, 1)),
         ('sharded', 1, 'adafactor', (2, 2)),
         ('tensor', 2, 'adamw', (1, 2)),
         ('sharded twice', 4, 'muon', (2, 1)),
-        ('two-dimensional', 1, 'adafactor', (1, 1)),
         ('sequence', 1, 'adafactor', (1, 2)),
     ],
 )

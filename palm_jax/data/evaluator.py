@@ -85,14 +85,19 @@ def _of_task(name, split, vocabulary, predict, score, num_examples, shots) -> Ev
     def texts(dataset: Any, feature: str) -> list[str]:
         return [_text(example, feature, vocabulary) for _, example in dataset.as_numpy_iterator()]
 
-    def predict_fn(dataset: Any) -> list[tuple[int, Sequence[int]]]:
-        return list(enumerate(vocabulary.encode(text) for text in predict(texts(dataset, 'inputs'))))
+    def predict_fn(dataset: Any) -> list[tuple[int, str]]:
+        return list(enumerate(predict(texts(dataset, 'inputs'))))  # what is one text an example, seqio does not decode
 
     def score_fn(dataset: Any) -> list[tuple[int, float]]:
         pairs = list(zip(texts(dataset, 'inputs'), texts(dataset, 'targets'), strict=True))
         return list(enumerate(score(pairs)))
 
-    results, outputs = evaluator.evaluate(compute_metrics=True, predict_fn=predict_fn, score_fn=score_fn)
+    try:
+        results, outputs = evaluator.evaluate(compute_metrics=True, predict_fn=predict_fn, score_fn=score_fn)
+    except ValueError as error:
+        if not str(error).startswith('Failed to evaluate task'):  # as seqio says of whatever a metric raised
+            raise
+        raise UserError(f'A metric of task {name!r} ended with {error.__cause__!r}.') from error
     metrics = {key: float(value) for key, value in results.result()[task.name].items()}
     samples = _resampled(task, evaluator, outputs[task.name])
     intervals = {
@@ -122,7 +127,7 @@ def _resampled(task: seqio.Task, evaluator: seqio.Evaluator, outputs: Mapping[An
     targets, given = postprocessed([_text(e, 'targets', vocabulary) for e in examples], True), []
     kinds = seqio.metrics.ModelOutputType
     if kinds.PREDICTION in outputs:
-        predicted = postprocessed([vocabulary.decode(list(ids)) for ids in outputs[kinds.PREDICTION]], False)
+        predicted = postprocessed(outputs[kinds.PREDICTION], False)
         given += [(fn, predicted) for fn in task.predict_metric_fns]
     if kinds.SCORE in outputs:
         given += [(fn, list(outputs[kinds.SCORE])) for fn in task.score_metric_fns]

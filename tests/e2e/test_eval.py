@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -92,12 +93,17 @@ def test_a_seqio_task_with_its_own_metrics(made, tmp_path):
     assert solved.returncode == 0, solved.stderr[-3000:]
     shot = json.loads((tmp_path / 'scores.json').read_text())['measured']['squares']
     assert shot['examples'] == 3 and shot['metrics']['mean_score'] != measured['metrics']['mean_score']
-    for flags, message in (
-        (['--shots=2'], '--shots wants'),
-        (['--task=squars'], 'Did you mean squares?'),
-        (['--task=squares', '--split=test'], "has no split 'test'; it has: train, validation"),
-        (['--task=no_metrics'], 'has no metrics'),
-        (['--task=python_stdlib'], 'has no metrics'),
-    ):
-        refused = evaluate(*files, *flags, cwd=tmp_path)
-        assert refused.returncode == 2 and message in refused.stderr and 'Traceback' not in refused.stderr
+    crowded = evaluate(*command, '--examples=3', '--shots=11', cwd=tmp_path)
+    assert crowded.returncode == 0, crowded.stderr[-3000:]
+    assert '3 of 3 prompts are longer than' in crowded.stdout and 'beginnings are left out' in crowded.stdout
+    mistakes = {
+        ('--shots=2',): '--shots wants',
+        ('--task=squars',): 'Did you mean squares?',
+        ('--task=squares', '--split=test'): "has no split 'test'; it has: train, validation",
+        ('--task=no_metrics',): 'has no metrics',
+        ('--task=python_stdlib',): 'has no metrics',
+    }
+    with ThreadPoolExecutor(2) as pool:
+        refusals = pool.map(lambda flags: evaluate(*files, *flags, cwd=tmp_path), mistakes)
+        for refused, message in zip(refusals, mistakes.values(), strict=True):
+            assert refused.returncode == 2 and message in refused.stderr and 'Traceback' not in refused.stderr
