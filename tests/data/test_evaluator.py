@@ -25,8 +25,9 @@ def broken(targets, predictions):
 def task(request):
     rows = {'inputs': [f'number {i}' for i in range(len(TARGETS))], 'targets': TARGETS}
     features = {name: seqio.Feature(seqio.ByteVocabulary()) for name in rows}
+    name = f'numbers_{request.param.__name__}'
     seqio.TaskRegistry.add(
-        'numbers_in_words',
+        name,
         source=seqio.FunctionDataSource(
             lambda split, shuffle_files=False, seed=None: tf.data.Dataset.from_tensor_slices(rows),
             splits=['validation'],
@@ -35,13 +36,13 @@ def task(request):
         output_features=features,
         metric_fns=[request.param],
     )
-    yield 'numbers_in_words'
-    seqio.TaskRegistry.remove('numbers_in_words')
+    yield name
+    seqio.TaskRegistry.remove(name)
 
 
 @pytest.mark.parametrize('task', [broken], indirect=True)
 def test_a_metric_that_fails_is_named_with_what_it_said(task):
-    with pytest.raises(UserError, match="A metric of task 'numbers_in_words' ended with ZeroDivisionError"):
+    with pytest.raises(UserError, match="A metric of task 'numbers_broken' ended with ZeroDivisionError"):
         evaluator.evaluate(task, 'validation', Bytes(), lambda prompts: WRITTEN, lambda pairs: [])
 
 
