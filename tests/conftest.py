@@ -1,6 +1,7 @@
 """What all tests share: a cache of their own and a PaLM small enough for a unit test."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import tempfile
@@ -10,6 +11,10 @@ os.environ['PALM_JAX_CACHE'] = os.environ.get('PALM_JAX_TEST_CACHE') or tempfile
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 # Compilation is most of a small test's time; what is computed does not depend on this.
 os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_optimization_level=0'
+if any(importlib.util.find_spec(f'jax_cuda{version}_plugin') for version in (12, 13)):
+    # Bit for bit on a GPU: no kernel that adds in any order, and a process uses the kernels that the first one chose.
+    os.environ['XLA_FLAGS'] += ' --xla_gpu_exclude_nondeterministic_ops=true'
+    os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', f'{os.environ["PALM_JAX_CACHE"]}/compiled')
 
 import jax
 import numpy as np
