@@ -26,14 +26,16 @@ def main(arguments: Sequence[str]) -> int:
     run, changes = command_line.run_of(options.gin_file)
 
     from palm_jax import trained
+    from palm_jax.data.marks import Marked
     from palm_jax.exchange import hf_directory, peft_directory
 
     model = trained.load_with(run, flags, changes)
     arch, data = model.model.arch, model.data
+    vocabulary = data.vocabulary if isinstance(data.vocabulary, Marked) else Marked(data.vocabulary)
     if options.format == 'peft':
         if options.base is None:
             raise UserError('--format=peft needs --base, what --format=hf has written of the run it was trained on.')
-        there = hf_directory.rows(data.vocabulary, arch)
+        there = hf_directory.rows(vocabulary, arch)
         print(peft_directory.write(model.model, model.params, there, options.base, options.directory))
         print(f"exported   {options.directory}: PeftModel.from_pretrained(base, '{options.directory}')")
         return 0
@@ -43,14 +45,14 @@ def main(arguments: Sequence[str]) -> int:
         write = {'stablehlo': compiled.write_stablehlo, 'tflite': compiled.write_tflite}[options.format]
         held_out = list(itertools.islice(data.validation(4), 4))
         print(write(model.model, model.params, data.length, options.directory, held_out))
-        data.vocabulary.save(options.directory)
+        vocabulary.save(options.directory)
         print(f'exported   {options.directory}')
         return 0
     params = model.merged()
-    hf_directory.write(params, arch, data.vocabulary, data.length, options.directory, options.dtype)
+    hf_directory.write(params, arch, vocabulary, data.length, options.directory, options.dtype)
     if 'head' in params:
         print(f'left out   the head for {", ".join(data.labels) or "a number"}: Cohere has none')
-    print(hf_directory.verify(options.directory, params, arch, data.vocabulary, data.length))
+    print(hf_directory.verify(options.directory, params, arch, vocabulary, data.length))
     print(f"exported   {options.directory}: AutoModelForCausalLM.from_pretrained('{options.directory}')")
     return 0
 

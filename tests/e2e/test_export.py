@@ -1,0 +1,47 @@
+"""A base and what was fine-tuned on it, exported by the command of the README, opened by Transformers and peft."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from palm_jax import trained
+from tests.e2e.conftest import finetune
+from tests.e2e.test_train import ROOT
+
+
+def export(run, directory, *flags):
+    command = [sys.executable, '-m', 'palm_jax.export', f'--gin_file={run}/config.gin', *map(str, flags), directory]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+TEXT_TO_TEXT = (
+    '--gin_file=gin/heads/text_to_text.gin',
+    '--gin.INPUT={text}',
+    '--gin.TARGET={label}',
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 8}",
+)
+
+
+@pytest.mark.parametrize('flags', [(), pytest.param(TEXT_TO_TEXT, marks=pytest.mark.slow)], ids=['classes', 'text'])
+def test_a_base_and_an_adapter_on_it_go_out_and_are_opened(made, tmp_path, flags):
+    result = finetune(made, tmp_path / 'run', *flags, steps=3)
+    assert result.returncode == 0, result.stderr[-3000:]
+    export(made / 'base', tmp_path / 'base', '--format=hf')
+    export(tmp_path / 'run', tmp_path / 'adapter', '--format=peft', f'--base={tmp_path}/base')
+    said = export(tmp_path / 'run', tmp_path / 'whole', '--format=hf')
+    assert ('left out   the head for no, yes' in said) == (not flags)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / 'base')
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / 'whole')
+    ids = AutoTokenizer.from_pretrained(tmp_path / 'whole')('number 7 is odd', return_tensors='pt').input_ids
+    assert trained.load(tmp_path / 'run').data.vocabulary.encode('number 7 is odd') == ids[0, 1:].tolist()
+    before = base(ids).logits.detach().numpy()
+    merged = whole(ids).logits.detach().numpy()
+    adapted = PeftModel.from_pretrained(base, tmp_path / 'adapter')(ids).logits.detach().numpy()
+    np.testing.assert_allclose(adapted, merged, rtol=1e-4, atol=1e-5)
+    assert np.abs(adapted - before).max() > 1e-3
