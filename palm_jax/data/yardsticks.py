@@ -65,5 +65,7 @@ def _interpolate(document, k, shorter, grams, gram_counts, contexts, n, t):
 
 
 def _look_up(keys, known, values):
+    if not len(known):
+        return np.zeros(len(keys), values.dtype)
     index = np.minimum(np.searchsorted(known, keys), len(known) - 1)
     return np.where(known[index] == keys, values[index], 0)

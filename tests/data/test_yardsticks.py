@@ -45,3 +45,13 @@ def test_the_ngram_is_a_distribution():
 def test_gzip_is_gzip():
     text = b''.join(HELD_OUT)
     assert yardsticks.gzip_bits_per_byte(HELD_OUT) == 8 * len(gzip.compress(text, 9, mtime=0)) / len(text)
+
+
+def test_who_has_seen_nothing_finds_all_bytes_equally_likely():
+    assert yardsticks.ngram_bits_per_byte(b'', [b'abc']) == 8.0
+
+
+def test_training_text_may_be_shorter_than_the_context():
+    np.testing.assert_allclose(
+        yardsticks.ngram_bits_per_byte(b'ab', HELD_OUT, 3), slow_ngram(b'ab', HELD_OUT, 3), rtol=1e-9
+    )
