@@ -96,8 +96,10 @@ class PairTable:
         return _fields(self.input)
 
     def asked(self, given: str | Mapping[str, str]) -> tuple[Turn, ...]:
-        """An input from its columns; a text will do where the template has one."""
+        """An input from its columns; a text, as a row of a text file is, will do where the template has one."""
         fields = self.fields
+        if not isinstance(given, str) and given.keys() == {'text'}:
+            given = given['text']
         if isinstance(given, str) and len(fields) < 2:
             given = {fields[0] if fields else '0': given}
         missing = fields if isinstance(given, str) else [name for name in fields if name not in given]

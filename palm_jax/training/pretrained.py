@@ -68,7 +68,8 @@ def check_vocabulary(theirs: dict[str, Any], ours: dict[str, Any], path: Path) -
     if theirs.get('vocabulary') != ours.get('vocabulary'):
         raise UserError(
             f'{path} was trained with the vocabulary {theirs.get("vocabulary")}, this run has '
-            f'{ours.get("vocabulary")}. Its ids mean other text: bind VOCABULARY to the file it was trained with.'
+            f'{ours.get("vocabulary")}. Its ids mean other text. With --gin_file=gin/models/pretrained.gin '
+            'a run takes size and vocabulary from its INITIAL_CHECKPOINT_PATH; or bind VOCABULARY to its file.'
         )
 
 

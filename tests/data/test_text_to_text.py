@@ -175,3 +175,13 @@ def test_packing_leaves_nothing_out_and_little_empty():
     assert sorted(i for group in groups for i in group) == list(range(2000))
     assert all(sum(lengths[i] for i in group) <= 128 for group in groups)
     assert sum(lengths) / (128 * len(groups)) > 0.97 and packed([], 8) == []
+
+
+def test_a_line_of_a_text_file_fills_a_template_of_one_column():
+    source = PairTable(None, input='translate: {english}')
+    for given in ('hello', {'text': 'hello'}, {'english': 'hello', 'id': '7'}):
+        assert source.asked(given)[0].text == 'translate: hello'
+    with pytest.raises(UserError, match='give a dict with english'):
+        source.asked({'French': 'hello'})
+    with pytest.raises(UserError, match='give a dict with english, to'):
+        PairTable(None, input='{english} to {to}').asked({'text': 'hello'})
