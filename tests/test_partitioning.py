@@ -74,7 +74,8 @@ EIGHT_DEVICES = """
             assert selection.patterns == ('.*',) and moment.size // moment.addressable_shards[0].data.size == {split}
         np.testing.assert_allclose(one_loss, eight_loss, rtol=1e-5)
         assert_near(one.opt_state[1], eight.opt_state[1])
-        assert_near(one.params, eight.params)
+        # A step is 1e-2: where a gradient is all but 0, Adam makes a part of a step of its rounding.
+        assert_near(one.params, eight.params, atol=5e-4)
     print('equal')
 """
 
