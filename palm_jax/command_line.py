@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import errno
 import os
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -74,9 +76,20 @@ def command(program: str, arguments: Sequence[str]) -> str:
     return shlex.join(['python', '-m', f'palm_jax.{program}', *arguments])
 
 
+def _hand_on_interrupts(unraisable: sys.UnraisableHookArgs) -> None:
+    """Ctrl-C within a callback (JAX has one of the garbage collector), where Python drops it, comes again after it."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        again = threading.Timer(0.05, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
 def run(main: Callable[[Sequence[str]], int]) -> None:
     """Exits with main's code; a user's mistake is a message and code 2."""
     keep_heap()
+    sys.unraisablehook = _hand_on_interrupts
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as error:

@@ -15,7 +15,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = command_line.parser('eval', 'Measures a trained model, with 95% intervals.')
     parser.add_argument('--task', help="a seqio task or mixture with metrics; default: the run's own held-out part")
     parser.add_argument('--split', default='validation', help='of the task')
-    parser.add_argument('--examples', type=int, help='so many from the beginning of each task; default: all')
+    parser.add_argument('--examples', type=int, help='with --task: so many from the beginning of each; default: all')
     parser.add_argument('--shots', type=int, help='with --task: so many solved examples before every question')
     parser.add_argument('--output', type=Path, help='.json; default: eval.json in MODEL_DIR')
     rest, flags = command_line.split_flags(arguments)
@@ -24,6 +24,8 @@ def main(arguments: Sequence[str]) -> int:
     output = options.output or run / 'eval.json'
     if options.shots is not None and (options.task is None or options.shots < 0):
         raise UserError('--shots wants a number of examples, 0 or more, and --task, whose training part has them.')
+    if options.examples is not None and (options.task is None or options.examples < 1):
+        raise UserError('--examples wants a number of examples, 1 or more, and --task, of which they are the first.')
     if not output.parent.is_dir():
         raise UserError(f'--output: there is no folder {output.parent}.')
 

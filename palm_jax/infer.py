@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from palm_jax import command_line
@@ -21,7 +22,11 @@ def main(arguments: Sequence[str]) -> int:
 
     model = trained.load_with(run, flags, changes)
     about = {'model': str(model.checkpoint), 'files': list(changes), 'bindings': flags}
-    answered, bad = predictions.write(model, options.input, options.output, about, options.batch_size)
+    try:
+        answered, bad = predictions.write(model, options.input, options.output, about, options.batch_size)
+    except KeyboardInterrupt:
+        print('interrupted; what is answered is kept, and the same command goes on from there', file=sys.stderr)
+        return 130
     print(f'answered   {answered:,} rows, {bad:,} with an error: {options.output}')
     return 1 if bad and not answered else 0
 

@@ -265,6 +265,8 @@ def _explain(error: Exception, statements: Sequence[Statement]) -> str:
             full = next(iter(sorted(used)), wrong)
             known = _known_names(wrong)
             return f'{place}nothing is called {full}.{closest(full, known)}\nKnown: {", ".join(known)}.'
+    if isinstance(error, ModuleNotFoundError):
+        complaint += '. Modules are looked for in the working directory, and where PYTHONPATH says.'
     if match := re.search(r'In file "([^"]+)", line (\d+)', message):
         complaint = f'{match[1]}, line {match[2]}: {complaint}'
     return complaint

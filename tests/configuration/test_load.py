@@ -58,7 +58,7 @@ FILES = {
     'unquoted include': ('include gin/models/base.gin', "line 2.*include 'gin/models/base.gin'"),
     'misspelt macro': ('TRAIN_STEP = 5', r'line 2.*nothing uses.*Did you mean TRAIN_STEPS\?'),
     'misspelt parameter': ('loop.train.total_step = 5', r'line 2.*Did you mean total_steps\?'),
-    'missing module': ('import no_such_module', 'line 2.*no_such_module'),
+    'missing module': ('import no_such_module', 'line 2.*no_such_module.*looked for in the working directory'),
     'text for a number': ("TRAIN_STEPS = '5'", 'line 2.*must be a whole number'),
     'open bracket': ('TRAIN_STEPS = (5', 'line 2'),
     'no statement': ('TRAIN_STEPS 5', 'line 2'),

@@ -98,6 +98,7 @@ def test_a_seqio_task_with_its_own_metrics(made, tmp_path):
     assert '3 of 3 prompts are longer than' in crowded.stdout and 'beginnings are left out' in crowded.stdout
     mistakes = {
         ('--shots=2',): '--shots wants',
+        ('--task=squares', '--examples=0'): '--examples wants',
         ('--task=squars',): 'Did you mean squares?',
         ('--task=squares', '--split=test'): "has no split 'test'; it has: train, validation",
         ('--task=no_metrics',): 'has no metrics',
