@@ -10,6 +10,7 @@ which lm-eval 0.4.13 does not look up yet). In Python:
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 try:
@@ -23,13 +24,12 @@ except ImportError as error:
         sys.exit(f'error: {message}')
     raise ImportError(message) from error
 
-from palm_jax import trained
+from palm_jax import command_line, trained
 from palm_jax.inference.decoding import EOS_ID, START_ID
 from palm_jax.inference.generate import Sampler
 from palm_jax.inference.scoring import likelihoods
 
 
-@register_model('palm_jax')
 class PalmJax(TemplateLM):
     """A language model for the harness: likelihoods of continuations and of whole texts, and generation.
 
@@ -114,15 +114,15 @@ class PalmJax(TemplateLM):
         return results
 
 
-def main() -> None:
-    """The harness's own command line."""
+def main(arguments: Sequence[str]) -> int:
+    """The harness's own command line, which reads `sys.argv` itself."""
     from lm_eval.__main__ import cli_evaluate
 
+    del arguments
+    register_model('palm_jax')(PalmJax)
     cli_evaluate()
+    return 0
 
 
 if __name__ == '__main__':
-    # As a module of its own name, so that what is registered is what can be imported.
-    from palm_jax import harness
-
-    sys.exit(harness.main())
+    command_line.run(main)

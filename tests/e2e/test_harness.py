@@ -1,6 +1,8 @@
 """lm-evaluation-harness: a local task gives the numbers of the same weights through the harness's own `hf` model."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -11,6 +13,7 @@ from lm_eval.tasks import TaskManager
 from palm_jax import trained
 from palm_jax.exchange import hf_directory
 from palm_jax.harness import PalmJax
+from tests.e2e.test_train import ROOT
 
 TASKS = {
     'choices': {
@@ -36,16 +39,22 @@ TASKS = {
 }
 
 
-def test_the_numbers_are_those_of_transformers(made, tmp_path):
+@pytest.fixture
+def tasks(tmp_path):
+    """A folder of the tasks, with their data."""
     rows = [{'n': n, 'label': n % 3, 'text': f'the square of {n} is {n * n}. ' * (1 + 5 * (n == 4))} for n in range(6)]
     (tmp_path / 'rows.jsonl').write_text('\n'.join(map(json.dumps, rows)))
     for name, task in TASKS.items():
         data = {'dataset_path': 'json', 'dataset_kwargs': {'data_files': {'test': str(tmp_path / 'rows.jsonl')}}}
         text = {'task': name, 'test_split': 'test', 'num_fewshot': 0} | data | task
         (tmp_path / f'{name}.yaml').write_text(json.dumps(text))  # JSON is YAML
+    return tmp_path
+
+
+def test_the_numbers_are_those_of_transformers(made, tasks, tmp_path):
     model = trained.load(made / 'base')
     hf_directory.write(model.params, model.model.arch, model.data.vocabulary, model.data.length, tmp_path / 'hf')
-    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    manager = TaskManager(include_path=str(tasks), include_defaults=False)
     ours, theirs = (
         lm_eval.simple_evaluate(
             model=which, model_args=arguments, tasks=list(TASKS), task_manager=manager, log_samples=True,
@@ -66,3 +75,33 @@ def test_the_numbers_are_those_of_transformers(made, tmp_path):
             else:
                 numbers = [[r[0][0] if name == 'choices' else r[0] for r in x['resps']] for x in (one, other)]
                 assert numbers[0] == pytest.approx(numbers[1], rel=1e-4)
+
+
+def test_the_command_measures_a_run_and_names_one_that_is_not_there(made, tasks, tmp_path):
+    def harness(run):
+        flags = ['--tasks=choices', f'--include_path={tasks}', f'--output_path={tmp_path}/out.json']
+        command = [
+            sys.executable,
+            '-m',
+            'palm_jax.harness',
+            'run',
+            '--model=palm_jax',
+            '--model_args',
+            f'model_dir={run}',
+        ]
+        return subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    result = harness(made / 'base')
+    assert result.returncode == 0, result.stderr[-3000:]
+    (scores,) = tmp_path.glob('**/out*.json')
+    expected = lm_eval.simple_evaluate(
+        model=PalmJax(str(made / 'base')),
+        tasks=['choices'],
+        task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
+        bootstrap_iters=0,
+    )
+    accuracy = json.loads(scores.read_text())['results']['choices']['acc,none']
+    assert accuracy == expected['results']['choices']['acc,none']
+    refused = harness(tmp_path / 'nothing')
+    assert refused.returncode == 2 and 'nor a MODEL_DIR that holds one' in refused.stderr
+    assert 'Traceback' not in refused.stderr
