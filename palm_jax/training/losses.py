@@ -152,9 +152,12 @@ def _logits_and_sums(h, targets, weights, embedding, scale, z_loss):
     logits = scale * product(h, embedding, contract=1)
     logits = constrain(logits, 'act_batch', 'act_length', 'act_vocab')
     log_z = jax.nn.logsumexp(logits, axis=-1)
-    is_target = targets[..., None] == jnp.arange(logits.shape[-1])
+    ids = jnp.arange(logits.shape[-1])
+    is_target = targets[..., None] == ids
     nll = log_z - jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
-    correct = jnp.argmax(logits, axis=-1) == targets
+    # The argmax, from reductions of one array each: those are vector code on a CPU, and jnp.argmax is not.
+    is_largest = logits >= logits.max(axis=-1, keepdims=True)
+    correct = jnp.where(is_largest, ids, len(ids)).min(axis=-1) == targets
     sums = tuple(jnp.sum(weights * value) for value in (nll, z_loss * jnp.square(log_z), correct))
     return sums, logits, log_z, is_target
 

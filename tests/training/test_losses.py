@@ -57,6 +57,15 @@ def test_metrics_equal_numpy(arrays):
     np.testing.assert_allclose(loss, nll + z, rtol=1e-5)
 
 
+def test_accuracy_counts_the_first_of_the_largest_logits(arrays):
+    h, e, _, weights = arrays
+    e = np.repeat(e[: V // 2], 2, axis=0)  # ids 2i and 2i + 1 always tie
+    first = (h @ e.T).argmax(axis=-1).astype(np.int32)
+    for targets, share in ((first, 1.0), (first + 1, 0.0)):
+        _, (_, _, correct) = softmax_cross_entropy(h, e, targets, weights, SCALE, Z, 10)
+        np.testing.assert_allclose(correct, share * weights.sum(), rtol=1e-6)
+
+
 def test_an_upstream_factor_scales_the_gradient(arrays):
     h, e, targets, weights = arrays
     once = jax.grad(lambda h: softmax_cross_entropy(h, e, targets, weights, SCALE, Z, 8)[0])(h)
