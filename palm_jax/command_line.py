@@ -76,20 +76,25 @@ def command(program: str, arguments: Sequence[str]) -> str:
     return shlex.join(['python', '-m', f'palm_jax.{program}', *arguments])
 
 
-def _hand_on_interrupts(unraisable: sys.UnraisableHookArgs) -> None:
-    """Ctrl-C within a callback (JAX has one of the garbage collector), where Python drops it, comes again after it."""
+def _take_dropped(unraisable: sys.UnraisableHookArgs) -> None:
+    """What was raised where Python can only drop it.
+
+    Ctrl-C within a callback (JAX has one of the garbage collector) comes again after it. When a save
+    fails, TensorStore's threads tell the event loop, which is closed by then, of every other write;
+    `Checkpoints` says what failed.
+    """
     if unraisable.exc_type is KeyboardInterrupt:
         again = threading.Timer(0.05, _thread.interrupt_main)
         again.daemon = True
         again.start()
-    else:
+    elif f'{unraisable.exc_value}' != 'Event loop is closed':
         sys.__unraisablehook__(unraisable)
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
     """Exits with main's code; a user's mistake is a message and code 2."""
     keep_heap()
-    sys.unraisablehook = _hand_on_interrupts
+    sys.unraisablehook = _take_dropped
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as error:
