@@ -16,6 +16,8 @@ PROGRAM = """
         def __del__(self):  # Python drops exceptions here, as in a callback of the garbage collector
             signal.raise_signal(signal.SIGINT)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs begin without
+
     def main(arguments):
         Dropped()
         for _ in range(1000):
