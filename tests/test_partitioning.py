@@ -26,7 +26,7 @@ EIGHT_DEVICES = """
     assert jax.device_count() == 8
     tokens = np.random.default_rng(0).integers(0, 64, (16, 32)).astype(np.int32)
     batch = {{f'decoder_{{n}}': tokens for n in ('input_tokens', 'target_tokens')}}
-    batch['decoder_loss_weights'] = np.ones_like(tokens)
+    batch['decoder_loss_weights'] = (tokens % 4 == 0).astype(np.int32) if {skip} else np.ones_like(tokens)
 
     def remembering(optimizer):
         # the same updates; the state also holds the last gradient
@@ -43,7 +43,7 @@ EIGHT_DEVICES = """
         model, selection = setup.adapt(PaLM(arch), **{adaptation})
         model = model.freeze_layers(arch.num_layers - (selection.top_layers or arch.num_layers))
         optimizer = remembering(model.wrap(optimizers.{optimizer}(schedules.constant(1e-2){settings})))
-        loss = model.penalized(losses.LanguageModelLoss(chunk_length=16))
+        loss = model.penalized(losses.LanguageModelLoss(chunk_length=16, skip_unweighted={skip}))
         mesh = layout.mesh(devices)
         with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
             init = functools.partial(state.init_state, model, optimizer, trainable=selection)
@@ -89,11 +89,13 @@ MESHES = {
 }
 
 
-def assert_eight_equal_one(mesh, kv=1, optimizer='adafactor', settings='', adaptation='{}', variants=((1, 1),)):
+def assert_eight_equal_one(
+    mesh, kv=1, optimizer='adafactor', settings='', adaptation='{}', variants=((1, 1),), skip=False
+):
     layout, split = MESHES[mesh]
     code = textwrap.dedent(EIGHT_DEVICES).format(
         layout=layout, split=split, kv=kv, optimizer=optimizer, settings=settings, adaptation=adaptation,
-        variants=variants,
+        variants=variants, skip=skip,
     )  # fmt: skip
     assert on_eight_devices(code).endswith('equal')
 
@@ -112,6 +114,13 @@ def assert_eight_equal_one(mesh, kv=1, optimizer='adafactor', settings='', adapt
 )
 def test_eight_devices_equal_one(mesh, kv, optimizer, variant):
     assert_eight_equal_one(mesh, kv, optimizer, variants=[variant])
+
+
+@pytest.mark.parametrize(
+    'mesh', [mesh if mesh == 'sequence' else pytest.param(mesh, marks=pytest.mark.slow) for mesh in MESHES]
+)
+def test_positions_without_weight_are_skipped_on_eight_devices_as_on_one(mesh):
+    assert_eight_equal_one(mesh, skip=True)
 
 
 @pytest.mark.slow

@@ -5,8 +5,8 @@ What is in checkpoints, without the devices they were made on:
   ls RUN               the checkpoints of a MODEL_DIR: step, size, whether their checksums hold, what they are of
   show PATH            every array of one: shape, type, mean and spread
   diff PATH PATH       two compared, array by array
-  convert PATH NEW     the parameters alone, in --dtype=bfloat16 or float32, as the newest step of a MODEL_DIR NEW
-  average PATH... NEW  the mean of the parameters of several, as the newest step of a MODEL_DIR NEW
+  convert PATH NEW     the parameters alone, in --dtype=bfloat16 or float32, as the same step of a MODEL_DIR NEW
+  average PATH... NEW  the mean of the parameters of several, as the newest of their steps in a MODEL_DIR NEW
 
 PATH is a step's folder or a MODEL_DIR, whose best or newest step is taken. What NEW holds is a base to start from
 (INITIAL_CHECKPOINT_PATH); its optimizer begins anew.
@@ -63,7 +63,8 @@ def main(arguments: Sequence[str]) -> int:
         arrays = parameters(steps[0]) if len(steps) == 1 else average(steps)
         if options.command == 'convert':
             arrays = {name: array.astype(_DTYPES[options.dtype]) for name, array in arrays.items()}
-        print(f'checkpoint  {write(arrays, steps[0], Path(new))}')
+        newest = max(steps, key=lambda step: int(step.name))
+        print(f'checkpoint  {write(arrays, newest, Path(new))}')
     return 0
 
 

@@ -179,13 +179,18 @@ def few_shot(name: str, shots: int, separator: str = '\n\n', targets_prefix: str
       The new task's name.
 
     Raises:
-      UserError: the task has no training part, or no inputs.
+      UserError: the task has no training part, fewer examples in it than asked for, or no inputs.
     """
     task, new = seqio.TaskRegistry.get(name), f'{name}_{shots}_shot'
     if new in seqio.TaskRegistry.names():
         return new
     if 'train' not in task.splits or 'inputs' not in task.output_features or at_tokenization(task) is None:
         raise UserError(f'Task {name!r} has no split `train` with text of inputs and targets to take examples from.')
+    available = sum(1 for _ in task.source.get_dataset('train', shuffle=False).take(shots))
+    if available < shots:
+        raise UserError(
+            f'Task {name!r} has {available} training examples; {shots} before a question would repeat them.'
+        )
     before, then = at_tokenization(task)
     source = seqio.experimental.FewshotDataSource(
         task.source, num_shots=shots, train_preprocessors=before, eval_preprocessors=before

@@ -17,6 +17,9 @@ import dataclasses
 from typing import Literal
 
 from palm_jax.errors import UserError
+from palm_jax.models import target
+
+_SHALLOW = 12  # layers that `unroll_layers = auto` unrolls on a CPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +50,9 @@ class Architecture:
       dropout_rate: on the output of both branches; 0 in pretraining, 0.1 in fine-tuning.
       attention: which kernel computes attention; see `attention.attend`.
       fuse_projections: one matmul for the projections that share an input.
-      unroll_layers: layers per iteration of the scan; 0 unrolls all of them. Only time and
-        compile time depend on it: parameters are stacked over layers either way.
+      unroll_layers: layers per iteration of the scan; 0 unrolls all of them; `auto` is 0 on a CPU, where a loop
+        pays for what it keeps of every layer, unless the model is deep, else 1. Only time and compile time
+        depend on it: parameters are stacked over layers either way.
       remat: what the backward pass recomputes: `none` keeps all activations, `minimal`
         keeps the matmuls' outputs, `full` keeps only every block's input.
       dtype: of the computation.
@@ -73,7 +77,7 @@ class Architecture:
     dropout_rate: float = 0.0
     attention: Literal['auto', 'xla', 'cudnn', 'blocks', 'splash'] = 'auto'
     fuse_projections: bool = True
-    unroll_layers: int = 1
+    unroll_layers: int | Literal['auto'] = 1
     remat: Literal['none', 'minimal', 'full'] = 'none'
     dtype: Literal['float32', 'bfloat16', 'float16'] = 'float32'
     param_dtype: Literal['float32', 'bfloat16', 'float16'] = 'float32'
@@ -111,4 +115,7 @@ class Architecture:
     @property
     def scan_unroll(self) -> int:
         """`unroll_layers` as `jax.lax.scan` wants it."""
-        return min(self.unroll_layers or self.num_layers, self.num_layers)
+        layers = self.unroll_layers
+        if layers == 'auto':
+            layers = 0 if target.platform() == 'cpu' and self.num_layers <= _SHALLOW else 1
+        return min(layers or self.num_layers, self.num_layers)

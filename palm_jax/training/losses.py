@@ -26,10 +26,14 @@ class LanguageModelLoss:
       z_loss: weight of log² Z, the squared log of the softmax normaliser (paper: 1e-4).
       chunk_length: positions whose logits exist at one time; 0 is all of them. The largest
         array of the loss is [B, chunk_length, V] instead of [B, L, V].
+      skip_unweighted: positions of weight 0 get no logits: a row's others come first, and chunks that are
+        left without any are not computed. It pays where the loss counts a part of the positions (text to
+        text, denoising), with chunks shorter than the rows.
     """
 
     z_loss: float = 1e-4
     chunk_length: int = 128
+    skip_unweighted: bool = False
 
     def __call__(
         self, model: PaLM, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None
@@ -63,6 +67,7 @@ class LanguageModelLoss:
             model.arch.output_scale,
             self.z_loss,
             self.chunk_length,
+            self.skip_unweighted,
         )
         count = weights_BL.sum()
         return loss, {
@@ -88,7 +93,7 @@ def features_of(
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
 def softmax_cross_entropy(
     h_BLD: jax.Array,
     embedding_VD: jax.Array,
@@ -97,6 +102,7 @@ def softmax_cross_entropy(
     scale: float,
     z_loss: float = 0.0,
     chunk_length: int = 0,
+    skip_unweighted: bool = False,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
     """Cross-entropy of logits = scale · h·Eᵀ without ever holding [B, L, V].
 
@@ -112,16 +118,18 @@ def softmax_cross_entropy(
       scale: multiplies the logits.
       z_loss: weight z of log² Z.
       chunk_length: positions a chunk; 0 or ≥ L is one chunk.
+      skip_unweighted: chunks of positions that count come first, those of others are left out.
 
     Returns:
       The weighted sum of the loss, and (for reading only, without a gradient) the weighted
       sums of the cross-entropy, of z·log² Z and of correct predictions; all float32.
     """
-    sums, _ = _scan_chunks(_chunk_sums, (h_BLD, targets_BL, weights_BL), embedding_VD, scale, z_loss, chunk_length)
+    xs = (h_BLD, targets_BL, weights_BL)
+    sums, _ = _scan_chunks(_chunk_sums, xs, embedding_VD, scale, z_loss, chunk_length, skip_unweighted)
     return sums[0] + sums[1], sums
 
 
-def _forward(h_BLD, embedding_VD, targets_BL, weights_BL, scale, z_loss, chunk_length):
+def _forward(h_BLD, embedding_VD, targets_BL, weights_BL, scale, z_loss, chunk_length, skip_unweighted):
     wanted = embedding_VD.perturbed  # a frozen embedding gets no gradient, and a third of the work is saved
     h_BLD, embedding_VD, targets_BL, weights_BL = (x.value for x in (h_BLD, embedding_VD, targets_BL, weights_BL))
 
@@ -135,11 +143,11 @@ def _forward(h_BLD, embedding_VD, targets_BL, weights_BL, scale, z_loss, chunk_l
         return (sums, de_DV), dh.astype(h.dtype)
 
     xs = (h_BLD, targets_BL, weights_BL)
-    (sums, de_DV), dh = _scan_chunks(step, xs, embedding_VD, scale, z_loss, chunk_length)
+    (sums, de_DV), dh = _scan_chunks(step, xs, embedding_VD, scale, z_loss, chunk_length, skip_unweighted)
     return (sums[0] + sums[1], sums), (dh, de_DV.T.astype(embedding_VD.dtype) if wanted else None)
 
 
-def _backward(scale, z_loss, chunk_length, residuals, cotangents):
+def _backward(scale, z_loss, chunk_length, skip_unweighted, residuals, cotangents):
     dh, de = residuals
     g, _ = cotangents
     return (dh * g).astype(dh.dtype), None if de is None else (de * g).astype(de.dtype), None, None
@@ -166,11 +174,15 @@ def _chunk_sums(*args):
     return _logits_and_sums(*args)[0], None
 
 
-def _scan_chunks(step, xs, embedding, scale, z_loss, chunk_length):
+def _scan_chunks(step, xs, embedding, scale, z_loss, chunk_length, skip_unweighted):
     """Adds up step's first result over chunks of axis 1 and concatenates its second."""
     length = xs[0].shape[1]
     if not 0 < chunk_length < length:
         return step(*xs, embedding, scale, z_loss)
+    if skip_unweighted:
+        weights_BL = xs[2]
+        order_BL = jnp.argsort(weights_BL == 0, axis=1, stable=True)
+        xs = jax.tree.map(lambda x: _reordered(x, order_BL), xs)
     num_chunks = -(-length // chunk_length)
     padding = num_chunks * chunk_length - length
 
@@ -178,16 +190,26 @@ def _scan_chunks(step, xs, embedding, scale, z_loss, chunk_length):
         x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))  # weight 0
         return jnp.moveaxis(x.reshape(x.shape[0], num_chunks, chunk_length, *x.shape[2:]), 1, 0)
 
-    def body(carry, chunk):
-        sums, y = step(*chunk, embedding, scale, z_loss)
-        return jax.tree.map(jnp.add, carry, sums), y
+    def of_chunk(h, targets, weights):
+        return step(h, targets, weights, embedding, scale, z_loss)
 
     chunks = jax.tree.map(split, xs)
-    shapes = jax.eval_shape(
-        lambda chunk: step(*chunk, embedding, scale, z_loss)[0], jax.tree.map(lambda x: x[0], chunks)
-    )
+    shapes = jax.eval_shape(of_chunk, *jax.tree.map(lambda x: x[0], chunks))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    sums, ys = jax.lax.scan(body, zeros, chunks)
+
+    def body(carry, chunk):
+        if skip_unweighted:
+            sums, y = jax.lax.cond(jnp.any(chunk[2] != 0), of_chunk, lambda *_: zeros, *chunk)
+        else:
+            sums, y = of_chunk(*chunk)
+        return jax.tree.map(jnp.add, carry, sums), y
+
+    sums, ys = jax.lax.scan(body, zeros[0], chunks)
     if ys is not None:
         ys = jnp.moveaxis(ys, 0, 1).reshape(ys.shape[1], -1, *ys.shape[3:])[:, :length]
+        ys = _reordered(ys, jnp.argsort(order_BL, axis=1)) if skip_unweighted else ys
     return sums, ys
+
+
+def _reordered(x, order_BL):
+    return jnp.take_along_axis(x, order_BL.reshape(*order_BL.shape, *[1] * (x.ndim - 2)), axis=1)

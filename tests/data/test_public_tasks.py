@@ -214,6 +214,8 @@ def test_few_shots_are_solved_examples_between_blank_lines(small):
     assert solved[0]['inputs'] != solved[1]['inputs'] and seqio_chains.few_shot('test_labels', 3) == name
     with pytest.raises(UserError, match='no split `train` with text of inputs'):
         seqio_chains.few_shot('python_stdlib', 2)
+    with pytest.raises(UserError, match=f'has {len(train)} training examples; 1000 before a question'):
+        seqio_chains.few_shot('test_labels', 1000)
 
 
 def test_a_registered_task_is_a_table_for_every_head(small):

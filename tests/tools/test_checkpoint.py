@@ -69,5 +69,7 @@ def test_converted_and_averaged_checkpoints_are_bases(runs, capsys):
     shown(capsys, 'average', folder / '0', folder / '1', folder / 'mean')
     mean = restore_params(str(folder / 'mean'), zero, ABOUT)
     jax.tree.map(lambda m, a, b: np.testing.assert_allclose(m, (a + b) / 2, rtol=1e-6, atol=1e-7), mean, zero, one)
+    earlier_first = shown(capsys, 'average', folder / '0' / 'checkpoints' / '2', folder / '1', folder / 'of_two_steps')
+    assert earlier_first.split() == ['checkpoint', str(folder / 'of_two_steps' / 'checkpoints' / '3')]
     with pytest.raises(UserError, match='exists; name another folder'):
         checkpoint.main(['average', str(folder / '0'), str(folder / 'mean')])

@@ -26,12 +26,13 @@ def plain(h, e, targets, weights):
     return jnp.sum(weights * (nll + Z * jax.nn.logsumexp(logits, axis=-1) ** 2))
 
 
+@pytest.mark.parametrize('skip', [False, True])
 @pytest.mark.parametrize('chunk', [0, 1, 8, 36, 37, 64])
-def test_value_and_gradient_equal_the_plain_loss(arrays, chunk):
+def test_value_and_gradient_equal_the_plain_loss(arrays, chunk, skip):
     h, e, targets, weights = arrays
 
     def chunked(h, e):
-        return softmax_cross_entropy(h, e, targets, weights, SCALE, Z, chunk)[0]
+        return softmax_cross_entropy(h, e, targets, weights, SCALE, Z, chunk, skip)[0]
 
     value, grads = jax.value_and_grad(chunked, argnums=(0, 1))(h, e)
     expected, expected_grads = jax.value_and_grad(plain, argnums=(0, 1))(h, e, targets, weights)
@@ -39,6 +40,24 @@ def test_value_and_gradient_equal_the_plain_loss(arrays, chunk):
     np.testing.assert_allclose(chunked(h, e), expected, rtol=1e-6)  # without a gradient: another path
     for ours, theirs in zip(grads, expected_grads, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_chunks_without_weight_are_not_computed(arrays):
+    h, e, targets, _ = arrays
+    counted, rng = np.zeros((B, L), bool), np.random.default_rng(1)
+    for row in counted:
+        row[rng.choice(L, 16, replace=False)] = True
+    poisoned = np.where(counted[..., None], h, np.nan)  # 0 · NaN is NaN wherever it is computed
+
+    def loss(h, e, skip):
+        return softmax_cross_entropy(h, e, targets, counted.astype(np.float32), SCALE, Z, 8, skip)[0]
+
+    value, grads = jax.value_and_grad(loss, argnums=(0, 1))(poisoned, e, True)
+    expected, expected_grads = jax.value_and_grad(loss, argnums=(0, 1))(h, e, False)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    for ours, theirs in zip(grads, expected_grads, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert np.isnan(loss(poisoned, e, False))
 
 
 def test_metrics_equal_numpy(arrays):
