@@ -65,7 +65,7 @@ setup(
         'eval': EVAL,  # lm-evaluation-harness
         'peers': PEERS,
         'test': [
-            *('pytest>=8', 'ruff>=0.12', 'wandb>=0.20', 'nbclient>=0.10', 'ipykernel>=6'),
+            *('pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.12', 'wandb>=0.20', 'nbclient>=0.10', 'ipykernel>=6'),
             *('openai>=1.60', 'schemathesis>=4', 'selenium>=4.20', 'scipy>=1.14'),
             *(*SERVE, *EVAL, *HF, *PEERS),
         ],

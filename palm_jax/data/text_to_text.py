@@ -122,7 +122,7 @@ class TextToText(InMemoryData):
         if split == 'train':
             waste = 1 - sum(len(ids) for ids, _ in rows) / (len(groups) * self.length)
             how = f'{len(rows):,} examples in {len(groups):,} rows' if self._pack else f'{len(rows):,} rows'
-            advice = '' if self._pack or waste < 0.5 else '; --gin.PACK=True puts several examples into a row'
+            advice = '' if self._pack or waste < 0.3 else '; --gin.PACK=True puts several examples into a row'
             print(f'{how} of {self.length} tokens, {waste:.0%} of them padding{advice}', flush=True)
         names = ('input_tokens', 'target_tokens', 'loss_weights', 'causal_attention', 'segment_ids', 'positions')
         features = {name: np.zeros((len(groups), self.length), np.int32) for name in names}
