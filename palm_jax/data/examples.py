@@ -1,20 +1,18 @@
-"""Examples that fit into memory, as endless shuffled batches and as one ordered pass."""
+"""Examples that fit into memory, as endless shuffled batches and as one ordered pass; how they become features."""
 
 from __future__ import annotations
 
 import collections
-import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
 
 import grain
 import numpy as np
 
-from palm_jax.data.vocabularies import Vocabulary, named
 from palm_jax.errors import UserError, closest
 
 Batch = dict[str, np.ndarray]
+GROUP_ADVICE = '--gin.GROUP_BY_LENGTH=32, if that is the batch size, leaves most of it out'
 
 
 class Examples:
@@ -56,73 +54,6 @@ class Examples:
             yield batch
 
 
-class InMemoryData:
-    """What the data of every head is to the loop: batches of examples in memory, with the base's vocabulary.
-
-    A kind of data says how a split becomes features (`encode`), which names its labels have, and
-    which feature says what counts.
-
-    Args:
-      vocabulary: `bytes` or the path of a SentencePiece model: the base's.
-      seed: of the shuffling.
-    """
-
-    labels: tuple[str, ...] = ()
-    weights = 'label_weights'
-
-    def __init__(self, vocabulary: str, seed: int):
-        self._vocabulary_name, self._seed = vocabulary, seed
-
-    def encode(self, split: Literal['train', 'validation']) -> Batch:
-        """The features of a split."""
-        raise NotImplementedError
-
-    def epoch(self, features: Batch) -> Sequence[int] | None:
-        """The examples that one epoch of training goes through; None: each once."""
-        del features
-        return None
-
-    @functools.cached_property
-    def vocabulary(self) -> Vocabulary:
-        """The base's."""
-        return named(self._vocabulary_name)
-
-    @property
-    def is_ready(self) -> bool:
-        """The vocabulary is the base's, so it exists."""
-        return True
-
-    @property
-    def num_sequences(self) -> int:
-        """Examples in one epoch."""
-        return self._train.epoch
-
-    def batch(self, first: int, size: int) -> Batch:
-        """Examples first, first + 1, ... of the shuffled, endless order."""
-        return self._train.batch(first, size)
-
-    def validation(self, size: int) -> Iterator[Batch]:
-        """The held-out part in its order, the last batch filled up with weight 0."""
-        return self._validation.in_order(size, self.weights)
-
-    def blank(self) -> Batch:
-        """An example, for the names, shapes and types of the features."""
-        return self.first()
-
-    def first(self) -> Batch:
-        """The first training example."""
-        return {name: values[0] for name, values in self._train.features.items()}
-
-    @functools.cached_property
-    def _train(self) -> Examples:
-        features = self.encode('train')
-        return Examples(features, self._seed, self.epoch(features))
-
-    @functools.cached_property
-    def _validation(self) -> Examples:
-        return Examples(self.encode('validation'), self._seed)
-
-
 def token_features(ids: Sequence[Sequence[int]], length: int, bidirectional: bool) -> Batch:
     """seqio's features of one segment a row, int32 [E, L], from ids of at most L a row.
 
@@ -159,6 +90,14 @@ def say_cut(num_cut: int, count: int, what: str, length: int) -> None:
             f'--gin.TASK_FEATURE_LENGTHS="{{\'inputs\': ...}}" takes more.',
             flush=True,
         )
+
+
+def say_padding(segment_ids: np.ndarray) -> None:
+    """Tells how much of the rows [E, L] is padding, if it is much, and what helps."""
+    share = np.mean(segment_ids == 0)
+    if share >= 0.3:
+        count, length = segment_ids.shape
+        print(f'{count:,} rows of {length} tokens, {share:.0%} of them padding; {GROUP_ADVICE}', flush=True)
 
 
 def class_weights(given: str | Mapping[str, float], names: Sequence[str], used: Sequence[str]) -> np.ndarray:

@@ -14,13 +14,14 @@ from palm_jax.data import tables
 from palm_jax.data.bad_rows import set_aside
 from palm_jax.data.examples import (
     Batch,
-    InMemoryData,
     check_lengths,
     class_weights,
     is_held_out,
     say_cut,
+    say_padding,
     token_features,
 )
+from palm_jax.data.in_memory import InMemoryData
 from palm_jax.data.vocabularies import EOS_ID
 from palm_jax.errors import UserError, closest
 
@@ -181,6 +182,7 @@ class LabelledText(InMemoryData):
       sampling: `over` draws rare classes as often as the most frequent one, `under` frequent
         ones as seldom as the rarest; None takes every example once an epoch.
       bidirectional: a text's tokens see each other both ways, not only backwards.
+      group_by_length: examples of like length stand together in groups of so many, see `LengthGroups`.
       seed: of the shuffling.
     """
 
@@ -192,11 +194,12 @@ class LabelledText(InMemoryData):
         class_weights: Literal['balanced'] | Mapping[str, float] | None = None,
         sampling: Literal['over', 'under'] | None = None,
         bidirectional: bool = False,
+        group_by_length: int | None = None,
         seed: int = 0,
     ):
         if table.kind != 'class' and (class_weights is not None or sampling is not None):
             raise UserError('CLASS_WEIGHTS and SAMPLING are for classes, not for labels or numbers.')
-        super().__init__(vocabulary, seed)
+        super().__init__(vocabulary, seed, group_by_length)
         self.table, self.length = table, check_lengths(lengths)
         self._bidirectional, self._class_weights, self._sampling = bidirectional, class_weights, sampling
 
@@ -237,6 +240,8 @@ class LabelledText(InMemoryData):
         examples = self.table.examples(split)
         features, num_cut = self.inputs([(example.text, example.second_text) for example in examples])
         say_cut(num_cut, len(examples), f'{split} texts', self.length)
+        if split == 'train' and self.group is None:
+            say_padding(features['decoder_segment_ids'])
         labels = np.stack([self.table.encode(example) for example in examples])
         weights = np.ones(len(examples), np.float32)
         if split == 'train' and self._class_weights is not None:

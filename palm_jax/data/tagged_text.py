@@ -14,13 +14,14 @@ from palm_jax.data import conll
 from palm_jax.data.conll import Sentence
 from palm_jax.data.examples import (
     Batch,
-    InMemoryData,
     check_lengths,
     class_weights,
     is_held_out,
     say_cut,
+    say_padding,
     token_features,
 )
+from palm_jax.data.in_memory import InMemoryData
 from palm_jax.errors import UserError
 
 _WORD = r"[@#]?\w+(?:['’./:@&-]\w+)*|[^\w\s]"
@@ -98,8 +99,11 @@ class TaggedText(InMemoryData):
       separator: stands between words: a blank, or nothing where words are characters.
       bidirectional: a sentence's tokens see each other both ways, not only backwards.
       class_weights: of the tags, as of `LabelledText`.
+      group_by_length: examples of like length stand together in groups of so many, see `LengthGroups`.
       seed: of the shuffling.
     """
+
+    labels_along_text = True
 
     def __init__(
         self,
@@ -109,9 +113,10 @@ class TaggedText(InMemoryData):
         separator: str = ' ',
         bidirectional: bool = True,
         class_weights: Literal['balanced'] | Mapping[str, float] | None = None,
+        group_by_length: int | None = None,
         seed: int = 0,
     ):
-        super().__init__(vocabulary, seed)
+        super().__init__(vocabulary, seed, group_by_length)
         self.table, self.length, self.separator = table, check_lengths(lengths), separator
         self._bidirectional, self._class_weights = bidirectional, class_weights
 
@@ -160,6 +165,8 @@ class TaggedText(InMemoryData):
         features, ends = self.inputs([s.words for s in sentences])
         num_cut = sum(len(places) < len(s.words) for places, s in zip(ends, sentences, strict=True))
         say_cut(num_cut, len(sentences), f'{split} sentences', self.length)
+        if split == 'train' and self.group is None:
+            say_padding(features['decoder_segment_ids'])
         labels = np.zeros((len(sentences), self.length), np.int32)
         weights = np.zeros(labels.shape, np.float32)
         by_tag = np.ones(len(self.labels), np.float32)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from palm_jax.data.conversations import Conversation, Source, Turn
-from palm_jax.data.examples import Batch, InMemoryData
+from palm_jax.data.examples import GROUP_ADVICE, Batch
+from palm_jax.data.in_memory import InMemoryData
 from palm_jax.data.packing import packed
 from palm_jax.data.vocabularies import EOS_ID
 from palm_jax.errors import UserError
@@ -38,6 +39,7 @@ class TextToText(InMemoryData):
       bidirectional: what is read before the first learned turn is seen both ways: a prefix LM.
       pack: short sequences share a row, each a segment with its own positions that sees nothing of the others
         (as Flan-PaLM's were, arXiv 2210.11416, section 2.2). A step of as many rows then learns from more examples.
+      group_by_length: examples of like length stand together in groups of so many, see `LengthGroups`.
       seed: of the shuffling.
     """
 
@@ -50,13 +52,14 @@ class TextToText(InMemoryData):
         vocabulary: str,
         bidirectional: bool = False,
         pack: bool = False,
+        group_by_length: int | None = None,
         seed: int = 0,
     ):
         if {'inputs', 'targets'} - set(lengths) or min(lengths['inputs'], lengths['targets']) < 3:
             raise UserError(
                 f"TASK_FEATURE_LENGTHS is {dict(lengths)}; it needs 'inputs' and 'targets' of at least 3 tokens each."
             )
-        super().__init__(vocabulary, seed)
+        super().__init__(vocabulary, seed, group_by_length)
         self.source, self.bidirectional, self._pack = source, bidirectional, pack
         self.input_length, self.target_length = lengths['inputs'], lengths['targets']
         self.length = self.input_length + self.target_length
@@ -122,7 +125,8 @@ class TextToText(InMemoryData):
         if split == 'train':
             waste = 1 - sum(len(ids) for ids, _ in rows) / (len(groups) * self.length)
             how = f'{len(rows):,} examples in {len(groups):,} rows' if self._pack else f'{len(rows):,} rows'
-            advice = '' if self._pack or waste < 0.3 else '; --gin.PACK=True puts several examples into a row'
+            is_little = self._pack or self.group is not None or waste < 0.3
+            advice = '' if is_little else f'; {GROUP_ADVICE}, --gin.PACK=True puts several examples into a row'
             print(f'{how} of {self.length} tokens, {waste:.0%} of them padding{advice}', flush=True)
         names = ('input_tokens', 'target_tokens', 'loss_weights', 'causal_attention', 'segment_ids', 'positions')
         features = {name: np.zeros((len(groups), self.length), np.int32) for name in names}

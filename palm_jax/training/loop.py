@@ -257,13 +257,14 @@ def train(
             step, is_told = first_step, False
             while step < total_steps and not stalled and not is_told:
                 size = batch_sizes.at(step)
-                state, metrics = step_fn(state, next_batch(step, size), run_rng)
+                batch = next_batch(step, size)
+                state, metrics = step_fn(state, batch, run_rng)
                 if pending:
                     jax.block_until_ready(pending[-1])  # one step ahead of the device, not more
                 pending.append(metrics)
                 guard.add(step, metrics)
                 done = step + 1
-                progress.step(size * data.length)
+                progress.step(batch['decoder_input_tokens'].size)
                 if done == first_step + 1:
                     jax.block_until_ready(metrics)
                     progress.say(f'first step done {time.monotonic() - run.start:.0f} s after the start')
