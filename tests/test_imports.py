@@ -1,6 +1,7 @@
 """The walls of the house: who imports whom, and where TensorFlow may be."""
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -51,4 +52,10 @@ def test_a_room_imports_only_what_it_may(room):
 )
 def test_no_tensorflow_until_tokens_are_made(module):
     code = f'import sys, {module}; assert not {{"tensorflow", "seqio", "torch"}} & set(sys.modules)'
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT.parent)
+
+
+@pytest.mark.skipif(importlib.util.find_spec('triton') is None, reason='this torch has no compiler for GPUs')
+def test_torchs_compiler_and_tensorflow_live_in_one_process():
+    code = 'import palm_jax, tensorflow, triton, torch._dynamo'
     subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT.parent)
