@@ -157,17 +157,19 @@ def page(record: Sequence[dict[str, Any]]) -> str:
         by_method = [[line for line in of_task if line['method'] == method] for method in METHODS]
         lines += [_row(runs) for runs in by_method if runs]
         (other,) = (line for line in of_task if line['method'] == NO_PRETRAINING)
-        lines.append(f'| *for comparison, no pretraining:* {other["name"]} | | | {_shown(other["score"])} | | | |')
+        lines.append(
+            f'| *for comparison, no pretraining:* {other["name"]} | | | {_shown(other["score"], task)} | | | |'
+        )
     return '\n'.join(lines) + '\n'
 
 
 def _row(runs: Sequence[dict[str, Any]]) -> str:
-    scores, first = [line['score'] for line in runs], runs[0]
-    spread = f' ± {_shown(statistics.stdev(scores))}' if len(scores) > 1 else ''
+    scores, first, task = [line['score'] for line in runs], runs[0], runs[0]['task']
+    spread = f' ± {_shown(statistics.stdev(scores), task)}' if len(scores) > 1 else ''
     return (
         f'| {first["method"]} | {first["trained"]:,} ({first["trained"] / first["parameters"]:.2%}) '
         f'| {_all(format(line["learning_rate"], "g") for line in runs)} '
-        f'| {_shown(statistics.mean(scores))}{spread} | {", ".join(str(line["seed"]) for line in runs)} '
+        f'| {_shown(statistics.mean(scores), task)}{spread} | {", ".join(str(line["seed"]) for line in runs)} '
         f'| {statistics.median(line["seconds"] for line in runs):.0f} | {max(line["gib"] for line in runs):.2f} |'
     )
 
@@ -176,8 +178,8 @@ def _all(values: Iterable[Any]) -> str:
     return ' or '.join(sorted({str(value) for value in values}))
 
 
-def _shown(score: float) -> str:
-    return f'{score:.3f}' if abs(score) < 2 else f'{score:.1f}'
+def _shown(score: float, task: str) -> str:
+    return f'{score:.1f}' if TASKS[task] == 'bleu' else f'{score:.3f}'  # of 100, of 1
 
 
 # What no pretraining reaches.
