@@ -64,6 +64,7 @@ def test_a_mistake_is_one_message(made, tmp_path):
         (["--gin.TRAINABLE=['stack/atn/.*']"], "TRAINABLE: 'stack/atn/.*' matches no parameter"),
         (['--gin.INITIAL_CHECKPOINT_PATH=nowhere'], "'nowhere' is no checkpoint"),
         (['--gin.TRAINABLE_LAYERS=9'], 'the model has 2 layers'),
+        (['--gin.GROUP_BY_LENGTH=48'], 'GROUP_BY_LENGTH is 48; it must be BATCH_SIZE = 32 or a multiple'),
     ):
         result = finetune(made, tmp_path / 'run', *flags, steps=1)
         assert result.returncode == 2 and message in result.stderr, result.stderr[-2000:]
