@@ -223,7 +223,7 @@ COLLECTIVES = """
     arch = Architecture(vocab_size=V, num_layers=N, d_model=D, num_heads=H, head_dim=K, mlp_dim=F)
     model, optimizer = PaLM(arch), optimizers.adamw(schedules.constant(1e-3))
 
-    def step_collectives(layout):
+    def step_collectives(layout, chunk_length=0):
         mesh = layout.mesh()
         # As accelerators multiply: a CPU's own orientation of weights' gradients gathers activations.
         with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules), target.compiling_for('gpu'):
@@ -238,7 +238,7 @@ COLLECTIVES = """
                 f'decoder_{name}': jax.ShapeDtypeStruct((B, L), jnp.int32, sharding=by_batch)
                 for name in ('input_tokens', 'target_tokens', 'loss_weights')
             }
-            loss = losses.LanguageModelLoss()
+            loss = losses.LanguageModelLoss(chunk_length=chunk_length)
             step = functools.partial(train_step, model=model, loss=loss, optimizer=optimizer)
             compiled = jax.jit(step, donate_argnums=0, out_shardings=(places, None)).lower(
                 shapes, batch, jax.random.key(0)
@@ -258,6 +258,9 @@ COLLECTIVES = """
     assert of('all-gather', found) and not gathers_activations(found), found
     found = step_collectives(Layout(model=2))
     assert of('all-gather', found) and of('all-reduce', found) and not gathers_activations(found), found
+    for layout in (Layout(), Layout(model=2)):  # chunks of the loss share what devices tell each other
+        whole, chunked = (sum(n * size for n, size in step_collectives(layout, c).values()) for c in (0, 4))
+        assert chunked < 1.05 * whole, (whole, chunked)
     print('as expected')
 """
 

@@ -56,6 +56,8 @@ class LanguageModelData:
       seed: of the shuffling and of the objective's random choices.
     """
 
+    group: int | None = None  # sequences have one length
+
     def __init__(
         self,
         corpus: Corpus,

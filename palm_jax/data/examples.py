@@ -12,7 +12,6 @@ import numpy as np
 from palm_jax.errors import UserError, closest
 
 Batch = dict[str, np.ndarray]
-GROUP_ADVICE = '--gin.GROUP_BY_LENGTH=32, if that is the batch size, leaves most of it out'
 
 
 class Examples:
@@ -92,12 +91,17 @@ def say_cut(num_cut: int, count: int, what: str, length: int) -> None:
         )
 
 
-def say_padding(segment_ids: np.ndarray) -> None:
-    """Tells how much of the rows [E, L] is padding, if it is much, and what helps."""
-    share = np.mean(segment_ids == 0)
-    if share >= 0.3:
-        count, length = segment_ids.shape
-        print(f'{count:,} rows of {length} tokens, {share:.0%} of them padding; {GROUP_ADVICE}', flush=True)
+def is_token(features: Batch) -> np.ndarray:
+    """Where rows have a token and no padding: boolean [E, L]."""
+    return features.get('decoder_segment_ids', features.get('decoder_target_tokens')) != 0
+
+
+def say_padding(features: Batch, advice: str) -> None:
+    """Tells how much of the rows is padding, if it is much, and what helps."""
+    used = is_token(features)
+    if used.mean() < 0.7:
+        count, length = used.shape
+        print(f'{count:,} rows of {length} tokens, {1 - used.mean():.0%} of them padding; {advice}', flush=True)
 
 
 def class_weights(given: str | Mapping[str, float], names: Sequence[str], used: Sequence[str]) -> np.ndarray:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from palm_jax.data.examples import Batch, Examples
+from palm_jax.data.examples import Batch, Examples, say_padding
 from palm_jax.data.length_groups import LengthGroups
 from palm_jax.data.vocabularies import Vocabulary, named
 
@@ -26,6 +26,7 @@ class InMemoryData:
     labels: tuple[str, ...] = ()
     weights = 'label_weights'
     labels_along_text = False  # a label a token, not a text
+    against_padding = '--gin.GROUP_BY_LENGTH=%BATCH_SIZE leaves most of it out'
 
     def __init__(self, vocabulary: str, seed: int, group_by_length: int | None = None):
         self._vocabulary_name, self._seed, self.group = vocabulary, seed, group_by_length
@@ -75,6 +76,7 @@ class InMemoryData:
         features = self.encode('train')
         rows = self.epoch(features)
         if self.group is None:
+            say_padding(features, self.against_padding)
             return Examples(features, self._seed, rows)
         along_text = [name for name in features if name.startswith('decoder_') or self.labels_along_text]
         return LengthGroups(features, self._seed, rows, self.group, along_text)

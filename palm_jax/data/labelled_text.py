@@ -18,7 +18,6 @@ from palm_jax.data.examples import (
     class_weights,
     is_held_out,
     say_cut,
-    say_padding,
     token_features,
 )
 from palm_jax.data.in_memory import InMemoryData
@@ -240,8 +239,6 @@ class LabelledText(InMemoryData):
         examples = self.table.examples(split)
         features, num_cut = self.inputs([(example.text, example.second_text) for example in examples])
         say_cut(num_cut, len(examples), f'{split} texts', self.length)
-        if split == 'train' and self.group is None:
-            say_padding(features['decoder_segment_ids'])
         labels = np.stack([self.table.encode(example) for example in examples])
         weights = np.ones(len(examples), np.float32)
         if split == 'train' and self._class_weights is not None:

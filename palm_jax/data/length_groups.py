@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from palm_jax.data.examples import Batch, Examples
+from palm_jax.data.examples import Batch, Examples, is_token
 from palm_jax.errors import UserError
 
 _WINDOW = 32  # groups that are sorted together
@@ -37,7 +37,7 @@ class LengthGroups(Examples):
         if group < 1:
             raise UserError(f'GROUP_BY_LENGTH is {group}; it is the batch size, or a multiple of it.')
         self._seed, self._group, self._along_text = seed, group, along_text
-        used = features.get('decoder_segment_ids', features.get('decoder_target_tokens')) != 0
+        used = is_token(features)
         longest = used.shape[1]
         quarter = -(-longest // _SHAPES)
         lengths = longest - used[:, ::-1].argmax(axis=1)

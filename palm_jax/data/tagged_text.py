@@ -18,7 +18,6 @@ from palm_jax.data.examples import (
     class_weights,
     is_held_out,
     say_cut,
-    say_padding,
     token_features,
 )
 from palm_jax.data.in_memory import InMemoryData
@@ -165,8 +164,6 @@ class TaggedText(InMemoryData):
         features, ends = self.inputs([s.words for s in sentences])
         num_cut = sum(len(places) < len(s.words) for places, s in zip(ends, sentences, strict=True))
         say_cut(num_cut, len(sentences), f'{split} sentences', self.length)
-        if split == 'train' and self.group is None:
-            say_padding(features['decoder_segment_ids'])
         labels = np.zeros((len(sentences), self.length), np.int32)
         weights = np.zeros(labels.shape, np.float32)
         by_tag = np.ones(len(self.labels), np.float32)

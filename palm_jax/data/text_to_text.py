@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from palm_jax.data.conversations import Conversation, Source, Turn
-from palm_jax.data.examples import GROUP_ADVICE, Batch
+from palm_jax.data.examples import Batch
 from palm_jax.data.in_memory import InMemoryData
 from palm_jax.data.packing import packed
 from palm_jax.data.vocabularies import EOS_ID
@@ -44,6 +44,7 @@ class TextToText(InMemoryData):
     """
 
     weights = 'decoder_loss_weights'  # there is no head
+    against_padding = f'{InMemoryData.against_padding}, --gin.PACK=True puts several examples into a row'
 
     def __init__(
         self,
@@ -122,12 +123,8 @@ class TextToText(InMemoryData):
                 flush=True,
             )
         groups = packed([len(ids) for ids, _ in rows], self.length) if self._pack else [[i] for i in range(len(rows))]
-        if split == 'train':
-            waste = 1 - sum(len(ids) for ids, _ in rows) / (len(groups) * self.length)
-            how = f'{len(rows):,} examples in {len(groups):,} rows' if self._pack else f'{len(rows):,} rows'
-            is_little = self._pack or self.group is not None or waste < 0.3
-            advice = '' if is_little else f'; {GROUP_ADVICE}, --gin.PACK=True puts several examples into a row'
-            print(f'{how} of {self.length} tokens, {waste:.0%} of them padding{advice}', flush=True)
+        if split == 'train' and self._pack:
+            print(f'{len(rows):,} examples in {len(groups):,} rows of {self.length} tokens', flush=True)
         names = ('input_tokens', 'target_tokens', 'loss_weights', 'causal_attention', 'segment_ids', 'positions')
         features = {name: np.zeros((len(groups), self.length), np.int32) for name in names}
         for row, group in enumerate(groups):

@@ -20,10 +20,10 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return nn.with_logical_constraint(x, axes, fallback=nn.spmd.RulesFallback.RAISE_ERROR)
 
 
-def is_split(axes: tuple[str, ...]) -> bool:
-    """Whether one of these logical axes lies on several devices, by a run's rules and mesh."""
+def num_parts(axis: str) -> int:
+    """How many devices a logical axis is split over, by a run's rules and mesh."""
     sizes = jax.sharding.get_abstract_mesh().shape
-    return any(name in axes and sizes.get(mesh_axis, 1) > 1 for name, mesh_axis in nn.get_logical_axis_rules())
+    return max((sizes.get(mesh_axis, 1) for name, mesh_axis in nn.get_logical_axis_rules() if name == axis), default=1)
 
 
 class Projection(nn.Module):
@@ -64,7 +64,7 @@ class Projection(nn.Module):
                 self.arch.param_dtype,
             )
             kernels.append(kernel.reshape(fan_in, -1).astype(self.arch.dtype))
-        if self.arch.fuse_projections and not any(map(is_split, self.axes.values())):
+        if self.arch.fuse_projections and max(num_parts(axis) for axes in self.axes.values() for axis in axes) == 1:
             widths = [kernel.shape[1] for kernel in kernels]
             product = matmul(x_BLD, jnp.concatenate(kernels, axis=1))
             products = jnp.split(product, [sum(widths[: i + 1]) for i in range(len(widths) - 1)], axis=-1)
@@ -113,7 +113,10 @@ class Embed(nn.Module):
 
     def __call__(self, tokens_BL: jax.Array) -> jax.Array:
         """[B, L] token ids to [B, L, D]."""
-        return jnp.take(self.embedding, tokens_BL, axis=0).astype(self.arch.dtype)
+        x_BLD = jnp.take(self.embedding, tokens_BL, axis=0).astype(self.arch.dtype)
+        if num_parts('embed') > 1:  # a device looks its own columns up for all tokens, then gets its own tokens' rows
+            x_BLD = constrain(x_BLD, None, None, 'embed')
+        return constrain(x_BLD, 'act_batch', 'act_length', 'act_embed')
 
     def attend(self, h_BLD: jax.Array) -> jax.Array:
         """[B, L, D] features to float32 [B, L, V] logits."""

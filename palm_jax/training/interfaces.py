@@ -20,12 +20,16 @@ class Vocabulary(Protocol):
 
 
 class Data(Protocol):
-    """What the loop needs of the data: batches by number; names of a head's labels, or none."""
+    """What the loop needs of the data: batches by number; names of a head's labels, or none.
+
+    `group` is None, or how many sequences of like length stand together: batches may not cross its borders.
+    """
 
     length: int
     vocabulary: Vocabulary
     labels: Sequence[str]
     num_sequences: int
+    group: int | None
     is_ready: bool
 
     def batch(self, first: int, size: int) -> Mapping[str, np.ndarray]:

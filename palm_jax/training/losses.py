@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from palm_jax.models.layers import constrain
+from palm_jax.models.layers import constrain, num_parts
 from palm_jax.models.matmuls import product, transposed_product
 from palm_jax.models.palm import PaLM
 from palm_jax.training.metrics import Metrics, Ratio
@@ -61,7 +61,7 @@ class LanguageModelLoss:
         weights_BL = batch['decoder_loss_weights'].astype(jnp.float32)
         loss, (cross_entropy, z_loss, correct) = softmax_cross_entropy(
             h_BLD,
-            params['embed']['embedding'].astype(h_BLD.dtype),
+            constrain(params['embed']['embedding'].astype(h_BLD.dtype), 'vocab', None),  # gathered once
             batch['decoder_target_tokens'],
             weights_BL,
             model.arch.output_scale,
@@ -139,12 +139,11 @@ def _forward(h_BLD, embedding_VD, targets_BL, weights_BL, scale, z_loss, chunk_l
         d_logits = (1 + 2 * z_loss * log_z)[..., None] * p - is_target
         d_logits = (d_logits * (weights * scale)[..., None]).astype(h.dtype)
         dh = product(d_logits, embedding)
-        de_DV = transposed_product(h, d_logits) if wanted else None
-        return (sums, de_DV), dh.astype(h.dtype)
+        return (sums, _by_device(h, d_logits) if wanted else None), dh.astype(h.dtype)
 
     xs = (h_BLD, targets_BL, weights_BL)
-    (sums, de_DV), dh = _scan_chunks(step, xs, embedding_VD, scale, z_loss, chunk_length, skip_unweighted)
-    return (sums[0] + sums[1], sums), (dh, de_DV.T.astype(embedding_VD.dtype) if wanted else None)
+    (sums, de_NDV), dh = _scan_chunks(step, xs, embedding_VD, scale, z_loss, chunk_length, skip_unweighted)
+    return (sums[0] + sums[1], sums), (dh, de_NDV.sum(0).T.astype(embedding_VD.dtype) if wanted else None)
 
 
 def _backward(scale, z_loss, chunk_length, skip_unweighted, residuals, cotangents):
@@ -154,6 +153,17 @@ def _backward(scale, z_loss, chunk_length, skip_unweighted, residuals, cotangent
 
 
 softmax_cross_entropy.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _by_device(h_BlD: jax.Array, d_logits_BlV: jax.Array) -> jax.Array:
+    """hᵀ·d, [N, D, V]: a sum over the rows of each of the N parts that the batch is split into.
+
+    So devices add up the chunks of their own rows, and tell each other the sum once instead of every chunk's.
+    """
+    parts = num_parts('act_batch')
+    parts = parts if len(h_BlD) % parts == 0 else 1
+    h_NXD, d_NXV = (x.reshape(parts, -1, x.shape[-1]) for x in (h_BlD, d_logits_BlV))
+    return constrain(transposed_product(h_NXD, d_NXV, batched=True), 'act_batch', None, 'act_vocab')
 
 
 def _logits_and_sums(h, targets, weights, embedding, scale, z_loss):

@@ -25,10 +25,9 @@ def check(model, data, batch_sizes, data_devices, microbatches, total_steps) -> 
             f'Set --gin.VOCABULARY_SIZE={data.vocabulary.size}.'
         )
     check_batches(batch_sizes, data_devices, microbatches)
-    group = getattr(data, 'group', None)  # of texts of like length, which not all data has
-    for _, size in batch_sizes.ramp if group else ():
-        if group % size:
-            raise UserError(f'GROUP_BY_LENGTH is {group}; it must be BATCH_SIZE = {size} or a multiple of it.')
+    for _, size in batch_sizes.ramp:
+        if data.group is not None and data.group % size:
+            raise UserError(f'GROUP_BY_LENGTH is {data.group}; it must be BATCH_SIZE = {size} or a multiple of it.')
 
 
 def check_batches(batch_sizes: BatchSizes, data_devices: int, microbatches: int) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from palm_jax.data.conversations import PairTable
-from palm_jax.data.examples import Examples
+from palm_jax.data.examples import Examples, is_token
 from palm_jax.data.labelled_text import LabelledTable, LabelledText
 from palm_jax.data.length_groups import LengthGroups
 from palm_jax.data.tagged_text import TaggedTable, TaggedText
@@ -100,6 +100,17 @@ def kinds(tables, group):
         'tags': (TaggedText(TaggedTable(tags, tags), lengths, 'bytes', group_by_length=group), ClassLoss()),
         'text': (TextToText(pairs, lengths, 'bytes', group_by_length=group), LanguageModelLoss(chunk_length=8)),
     }
+
+
+@pytest.mark.parametrize('kind', ['class', 'tags', 'text'])
+def test_much_padding_is_told_with_what_helps(tables, kind, capsys):
+    batch = kinds(tables, None)[kind][0].batch(0, 64)
+    share = 1 - is_token(batch).mean()
+    said = capsys.readouterr().out
+    assert f'64 rows of {batch["decoder_input_tokens"].shape[1]} tokens, {share:.0%} of them padding' in said
+    assert '--gin.GROUP_BY_LENGTH=%BATCH_SIZE' in said and ('--gin.PACK=True' in said) == (kind == 'text')
+    kinds(tables, 8)[kind][0].batch(0, 8)
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize('kind', ['class', 'tags', 'text'])
