@@ -1,5 +1,6 @@
 """Every command of the README and every notebook works. CI runs the two set-up commands themselves."""
 
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -75,6 +76,13 @@ def test_a_binding_of_the_table_is_understood(cell, monkeypatch, base_and_table,
             load('loop.train', ['gin/finetune_lora.gin', *files], [*given, *pairs]).build('loop.train')
         else:
             load('loop.train', ['gin/pretrain_tiny.gin', *files], pairs).build('loop.train')
+
+
+def test_what_is_named_in_python_exists():
+    names = set(re.findall(r'`(palm_jax\.[\w.]+)`', README))
+    assert names
+    for name in names:
+        pkgutil.resolve_name(name)
 
 
 def test_files_that_are_named_exist():
