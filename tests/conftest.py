@@ -64,6 +64,7 @@ def small_tasks(tmp_path_factory):
     """A folder by task of gin/tasks, with a small data/ of invented text in that task's own format."""
     folder, count = tmp_path_factory.mktemp('tasks'), 24
     rows = ''.join(f'"what about {i}?",{"ab"[i % 2]}\n' for i in range(count))
+    reviews = ''.join(f"film {i} , `` good '' or \" bad \t{i % 2}\n" for i in range(count))
     conll = ''.join(f'Ann{i}\tB-person\nleft\tO\n\n' for i in range(count)) + f'{"x" * 200}\tO\n\n'  # fits nowhere
     characters = ''.join(f'女{i % 10}\tB-PER.NOM\n人1\tI-PER.NOM\n。0\tO\n{i % 10}0\tO\n\n' for i in range(count))
     qas = lambda i: [{'id': str(i), 'question': f'who {i}?', 'answers': [{'text': 'Ann', 'answer_start': 0}]}]  # noqa: E731
@@ -73,6 +74,7 @@ def small_tasks(tmp_path_factory):
     files = {
         'banking77': {'train.csv': f'text,category\n{rows}', 'test.csv': f'text,category\n{rows}'},
         'clinc150': {'data_imbalanced.json': json.dumps(intents)},
+        'SST-2': {name: f'sentence\tlabel\n{reviews}' for name in ('train.tsv', 'dev.tsv')},
         'wnut17': {'train.conll': conll, 'dev.conll': conll},
         'weibo_ner': {'train.conll': characters, 'dev.conll': characters},
         'xquad': {'en.json': json.dumps(squad), 'zh.json': json.dumps(squad)},
