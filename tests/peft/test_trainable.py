@@ -86,7 +86,7 @@ def products(selection, methods=(), train=True):
 
 
 def test_gradients_of_frozen_leaves_are_never_computed():
-    d_gate_and_up, d_embedding = (24, 192), (24, 61)  # [D, 2·F] and, in the cross-entropy, [D, V]
+    d_gate_and_up, d_embedding = (24, 192), (1, 24, 61)  # [D, 2·F] and, in the cross-entropy, [N, D, V]
     everything = products(Trainable())
     assert everything[d_gate_and_up] == NUM_LAYERS and everything[d_embedding] == 1
     lora = (LoRA(rank=2),)
