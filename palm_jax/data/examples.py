@@ -98,10 +98,10 @@ def is_token(features: Batch) -> np.ndarray:
 
 def say_padding(features: Batch, advice: str) -> None:
     """Tells how much of the rows is padding, if it is much, and what helps."""
-    used = is_token(features)
-    if used.mean() < 0.7:
-        count, length = used.shape
-        print(f'{count:,} rows of {length} tokens, {1 - used.mean():.0%} of them padding; {advice}', flush=True)
+    is_padding = ~is_token(features)
+    if (share := is_padding.mean()) >= 0.3:
+        count, length = is_padding.shape
+        print(f'{count:,} rows of {length} tokens, {share:.0%} of them padding; {advice}', flush=True)
 
 
 def class_weights(given: str | Mapping[str, float], names: Sequence[str], used: Sequence[str]) -> np.ndarray:

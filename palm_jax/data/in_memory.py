@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -11,7 +12,7 @@ from palm_jax.data.length_groups import LengthGroups
 from palm_jax.data.vocabularies import Vocabulary, named
 
 
-class InMemoryData:
+class InMemoryData(abc.ABC):
     """What the data of every head is to the loop: batches of examples in memory, with the base's vocabulary.
 
     A kind of data says how a split becomes features (`encode`), which names its labels have, and
@@ -31,9 +32,9 @@ class InMemoryData:
     def __init__(self, vocabulary: str, seed: int, group_by_length: int | None = None):
         self._vocabulary_name, self._seed, self.group = vocabulary, seed, group_by_length
 
+    @abc.abstractmethod
     def encode(self, split: Literal['train', 'validation']) -> Batch:
         """The features of a split."""
-        raise NotImplementedError
 
     def epoch(self, features: Batch) -> Sequence[int] | None:
         """The examples that one epoch of training goes through; None: each once."""

@@ -44,7 +44,6 @@ class TextToText(InMemoryData):
     """
 
     weights = 'decoder_loss_weights'  # there is no head
-    against_padding = f'{InMemoryData.against_padding}, --gin.PACK=True puts several examples into a row'
 
     def __init__(
         self,
@@ -62,6 +61,8 @@ class TextToText(InMemoryData):
             )
         super().__init__(vocabulary, seed, group_by_length)
         self.source, self.bidirectional, self._pack = source, bidirectional, pack
+        if not pack:
+            self.against_padding += ', --gin.PACK=True puts several examples into a row'
         self.input_length, self.target_length = lengths['inputs'], lengths['targets']
         self.length = self.input_length + self.target_length
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
@@ -48,7 +49,7 @@ class Continuation:
     score: float
 
 
-class Writer:
+class Writer(abc.ABC):
     """A way to continue prompts: a frozen dataclass with these fields, which gin builds.
 
     Attributes:
@@ -103,8 +104,9 @@ class Writer:
                 results[row] = continuations
         return results
 
+    @abc.abstractmethod
     def _write_batch(self, model, params, vocabulary, tokens, lengths, left, numbers, bidirectional):
-        raise NotImplementedError
+        """A batch of `write`: tokens [B, L]; of each row its length, the room left for writing and its number, all [B]."""
 
     def __call__(
         self, model: PaLM, params: Any, vocabulary: Codec, prompts: Sequence[str], length: int, first: int = 0

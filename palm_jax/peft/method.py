@@ -12,6 +12,7 @@ A method adds weights to the model at named seams and says which they are. It at
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import dataclasses
 import re
@@ -28,7 +29,7 @@ from palm_jax.models.layers import Projection
 from palm_jax.models.palm import PaLM
 
 
-class Method:
+class Method(abc.ABC):
     """A way to fine-tune: a frozen dataclass that gin builds. What one does not need, it leaves as it is here.
 
     Attributes:
@@ -39,9 +40,9 @@ class Method:
     name: str
     dropout_rate: float = 0.0
 
+    @abc.abstractmethod
     def intercept(self, next_fun: Callable, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
         """Called in place of every module's method, see `nn.intercept_methods`."""
-        raise NotImplementedError
 
     def start(self, beside: dict[str, Any], own: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """A child's weights to begin with, once the base's are in place.

@@ -102,6 +102,14 @@ def kinds(tables, group):
     }
 
 
+def test_packed_rows_that_are_half_empty_are_not_told_to_be_packed(tmp_path, capsys):
+    (tmp_path / 'pairs.csv').write_text('input,target\n' + f'{"q" * 20},a\n' * 40)
+    table = PairTable(str(tmp_path / 'pairs.csv'), str(tmp_path / 'pairs.csv'))
+    TextToText(table, {'inputs': 32, 'targets': 8}, 'bytes', pack=True).batch(0, 4)
+    said = capsys.readouterr().out
+    assert '40 examples in 40 rows of 40 tokens' in said and 'of them padding' in said and 'PACK' not in said
+
+
 @pytest.mark.parametrize('kind', ['class', 'tags', 'text'])
 def test_much_padding_is_told_with_what_helps(tables, kind, capsys):
     batch = kinds(tables, None)[kind][0].batch(0, 64)
