@@ -106,7 +106,7 @@ class Writer(abc.ABC):
 
     @abc.abstractmethod
     def _write_batch(self, model, params, vocabulary, tokens, lengths, left, numbers, bidirectional):
-        """A batch of `write`: tokens [B, L]; of each row its length, the room left for writing and its number, all [B]."""
+        """A batch of `write`: tokens [B, L]; of each row its length, the room left and its number, all [B]."""
 
     def __call__(
         self, model: PaLM, params: Any, vocabulary: Codec, prompts: Sequence[str], length: int, first: int = 0
