@@ -271,6 +271,12 @@ def restore_params(path: str, fresh: Any, about: dict[str, Any], may_be_new: tup
         for path in sorted(there - places.keys())
         if not path.startswith('head/')  # another head may replace the old one
     ]
+    if wrong and 'base' in theirs:
+        run = directory.parents[1]
+        raise UserError(
+            f'{directory} holds the trained part alone, on a base of its own. Make one of both and start from it:\n'
+            f'  python -c "from palm_jax import trained; trained.load({str(run)!r}).save({f"{run}_whole"!r})"'
+        )
     if wrong:
         raise UserError(f'The parameters in {directory} do not fit this model:\n' + '\n'.join(wrong))
     target: dict[str, Any] = {}

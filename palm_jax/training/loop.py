@@ -300,7 +300,12 @@ def train(
                     _write(writers, done, values)
                     progress.show(validation=f'{values["validation/loss"]:.3f}')
                     if leader:
-                        leader.offer(state, done, values)
+                        try:
+                            leader.offer(state, done, values)
+                        except UserError as error:  # no such measure, which only an evaluation can tell
+                            save(state, done, metrics_lib.total(pending, unlogged) if pending else unlogged)
+                            checkpoints.wait()
+                            raise UserError(f'{error}\n{messages.with_another_measure(done)}') from None
                         stalled = leader.has_stalled(done)
                     progress.resume()
 

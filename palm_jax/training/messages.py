@@ -70,6 +70,10 @@ def diverged(step: int, checkpoints: Checkpoints) -> str:
     )
 
 
+def with_another_measure(step: int) -> str:
+    return f'Step {step:,} is saved; the same command with another BEST_MEASURE and --accept_changes goes on.'
+
+
 def spike(skip: Skip) -> str:
     return (
         f'spike at step {skip.spike_step + 1:,}: {skip.reason}. Back to step {skip.step:,}, '

@@ -100,7 +100,10 @@ def test_in_python_from_a_table_to_a_model_that_stands_alone(made, tmp_path):
         load(tmp_path / 'run')
     for before, after in zip(probabilities, load(tmp_path / 'whole').predict(texts), strict=True):
         assert before.keys() == after.keys() and all(abs(before[k] - after[k]) < 1e-5 for k in before)
-    # LoRA is merged: what was saved is a base like any other, for another head, too.
+    # LoRA is merged: what was saved is a base like any other, for another head, too. The trained part alone is none.
+    alone = finetune(made, tmp_path / 'again', steps=1, base=tmp_path / 'run')
+    assert alone.returncode == 2 and f"trained.load('{tmp_path / 'run'}').save(" in alone.stderr, alone.stderr[-2000:]
+    shutil.rmtree(tmp_path / 'again')
     again = finetune(made, tmp_path / 'again', '--gin_file=gin/heads/regression.gin', table='numbers.csv', steps=1,
                      base=tmp_path / 'whole')  # fmt: skip
     assert again.returncode == 0, again.stderr[-2000:]
@@ -111,6 +114,15 @@ def test_a_run_without_a_base_that_trains_top_layers_only_is_loaded_whole(made, 
     result = run(*MICRO, f'--gin.TRAIN_FILES={made / "text.txt"}', f'--gin.MODEL_DIR={tmp_path}', *flags)
     assert result.returncode == 0, result.stderr[-2000:]
     assert load(tmp_path).params['stack']['norm']['scale'].shape == (2, 32)
+
+
+def test_a_measure_that_does_not_exist_loses_no_step(made, tmp_path):
+    flags = ('--gin.EVAL_PERIOD=2', '--gin.CHECKPOINT_PERIOD=100')
+    wrong = finetune(made, tmp_path / 'run', *flags, '--gin.BEST_MEASURE=macro_f', steps=4)
+    assert wrong.returncode == 2 and 'Did you mean macro_f1?' in wrong.stderr, wrong.stderr[-2000:]
+    assert 'Step 2 is saved' in wrong.stderr and 'Traceback' not in wrong.stderr
+    right = finetune(made, tmp_path / 'run', *flags, '--gin.BEST_MEASURE=macro_f1', '--accept_changes', steps=4)
+    assert right.returncode == 0 and 'continuing from step 2' in right.stdout, right.stderr[-2000:]
 
 
 def test_several_seeds_and_the_best_step_of_each(made, tmp_path):
