@@ -110,5 +110,6 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
         print(f'error: {where}{error.strerror}. What was saved before is whole; mend it and go on.', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
-        sys.exit(130)
+        print('interrupted', file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(130)  # Python's own way out crashes where native threads are in the middle of a compilation

@@ -118,6 +118,26 @@ def test_twenty_steps_equal_ten_a_kill_and_ten(text, tmp_path):
         np.testing.assert_array_equal(whole[path], cut[path], err_msg=path)
 
 
+@pytest.mark.parametrize('seconds', [0.3, 1.0])
+def test_ctrl_c_before_the_first_step_ends_the_run_and_not_by_a_crash(text, tmp_path, seconds):
+    process = subprocess.Popen(
+        command(text, tmp_path / 'run', '--gin.TRAIN_STEPS=100000'),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    before = []
+    for line in process.stdout:
+        before.append(line)
+        if line.startswith('MFU = '):
+            break
+    time.sleep(seconds)  # parameters are made, the step is compiled
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130 and 'Traceback' not in output, (process.returncode, before, output[-3000:])
+
+
 def test_ctrl_c_saves_and_says_how_to_continue(text, tmp_path):
     process = subprocess.Popen(
         command(text, tmp_path / 'run', '--gin.TRAIN_STEPS=100000'),
