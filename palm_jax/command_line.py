@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 
 from palm_jax.configuration.load import Configuration, load
 from palm_jax.errors import UserError
@@ -91,10 +92,30 @@ def _take_dropped(unraisable: sys.UnraisableHookArgs) -> None:
         sys.__unraisablehook__(unraisable)
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C is a KeyboardInterrupt, but for one within an import: native modules that are being loaded drop it,
+    make an ImportError of it, or crash. There is nothing to save then, and the program ends.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith('<frozen importlib'):
+            _leave_interrupted()
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _leave_interrupted() -> None:
+    """Ends the process; Python's own way out crashes where native threads are in the middle of a compilation."""
+    print('interrupted', file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(130)
+
+
 def run(main: Callable[[Sequence[str]], int]) -> None:
     """Exits with main's code; a user's mistake is a message and code 2."""
     keep_heap()
     sys.unraisablehook = _take_dropped
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as error:
@@ -110,6 +131,4 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
         print(f'error: {where}{error.strerror}. What was saved before is whole; mend it and go on.', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(130)  # Python's own way out crashes where native threads are in the middle of a compilation
+        _leave_interrupted()

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from palm_jax import command_line, processes
+from palm_jax import command_line
 from palm_jax.configuration.load import Configuration
 
 
 def main(arguments: Sequence[str]) -> int:
     """Flags to gin to one call."""
     start = time.monotonic()
+    from palm_jax import processes
+
     parser = command_line.parser('train', 'Trains a model; a directory that holds a run is continued.')
     parser.add_argument('--explain', action='store_true', help='print what the run will do, and stop')
     parser.add_argument('--devices', type=int, help='with --explain: plan for so many devices instead of those here')
@@ -57,6 +59,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _build(configuration: Configuration) -> dict[str, Any]:
     """The arguments of `loop.train`; of several processes the first makes tables, vocabulary and tokens for all."""
+    from palm_jax import processes
+
     with processes.first_alone('the data is made'):
         arguments = configuration.build('loop.train')
         if processes.are_several():

@@ -1,5 +1,6 @@
 """What every program does with what is raised where Python can only drop it, Ctrl-C above all."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -22,6 +23,19 @@ PROGRAM = """
         Dropped()
         for _ in range(1000):
             time.sleep(0.01)
+        return 0
+
+    command_line.run(main)
+"""
+
+IMPORTING = """
+    import signal
+    from palm_jax import command_line
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def main(arguments):
+        import swallowing
         return 0
 
     command_line.run(main)
@@ -54,3 +68,13 @@ def test_only_what_is_told_elsewhere_is_dropped(told, text):
     result = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0
     assert (f'RuntimeError: {text}' in result.stderr) == bool(result.stderr) == told
+
+
+def test_ctrl_c_within_an_import_that_swallows_it_ends_the_program(tmp_path):
+    (tmp_path / 'swallowing.py').write_text(
+        'import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept BaseException:\n    pass\n'
+    )
+    program = [sys.executable, '-c', textwrap.dedent(IMPORTING)]
+    environment = os.environ | {'PYTHONPATH': os.pathsep.join([str(ROOT), str(tmp_path)])}
+    result = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (130, '', 'interrupted\n')

@@ -55,6 +55,13 @@ def test_no_tensorflow_until_tokens_are_made(module):
     subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT.parent)
 
 
+@pytest.mark.parametrize('program', ['train', 'eval', 'infer', 'serve', 'export', 'import_weights', 'doctor'])
+def test_a_program_begins_before_jax_is_there(program):
+    """What takes seconds is imported once `command_line.run` has given it its heap and watches for Ctrl-C."""
+    code = f'import sys, palm_jax.{program}; assert not {{"jax", "numpy"}} & set(sys.modules)'
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT.parent)
+
+
 @pytest.mark.skipif(importlib.util.find_spec('triton') is None, reason='this torch has no compiler for GPUs')
 def test_torchs_compiler_and_tensorflow_live_in_one_process():
     code = 'import palm_jax, tensorflow, triton, torch._dynamo'
