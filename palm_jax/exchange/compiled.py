@@ -7,6 +7,7 @@ or the head's scores.
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 import warnings
@@ -19,6 +20,7 @@ import numpy as np
 
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
+from palm_jax.models import target
 from palm_jax.models.palm import PaLM
 
 Function = Callable[..., Any]
@@ -39,11 +41,16 @@ print(*ids[1:])
 
 
 def function(model: PaLM, params: Any) -> Function:
-    """What the file computes; the weights are part of it."""
+    """What the file computes, on any platform; the weights are part of it."""
     model, params = decoding.laid_out(model, params)  # apart, every matrix is one a converter knows
-    if getattr(model, 'head', None) is None:
-        return lambda tokens: model.apply({'params': params}, tokens)
-    return lambda tokens, segments: model.apply({'params': params}, tokens, None, segments, method='scores')
+
+    def compute(*inputs: jax.Array) -> jax.Array:
+        with target.compiling_for('any'):
+            if getattr(model, 'head', None) is None:
+                return model.apply({'params': params}, *inputs)
+            return model.apply({'params': params}, inputs[0], None, inputs[1], method='scores')
+
+    return compute
 
 
 def write_stablehlo(model: PaLM, params: Any, length: int, directory: Path, batches: Sequence[dict]) -> str:
@@ -69,10 +76,14 @@ def write_stablehlo(model: PaLM, params: Any, length: int, directory: Path, batc
 
 
 def write_tflite(model: PaLM, params: Any, length: int, directory: Path, batches: Sequence[dict]) -> str:
-    """model.tflite, and model_int8.tflite with the large matrices in eight bits; arguments as of `write_stablehlo`."""
+    """model.tflite, and model_int8.tflite with the large matrices in eight bits; arguments as of `write_stablehlo`.
+
+    TFLite has no products in half precision: a model of such a `dtype` computes in float32 there.
+    """
     import tensorflow as tf
     from jax.experimental import jax2tf
 
+    model = model.clone(arch=dataclasses.replace(model.arch, dtype='float32'))
     plain, specs = function(model, params), _specs(model, length)
     signature = [tf.TensorSpec(spec.shape, tf.int32) for spec in specs]
     wrapped = tf.function(jax2tf.convert(plain, with_gradient=False), input_signature=signature, autograph=False)

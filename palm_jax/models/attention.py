@@ -114,8 +114,8 @@ def attend(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask: Mask, 
 def fastest_implementation(dtype: jnp.dtype) -> str:
     """What `auto` stands for on the default device."""
     platform = target.platform()
-    if platform in ('cpu', 'tpu'):
-        return {'cpu': 'blocks', 'tpu': 'splash'}[platform]
+    if platform in ('cpu', 'tpu', 'any'):
+        return {'cpu': 'blocks', 'tpu': 'splash', 'any': 'blocks'}[platform]
     half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
     return 'cudnn' if platform == 'gpu' and half else 'xla'
 

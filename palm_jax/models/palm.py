@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.attention import Attention
 from palm_jax.models.heads import Head
-from palm_jax.models.layers import Embed, Norm, Projection, constrain
+from palm_jax.models.layers import Embed, Norm, Projection, constrain, swish_times
 from palm_jax.models.masks import Mask
 
 __all__ = ['Architecture', 'Block', 'PaLM', 'SwiGLU']
@@ -34,7 +34,7 @@ class SwiGLU(nn.Module):
             axes={'gate': ('mlp',), 'up': ('mlp',)},
             name='in',
         )(x_BLD)
-        h_BLF = constrain(nn.swish(gate_BLF) * up_BLF, 'act_batch', 'act_length', 'act_mlp')
+        h_BLF = constrain(swish_times(gate_BLF, up_BLF), 'act_batch', 'act_length', 'act_mlp')
         (y_BLD,) = Projection(
             self.arch,
             outputs={'kernel': (self.arch.d_model,)},

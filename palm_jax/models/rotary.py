@@ -2,6 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
+
+from palm_jax.models import target
 
 
 def rotate(x_BLHK: jax.Array, positions_BL: jax.Array, theta: float = 10_000.0, xpos: float = 0.0) -> jax.Array:
@@ -28,6 +31,8 @@ def rotate(x_BLHK: jax.Array, positions_BL: jax.Array, theta: float = 10_000.0, 
         factors_k = (2 * jnp.arange(half, dtype=jnp.float32) + 0.8 * half) / (2.8 * half)
         powers_BL1k = factors_k ** (positions_BL[:, :, None, None].astype(jnp.float32) * xpos)
         sin, cos = sin * powers_BL1k, cos * powers_BL1k
+    if target.platform() == 'cpu':  # kept, instead of computed anew for every row and head (BENCHMARKS.md)
+        sin, cos = (with_layout_constraint(x, Layout(tuple(range(x.ndim)))) for x in (sin, cos))
     first, second = jnp.split(x_BLHK.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x_BLHK.dtype)

@@ -12,7 +12,7 @@ _TARGET: ContextVar[str | None] = ContextVar('target', default=None)
 
 
 def platform() -> str:
-    """`cpu`, `gpu` or `tpu`."""
+    """`cpu`, `gpu` or `tpu`; `any` where what is traced is written to a file that others run."""
     return _TARGET.get() or jax.default_backend()
 
 

@@ -32,8 +32,9 @@ def batch(rows=3):
     }
 
 
-def test_stablehlo_is_run_by_jax_alone(micro, tmp_path):
-    model, params = micro()
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_stablehlo_is_run_by_jax_alone(dtype, micro, tmp_path):
+    model, params = micro(dtype=dtype)
     table = compiled.write_stablehlo(model, params, L, tmp_path / 'out', [batch()])
     (_, *rows) = [line.split() for line in table.splitlines()[1:]]
     assert rows[0][0] == 'model.stablehlo' and float(rows[0][-1]) < 1e-5
@@ -49,9 +50,11 @@ def test_stablehlo_is_run_by_jax_alone(micro, tmp_path):
         compiled.write_stablehlo(model, params, L, tmp_path / 'out', [batch()])
 
 
-@pytest.mark.parametrize('head', [None, Head(3)], ids=['words', 'classes'])
-def test_tflite_computes_the_same_and_in_int8_nearly_so(head, micro, tmp_path):
-    arch = micro(d_model=64, vocab_size=256)[0].arch
+@pytest.mark.parametrize(
+    ('head', 'dtype'), [(None, 'float32'), (None, 'bfloat16'), (Head(3), 'float32')], ids=['words', 'half', 'classes']
+)
+def test_tflite_computes_the_same_and_in_int8_nearly_so(head, dtype, micro, tmp_path):
+    arch = micro(d_model=64, vocab_size=256, dtype=dtype)[0].arch
     model = Adapted(PaLM(arch, head=head), (LoRA(rank=2),))
     params = shaken(state.unbox(state.init_params(model, jax.random.key(0))))
     table = compiled.write_tflite(model, params, L, tmp_path / 'out', [batch()])
