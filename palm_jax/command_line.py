@@ -37,6 +37,13 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
     return result
 
 
+def positive(text: str) -> int:
+    """An argparse type: a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text} must be a whole number of at least 1')
+    return int(text)
+
+
 def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Ordinary arguments, and (NAME, value) of every `--gin.NAME=value` or `--gin.NAME value`."""
     rest, flags, waiting = [], [], None

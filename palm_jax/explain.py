@@ -8,6 +8,8 @@ import jax
 
 from palm_jax.configuration.load import Configuration
 from palm_jax.configuration.statements import Macro, Reference
+from palm_jax.errors import UserError
+from palm_jax.training import messages
 from palm_jax.training.setup import Setup, adapted
 
 
@@ -25,6 +27,7 @@ def explain(configuration: Configuration, arguments: dict[str, Any], num_devices
     model, selection = adapted(arguments)
     optimizer, batch_size, total_steps = (arguments[name] for name in ('optimizer', 'batch_size', 'total_steps'))
     plan = Setup.of(model, selection, optimizer, layout, num_devices, batch_size, data.length, total_steps).plan
+    microbatches = arguments.get('microbatches', 1)
     num_sequences = data.num_sequences if data.is_ready else None
     sections = {
         'configuration': _sources(configuration),
@@ -32,6 +35,10 @@ def explain(configuration: Configuration, arguments: dict[str, Any], num_devices
         'parameters': plan.parameter_table(),
         f'the run on {num_devices} device(s)': plan.summary(num_sequences),
     }
+    try:
+        messages.check_steps(plan.batch_sizes, data.group, plan.axis_sizes['data'], microbatches, total_steps)
+    except UserError as error:
+        sections['what would stop the run'] = f'{error}'
     return '\n\n'.join(f'## {title}\n{body}' for title, body in sections.items())
 
 

@@ -22,7 +22,9 @@ def main(arguments: Sequence[str]) -> int:
         help='hf: a Transformers directory of the Cohere kind; palm-rlhf-pytorch: a file of tensors',
     )  # fmt: skip
     parser.add_argument('--tokenizer', type=Path, help='of palm-rlhf-pytorch: a tokenizer.json with its config beside')
-    parser.add_argument('--head_dim', type=int, help='of palm-rlhf-pytorch, where the file does not tell')
+    parser.add_argument(
+        '--head_dim', type=command_line.positive, help='of palm-rlhf-pytorch, where the file does not tell'
+    )
     parser.add_argument(
         '--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32', help='to keep them in'
     )

@@ -13,7 +13,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = command_line.parser('infer', 'Answers every row of a file with a trained model.')
     parser.add_argument('--input', required=True, help='.jsonl, .csv, .tsv, .parquet, or .txt with a text a line')
     parser.add_argument('--output', required=True, help='.jsonl: the rows in their order, each with what is said of it')
-    parser.add_argument('--batch_size', type=int, default=32, help='rows worked on at one time')
+    parser.add_argument('--batch_size', type=command_line.positive, default=32, help='rows worked on at one time')
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)

@@ -80,7 +80,7 @@ class Layout:
         """{'data': ..., 'model': ...} for so many devices."""
         data, model = self.data, self.model
         if data == -1:
-            data = max(1, num_devices // model)
+            data = max(1, num_devices // max(1, model))
         if min(data, model) < 1 or data * model != num_devices:
             raise UserError(
                 f'A mesh of data = {self.data} × model = {model} does not fit {num_devices} device(s). '

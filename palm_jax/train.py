@@ -18,7 +18,9 @@ def main(arguments: Sequence[str]) -> int:
 
     parser = command_line.parser('train', 'Trains a model; a directory that holds a run is continued.')
     parser.add_argument('--explain', action='store_true', help='print what the run will do, and stop')
-    parser.add_argument('--devices', type=int, help='with --explain: plan for so many devices instead of those here')
+    parser.add_argument(
+        '--devices', type=command_line.positive, help='with --explain: plan for so many devices instead of those here'
+    )
     parser.add_argument('--accept_changes', action='store_true', help='continue a run with another configuration')
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)

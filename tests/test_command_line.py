@@ -1,5 +1,6 @@
 """What every program does with what is raised where Python can only drop it, Ctrl-C above all."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import textwrap
 
 import pytest
 
+from palm_jax import command_line
 from tests.e2e.test_train import ROOT
 
 PROGRAM = """
@@ -78,3 +80,10 @@ def test_ctrl_c_within_an_import_that_swallows_it_ends_the_program(tmp_path):
     environment = os.environ | {'PYTHONPATH': os.pathsep.join([str(ROOT), str(tmp_path)])}
     result = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (130, '', 'interrupted\n')
+
+
+@pytest.mark.parametrize('text', ['0', '-3', '1.5', 'ten', ''])
+def test_a_number_of_things_is_positive(text):
+    with pytest.raises(argparse.ArgumentTypeError, match='must be a whole number of at least 1'):
+        command_line.positive(text)
+    assert command_line.positive('12') == 12

@@ -85,10 +85,10 @@ def main(arguments: Sequence[str]) -> int:
     for command, size, batch, length in ((train, '40m', 4, 512), (finetune, 'base', 8, 128)):
         command.add_argument('--size', choices=SIZES, default=size)
         command.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='default: the first that jax finds')
-        command.add_argument('--batch', type=int, default=batch, help='sequences a step')
-        command.add_argument('--length', type=int, default=length, help='tokens a sequence')
+        command.add_argument('--batch', type=command_line.positive, default=batch, help='sequences a step')
+        command.add_argument('--length', type=command_line.positive, default=length, help='tokens a sequence')
         command.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
-        command.add_argument('--steps', type=int, default=10, help='steps that are timed')
+        command.add_argument('--steps', type=command_line.positive, default=10, help='steps that are timed')
         command.add_argument('--unroll', type=int, default=0, help='layers per iteration of the scan; 0 is all')
         command.add_argument('--remat', choices=('none', 'minimal', 'full'), default='none')
     train.add_argument('--chunk', type=int, default=128, help='positions whose logits exist at one time')

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from palm_jax import command_line
 from palm_jax.data import token_cache, vocabularies
 from palm_jax.data.batches import LanguageModelData
 from palm_jax.data.corpus import Corpus
@@ -39,10 +40,10 @@ def add_arguments(commands: Any) -> None:
     """Of the command `data`."""
     data = commands.add_parser('data', help='batches from raw text and from the cache; needs TensorFlow')
     data.add_argument('--vocabulary', default='sentencepiece', help='sentencepiece (32,000 ids), bytes, or a file')
-    data.add_argument('--length', type=int, default=2048, help='tokens of a sequence')
-    data.add_argument('--batch', type=int, default=8, help='sequences a step')
-    data.add_argument('--steps', type=int, default=5, help='times that everything is done')
-    data.add_argument('--documents', type=int, default=600, help='of raw text, each time')
+    data.add_argument('--length', type=command_line.positive, default=2048, help='tokens of a sequence')
+    data.add_argument('--batch', type=command_line.positive, default=8, help='sequences a step')
+    data.add_argument('--steps', type=command_line.positive, default=5, help='times that everything is done')
+    data.add_argument('--documents', type=command_line.positive, default=600, help='of raw text, each time')
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from palm_jax import command_line
 from palm_jax.errors import UserError
 from palm_jax.exchange import cohere
 from palm_jax.inference import decoding
@@ -33,11 +34,11 @@ def add_arguments(commands: Any, sizes: Iterable[str]) -> None:
     decode.add_argument('--size', choices=list(sizes), default='40m')
     decode.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='default: the first that jax finds')
     decode.add_argument('--batches', default='1,8,64', help='comma-separated: texts written at one time')
-    decode.add_argument('--prompt', type=int, default=64, help='tokens read')
-    decode.add_argument('--tokens', type=int, default=64, help='tokens written')
+    decode.add_argument('--prompt', type=command_line.positive, default=64, help='tokens read')
+    decode.add_argument('--tokens', type=command_line.positive, default=64, help='tokens written')
     decode.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
     decode.add_argument('--weights', default='stored', help='comma-separated: stored, int8')
-    decode.add_argument('--steps', type=int, default=5, help='times that everything is done')
+    decode.add_argument('--steps', type=command_line.positive, default=5, help='times that everything is done')
     decode.add_argument('--against', default='', help='transformers')
 
 
@@ -46,11 +47,11 @@ def add_serving_arguments(commands: Any, sizes: Iterable[str]) -> None:
     serve = commands.add_parser('serve', help="the server's engine: requests together against one by one")
     serve.add_argument('--size', choices=list(sizes), default='40m')
     serve.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='default: the first that jax finds')
-    serve.add_argument('--requests', type=int, default=32, help='of mixed lengths')
-    serve.add_argument('--places', type=int, default=8, help='written at one time')
-    serve.add_argument('--tokens', type=int, default=48, help='written of each, at most')
+    serve.add_argument('--requests', type=command_line.positive, default=32, help='of mixed lengths')
+    serve.add_argument('--places', type=command_line.positive, default=8, help='written at one time')
+    serve.add_argument('--tokens', type=command_line.positive, default=48, help='written of each, at most')
     serve.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
-    serve.add_argument('--steps', type=int, default=3, help='times that everything is done')
+    serve.add_argument('--steps', type=command_line.positive, default=3, help='times that everything is done')
 
 
 def compare_serving(options: argparse.Namespace, arch: Architecture) -> None:

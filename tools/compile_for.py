@@ -229,7 +229,7 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
     optimizer, batch_size, total_steps = (arguments[name] for name in ('optimizer', 'batch_size', 'total_steps'))
     setup = Setup.of(model, selection, optimizer, layout, len(devices), batch_size, data.length, total_steps)
     plan, mesh, microbatches = setup.plan, layout.mesh(devices), arguments.get('microbatches', 1)
-    messages.check_batches(plan.batch_sizes, plan.axis_sizes['data'], microbatches)
+    messages.check_steps(plan.batch_sizes, None, plan.axis_sizes['data'], microbatches, plan.total_steps)
     size = max(size for _, size in plan.batch_sizes.ramp)
     by_batch, on_all = NamedSharding(mesh, PartitionSpec('data')), replicated(mesh)
     batch = {

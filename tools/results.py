@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--seeds', default='0,1,2', help='comma-separated')
     parser.add_argument('--tasks', default=','.join(TASKS), help='comma-separated')
     parser.add_argument('--methods', default=','.join(METHODS), help='comma-separated')
-    parser.add_argument('--steps', type=int, default=300, help='of every run')
+    parser.add_argument('--steps', type=command_line.positive, default=300, help='of every run')
     options = parser.parse_args(arguments)
     tasks, methods = options.tasks.split(','), options.methods.split(',')
     for given, known in ((tasks, TASKS), (methods, METHODS)):

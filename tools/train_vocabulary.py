@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog='python -m tools.train_vocabulary', description=__doc__, allow_abbrev=False)
     parser.add_argument('--task', default='python_stdlib', help='a registered seqio task or mixture')
     parser.add_argument('--train_files', help='own text instead: a file, a folder or a glob')
-    parser.add_argument('--size', type=int, default=32_000, help='number of pieces')
+    parser.add_argument('--size', type=command_line.positive, default=32_000, help='number of pieces')
     parser.add_argument('--output', type=Path, required=True, help='the .model file to write')
     options = parser.parse_args(arguments)
 

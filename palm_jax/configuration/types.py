@@ -52,7 +52,7 @@ def fits(value: Any, hint: Any) -> bool:
             return False
         return all(fits(k, args[0]) and fits(v, args[1]) for k, v in value.items()) if args else True
     # A class, protocol or callable: no plain number, text or container will do, except None by Union.
-    return not isinstance(value, bool | int | float | str | bytes | list | tuple | dict)
+    return value is not None and not isinstance(value, bool | int | float | str | bytes | list | tuple | dict)
 
 
 def describe(hint: Any) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 
 from palm_jax.data import yardsticks
 from palm_jax.data.corpus import Corpus
+from palm_jax.data.examples import checked_seed
 from palm_jax.data.marks import Marked
 from palm_jax.data.objectives import CausalLM, Features, Objective, blank
 from palm_jax.data.token_cache import TokenCache
@@ -69,7 +70,8 @@ class LanguageModelData:
             raise UserError(f"TASK_FEATURE_LENGTHS is {dict(lengths)}; it needs 'targets' of at least 2 tokens.")
         if not objective:
             raise UserError('OBJECTIVE is empty; include one of gin/objectives.')
-        self.corpus, self.length, self.objective, self._seed = corpus, lengths['targets'], tuple(objective), seed
+        self.corpus, self.length, self.objective = corpus, lengths['targets'], tuple(objective)
+        self._seed = checked_seed(seed)
         total = sum(o.share for o in self.objective)
         self._shares = [o.share / total for o in self.objective]
 

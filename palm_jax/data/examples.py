@@ -14,6 +14,13 @@ from palm_jax.errors import UserError, closest
 Batch = dict[str, np.ndarray]
 
 
+def checked_seed(seed: int) -> int:
+    """The seed, if every generator of random numbers takes it."""
+    if not 0 <= seed < 2**31:
+        raise UserError(f'SEED is {seed}; it must be at least 0 and below {2**31}.')
+    return seed
+
+
 class Examples:
     """Features with a row an example.
 

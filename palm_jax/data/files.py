@@ -146,7 +146,8 @@ def find(pattern: str, binding: str) -> list[File]:
     """
     if '://' in pattern:
         return _find_remote(pattern, binding)
-    names = glob.glob(str(Path(pattern).expanduser()), recursive=True)
+    path = Path(pattern).expanduser()
+    names = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)  # a name may have brackets
     found = [File(name) for name in sorted(names) if Path(name).is_file()]
     if not found:
         if is_folder(pattern):

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from palm_jax.data.examples import Batch, Examples, say_padding
+from palm_jax.data.examples import Batch, Examples, checked_seed, say_padding
 from palm_jax.data.length_groups import LengthGroups
 from palm_jax.data.vocabularies import Vocabulary, named
 
@@ -30,7 +30,7 @@ class InMemoryData(abc.ABC):
     against_padding = '--gin.GROUP_BY_LENGTH=%BATCH_SIZE leaves most of it out'
 
     def __init__(self, vocabulary: str, seed: int, group_by_length: int | None = None):
-        self._vocabulary_name, self._seed, self.group = vocabulary, seed, group_by_length
+        self._vocabulary_name, self._seed, self.group = vocabulary, checked_seed(seed), group_by_length
 
     @abc.abstractmethod
     def encode(self, split: Literal['train', 'validation']) -> Batch:

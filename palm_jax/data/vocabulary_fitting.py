@@ -62,7 +62,7 @@ def fit(texts: Iterable[str], size: int, path: Path, max_bytes: int = 8_000_000)
         unfinished.unlink()
         raise UserError(
             f'A vocabulary of {size} pieces could not be fitted: {str(error).splitlines()[-1].strip()}\n'
-            'Give more text, or a smaller VOCABULARY_SIZE.'
+            'Give more text, or another VOCABULARY_SIZE: every byte and every frequent character takes a piece of it.'
         ) from error
     unfinished.replace(path)
     print(f'fitted a vocabulary of {size} pieces in {time.monotonic() - start:.0f} s: {path}')

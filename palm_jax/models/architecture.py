@@ -83,9 +83,16 @@ class Architecture:
     param_dtype: Literal['float32', 'bfloat16', 'float16'] = 'float32'
 
     def __post_init__(self) -> None:
-        for field in ('vocab_size', 'num_layers', 'd_model', 'num_heads', 'head_dim', 'num_kv_heads'):
-            if getattr(self, field) < 1:
-                raise UserError(f'Architecture.{field} is {getattr(self, field)}; it must be at least 1.')
+        for field in ('vocab_size', 'num_layers', 'd_model', 'num_heads', 'head_dim', 'num_kv_heads', 'mlp_dim'):
+            size = getattr(self, field)
+            if size is not None and not 1 <= size < 2**31:
+                raise UserError(f'Architecture.{field} is {size}; it must be at least 1 and below {2**31}.')
+        if self.unroll_layers != 'auto' and self.unroll_layers < 0:
+            raise UserError(f'Architecture.unroll_layers is {self.unroll_layers}; it must be at least 0, or auto.')
+        for field in ('norm_epsilon', 'rope_theta', 'logit_scale', 'xpos_scale_base'):
+            value = getattr(self, field)
+            if value is not None and not 0 < value < float('inf'):
+                raise UserError(f'Architecture.{field} is {value}; it must be a number above 0.')
         if self.num_heads % self.num_kv_heads:
             divisors = [g for g in range(1, self.num_heads + 1) if self.num_heads % g == 0]
             raise UserError(

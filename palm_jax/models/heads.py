@@ -40,6 +40,8 @@ class Head(nn.Module):
         """
         if self.num_outputs < 1:
             raise UserError(f'heads.Head.num_outputs is {self.num_outputs}; it must be at least 1.')
+        if not 0 <= self.dropout_rate < 1:
+            raise UserError(f'heads.Head.dropout_rate is {self.dropout_rate}; it must be in [0, 1).')
         D = h_BLD.shape[-1]
         x = pool(h_BLD.astype(jnp.float32), segment_ids_BL, self.pooling)
         x = nn.Dropout(self.dropout_rate, deterministic=deterministic)(x)

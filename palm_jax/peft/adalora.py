@@ -63,6 +63,7 @@ class AdaLoRA(LoRA):
     name: str = dataclasses.field(default='adalora', init=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.target_rank <= self.rank:
             raise UserError(
                 f'AdaLoRA: target_rank = {self.target_rank} must be at least 1, at most rank = {self.rank}.'

@@ -29,6 +29,10 @@ class Adapter(Method):
     targets: str = 'stack/(attn|mlp)/out/kernel'
     name: str = dataclasses.field(default='adapter', init=False)
 
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise UserError(f'Adapter.width is {self.width}; it must be at least 1.')
+
     def intercept(self, next_fun, args, kwargs, context):
         def change(projection, outputs):
             for name in outputs:

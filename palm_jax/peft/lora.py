@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from palm_jax.errors import UserError
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.matmuls import matmul
 from palm_jax.peft.method import Method, change_targets, new_param
@@ -39,6 +40,12 @@ class LoRA(Method):
     decomposed: bool = False
     diagonal: bool = dataclasses.field(default=False, init=False)
     name: str = dataclasses.field(default='lora', init=False)
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise UserError(f'LoRA.rank is {self.rank}; it must be at least 1.')
+        if not 0 <= self.dropout_rate < 1:
+            raise UserError(f'LoRA.dropout_rate is {self.dropout_rate}; it must be in [0, 1).')
 
     @property
     def scale(self) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from palm_jax.errors import UserError
 from palm_jax.models.layers import constrain, num_parts
 from palm_jax.models.matmuls import product, transposed_product
 from palm_jax.models.palm import PaLM
@@ -34,6 +35,11 @@ class LanguageModelLoss:
     z_loss: float = 1e-4
     chunk_length: int = 128
     skip_unweighted: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ('z_loss', 'chunk_length'):
+            if not 0 <= getattr(self, name) < float('inf'):
+                raise UserError(f'LanguageModelLoss.{name} is {getattr(self, name)}; it must not be negative.')
 
     def __call__(
         self, model: PaLM, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None

@@ -17,21 +17,21 @@ from palm_jax.training.spikes import Skip
 
 def check(model, data, batch_sizes, data_devices, microbatches, total_steps) -> None:
     """Refuses what cannot run, before anything is computed."""
-    if total_steps < 1:
-        raise UserError(f'TRAIN_STEPS is {total_steps}; it must be at least 1.')
     if data.vocabulary.size > model.arch.vocab_size:
         raise UserError(
             f'The vocabulary has {data.vocabulary.size} ids, the model only {model.arch.vocab_size} rows. '
             f'Set --gin.VOCABULARY_SIZE={data.vocabulary.size}.'
         )
-    check_batches(batch_sizes, data_devices, microbatches)
-    for _, size in batch_sizes.ramp:
-        if data.group is not None and data.group % size:
-            raise UserError(f'GROUP_BY_LENGTH is {data.group}; it must be BATCH_SIZE = {size} or a multiple of it.')
+    check_steps(batch_sizes, data.group, data_devices, microbatches, total_steps)
 
 
-def check_batches(batch_sizes: BatchSizes, data_devices: int, microbatches: int) -> None:
-    """Refuses batches that do not divide, and names those that would."""
+def check_steps(
+    batch_sizes: BatchSizes, group: int | None, data_devices: int, microbatches: int, total_steps: int
+) -> None:
+    """Refuses a run without steps, and batches that do not divide; names those that would."""
+    for name, value in (('TRAIN_STEPS', total_steps), ('MICROBATCHES', microbatches)):
+        if value < 1:
+            raise UserError(f'{name} is {value}; it must be at least 1.')
     parts = microbatches * data_devices
     for _, size in batch_sizes.ramp:
         if size % parts:
@@ -40,6 +40,8 @@ def check_batches(batch_sizes: BatchSizes, data_devices: int, microbatches: int)
                 f'BATCH_SIZE = {size} does not divide into MICROBATCHES = {microbatches} × data = {data_devices} '
                 f'device(s); {" or ".join(map(str, would))} would do.'
             )
+        if group is not None and (group < 1 or group % size):
+            raise UserError(f'GROUP_BY_LENGTH is {group}; it must be BATCH_SIZE = {size} or a multiple of it.')
 
 
 def warn_if_slow(plan: Plan, first_step: int) -> None:

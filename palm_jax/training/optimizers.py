@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from palm_jax.errors import UserError
 from palm_jax.parameters import matching, path_name
 
 MATRICES = r'.*(?<!scale)(?<!bias)'  # what AdamW and Muon decay: everything but the norms' scales and biases
@@ -58,6 +59,12 @@ def adafactor(
       weight_decay_pattern: regular expression of the paths that decay.
     """
 
+    _check(
+        'adafactor',
+        {'beta1': beta1},
+        {'decay_exponent': decay_exponent, 'minimum_scale': minimum_scale, 'epsilon': epsilon},
+    )
+
     def second_moment_decay(count):
         return 1.0 - (count + 1.0) ** -decay_exponent
 
@@ -93,6 +100,7 @@ def adamw(
     weight_decay_pattern: str = MATRICES,
 ) -> Optimizer:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101): p ← p − α·m̂/(√v̂ + ε) − α·weight_decay·p."""
+    _check('adamw', {'beta1': beta1, 'beta2': beta2}, {'epsilon': epsilon, 'weight_decay': weight_decay})
     return _optimizer(
         schedule,
         clip_norm,
@@ -132,6 +140,12 @@ def muon(
       weight_decay_pattern: regular expression of the paths that decay.
     """
 
+    _check(
+        'muon',
+        {'momentum': momentum, 'adam_beta1': adam_beta1, 'adam_beta2': adam_beta2},
+        {'weight_decay': weight_decay, 'adam_ratio': adam_ratio, 'rms': rms},
+    )
+
     def dimension_numbers(params):
         return jax.tree_util.tree_map_with_path(_muon_axes, params)
 
@@ -151,6 +165,14 @@ def muon(
             consistent_rms=rms,
         ),
     )
+
+
+def _check(optimizer: str, betas: dict[str, float], not_negative: dict[str, float]) -> None:
+    for name, value in (betas | not_negative).items():
+        if name in betas and not 0 <= value < 1:
+            raise UserError(f'optimizers.{optimizer}.{name} is {value}; it must be at least 0 and below 1.')
+        if not 0 <= value < float('inf'):
+            raise UserError(f'optimizers.{optimizer}.{name} is {value}; it must be a number that is not negative.')
 
 
 def _muon_axes(path, p):
@@ -202,6 +224,8 @@ def _as_float32(tree):
 
 
 def _optimizer(schedule, clip_norm, *transforms) -> Optimizer:
+    if clip_norm is not None and not clip_norm > 0:
+        raise UserError(f'clip_norm is {clip_norm}; it must be above 0, or None, which clips nothing.')
     clip = () if clip_norm is None else (optax.clip_by_global_norm(clip_norm),)
     chain = optax.chain(*clip, *transforms)
     return Optimizer(chain.init, chain.update, schedule)

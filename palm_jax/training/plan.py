@@ -106,7 +106,7 @@ class Plan:
                 (
                     path,
                     ' × '.join(f'{n:,}' for n in leaf.value.shape),
-                    ' '.join(leaf.names),
+                    ' '.join(name or '-' for name in leaf.names),
                     ' '.join(split) or 'replicated',
                     'yes' if trained else 'no',
                 )

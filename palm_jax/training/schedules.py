@@ -13,6 +13,7 @@ from palm_jax.errors import UserError
 
 def constant(learning_rate: float, warmup_steps: int = 0) -> optax.Schedule:
     """`learning_rate` after a linear warm-up from zero."""
+    _check(learning_rate, WARMUP_STEPS=warmup_steps)
     return _after_warmup(optax.schedules.constant_schedule(learning_rate), learning_rate, warmup_steps)
 
 
@@ -22,6 +23,7 @@ def palm(learning_rate: float = 1e-2, constant_steps: int = 10_000) -> optax.Sch
     Continuous: learning_rate · min(1, √(constant_steps / k)), which is the paper's 1/√k for
     its 1e-2 and 10,000.
     """
+    _check(learning_rate, CONSTANT_STEPS=constant_steps)
 
     def schedule(count):
         return learning_rate * jnp.minimum(1.0, jnp.sqrt(constant_steps / jnp.maximum(count, 1)))
@@ -31,6 +33,7 @@ def palm(learning_rate: float = 1e-2, constant_steps: int = 10_000) -> optax.Sch
 
 def linear(learning_rate: float, total_steps: int, warmup_steps: int | float = 0, final: float = 0.0) -> optax.Schedule:
     """Linear warm-up, then linear to `final` · learning_rate at `total_steps`."""
+    _check(learning_rate, WARMUP_STEPS=warmup_steps, final=final)
     warmup = _warmup_steps(warmup_steps, total_steps)
     decay = optax.schedules.linear_schedule(learning_rate, final * learning_rate, total_steps - warmup)
     return _after_warmup(decay, learning_rate, warmup)
@@ -38,6 +41,7 @@ def linear(learning_rate: float, total_steps: int, warmup_steps: int | float = 0
 
 def cosine(learning_rate: float, total_steps: int, warmup_steps: int | float = 0, final: float = 0.1) -> optax.Schedule:
     """Linear warm-up, then half a cosine to `final` · learning_rate at `total_steps` (1608.03983)."""
+    _check(learning_rate, WARMUP_STEPS=warmup_steps, final=final)
     warmup = _warmup_steps(warmup_steps, total_steps)
     decay = optax.schedules.cosine_decay_schedule(learning_rate, total_steps - warmup, alpha=final)
     return _after_warmup(decay, learning_rate, warmup)
@@ -51,6 +55,9 @@ def warmup_stable_decay(
     final: float = 0.0,
 ) -> optax.Schedule:
     """Warm-up, a plateau, then linear over the last `decay_fraction` of the steps (MiniCPM, 2404.06395)."""
+    _check(learning_rate, WARMUP_STEPS=warmup_steps, final=final)
+    if not 0 < decay_fraction <= 1:
+        raise UserError(f'DECAY_FRACTION is {decay_fraction}; it must be above 0 and at most 1.')
     decay_steps = max(1, round(decay_fraction * total_steps))
     warmup = _warmup_steps(warmup_steps, total_steps, decay_steps)
     decay = optax.schedules.linear_schedule(learning_rate, final * learning_rate, decay_steps)
@@ -62,6 +69,7 @@ def cyclical(learning_rate: float, cycle_steps: int, minimum: float = 0.1) -> op
 
     Starts at the minimum, peaks in the middle of every `cycle_steps`.
     """
+    _check(learning_rate, minimum=minimum)
     if cycle_steps < 2:
         raise UserError(f'schedules.cyclical.cycle_steps is {cycle_steps}; a cycle needs at least 2 steps.')
 
@@ -73,6 +81,12 @@ def cyclical(learning_rate: float, cycle_steps: int, minimum: float = 0.1) -> op
     return schedule
 
 
+def _check(learning_rate: float, **others: float) -> None:
+    for name, value in {'LEARNING_RATE': learning_rate, **others}.items():
+        if not 0 <= value < float('inf'):
+            raise UserError(f'{name} is {value}; it must be a number that is not negative.')
+
+
 def _after_warmup(decay: optax.Schedule, learning_rate: float, warmup_steps: int) -> optax.Schedule:
     if not warmup_steps:
         return decay
@@ -81,6 +95,8 @@ def _after_warmup(decay: optax.Schedule, learning_rate: float, warmup_steps: int
 
 
 def _warmup_steps(warmup_steps: int | float, total_steps: int, decay_steps: int = 1) -> int:
+    if total_steps < 1:
+        raise UserError(f'TRAIN_STEPS is {total_steps}; it must be at least 1.')
     steps = int(warmup_steps * total_steps) if 0 < warmup_steps < 1 else int(warmup_steps)
     if steps and steps + decay_steps > total_steps:
         raise UserError(

@@ -183,3 +183,12 @@ def test_numbers_pairs_and_transcripts_set_their_bad_rows_aside_too(tmp_path):
     source = Dialogues(str(chats), str(chats), bad_rows=str(tmp_path / 'c.txt'))
     assert len(source.examples('train')) == 3
     assert len((tmp_path / 'c.txt').read_text().splitlines()) == 4
+
+
+def test_a_file_is_found_by_its_name_also_where_that_reads_as_a_glob(tmp_path):
+    odd = tmp_path / 'a [b]*.txt'
+    odd.write_text('text')
+    (tmp_path / 'a b.txt').write_text('another')
+    (found,) = files.find(str(odd), 'TRAIN_FILES')
+    assert found.name == str(odd) and found.text() == 'text'
+    assert [file.name for file in files.find(f'{tmp_path}/a [ab].txt', 'TRAIN_FILES')] == [f'{tmp_path}/a b.txt']

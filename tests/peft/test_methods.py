@@ -260,3 +260,17 @@ def test_a_prefix_is_what_a_cache_of_tokens_before_the_text_would_be():
     params['stack']['attn']['memory'] = {'prefix': own}
     expected = np.asarray(model.model.apply({'params': base}, whole))[:, 3:]
     np.testing.assert_allclose(model.apply({'params': params}, text), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('make', 'message'),
+    [
+        (lambda: LoRA(rank=0), 'LoRA.rank is 0'),
+        (lambda: AdaLoRA(rank=4, target_rank=2, dropout_rate=1.0), 'dropout_rate is 1.0'),
+        (lambda: Adapter(width=0), 'Adapter.width is 0'),
+        (lambda: Prefix(length=0), 'length = 0 must be at least 1'),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        make()

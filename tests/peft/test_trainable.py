@@ -9,6 +9,7 @@ from palm_jax.errors import UserError
 from palm_jax.models.palm import Architecture, PaLM
 from palm_jax.partitioning import Layout
 from palm_jax.peft.lora import LoRA
+from palm_jax.peft.prefix import Prefix
 from palm_jax.peft.trainable import Trainable, join
 from palm_jax.training import losses, optimizers, plan, schedules, setup, state
 from palm_jax.training.batch_sizes import BatchSizes
@@ -120,3 +121,10 @@ def test_the_plan_tells_what_is_trained_and_what_it_costs():
     assert f'{layer:,} of {total:,}' in made.summary(None)
     table = made.parameter_table()
     assert 'embed/embedding' in table and table.count(' yes') == table.count('stack/') // 2
+
+
+def test_the_plan_shows_axes_without_a_name():
+    model, selection = setup.adapt(MODEL, methods=(Prefix(length=3, width=4),))
+    made = plan.Plan(model, boxed(selection, model), Layout(), {'data': 1, 'model': 1}, BatchSizes.of(2), 16, 10)
+    (row,) = (line for line in made.parameter_table().splitlines() if line.startswith('stack/attn/memory/prefix/w '))
+    assert ' - ' in row and row.endswith('yes')

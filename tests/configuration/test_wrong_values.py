@@ -1,0 +1,95 @@
+"""Whatever a binding is set to, it is taken or refused with a message; nothing ends in a traceback."""
+
+import contextlib
+import io
+
+import pytest
+
+from palm_jax import train
+from palm_jax.configuration.load import load
+from palm_jax.errors import UserError
+
+RECIPES = {
+    'tiny': [],
+    'ul2, muon, stable decay': [
+        'gin/objectives/ul2.gin',
+        'gin/optim/muon.gin',
+        'gin/schedules/warmup_stable_decay.gin',
+    ],
+    'masked, adamw, cosine': ['gin/objectives/masked_lm.gin', 'gin/optim/adamw.gin', 'gin/schedules/cosine.gin'],
+    'spikes, cyclical': ['gin/runs/skip_spikes.gin', 'gin/schedules/cyclical.gin'],
+}
+WRONG = ('0', '-1', '0.5', 'None', '[]', '{}', "'x y'", '1000000000000')
+
+
+def explain(files, *flags):
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        assert train.main([*(f'--gin_file={file}' for file in files), '--explain', *flags]) == 0
+    return told.getvalue()
+
+
+def try_all(recipe, values, tmp_path):
+    text = tmp_path / 'text.txt'
+    text.write_text('\n'.join(f'line {i} of a text' for i in range(400)))
+    files = ['gin/pretrain_tiny.gin', *RECIPES[recipe]]
+    given = {'VOCABULARY': 'bytes', 'TRAIN_FILES': f'{text}', 'MODEL_DIR': f'{tmp_path / "run"}'}
+    flags = [f'--gin.{name}={value}' for name, value in given.items()]
+    assert 'would stop the run' not in explain(files, *flags)
+    names = load('loop.train', files, list(given.items())).effective
+    assert 'LEARNING_RATE' in names and 'palm.Architecture.d_model' in names
+    refused = 0
+    for name in names:
+        for value in values:
+            try:
+                explain(files, *flags, f'--gin.{name}={value}')
+            except UserError:
+                refused += 1
+            except Exception as error:
+                raise AssertionError(f'--gin.{name}={value}') from error
+    assert refused > len(names) * len(values) / 2
+
+
+def test_no_value_ends_in_a_traceback(tmp_path, monkeypatch):
+    monkeypatch.setenv('PALM_JAX_CACHE', str(tmp_path / 'cache'))
+    try_all('tiny', ('-1', 'None'), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_no_value_of_any_recipe_does(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv('PALM_JAX_CACHE', str(tmp_path / 'cache'))
+    try_all(recipe, WRONG, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'),
+    [
+        ('LEARNING_RATE', '-1', 'LEARNING_RATE is -1; it must be a number that is not negative'),
+        ('optimizers.adafactor.beta1', '1.5', 'beta1 is 1.5; it must be at least 0 and below 1'),
+        ('optimizers.adafactor.clip_norm', '0', 'clip_norm is 0; it must be above 0, or None'),
+        ('UNROLL_LAYERS', '-1', 'unroll_layers is -1; it must be at least 0, or auto'),
+        ('HEAD_DIM', '1000000000000', 'must be at least 1 and below 2147483648'),
+        ('OPTIMIZER', 'None', 'must be Optimizer, but it is None'),
+        ('MESH_MODEL', '0', 'does not fit'),
+        ('SEED', '-1', 'SEED is -1; it must be at least 0'),
+        ('Z_LOSS', '-1', 'z_loss is -1; it must not be negative'),
+    ],
+)
+def test_it_says_what_would_do(name, value, message, tmp_path):
+    (tmp_path / 'text.txt').write_text('a line of text\n' * 400)
+    flags = ('--gin.VOCABULARY=bytes', f'--gin.TRAIN_FILES={tmp_path / "text.txt"}', f'--gin.{name}={value}')
+    with pytest.raises(UserError, match=message):
+        explain(['gin/pretrain_tiny.gin'], *flags)
+
+
+@pytest.mark.parametrize(
+    ('flag', 'message'),
+    [
+        ('MICROBATCHES=0', 'MICROBATCHES is 0; it must be at least 1'),
+        ('MICROBATCHES=3', 'BATCH_SIZE = 8 does not divide into MICROBATCHES = 3'),
+    ],
+)
+def test_explain_tells_what_the_run_would_be_refused_for(flag, message, tmp_path):
+    (tmp_path / 'text.txt').write_text('a line of text\n' * 400)
+    flags = ('--gin.VOCABULARY=bytes', f'--gin.TRAIN_FILES={tmp_path / "text.txt"}', f'--gin.{flag}')
+    assert f'would stop the run\n{message}' in explain(['gin/pretrain_tiny.gin'], *flags)
