@@ -15,9 +15,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = command_line.parser('eval', 'Measures a trained model, with 95% intervals.')
     parser.add_argument('--task', help="a seqio task or mixture with metrics; default: the run's own held-out part")
     parser.add_argument('--split', default='validation', help='of the task')
-    parser.add_argument(
-        '--examples', type=command_line.positive, help='with --task: so many from the beginning of each; default: all'
-    )
+    parser.add_argument('--examples', type=int, help='with --task: so many from the beginning of each; default: all')
     parser.add_argument('--shots', type=int, help='with --task: so many solved examples before every question')
     parser.add_argument('--output', type=Path, help='.json; default: eval.json in MODEL_DIR')
     rest, flags = command_line.split_flags(arguments)
