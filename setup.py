@@ -61,7 +61,7 @@ setup(
         'tpu': ['jax[tpu]'],
         'wandb': ['wandb>=0.20'],
         'hf': HF,  # weights to and from Transformers, verified by it
-        'serve': SERVE,  # python -m palm_jax.serve
+        'serve': SERVE,  # palm-jax serve
         'eval': EVAL,  # lm-evaluation-harness
         'peers': PEERS,
         'test': [
@@ -70,7 +70,10 @@ setup(
             *(*SERVE, *EVAL, *HF, *PEERS),
         ],
     },
-    entry_points={'lm_eval.models': ['palm_jax = palm_jax.harness:PalmJax']},
+    entry_points={
+        'console_scripts': ['palm-jax = palm_jax.cli.main:console'],
+        'lm_eval.models': ['palm_jax = palm_jax.exchange.lm_eval:PalmJax'],
+    },
     classifiers=[
         'Programming Language :: Python :: 3.11',
         'Programming Language :: Python :: 3.12',

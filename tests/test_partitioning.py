@@ -160,7 +160,7 @@ def on_eight_devices(code):
 
 WRITING = """
     import jax, numpy as np
-    from palm_jax import trained
+    from palm_jax.api import trained_model
     from palm_jax.inference.beam import BeamSearch
     from palm_jax.inference.generate import Sampler
     from palm_jax.models.palm import Architecture, PaLM
@@ -168,7 +168,7 @@ WRITING = """
     from tests.inference.test_generate import Numbers
     assert jax.device_count() == 8
     model = PaLM(Architecture(vocab_size=64, num_layers=2, d_model=32, num_heads=4, head_dim=8))
-    split = trained._in_place(model, Layout(model=2))
+    split = trained_model._in_place(model, Layout(model=2))
     assert split['stack']['attn']['qkv']['q'].addressable_shards[0].data.shape == (2, 8, 2, 8)
     whole = jax.tree.map(np.asarray, split)
     prompts = [[0, *range(3, 3 + n)] for n in (2, 9, 4)]
@@ -217,7 +217,7 @@ COLLECTIVES = """
     from palm_jax.partitioning import Layout
     from palm_jax.training import losses, optimizers, schedules, state
     from palm_jax.training.step import train_step
-    from tools.collectives import collectives_of
+    from palm_jax.compilation.collectives import collectives_of
 
     B, L, D, H, K, F, V, N = 8, 24, 128, 8, 16, 512, 256, 3
     arch = Architecture(vocab_size=V, num_layers=N, d_model=D, num_heads=H, head_dim=K, mlp_dim=F)

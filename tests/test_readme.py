@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from palm_jax.command_line import split_flags
+from palm_jax.cli.command_line import split_flags
 from palm_jax.configuration.load import load
 
 ROOT = Path(__file__).parents[1]
@@ -23,9 +23,9 @@ TABLE = re.findall(r'^\| [^|]+ \| (.*--gin.*) \|$', README, re.MULTILINE)
 
 def run(command, cwd=ROOT):
     arguments = shlex.split(command)
-    assert arguments[0] == 'python'
+    program = {'python': [sys.executable], 'palm-jax': [sys.executable, '-m', 'palm_jax']}[arguments[0]]
     return subprocess.run(
-        [sys.executable, *arguments[1:]],
+        [*program, *arguments[1:]],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -92,7 +92,7 @@ def test_files_that_are_named_exist():
 
 
 def test_the_doctor_finds_this_machine_well():
-    result = run('python -m palm_jax.doctor')
+    result = run('palm-jax doctor')
     assert result.returncode == 0, result.stdout
     assert 'all is well' in result.stdout and 'jax 0.' in result.stdout
 
@@ -100,7 +100,7 @@ def test_the_doctor_finds_this_machine_well():
 def test_the_tasks_that_are_named_are_registered():
     import seqio
 
-    from palm_jax.data import public_tasks, tasks
+    from palm_jax.data.registry import public_tasks, tasks
 
     table = README.partition('Registered are, by')[2].partition('A seqio or t5 task')[0]
     names = [n for n in re.findall(r'`(\w+)`', table) if n != '--gin.MIXTURE_OR_TASK_NAME=']
@@ -114,13 +114,13 @@ def test_the_tasks_that_are_named_are_registered():
 
 def test_tokens_are_made_beforehand_and_verified(tmp_path):
     (tmp_path / 'text.txt').write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(2000)))
-    command = f'python -m tools.cache_tasks python_stdlib --gin.TRAIN_FILES={tmp_path}/text.txt --gin.VOCABULARY=bytes'
+    command = f'palm-jax cache python_stdlib --gin.TRAIN_FILES={tmp_path}/text.txt --gin.VOCABULARY=bytes'
     for flags in ('', ' --verify'):
         result = run(command + flags)
         assert result.returncode == 0, result.stderr[-2000:]
         assert len(re.findall(r'tokens of 1 documents in .*', result.stdout)) == 2
     assert result.stdout.count('1 file(s) are as they were written') == 2
-    refused = run('python -m tools.cache_tasks cldr_languages --gin.INITIAL_CHECKPOINT_PATH=nowhere')
+    refused = run('palm-jax cache cldr_languages --gin.INITIAL_CHECKPOINT_PATH=nowhere')
     assert refused.returncode == 2 and 'Traceback' not in refused.stderr
 
 
@@ -132,7 +132,7 @@ def test_the_benchmark_of_data():
 
 
 def test_the_vocabulary_tool(tmp_path):
-    result = run(f'python -m tools.train_vocabulary --output={tmp_path / "v.model"} --size=420 --train_files=README.md')
+    result = run(f'palm-jax vocabulary --output={tmp_path / "v.model"} --size=420 --train_files=README.md')
     assert result.returncode == 0, result.stderr[-2000:]
     assert (tmp_path / 'v.model').exists() and 'sentencepiece_420_' in result.stdout
 

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from palm_jax import command_line
+from palm_jax.cli import command_line
 from palm_jax.errors import UserError
 from palm_jax.models.heads import Head
 from palm_jax.models.palm import Architecture, PaLM

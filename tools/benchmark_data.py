@@ -16,19 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from palm_jax import command_line
-from palm_jax.data import token_cache, vocabularies
-from palm_jax.data.batches import LanguageModelData
-from palm_jax.data.corpus import Corpus
-from palm_jax.data.vocabularies import Vocabulary
+from palm_jax.cli import command_line
+from palm_jax.data.pretraining import token_cache
+from palm_jax.data.pretraining.corpus import Corpus
+from palm_jax.data.pretraining.dataset import LanguageModelData
+from palm_jax.data.vocabulary import vocabularies
+from palm_jax.data.vocabulary.vocabularies import Vocabulary
 
 _TASK, _VOCABULARY_SIZE = 'python_stdlib', 32_000
 _START = """
 import time
 start = time.monotonic()
 import sys
-from palm_jax.data.batches import LanguageModelData
-from palm_jax.data.corpus import Corpus
+from palm_jax.data.pretraining.dataset import LanguageModelData
+from palm_jax.data.pretraining.corpus import Corpus
 data = LanguageModelData(Corpus({task!r}, {vocabulary!r}), {{'targets': {length}}})
 data.batch(0, {batch})
 assert 'tensorflow' not in sys.modules
@@ -78,7 +79,7 @@ def compare(options: argparse.Namespace) -> None:
 
 def _tokenize(documents: int, vocabulary: Vocabulary) -> int:
     """The way of a run's first start: the registered task, tokens, ArrayRecord files."""
-    from palm_jax.data import tasks
+    from palm_jax.data.registry import tasks
 
     def some(first: int) -> Iterable[token_cache.Example]:
         return itertools.islice(tasks.token_examples(_TASK, 'train', vocabulary, first), documents)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from palm_jax import command_line
+from palm_jax.cli import command_line
 from palm_jax.errors import UserError
 from palm_jax.exchange import cohere
 from palm_jax.inference import decoding

@@ -29,11 +29,12 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
-from palm_jax import __version__, command_line
+from palm_jax import __version__
+from palm_jax.cli import command_line
 from palm_jax.errors import UserError
-from palm_jax.measures import entities
-from palm_jax.measures import texts as text_measures
-from palm_jax.measures.statistics import entity_counts, precision_recall_f1
+from palm_jax.metrics import entities
+from palm_jax.metrics import texts as text_measures
+from palm_jax.metrics.statistics import entity_counts, precision_recall_f1
 
 # Flags that suit a method; the learning rates were not searched.
 METHODS = {

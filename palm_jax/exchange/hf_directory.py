@@ -14,9 +14,9 @@ import ml_dtypes
 import numpy as np
 from tqdm import tqdm
 
-from palm_jax.data import stdlib
-from palm_jax.data.marks import Marked
-from palm_jax.data.vocabularies import EOS_ID, PAD_ID
+from palm_jax.data.registry import stdlib
+from palm_jax.data.vocabulary.special_tokens import Marked
+from palm_jax.data.vocabulary.vocabularies import EOS_ID, PAD_ID
 from palm_jax.errors import UserError
 from palm_jax.exchange import cohere, hf_tokenizer
 from palm_jax.exchange.cohere import Tensor

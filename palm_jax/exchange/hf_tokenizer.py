@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from palm_jax.data.marks import Marked
-from palm_jax.data.vocabularies import EOS_ID, PAD_ID, UNK_ID, Bytes, HuggingFace, SentencePiece
+from palm_jax.data.vocabulary.special_tokens import Marked
+from palm_jax.data.vocabulary.vocabularies import EOS_ID, PAD_ID, UNK_ID, Bytes, HuggingFace, SentencePiece
 
 _SPECIAL = {PAD_ID: '<pad>', EOS_ID: '</s>', UNK_ID: '<unk>'}
 _SPACE_MARK = '▁'

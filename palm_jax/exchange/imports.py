@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from palm_jax.data.marks import Marked
-from palm_jax.data.vocabularies import HuggingFace
+from palm_jax.data.vocabulary.special_tokens import Marked
+from palm_jax.data.vocabulary.vocabularies import HuggingFace
 from palm_jax.errors import UserError
 from palm_jax.exchange import cohere, hf_directory, palm_rlhf
 from palm_jax.exchange.cohere import Tensor

@@ -178,7 +178,7 @@ def write(model: Any, params: Any, rows: np.ndarray, base: Path, directory: Path
     if not (base / 'config.json').is_file():
         raise UserError(
             f'--base={base} holds no Transformers model. Export the base first: '
-            f'python -m palm_jax.export --gin_file=BASE/config.gin {base}'
+            f'palm-jax export --gin_file=BASE/config.gin {base}'
         )
     import peft
     import torch

@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.metrics import classification_report, precision_recall_fscore_support
 from tqdm import tqdm
 
-from palm_jax.measures import statistics
+from palm_jax.metrics import statistics
 from palm_jax.partitioning import shard_batch
 from palm_jax.reports.pages import WORST, Pages, Table
 from palm_jax.reports.plots import plot_confusion

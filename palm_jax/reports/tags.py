@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from palm_jax.measures import entities, statistics
+from palm_jax.metrics import entities, statistics
 from palm_jax.reports.labels import held_out_scores, worst
 from palm_jax.reports.pages import Pages
 from palm_jax.training.finished import Finished

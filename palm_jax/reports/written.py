@@ -11,8 +11,8 @@ import numpy as np
 
 from palm_jax.errors import UserError, closest
 from palm_jax.inference.generate import Sampler, Writer
-from palm_jax.measures import statistics
-from palm_jax.measures import texts as text_measures
+from palm_jax.metrics import statistics
+from palm_jax.metrics import texts as text_measures
 from palm_jax.reports.labels import worst
 from palm_jax.reports.pages import Pages
 from palm_jax.training.finished import Finished

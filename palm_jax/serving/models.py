@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from palm_jax import trained
-from palm_jax.data.conversations import Dialogues
-from palm_jax.data.labelled_text import LabelledText
-from palm_jax.data.tagged_text import TaggedText
-from palm_jax.data.text_to_text import TextToText
+from palm_jax.api import trained_model
+from palm_jax.api.trained_model import Trained
+from palm_jax.data.supervised.conversations import Dialogues
+from palm_jax.data.supervised.labelled_text import LabelledText
+from palm_jax.data.supervised.tagged_text import TaggedText
+from palm_jax.data.supervised.text_to_text import TextToText
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.decoding import START_ID
 from palm_jax.inference.engine import Engine
-from palm_jax.trained import Trained
 
 Kind = Literal['text', 'text to text', 'chat', 'classify', 'tag']
 # How a model that has only read text is shown a chat; it goes on after the last colon.
@@ -81,7 +81,7 @@ def load(wanted: Sequence[str], flags: Sequence[tuple[str, str]]) -> dict[str, S
         name = name or Path(directory).resolve().name
         if name in served:
             raise UserError(f'Two models are called {name}; name one of them: --model=another={directory}')
-        served[name] = Served(name, trained.load_with(directory, flags, known=known))
+        served[name] = Served(name, trained_model.load_with(directory, flags, known=known))
     return served
 
 

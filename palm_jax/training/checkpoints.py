@@ -18,10 +18,9 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from palm_jax import processes
 from palm_jax.errors import UserError
 from palm_jax.parameters import path_name
-from palm_jax.training import integrity
+from palm_jax.training import distributed, integrity
 from palm_jax.training.metrics import Metrics, Ratio
 from palm_jax.training.pretrained import ABOUT, STATE, check_vocabulary, read_about, step_directory
 from palm_jax.training.state import TrainState
@@ -58,8 +57,8 @@ class Checkpoints:
     ):
         self.directory, self._about = directory, about
         self._keep, self._keep_every, self._period = keep, keep_every, period
-        with processes.first_alone('checkpoints are checked'):
-            if processes.is_first():
+        with distributed.first_alone('checkpoints are checked'):
+            if distributed.is_first():
                 _set_damaged_aside(directory)
         options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True)
         with self._told():
@@ -180,7 +179,7 @@ class Checkpoints:
 
     def all_are_told(self, step: int) -> bool:
         """Whether several processes are to end after this step, because one of them got SIGTERM; the same for all."""
-        return processes.are_several() and self._manager.reached_preemption(step)
+        return distributed.are_several() and self._manager.reached_preemption(step)
 
     def forget_after(self, step: int) -> None:
         """Deletes what was saved beyond a step."""

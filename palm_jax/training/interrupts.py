@@ -12,7 +12,7 @@ import threading
 from types import FrameType
 from typing import Self
 
-from palm_jax import processes
+from palm_jax.training import distributed
 
 
 class Interrupts:
@@ -26,7 +26,7 @@ class Interrupts:
         self.received: signal.Signals | None = None
 
     def __enter__(self) -> Self:
-        alone = not processes.are_several()
+        alone = not distributed.are_several()
         if alone and threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
             self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
         else:

@@ -17,12 +17,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from palm_jax import processes
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import Layout, read_batch
 from palm_jax.peft.method import Method
-from palm_jax.training import flops, messages
+from palm_jax.training import distributed, flops, messages
 from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
 from palm_jax.training.best import Best, Leader
@@ -174,13 +173,13 @@ def train(
             print(f'continuing from step {int(state.step):,} of {checkpoints.path(int(state.step))}', flush=True)
         elif state is None:
             state = begin()
-        if processes.is_first():
+        if distributed.is_first():
             data.vocabulary.save(directory)
 
         first_step = int(state.step)
         if first_step < total_steps:
             messages.warn_if_slow(plan, first_step)
-        writers = writers if processes.is_first() else ()
+        writers = writers if distributed.is_first() else ()
         for writer in writers:
             writer.open(directory, first_step, run.config)
 
@@ -224,7 +223,7 @@ def train(
             try:
                 return read_batch(lambda row, count: data.batch(first + row, count), size, mesh)
             except UserError as error:  # the data was lost on the way; the state was not
-                if processes.are_several():  # who would wait for the others, which have their data
+                if distributed.are_several():  # who would wait for the others, which have their data
                     raise
                 save(state, step, metrics_lib.total(pending, unlogged) if pending else unlogged)
                 checkpoints.wait()
@@ -329,7 +328,7 @@ def train(
         if leader and leader.step is not None:
             at_best = leader.restore(dataclasses.replace(target, frozen=state.frozen))
             state, step, checkpoint, name = at_best, leader.step, leader.path, 'best'
-        if processes.are_several():  # a report reads, writes and samples by itself
+        if distributed.are_several():  # a report reads, writes and samples by itself
             loss_there = finished(state, step, checkpoint).evaluate()['loss'].value()
             print(messages.of_several_processes(loss_there, checkpoint, run.command), flush=True)
             _close(writers)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from palm_jax.command_line import split_flags
+from palm_jax.cli.command_line import split_flags
 from palm_jax.configuration import record
 from palm_jax.configuration.load import load
 from palm_jax.configuration.types import fits

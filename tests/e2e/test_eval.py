@@ -38,7 +38,7 @@ seqio.MixtureRegistry.add('mixed', [('squares', 1.0)])
 
 
 def evaluate(*arguments, cwd=ROOT):
-    command = [sys.executable, '-m', 'palm_jax.eval', *map(str, arguments)]
+    command = [sys.executable, '-m', 'palm_jax', 'eval', *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
@@ -69,7 +69,7 @@ def test_what_int8_costs_in_loss(made, tmp_path):
 
 
 def test_a_seqio_task_with_its_own_metrics(made, tmp_path):
-    from palm_jax import trained
+    from palm_jax.api import trained_model
     from palm_jax.inference.generate import Sampler
 
     (tmp_path / 'square_tasks.py').write_text(TASK)
@@ -80,7 +80,7 @@ def test_a_seqio_task_with_its_own_metrics(made, tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     measured = json.loads((tmp_path / 'scores.json').read_text())['measured']['squares']
     assert measured['examples'] == 10
-    model = trained.load(made / 'base')
+    model = trained_model.load(made / 'base')
     pairs = [(f'the square of {i} is', f' {i * i}.') for i in range(10)]
     scores = [likelihood.total for likelihood in model.score(pairs)]
     assert measured['metrics']['mean_score'] == pytest.approx(sum(scores) / 10, rel=1e-5)

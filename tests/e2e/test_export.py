@@ -8,13 +8,13 @@ import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from palm_jax import trained
+from palm_jax.api import trained_model
 from tests.e2e.conftest import finetune
 from tests.e2e.test_train import ROOT
 
 
 def export(run, directory, *flags):
-    command = [sys.executable, '-m', 'palm_jax.export', f'--gin_file={run}/config.gin', *map(str, flags), directory]
+    command = [sys.executable, '-m', 'palm_jax', 'export', f'--gin_file={run}/config.gin', *map(str, flags), directory]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
@@ -39,7 +39,7 @@ def test_a_base_and_an_adapter_on_it_go_out_and_are_opened(made, tmp_path, flags
     base = AutoModelForCausalLM.from_pretrained(tmp_path / 'base')
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / 'whole')
     ids = AutoTokenizer.from_pretrained(tmp_path / 'whole')('number 7 is odd', return_tensors='pt').input_ids
-    assert trained.load(tmp_path / 'run').data.vocabulary.encode('number 7 is odd') == ids[0, 1:].tolist()
+    assert trained_model.load(tmp_path / 'run').data.vocabulary.encode('number 7 is odd') == ids[0, 1:].tolist()
     before = base(ids).logits.detach().numpy()
     merged = whole(ids).logits.detach().numpy()
     adapted = PeftModel.from_pretrained(base, tmp_path / 'adapter')(ids).logits.detach().numpy()

@@ -7,9 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from palm_jax import trained
+from palm_jax.api import trained_model
+from palm_jax.api.trained_model import load
 from palm_jax.errors import UserError
-from palm_jax.trained import load
 from tests.e2e.conftest import finetune, run
 from tests.e2e.test_train import MICRO, ROOT, checkpoint_bytes
 
@@ -82,7 +82,7 @@ def test_in_python_from_a_table_to_a_model_that_stands_alone(made, tmp_path):
     table, base = tmp_path / 'table.csv', tmp_path / 'base'
     table.write_text((made / 'classes.csv').read_text())
     shutil.copytree(made / 'base', base)
-    model = trained.finetune(
+    model = trained_model.finetune(
         table, base, tmp_path / 'run', TRAIN_STEPS=20, LEARNING_RATE=1e-2, TASK_FEATURE_LENGTHS={'inputs': 32}
     )
     texts = [f'number {i} is {"even" if i % 2 == 0 else "odd"}' for i in range(500, 540)]

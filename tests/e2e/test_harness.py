@@ -10,9 +10,9 @@ pytest.importorskip('lm_eval', reason='pip install "palm_jax[eval]"')
 import lm_eval
 from lm_eval.tasks import TaskManager
 
-from palm_jax import trained
+from palm_jax.api import trained_model
 from palm_jax.exchange import hf_directory
-from palm_jax.harness import PalmJax
+from palm_jax.exchange.lm_eval import PalmJax
 from tests.e2e.test_train import ROOT
 
 TASKS = {
@@ -52,7 +52,7 @@ def tasks(tmp_path):
 
 
 def test_the_numbers_are_those_of_transformers(made, tasks, tmp_path):
-    model = trained.load(made / 'base')
+    model = trained_model.load(made / 'base')
     hf_directory.write(model.params, model.model.arch, model.data.vocabulary, model.data.length, tmp_path / 'hf')
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
     ours, theirs = (
@@ -83,7 +83,8 @@ def test_the_command_measures_a_run_and_names_one_that_is_not_there(made, tasks,
         command = [
             sys.executable,
             '-m',
-            'palm_jax.harness',
+            'palm_jax',
+            'lm-eval',
             'run',
             '--model=palm_jax',
             '--model_args',

@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from palm_jax import predictions, trained
+from palm_jax.api import predictions, trained_model
 from palm_jax.errors import UserError
 from tests.e2e.conftest import finetune
 from tests.e2e.test_train import ROOT
 
 
 def infer(*arguments):
-    command = [sys.executable, '-m', 'palm_jax.infer', *map(str, arguments)]
+    command = [sys.executable, '-m', 'palm_jax', 'infer', *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -39,7 +39,7 @@ def test_every_row_is_answered_in_its_place(classifier, tmp_path):
     lines = read(tmp_path / 'out.jsonl')
     assert [line.get('id') for line in lines] == [None if i in (7, 20) else str(i) for i in range(40)]
     assert 'in.jsonl, line 8' in lines[7]['error'] and 'Did you mean txt?' in lines[20]['error']
-    model = trained.load(classifier)
+    model = trained_model.load(classifier)
     for line, said in zip((lines[0], lines[39]), model.predict([lines[0]['text'], lines[39]['text']]), strict=True):
         assert line['probabilities'] == pytest.approx(said, abs=1e-5) and line['predicted'] == next(iter(said))
     again = infer(f'--gin_file={classifier}/config.gin', *flags)
@@ -47,7 +47,7 @@ def test_every_row_is_answered_in_its_place(classifier, tmp_path):
 
 
 def test_what_was_begun_is_continued_and_what_it_depends_on_must_be_the_same(made, tmp_path, capsys):
-    model = trained.load(made / 'base')
+    model = trained_model.load(made / 'base')
     (tmp_path / 'in.txt').write_text('\n'.join(f'the square of {i}' for i in range(11)))
     source, whole, cut = str(tmp_path / 'in.txt'), tmp_path / 'whole.jsonl', tmp_path / 'cut.jsonl'
     about = {'model': 'base'}
@@ -68,7 +68,7 @@ def test_what_was_begun_is_continued_and_what_it_depends_on_must_be_the_same(mad
 def test_mistakes_are_one_message(classifier, made, tmp_path):
     long = tmp_path / 'long.txt'
     long.write_text('short\n' + 'x' * 500 + '\n')
-    model = trained.load(made / 'base')
+    model = trained_model.load(made / 'base')
     assert predictions.write(model, str(long), str(tmp_path / 'o.jsonl'), {}) == (1, 1)
     assert 'longer than the 64 tokens' in read(tmp_path / 'o.jsonl')[1]['error']
     config = f'--gin_file={classifier}/config.gin'

@@ -10,11 +10,11 @@ import time
 import numpy as np
 import pytest
 
-from palm_jax import processes
+from palm_jax.cli import checkpoint
 from palm_jax.errors import UserError
+from palm_jax.training import distributed
 from tests.e2e import slurm
 from tests.e2e.test_train import ROOT, command, losses, run, text  # noqa: F401 - a fixture
-from tools import checkpoint
 
 STEPS = ('--gin.TRAIN_STEPS=6', '--gin.CHECKPOINT_PERIOD=3')
 
@@ -151,10 +151,10 @@ def test_srun_is_noticed_without_flags_and_scancel_saves_all_at_one_step(text, t
 
 
 def test_what_a_launcher_sets_is_understood():
-    several = processes._were_started_together
+    several = distributed._were_started_together
     assert not several({}) and not several({'SLURM_NTASKS': '8'})  # a batch script, not srun
     assert several({'SLURM_NTASKS': '8', 'SLURM_STEP_ID': '0', 'SLURM_PROCID': '1'})
     assert several({'OMPI_COMM_WORLD_SIZE': '2'}) and not several({'OMPI_COMM_WORLD_SIZE': '1'})
     assert several({'TPU_WORKER_HOSTNAMES': 'a,b'}) and not several({'TPU_WORKER_HOSTNAMES': 'localhost'})
     with pytest.raises(UserError, match='belong together: JAX_PROCESS_ID is not set'):
-        processes.join({'JAX_NUM_PROCESSES': '2', 'JAX_COORDINATOR_ADDRESS': 'x:1'})
+        distributed.join({'JAX_NUM_PROCESSES': '2', 'JAX_COORDINATOR_ADDRESS': 'x:1'})

@@ -1,4 +1,4 @@
-"""`python -m palm_jax.serve`: a base with an adapter on it, a classifier, a tagger and a chat model in one process."""
+"""`palm-jax serve`: a base with an adapter on it, a classifier, a tagger and a chat model in one process."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import time
 import httpx
 import pytest
 
-from palm_jax import trained
+from palm_jax.api import trained_model
 from tests.e2e.conftest import finetune
 from tests.e2e.test_train import ROOT
 
@@ -36,7 +36,7 @@ def runs(made, tmp_path_factory):
 
 def test_every_kind_in_one_process(made, runs):
     wanted = [made / 'base', runs / 'classes', runs / 'chat', f'tagger={runs}/tags']
-    command = [sys.executable, '-m', 'palm_jax.serve', '--port=0', *(f'--model={path}' for path in wanted)]
+    command = [sys.executable, '-m', 'palm_jax', 'serve', '--port=0', *(f'--model={path}' for path in wanted)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         url, output = None, ''
@@ -63,13 +63,13 @@ def test_every_kind_in_one_process(made, runs):
 
         texts = ['number 4 is even', 'number 5 is odd']
         for row, said in zip(ask('/v1/classify', model='classes', input=texts)['data'],
-                             trained.load(runs / 'classes').predict(texts), strict=True):  # fmt: skip
+                             trained_model.load(runs / 'classes').predict(texts), strict=True):  # fmt: skip
             assert row['probabilities'] == pytest.approx(said, abs=1e-5) and row['label'] == next(iter(said))
         found = ask('/v1/tag', model='tagger', input='Ann7 is here')['data'][0]['entities']
-        assert found == trained.load(runs / 'tags').find(['Ann7 is here'])[0]
+        assert found == trained_model.load(runs / 'tags').find(['Ann7 is here'])[0]
         messages = [{'role': 'user', 'content': 'hi'}]
         said = ask('/v1/chat/completions', model='chat', messages=messages, temperature=0, max_tokens=6)
-        model = trained.load(runs / 'chat', SAMPLE_TOKENS=6)
+        model = trained_model.load(runs / 'chat', SAMPLE_TOKENS=6)
         assert said['choices'][0]['message']['content'] == model.answer([messages])[0]
         wrong = httpx.post(f'{url}/v1/classify', json={'model': 'classes', 'input': 'a', 'second_input': 'b'})
         assert wrong.status_code == 400 and 'single texts' in wrong.json()['error']['message']
@@ -97,6 +97,6 @@ def test_mistakes_are_one_message(made):
         ([f'--model={made}/base', f'--model={made}/base'], 'Two models are called base'),
         ([f'--model={made}/base', '--places=0'], 'at least one place'),
     ):
-        command = [sys.executable, '-m', 'palm_jax.serve', *flags]
+        command = [sys.executable, '-m', 'palm_jax', 'serve', *flags]
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert result.returncode == 2 and message in result.stderr and 'Traceback' not in result.stderr, result.stderr

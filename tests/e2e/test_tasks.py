@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from palm_jax import predictions
+from palm_jax.api import predictions
+from palm_jax.api.trained_model import load
 from palm_jax.errors import UserError
-from palm_jax.trained import load
 from tests.e2e.conftest import finetune
 from tests.e2e.test_train import ROOT
 

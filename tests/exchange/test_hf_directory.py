@@ -7,14 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from palm_jax.data import stdlib, vocabularies, vocabulary_fitting
-from palm_jax.data.marks import Marked
-from palm_jax.data.vocabularies import HuggingFace
+from palm_jax.api.trained_model import load
+from palm_jax.data.registry import stdlib
+from palm_jax.data.vocabulary import fitting, vocabularies
+from palm_jax.data.vocabulary.special_tokens import Marked
+from palm_jax.data.vocabulary.vocabularies import HuggingFace
 from palm_jax.errors import UserError
 from palm_jax.exchange import cohere, hf_directory, hf_tokenizer, imports
 from palm_jax.inference.generate import Sampler
 from palm_jax.models.palm import PaLM
-from palm_jax.trained import load
 
 torch = pytest.importorskip('torch', reason='the peers are not installed: pip install "palm_jax[hf]"')
 transformers = pytest.importorskip('transformers')
@@ -79,7 +80,7 @@ def test_a_block_that_cohere_has_not_is_refused(micro, tmp_path, ablation):
 def sentencepiece(tmp_path_factory):
     texts = (example['text'] for example in stdlib.examples('train'))
     path = tmp_path_factory.mktemp('vocabulary') / 'v.model'
-    return Marked(vocabulary_fitting.fit(texts, 1000, path, max_bytes=400_000), 20)
+    return Marked(fitting.fit(texts, 1000, path, max_bytes=400_000), 20)
 
 
 def test_sentencepiece_as_a_tokenizer_of_hugging_face(sentencepiece, tmp_path):

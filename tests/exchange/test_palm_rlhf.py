@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from palm_jax.api.trained_model import load
 from palm_jax.errors import UserError
 from palm_jax.exchange import imports
-from palm_jax.trained import load
 from tests.exchange.test_hf_directory import PUBLISHED, published
 
 torch = pytest.importorskip('torch')

@@ -11,15 +11,15 @@ import pytest
 pytest.importorskip('fastapi', reason='the server is not installed: pip install "palm_jax[serve]"')
 import uvicorn
 
-from palm_jax.data.marks import Marked
-from palm_jax.data.vocabularies import Bytes
+from palm_jax.api.trained_model import Trained
+from palm_jax.data.vocabulary.special_tokens import Marked
+from palm_jax.data.vocabulary.vocabularies import Bytes
 from palm_jax.inference.engine import Engine
 from palm_jax.peft.bitfit import BitFit
 from palm_jax.peft.method import Adapted
 from palm_jax.serving import app, models
 from palm_jax.serving.limits import Limits
 from palm_jax.serving.models import Served
-from palm_jax.trained import Trained
 from tests.peft.test_methods import shaken
 
 BYTES = Marked(Bytes(), 0)

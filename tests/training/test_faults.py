@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from palm_jax.data.batches import LanguageModelData
-from palm_jax.data.corpus import Corpus
+from palm_jax.data.pretraining.corpus import Corpus
+from palm_jax.data.pretraining.dataset import LanguageModelData
 from palm_jax.errors import UserError
 from palm_jax.models.palm import Architecture, PaLM
 from palm_jax.training import integrity, loop, optimizers, schedules

@@ -1,0 +1,311 @@
+"""Fine-tuning and its result in Python, for notebooks and programs.
+
+from palm_jax.api import trained_model
+
+model = trained_model.finetune('text_data.csv', base='runs/tiny', model_dir='runs/mine', TRAIN_STEPS=300)
+model.predict(['some text'])     # [{'a label': 0.93, ...}]
+model.save('runs/mine_whole')    # stands alone, without its base
+model = trained_model.load('runs/mine_whole')
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from palm_jax.cli import train
+from palm_jax.cli.command_line import load_configuration
+from palm_jax.data.supervised.labelled_text import LabelledText
+from palm_jax.data.supervised.tagged_text import TaggedText
+from palm_jax.data.supervised.text_to_text import TextToText
+from palm_jax.errors import UserError
+from palm_jax.inference import decoding
+from palm_jax.inference.decoding import EOS_ID, START_ID
+from palm_jax.inference.generate import Continuation, Sampler, Writer, encode_prompts
+from palm_jax.inference.scoring import Likelihood, likelihoods
+from palm_jax.metrics import entities
+from palm_jax.parameters import overlaid
+from palm_jax.partitioning import Layout
+from palm_jax.peft.method import Adapted
+from palm_jax.peft.trainable import join
+from palm_jax.training import pretrained
+from palm_jax.training.checkpoints import Checkpoints, fingerprint, restore_params
+from palm_jax.training.head_losses import scores_of
+from palm_jax.training.setup import adapted
+from palm_jax.training.state import TrainState, init_params, unbox
+
+_CONFIG = 'config.gin'
+
+
+def finetune(
+    table: str | Path,
+    base: str | Path,
+    model_dir: str | Path,
+    gin_files: Sequence[str] = ('gin/finetune_lora.gin',),
+    **bindings: Any,
+) -> Trained:
+    """Fine-tunes on a table, as `python -m palm_jax.train` does; a run that is there is continued.
+
+    Args:
+      table: TRAIN_FILES.
+      base: INITIAL_CHECKPOINT_PATH, a MODEL_DIR or a checkpoint.
+      model_dir: MODEL_DIR: checkpoints, report and curves go there.
+      gin_files: what `--gin_file` would name, in order.
+      bindings: macros, as in `--gin.TRAIN_STEPS=300`.
+
+    Raises:
+      UserError: what the command would refuse.
+    """
+    of_run = {'TRAIN_FILES': str(table), 'INITIAL_CHECKPOINT_PATH': str(base), 'MODEL_DIR': str(model_dir)}
+    flags = [f'--gin.{name}={value!r}' for name, value in (of_run | bindings).items()]
+    code = train.main([*(f'--gin_file={name}' for name in gin_files), *flags])
+    if code:
+        raise UserError(f'The run was interrupted; what it had is in {model_dir}. Call finetune again to go on.')
+    return load(model_dir)
+
+
+def load(model_dir: str | Path, **bindings: Any) -> Trained:
+    """The model of a run, from its MODEL_DIR; of an adapter, with the base that it was trained on.
+
+    The tables of the run need not be there any more.
+
+    Args:
+      model_dir: MODEL_DIR of the run.
+      bindings: macros of its configuration that are to be others, e.g. TEMPERATURE=0.0.
+
+    Raises:
+      UserError: there is no run, or its base is not where it was or another one.
+    """
+    return load_with(model_dir, [(name, repr(value)) for name, value in bindings.items()])
+
+
+def load_with(
+    model_dir: str | Path,
+    changes: Sequence[tuple[str, str]],
+    gin_files: Sequence[str] = (),
+    known: dict[Path, Any] | None = None,
+) -> Trained:
+    """`load` as the command line asks for it.
+
+    Args:
+      model_dir: MODEL_DIR of the run.
+      changes: (name, value) of bindings.
+      gin_files: that change those of the run.
+      known: parameters of checkpoints that earlier calls have loaded, filled by this one: adapters
+        on one base share its arrays.
+    """
+    known_params = {} if known is None else known
+    directory = pretrained.step_directory(str(model_dir))
+    about, file = pretrained.read_about(directory), Path(model_dir) / _CONFIG
+    if not file.is_file():
+        raise UserError(f'{model_dir} holds no {_CONFIG}: it is not the MODEL_DIR of a run.')
+    # What the checkpoint says of itself needs neither the table nor, where it is whole, the base.
+    known = {'LABELS': about.get('labels')}
+    if about.get('base') is None and file.with_name('checkpoints').is_dir():
+        known['INITIAL_CHECKPOINT_PATH'] = str(model_dir)
+    text = file.read_text()
+    flags = [(name, repr(value)) for name, value in known.items() if value and re.search(rf'^{name} = ', text, re.M)]
+    arguments = load_configuration('loop.train', [str(file), *gin_files], [*flags, *changes]).build('loop.train')
+    model, selection = adapted(arguments)
+    data, ours = arguments['data'], {'vocabulary': arguments['data'].vocabulary.fingerprint}
+    sampler = getattr(arguments['reporter'], 'sampler', None) or Sampler()
+    fresh = _in_place(model, arguments.get('layout', Layout()) if jax.device_count() > 1 else Layout())
+    if about.get('base') is None:
+        params = known_params[directory] = restore_params(str(model_dir), fresh, ours)
+        return Trained(model, params, data, text, sampler, directory, arguments)
+    of_base = pretrained.step_directory(arguments['initial_checkpoint'])
+    if of_base in known_params and 'head' not in known_params[of_base]:
+        base = overlaid(fresh, known_params[of_base])
+    else:
+        base = restore_params(arguments['initial_checkpoint'], fresh, ours, model.trainable)
+        known_params[of_base] = base
+    part, frozen = selection.split(base)
+    if fingerprint(frozen) != about['base']:
+        raise UserError(
+            f'{model_dir} was trained on top of the base {about["base"]}, '
+            f'but {arguments["initial_checkpoint"]} now holds {fingerprint(frozen)}.'
+        )
+    params = join(restore_params(str(model_dir), part, ours), frozen)
+    return Trained(model, params, data, text, sampler, directory, arguments)
+
+
+def _in_place(model: Adapted, layout: Layout) -> Any:
+    """Initial parameters, split over the devices as in the run."""
+    mesh = layout.mesh()
+    boxed = jax.eval_shape(lambda rng: init_params(model, rng), jax.random.key(0))
+    layout.check(boxed, dict(mesh.shape))
+    init = jax.jit(lambda rng: unbox(init_params(model, rng)), out_shardings=layout.shardings(boxed, mesh))
+    return init(jax.random.key(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A model with its parameters and its vocabulary.
+
+    Attributes:
+      model: with its methods attached.
+      params: all of them, split over the devices as in the run.
+      data: of the run: `vocabulary`, `length` and, of a head, `labels`.
+      config: of the run, as one gin file.
+      sampler: of the run, which writes where no other is given.
+      checkpoint: where the parameters are from.
+      run: what `loop.train` was called with: loss, reporter, layout, ...
+    """
+
+    model: Adapted
+    params: Any
+    data: Any
+    config: str
+    sampler: Writer = Sampler()
+    checkpoint: Path | None = None
+    run: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+
+    @functools.cached_property
+    def laid_out(self) -> tuple[Any, Any]:
+        """Model and parameters as decoding wants them, see `decoding.laid_out`."""
+        return decoding.laid_out(self.model, self.params, self.sampler.weights)
+
+    def continuations(
+        self, prompts: Sequence[str], sampler: Writer | None = None, first: int = 0
+    ) -> list[list[Continuation]]:
+        """Continuations of every prompt, with their tokens and log-probabilities.
+
+        Args:
+          prompts: texts.
+          sampler: how, see `generate.Sampler` and `beam.BeamSearch`; the run's own by default.
+          first: number of the first prompt, which its random choices depend on.
+        """
+        encoded = encode_prompts(self.data.vocabulary, prompts, self.data.length)
+        return self._written(encoded, sampler or self.sampler, False, first)
+
+    def write(self, prompts: Sequence[str], sampler: Writer | None = None, first: int = 0) -> list[str]:
+        """The first, or best, continuation of every prompt as text; arguments as of `continuations`."""
+        return [best.text for best, *_ in self.continuations(prompts, sampler, first)]
+
+    def score(self, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> list[Likelihood]:
+        """How likely the model finds continuations: (prompt, continuation) of each, or (input, answer)."""
+        encode, data = self.data.vocabulary.encode, self.data
+        if isinstance(data, TextToText):
+            ids = [(data.asked(given), [*encode(text), EOS_ID]) for given, text in pairs]
+        else:
+            ids = [([START_ID, *encode(prompt)], encode(text)) for prompt, text in pairs]
+        return likelihoods(self.model, self.params, ids, data.length, batch_size)
+
+    def answer(self, inputs: Sequence[Any], sampler: Writer | None = None, first: int = 0) -> list[str]:
+        """What a model that was trained from text to text answers.
+
+        Args:
+          inputs: of each a text, or a dict of the columns that the template names; of a dialogue
+            a message, or a list of all that have been exchanged, the newest last.
+          sampler: the run's own by default, which is greedy where nothing binds TEMPERATURE.
+          first: number of the first of them, which its random choices depend on.
+        """
+        data = self._expect(TextToText, 'answer', 'from text to text')
+        sampler = sampler or self.sampler
+        sampler = dataclasses.replace(sampler, max_tokens=min(sampler.max_tokens, data.target_length))
+        prompts = [data.asked(given) for given in inputs]
+        return [best.text for best, *_ in self._written(prompts, sampler, data.bidirectional, first)]
+
+    def _written(self, prompts, sampler, bidirectional, first):
+        return sampler.write(*self.laid_out, self.data.vocabulary, prompts, self.data.length, bidirectional, first)
+
+    def predict(self, texts: Sequence[str], second_texts: Sequence[str] | None = None, batch_size: int = 32) -> list:
+        """What the head says of texts, or of pairs of texts.
+
+        Returns:
+          For every text a dict of probabilities by label, the likeliest first; of a number, the number.
+        """
+        data = self._expect(LabelledText, 'predict', 'to label texts')
+        features, _ = data.inputs(list(zip(texts, second_texts or [None] * len(texts), strict=True)))
+        scores = self._scores(features, len(texts), batch_size)
+        if data.table.kind == 'number':
+            return [float(row[0]) for row in scores]
+        as_p = jax.nn.softmax if data.table.kind == 'class' else jax.nn.sigmoid
+        named = [dict(zip(data.labels, np.asarray(as_p(row)).tolist(), strict=True)) for row in scores]
+        return [dict(sorted(row.items(), key=lambda item: -item[1])) for row in named]
+
+    def find(self, texts: Sequence[str | Sequence[str]], batch_size: int = 32) -> list[list[dict[str, Any]]]:
+        """The entities that a tagger finds.
+
+        Args:
+          texts: whole, or as words, which then are taken to stand a separator apart.
+          batch_size: texts scored at one time.
+
+        Returns:
+          For every text a list of {'type', 'text', 'start', 'end'}: its characters are text[start:end].
+        """
+        data = self._expect(TaggedText, 'find', 'to tag words')
+        texts = [text if isinstance(text, str) else data.separator.join(text) for text in texts]
+        words = [data.words(text) for text in texts]
+        features, places = data.inputs([[word.group() for word in row] for row in words])
+        found = []
+        scores = self._scores(features, len(texts), batch_size)
+        for text, row, ends, score in zip(texts, words, places, scores, strict=True):
+            tags = [data.labels[i] for i in score[ends].argmax(axis=-1)] if ends else []
+            spans = [(e.type, row[e.first].start(), row[e.last - 1].end()) for e in entities.decode(tags)]
+            found.append([{'type': t, 'text': text[start:end], 'start': start, 'end': end} for t, start, end in spans])
+        return found
+
+    def merged(self) -> Any:
+        """The parameters that compute the same without methods.
+
+        Raises:
+          UserError: methods that compute what kernels cannot.
+        """
+        return self.model.merge(self.params) if self.model.methods else self.params
+
+    def save(self, model_dir: str | Path) -> Path:
+        """Writes the whole model, which `load` and INITIAL_CHECKPOINT_PATH take without the base it was trained on.
+
+        Methods are merged into the kernels where all of them can be; otherwise they stay, and
+        only `load` takes the model.
+
+        Returns:
+          The checkpoint's path.
+        """
+        directory, params, config = Path(model_dir), self.params, self.config
+        if (directory / _CONFIG).exists():
+            raise UserError(f'{directory} holds a run already; save to another directory.')
+        if self.model.methods:
+            try:
+                params = self.merged()
+                config += '\nMETHODS = []\nTRAINABLE = None\n'
+            except UserError:
+                pass  # they compute what kernels cannot, and are saved beside them
+        about = {
+            'vocabulary': self.data.vocabulary.fingerprint,
+            'architecture': dataclasses.asdict(self.model.arch),
+        } | ({'labels': list(self.data.labels)} if self.data.labels else {})
+        checkpoints = Checkpoints(directory / 'checkpoints', 1, about)
+        checkpoints.save(TrainState(jnp.zeros((), jnp.int32), params, {}), 0)
+        checkpoints.close()
+        self.data.vocabulary.save(directory)
+        (directory / _CONFIG).write_text(config)
+        return checkpoints.path(0)
+
+    def _scores(self, features: Mapping[str, np.ndarray], count: int, batch_size: int) -> list[np.ndarray]:
+        """The head's scores, an array a text."""
+        results: list[np.ndarray] = []
+        for first in range(0, count, batch_size):
+            rows = np.minimum(np.arange(first, first + batch_size), count - 1)  # the last batch repeats its end
+            batch = {name: values[rows] for name, values in features.items()}
+            results.extend(np.asarray(_scores_of(self.model, self.params, batch))[: count - first])
+        return results
+
+    def _expect(self, kind: type, method: str, purpose: str) -> Any:
+        if not isinstance(self.data, kind):
+            others = {LabelledText: 'predict', TaggedText: 'find', TextToText: 'answer'}
+            right = next((name for data, name in others.items() if isinstance(self.data, data)), 'write')
+            raise UserError(f'{method}: this model was not trained {purpose}; use {right}(...).')
+        return self.data
+
+
+_scores_of = jax.jit(scores_of, static_argnums=0)

@@ -1,0 +1,1 @@
+"""The programs: flags to gin to one call. `palm-jax <program>` starts each of them."""

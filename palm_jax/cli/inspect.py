@@ -1,0 +1,106 @@
+"""palm-jax inspect NAME [--gin_file=...] [--gin.NAME=value ...]
+
+Shows what a task feeds to the model: some examples, decoded, with what is seen both ways, what is
+learned and the label; how long examples are, how much of a batch is padding, how much of it the
+loss counts, how often each label occurs. What is cut or left out is said on the way.
+
+NAME is a file of gin/tasks (banking77, python_stdlib, ...) or a registered seqio task or mixture;
+a task for fine-tuning takes its vocabulary from a base: --gin.INITIAL_CHECKPOINT_PATH=runs/tiny.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from palm_jax.cli import command_line, named_task
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Builds the data as a run would, and prints."""
+    parser = argparse.ArgumentParser(
+        prog='palm-jax inspect', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('name', help='of the task')
+    parser.add_argument('--gin_file', action='append', default=[], help='more of the configuration, e.g. an objective')
+    parser.add_argument('--examples', type=command_line.positive, default=3, help='to show')
+    parser.add_argument('--batches', type=command_line.positive, default=20, help='of 32, to measure')
+    rest, flags = command_line.split_flags(arguments)
+    options = parser.parse_args(rest)
+    data = named_task.data(options.name, options.gin_file, flags)
+    print(examples(data, options.examples))
+    print(statistics(data, options.batches))
+    return 0
+
+
+def examples(data: Any, count: int) -> str:
+    """The first training examples: what is read (both ways in ⟪ ⟫), what is learned, the label."""
+    batch, decode = data.batch(0, count), data.vocabulary.decode
+    lines = []
+    for row in range(count):
+        features = {name: values[row] for name, values in batch.items()}
+        read = features['decoder_input_tokens'][: _used(features)]
+        both_ways = int(features.get('decoder_causal_attention', np.zeros(1)).sum())
+        shown = f'⟪{decode(read[:both_ways])}⟫{decode(read[both_ways:])}' if both_ways else decode(read)
+        lines += [f'--- example {row + 1}', f'read     {shown!r}']
+        if 'decoder_loss_weights' in features:
+            learned = features['decoder_target_tokens'][features['decoder_loss_weights'] > 0]
+            lines.append(f'learned  {decode(learned)!r}')
+        if 'labels' in features:
+            labels = features['labels']
+            if features['label_weights'].ndim:  # of words: where one ends
+                labels = labels[features['label_weights'] > 0]
+            lines.append(f'label    {_label(labels, data.labels)}')
+    return '\n'.join(lines)
+
+
+def statistics(data: Any, num_batches: int) -> str:
+    """Lengths, padding, what the loss counts, and labels, over some training batches."""
+    lengths, counted, positions, labels = [], 0, 0, []
+    for number in range(num_batches):
+        batch = data.batch(32 * number, 32)
+        rows = [{name: values[row] for name, values in batch.items()} for row in range(32)]
+        lengths += [_used(row) for row in rows]
+        positions += batch['decoder_input_tokens'].size
+        counted += int((batch['decoder_loss_weights'] > 0).sum()) if 'decoder_loss_weights' in batch else 0
+        labels += list(batch.get('labels', ()))
+    low, middle, high = np.percentile(lengths, (5, 50, 95))
+    lines = [
+        '',
+        f'one epoch    {data.num_sequences:,} sequences of {data.length} tokens',
+        f'vocabulary   {data.vocabulary.fingerprint}, {data.vocabulary.size:,} ids',
+        f'measured     the first {len(lengths):,} sequences',
+        f'tokens       {middle:.0f} in the middle one, {low:.0f} to {high:.0f} in nine of ten, {max(lengths)} at most',
+        f'padding      {1 - sum(lengths) / positions:.1%} of the batch',
+    ]
+    if counted:
+        lines.append(f'the loss     counts {counted / positions:.1%} of the positions')
+    if labels and np.ndim(labels[0]) == 0:
+        if data.labels:
+            counts = collections.Counter(data.labels[int(label)] for label in labels)
+            lines.append('labels       ' + ', '.join(f'{name} {count}' for name, count in counts.most_common(12)))
+            if len(counts) < len(data.labels):
+                lines.append(f'             {len(counts)} of {len(data.labels)} labels occur')
+        else:
+            lines.append(f'numbers      {np.mean(labels):.4g} ± {np.std(labels):.4g}')
+    return '\n'.join(lines)
+
+
+def _used(features: dict[str, np.ndarray]) -> int:
+    """Tokens of a row up to its padding."""
+    tokens = features.get('decoder_segment_ids', features.get('decoder_target_tokens'))
+    return int(np.flatnonzero(tokens)[-1]) + 1 if tokens.any() else 0
+
+
+def _label(label: np.ndarray, names: Sequence[str]) -> str:
+    if not names:
+        return f'{label}'
+    if label.ndim == 0:
+        return names[int(label)]
+    if label.dtype.kind == 'f':
+        return ', '.join(name for name, holds in zip(names, label, strict=True) if holds)
+    return ' '.join(names[int(i)] for i in label)

@@ -1,0 +1,54 @@
+"""palm-jax <program> [arguments]: one console command for every program of the package."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+from palm_jax import __version__
+from palm_jax.cli import command_line
+from palm_jax.errors import UserError, closest
+
+# program: (module under palm_jax/cli, one line for --help).
+PROGRAMS = {
+    'train': ('train', 'pretrain or fine-tune a model; an existing MODEL_DIR is resumed'),
+    'eval': ('eval', 'evaluate a trained model, with 95% confidence intervals'),
+    'infer': ('infer', 'predict every row of a file'),
+    'serve': ('serve', "serve trained models over HTTP (OpenAI's API, and a chat page)"),
+    'export': ('export', 'write a trained model in the format of another project'),
+    'import': ('import_weights', 'read weights of another project as a base model'),
+    'doctor': ('doctor', 'check this installation and print the commands that fix it'),
+    'cache': ('cache', 'tokenize a registered task ahead of training'),
+    'vocabulary': ('vocabulary', 'train a SentencePiece vocabulary'),
+    'inspect': ('inspect', "show a task's examples as the model sees them"),
+    'checkpoint': ('checkpoint', 'list, show, diff, convert and average checkpoints'),
+    'compare': ('compare', 'compare two runs on the same examples'),
+    'lm-eval': ('lm_eval', 'run lm-evaluation-harness on a trained model'),
+    'compile-for': ('compile_for', 'compile a train step for TPUs that are not attached'),
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Start the program that the first argument names."""
+    if not arguments or arguments[0] in ('-h', '--help'):
+        print(usage())
+        return 0
+    name, *rest = arguments
+    if name == '--version':
+        print(f'palm_jax {__version__}')
+        return 0
+    if name not in PROGRAMS:
+        raise UserError(f'palm-jax has no program {name!r}.{closest(name, PROGRAMS)}\n\n{usage()}')
+    return importlib.import_module(f'palm_jax.cli.{PROGRAMS[name][0]}').main(rest)
+
+
+def usage() -> str:
+    """The text of `palm-jax --help`."""
+    width = max(map(len, PROGRAMS))
+    lines = (f'  {name:{width}}  {summary}' for name, (_, summary) in PROGRAMS.items())
+    return '\n'.join(['usage: palm-jax <program> [arguments]; palm-jax <program> --help', '', *lines])
+
+
+def console() -> None:
+    """The entry point of the console command."""
+    command_line.run(main)

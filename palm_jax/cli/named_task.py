@@ -1,0 +1,31 @@
+"""The data of a task by its name, as a run would have it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from palm_jax.cli import command_line
+from palm_jax.configuration.statements import find
+from palm_jax.errors import UserError
+
+_PRETRAINING = 'python_stdlib'
+
+
+def data(name: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) -> Any:
+    """What a run on a task would be given as data.
+
+    Args:
+      name: a file of gin/tasks (banking77, python_stdlib, ...), or a registered seqio task or mixture.
+      gin_files: more of the configuration, e.g. an objective.
+      flags: (NAME, value) of `--gin.NAME=value`.
+    """
+    try:
+        find(f'gin/tasks/{name}.gin', 'NAME')
+    except UserError:
+        files, of_name = ['gin/pretrain_tiny.gin'], [('MIXTURE_OR_TASK_NAME', name)]
+    else:
+        entry = 'gin/pretrain_tiny.gin' if name == _PRETRAINING else 'gin/finetune_lora.gin'
+        files, of_name = [entry, f'gin/tasks/{name}.gin'], []
+    configuration = command_line.load_configuration('loop.train', [*files, *gin_files], [*of_name, *flags])
+    return configuration.build('loop.train')['data']

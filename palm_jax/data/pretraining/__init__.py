@@ -1,0 +1,1 @@
+"""Corpora as token caches and batches, and the self-supervised objectives. No TensorFlow."""

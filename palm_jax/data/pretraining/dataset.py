@@ -1,0 +1,216 @@
+"""Batches as a function of the seed and the step.
+
+Documents are concatenated, each with its end mark, and the stream is split into sequences
+of equal length, as PaLM's were (paper, section 5). Sequences are shuffled anew every epoch, and
+an objective says what the model reads of one and what it is to predict. Number i of the
+shuffled order, its random choices included, is computed from the seed and i alone, so a run
+resumes at any step at once, on any number of hosts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+import grain
+import numpy as np
+
+from palm_jax.data.pretraining.corpus import Corpus
+from palm_jax.data.pretraining.objectives import CausalLM, Features, Objective, blank
+from palm_jax.data.pretraining.token_cache import TokenCache
+from palm_jax.data.supervised.examples import checked_seed
+from palm_jax.data.vocabulary.special_tokens import Marked
+from palm_jax.data.vocabulary.vocabularies import Bytes
+from palm_jax.errors import UserError
+from palm_jax.metrics import baselines
+
+Batch = dict[str, np.ndarray]
+_SHOWN_TOKENS, _SHOWN_CHARACTERS = 48, 400
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sequences:
+    """Random access to the stream cut into `length` tokens: grain's data source."""
+
+    cache: TokenCache
+    length: int
+    keep_rest: bool
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.cache.num_tokens, self.length)
+        return whole + bool(rest and self.keep_rest)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        start = index * self.length
+        return self.cache.read(start, min(start + self.length, self.cache.num_tokens))
+
+
+class LanguageModelData:
+    """A corpus as batches for self-supervised training.
+
+    Args:
+      corpus: the text and its vocabulary.
+      lengths: {'targets': L}.
+      objective: what is read and predicted; several are mixed, each by its `share`.
+      seed: of the shuffling and of the objective's random choices.
+    """
+
+    group: int | None = None  # sequences have one length
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        lengths: Mapping[str, int],
+        objective: Sequence[Objective] = (CausalLM(),),
+        seed: int = 0,
+    ):
+        if 'targets' not in lengths or lengths['targets'] < 2:
+            raise UserError(f"TASK_FEATURE_LENGTHS is {dict(lengths)}; it needs 'targets' of at least 2 tokens.")
+        if not objective:
+            raise UserError('OBJECTIVE is empty; include one of gin/objectives.')
+        self.corpus, self.length, self.objective = corpus, lengths['targets'], tuple(objective)
+        self._seed = checked_seed(seed)
+        total = sum(o.share for o in self.objective)
+        self._shares = [o.share / total for o in self.objective]
+
+    @property
+    def vocabulary(self) -> Marked:
+        """The corpus's."""
+        return self.corpus.vocabulary
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, where the objective has a head."""
+        return self.objective[0].labels
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the vocabulary exists; the first run makes it."""
+        return self.corpus.is_ready
+
+    def blank(self) -> Features:
+        """A sequence without content: names, shapes and types of the features, known before any text is read."""
+        stand_in = Marked(Bytes(), self.corpus.extra_ids)
+        return self._features(blank(self.objective[0], self.length, stand_in))
+
+    def example(self) -> str:
+        """The beginning of the first training sequence, token by token, with what the loss counts."""
+        if not self.is_ready:
+            text = next(iter(self.corpus.texts()))[:_SHOWN_CHARACTERS]
+            return (
+                f'The vocabulary {self.corpus.vocabulary_path} does not exist yet; the first run makes it. '
+                f'The text begins:\n{text}'
+            )
+        return '\n'.join(
+            f'{type(objective).__name__}, {share:.0%} of the sequences:\n'
+            + self._shown(self._features(self._dataset(objective)[0]))
+            for objective, share in zip(self.objective, self._shares, strict=True)
+        )
+
+    def _shown(self, features: Features) -> str:
+        names = ('input_tokens', 'target_tokens', 'loss_weights')
+        inputs, targets, weights = (features[f'decoder_{name}'] for name in names)
+        both_ways = features.get('decoder_causal_attention', np.zeros_like(inputs))
+        rows = ['position  input → target, ✓ where the loss counts it, ↔ where the input is seen both ways']
+        for i in range(min(_SHOWN_TOKENS, len(targets))):
+            source, target = (repr(self.vocabulary.decode([int(t)])) for t in (inputs[i], targets[i]))
+            mark = ('✓' if weights[i] else '·') + (' ↔' if both_ways[i] else '')
+            rows.append(f'{i:>8}  {inputs[i]:>6} {source:<18} → {targets[i]:>6} {target:<18} {mark}')
+        rows.append(f'... {len(targets) - _SHOWN_TOKENS} more')
+        return '\n'.join(rows)
+
+    # Training.
+
+    def batch(self, first: int, size: int) -> Batch:
+        """Sequences first, first + 1, ... of the shuffled, endless order: features [size, L]."""
+        return _stack([self._features(self._order[i]) for i in range(first, first + size)])
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences in one epoch; objectives that write more than they read make more of a text."""
+        raw = [objective.raw_length(self.length, self.vocabulary) for objective in self.objective]
+        mean = sum(share * length for share, length in zip(self._shares, raw, strict=True))
+        return sum(int(cache.num_tokens / mean) for cache, _ in self.corpus.parts('train'))
+
+    @functools.cached_property
+    def _order(self) -> grain.MapDataset:
+        datasets = [self._dataset(objective, index) for index, objective in enumerate(self.objective)]
+        return datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, self._shares)
+
+    def _dataset(self, objective: Objective, index: int = 0) -> grain.MapDataset:
+        """The endless order of one objective's sequences, each with what it became."""
+        length = objective.raw_length(self.length, self.vocabulary)
+        parts = self.corpus.parts('train')
+        datasets = []
+        for number, (cache, _) in enumerate(parts, index * len(parts)):
+            sequences = _Sequences(cache, length, keep_rest=False)
+            if not len(sequences):
+                raise UserError(
+                    f'Task {self.corpus.task!r} has {cache.num_tokens:,} training tokens, less than one sequence of '
+                    f"{length}. Give more text or lower TASK_FEATURE_LENGTHS = {{'targets': {self.length}}}."
+                )
+            order = grain.MapDataset.source(sequences).shuffle(seed=self._seed + number).repeat()
+            corrupt = functools.partial(self._apply, objective, sequences)
+            datasets.append(order.random_map(corrupt, seed=self._seed + number))
+        shares = [share for _, share in parts]
+        return datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, shares)
+
+    def _apply(self, objective: Objective, sequences: _Sequences, tokens: np.ndarray, rng: np.random.Generator):
+        another = lambda: sequences[int(rng.integers(len(sequences)))]  # noqa: E731
+        return objective(tokens, self.length, self.vocabulary, rng, another)
+
+    def _features(self, features: Features) -> Features:
+        """With what other objectives of the mixture have: attention that is bidirectional nowhere."""
+        if any(o.is_bidirectional for o in self.objective) and 'decoder_causal_attention' not in features:
+            features |= {'decoder_causal_attention': np.zeros(self.length, np.int32)}
+        return features
+
+    # Validation.
+
+    def validation(self, size: int) -> Iterator[Batch]:
+        """The whole held-out part, every token once, the last batch filled up with weight 0.
+
+        Sequences come in a fixed shuffled order, so that the first batches stand for all. Of
+        several objectives each takes its share of them.
+        """
+        held_out = []
+        for (cache, _), (number, objective) in itertools.product(
+            self.corpus.parts('validation'), enumerate(self.objective)
+        ):
+            sequences = _Sequences(cache, objective.raw_length(self.length, self.vocabulary), keep_rest=True)
+            chosen = np.random.default_rng(number).permutation(len(sequences))
+            chosen = np.sort(chosen[: max(1, round(len(sequences) * self._shares[number]))])
+            held_out += [(objective, sequences, number, int(index)) for index in chosen]
+        order = np.random.default_rng(0).permutation(len(held_out))
+        for first in range(0, len(order), size):
+            rows = []
+            for objective, sequences, number, index in (held_out[i] for i in order[first : first + size]):
+                rng = np.random.default_rng((number, index))
+                rows.append(self._features(self._apply(objective, sequences, sequences[index], rng)))
+            nothing = {name: np.zeros_like(value) for name, value in rows[0].items()}
+            yield _stack(rows + [nothing] * (size - len(rows)))
+
+    @property
+    def validation_bytes(self) -> int:
+        """UTF-8 bytes of the held-out text: the divisor of bits per byte."""
+        return sum(cache.num_bytes for cache, _ in self.corpus.parts('validation'))
+
+    def yardsticks(self, sequences_seen: int) -> dict[str, float]:
+        """Bits per byte that `gzip -9` and an order-3 n-gram of the text seen reach on the held-out text."""
+        seen = range(min(sequences_seen, self.num_sequences))
+        train = ''.join(self.vocabulary.decode(self._order[i]['decoder_target_tokens']) for i in seen).encode()
+        held_out = [
+            self.vocabulary.decode(document).encode()
+            for cache, _ in self.corpus.parts('validation')
+            for document in cache.documents()
+        ]
+        return {
+            'gzip -9': baselines.gzip_bits_per_byte(held_out),
+            'order-3 byte n-gram': baselines.ngram_bits_per_byte(train, held_out, order=3),
+        }
+
+
+def _stack(rows: Sequence[Features]) -> Batch:
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

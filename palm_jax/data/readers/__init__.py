@@ -1,0 +1,1 @@
+"""Files, tables and annotated text, row by row, with the location of each. No TensorFlow."""

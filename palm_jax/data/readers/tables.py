@@ -1,0 +1,253 @@
+"""Tables of text: CSV, TSV, JSON lines, JSON and Parquet, read with the place of every mistake."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import fnmatch
+import functools
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from palm_jax.data.readers.bad_rows import BadRows, set_aside
+from palm_jax.data.readers.files import COMPRESSED, LONGEST_LINE, File, checked, find
+from palm_jax.errors import UserError, closest
+
+_DELIMITERS = {'.csv': ',', '.tsv': '\t', '.txt': '\t'}
+csv.field_size_limit(LONGEST_LINE)  # a text may be longer than Python's 131,072 characters
+SUFFIXES = (*_DELIMITERS, '.jsonl', '.json', '.parquet')
+UNANSWERABLE = 'unanswerable'  # the answer to a question of SQuAD 2 that has none
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row's values by column, and where it stands: `file, line 7`."""
+
+    values: dict[str, str]
+    place: str
+
+
+@functools.cache
+def read(
+    pattern: str,
+    columns: tuple[tuple[str, str], ...],
+    binding: str,
+    header: tuple[str, ...] | None = None,
+    bad_rows: str | None = None,
+) -> tuple[Row, ...]:
+    """The rows of a file, or of all files that a glob matches.
+
+    Args:
+      pattern: path, glob or URL, UTF-8, plain or compressed (`.gz`, `.zst`, ...), of one of these:
+        `.csv`, `.tsv`: a row a line, below a header; `.txt`: between tabs, without one;
+        `.jsonl`: an object a line; `.parquet`;
+        `.json`: a list of objects or of lists; of an object that holds several lists,
+        `file.json#name` (or a glob of names) takes those; SQuAD's questions become rows with
+        `question`, `context`, `answer` and `answers`.
+      columns: (binding, name) of the columns that every row must have.
+      binding: names the pattern in messages.
+      header: names of the columns where the file has none.
+      bad_rows: file for rows that cannot be used, see `BadRows`.
+
+    Raises:
+      UserError: with the file, the line, what was found and what was expected.
+    """
+    split = re.fullmatch(r'(.*\.json(?:\.\w+)?)#(.+)', pattern)
+    files, part = (pattern, None) if split is None else split.groups()
+    bad = set_aside(bad_rows)
+
+    def complete(row: Row) -> Row:
+        for name_binding, column in columns:
+            require(row, column, name_binding)
+        return row
+
+    everything = (row for file in find(files, binding) for row in rows(file, binding, header, part, bad))
+    found = tuple(bad.keep(everything, complete))
+    bad.tell()
+    if not found:
+        raise UserError(f'{binding} = {pattern!r}: there is not one row.')
+    return found
+
+
+def require(row: Row, column: str, binding: str) -> str:
+    """A row's value in a column that it must have."""
+    if column not in row.values:
+        raise UserError(
+            f'{row.place}: no column {column!r}.{closest(column, row.values)} '
+            f'There are: {", ".join(row.values)}. Name yours with --gin.{binding}=...'
+        )
+    if not row.values[column].strip():
+        raise UserError(f'{row.place}: the column {column!r} is empty.')
+    return row.values[column]
+
+
+def rows(
+    file: File,
+    binding: str,
+    header: Sequence[str] | None = None,
+    part: str | None = None,
+    bad: BadRows = set_aside(None),
+) -> Iterator[Row]:
+    """The rows of one file, one at a time where its format allows; arguments as of `read`."""
+    if file.suffix not in SUFFIXES:
+        raise UserError(
+            f'{binding} = {file.name!r}: a table is one of {", ".join(SUFFIXES)} (and compressed: '
+            f'{", ".join(COMPRESSED)}), not {file.suffix!r}.'
+        )
+    if file.suffix == '.jsonl':
+        lines = ((f'{file.name}, line {number}', line.rstrip()) for number, line in file.lines() if line.strip())
+        return bad.keep(lines, lambda line: _row(_parse(checked(line[1], line[0]), line[0]), line[0]))
+    if file.suffix == '.parquet':
+        return bad.keep(_parquet(file), lambda row: _row(*row))
+    if file.suffix == '.json':
+        return bad.keep(_json(file.text(), file.name, header, part), lambda row: _row(*row))
+    return bad.keep(_delimited(file, header), lambda make: make())
+
+
+def _delimited(file: File, header: Sequence[str] | None) -> Iterator[Callable[[], Row]]:
+    """For every line a function that makes its row, or says what is wrong with it."""
+    if file.suffix == '.txt' and header is None:
+        raise UserError(
+            f"{file.name}: a .txt table has no header; name its columns: --gin.COLUMNS=\"['input', 'target']\"."
+        )
+    delimiter = _DELIMITERS[file.suffix]
+    quoting = csv.QUOTE_NONE if file.suffix == '.txt' else csv.QUOTE_MINIMAL
+    reader = csv.reader((line for _, line in file.lines()), delimiter=delimiter, strict=True, quoting=quoting)
+
+    def make(values: list[str] | csv.Error, place: str) -> Row:
+        if isinstance(values, csv.Error):
+            raise UserError(f'{place}: {values}. Quotes around a text are closed, and doubled inside it: "a ""b"" c".')
+        for value in values:
+            checked(value, place)
+        if len(values) != len(header):
+            raise UserError(
+                f'{place}: {len(values)} values, but the header has {len(header)} columns '
+                f'({", ".join(header)}). A text that holds {delimiter!r} needs quotes.'
+            )
+        return Row(dict(zip(header, values, strict=True)), place)
+
+    while True:
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            values = error
+        if not values:
+            continue
+        if header is None and not isinstance(values, csv.Error):
+            header = _header(values, f'{file.name}, line {reader.line_num}', file.suffix)
+            continue
+        yield functools.partial(make, values, f'{file.name}, line {reader.line_num}')
+
+
+def _header(values: Sequence[str], place: str, suffix: str) -> list[str]:
+    delimiter = _DELIMITERS[suffix]
+    names = [checked(name, place).strip() for name in values]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise UserError(f'{place}: the header names the column {twice[0]!r} {names.count(twice[0])} times.')
+    other = next((mark for mark in ';\t|,' if mark != delimiter and mark in names[0]), None)
+    if len(names) == 1 and other is not None:
+        raise UserError(
+            f'{place}: the columns are separated by {other!r}, and a {suffix} file separates them by '
+            f'{delimiter!r}. Save it so, or name it .tsv where they are separated by tabs.'
+        )
+    return names
+
+
+def _parquet(file: File) -> Iterator[tuple[Any, str]]:
+    from pyarrow import ArrowInvalid, parquet
+
+    with file.open() as content:
+        try:
+            seekable = content if file.suffix == PurePath(file.name).suffix else io.BytesIO(content.read())
+            batches = parquet.ParquetFile(seekable).iter_batches()
+            for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
+                yield row, f'{file.name}, row {number}'
+        except ArrowInvalid as error:
+            raise UserError(f'{file.name}: this is no Parquet file ({error}).') from None
+
+
+def _json(text: str, path: str, header: Sequence[str] | None, part: str | None) -> list[tuple[Any, str]]:
+    value = _parse(text, path)
+    if isinstance(value, dict) and part is None and _is_squad(value):
+        return _squad(value, path)
+    if part is not None:
+        lists = value if isinstance(value, dict) else {}
+        names = [name for name in lists if fnmatch.fnmatchcase(name, part)]
+        if not names:
+            raise UserError(
+                f'{path}: nothing in it is called {part!r}.{closest(part, lists)} There are: {", ".join(lists)}.'
+            )
+        value = [item for name in names for item in lists[name]]
+    if not isinstance(value, list | dict):
+        raise UserError(f'{path}: expected a list of rows [...], found {type(value).__name__}.')
+    if isinstance(value, dict):
+        raise UserError(f'{path}: an object, not a list. Name the part of it: {path}#{next(iter(value), "...")}')
+    places = [f'{path}, item {number}' for number in range(1, len(value) + 1)]
+    return [(_with_names(item, place, header), place) for item, place in zip(value, places, strict=True)]
+
+
+def _parse(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f', line {error.lineno}' if 'line' not in place else ''
+        raise UserError(f'{place}{line}, column {error.colno}: no JSON ({error.msg}).') from None
+
+
+def _with_names(value: Any, place: str, header: Sequence[str] | None) -> Any:
+    """A list as an object with the header's names, else 0, 1, ...; anything else as it is."""
+    if not isinstance(value, list):
+        return value
+    names = header or [str(i) for i in range(len(value))]
+    if len(names) != len(value):
+        raise UserError(f'{place}: {len(value)} values, but COLUMNS names {len(names)}.')
+    return dict(zip(names, value, strict=True))
+
+
+def _row(value: Any, place: str) -> Row:
+    if not isinstance(value, dict):
+        raise UserError(f'{place}: expected an object {{...}}, found {type(value).__name__}.')
+    return Row({name: _text(v) for name, v in value.items()}, place)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ''
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _is_squad(value: dict[str, Any]) -> bool:
+    articles = value.get('data')
+    return isinstance(articles, list) and all(isinstance(a, dict) and 'paragraphs' in a for a in articles)
+
+
+def _squad(value: dict[str, Any], path: str) -> list[tuple[Any, str]]:
+    found = []
+    for number, paragraph in enumerate((p for article in value['data'] for p in article['paragraphs']), 1):
+        place = f'{path}, paragraph {number}'
+        for question in _part(paragraph, 'qas', place):
+            place = f'{path}, question {question.get("id", len(found) + 1)}'
+            answers = list(dict.fromkeys(_part(a, 'text', place) for a in _part(question, 'answers', place)))
+            answers = answers or [UNANSWERABLE]
+            values = {
+                'question': _part(question, 'question', place),
+                'context': _part(paragraph, 'context', place),
+                'answer': answers[0],
+                'answers': answers,
+            }
+            found.append((values, place))
+    return found
+
+
+def _part(value: Any, name: str, place: str) -> Any:
+    if not isinstance(value, dict) or name not in value:
+        there = ', '.join(value) if isinstance(value, dict) else type(value).__name__
+        raise UserError(f"{place}: SQuAD's format has {name!r} here; there is: {there}.")
+    return value[name]

@@ -1,0 +1,59 @@
+"""Tasks on every machine, nothing downloaded: the tables of `offline` and the library's source, in the registry."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from palm_jax.data.registry import offline, stdlib
+from palm_jax.data.registry.seqio_chains import add_language_model_task, add_text_to_text_task, generator_source
+from palm_jax.data.registry.task_metrics import Metric, accuracy, entity_f1, measured
+from palm_jax.data.supervised.conversations import PairTable
+from palm_jax.data.supervised.tagged_text import TaggedTable
+
+_SPLITS = ('train', 'validation')
+# Name: table, input, target, what stays together when a part is held out, metric.
+PAIRS: dict[str, tuple[str, str, str, str | None, Metric]] = {
+    'stdlib_docstrings': ('docstrings', 'summarize: {source}', '{summary}', '{module}', measured('rouge', 'chrf')),
+    'stdlib_function_names': ('function_names', 'name: {source}', '{name}', '{module}', measured('squad', 'chrf')),
+    'cldr_translations': (
+        *('translations', 'to {target}: {name}', '{translation}', '{name}'),
+        measured('chrf', 'bleu', tokenizer='char'),
+    ),
+    'cldr_territories': (
+        *('territories', 'question: {question} context: {context}', '{answer}', '{territory}'),
+        measured('squad'),
+    ),
+    'cldr_languages': ('languages', '{text}', '{label}', None, accuracy),
+}
+
+
+def add() -> None:
+    """Registers all of them."""
+    add_language_model_task('python_stdlib', generator_source(stdlib.examples, _SPLITS))
+    for name, (table, given, target, together, metric) in PAIRS.items():
+        pairs = functools.partial(_pairs, table, given, target, together)
+        _add_pairs(name, pairs, metric)
+    _add_pairs('stdlib_tokens', _tags, entity_f1)
+
+
+def _add_pairs(name: str, generate: Callable[[str], Iterator[Mapping[str, str]]], metric: Metric) -> None:
+    source = generator_source(generate, _SPLITS, ('inputs', 'targets'))
+    add_text_to_text_task(name, source, (), [metric])
+
+
+def _pairs(table: str, given: str, target: str, together: str | None, split: str) -> Iterator[Mapping[str, str]]:
+    pairs = PairTable(offline.table(table), input=given, target=target, split_by=together)
+    for conversation in pairs.examples(split):
+        yield _pair([turn.text for turn in conversation.turns])
+
+
+def _tags(split: str) -> Iterator[Mapping[str, str]]:
+    """Python's tokens, and their types, as many of each, with blanks between."""
+    for sentence in TaggedTable(offline.table('tokens')).examples(split):
+        if not any(' ' in word for word in sentence.words):
+            yield _pair([' '.join(sentence.words), ' '.join(sentence.tags)])
+
+
+def _pair(texts: Sequence[str]) -> Mapping[str, str]:
+    return dict(zip(('inputs', 'targets'), texts, strict=True))

@@ -1,0 +1,170 @@
+"""Conversations as batches: the model reads all turns and learns to write some of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from palm_jax.data.supervised.conversations import Conversation, Source, Turn
+from palm_jax.data.supervised.examples import Batch
+from palm_jax.data.supervised.in_memory import InMemoryData
+from palm_jax.data.supervised.packing import packed
+from palm_jax.data.vocabulary.vocabularies import EOS_ID
+from palm_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """What is read before a held-out target: ids with the start mark, the text, the right targets."""
+
+    ids: tuple[int, ...]
+    text: str
+    references: tuple[str, ...]
+
+
+class TextToText(InMemoryData):
+    """Conversations as batches: `0 turn EOS turn EOS ...`, the loss on the learned turns and their EOS only.
+
+    What is read is cut to `inputs` tokens: a single turn at its end, a history by leaving out its
+    oldest turns. What is learned is cut to `targets` tokens a turn. A long dialogue becomes several
+    sequences. How much was cut is told.
+
+    Args:
+      source: where the conversations are.
+      lengths: {'inputs': I, 'targets': T}; sequences have I + T tokens.
+      vocabulary: `bytes` or the path of a SentencePiece model: the base's.
+      bidirectional: what is read before the first learned turn is seen both ways: a prefix LM.
+      pack: short sequences share a row, each a segment with its own positions that sees nothing of the others
+        (as Flan-PaLM's were, arXiv 2210.11416, section 2.2). A step of as many rows then learns from more examples.
+      group_by_length: examples of like length stand together in groups of so many, see `LengthGroups`.
+      seed: of the shuffling.
+    """
+
+    weights = 'decoder_loss_weights'  # there is no head
+
+    def __init__(
+        self,
+        source: Source,
+        lengths: Mapping[str, int],
+        vocabulary: str,
+        bidirectional: bool = False,
+        pack: bool = False,
+        group_by_length: int | None = None,
+        seed: int = 0,
+    ):
+        if {'inputs', 'targets'} - set(lengths) or min(lengths['inputs'], lengths['targets']) < 3:
+            raise UserError(
+                f"TASK_FEATURE_LENGTHS is {dict(lengths)}; it needs 'inputs' and 'targets' of at least 3 tokens each."
+            )
+        super().__init__(vocabulary, seed, group_by_length)
+        self.source, self.bidirectional, self._pack = source, bidirectional, pack
+        if not pack:
+            self.against_padding += ', --gin.PACK=True puts several examples into a row'
+        self.input_length, self.target_length = lengths['inputs'], lengths['targets']
+        self.length = self.input_length + self.target_length
+
+    def example(self) -> str:
+        """The first training sequence, token by token, with what the loss counts."""
+        row = self.first()
+        end = int(np.flatnonzero(row['decoder_loss_weights'])[-1]) + 1
+        lines = ['position  input → target, ✓ where the loss counts it']
+        for i in range(end):
+            source, target = (int(row[f'decoder_{name}_tokens'][i]) for name in ('input', 'target'))
+            shown = [repr(self.vocabulary.decode([token])) for token in (source, target)]
+            mark = '✓' if row['decoder_loss_weights'][i] else '·'
+            lines.append(f'{i:>8}  {source:>6} {shown[0]:<18} → {target:>6} {shown[1]:<18} {mark}')
+        return '\n'.join(lines)
+
+    def prompts(self) -> list[Prompt]:
+        """A prompt for every learned turn of the held-out part; equal prompts are one."""
+        prompts: dict[tuple[int, ...], Prompt] = {}
+        for conversation in self.source.examples('validation'):
+            for number, turn in enumerate(conversation.turns):
+                if turn.learned:
+                    before = conversation.turns[:number]
+                    ids = self.prompt_ids(before)
+                    known = prompts[ids].references if ids in prompts else ()
+                    references = (*known, *(conversation.references or (turn.text,)))
+                    text = '\n'.join(t.text for t in before)
+                    prompts[ids] = Prompt(ids, text, tuple(dict.fromkeys(references)))
+        return list(prompts.values())
+
+    def prompt_ids(self, turns: Sequence[Turn]) -> tuple[int, ...]:
+        """What the model reads of turns before it answers: `0 turn EOS ...`, at most `inputs` tokens."""
+        ids: list[int] = []
+        for turn in reversed(turns):
+            encoded = [*self.vocabulary.encode(turn.text), EOS_ID]
+            if len(encoded) + len(ids) >= self.input_length:
+                if not ids:
+                    ids = [*encoded[: self.input_length - 2], EOS_ID]
+                break
+            ids = encoded + ids
+        return (0, *ids)
+
+    def asked(self, given: Any) -> tuple[int, ...]:
+        """The ids to answer behind; what is `given` is up to the source: a text, columns, a history."""
+        return self.prompt_ids(self.source.asked(given))
+
+    def encode(self, split: str) -> Batch:
+        """Targets, inputs one to the right of them, and which targets count."""
+        rows, num_cut = [], 0
+        conversations = self.source.examples(split)
+        for conversation in conversations:
+            sequences, was_cut = self._sequences(conversation)
+            rows += sequences
+            num_cut += was_cut
+        if num_cut:
+            print(
+                f'{num_cut:,} of {len(conversations):,} {split} examples are longer than {self.input_length} + '
+                f'{self.target_length} tokens and are cut; --gin.TASK_FEATURE_LENGTHS='
+                "\"{'inputs': ..., 'targets': ...}\" takes more.",
+                flush=True,
+            )
+        groups = packed([len(ids) for ids, _ in rows], self.length) if self._pack else [[i] for i in range(len(rows))]
+        if split == 'train' and self._pack:
+            print(f'{len(rows):,} examples in {len(groups):,} rows of {self.length} tokens', flush=True)
+        names = ('input_tokens', 'target_tokens', 'loss_weights', 'causal_attention', 'segment_ids', 'positions')
+        features = {name: np.zeros((len(groups), self.length), np.int32) for name in names}
+        for row, group in enumerate(groups):
+            start = 0
+            for segment, (ids, learned) in enumerate((rows[i] for i in group), 1):
+                place = (row, slice(start, start + len(ids)))
+                features['input_tokens'][place] = [0, *ids[:-1]]
+                features['target_tokens'][place], features['loss_weights'][place] = ids, learned
+                # Inputs stand one to the right of targets.
+                features['causal_attention'][row, start : start + learned.index(True) + 1] = 1
+                features['segment_ids'][place], features['positions'][place] = segment, range(len(ids))
+                start += len(ids)
+        if not self.bidirectional:
+            del features['causal_attention']
+        if not self._pack:
+            del features['segment_ids'], features['positions']
+        return {f'decoder_{name}': values for name, values in features.items()}
+
+    def _sequences(self, conversation: Conversation) -> tuple[list[tuple[list[int], list[bool]]], bool]:
+        """(ids, whether each is learned) of one conversation, cut to sequences, and whether something was lost."""
+        sequences, was_cut = [], False
+        ids: list[int] = []
+        learned: list[bool] = []
+        start = 0  # of the turns read since the last learned one
+        for number, turn in enumerate(conversation.turns):
+            if not turn.learned:
+                continue
+            target = self.vocabulary.encode(turn.text)
+            was_cut |= len(target) + 1 > self.target_length
+            target = [*target[: self.target_length - 1], EOS_ID]
+            read = [i for t in conversation.turns[start:number] for i in (*self.vocabulary.encode(t.text), EOS_ID)]
+            start = number + 1
+            if not ids or len(ids) + len(read) + len(target) > self.length:
+                if ids:
+                    sequences.append((ids, learned))
+                first = self.prompt_ids(conversation.turns[:number])[1:]
+                was_cut |= len(first) < len(read)
+                ids, learned = list(first), [False] * len(first)
+            else:
+                ids, learned = ids + read, learned + [False] * len(read)
+            ids, learned = ids + target, learned + [True] * len(target)
+        return [*sequences, (ids, learned)], was_cut

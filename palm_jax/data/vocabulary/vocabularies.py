@@ -1,0 +1,239 @@
+"""Text to token ids and back, without loss.
+
+Ids 0, 1, 2 are padding, end of document and unknown, as in T5. A vocabulary needs no
+TensorFlow; `palm_jax.data.registry.tasks` hands it to seqio.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import sentencepiece
+
+from palm_jax.errors import UserError
+
+PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
+_SPECIAL = 3
+_SENTENCEPIECE_FILE, _TOKENIZERS_FILE = 'vocabulary.model', 'vocabulary.json'  # in MODEL_DIR
+SPACE_MARK = '▁'  # U+2581 stands for the space inside SentencePiece, so text may not hold it as is
+
+
+class Vocabulary(Protocol):
+    """What the data layer and the samplers need of a vocabulary."""
+
+    @property
+    def size(self) -> int:
+        """Number of ids."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the exact mapping; kept in checkpoints."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without an end mark."""
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of every text, on as many threads as there are."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids; padding and end marks are left out."""
+
+    def save(self, directory: Path) -> None:
+        """Writes its file below a directory, where it has one, under a name of its kind."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bytes:
+    """UTF-8 bytes, shifted by the three special ids (ByT5, arXiv 2105.13626)."""
+
+    @property
+    def size(self) -> int:
+        return 256 + _SPECIAL
+
+    @property
+    def fingerprint(self) -> str:
+        return 'bytes'
+
+    def encode(self, text: str) -> list[int]:
+        return [byte + _SPECIAL for byte in text.encode('utf-8', errors='surrogatepass')]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        return list(map(self.encode, texts))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        values = bytes(int(i) - _SPECIAL for i in ids if _SPECIAL <= int(i) < self.size)
+        return values.decode('utf-8', errors='replace')
+
+    def save(self, directory: Path) -> None:
+        del directory
+
+
+@dataclasses.dataclass(frozen=True)
+class SentencePiece:
+    """A SentencePiece model with PaLM's settings (paper, section 2.2).
+
+    Bytes stand in for characters it has never seen, numbers are split into digits, white
+    space is kept exactly: `decode(encode(text)) == text` for every text.
+
+    Attributes:
+      path: the `.model` file.
+    """
+
+    path: str
+
+    @functools.cached_property
+    def _processor(self) -> sentencepiece.SentencePieceProcessor:
+        if not Path(self.path).is_file():
+            raise UserError(f'No vocabulary at {self.path}. Make one with: palm-jax vocabulary --help')
+        try:
+            return sentencepiece.SentencePieceProcessor(model_file=self.path)
+        except (RuntimeError, OSError) as error:
+            raise UserError(f'{self.path} is not a SentencePiece model ({error}).') from error
+
+    @property
+    def size(self) -> int:
+        return self._processor.vocab_size()
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self._processor.serialized_model_proto()).hexdigest()[:16]
+        return f'sentencepiece_{self.size}_{digest}'
+
+    @functools.cached_property
+    def _space_mark_ids(self) -> list[int]:
+        return [self._processor.piece_to_id(f'<0x{byte:02X}>') for byte in SPACE_MARK.encode()]
+
+    def piece(self, i: int) -> str:
+        """How the model writes an id, ▁ for blanks."""
+        return self._processor.id_to_piece(i)
+
+    def is_byte(self, i: int) -> bool:
+        """Whether an id stands for one byte of what no piece holds."""
+        return self._processor.is_byte(i)
+
+    def encode(self, text: str) -> list[int]:
+        if SPACE_MARK not in text:
+            return self._processor.encode(text)
+        first, *rest = self._processor.encode(text.split(SPACE_MARK))
+        return first + [i for ids in rest for i in (*self._space_mark_ids, *ids)]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        found = self._processor.encode([t for t in texts if SPACE_MARK not in t], num_threads=os.cpu_count())
+        of_plain = iter(found)
+        return [self.encode(text) if SPACE_MARK in text else next(of_plain) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._processor.decode([int(i) for i in ids if int(i) not in (PAD_ID, EOS_ID)])
+
+    def save(self, directory: Path) -> None:
+        _write_once(directory / _SENTENCEPIECE_FILE, self._processor.serialized_model_proto())
+
+
+@dataclasses.dataclass(frozen=True)
+class HuggingFace:
+    """A `tokenizer.json` of Hugging Face tokenizers.
+
+    Ids are renumbered by two swaps, so that 0 begins a text and 1 ends it as everywhere here;
+    `their_ids` says which is which.
+
+    Attributes:
+      path: a tokenizer.json beside its tokenizer_config.json, or what `save` wrote.
+    """
+
+    path: str
+
+    @functools.cached_property
+    def _content(self) -> dict[str, Any]:
+        """The tokenizer's JSON, and the ids that begin and end a text, under their names."""
+        file = Path(self.path)
+        try:
+            content = json.loads(file.read_text())
+            if 'start_id' in content:
+                return content
+            settings = json.loads(file.with_name('tokenizer_config.json').read_text())
+        except FileNotFoundError as error:
+            raise UserError(f'No vocabulary at {error.filename}.') from None
+        except (ValueError, UnicodeDecodeError) as error:
+            raise UserError(f'{self.path} is no tokenizer.json ({error}).') from None
+        names = {name: settings.get(name) for name in ('bos_token', 'pad_token', 'unk_token', 'eos_token')}
+        names = {name: v['content'] if isinstance(v, dict) else v for name, v in names.items() if v is not None}
+        end = names.pop('eos_token', None)
+        ids = {token['content']: token['id'] for token in content.get('added_tokens', ())}
+        special = [token['content'] for token in content.get('added_tokens', ()) if token.get('special')]
+        start = next((token for token in (*names.values(), *special) if token != end), None)
+        ids |= content.get('model', {}).get('vocab', {}) if isinstance(content['model']['vocab'], dict) else {}
+        if start not in ids or end not in ids:
+            raise UserError(f'{self.path}: its tokenizer_config.json names no bos_token and eos_token of its own.')
+        return {'tokenizer': content, 'start_id': ids[start], 'end_id': ids[end]}
+
+    @functools.cached_property
+    def _tokenizer(self):
+        from tokenizers import Tokenizer
+
+        try:
+            return Tokenizer.from_str(json.dumps(self._content['tokenizer']))
+        except Exception as error:
+            raise UserError(f'{self.path} is no tokenizer.json ({error}).') from None
+
+    @functools.cached_property
+    def their_ids(self) -> np.ndarray:
+        """int64 [V]: the tokenizer's id of every id here."""
+        ids = np.arange(self.size)
+        for here, name in ((PAD_ID, 'start_id'), (EOS_ID, 'end_id')):
+            there = int(np.flatnonzero(ids == self._content[name])[0])
+            ids[[here, there]] = ids[[there, here]]
+        return ids
+
+    @functools.cached_property
+    def _our_ids(self) -> np.ndarray:
+        return np.argsort(self.their_ids)
+
+    @property
+    def size(self) -> int:
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        text = json.dumps(self._content, sort_keys=True)
+        return f'tokenizers_{self.size}_{hashlib.sha256(text.encode()).hexdigest()[:16]}'
+
+    def encode(self, text: str) -> list[int]:
+        return self._our_ids[self._tokenizer.encode(text, add_special_tokens=False).ids].tolist() if text else []
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [self._our_ids[one.ids].tolist() if one.ids else [] for one in encoded]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        kept = [int(self.their_ids[int(i)]) for i in ids if int(i) not in (PAD_ID, EOS_ID) and int(i) < self.size]
+        return self._tokenizer.decode(kept, skip_special_tokens=False)
+
+    def save(self, directory: Path) -> None:
+        _write_once(directory / _TOKENIZERS_FILE, json.dumps(self._content).encode())
+
+    def write_theirs(self, directory: Path) -> tuple[int, int]:
+        """tokenizer.json as it was; gives the ids there that begin and end a text."""
+        (directory / 'tokenizer.json').write_text(json.dumps(self._content['tokenizer'], ensure_ascii=False))
+        return self._content['start_id'], self._content['end_id']
+
+
+def _write_once(file: Path, content: bytes) -> None:
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+
+
+def named(name: str) -> Vocabulary:
+    """`bytes`, or the SentencePiece model or the tokenizer.json at a path."""
+    if name == 'bytes':
+        return Bytes()
+    path = str(Path(name).expanduser())
+    return HuggingFace(path) if path.endswith('.json') else SentencePiece(path)

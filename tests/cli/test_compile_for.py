@@ -1,0 +1,110 @@
+"""A step compiled for TPUs that are not here: it fits, its FLOPs are the paper's, its collectives are counted."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from palm_jax.cli import compile_for
+from palm_jax.compilation.collectives import collectives_of
+from palm_jax.compilation.matmul_flops import matmul_flops
+from palm_jax.configuration.load import load
+from palm_jax.errors import UserError
+from palm_jax.training import flops
+from tests.test_gin_files import ROOT
+
+SIZES = {'8b': 256_000, '62b': 256_000, '540b': 256_000}
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def compiled(*arguments):
+    command = [sys.executable, '-m', 'palm_jax', 'compile-for', *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope='module')
+def compiler():
+    """The TPU's, got by the command that the tool names where it is missing."""
+    asked = compiled('--topology=v5e:2x2', '--gin_file=gin/pretrain_tiny.gin', '--gin.VOCABULARY=bytes')
+    if asked.returncode:
+        command = re.search(r'^  (.* pip install .*)$', asked.stderr, re.MULTILINE)
+        assert command, asked.stderr[-2000:]
+        if subprocess.run(shlex.split(command[1]), capture_output=True, check=False).returncode:
+            pytest.skip('libtpu cannot be had here')
+
+
+def test_base_for_four_chips(compiler):
+    result = compiled('--topology=v5e:2x2', '--gin_file=gin/pretrain_base.gin', '--gin.VOCABULARY=bytes')
+    assert result.returncode == 0, result.stderr[-3000:]
+    for shown in ('of 16 GiB a device', ': fits', '100.0% of the formula', '× all-gather', 'at best', 'MFU at most'):
+        assert shown in result.stdout, result.stdout
+
+
+def test_another_objective_and_a_mesh_that_does_not_fit(compiler):
+    tiny = ('--topology=v5e:2x2', '--gin_file=gin/pretrain_tiny.gin', '--gin.VOCABULARY=bytes')
+    result = compiled(*tiny, '--gin_file=gin/objectives/prefix_lm.gin')
+    assert result.returncode == 0 and ': fits' in result.stdout, result.stderr[-3000:]
+    for flags, message in (
+        (['--gin.MESH_MODEL=3'], 'does not fit 4 device(s)'),
+        (['--gin.BATCH_SIZE=6'], '4 or 8 would do'),
+        (['--sweep'], '--sweep multiplies the batch it is given'),
+    ):
+        refused = compiled(*tiny, *flags)
+        assert refused.returncode == 2 and message in refused.stderr and 'Traceback' not in refused.stderr
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_the_matmuls_of_a_step_are_those_of_the_papers_formula(size):
+    flags = [('VOCABULARY', 'bytes'), ('VOCABULARY_SIZE', str(SIZES[size]))]
+    model = load('loop.train', ['gin/pretrain_base.gin', f'gin/models/{size}.gin'], flags).build('loop.train')['model']
+    counted = matmul_flops(model, 2048) / 2048
+    of_paper = {'8b': 0.0550e12, '62b': 0.388e12, '540b': 3.28e12}[size]  # appendix B, without rematerialization
+    assert counted == pytest.approx(of_paper, rel=0.05)
+    shapes = jax.eval_shape(
+        lambda rng: model.init(rng, jax.numpy.zeros((1, 8), int), method='init_all'), jax.random.key(0)
+    )
+    num_params = sum(x.size for x in jax.tree.leaves(shapes))
+    assert counted == pytest.approx(flops.per_token(num_params, model.arch, 2048), rel=0.001)
+
+
+PROGRAM = """
+HloModule jit_step
+
+%body (p: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
+  %ag = bf16[32,8]{1,0} all-gather(bf16[4,8]{1,0} %x), dimensions={0}
+  %start = (bf16[4,8]{1,0}, bf16[32,8]{1,0}) all-gather-start(bf16[4,8]{1,0} %x), dimensions={0}
+}
+
+%condition (p: (s32[], bf16[4,8])) -> pred[] {
+  %limit = s32[] constant(12)
+  ROOT %lt = pred[] compare(%i, %limit), direction=LT
+}
+
+ENTRY %main (a: f32[16]) -> f32[16] {
+  %sum = f32[16]{0} all-reduce(f32[16]{0} %a), to_apply=%add
+  %loop = (s32[], bf16[4,8]) while((s32[], bf16[4,8]) %init), condition=%condition, body=%body
+}
+"""
+
+
+def test_collectives_of_a_loop_count_as_often_as_it_runs():
+    found = collectives_of(PROGRAM)
+    assert found['all-reduce f32[16]'] == (1, 64.0)
+    assert found['all-gather bf16[32,8]'] == (12, 512.0)
+    assert sum(times * size for times, size in found.values()) == 64 + 12 * 512 + 12 * 512
+
+
+@pytest.mark.parametrize(
+    'topology, message',
+    [('v5:2x2', 'Did you mean v5[ep]'), ('v5e', 'a generation and its chips'), ('v5e:two', 'e.g. v5e:2x4')],
+)
+def test_a_bad_topology_is_said(topology, message):
+    with pytest.raises(UserError, match=message):
+        compile_for.devices_of(topology)

@@ -1,0 +1,139 @@
+"""Batches of texts of like length: the same examples, less padding."""
+
+import jax
+import numpy as np
+import pytest
+
+from palm_jax.data.supervised.conversations import PairTable
+from palm_jax.data.supervised.examples import Examples, is_token
+from palm_jax.data.supervised.labelled_text import LabelledTable, LabelledText
+from palm_jax.data.supervised.length_groups import LengthGroups
+from palm_jax.data.supervised.tagged_text import TaggedTable, TaggedText
+from palm_jax.data.supervised.text_to_text import TextToText
+from palm_jax.errors import UserError
+from palm_jax.models.heads import Head
+from palm_jax.models.palm import Architecture, PaLM
+from palm_jax.training import state
+from palm_jax.training.head_losses import ClassLoss
+from palm_jax.training.losses import LanguageModelLoss
+from tests.conftest import MICRO
+
+E, L, GROUP = 256, 32, 4  # two windows of 32 groups are an epoch of 256
+
+
+@pytest.fixture
+def features():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, L + 1, E)
+    tokens = np.where(np.arange(L) < lengths[:, None], rng.integers(1, 50, (E, L)), 0).astype(np.int32)
+    return {'decoder_target_tokens': tokens, 'labels': np.arange(E), 'scores': rng.normal(size=(E, L))}
+
+
+def grouped(features, seed=0, group=GROUP, rows=None):
+    return LengthGroups(features, seed, rows, group, ['decoder_target_tokens'])
+
+
+def test_an_epoch_has_every_example_once_and_little_padding(features):
+    data, plain = grouped(features), Examples(features, 0)
+    batches = [data.batch(first, GROUP) for first in range(0, 2 * E, GROUP)]
+    for epoch in (batches[: E // GROUP], batches[E // GROUP :]):
+        assert sorted(np.concatenate([b['labels'] for b in epoch])) == list(range(E))
+    positions = sum(b['decoder_target_tokens'].size for b in batches)
+    least = sum(np.count_nonzero(b['decoder_target_tokens']) for b in batches)
+    assert positions < 1.35 * least < 2 * E * L * 0.75  # of whole rows
+    assert {b['decoder_target_tokens'].shape[1] for b in batches} == {8, 16, 24, 32}
+    lengths = [b['decoder_target_tokens'].shape[1] for b in batches]
+    assert lengths != sorted(lengths)  # long and short come mixed
+    assert sorted(plain.batch(0, E)['labels']) == list(range(E))
+
+
+def test_nothing_but_padding_is_cut_and_other_features_are_whole(features):
+    data = grouped(features)
+    for first in range(0, E, GROUP):
+        batch = data.batch(first, GROUP)
+        rows, tokens = batch['labels'], batch['decoder_target_tokens']
+        padded = np.pad(tokens, [(0, 0), (0, L - tokens.shape[1])])
+        np.testing.assert_array_equal(padded, features['decoder_target_tokens'][rows])
+        np.testing.assert_array_equal(batch['scores'], features['scores'][rows])
+
+
+def test_a_batch_is_a_function_of_its_number_and_the_seed(features):
+    data, late = grouped(features), grouped(features)
+    before = [data.batch(first, GROUP) for first in range(0, E, GROUP)]
+    again = late.batch(40 * GROUP, GROUP)  # as after a restart
+    for name, values in before[40].items():
+        np.testing.assert_array_equal(values, again[name])
+        np.testing.assert_array_equal(values[2:], late.batch(40 * GROUP + 2, 2)[name])  # as another process reads it
+    other = grouped(features, seed=1).batch(40 * GROUP, GROUP)
+    assert list(other['labels']) != list(again['labels'])
+
+
+def test_drawn_rows_come_as_often_as_they_are_drawn(features):
+    rows = [0] * 100 + [1] * 28
+    seen = np.concatenate([grouped(features, rows=rows).batch(i, GROUP)['labels'] for i in range(0, 128, GROUP)])
+    assert np.bincount(seen).tolist() == [100, 28]
+
+
+def test_a_batch_of_two_groups_is_refused(features):
+    with pytest.raises(UserError, match='GROUP_BY_LENGTH = 4: examples 0 to 6 of a batch are of two groups'):
+        grouped(features).batch(0, 6)
+    with pytest.raises(UserError, match='GROUP_BY_LENGTH is 0; it is the batch size'):
+        grouped(features, group=0)
+
+
+@pytest.fixture
+def tables(tmp_path):
+    sentences = [['word'] * n for n in np.random.default_rng(1).integers(1, 7, 64)]
+    rows = [f'{" ".join(words)} {i},{"ab"[i % 2]}' for i, words in enumerate(sentences)]
+    tagged = ['\n'.join(f'{word} {("O", "B-X")[i % 2]}' for word in words) for i, words in enumerate(sentences)]
+    (tmp_path / 'texts.csv').write_text('\n'.join(['text,label', *rows]))
+    (tmp_path / 'tags.conll').write_text('\n\n'.join(tagged))
+    return tmp_path
+
+
+def kinds(tables, group):
+    texts, tags = str(tables / 'texts.csv'), str(tables / 'tags.conll')
+    pairs = PairTable(texts, texts, input='{text}', target='{label}')
+    lengths = {'inputs': 40, 'targets': 8}
+    return {
+        'class': (LabelledText(LabelledTable(texts, texts), lengths, 'bytes', group_by_length=group), ClassLoss()),
+        'tags': (TaggedText(TaggedTable(tags, tags), lengths, 'bytes', group_by_length=group), ClassLoss()),
+        'text': (TextToText(pairs, lengths, 'bytes', group_by_length=group), LanguageModelLoss(chunk_length=8)),
+    }
+
+
+def test_packed_rows_that_are_half_empty_are_not_told_to_be_packed(tmp_path, capsys):
+    (tmp_path / 'pairs.csv').write_text('input,target\n' + f'{"q" * 20},a\n' * 40)
+    table = PairTable(str(tmp_path / 'pairs.csv'), str(tmp_path / 'pairs.csv'))
+    TextToText(table, {'inputs': 32, 'targets': 8}, 'bytes', pack=True).batch(0, 4)
+    said = capsys.readouterr().out
+    assert '40 examples in 40 rows of 40 tokens' in said and 'of them padding' in said and 'PACK' not in said
+
+
+@pytest.mark.parametrize('kind', ['class', 'tags', 'text'])
+def test_much_padding_is_told_with_what_helps(tables, kind, capsys):
+    batch = kinds(tables, None)[kind][0].batch(0, 64)
+    share = 1 - is_token(batch).mean()
+    said = capsys.readouterr().out
+    assert f'64 rows of {batch["decoder_input_tokens"].shape[1]} tokens, {share:.0%} of them padding' in said
+    assert '--gin.GROUP_BY_LENGTH=%BATCH_SIZE' in said and ('--gin.PACK=True' in said) == (kind == 'text')
+    kinds(tables, 8)[kind][0].batch(0, 8)
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize('kind', ['class', 'tags', 'text'])
+def test_the_loss_of_a_group_is_that_of_its_whole_rows(tables, kind):
+    data, loss = kinds(tables, 8)[kind]
+    batch = data.batch(0, 8)
+    length = batch['decoder_input_tokens'].shape[1]
+    assert length < data.length
+    whole = {
+        name: np.pad(v, [(0, 0), (0, data.length - length)]) if v.shape[1:2] == (length,) else v
+        for name, v in batch.items()
+    }
+    assert whole['decoder_input_tokens'].shape == kinds(tables, None)[kind][0].batch(0, 8)['decoder_input_tokens'].shape
+    head = None if kind == 'text' else Head(len(data.labels), pooling='none' if kind == 'tags' else 'mean')
+    model = PaLM(Architecture(**(MICRO | {'vocab_size': 260})), head=head)
+    params = state.unbox(state.init_params(model, jax.random.key(0)))
+    losses = [float(loss(model, params, b)[0]) for b in (batch, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

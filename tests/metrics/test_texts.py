@@ -1,0 +1,56 @@
+"""Written text: sacrebleu's and rouge_score's own numbers, SQuAD's by hand."""
+
+import numpy as np
+import pytest
+import sacrebleu
+from rouge_score import rouge_scorer
+
+from palm_jax.errors import UserError
+from palm_jax.metrics.texts import Words, answer_f1, answer_words, measure
+from palm_jax.reports.written import WritingReporter
+
+TEXTS = ['the cat sat on the mat', 'a dog barks loudly', 'nothing']
+REFERENCES = [['the cat sat on a mat', 'a cat is on the mat'], ['the dog barks'], ['something else']]
+
+
+def test_bleu_and_chrf_are_sacrebleus_also_with_ragged_references():
+    ours = measure(['bleu', 'chrf'], TEXTS, REFERENCES, '13a')
+    columns = [[r[0] for r in REFERENCES], [REFERENCES[0][1], None, None]]
+    np.testing.assert_allclose(ours['bleu'](np.arange(3)), sacrebleu.corpus_bleu(TEXTS, columns).score)
+    np.testing.assert_allclose(ours['chrf'](np.arange(3)), sacrebleu.corpus_chrf(TEXTS, columns).score)
+    part = sacrebleu.corpus_chrf([TEXTS[1], TEXTS[1]], [[REFERENCES[1][0]] * 2]).score
+    np.testing.assert_allclose(ours['chrf'](np.array([1, 1])), part)
+
+
+def test_rouge_is_rouge_scores_on_english():
+    ours = measure(['rouge'], TEXTS, REFERENCES, '13a')
+    scorer = rouge_scorer.RougeScorer(['rouge1', 'rouge2', 'rougeL'])
+    theirs = [scorer.score_multi(r, t) for t, r in zip(TEXTS, REFERENCES, strict=True)]
+    for name in ('rouge1', 'rouge2', 'rougeL'):
+        np.testing.assert_allclose(ours[name](np.arange(3)), 100 * np.mean([s[name].fmeasure for s in theirs]))
+    assert Words().tokenize('Das Ü-Ei, 3 Stück 电影abc') == ['das', 'ü', 'ei', '3', 'stück', '电', '影', 'abc']
+
+
+@pytest.mark.parametrize(
+    ('text', 'reference', 'f1'),
+    [
+        ('The Denver Broncos!', 'denver broncos', 1.0),
+        ('Denver', 'the Denver Broncos', 2 / 3),
+        ('Panthers', 'Broncos', 0.0),
+        ('the', 'an', 1.0),
+        ('丹佛野马', '丹佛。', 2 * 0.5 / 1.5),
+    ],
+)
+def test_answers_as_squad_compares_them(text, reference, f1):
+    np.testing.assert_allclose(answer_f1(text, reference), f1)
+
+
+def test_the_best_reference_counts():
+    ours = measure(['squad'], ['the mat'], [['a cat', 'mat']], '13a')
+    assert ours['f1'](np.arange(1)) == ours['exact_match'](np.arange(1)) == 100
+    assert answer_words("It's A Test.") == ['its', 'test']
+
+
+def test_an_unknown_measure_names_the_nearest():
+    with pytest.raises(UserError, match=r"'blue' is unknown.*mean bleu"):
+        WritingReporter(measures=['blue'])
