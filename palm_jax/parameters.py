@@ -16,7 +16,7 @@ def path_name(path: tuple[Any, ...]) -> str:
     return '/'.join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
-def matching(patterns: Iterable[str], params: Any, binding: str) -> Any:
+def path_mask(patterns: Iterable[str], params: Any, binding: str) -> Any:
     """A tree of bools: does one of the patterns match the whole path?
 
     Args:
@@ -43,7 +43,7 @@ def matching(patterns: Iterable[str], params: Any, binding: str) -> Any:
     )
 
 
-def overlaid(params: Any, others: Any) -> Any:
+def merge_matching(params: Any, others: Any) -> Any:
     """A tree whose leaves are those of `others` where it has one of the same path and shape."""
     theirs = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(others)}
 

@@ -63,7 +63,7 @@ def sequence() -> Rules:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class MeshLayout:
     """A mesh's shape and the rules that place arrays on it.
 
     Attributes:
@@ -160,7 +160,7 @@ def read_batch(read: Callable[[int, int], Mapping[str, np.ndarray]], size: int, 
     return {name: global_array(name, value) for name, value in next(iter(parts.values())).items()}
 
 
-def bytes_per_device(boxed: Any, layout: Layout, axis_sizes: Mapping[str, int]) -> int:
+def bytes_per_device(boxed: Any, layout: MeshLayout, axis_sizes: Mapping[str, int]) -> int:
     """Memory of a tree's leaves on one device of a mesh that need not exist here."""
     total = 0
     for leaf in jax.tree.leaves(boxed, is_leaf=_is_boxed):

@@ -42,7 +42,7 @@ EIGHT_DEVICES = """
         )
         model, selection = setup.adapt(PaLM(arch), **{adaptation})
         model = model.freeze_layers(arch.num_layers - (selection.top_layers or arch.num_layers))
-        optimizer = remembering(model.wrap(optimizers.{optimizer}(schedules.constant(1e-2){settings})))
+        optimizer = remembering(model.wrap_optimizer(optimizers.{optimizer}(schedules.constant(1e-2){settings})))
         loss = model.penalized(losses.LanguageModelLoss(chunk_length=16, skip_unweighted={skip}))
         mesh = layout.mesh(devices)
         with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
@@ -64,9 +64,9 @@ EIGHT_DEVICES = """
     def assert_near(one, eight):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), one, eight)
 
-    one, one_loss, selection = run(jax.devices()[:1], partitioning.Layout())
+    one, one_loss, selection = run(jax.devices()[:1], partitioning.MeshLayout())
     for unroll, microbatches in {variants}:
-        eight, eight_loss, _ = run(None, partitioning.Layout({layout}), unroll, microbatches)
+        eight, eight_loss, _ = run(None, partitioning.MeshLayout({layout}), unroll, microbatches)
         gate = eight.all_params['stack']['mlp']['in']['gate']
         local = gate.addressable_shards[0].data.size
         assert gate.size // local == {split}, (gate.size, local)
@@ -164,15 +164,15 @@ WRITING = """
     from palm_jax.inference.beam import BeamSearch
     from palm_jax.inference.generate import Sampler
     from palm_jax.models.palm import Architecture, PaLM
-    from palm_jax.partitioning import Layout
+    from palm_jax.partitioning import MeshLayout
     from tests.inference.test_generate import Numbers
     assert jax.device_count() == 8
     model = PaLM(Architecture(vocab_size=64, num_layers=2, d_model=32, num_heads=4, head_dim=8))
-    split = trained_model._in_place(model, Layout(model=2))
+    split = trained_model._in_place(model, MeshLayout(model=2))
     assert split['stack']['attn']['qkv']['q'].addressable_shards[0].data.shape == (2, 8, 2, 8)
     whole = jax.tree.map(np.asarray, split)
     prompts = [[0, *range(3, 3 + n)] for n in (2, 9, 4)]
-    beam = BeamSearch(beams=2, max_tokens=5)
+    beam = BeamSearch(num_beams=2, max_tokens=5)
     for writer in (Sampler(max_tokens=8, temperature=0), Sampler(max_tokens=8, seed=3), beam):
         one, eight = (writer.write(model, params, Numbers(), prompts, 32) for params in (whole, split))
         assert [c.ids for of in one for c in of] == [c.ids for of in eight for c in of]
@@ -190,7 +190,7 @@ def boxed(**changes):
 
 
 def test_what_a_mesh_does_not_divide_is_named():
-    layout = partitioning.Layout(model=3)
+    layout = partitioning.MeshLayout(model=3)
     with pytest.raises(UserError, match='vocab` has size 64, which model = 3'):
         layout.check(boxed(), layout.axis_sizes(3))
     with pytest.raises(UserError, match='does not fit 8 device'):
@@ -198,7 +198,7 @@ def test_what_a_mesh_does_not_divide_is_named():
 
 
 def test_bytes_per_device_follow_the_split():
-    tree, layout = boxed(), partitioning.Layout(model=2)
+    tree, layout = boxed(), partitioning.MeshLayout(model=2)
     whole = partitioning.bytes_per_device(tree, layout, {'data': 1, 'model': 1})
     assert whole == sum(4 * np.prod(x.shape) for x in jax.tree.leaves(tree))
     assert whole / 16 < partitioning.bytes_per_device(tree, layout, {'data': 8, 'model': 2}) < whole / 8
@@ -206,7 +206,7 @@ def test_bytes_per_device_follow_the_split():
 
 def test_an_axis_without_a_rule_is_an_error():
     with pytest.raises(UserError, match='No rule'):
-        partitioning.Layout(rules=(('act_batch', 'data'),)).check(boxed(), {'data': 1, 'model': 1})
+        partitioning.MeshLayout(rules=(('act_batch', 'data'),)).check(boxed(), {'data': 1, 'model': 1})
 
 
 COLLECTIVES = """
@@ -214,7 +214,7 @@ COLLECTIVES = """
     from palm_jax import partitioning
     from palm_jax.models import target
     from palm_jax.models.palm import Architecture, PaLM
-    from palm_jax.partitioning import Layout
+    from palm_jax.partitioning import MeshLayout
     from palm_jax.training import losses, optimizers, schedules, state
     from palm_jax.training.step import train_step
     from palm_jax.compilation.collectives import collectives_of
@@ -252,13 +252,13 @@ COLLECTIVES = """
         large = [name for name in of('all-gather', found) if found[name][1] > 4096]  # not ids, nor a number a token
         return [name for name in large if re.search(rf'[\\[,]({L}|{B * L})[,\\]]', name)]
 
-    found = step_collectives(Layout(rules=partitioning.data_parallel()))
+    found = step_collectives(MeshLayout(rules=partitioning.data_parallel()))
     assert of('all-reduce', found) and not of('all-gather', found), found
-    found = step_collectives(Layout())
+    found = step_collectives(MeshLayout())
     assert of('all-gather', found) and not gathers_activations(found), found
-    found = step_collectives(Layout(model=2))
+    found = step_collectives(MeshLayout(model=2))
     assert of('all-gather', found) and of('all-reduce', found) and not gathers_activations(found), found
-    for layout in (Layout(), Layout(model=2)):  # chunks of the loss share what devices tell each other
+    for layout in (MeshLayout(), MeshLayout(model=2)):  # chunks of the loss share what devices tell each other
         whole, chunked = (sum(n * size for n, size in step_collectives(layout, c).values()) for c in (0, 4))
         assert chunked < 1.05 * whole, (whole, chunked)
     print('as expected')
@@ -274,7 +274,7 @@ MOVING = """
     from pathlib import Path
     from palm_jax import partitioning
     from palm_jax.models.palm import Architecture, PaLM
-    from palm_jax.partitioning import Layout
+    from palm_jax.partitioning import MeshLayout
     from palm_jax.training import optimizers, schedules, state
     from palm_jax.training.checkpoints import Checkpoints
 
@@ -283,12 +283,12 @@ MOVING = """
     init = functools.partial(state.init_state, model, optimizer)
     boxed = jax.eval_shape(init, jax.random.key(0))
     meshes = {
-        'one': (Layout(), jax.devices()[:1]),
-        'replicated': (Layout(rules=partitioning.data_parallel()), None),
-        'sharded': (Layout(), None),
-        'two by four': (Layout(model=4), None),
-        'four by two': (Layout(model=2, rules=partitioning.sequence()), None),
-        'half': (Layout(model=2), jax.devices()[4:]),
+        'one': (MeshLayout(), jax.devices()[:1]),
+        'replicated': (MeshLayout(rules=partitioning.data_parallel()), None),
+        'sharded': (MeshLayout(), None),
+        'two by four': (MeshLayout(model=4), None),
+        'four by two': (MeshLayout(model=2, rules=partitioning.sequence()), None),
+        'half': (MeshLayout(model=2), jax.devices()[4:]),
     }
     places = {name: layout.shardings(boxed, layout.mesh(devices)) for name, (layout, devices) in meshes.items()}
     original = jax.jit(lambda rng: state.unbox(init(rng)))(jax.random.key(5))

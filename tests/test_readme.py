@@ -152,7 +152,7 @@ def test_the_benchmark_of_writing():
     assert result.returncode == 0, result.stderr[-2000:]
     assert re.search(r'palm_jax, stored +2 ', result.stdout) and 'of bound' in result.stdout
     assert re.search(r'transformers +2 .*palm_jax, stored is \d+\.\d\d× as fast', result.stdout)
-    result = run('python -m tools.benchmark serve --requests=4 --places=2 --tokens=9 --steps=1')
+    result = run('python -m tools.benchmark serve --requests=4 --slots=2 --tokens=9 --steps=1')
     assert result.returncode == 0, result.stderr[-2000:]
     assert re.search(r'2 together +\d+ tokens/s, \d', result.stdout)
 
@@ -181,7 +181,7 @@ def of(name):
 
 def test_the_commands_that_use_a_model_work(tmp_path):
     """As they stand, one after the other, in a folder where runs/tiny is a model of some steps."""
-    few = '--gin.TRAIN_STEPS=2 --gin.TASK_FEATURE_LENGTHS={"targets":64} --gin.SAMPLE_TOKENS=4 --gin.PROMPTS=["def"]'
+    few = '--gin.TRAIN_STEPS=2 --gin.TASK_FEATURE_LENGTHS={"targets":64} --gin.MAX_NEW_TOKENS=4 --gin.PROMPTS=["def"]'
     text = tmp_path / 'text.txt'
     text.write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(1500)))
     data = f'--gin.TRAIN_FILES={text} --gin.VOCABULARY=bytes'

@@ -36,9 +36,9 @@ from palm_jax.peft.adapter import Adapter
 from palm_jax.peft.bitfit import BitFit
 from palm_jax.peft.ia3 import IA3
 from palm_jax.peft.lora import LoRA
-from palm_jax.peft.method import Adapted
+from palm_jax.peft.method import AdaptedModel
 from palm_jax.peft.prefix import Prefix
-from palm_jax.peft.prompt import Prompt
+from palm_jax.peft.prompt import SoftPrompt
 from palm_jax.peft.trainable import Trainable
 from palm_jax.training import flops, head_losses, losses, optimizers, schedules, setup, state, step
 from tools import benchmark_data, benchmark_decoding
@@ -58,11 +58,11 @@ PARTS = {
     'full': {'trainable': ['.*']},
     'top_k_layers': {'trainable': ['stack/.*', 'final_norm/.*'], 'trainable_layers': 1},
     'lora': {'methods': (LoRA(rank=8, alpha=16.0),)},
-    'dora': {'methods': (LoRA(rank=8, alpha=16.0, decomposed=True),)},
+    'dora': {'methods': (LoRA(rank=8, alpha=16.0, use_dora=True),)},
     'adalora': {'methods': (AdaLoRA(),)},
-    'adapter': {'methods': (Adapter(width=32),)},
+    'adapter': {'methods': (Adapter(bottleneck_dim=32),)},
     'prefix': {'methods': (Prefix(),)},
-    'prompt': {'methods': (Prompt(),)},
+    'prompt': {'methods': (SoftPrompt(),)},
     'ia3': {'methods': (IA3(),)},
     'bitfit': {'methods': (BitFit(),)},
     'norms_only': {'trainable': ['.*norm/scale']},
@@ -235,15 +235,18 @@ def finetuner(name: str, options: argparse.Namespace) -> Trainer:
 
 
 def jax_trainer(
-    model: PaLM | Adapted, loss: Callable[..., Any], batch: dict[str, np.ndarray], selection: Trainable = Trainable()
+    model: PaLM | AdaptedModel,
+    loss: Callable[..., Any],
+    batch: dict[str, np.ndarray],
+    selection: Trainable = Trainable(),
 ) -> Trainer:
     """Our own step, on what `selection` trains."""
     optimizer = optimizers.adamw(schedules.constant(1e-4))
-    if isinstance(model, Adapted):
-        optimizer, loss = model.wrap(optimizer), model.penalized(loss)
+    if isinstance(model, AdaptedModel):
+        optimizer, loss = model.wrap_optimizer(optimizer), model.penalized(loss)
     init = jax.jit(lambda rng: state.unbox(state.init_state(model, optimizer, rng, selection)))
     current = [init(jax.random.key(0))]
-    if isinstance(model, Adapted):
+    if isinstance(model, AdaptedModel):
         model = model.freeze_layers(selection.frozen_layers(current[0].params, model.arch.num_layers))
     train_step = functools.partial(step.train_step, model=model, loss=loss, optimizer=optimizer)
     rng = jax.random.key(1)

@@ -19,7 +19,7 @@ from palm_jax.cli import command_line
 from palm_jax.errors import UserError
 from palm_jax.exchange import cohere
 from palm_jax.inference import decoding
-from palm_jax.inference.engine import Engine, Piece, Request
+from palm_jax.inference.engine import Delta, Engine, Request
 from palm_jax.inference.generate import Sampler
 from palm_jax.models.palm import Architecture, PaLM
 from palm_jax.training import state
@@ -48,7 +48,7 @@ def add_serving_arguments(commands: Any, sizes: Iterable[str]) -> None:
     serve.add_argument('--size', choices=list(sizes), default='40m')
     serve.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='default: the first that jax finds')
     serve.add_argument('--requests', type=command_line.positive, default=32, help='of mixed lengths')
-    serve.add_argument('--places', type=command_line.positive, default=8, help='written at one time')
+    serve.add_argument('--slots', type=command_line.positive, default=8, help='written at one time')
     serve.add_argument('--tokens', type=command_line.positive, default=48, help='written of each, at most')
     serve.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
     serve.add_argument('--steps', type=command_line.positive, default=3, help='times that everything is done')
@@ -58,8 +58,8 @@ def compare_serving(options: argparse.Namespace, arch: Architecture) -> None:
     """The same requests, all at once and each behind the one before, in turn."""
     choose_device(options.device)
     rng, length = np.random.default_rng(0), 64 + options.tokens
-    model, params = decoding.laid_out(PaLM(arch), _params(arch))
-    engine = Engine(options.places, max_waiting=options.requests)
+    model, params = decoding.unstack_layers(PaLM(arch), _params(arch))
+    engine = Engine(options.slots, max_waiting=options.requests)
     engine.add('model', model, params, _Numbers(), length, False)
     engine.start()
     wanted = [
@@ -72,12 +72,12 @@ def compare_serving(options: argparse.Namespace, arch: Architecture) -> None:
         ended = [threading.Event() for _ in wanted]
         for i, (prompt, tokens) in enumerate(wanted):
 
-            def hand_out(piece: Piece, i=i) -> None:
+            def on_delta(piece: Delta, i=i) -> None:
                 said[i] += [token.id for token in piece.tokens]
-                if piece.ending:
+                if piece.finish_reason:
                     ended[i].set()
 
-            engine.submit('model', Request(prompt, Sampler(max_tokens=tokens, temperature=0.0), hand_out))
+            engine.submit('model', Request(prompt, Sampler(max_tokens=tokens, temperature=0.0), on_delta))
             if not together:
                 ended[i].wait()
         for event in ended:
@@ -99,7 +99,7 @@ def compare_serving(options: argparse.Namespace, arch: Architecture) -> None:
         f'{options.size} on {jax.devices()[0].device_kind}, {options.dtype}: {options.requests} requests, '
         f'{written:,} tokens written, the same in both\n'
         f'one by one   {speed[False]:>8,.0f} tokens/s\n'
-        f'{options.places} together   {speed[True]:>8,.0f} tokens/s, {speed[True] / speed[False]:.2f}× as many'
+        f'{options.slots} together   {speed[True]:>8,.0f} tokens/s, {speed[True] / speed[False]:.2f}× as many'
     )
 
 
@@ -170,8 +170,8 @@ def _cache_bytes(arch: Architecture, options: argparse.Namespace) -> int:
 def ours(arch: Architecture, options: argparse.Namespace, weights: str) -> Trainer:
     """palm_jax's sampler without an end mark, so that every text has its full length."""
     choose_device(options.device)
-    model, params = decoding.laid_out(PaLM(arch), _params(arch), weights)
-    never = Sampler(temperature=0.0).settings
+    model, params = decoding.unstack_layers(PaLM(arch), _params(arch), weights)
+    never = Sampler(temperature=0.0).sampling_params
 
     def run(batch: int, tokens: int) -> None:
         prompts, zeros = _prompts(arch, options, batch), np.zeros(batch)

@@ -41,7 +41,7 @@ METHODS = {
     'full': {'LEARNING_RATE': 1e-3},
     'top_k_layers': {'LEARNING_RATE': 1e-3},
     'lora': {'LEARNING_RATE': 3e-3},
-    'dora': {'LEARNING_RATE': 3e-3, 'lora.LoRA.decomposed': True},
+    'dora': {'LEARNING_RATE': 3e-3, 'lora.LoRA.use_dora': True},
     'adalora': {'LEARNING_RATE': 1e-2},
     'adapter': {'LEARNING_RATE': 3e-3},
     'prefix': {'LEARNING_RATE': 1e-2},

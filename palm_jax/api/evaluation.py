@@ -16,11 +16,11 @@ from palm_jax.data.supervised.text_to_text import TextToText
 from palm_jax.errors import UserError
 from palm_jax.inference.decoding import START_ID
 from palm_jax.inference.quantization import dequantized
-from palm_jax.partitioning import Layout, shard_batch
+from palm_jax.partitioning import MeshLayout, shard_batch
 from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.batch_sizes import BatchSizes
-from palm_jax.training.finished import Finished
 from palm_jax.training.losses import LanguageModelLoss
+from palm_jax.training.result import TrainingResult
 from palm_jax.training.state import TrainState
 from palm_jax.training.step import eval_step
 
@@ -31,12 +31,12 @@ _BOOTSTRAPS = 1000
 def on_held_out(model: Trained) -> Measured:
     """What the run's own reporter measures on its held-out part."""
     run, start, step_number = model.run, time.monotonic(), int(model.checkpoint.name)
-    layout, batch_sizes = run.get('layout', Layout()), BatchSizes.of(run['batch_size'])
+    layout, batch_sizes = run.get('layout', MeshLayout()), BatchSizes.of(run['batch_size'])
     size = batch_sizes.at(step_number)
     mesh, of_batches = layout.mesh(), []
     adapted, params = model.model, model.params
     if model.sampler.weights == 'int8':  # what rounding costs in loss
-        adapted, params = model.laid_out
+        adapted, params = model.for_decoding
         params = dequantized(params, adapted.arch.dtype)
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
         state = TrainState(jnp.zeros((), jnp.int32), params, {})
@@ -49,7 +49,7 @@ def on_held_out(model: Trained) -> Measured:
             return metrics_lib.total(of_batches)
 
         report = run['reporter'](
-            Finished(
+            TrainingResult(
                 model=adapted,
                 state=state,
                 data=model.data,
@@ -115,14 +115,14 @@ def _continued(model: Trained, prompts: Sequence[str]) -> list[str]:
     if too_long:
         print(
             f'{too_long:,} of {len(prompts):,} prompts are longer than {room} tokens, which leave room to write in the '
-            f'{length} that the model reads: their beginnings are left out. Fewer --shots or SAMPLE_TOKENS help.'
+            f'{length} that the model reads: their beginnings are left out. Fewer --shots or MAX_NEW_TOKENS help.'
         )
-    written = sampler.write(*model.laid_out, vocabulary, [ids[-room:] for ids in encoded], length)
+    written = sampler.generate(*model.for_decoding, vocabulary, [ids[-room:] for ids in encoded], length)
     return [best.text for best, *_ in written]
 
 
 def table(measured: Mapping[str, Measured]) -> str:
-    """Rows for the terminal."""
+    """DecodeState for the terminal."""
     lines = []
     for title, of_one in measured.items():
         count = of_one['examples']

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from palm_jax.api.trained_model import Trained
 from palm_jax.data.readers import tables
 from palm_jax.data.readers.bad_rows import BadRows
-from palm_jax.data.readers.files import find
+from palm_jax.data.readers.files import glob_files
 from palm_jax.data.readers.tables import Row
 from palm_jax.data.supervised.labelled_text import LabelledText
 from palm_jax.data.supervised.tagged_text import TaggedText
@@ -83,7 +83,7 @@ class _InPlace(BadRows):
 
 
 def _rows(source: str) -> Iterator[Row | UserError]:
-    for file in find(source, '--input'):
+    for file in glob_files(source, '--input'):
         if file.suffix == '.txt':
             yield from (Row({_PROMPT: line.rstrip('\r\n')}, f'{file.name}, line {n}') for n, line in file.lines())
         else:
@@ -140,7 +140,7 @@ def _kind(model: Trained) -> tuple[Callable[[Row], Any], Callable[..., Answers]]
             try:
                 data.asked(values)
             except UserError as error:
-                raise UserError(f'{row.place}: {error}') from None
+                raise UserError(f'{row.location}: {error}') from None
             return values
 
         return given, lambda rows, first: [{'predicted': text} for text in model.answer(rows, first=first)]
@@ -148,10 +148,10 @@ def _kind(model: Trained) -> tuple[Callable[[Row], Any], Callable[..., Answers]]
     def prompt(row: Row) -> str:
         text = tables.require(row, _PROMPT, 'TEXT_COLUMN')
         if len(data.vocabulary.encode(text)) + 1 >= data.length:
-            raise UserError(f'{row.place}: the text is longer than the {data.length} tokens that the model reads.')
+            raise UserError(f'{row.location}: the text is longer than the {data.length} tokens that the model reads.')
         return text
 
-    return prompt, lambda texts, first: [{'predicted': text} for text in model.write(texts, first=first)]
+    return prompt, lambda texts, first: [{'predicted': text} for text in model.generate(texts, first=first)]
 
 
 def _labelled(said: float | dict[str, float], kind: str) -> dict[str, Any]:

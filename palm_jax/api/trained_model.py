@@ -29,17 +29,17 @@ from palm_jax.data.supervised.text_to_text import TextToText
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.decoding import EOS_ID, START_ID
-from palm_jax.inference.generate import Continuation, Sampler, Writer, encode_prompts
+from palm_jax.inference.generate import Completion, Decoder, Sampler, encode_prompts
 from palm_jax.inference.scoring import Likelihood, likelihoods
 from palm_jax.metrics import entities
-from palm_jax.parameters import overlaid
-from palm_jax.partitioning import Layout
-from palm_jax.peft.method import Adapted
+from palm_jax.parameters import merge_matching
+from palm_jax.partitioning import MeshLayout
+from palm_jax.peft.method import AdaptedModel
 from palm_jax.peft.trainable import join
 from palm_jax.training import pretrained
 from palm_jax.training.checkpoints import Checkpoints, fingerprint, restore_params
 from palm_jax.training.head_losses import scores_of
-from palm_jax.training.setup import adapted
+from palm_jax.training.setup import adapt_from_arguments
 from palm_jax.training.state import TrainState, init_params, unbox
 
 _CONFIG = 'config.gin'
@@ -114,16 +114,16 @@ def load_with(
     text = file.read_text()
     flags = [(name, repr(value)) for name, value in known.items() if value and re.search(rf'^{name} = ', text, re.M)]
     arguments = load_configuration('loop.train', [str(file), *gin_files], [*flags, *changes]).build('loop.train')
-    model, selection = adapted(arguments)
+    model, selection = adapt_from_arguments(arguments)
     data, ours = arguments['data'], {'vocabulary': arguments['data'].vocabulary.fingerprint}
     sampler = getattr(arguments['reporter'], 'sampler', None) or Sampler()
-    fresh = _in_place(model, arguments.get('layout', Layout()) if jax.device_count() > 1 else Layout())
+    fresh = _in_place(model, arguments.get('layout', MeshLayout()) if jax.device_count() > 1 else MeshLayout())
     if about.get('base') is None:
         params = known_params[directory] = restore_params(str(model_dir), fresh, ours)
         return Trained(model, params, data, text, sampler, directory, arguments)
     of_base = pretrained.step_directory(arguments['initial_checkpoint'])
     if of_base in known_params and 'head' not in known_params[of_base]:
-        base = overlaid(fresh, known_params[of_base])
+        base = merge_matching(fresh, known_params[of_base])
     else:
         base = restore_params(arguments['initial_checkpoint'], fresh, ours, model.trainable)
         known_params[of_base] = base
@@ -137,7 +137,7 @@ def load_with(
     return Trained(model, params, data, text, sampler, directory, arguments)
 
 
-def _in_place(model: Adapted, layout: Layout) -> Any:
+def _in_place(model: AdaptedModel, layout: MeshLayout) -> Any:
     """Initial parameters, split over the devices as in the run."""
     mesh = layout.mesh()
     boxed = jax.eval_shape(lambda rng: init_params(model, rng), jax.random.key(0))
@@ -160,22 +160,22 @@ class Trained:
       run: what `loop.train` was called with: loss, reporter, layout, ...
     """
 
-    model: Adapted
+    model: AdaptedModel
     params: Any
     data: Any
     config: str
-    sampler: Writer = Sampler()
+    sampler: Decoder = Sampler()
     checkpoint: Path | None = None
     run: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @functools.cached_property
-    def laid_out(self) -> tuple[Any, Any]:
-        """Model and parameters as decoding wants them, see `decoding.laid_out`."""
-        return decoding.laid_out(self.model, self.params, self.sampler.weights)
+    def for_decoding(self) -> tuple[Any, Any]:
+        """Model and parameters as decoding wants them, see `decoding.unstack_layers`."""
+        return decoding.unstack_layers(self.model, self.params, self.sampler.weights)
 
-    def continuations(
-        self, prompts: Sequence[str], sampler: Writer | None = None, first: int = 0
-    ) -> list[list[Continuation]]:
+    def completions(
+        self, prompts: Sequence[str], sampler: Decoder | None = None, first: int = 0
+    ) -> list[list[Completion]]:
         """Continuations of every prompt, with their tokens and log-probabilities.
 
         Args:
@@ -186,12 +186,12 @@ class Trained:
         encoded = encode_prompts(self.data.vocabulary, prompts, self.data.length)
         return self._written(encoded, sampler or self.sampler, False, first)
 
-    def write(self, prompts: Sequence[str], sampler: Writer | None = None, first: int = 0) -> list[str]:
-        """The first, or best, continuation of every prompt as text; arguments as of `continuations`."""
-        return [best.text for best, *_ in self.continuations(prompts, sampler, first)]
+    def generate(self, prompts: Sequence[str], sampler: Decoder | None = None, first: int = 0) -> list[str]:
+        """The first, or best, continuation of every prompt as text; arguments as of `completions`."""
+        return [best.text for best, *_ in self.completions(prompts, sampler, first)]
 
     def score(self, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> list[Likelihood]:
-        """How likely the model finds continuations: (prompt, continuation) of each, or (input, answer)."""
+        """How likely the model finds completions: (prompt, continuation) of each, or (input, answer)."""
         encode, data = self.data.vocabulary.encode, self.data
         if isinstance(data, TextToText):
             ids = [(data.asked(given), [*encode(text), EOS_ID]) for given, text in pairs]
@@ -199,7 +199,7 @@ class Trained:
             ids = [([START_ID, *encode(prompt)], encode(text)) for prompt, text in pairs]
         return likelihoods(self.model, self.params, ids, data.length, batch_size)
 
-    def answer(self, inputs: Sequence[Any], sampler: Writer | None = None, first: int = 0) -> list[str]:
+    def answer(self, inputs: Sequence[Any], sampler: Decoder | None = None, first: int = 0) -> list[str]:
         """What a model that was trained from text to text answers.
 
         Args:
@@ -215,7 +215,9 @@ class Trained:
         return [best.text for best, *_ in self._written(prompts, sampler, data.bidirectional, first)]
 
     def _written(self, prompts, sampler, bidirectional, first):
-        return sampler.write(*self.laid_out, self.data.vocabulary, prompts, self.data.length, bidirectional, first)
+        return sampler.generate(
+            *self.for_decoding, self.data.vocabulary, prompts, self.data.length, bidirectional, first
+        )
 
     def predict(self, texts: Sequence[str], second_texts: Sequence[str] | None = None, batch_size: int = 32) -> list:
         """What the head says of texts, or of pairs of texts.

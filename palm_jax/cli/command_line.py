@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from palm_jax.cli.malloc import keep_heap
+from palm_jax.cli.malloc import restart_with_malloc_tunables
 from palm_jax.configuration.load import Configuration, load
 from palm_jax.errors import UserError
 
@@ -126,7 +126,7 @@ def _leave_interrupted() -> None:
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
     """Exits with main's code; a user's mistake is a message and code 2."""
-    keep_heap()
+    restart_with_malloc_tunables()
     sys.unraisablehook = _take_dropped
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
         signal.signal(signal.SIGINT, _interrupt)

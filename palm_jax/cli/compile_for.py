@@ -37,7 +37,7 @@ from palm_jax.errors import UserError, closest
 from palm_jax.models import target
 from palm_jax.training import flops, messages
 from palm_jax.training.plan import Plan
-from palm_jax.training.setup import Setup, adapted, replicated
+from palm_jax.training.setup import Setup, adapt_from_arguments, replicated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,7 +227,7 @@ class Compiled:
 def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -> Compiled:
     """Compiles the step of `loop.train(**arguments)` for devices that are not here."""
     layout, data = arguments['layout'], arguments['data']
-    model, selection = adapted(arguments)
+    model, selection = adapt_from_arguments(arguments)
     optimizer, batch_size, total_steps = (arguments[name] for name in ('optimizer', 'batch_size', 'total_steps'))
     setup = Setup.of(model, selection, optimizer, layout, len(devices), batch_size, data.length, total_steps)
     plan, mesh, microbatches = setup.plan, layout.mesh(devices), arguments.get('microbatches', 1)

@@ -10,7 +10,7 @@ from palm_jax.configuration.load import Configuration
 from palm_jax.configuration.statements import Macro, Reference
 from palm_jax.errors import UserError
 from palm_jax.training import messages
-from palm_jax.training.setup import Setup, adapted
+from palm_jax.training.setup import Setup, adapt_from_arguments
 
 
 def explain(configuration: Configuration, arguments: dict[str, Any], num_devices: int | None) -> str:
@@ -24,7 +24,7 @@ def explain(configuration: Configuration, arguments: dict[str, Any], num_devices
     layout, data = arguments['layout'], arguments['data']
     if num_devices is None:
         num_devices = jax.device_count() if layout.data == -1 else layout.data * layout.model
-    model, selection = adapted(arguments)
+    model, selection = adapt_from_arguments(arguments)
     optimizer, batch_size, total_steps = (arguments[name] for name in ('optimizer', 'batch_size', 'total_steps'))
     plan = Setup.of(model, selection, optimizer, layout, num_devices, batch_size, data.length, total_steps).plan
     microbatches = arguments.get('microbatches', 1)
@@ -43,10 +43,10 @@ def explain(configuration: Configuration, arguments: dict[str, Any], num_devices
 
 
 def _sources(configuration: Configuration) -> str:
-    rows = [(s.name, _as_gin(s.value), s.place) for s in configuration.effective.values()]
+    rows = [(s.name, _as_gin(s.value), s.location) for s in configuration.effective.values()]
     names = max(len(name) for name, _, _ in rows)
     values = min(48, max(len(value) for _, value, _ in rows))
-    return '\n'.join(f'{name:<{names}}  {value:<{values}}  {place}' for name, value, place in sorted(rows))
+    return '\n'.join(f'{name:<{names}}  {value:<{values}}  {location}' for name, value, location in sorted(rows))
 
 
 def _as_gin(value: Any) -> str:

@@ -26,16 +26,18 @@ def main(arguments: Sequence[str]) -> int:
     run, changes = command_line.run_of(options.gin_file)
 
     from palm_jax.api import trained_model
-    from palm_jax.data.vocabulary.special_tokens import Marked
+    from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
     from palm_jax.exchange import hf_directory, peft_directory
 
     model = trained_model.load_with(run, flags, changes)
     arch, data = model.model.arch, model.data
-    vocabulary = data.vocabulary if isinstance(data.vocabulary, Marked) else Marked(data.vocabulary)
+    vocabulary = (
+        data.vocabulary if isinstance(data.vocabulary, ExtendedVocabulary) else ExtendedVocabulary(data.vocabulary)
+    )
     if options.format == 'peft':
         if options.base is None:
             raise UserError('--format=peft needs --base, what --format=hf has written of the run it was trained on.')
-        there = hf_directory.rows(vocabulary, arch)
+        there = hf_directory.token_id_permutation(vocabulary, arch)
         print(peft_directory.write(model.model, model.params, there, options.base, options.directory))
         print(f"exported   {options.directory}: PeftModel.from_pretrained(base, '{options.directory}')")
         return 0

@@ -9,7 +9,7 @@ import sys
 _TUNABLES = {'hugetlb': 1, 'mmap_max': 0, 'arena_max': 1, 'trim_threshold': sys.maxsize}
 
 
-def keep_heap() -> None:
+def restart_with_malloc_tunables() -> None:
     """Starts this process anew with a glibc heap that keeps its memory, where there is glibc.
 
     XLA allocates and frees gigabytes in every step. By default each is mapped, faulted in page

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from palm_jax.cli import command_line
-from palm_jax.configuration.statements import find
+from palm_jax.configuration.statements import find_config
 from palm_jax.errors import UserError
 
 _PRETRAINING = 'python_stdlib'
@@ -21,7 +21,7 @@ def data(name: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) 
       flags: (NAME, value) of `--gin.NAME=value`.
     """
     try:
-        find(f'gin/tasks/{name}.gin', 'NAME')
+        find_config(f'gin/tasks/{name}.gin', 'NAME')
     except UserError:
         files, of_name = ['gin/pretrain_tiny.gin'], [('MIXTURE_OR_TASK_NAME', name)]
     else:

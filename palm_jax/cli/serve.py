@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--model', action='append', required=True, help='[NAME=]MODEL_DIR; may be given several times')
     parser.add_argument('--host', default='127.0.0.1', help='0.0.0.0 listens to other machines, too')
     parser.add_argument('--port', type=int, default=8000, help='0 takes any that is free')
-    parser.add_argument('--places', type=int, default=8, help='texts of a model that are written together')
+    parser.add_argument('--slots', type=int, default=8, help='texts of a model that are written together')
     parser.add_argument('--max_waiting', type=int, default=64, help='requests that wait for a place; one more gets 429')
     parser.add_argument('--max_tokens', type=int, default=4096, help='of an answer at most')
     parser.add_argument('--seconds', type=float, default=300, help='that an answer may take')

@@ -17,7 +17,7 @@ from palm_jax.configuration.statements import (
     Reference,
     Statement,
     entry_files,
-    find,
+    find_config,
     held,
     read_file,
     read_flag,
@@ -112,13 +112,13 @@ class Configuration:
             elif statement.on_command_line or selector not in replaced:
                 names = sorted(_short(name) for name in operative if not name.startswith('gin.'))
                 raise UserError(
-                    f'{statement.place}: {statement.name} has no effect, nothing here uses {statement.selector}.\n'
+                    f'{statement.location}: {statement.name} has no effect, nothing here uses {statement.selector}.\n'
                     f'In use: {", ".join(names)}.'
                 )
         for statement in self.effective.values():
             if statement.is_macro and statement.on_command_line and statement.name not in reached:
                 raise UserError(
-                    f'{statement.place}: {statement.name} has no effect, nothing that is in use reads it.'
+                    f'{statement.location}: {statement.name} has no effect, nothing that is in use reads it.'
                     f'{closest(statement.name, reached)}\nIn use: {", ".join(sorted(reached))}.'
                 )
 
@@ -171,7 +171,7 @@ def load(root: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) 
     statements: list[Statement] = []
     imports: list[str] = []
     for name in gin_files:
-        file_statements, file_imports = read_file(find(name, '--gin_file'))
+        file_statements, file_imports = read_file(find_config(name, '--gin_file'))
         statements += file_statements
         imports += file_imports
     if not any(statement.selector == root for statement in statements):
@@ -213,16 +213,16 @@ def _check_macros(statements: Sequence[Statement]) -> None:
         for macro in held(statement.value, Macro):
             if macro.name not in defined and macro.name != 'gin.REQUIRED':
                 raise UserError(
-                    f'{statement.place}: %{macro.name} is not defined.{closest(macro.name, defined)}\n'
+                    f'{statement.location}: %{macro.name} is not defined.{closest(macro.name, defined)}\n'
                     f'Give it with --gin.{macro.name}=... Defined: {", ".join(sorted(defined))}.'
                 )
             if macro.name == 'gin.REQUIRED':
-                raise UserError(f'{statement.place}: {statement.name} must be given: --gin.{statement.name}=...')
+                raise UserError(f'{statement.location}: {statement.name} must be given: --gin.{statement.name}=...')
     # Every use counts, also one that a later binding replaced: swapping a part must not orphan its knobs.
     used = _used_macros(statements)
     for name in sorted(defined - used):
         raise UserError(
-            f'{effective[name].place}: nothing uses the macro {name}.{closest(name, used - {name})}\n'
+            f'{effective[name].location}: nothing uses the macro {name}.{closest(name, used - {name})}\n'
             f'Used here: {", ".join(sorted(used))}.'
         )
 
@@ -232,7 +232,7 @@ def _hand_to_gin(gin_files, imports, flag_lines, statements) -> None:
     logging.disable(logging.ERROR)  # gin reports every place where it looked for an include
     try:
         for name in gin_files:
-            gin.parse_config_file(str(find(name, '--gin_file')))
+            gin.parse_config_file(str(find_config(name, '--gin_file')))
         preamble = sorted(set(imports), key=lambda line: '__gin__' not in line)
         gin.parse_config([*preamble, *flag_lines])
         gin.finalize()
@@ -249,10 +249,12 @@ def _explain(error: Exception, statements: Sequence[Statement]) -> str:
     message = str(error).strip()
     complaint = message.splitlines()[0] if message else type(error).__name__
     if match := re.match(r"Configurable '(.+)' doesn't have a parameter named '(\w+)'", complaint):
-        place = _place(statements, lambda s: s.selector == match[1] and s.parameter == match[2])
+        location = _location(statements, lambda s: s.selector == match[1] and s.parameter == match[2])
         parameters = inspect.signature(_function(_selector(match[1]))).parameters
         names = [name for name in parameters if name not in ('self', 'parent', 'name')]
-        return f'{place}{match[1]} has no parameter {match[2]}.{closest(match[2], names)}\nIt has: {", ".join(names)}.'
+        return (
+            f'{location}{match[1]} has no parameter {match[2]}.{closest(match[2], names)}\nIt has: {", ".join(names)}.'
+        )
     for pattern in (
         r"'(?P<name>\w+)' was not provided by an import statement",
         r"Couldn't resolve selector (?P<name>[\w.]+);",
@@ -261,10 +263,10 @@ def _explain(error: Exception, statements: Sequence[Statement]) -> str:
         if match := re.match(pattern, complaint):
             wrong = match['name']
             used = {name for s in statements for name in _names_in(s) if name == wrong or name.startswith(f'{wrong}.')}
-            place = _place(statements, lambda s, used=used: bool(used & _names_in(s)))
+            location = _location(statements, lambda s, used=used: bool(used & _names_in(s)))
             full = next(iter(sorted(used)), wrong)
             known = _known_names(wrong)
-            return f'{place}nothing is called {full}.{closest(full, known)}\nKnown: {", ".join(known)}.'
+            return f'{location}nothing is called {full}.{closest(full, known)}\nKnown: {", ".join(known)}.'
     if isinstance(error, ModuleNotFoundError):
         complaint += '. Modules are looked for in the working directory, and where PYTHONPATH says.'
     if match := re.search(r'In file "([^"]+)", line (\d+)', message):
@@ -277,8 +279,8 @@ def _names_in(statement: Statement) -> set[str]:
     return {reference.name for reference in held(statement.value, Reference)} | {statement.selector}
 
 
-def _place(statements: Sequence[Statement], is_it: Callable[[Statement], bool]) -> str:
-    return next((f'{statement.place}: ' for statement in reversed(statements) if is_it(statement)), '')
+def _location(statements: Sequence[Statement], is_it: Callable[[Statement], bool]) -> str:
+    return next((f'{statement.location}: ' for statement in reversed(statements) if is_it(statement)), '')
 
 
 def _known_names(wrong: str) -> list[str]:
@@ -327,7 +329,7 @@ def _check_types(statements: Sequence[Statement]) -> None:
         if not types.fits(culprit.value, hint):
             via = '' if culprit is statement else f' ({selector}.{parameter})'
             raise UserError(
-                f'{culprit.place}: {culprit.name}{via} must be {types.describe(hint)}, '
+                f'{culprit.location}: {culprit.name}{via} must be {types.describe(hint)}, '
                 f'but it is {culprit.value!r}, {_kind(culprit.value)}.{_near_literal(culprit.value, hint)}'
             )
 

@@ -45,7 +45,7 @@ class Statement:
 
     name: str
     value: Any
-    place: str
+    location: str
 
     @property
     def is_macro(self) -> bool:
@@ -55,7 +55,7 @@ class Statement:
     @property
     def on_command_line(self) -> bool:
         """Whether a flag gave it."""
-        return self.place.startswith(COMMAND_LINE)
+        return self.location.startswith(COMMAND_LINE)
 
     @property
     def selector(self) -> str:
@@ -82,7 +82,7 @@ def search_roots() -> tuple[Path, ...]:
     return Path.cwd(), package, package.parent
 
 
-def find(name: str, place: str) -> Path:
+def find_config(name: str, location: str) -> Path:
     """The file a `--gin_file` or an `include` means."""
     path = Path(name).expanduser()
     candidates = [path] if path.is_absolute() else [root / path for root in search_roots()]
@@ -90,7 +90,7 @@ def find(name: str, place: str) -> Path:
         if candidate.is_file():
             return candidate
     raise UserError(
-        f'{place}: no gin file {name!r}.{closest(name, _gin_files())}\nEntry files: {", ".join(entry_files())}.'
+        f'{location}: no gin file {name!r}.{closest(name, _gin_files())}\nEntry files: {", ".join(entry_files())}.'
     )
 
 
@@ -109,21 +109,21 @@ def read_file(path: Path) -> tuple[list[Statement], list[str]]:
     imports: list[str] = []
     text = path.read_text()
     for statement in _parse(text, _display(path)):
-        place = f'{_display(path)}, line {statement.location.line_num}'
+        location = f'{_display(path)}, line {statement.location.line_num}'
         if isinstance(statement, config_parser.IncludeStatement):
-            nested, nested_imports = read_file(find(statement.filename, place))
+            nested, nested_imports = read_file(find_config(statement.filename, location))
             statements += nested
             imports += nested_imports
         elif isinstance(statement, config_parser.ImportStatement):
             imports.append(statement.format())
         elif isinstance(statement, config_parser.BindingStatement):
-            statements.append(Statement(_name(statement), statement.value, place))
+            statements.append(Statement(_name(statement), statement.value, location))
     return statements, imports
 
 
 def read_flag(name: str, value: str) -> tuple[Statement, str]:
     """`--gin.NAME=value` as a statement and as gin text; what is no gin value is taken as a string."""
-    place = f'{COMMAND_LINE}, --gin.{name}={value}'
+    location = f'{COMMAND_LINE}, --gin.{name}={value}'
     try:
         parsed = config_parser.ConfigParser(value, _Delegate()).parse_value()
         if isinstance(parsed, str | int | float | bool | None) and re.fullmatch(r'\w+\s+\S.*', value):
@@ -132,9 +132,11 @@ def read_flag(name: str, value: str) -> tuple[Statement, str]:
     except (SyntaxError, ValueError, tokenize.TokenError):
         is_template = re.match(r'\{\w+\}', value)  # of columns: {question}
         if value.lstrip()[:1] in '@%[({' and not is_template:
-            raise UserError(f"{place}: not a gin value. Quote it for the shell, e.g. '--gin.{name}={value}'") from None
+            raise UserError(
+                f"{location}: not a gin value. Quote it for the shell, e.g. '--gin.{name}={value}'"
+            ) from None
         parsed, text = value, repr(value)
-    return Statement(name, parsed, place), f'{name} = {text}'
+    return Statement(name, parsed, location), f'{name} = {text}'
 
 
 def _parse(text: str, display: str) -> Iterator[Any]:

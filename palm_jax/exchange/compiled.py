@@ -42,7 +42,7 @@ print(*ids[1:])
 
 def function(model: PaLM, params: Any) -> Function:
     """What the file computes, on any platform; the weights are part of it."""
-    model, params = decoding.laid_out(model, params)  # apart, every matrix is one a converter knows
+    model, params = decoding.unstack_layers(model, params)  # apart, every matrix is one a converter knows
 
     def compute(*inputs: jax.Array) -> jax.Array:
         with target.compiling_for('any'):

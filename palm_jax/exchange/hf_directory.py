@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from palm_jax.data.registry import stdlib
-from palm_jax.data.vocabulary.special_tokens import Marked
+from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import EOS_ID, PAD_ID
 from palm_jax.errors import UserError
 from palm_jax.exchange import cohere, hf_tokenizer
@@ -29,8 +29,8 @@ _DTYPES = {'float32': np.float32, 'bfloat16': ml_dtypes.bfloat16, 'float16': np.
 
 
 def write(
-    params: Any, arch: Architecture, vocabulary: Marked, length: int, directory: Path, dtype: str = 'float32',
-    shard_bytes: int = 4 << 30,
+    params: Any, arch: Architecture, vocabulary: ExtendedVocabulary, length: int, directory: Path,
+    dtype: str = 'float32', shard_bytes: int = 4 << 30,
 ) -> None:  # fmt: skip
     """Writes all of it; a model's weights in shards, one in memory at a time.
 
@@ -51,7 +51,7 @@ def write(
     directory.mkdir(parents=True, exist_ok=True)
     if any(directory.iterdir()):
         raise UserError(f'{directory} is not empty. Name another directory.')
-    theirs = rows(vocabulary, arch)
+    theirs = token_id_permutation(vocabulary, arch)
     start, end = int(theirs[PAD_ID]), int(theirs[EOS_ID])
     config = cohere.config(arch, length, dtype, bos_token_id=start, eos_token_id=end, pad_token_id=start)
     embedding = np.asarray(params['embed']['embedding'])[np.argsort(theirs)]
@@ -78,7 +78,7 @@ def write(
     hf_tokenizer.write(vocabulary, directory, length)
 
 
-def verify(directory: Path, params: Any, arch: Architecture, vocabulary: Marked, length: int) -> str:
+def verify(directory: Path, params: Any, arch: Architecture, vocabulary: ExtendedVocabulary, length: int) -> str:
     """Opens the directory with Transformers and compares logits of random tokens, and ids of real texts.
 
     Returns:
@@ -96,7 +96,7 @@ def verify(directory: Path, params: Any, arch: Architecture, vocabulary: Marked,
     theirs = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     tokens = np.random.default_rng(0).integers(0, arch.vocab_size, (4, min(length, 128)))
     with torch.no_grad():
-        there = rows(vocabulary, arch)
+        there = token_id_permutation(vocabulary, arch)
         expected = theirs(torch.from_numpy(there[tokens])).logits.numpy()[..., there]
     stored = _DTYPES[json.loads((directory / 'config.json').read_text())['dtype']]
     model = PaLM(dataclasses.replace(arch, dtype='float32'))
@@ -125,7 +125,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def opened(directory: Path, arch: Architecture) -> Iterator[Any]:
+def open_weights(directory: Path, arch: Architecture) -> Iterator[Any]:
     """A function from (tensor, layer) to its slice reader, once everything that must be there is.
 
     Raises:
@@ -170,8 +170,8 @@ def check(found: dict[str, tuple[int, ...]], tensors: Iterable[Tensor], num_laye
         )
 
 
-def stacked(
-    read: Any, tensor: Tensor, arch: Architecture, vocabulary: Marked, sharding: jax.sharding.Sharding
+def stack_layers(
+    read: Any, tensor: Tensor, arch: Architecture, vocabulary: ExtendedVocabulary, sharding: jax.sharding.Sharding
 ) -> jax.Array:
     """A parameter in its place on the mesh, made layer by layer: no host holds more of it than its devices do."""
     is_embedding = tensor.path == 'embed/embedding'
@@ -180,7 +180,7 @@ def stacked(
 
     def part(index: tuple[slice, ...]) -> np.ndarray:
         if is_embedding:
-            return np.asarray(read(tensor, 0))[rows(vocabulary, arch)][index].astype(dtype)
+            return np.asarray(read(tensor, 0))[token_id_permutation(vocabulary, arch)][index].astype(dtype)
         if not layers:
             return tensor.back(np.asarray(read(tensor, 0)))[index].astype(dtype)
         numbers = range(*index[0].indices(arch.num_layers))
@@ -189,7 +189,7 @@ def stacked(
     return jax.make_array_from_callback((*layers, *tensor.shape), sharding, part)
 
 
-def rows(vocabulary: Marked, arch: Architecture) -> np.ndarray:
+def token_id_permutation(vocabulary: ExtendedVocabulary, arch: Architecture) -> np.ndarray:
     """int64 [V]: which row there every row of the embedding is here."""
     known = hf_tokenizer.their_ids(vocabulary)
     return np.r_[known, np.arange(len(known), arch.vocab_size)]

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from palm_jax.data.vocabulary.special_tokens import Marked
+from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import EOS_ID, PAD_ID, UNK_ID, Bytes, HuggingFace, SentencePiece
 
 _SPECIAL = {PAD_ID: '<pad>', EOS_ID: '</s>', UNK_ID: '<unk>'}
 _SPACE_MARK = '▁'
 
 
-def write(vocabulary: Marked, directory: Path, length: int) -> None:
+def write(vocabulary: ExtendedVocabulary, directory: Path, length: int) -> None:
     """tokenizer.json and tokenizer_config.json, which `AutoTokenizer` reads.
 
     A text becomes its ids behind the start mark, id 0, as the model was trained. A literal `▁` is
@@ -29,7 +29,7 @@ def write(vocabulary: Marked, directory: Path, length: int) -> None:
     from tokenizers import AddedToken, processors
 
     if isinstance(vocabulary.text, HuggingFace):
-        vocabulary.text.write_theirs(directory)
+        vocabulary.text.write_original(directory)
         return
     tokenizer = _of_bytes() if isinstance(vocabulary.text, Bytes) else _of_sentencepiece(vocabulary.text)
     special = [AddedToken(name, special=True, normalized=False) for name in _SPECIAL.values()]
@@ -54,13 +54,13 @@ def write(vocabulary: Marked, directory: Path, length: int) -> None:
     (directory / 'tokenizer_config.json').write_text(json.dumps(settings, indent=2) + '\n')
 
 
-def their_ids(vocabulary: Marked) -> np.ndarray:
+def their_ids(vocabulary: ExtendedVocabulary) -> np.ndarray:
     """int64 [V]: the id in tokenizer.json of every id here; only those of a foreign tokenizer differ."""
     text = vocabulary.text
     return text.their_ids if isinstance(text, HuggingFace) else np.arange(vocabulary.size)
 
 
-def differences(vocabulary: Marked, directory: Path, texts: Sequence[str]) -> list[str]:
+def differences(vocabulary: ExtendedVocabulary, directory: Path, texts: Sequence[str]) -> list[str]:
     """The texts that `tokenizer.json` encodes or decodes otherwise."""
     from tokenizers import Tokenizer
 

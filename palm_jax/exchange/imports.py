@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from palm_jax.data.vocabulary.special_tokens import Marked
+from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import HuggingFace
 from palm_jax.errors import UserError
 from palm_jax.exchange import cohere, hf_directory, palm_rlhf
 from palm_jax.exchange.cohere import Tensor
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.palm import PaLM
-from palm_jax.partitioning import Layout
+from palm_jax.partitioning import MeshLayout
 from palm_jax.training.checkpoints import Checkpoints
 from palm_jax.training.state import TrainState, init_params
 
@@ -42,7 +42,7 @@ LEARNING_RATE = 1e-3
 """
 
 
-def from_hf(source: Path, model_dir: Path, dtype: str = 'float32', layout: Layout = Layout()) -> str:
+def from_hf(source: Path, model_dir: Path, dtype: str = 'float32', layout: MeshLayout = MeshLayout()) -> str:
     """A Transformers directory of the Cohere kind as a base for fine-tuning.
 
     Args:
@@ -61,7 +61,7 @@ def from_hf(source: Path, model_dir: Path, dtype: str = 'float32', layout: Layou
     config = hf_directory.read_config(source)
     arch = cohere.architecture(config, dtype)
     vocabulary = _vocabulary(source / 'tokenizer.json', arch)
-    with hf_directory.opened(source, arch) as read:
+    with hf_directory.open_weights(source, arch) as read:
         params = _assembled(cohere.tensors(arch), read, arch, vocabulary, layout)
     return _keep(params, arch, vocabulary, config.get('max_position_embeddings', 2048), model_dir)
 
@@ -73,7 +73,7 @@ def from_palm_rlhf(
     dtype: str = 'float32',
     head_dim: int | None = None,
     length: int = 2048,
-    layout: Layout = Layout(),
+    layout: MeshLayout = MeshLayout(),
 ) -> str:
     """Weights of PaLM-rlhf-pytorch (conceptofmind/PaLM) as a base for fine-tuning.
 
@@ -91,7 +91,7 @@ def from_palm_rlhf(
       UserError: another kind of file, or tensors that do not fit.
     """
     _refuse_run(model_dir)
-    with palm_rlhf.opened(source) as found:
+    with palm_rlhf.open_weights(source) as found:
         arch = palm_rlhf.architecture(found, dtype, head_dim)
         tensors = palm_rlhf.tensors(arch, found)
         hf_directory.check(palm_rlhf.shapes(found), tensors, arch.num_layers, source)
@@ -105,14 +105,16 @@ def _refuse_run(model_dir: Path) -> None:
         raise UserError(f'{model_dir} holds a run already. Name another directory.')
 
 
-def _vocabulary(file: Path, arch: Architecture) -> Marked:
-    vocabulary = Marked(HuggingFace(str(file)))
+def _vocabulary(file: Path, arch: Architecture) -> ExtendedVocabulary:
+    vocabulary = ExtendedVocabulary(HuggingFace(str(file)))
     if vocabulary.size > arch.vocab_size:
         raise UserError(f'{file} has {vocabulary.size} ids, the model {arch.vocab_size}.')
     return vocabulary
 
 
-def _assembled(tensors: Sequence[Tensor], read: Any, arch: Architecture, vocabulary: Marked, layout: Layout) -> Any:
+def _assembled(
+    tensors: Sequence[Tensor], read: Any, arch: Architecture, vocabulary: ExtendedVocabulary, layout: MeshLayout
+) -> Any:
     """The parameters, each read into its place on the mesh."""
     mesh = layout.mesh()
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
@@ -121,11 +123,11 @@ def _assembled(tensors: Sequence[Tensor], read: Any, arch: Architecture, vocabul
         shardings, params = layout.shardings(boxed, mesh), {}
         for tensor in tqdm(tensors, desc='reading', unit=' parameters'):
             sharding = _leaf(shardings, tensor.path)
-            _put(params, tensor.path, hf_directory.stacked(read, tensor, arch, vocabulary, sharding))
+            _put(params, tensor.path, hf_directory.stack_layers(read, tensor, arch, vocabulary, sharding))
     return params
 
 
-def _keep(params: Any, arch: Architecture, vocabulary: Marked, length: int, model_dir: Path) -> str:
+def _keep(params: Any, arch: Architecture, vocabulary: ExtendedVocabulary, length: int, model_dir: Path) -> str:
     """Writes a run's directory at step 0."""
     about = {'vocabulary': vocabulary.fingerprint, 'architecture': dataclasses.asdict(arch)}
     checkpoints = Checkpoints(model_dir / 'checkpoints', 1, about)

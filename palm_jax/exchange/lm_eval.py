@@ -25,7 +25,7 @@ from palm_jax.inference.scoring import likelihoods
 
 
 class PalmJax(TemplateLM):
-    """A language model for the harness: likelihoods of continuations and of whole texts, and generation.
+    """A language model for the harness: likelihoods of completions and of whole texts, and generation.
 
     Args:
       model_dir: MODEL_DIR of a run.
@@ -102,7 +102,7 @@ class PalmJax(TemplateLM):
             room = self.max_length - sampler.max_tokens
             assert room > 1, f'{sampler.max_tokens} tokens to write leave no room: the model reads {self.max_length}'
             prompts = [self.tok_encode(requests[number].args[0])[-room:] for number in numbers]
-            written = sampler.write(*self._model.laid_out, self._model.data.vocabulary, prompts, self.max_length)
+            written = sampler.generate(*self._model.for_decoding, self._model.data.vocabulary, prompts, self.max_length)
             for number, (best, *_) in zip(numbers, written, strict=True):
                 results[number] = best.text
         return results

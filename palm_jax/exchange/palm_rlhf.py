@@ -26,7 +26,7 @@ _UNUSED = re.compile(r'.*(\.beta|rotary_emb\.(inv_freq|scale)|\.mask|pos_emb)|to
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Mapping[str, Any]]:
+def open_weights(path: Path) -> Iterator[Mapping[str, Any]]:
     """The tensors of a file, mapped from disk; nothing but tensors is unpickled.
 
     Raises:

@@ -18,7 +18,7 @@ from palm_jax.peft.ia3 import IA3
 from palm_jax.peft.lora import LoRA
 from palm_jax.peft.method import Method
 from palm_jax.peft.prefix import KeysAndValues, Prefix
-from palm_jax.peft.prompt import Prompt
+from palm_jax.peft.prompt import SoftPrompt
 
 # How a linear map is called there, and where it lies here: branch, projection, kernel.
 LINEAR = {
@@ -48,7 +48,7 @@ def attach(base: Any, method: Method, params: Mapping[str, Any], arch: Architect
     import torch
     from peft import get_peft_model
 
-    kinds = {AdaLoRA: _adalora, LoRA: _lora, IA3: _ia3, Prefix: _prefix, Prompt: _prompt}
+    kinds = {AdaLoRA: _adalora, LoRA: _lora, IA3: _ia3, Prefix: _prefix, SoftPrompt: _prompt}
     if type(method) not in kinds:
         raise UserError(
             f'peft has no {type(method).__name__}. It has: {", ".join(kind.__name__ for kind in kinds)}. '
@@ -103,7 +103,7 @@ def _lora(method, params, arch):
     names, weights = _on_linear_maps(method, params, arch, _low_rank)
     config = LoraConfig(
         task_type='CAUSAL_LM', r=method.rank, lora_alpha=method.alpha, target_modules=names,
-        use_rslora=method.rank_stabilized, use_dora=method.decomposed,
+        use_rslora=method.use_rslora, use_dora=method.use_dora,
     )  # fmt: skip
     return config, weights
 

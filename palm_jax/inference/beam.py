@@ -13,58 +13,58 @@ import numpy as np
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.decoding import EOS_ID, Weights
-from palm_jax.inference.generate import Continuation, Writer, next_power_of_two
+from palm_jax.inference.generate import Completion, Decoder, next_power_of_two
 from palm_jax.inference.quantization import dequantized
 
 
 @dataclasses.dataclass(frozen=True)
-class BeamSearch(Writer):
-    """The likeliest continuations, of those that a beam of `beams` unfinished ones finds.
+class BeamSearch(Decoder):
+    """The likeliest completions, of those that a beam of `beams` unfinished ones finds.
 
     A continuation's score is the sum of its tokens' log-probabilities, the end mark's included,
     divided by their number to the power `length_penalty` (Wu et al., arXiv 1609.08144, with the
     plain length, as in Transformers). A search ends once no unfinished one can still be better.
 
     Attributes:
-      beams: how many unfinished continuations are kept, and how many are given.
+      num_beams: how many unfinished completions are kept, and how many are given.
       length_penalty: 0 prefers short ones, as the sum does; 1 is the mean.
-      max_tokens, batch_size, weights: see `Writer`.
+      max_tokens, batch_size, weights: see `Decoder`.
     """
 
-    beams: int = 4
+    num_beams: int = 4
     length_penalty: float = 1.0
     max_tokens: int = 96
     batch_size: int = 8
     weights: Weights = 'stored'
 
     def __post_init__(self) -> None:
-        if min(self.beams, self.max_tokens, self.batch_size) < 1 or self.length_penalty < 0:
+        if min(self.num_beams, self.max_tokens, self.batch_size) < 1 or self.length_penalty < 0:
             raise UserError(
-                f'BeamSearch: beams = {self.beams}, max_tokens = {self.max_tokens} and batch_size = '
+                f'BeamSearch: beams = {self.num_beams}, max_tokens = {self.max_tokens} and batch_size = '
                 f'{self.batch_size} must be at least 1, length_penalty = {self.length_penalty} at least 0.'
             )
 
-    def _write_batch(self, model, params, vocabulary, tokens, lengths, left, numbers, bidirectional):
+    def _generate_batch(self, model, params, vocabulary, tokens, lengths, left, numbers, bidirectional):
         del numbers
         room = next_power_of_two(int(left.max()), 16)
-        found = _search(model, params, tokens, lengths, left, room, bidirectional, self.beams, self.length_penalty)
+        found = _search(model, params, tokens, lengths, left, room, bidirectional, self.num_beams, self.length_penalty)
         scores, ids, counts, logprobs = map(np.asarray, found)
 
-        def continuation(b: int, k: int) -> Continuation:
+        def continuation(b: int, k: int) -> Completion:
             kept, has_ended = ids[b, k, : counts[b, k]].tolist(), ids[b, k, counts[b, k] - 1] == EOS_ID
             said = tuple(kept[:-1] if has_ended else kept)
-            ending = 'stop' if has_ended else 'length'
+            finish_reason = 'stop' if has_ended else 'length'
             told = tuple(logprobs[b, k, : counts[b, k]].tolist())
-            return Continuation(said, vocabulary.decode(said), ending, told, float(scores[b, k]))
+            return Completion(said, vocabulary.decode(said), finish_reason, told, float(scores[b, k]))
 
         return [
-            [continuation(b, k) for k in range(self.beams) if np.isfinite(scores[b, k])] for b in range(len(tokens))
+            [continuation(b, k) for k in range(self.num_beams) if np.isfinite(scores[b, k])] for b in range(len(tokens))
         ]
 
 
 @flax.struct.dataclass
 class _Beams:
-    """K continuations of B prompts: their sums of log-probabilities or scores, tokens, and what each token gave."""
+    """K completions of B prompts: their sums of log-probabilities or scores, tokens, and what each token gave."""
 
     score: jax.Array  # float32 [B, K]
     tokens: jax.Array  # int32 [B, K, T]

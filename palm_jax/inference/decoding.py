@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from palm_jax.inference.quantization import dequantized, quantized
-from palm_jax.inference.sampling import Settings, choose
+from palm_jax.inference.sampling import SamplingParams, choose
 from palm_jax.parameters import path_name
 
 START_ID, EOS_ID = 0, 1
@@ -24,7 +24,7 @@ Weights = Literal['stored', 'int8']
 
 
 @flax.struct.dataclass
-class Rows:
+class DecodeState:
     """B texts that are being written, or free places for them.
 
     Attributes:
@@ -41,13 +41,13 @@ class Rows:
     token: jax.Array
     position: jax.Array
     written: jax.Array
-    left: jax.Array
-    settings: Settings
-    seen: jax.Array | None = None
+    remaining: jax.Array
+    sampling_params: SamplingParams
+    seen_tokens: jax.Array | None = None
 
 
 @flax.struct.dataclass
-class Written:
+class Generated:
     """What T steps wrote: the first `count` of T places in every row.
 
     Attributes:
@@ -65,7 +65,7 @@ class Written:
     top_logprobs: jax.Array | None = None
 
 
-def laid_out(
+def unstack_layers(
     model: Any, params: Any, weights: Weights = 'stored', known: dict[int, Any] | None = None
 ) -> tuple[Any, Any]:
     """Model and parameters as decoding wants them: every layer apart; see `PaLM.stacked`.
@@ -104,17 +104,17 @@ def prefill(
     tokens_BP: jax.Array,
     lengths_B: jax.Array,
     left_B: jax.Array,
-    settings: Settings,
+    sampling_params: SamplingParams,
     *,
     room: int,
     bidirectional: bool = False,
     num_logprobs: int | None = None,
     with_penalty: bool = False,
-) -> tuple[Rows, Written]:
+) -> tuple[DecodeState, Generated]:
     """Reads prompts, all at once, and writes the first token behind each.
 
     Args:
-      model, params: laid out, see `laid_out`.
+      model, params: laid out, see `unstack_layers`.
       tokens_BP: int32, prompts of `lengths_B` tokens with their start marks; padding behind them.
       lengths_B: int32, at least 1.
       left_B: int32, how many tokens may be written; 0 leaves a row free.
@@ -133,18 +133,18 @@ def prefill(
         seen_BV = jnp.zeros((B, model.arch.vocab_size), bool)
         is_text_BP = (jnp.arange(P) < lengths_B[:, None]) & (tokens_BP > EOS_ID)
         seen_BV = seen_BV.at[jnp.arange(B)[:, None], tokens_BP].max(is_text_BP)
-    rows = Rows(
+    state = DecodeState(
         cache=cache,
         token=jnp.zeros(B, jnp.int32),
         position=lengths_B - 1,
         written=jnp.zeros(B, jnp.int32),
-        left=left_B,
-        settings=settings,
-        seen=seen_BV,
+        remaining=left_B,
+        sampling_params=sampling_params,
+        seen_tokens=seen_BV,
     )
-    rows, written = _append(model, variables, rows, h_BD, num_logprobs)
+    state, written = _append(model, variables, state, h_BD, num_logprobs)
     widened = jax.tree.map(lambda x: x[:, None], written.replace(count=None))
-    return rows, widened.replace(count=written.count)
+    return state, widened.replace(count=written.count)
 
 
 def read(
@@ -159,83 +159,87 @@ def read(
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'steps', 'num_logprobs'), donate_argnames='rows')
-def decode(model: Any, params: Any, rows: Rows, *, steps: int, num_logprobs: int | None = None) -> tuple[Rows, Written]:
+def decode(
+    model: Any, params: Any, state: DecodeState, *, steps: int, num_logprobs: int | None = None
+) -> tuple[DecodeState, Generated]:
     """Writes up to `steps` tokens in every row that has some left; arguments as of `prefill`, rows are donated."""
 
-    def step(rows: Rows) -> tuple[Rows, Written]:
+    def step(state: DecodeState) -> tuple[DecodeState, Generated]:
         variables = {'params': dequantized(params, model.arch.dtype)}
-        inputs = rows.token[:, None], rows.position[:, None]
-        h_B1D, cache = model.apply(variables | {'cache': rows.cache}, *inputs, method='features', mutable=['cache'])
-        return _append(model, variables, rows.replace(cache=cache['cache']), h_B1D[:, 0], num_logprobs)
+        inputs = state.token[:, None], state.position[:, None]
+        h_B1D, cache = model.apply(variables | {'cache': state.cache}, *inputs, method='features', mutable=['cache'])
+        return _append(model, variables, state.replace(cache=cache['cache']), h_B1D[:, 0], num_logprobs)
 
     def body(carry):
-        t, rows, all_written = carry
-        rows, written = step(rows)
+        t, state, all_written = carry
+        state, written = step(state)
         put = lambda everything, new: everything.at[:, t].set(new)  # noqa: E731
         count = all_written.count + written.count
         all_written = jax.tree.map(put, all_written.replace(count=None), written.replace(count=None))
-        return t + 1, rows, all_written.replace(count=count)
+        return t + 1, state, all_written.replace(count=count)
 
-    B = rows.token.shape[0]
-    shapes = jax.eval_shape(step, rows)[1].replace(count=None)
+    B = state.token.shape[0]
+    shapes = jax.eval_shape(step, state)[1].replace(count=None)
     nothing = jax.tree.map(lambda s: jnp.zeros((B, steps, *s.shape[1:]), s.dtype), shapes)
     nothing = nothing.replace(count=jnp.zeros(B, jnp.int32))
-    unfinished = lambda carry: (carry[0] < steps) & jnp.any(carry[1].left > 0)  # noqa: E731
-    _, rows, written = jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), rows, nothing))
-    return rows, written
+    unfinished = lambda carry: (carry[0] < steps) & jnp.any(carry[1].remaining > 0)  # noqa: E731
+    _, state, written = jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), state, nothing))
+    return state, written
 
 
-def _append(model, variables, rows: Rows, h_BD: jax.Array, num_logprobs: int | None) -> tuple[Rows, Written]:
-    """Rows with one more token each, chosen by the features of the newest, and that token as `Written` [B]."""
+def _append(
+    model, variables, state: DecodeState, h_BD: jax.Array, num_logprobs: int | None
+) -> tuple[DecodeState, Generated]:
+    """DecodeState with one more token each, chosen by the features of the newest, and that token as `Generated` [B]."""
     logits_BV = model.apply(variables, h_BD[:, None], method=lambda m, h: m.embed.attend(h))[:, 0]
-    token_B = choose(logits_BV, rows.settings, rows.written, rows.seen)
-    active_B = (rows.left > 0).astype(jnp.int32)
+    token_B = choose(logits_BV, state.sampling_params, state.written, state.seen_tokens)
+    active_B = (state.remaining > 0).astype(jnp.int32)
     token_B = jnp.where(active_B, token_B, EOS_ID)
-    seen_BV = rows.seen
+    seen_BV = state.seen_tokens
     if seen_BV is not None:
         seen_BV = seen_BV.at[jnp.arange(len(token_B)), token_B].max(token_B > EOS_ID)
-    rows = rows.replace(
+    state = state.replace(
         token=token_B,
-        position=rows.position + active_B,
-        written=rows.written + active_B,
-        left=jnp.where(token_B == EOS_ID, 0, rows.left - active_B),
-        seen=seen_BV,
+        position=state.position + active_B,
+        written=state.written + active_B,
+        remaining=jnp.where(token_B == EOS_ID, 0, state.remaining - active_B),
+        seen_tokens=seen_BV,
     )
-    written = Written(token_B, active_B)
+    written = Generated(token_B, active_B)
     if num_logprobs is not None:
         logprobs_BV = jax.nn.log_softmax(logits_BV, axis=-1)
         written = written.replace(logprobs=jnp.take_along_axis(logprobs_BV, token_B[:, None], axis=1)[:, 0])
     if num_logprobs:
         values, tokens = jax.lax.top_k(logprobs_BV, num_logprobs)
         written = written.replace(top_tokens=tokens, top_logprobs=values)
-    return rows, written
+    return state, written
 
 
 @functools.partial(jax.jit, donate_argnames='rows')
-def insert(rows: Rows, new: Rows, places_b: jax.Array) -> Rows:
+def insert(state: DecodeState, new: DecodeState, slots_b: jax.Array) -> DecodeState:
     """Puts rows that `prefill` has made into places of others, whose cache is at least as long.
 
     Args:
       rows: [B], donated.
       new: [b].
-      places_b: int32, the row each becomes; what is beyond B is left out.
+      slots_b: int32, the row each becomes; what is beyond B is left out.
     """
 
     def put(x, y):
         if x.ndim == 4:  # keys and values
-            return x.at[places_b, : y.shape[1]].set(y, mode='drop')
-        return x.at[places_b].set(y, mode='drop')
+            return x.at[slots_b, : y.shape[1]].set(y, mode='drop')
+        return x.at[slots_b].set(y, mode='drop')
 
-    return jax.tree.map(put, rows, new)
+    return jax.tree.map(put, state, new)
 
 
 @functools.partial(jax.jit, donate_argnames='rows')
-def stop(rows: Rows, keep_B: jax.Array) -> Rows:
+def stop(state: DecodeState, keep_B: jax.Array) -> DecodeState:
     """Ends the rows whose `keep_B` is False."""
-    return rows.replace(left=jnp.where(keep_B, rows.left, 0))
+    return state.replace(remaining=jnp.where(keep_B, state.remaining, 0))
 
 
-def free_rows(model: Any, params: Any, size: int, length: int, settings: Settings) -> Rows:
+def empty_state(model: Any, params: Any, size: int, length: int, sampling_params: SamplingParams) -> DecodeState:
     """So many free places for texts of up to `length` tokens.
 
     Args:
@@ -246,5 +250,5 @@ def free_rows(model: Any, params: Any, size: int, length: int, settings: Setting
     """
     ones = jnp.ones((size, 1), jnp.int32)
     make = functools.partial(prefill, model, room=length - 1, with_penalty=True)
-    shapes, _ = jax.eval_shape(make, params, ones, ones[:, 0], ones[:, 0], settings)
+    shapes, _ = jax.eval_shape(make, params, ones, ones[:, 0], ones[:, 0], sampling_params)
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)

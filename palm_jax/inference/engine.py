@@ -19,13 +19,13 @@ import numpy as np
 
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
-from palm_jax.inference.decoding import Written
+from palm_jax.inference.decoding import Generated
 from palm_jax.inference.generate import Codec, RowText, Sampler, next_power_of_two
-from palm_jax.inference.sampling import Settings
+from palm_jax.inference.sampling import SamplingParams
 
 MOST_LOGPROBS = 20
 
-Ending = Literal['stop', 'length', 'timeout', 'cancelled', 'error']
+FinishReason = Literal['stop', 'length', 'timeout', 'cancelled', 'error']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Token:
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
+class Delta:
     """What came to a text since the last piece; `ending` is set on the last."""
 
     text: str
     tokens: tuple[Token, ...]
-    ending: Ending | None = None
+    finish_reason: FinishReason | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -53,7 +53,7 @@ class Request:
     Attributes:
       prompt: ids with the start mark.
       sampler: how; its `max_tokens`, `stop` and `seed` hold, `samples` and `batch_size` do not.
-      hand_out: called with every `Piece`, in the engine's thread.
+      on_delta: called with every `Delta`, in the engine's thread.
       sample: number of the continuation of its prompt.
       num_logprobs: likeliest tokens told in every place, at most `MOST_LOGPROBS`.
       deadline: by `time.monotonic`; then it ends as it is.
@@ -61,7 +61,7 @@ class Request:
 
     prompt: Sequence[int]
     sampler: Sampler
-    hand_out: Callable[[Piece], None]
+    on_delta: Callable[[Delta], None]
     sample: int = 0
     num_logprobs: int = 0
     deadline: float = float('inf')
@@ -85,17 +85,17 @@ class Engine:
       chunk: tokens written between two looks at what has come and gone.
     """
 
-    def __init__(self, places: int = 8, max_waiting: int = 64, chunk: int = 8):
-        if min(places, max_waiting, chunk) < 1:
+    def __init__(self, slots: int = 8, max_waiting: int = 64, chunk: int = 8):
+        if min(slots, max_waiting, chunk) < 1:
             raise UserError('The engine needs at least one place, one that may wait, and a chunk of one token.')
-        self._places, self.max_waiting, self._chunk = places, max_waiting, chunk
+        self._slots, self.max_waiting, self._chunk = slots, max_waiting, chunk
         self._models: dict[str, _Model] = {}
         self._changed, self._stopping, self.failure = threading.Condition(), False, None
         self._thread = threading.Thread(target=self._run, name='engine', daemon=True)
 
     def add(self, name: str, model: Any, params: Any, vocabulary: Codec, length: int, bidirectional: bool) -> None:
-        """One more model, laid out (`decoding.laid_out`), that writes up to `length` tokens, its prompt included."""
-        self._models[name] = _Model(model, params, vocabulary, length, bidirectional, self._places)
+        """Add a model, unstacked (`decoding.unstack_layers`), of context length `length` (prompt and completion)."""
+        self._models[name] = _Model(model, params, vocabulary, length, bidirectional, self._slots)
 
     def start(self) -> None:
         """Compiles what the first requests need, and begins to work."""
@@ -168,29 +168,29 @@ class _Text:
         self.request, self.limit = request, limit
         self._row, self._shown = RowText(vocabulary, request.sampler.stop), ''
 
-    def add(self, tokens: Sequence[Token], is_last: bool = False) -> Ending | None:
+    def add(self, tokens: Sequence[Token], is_last: bool = False) -> FinishReason | None:
         """Takes in tokens and hands out what is certain of the text; gives the ending once there is one."""
         row = self._row
         before = len(row.logprobs)
         row.add([t.id for t in tokens], [t.logprob for t in tokens])
-        ending: Ending | None = None
+        finish_reason: FinishReason | None = None
         if row.has_ended:
-            ending = 'stop'
+            finish_reason = 'stop'
         elif is_last or len(row.ids) >= self.limit:
-            ending = 'length'
+            finish_reason = 'length'
         elif self.request.is_cancelled:
-            ending = 'cancelled'
+            finish_reason = 'cancelled'
         elif time.monotonic() > self.request.deadline:
-            ending = 'timeout'
+            finish_reason = 'timeout'
         text = row.text
-        if ending is None:
+        if finish_reason is None:
             text = text[: len(text) - _uncertain(text, row.stop)]
         new = text[len(self._shown) :] if text.startswith(self._shown) else ''
         self._shown += new
         told = tuple(t for t in tokens[: len(row.logprobs) - before] if t.id != decoding.EOS_ID)
-        if new or told or ending:
-            self.request.hand_out(Piece(new, told, ending))
-        return ending
+        if new or told or finish_reason:
+            self.request.on_delta(Delta(new, told, finish_reason))
+        return finish_reason
 
 
 def _uncertain(text: str, stop: Sequence[str]) -> int:
@@ -203,12 +203,12 @@ def _uncertain(text: str, stop: Sequence[str]) -> int:
 class _Model:
     """One model with its places."""
 
-    def __init__(self, model, params, vocabulary, length, bidirectional, places):
+    def __init__(self, model, params, vocabulary, length, bidirectional, slots):
         self.length, self.waiting = length, collections.deque()
         self._model, self._params, self._vocabulary, self._bidirectional = model, params, vocabulary, bidirectional
-        self._texts: list[_Text | None] = [None] * places
-        settings = Sampler().settings(np.zeros(places), np.zeros(places))
-        self._rows = decoding.free_rows(model, params, places, length, settings)
+        self._texts: list[_Text | None] = [None] * slots
+        sampling_params = Sampler().sampling_params(np.zeros(slots), np.zeros(slots))
+        self._rows = decoding.empty_state(model, params, slots, length, sampling_params)
 
     @property
     def num_active(self) -> int:
@@ -223,15 +223,15 @@ class _Model:
         self._rows, written = decoding.decode(
             self._model, self._params, self._rows, steps=chunk, num_logprobs=num_logprobs
         )
-        self._hand_out(range(len(self._texts)), written)
+        self._emit(range(len(self._texts)), written)
 
     def _admit(self) -> None:
-        free = [place for place, text in enumerate(self._texts) if text is None]
+        free = [slot for slot, text in enumerate(self._texts) if text is None]
         admitted: list[Request] = []
         while self.waiting and len(admitted) < len(free):
             request = self.waiting.popleft()
             if request.is_cancelled or time.monotonic() > request.deadline:
-                request.hand_out(Piece('', (), 'cancelled' if request.is_cancelled else 'timeout'))
+                request.on_delta(Delta('', (), 'cancelled' if request.is_cancelled else 'timeout'))
             else:
                 admitted.append(request)
         if not admitted:
@@ -246,25 +246,25 @@ class _Model:
             lengths[row] = len(request.prompt)
             tokens[row, : lengths[row]] = request.prompt
             left[row] = min(request.sampler.max_tokens, self.length - lengths[row])
-        places = np.full(size, len(self._texts), np.int32)  # beyond the last: filled up rows go nowhere
-        places[: len(admitted)] = free[: len(admitted)]
+        slots = np.full(size, len(self._texts), np.int32)  # beyond the last: filled up rows go nowhere
+        slots[: len(admitted)] = free[: len(admitted)]
         for row, request in enumerate(admitted):
-            self._texts[places[row]] = _Text(request, self._vocabulary, int(left[row]))
+            self._texts[slots[row]] = _Text(request, self._vocabulary, int(left[row]))
         rows, written = decoding.prefill(
-            self._model, self._params, tokens, lengths, left, _settings(admitted, size), room=0,
+            self._model, self._params, tokens, lengths, left, _sampling_params(admitted, size), room=0,
             bidirectional=self._bidirectional, num_logprobs=MOST_LOGPROBS, with_penalty=True,
         )  # fmt: skip
-        self._rows = decoding.insert(self._rows, rows, places)
-        self._hand_out(places[: len(admitted)], written)
+        self._rows = decoding.insert(self._rows, rows, slots)
+        self._emit(slots[: len(admitted)], written)
 
-    def _hand_out(self, places: Sequence[int], written: Written) -> None:
+    def _emit(self, slots: Sequence[int], written: Generated) -> None:
         """Gives every text its tokens, and frees the places of those that have ended."""
         tokens, count, logprobs = (np.asarray(x) for x in (written.tokens, written.count, written.logprobs))
         if written.top_tokens is not None:
             top_tokens, top_logprobs = np.asarray(written.top_tokens), np.asarray(written.top_logprobs)
         keep = np.ones(len(self._texts), bool)
-        for row, place in enumerate(places):
-            text = self._texts[place]
+        for row, slot in enumerate(slots):
+            text = self._texts[slot]
             if text is None:
                 continue
             told = []
@@ -273,25 +273,25 @@ class _Model:
                 top = zip(top_tokens[row, t, :k].tolist(), top_logprobs[row, t, :k].tolist(), strict=True) if k else ()
                 told.append(Token(int(tokens[row, t]), float(logprobs[row, t]), tuple(top)))
             if text.add(told):
-                self._texts[place], keep[place] = None, False
+                self._texts[slot], keep[slot] = None, False
         if not keep.all():
             self._rows = decoding.stop(self._rows, keep)
 
-    def give_up(self, ending: Ending) -> None:
+    def give_up(self, finish_reason: FinishReason) -> None:
         """Tells all that nothing more comes."""
         requests = [text.request for text in self._texts if text is not None]
         for request in itertools.chain(requests, self.waiting):
-            request.hand_out(Piece('', (), ending))
+            request.on_delta(Delta('', (), finish_reason))
         self._texts, self.waiting = [None] * len(self._texts), collections.deque()
 
 
-def _settings(requests: Sequence[Request], size: int) -> Settings:
+def _sampling_params(requests: Sequence[Request], size: int) -> SamplingParams:
     """Of requests that each have a sampler of their own, filled up to `size` rows."""
     padded = [*requests, *requests[-1:] * (size - len(requests))]
-    of_each = [r.sampler.settings(np.zeros(1), np.array([r.sample])) for r in padded]
-    return Settings(
+    of_each = [r.sampler.sampling_params(np.zeros(1), np.array([r.sample])) for r in padded]
+    return SamplingParams(
         **{
-            field.name: np.concatenate([getattr(settings, field.name) for settings in of_each])
-            for field in dataclasses.fields(Settings)
+            field.name: np.concatenate([getattr(sampling_params, field.name) for sampling_params in of_each])
+            for field in dataclasses.fields(SamplingParams)
         }
     )

@@ -1,4 +1,4 @@
-"""Writes continuations of prompts: the settings that gin binds, and batches of prompts worked to their end."""
+"""Writes completions of prompts: the settings that gin binds, and batches of prompts worked to their end."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
-from palm_jax.inference.decoding import EOS_ID, START_ID, Weights, Written
-from palm_jax.inference.sampling import Settings
+from palm_jax.inference.decoding import EOS_ID, START_ID, Generated, Weights
+from palm_jax.inference.sampling import SamplingParams
 from palm_jax.models.palm import PaLM
 
 _CHUNK = 16  # tokens between two looks for a stop string
@@ -31,7 +31,7 @@ class Codec(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Continuation:
+class Completion:
     """What was written behind a prompt.
 
     Attributes:
@@ -39,17 +39,17 @@ class Continuation:
       text: of the ids, up to a stop string where one was written.
       ending: `stop` at the end mark or a stop string, `length` where there was no more room.
       logprobs: log-probability of each token by the model itself, the end mark's last where there is one.
-      score: what several continuations of a prompt are ranked by: the sum of `logprobs`, normalised by beam search.
+      score: what several completions of a prompt are ranked by: the sum of `logprobs`, normalised by beam search.
     """
 
     ids: tuple[int, ...]
     text: str
-    ending: Literal['stop', 'length']
+    finish_reason: Literal['stop', 'length']
     logprobs: tuple[float, ...]
     score: float
 
 
-class Writer(abc.ABC):
+class Decoder(abc.ABC):
     """A way to continue prompts: a frozen dataclass with these fields, which gin builds.
 
     Attributes:
@@ -62,7 +62,7 @@ class Writer(abc.ABC):
     batch_size: int
     weights: Weights
 
-    def write(
+    def generate(
         self,
         model: PaLM,
         params: Any,
@@ -71,11 +71,11 @@ class Writer(abc.ABC):
         length: int,
         bidirectional: bool = False,
         first: int = 0,
-    ) -> list[list[Continuation]]:
+    ) -> list[list[Completion]]:
         """Continues every prompt of ids, each with its start mark, up to the end mark or to `length` in all.
 
         Args:
-          model, params: the language model, see `decoding.laid_out`.
+          model, params: the language model, see `decoding.unstack_layers`.
           vocabulary: decodes what is written.
           prompts: ids, fewer than `length` each.
           length: tokens of prompt and continuation together.
@@ -83,7 +83,7 @@ class Writer(abc.ABC):
           first: number of the first prompt; a prompt's random choices depend on seed and number.
 
         Returns:
-          For every prompt, in their order, its continuations.
+          For every prompt, in their order, its completions.
 
         Raises:
           UserError: a prompt leaves no room for one token.
@@ -93,19 +93,19 @@ class Writer(abc.ABC):
                 raise UserError(
                     f'Prompt {number} has {len(ids)} tokens, its start mark included; the model reads {length}.'
                 )
-        model, params = decoding.laid_out(model, params, self.weights)
-        results: list[list[Continuation]] = [[] for _ in prompts]
+        model, params = decoding.unstack_layers(model, params, self.weights)
+        results: list[list[Completion]] = [[] for _ in prompts]
         for rows, tokens, lengths in batches(prompts, self.batch_size, length):
             left = np.minimum(self.max_tokens, length - lengths).astype(np.int32)
-            written = self._write_batch(
+            written = self._generate_batch(
                 model, params, vocabulary, tokens, lengths, left, np.array(rows) + first, bidirectional
             )
-            for row, continuations in zip(rows, written, strict=False):  # a batch may be filled up
-                results[row] = continuations
+            for row, completions in zip(rows, written, strict=False):  # a batch may be filled up
+                results[row] = completions
         return results
 
     @abc.abstractmethod
-    def _write_batch(self, model, params, vocabulary, tokens, lengths, left, numbers, bidirectional):
+    def _generate_batch(self, model, params, vocabulary, tokens, lengths, left, numbers, bidirectional):
         """A batch of `write`: tokens [B, L]; of each row its length, the room left and its number, all [B]."""
 
     def __call__(
@@ -113,7 +113,7 @@ class Writer(abc.ABC):
     ) -> list[str]:
         """The best continuation of every prompt of text; arguments and errors as of `write`."""
         encoded = encode_prompts(vocabulary, prompts, length)
-        return [best.text for best, *_ in self.write(model, params, vocabulary, encoded, length, first=first)]
+        return [best.text for best, *_ in self.generate(model, params, vocabulary, encoded, length, first=first)]
 
 
 def encode_prompts(vocabulary: Codec, prompts: Sequence[str], length: int) -> list[list[int]]:
@@ -130,7 +130,7 @@ def encode_prompts(vocabulary: Codec, prompts: Sequence[str], length: int) -> li
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampler(Writer):
+class Sampler(Decoder):
     """Greedy search and sampling; see `sampling.Settings`.
 
     Attributes:
@@ -139,9 +139,9 @@ class Sampler(Writer):
       top_p, top_k, min_p: what is left to draw from; 1, 0 and 0 leave everything.
       repetition_penalty: above 1, tokens that a text holds already become less likely.
       stop: texts behind which nothing is written; they are left out.
-      samples: continuations of each prompt.
+      num_decodes: completions of each prompt.
       seed: the same seed gives the same text, at any batch size.
-      batch_size, weights: see `Writer`.
+      batch_size, weights: see `Decoder`.
     """
 
     max_tokens: int = 96
@@ -151,7 +151,7 @@ class Sampler(Writer):
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     stop: Sequence[str] = ()
-    samples: int = 1
+    num_decodes: int = 1
     seed: int = 0
     batch_size: int = 32
     weights: Weights = 'stored'
@@ -161,7 +161,7 @@ class Sampler(Writer):
         problems = {
             f'max_tokens = {self.max_tokens} must be at least 1': self.max_tokens < 1,
             f'batch_size = {self.batch_size} must be at least 1': self.batch_size < 1,
-            f'samples = {self.samples} must be at least 1': self.samples < 1,
+            f'samples = {self.num_decodes} must be at least 1': self.num_decodes < 1,
             f'temperature = {self.temperature} must not be negative': not self.temperature >= 0,
             f'top_p = {self.top_p} must be above 0 and at most 1': not 0 < self.top_p <= 1,
             f'top_k = {self.top_k} must not be negative': self.top_k < 0,
@@ -172,13 +172,13 @@ class Sampler(Writer):
         if wrong := [problem for problem, holds in problems.items() if holds]:
             raise UserError(f'Sampler: {"; ".join(wrong)}.')
 
-    def _write_batch(self, model, params, vocabulary, tokens, lengths, left, numbers, bidirectional):
-        B, n = len(tokens), self.samples
+    def _generate_batch(self, model, params, vocabulary, tokens, lengths, left, numbers, bidirectional):
+        B, n = len(tokens), self.num_decodes
         tokens, lengths, left = (np.repeat(x, n, axis=0) for x in (tokens, lengths, left))
         numbers = np.repeat(np.resize(numbers, B), n)
         most = int(left.max())
         rows, written = decoding.prefill(
-            model, params, tokens, lengths, left, self.settings(numbers, np.tile(np.arange(n), B)),
+            model, params, tokens, lengths, left, self.sampling_params(numbers, np.tile(np.arange(n), B)),
             room=next_power_of_two(most, 16), bidirectional=bidirectional,
             num_logprobs=0, with_penalty=self.repetition_penalty != 1,
         )  # fmt: skip
@@ -192,13 +192,13 @@ class Sampler(Writer):
         done = [text.continuation() for text in texts]
         return [done[i : i + n] for i in range(0, len(done), n)]
 
-    def settings(self, numbers: np.ndarray, samples: np.ndarray) -> Settings:
+    def sampling_params(self, numbers: np.ndarray, samples: np.ndarray) -> SamplingParams:
         """Of rows that write sample `samples` of prompt `numbers`."""
 
         def of_all(value, dtype):
             return np.full(len(numbers), value, dtype)
 
-        return Settings(
+        return SamplingParams(
             temperature=of_all(self.temperature, np.float32),
             top_k=of_all(self.top_k, np.int32),
             top_p=of_all(self.top_p, np.float32),
@@ -256,13 +256,13 @@ class RowText:
         """Up to a stop string."""
         return self.vocabulary.decode(self.ids)[: self._stop_at() if self.stop else None]
 
-    def continuation(self) -> Continuation:
+    def continuation(self) -> Completion:
         """What there is."""
-        ending = 'stop' if self.has_ended else 'length'
-        return Continuation(tuple(self.ids), self.text, ending, tuple(self.logprobs), sum(self.logprobs))
+        finish_reason = 'stop' if self.has_ended else 'length'
+        return Completion(tuple(self.ids), self.text, finish_reason, tuple(self.logprobs), sum(self.logprobs))
 
 
-def take(texts: Sequence[RowText], written: Written) -> None:
+def take(texts: Sequence[RowText], written: Generated) -> None:
     """Adds what some steps wrote to the texts of their rows."""
     tokens, count, logprobs = (np.asarray(x) for x in (written.tokens, written.count, written.logprobs))
     for text, ids, n, row_logprobs in zip(texts, tokens, count, logprobs, strict=True):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 
 @flax.struct.dataclass
-class Settings:
+class SamplingParams:
     """How each of B rows is written. All are arrays [B], so a change of them compiles nothing.
 
     Attributes:
@@ -36,7 +36,7 @@ class Settings:
 
 
 def choose(
-    logits_BV: jax.Array, settings: Settings, written_B: jax.Array, seen_BV: jax.Array | None = None
+    logits_BV: jax.Array, sampling_params: SamplingParams, written_B: jax.Array, seen_BV: jax.Array | None = None
 ) -> jax.Array:
     """The next token of every row, int32 [B].
 
@@ -47,18 +47,18 @@ def choose(
       seen_BV: bool, which tokens it holds; None where no row has a penalty.
     """
     if seen_BV is not None:
-        logits_BV = penalized(logits_BV, settings.repetition_penalty, seen_BV)
+        logits_BV = penalized(logits_BV, sampling_params.repetition_penalty, seen_BV)
 
     def draw(logits_BV):
-        is_greedy_B1 = settings.temperature[:, None] == 0
-        logits_BV = logits_BV / jnp.where(is_greedy_B1, 1.0, settings.temperature[:, None])
-        cuts = jnp.any((settings.top_k > 0) | (settings.top_p < 1) | (settings.min_p > 0))
-        logits_BV = jax.lax.cond(cuts, lambda x: truncated(x, settings), lambda x: x, logits_BV)
-        drawn_B = jax.vmap(jax.random.categorical)(_keys(settings, written_B), logits_BV)
+        is_greedy_B1 = sampling_params.temperature[:, None] == 0
+        logits_BV = logits_BV / jnp.where(is_greedy_B1, 1.0, sampling_params.temperature[:, None])
+        cuts = jnp.any((sampling_params.top_k > 0) | (sampling_params.top_p < 1) | (sampling_params.min_p > 0))
+        logits_BV = jax.lax.cond(cuts, lambda x: truncated(x, sampling_params), lambda x: x, logits_BV)
+        drawn_B = jax.vmap(jax.random.categorical)(_keys(sampling_params, written_B), logits_BV)
         return jnp.where(is_greedy_B1[:, 0], jnp.argmax(logits_BV, axis=-1), drawn_B)
 
-    # Rows that are not drawn need neither random numbers nor a sorted vocabulary.
-    is_any_drawn = jnp.any(settings.temperature > 0)
+    # DecodeState that are not drawn need neither random numbers nor a sorted vocabulary.
+    is_any_drawn = jnp.any(sampling_params.temperature > 0)
     return jax.lax.cond(is_any_drawn, draw, lambda x: jnp.argmax(x, axis=-1), logits_BV).astype(jnp.int32)
 
 
@@ -68,9 +68,11 @@ def penalized(logits_BV: jax.Array, penalty_B: jax.Array, seen_BV: jax.Array) ->
     return jnp.where(seen_BV, jnp.where(logits_BV > 0, logits_BV / penalty_B1, logits_BV * penalty_B1), logits_BV)
 
 
-def truncated(logits_BV: jax.Array, settings: Settings) -> jax.Array:
+def truncated(logits_BV: jax.Array, sampling_params: SamplingParams) -> jax.Array:
     """Logits with -inf for what top-k, then top-p, then min-p leave out; what is as likely as the last kept stays."""
-    top_k_B1, top_p_B1, min_p_B1 = (x[:, None] for x in (settings.top_k, settings.top_p, settings.min_p))
+    top_k_B1, top_p_B1, min_p_B1 = (
+        x[:, None] for x in (sampling_params.top_k, sampling_params.top_p, sampling_params.min_p)
+    )
     sorted_BV = -jnp.sort(-logits_BV, axis=-1)
     kept_BV = (top_k_B1 == 0) | (jnp.arange(sorted_BV.shape[1]) < top_k_B1)
     p_BV = jax.nn.softmax(jnp.where(kept_BV, sorted_BV, -jnp.inf), axis=-1)
@@ -81,8 +83,8 @@ def truncated(logits_BV: jax.Array, settings: Settings) -> jax.Array:
     return jnp.where(logits_BV >= smallest_B1, logits_BV, -jnp.inf)
 
 
-def _keys(settings: Settings, written_B: jax.Array) -> jax.Array:
+def _keys(sampling_params: SamplingParams, written_B: jax.Array) -> jax.Array:
     def key(seed, *numbers):
         return functools.reduce(jax.random.fold_in, numbers, jax.random.key(seed))
 
-    return jax.vmap(key)(settings.seed, settings.number, settings.sample, written_B)
+    return jax.vmap(key)(sampling_params.seed, sampling_params.number, sampling_params.sample, written_B)

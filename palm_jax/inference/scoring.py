@@ -31,7 +31,7 @@ class Likelihood(NamedTuple):
 def likelihoods(
     model: PaLM, params: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], length: int, batch_size: int = 32
 ) -> list[Likelihood]:
-    """Scores continuations of prompts.
+    """Scores completions of prompts.
 
     Args:
       model, params: the language model.

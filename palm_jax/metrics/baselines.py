@@ -18,7 +18,7 @@ def ngram_bits_per_byte(train: bytes, documents: Sequence[bytes], order: int = 3
     """Bits per byte of a byte n-gram with `order` bytes of context, trained on `train`.
 
     Interpolated with all shorter contexts after Witten and Bell (1991): a context seen n
-    times with t different continuations gives them n / (n + t) of the probability and leaves
+    times with t different completions gives them n / (n + t) of the probability and leaves
     the rest to the shorter context; below the empty context all bytes are equally likely.
 
     Args:

@@ -97,6 +97,6 @@ MEASURES: dict[str, Callable[..., dict[str, OfRows]]] = {'bleu': bleu, 'chrf': c
 
 
 def measure(names: Sequence[str], texts: Texts, references: References, tokenizer: str) -> dict[str, OfRows]:
-    """All measures of some names of `MEASURES`, in their order."""
+    """All measures of some names of `METRICS`, in their order."""
     functions = {**MEASURES, 'bleu': functools.partial(bleu, tokenizer=tokenizer)}
     return {name: of_rows for wanted in names for name, of_rows in functions[wanted](texts, references).items()}

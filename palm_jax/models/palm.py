@@ -89,7 +89,7 @@ class PaLM(nn.Module):
         gradient: of them there is no backward pass.
       stacked: False takes every layer's parameters apart, below stack/0, stack/1, ...: a token at a
         time, cutting a layer out of the stack would cost as much as computing it. See
-        `inference.decoding.laid_out`; nothing is trained or saved so.
+        `inference.decoding.unstack_layers`; nothing is trained or saved so.
     """
 
     arch: Architecture

@@ -43,13 +43,13 @@ class AdaLoRA(LoRA):
       beta1: of the sensitivity's moving average.
       beta2: of its uncertainty's.
       orthogonality: weight of the mean of ‖AᵀA − I‖ and ‖BBᵀ − I‖ in the loss.
-      deviation: standard deviation of A and B at the start.
+      init_std: standard deviation of A and B at the start.
     """
 
     rank: int = 12
     alpha: float = 16.0
-    rank_stabilized: bool = dataclasses.field(default=False, init=False)
-    decomposed: bool = dataclasses.field(default=False, init=False)
+    use_rslora: bool = dataclasses.field(default=False, init=False)
+    use_dora: bool = dataclasses.field(default=False, init=False)
     target_rank: int = 8
     total_steps: int = 1000
     warmup_steps: int | None = None
@@ -58,7 +58,7 @@ class AdaLoRA(LoRA):
     beta1: float = 0.85
     beta2: float = 0.85
     orthogonality: float = 0.5
-    deviation: float = 0.02
+    init_std: float = 0.02
     diagonal: bool = dataclasses.field(default=True, init=False)
     name: str = dataclasses.field(default='adalora', init=False)
 
@@ -84,11 +84,11 @@ class AdaLoRA(LoRA):
 
     @property
     def init_a(self):
-        return nn.initializers.normal(self.deviation)
+        return nn.initializers.normal(self.init_std)
 
     @property
     def init_b(self):
-        return nn.initializers.normal(self.deviation)
+        return nn.initializers.normal(self.init_std)
 
     @property
     def _falling(self) -> tuple[int, int]:
@@ -118,18 +118,18 @@ class AdaLoRA(LoRA):
                 distances.append(jnp.linalg.norm(gram_NRR - eye, axis=(1, 2)))
         return self.orthogonality * jnp.mean(jnp.concatenate(distances))
 
-    def wrap(self, optimizer):
+    def wrap_optimizer(self, optimizer):
         """Scores every triplet after each update, and sets E to zero outside the budget."""
 
         def init(params):
-            own = self._own(params)
-            zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), own)
+            params = self._own(params)
+            zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
             return {
                 'inner': optimizer.init(params),
                 'count': jnp.zeros((), jnp.int32),
                 'sensitivity': zeros,
                 'uncertainty': jax.tree.map(jnp.copy, zeros),
-                'kept': jax.tree.map(lambda e: jnp.ones(e.shape, bool), _part(own, '.*_e')),
+                'kept': jax.tree.map(lambda e: jnp.ones(e.shape, bool), _part(params, '.*_e')),
             }
 
         def update(grads, state, params):

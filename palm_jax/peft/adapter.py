@@ -21,24 +21,24 @@ class Adapter(Method):
     branches of a parallel block get one each, too. Up begins at zero: the start equals the base.
 
     Attributes:
-      width: of the bottleneck.
+      bottleneck_dim: of the bottleneck.
       targets: regular expression of the kernels whose outputs get one; their outputs are [D].
     """
 
-    width: int = 64
+    bottleneck_dim: int = 64
     targets: str = 'stack/(attn|mlp)/out/kernel'
     name: str = dataclasses.field(default='adapter', init=False)
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise UserError(f'Adapter.width is {self.width}; it must be at least 1.')
+        if self.bottleneck_dim < 1:
+            raise UserError(f'Adapter.bottleneck_dim is {self.bottleneck_dim}; it must be at least 1.')
 
     def intercept(self, next_fun, args, kwargs, context):
         def change(projection, outputs):
             for name in outputs:
                 if len(projection.axes[name]) != 1:
                     raise UserError(f'Adapter.targets: {"/".join(projection.path)}/{name} has no vector as its output.')
-            return Bottlenecks(projection.arch, self.width, name=self.name)(outputs, projection.axes)
+            return Bottlenecks(projection.arch, self.bottleneck_dim, name=self.name)(outputs, projection.axes)
 
         return change_targets(next_fun, args, kwargs, context, self.targets, change)
 
@@ -47,7 +47,7 @@ class Bottlenecks(nn.Module):
     """The adapters of one projection."""
 
     arch: Architecture
-    width: int
+    bottleneck_dim: int
 
     @nn.compact
     def __call__(self, outputs: dict[str, jax.Array], axes: dict[str, tuple[str, ...]]) -> dict[str, jax.Array]:
@@ -56,8 +56,8 @@ class Bottlenecks(nn.Module):
         for name, y in outputs.items():
             D, (axis,) = y.shape[-1], axes[name]
             init = nn.initializers.normal(stddev=D**-0.5)
-            down_DP = new_param(self, f'{name}_down', init, (D, self.width), (axis, 'bottleneck'))
-            up_PD = new_param(self, f'{name}_up', nn.initializers.zeros, (self.width, D), ('bottleneck', axis))
+            down_DP = new_param(self, f'{name}_down', init, (D, self.bottleneck_dim), (axis, 'bottleneck'))
+            up_PD = new_param(self, f'{name}_up', nn.initializers.zeros, (self.bottleneck_dim, D), ('bottleneck', axis))
             hidden = nn.gelu(matmul(y, down_DP.astype(y.dtype)))
             changed[name] = y + matmul(hidden, up_PD.astype(y.dtype))
         return changed

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from palm_jax.models.architecture import Architecture
-from palm_jax.peft.method import Method, named, new_param, targets
+from palm_jax.peft.method import Method, new_param, outputs_by_name, targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,19 +32,19 @@ class IA3(Method):
         scales = Scales(projection.arch, name=self.name)
         if scales_input:
             args = (scales('input', args[0], projection.input_axes), *args[1:])
-        outputs = named(projection, next_fun(*args, **kwargs))
+        outputs = outputs_by_name(projection, next_fun(*args, **kwargs))
         changed = {name: scales(name, outputs[name], projection.axes[name]) for name in names}
         return tuple((outputs | changed).values())
 
-    def merge(self, kernels, own):
+    def merge(self, kernels, params):
         """The vectors multiply the kernels' columns, or their rows."""
 
         def merged(name, kernel):
-            if 'input' in own:
-                rows = own['input']
+            if 'input' in params:
+                rows = params['input']
                 kernel = kernel * rows.reshape(*rows.shape, *(1,) * (kernel.ndim - rows.ndim))
-            if name in own:
-                columns = own[name]
+            if name in params:
+                columns = params[name]
                 middle = kernel.ndim - columns.ndim
                 kernel = kernel * columns.reshape(columns.shape[0], *(1,) * middle, *columns.shape[1:])
             return kernel

@@ -27,8 +27,8 @@ class LoRA(Method):
       alpha: α.
       targets: regular expression of the kernels that get one.
       dropout_rate: on the input of A.
-      rank_stabilized: scale = α / √R (rsLoRA).
-      decomposed: learns the lengths m of the columns, too (DoRA): y = m / ‖W + ΔW‖ · x·(W + ΔW),
+      use_rslora: scale = α / √R (rsLoRA).
+      use_dora: learns the lengths m of the columns, too (DoRA): y = m / ‖W + ΔW‖ · x·(W + ΔW),
         the norm held constant in the gradient; m begins as ‖W‖.
     """
 
@@ -36,8 +36,8 @@ class LoRA(Method):
     alpha: float = 8.0
     targets: str = 'stack/(attn|mlp)/.*'
     dropout_rate: float = 0.0
-    rank_stabilized: bool = False
-    decomposed: bool = False
+    use_rslora: bool = False
+    use_dora: bool = False
     diagonal: bool = dataclasses.field(default=False, init=False)
     name: str = dataclasses.field(default='lora', init=False)
 
@@ -50,7 +50,7 @@ class LoRA(Method):
     @property
     def scale(self) -> float:
         """What multiplies A·B."""
-        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
+        return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
     @property
     def init_a(self) -> Callable[..., jax.Array]:
@@ -65,36 +65,36 @@ class LoRA(Method):
     def intercept(self, next_fun, args, kwargs, context):
         def change(projection, outputs):
             child = LowRank(projection.arch, self, projection.axes, projection.input_axes, name=self.name)
-            kernels = {n: nn.unbox(projection.get_variable('params', n)) for n in outputs if self.decomposed}
+            kernels = {n: nn.unbox(projection.get_variable('params', n)) for n in outputs if self.use_dora}
             return child(args[0], outputs, kernels)
 
         return change_targets(next_fun, args, kwargs, context, self.targets, change)
 
-    def start(self, beside, own):
+    def init_from_base(self, siblings, params):
         """DoRA's lengths begin as those of the kernels' columns."""
         lengths = {
-            f'{name}_length': jnp.linalg.norm(_flat(kernel, own[f'{name}_a']), axis=1)
-            .reshape(own[f'{name}_length'].shape)
+            f'{name}_length': jnp.linalg.norm(_flat(kernel, params[f'{name}_a']), axis=1)
+            .reshape(params[f'{name}_length'].shape)
             .astype(kernel.dtype)
-            for name, kernel in beside.items()
-            if f'{name}_length' in own
+            for name, kernel in siblings.items()
+            if f'{name}_length' in params
         }
-        return own | lengths
+        return params | lengths
 
-    def merge(self, kernels, own):
+    def merge(self, kernels, params):
         """W + scale·A·B, for DoRA with the learned lengths."""
 
         def merged(name, kernel):
-            if f'{name}_a' not in own:
+            if f'{name}_a' not in params:
                 return kernel
-            a_NDR, b_NRF = _flat(own[f'{name}_a'], own[f'{name}_a']), own[f'{name}_b']
+            a_NDR, b_NRF = _flat(params[f'{name}_a'], params[f'{name}_a']), params[f'{name}_b']
             if self.diagonal:
-                a_NDR = a_NDR * own[f'{name}_e'][:, None]
+                a_NDR = a_NDR * params[f'{name}_e'][:, None]
             b_NRF = b_NRF.reshape(*b_NRF.shape[:2], -1).astype(jnp.float32)
             delta_NDF = jnp.einsum('NDR,NRF->NDF', a_NDR, b_NRF, precision='highest')
-            total_NDF = _flat(kernel, own[f'{name}_a']) + self.scale * delta_NDF
-            if self.decomposed:
-                length_N1F = own[f'{name}_length'].reshape(kernel.shape[0], 1, -1)
+            total_NDF = _flat(kernel, params[f'{name}_a']) + self.scale * delta_NDF
+            if self.use_dora:
+                length_N1F = params[f'{name}_length'].reshape(kernel.shape[0], 1, -1)
                 total_NDF *= length_N1F / jnp.linalg.norm(total_NDF, axis=1, keepdims=True)
             return total_NDF.reshape(kernel.shape).astype(kernel.dtype)
 
@@ -128,7 +128,7 @@ class LowRank(nn.Module):
             if lora.diagonal:
                 a_DR *= new_param(self, f'{name}_e', nn.initializers.zeros, (lora.rank,), ('rank',)).astype(dtype)
             y = y + (matmul(matmul(x_BLD, a_DR), b_RF) * lora.scale).reshape(y.shape)
-            if lora.decomposed:
+            if lora.use_dora:
                 length = new_param(self, f'{name}_length', nn.initializers.ones, shape, axes)
                 kernel_DF = kernels[name].reshape(fan_in, -1).astype(jnp.float32)
                 total_DF = kernel_DF + lora.scale * matmul(a_DR, b_RF).astype(jnp.float32)

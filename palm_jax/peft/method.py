@@ -5,7 +5,7 @@ A method adds weights to the model at named seams and says which they are. It at
 
 1. its weights live in a child module of its own (`stack/attn/qkv/lora/...`), so the base's
    parameters keep their paths and their initialisation;
-2. its interceptors are entered inside the traced function (`Adapted.apply`), so a compiled
+2. its interceptors are entered inside the traced function (`AdaptedModel.apply`), so a compiled
    step cannot miss them;
 3. its seams are compact modules (`layers.Projection`), which accept a child.
 """
@@ -44,17 +44,17 @@ class Method(abc.ABC):
     def intercept(self, next_fun: Callable, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
         """Called in place of every module's method, see `nn.intercept_methods`."""
 
-    def start(self, beside: dict[str, Any], own: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def init_from_base(self, siblings: dict[str, Any], params: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """A child's weights to begin with, once the base's are in place.
 
         Args:
           beside: what lies beside the child: kernels [N, *inputs, *outputs] and other modules, by name.
           own: the child's weights as they were initialised.
         """
-        del beside
-        return own
+        del siblings
+        return params
 
-    def merge(self, kernels: dict[str, jax.Array], own: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def merge(self, kernels: dict[str, jax.Array], params: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """The kernels that alone compute what kernels and child compute together.
 
         Raises:
@@ -67,13 +67,13 @@ class Method(abc.ABC):
         del params
         return 0.0
 
-    def wrap(self, optimizer: Any) -> Any:
+    def wrap_optimizer(self, optimizer: Any) -> Any:
         """The optimizer that this method needs, from the run's own (a named tuple of `init`, `update`, `schedule`)."""
         return optimizer
 
 
 @dataclasses.dataclass(frozen=True)
-class Adapted:
+class AdaptedModel:
     """A model with methods attached; with none it is the model itself.
 
     Attributes:
@@ -115,16 +115,20 @@ class Adapted:
         with self._attached():
             return self.model.apply(*args, **kwargs)
 
-    def start(self, params: Any) -> Any:
-        """The parameters to begin with, once the base's are in place; see `Method.start`."""
+    def init_from_base(self, params: Any) -> Any:
+        """The parameters to begin with, once the base's are in place; see `Method.init_from_base`."""
         for method in self.methods:
-            params = _visit(params, method.name, lambda beside, own, m=method: ({}, m.start(beside, own)))
+            params = _visit(
+                params, method.name, lambda siblings, params, m=method: ({}, m.init_from_base(siblings, params))
+            )
         return params
 
     def merge(self, params: Any) -> Any:
         """The base's parameters that alone compute the same; see `Method.merge`."""
         for method in self.methods:
-            params = _visit(params, method.name, lambda beside, own, m=method: (m.merge(_kernels(beside), own), None))
+            params = _visit(
+                params, method.name, lambda siblings, params, m=method: (m.merge(_kernels(siblings), params), None)
+            )
         return params
 
     def penalized(self, loss: Callable[..., tuple[jax.Array, dict]]) -> Callable[..., tuple[jax.Array, dict]]:
@@ -137,17 +141,17 @@ class Adapted:
 
         return total if self.methods else loss
 
-    def wrap(self, optimizer: Any) -> Any:
-        """The optimizer that the methods need; see `Method.wrap`."""
+    def wrap_optimizer(self, optimizer: Any) -> Any:
+        """The optimizer that the methods need; see `Method.wrap_optimizer`."""
         for method in self.methods:
-            optimizer = method.wrap(optimizer)
+            optimizer = method.wrap_optimizer(optimizer)
         return optimizer
 
-    def freeze_layers(self, num_layers: int) -> Adapted:
+    def freeze_layers(self, num_layers: int) -> AdaptedModel:
         """The same, without a gradient in the first layers; see `PaLM.frozen_layers`."""
         return self.clone(frozen_layers=num_layers)
 
-    def clone(self, **changes: Any) -> Adapted:
+    def clone(self, **changes: Any) -> AdaptedModel:
         """The same methods on a base with other attributes, as `nn.Module.clone`."""
         return dataclasses.replace(self, model=self.model.clone(**changes))
 
@@ -166,12 +170,12 @@ def _visit(params: Any, name: str, change: Callable[[dict, dict], tuple[dict, di
     rest = {key: _visit(value, name, change) for key, value in params.items() if key != name}
     if name not in params:
         return rest
-    kernels, own = change(rest, params[name])
-    return rest | kernels | ({} if own is None else {name: own})
+    kernels, params = change(rest, params[name])
+    return rest | kernels | ({} if params is None else {name: params})
 
 
-def _kernels(beside: dict[str, Any]) -> dict[str, jax.Array]:
-    return {key: value for key, value in beside.items() if not isinstance(value, dict)}
+def _kernels(siblings: dict[str, Any]) -> dict[str, jax.Array]:
+    return {key: value for key, value in siblings.items() if not isinstance(value, dict)}
 
 
 def targets(context: InterceptorContext, pattern: str) -> tuple[str, ...]:
@@ -201,11 +205,11 @@ def change_targets(
     outputs, names = next_fun(*args, **kwargs), targets(context, pattern)
     if not names:
         return outputs
-    outputs = named(context.module, outputs)
+    outputs = outputs_by_name(context.module, outputs)
     return tuple((outputs | change(context.module, {name: outputs[name] for name in names})).values())
 
 
-def named(projection: Projection, outputs: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
+def outputs_by_name(projection: Projection, outputs: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
     """A projection's outputs by name, in order."""
     return dict(zip(projection.outputs, outputs, strict=True))
 

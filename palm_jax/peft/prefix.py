@@ -24,19 +24,21 @@ class Prefix(Method):
 
     Attributes:
       length: P.
-      width: of the re-parameterization tanh(e·W + b)·V + c with e [P, width], as wide inside;
+      bottleneck_dim: of the re-parameterization tanh(e·W + b)·V + c with e [P, width], as wide inside;
         0 learns keys and values themselves.
-      deviation: standard deviation of what is learned, at the start.
+      init_std: standard deviation of what is learned, at the start.
     """
 
     length: int = 16
-    width: int = 0
-    deviation: float = 0.02
+    bottleneck_dim: int = 0
+    init_std: float = 0.02
     name: str = dataclasses.field(default='prefix', init=False)
 
     def __post_init__(self) -> None:
-        if self.length < 1 or self.width < 0:
-            raise UserError(f'Prefix: length = {self.length} must be at least 1, width = {self.width} at least 0.')
+        if self.length < 1 or self.bottleneck_dim < 0:
+            raise UserError(
+                f'Prefix: length = {self.length} must be at least 1, width = {self.bottleneck_dim} at least 0.'
+            )
 
     def intercept(self, next_fun, args, kwargs, context):
         memory = context.module
@@ -61,14 +63,14 @@ class KeysAndValues(nn.Module):
     @nn.compact
     def __call__(self) -> tuple[jax.Array, jax.Array]:
         """Keys and values [1, P, G, K]."""
-        arch, P, W = self.arch, self.prefix.length, self.prefix.width
+        arch, P, W = self.arch, self.prefix.length, self.prefix.bottleneck_dim
         shape, axes = (arch.num_kv_heads, arch.head_dim), ('kv_heads', 'kv')
         if W:
             e_PW = new_param(self, 'e', nn.initializers.normal(1.0), (P, W), ('prompt', 'bottleneck'))
             w_WW = new_param(self, 'w', nn.initializers.normal(W**-0.5), (W, W), (None, 'bottleneck'))
             b_W = new_param(self, 'b', nn.initializers.zeros, (W,), ('bottleneck',))
             h_PW = jnp.tanh(e_PW @ w_WW + b_W)
-            v_init = nn.initializers.normal(self.prefix.deviation * W**-0.5)
+            v_init = nn.initializers.normal(self.prefix.init_std * W**-0.5)
 
             def widened(name):
                 v_WGK = new_param(self, f'v_{name}', v_init, (W, *shape), ('bottleneck', *axes))
@@ -78,7 +80,7 @@ class KeysAndValues(nn.Module):
             both = [widened(name) for name in ('k', 'v')]
         else:
             both = [
-                new_param(self, name, nn.initializers.normal(self.prefix.deviation), (P, *shape), ('prompt', *axes))
+                new_param(self, name, nn.initializers.normal(self.prefix.init_std), (P, *shape), ('prompt', *axes))
                 for name in ('k', 'v')
             ]
         k_1PGK, v_1PGK = (x[None] for x in both)

@@ -18,7 +18,7 @@ _COMMON = 5000  # the paper draws from the 5,000 most common pieces
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompt(Method):
+class SoftPrompt(Method):
     """Learned embeddings that stand before every text; positions behind them begin at P.
 
     A text's own lengths, labels and features stay as they are: the model's output leaves the
@@ -39,7 +39,7 @@ class Prompt(Method):
 
     def __post_init__(self) -> None:
         if self.length < 1:
-            raise UserError(f'Prompt.length is {self.length}; it must be at least 1.')
+            raise UserError(f'SoftPrompt.length is {self.length}; it must be at least 1.')
         if self.initial_ids is not None:  # hashable, as models that are compiled for must be
             object.__setattr__(self, 'initial_ids', tuple(tuple(ids) for ids in self.initial_ids))
 
@@ -55,23 +55,23 @@ class Prompt(Method):
             return next_fun(x_BLD, positions_BL + P, segment_ids_BL, causal_attention_BL, *rest)
         x_BLD = jnp.concatenate([jnp.broadcast_to(prompt_PD, (B, *prompt_PD.shape)), x_BLD], axis=1)
         if positions_BL is not None:
-            own = jnp.broadcast_to(jnp.arange(P), (positions_BL.shape[0], P))
-            positions_BL = jnp.concatenate([own, positions_BL + P], axis=1)
+            params = jnp.broadcast_to(jnp.arange(P), (positions_BL.shape[0], P))
+            positions_BL = jnp.concatenate([params, positions_BL + P], axis=1)
 
         def before(x_BL):
             return x_BL if x_BL is None else jnp.concatenate([jnp.repeat(x_BL[:, :1], P, axis=1), x_BL], axis=1)
 
         return next_fun(x_BLD, positions_BL, before(segment_ids_BL), before(causal_attention_BL), *rest)[:, P:]
 
-    def start(self, beside, own):
+    def init_from_base(self, siblings, params):
         """The embeddings of the tokens it begins as."""
-        embedding_VD = jnp.asarray(beside['embed']['embedding'])
+        embedding_VD = jnp.asarray(siblings['embed']['embedding'])
         common = min(_COMMON, embedding_VD.shape[0])
         ids_P = jax.random.choice(jax.random.key(self.seed), common, (self.length,), replace=self.length > common)
         prompt_PD = embedding_VD[ids_P]
         for place, ids in enumerate((self.initial_ids or ())[: self.length]):
             prompt_PD = prompt_PD.at[place].set(embedding_VD[jnp.array(ids)].mean(axis=0))
-        return own | {'embedding': prompt_PD.astype(own['embedding'].dtype)}
+        return params | {'embedding': prompt_PD.astype(params['embedding'].dtype)}
 
 
 class Embeddings(nn.Module):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from palm_jax.errors import UserError
-from palm_jax.parameters import matching
+from palm_jax.parameters import path_mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Trainable:
         A stacked leaf of which only the top layers are trained is in both, [k, ...] in the
         first and [N - k, ...] in the second. Leaves may be boxed with their logical axes.
         """
-        chosen = matching(self.patterns, jax.tree.map(lambda _: 0, params, is_leaf=_is_boxed), 'TRAINABLE')
+        chosen = path_mask(self.patterns, jax.tree.map(lambda _: 0, params, is_leaf=_is_boxed), 'TRAINABLE')
         if not any(jax.tree.leaves(chosen)):
             raise UserError("TRAINABLE matches nothing and there is no head: nothing is trained. E.g. ['stack/.*'].")
         return self._part(params, chosen, True, False), self._part(params, chosen, False, False)

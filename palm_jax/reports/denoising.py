@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from palm_jax.reports.plots import plot_losses
-from palm_jax.training.finished import Finished
+from palm_jax.training.result import TrainingResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class DenoisingReporter:
 
     examples: int = 3
 
-    def __call__(self, finished: Finished) -> DenoisingReport:
+    def __call__(self, finished: TrainingResult) -> DenoisingReport:
         """Validates on the whole held-out part; looks at it once more for the best constant."""
         metrics = {name: ratio.value() for name, ratio in finished.evaluate().items()}
         batch = next(iter(finished.data.validation(max(1, self.examples))))
@@ -104,7 +104,7 @@ def best_constant(batches: Iterable[dict[str, np.ndarray]]) -> float:
     return -sum(count / total * math.log(count / total) for count in counts.values())
 
 
-def _examples(finished: Finished, batch: dict[str, np.ndarray]) -> list[tuple[str, str, str]]:
+def _examples(finished: TrainingResult, batch: dict[str, np.ndarray]) -> list[tuple[str, str, str]]:
     """What was read before or around the targets, the targets, and the likeliest token in the place of each."""
     names = ('input_tokens', 'positions', 'segment_ids', 'causal_attention')
     inputs = [batch.get(f'decoder_{name}') for name in names]

@@ -16,8 +16,8 @@ from palm_jax.metrics import statistics
 from palm_jax.partitioning import shard_batch
 from palm_jax.reports.pages import WORST, Pages, Table
 from palm_jax.reports.plots import plot_confusion
-from palm_jax.training.finished import Finished
 from palm_jax.training.head_losses import scores_of
+from palm_jax.training.result import TrainingResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class HeadReporter:
 
     kind: Literal['class', 'labels', 'number'] = 'class'
 
-    def __call__(self, finished: Finished) -> Pages:
+    def __call__(self, finished: TrainingResult) -> Pages:
         """Scores every held-out example."""
         scores, labels = held_out_scores(finished)
         examples = finished.data.validation_examples
@@ -41,7 +41,7 @@ class HeadReporter:
         )
 
 
-def held_out_scores(finished: Finished) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def held_out_scores(finished: TrainingResult) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The head's scores of the held-out part, float64 [b, ...] a batch, and the labels an example."""
     scores, labels = [], []
     batches, missing = finished.data.validation(finished.batch_size), len(finished.data.validation_examples)
@@ -59,7 +59,12 @@ def _scores(model, state, batch):
 
 
 def of_classes(
-    finished: Finished, loss: float, names: Sequence[str], texts: Sequence[str], scores: np.ndarray, labels: np.ndarray
+    finished: TrainingResult,
+    loss: float,
+    names: Sequence[str],
+    texts: Sequence[str],
+    scores: np.ndarray,
+    labels: np.ndarray,
 ) -> Pages:
     """The report of one class an example.
 

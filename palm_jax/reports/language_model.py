@@ -8,25 +8,25 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from palm_jax.inference.generate import Writer
+from palm_jax.inference.generate import Decoder
 from palm_jax.reports.plots import plot_losses
 from palm_jax.training.evaluate import bits_per_byte
-from palm_jax.training.finished import Finished
+from palm_jax.training.result import TrainingResult
 
 
 @dataclasses.dataclass(frozen=True)
 class TextReporter:
-    """Measures a language model against its yardsticks when a run ends, and lets it write.
+    """Measures a language model against its baselines when a run ends, and lets it write.
 
     Attributes:
       sampler: continues `prompts`; None does not.
       prompts: texts.
     """
 
-    sampler: Writer | None = None
+    sampler: Decoder | None = None
     prompts: Sequence[str] = ()
 
-    def __call__(self, finished: Finished) -> TextReport:
+    def __call__(self, finished: TrainingResult) -> TextReport:
         """Validates on the whole held-out part and samples."""
         data, metrics, samples = finished.data, finished.evaluate(), []
         if self.sampler and self.prompts:
@@ -37,7 +37,7 @@ class TextReporter:
             seconds=finished.seconds,
             loss=metrics['loss'].value(),
             bits_per_byte=bits_per_byte(metrics, data.validation_bytes),
-            yardsticks=data.yardsticks(finished.sequences_seen),
+            baselines=data.baselines(finished.sequences_seen),
             samples=list(zip(self.prompts, samples, strict=True)) if samples else [],
             checkpoint=finished.checkpoint,
         )
@@ -52,7 +52,7 @@ class TextReport:
       seconds: this process trained and evaluated for so long.
       loss: validation cross-entropy in nats per token.
       bits_per_byte: of the held-out text.
-      yardsticks: bits per byte of others on the same text, by name.
+      baselines: bits per byte of others on the same text, by name.
       samples: (prompt, continuation).
       checkpoint: where the final state lies.
     """
@@ -61,7 +61,7 @@ class TextReport:
     seconds: float
     loss: float
     bits_per_byte: float
-    yardsticks: Mapping[str, float]
+    baselines: Mapping[str, float]
     samples: Sequence[tuple[str, str]]
     checkpoint: Path
 
@@ -78,7 +78,7 @@ class TextReport:
 
     def text(self, model_dir: Path, continue_command: str) -> str:
         """What the terminal shows."""
-        rows = [('this model', self.bits_per_byte), *self.yardsticks.items()]
+        rows = [('this model', self.bits_per_byte), *self.baselines.items()]
         table = '\n'.join(f'    {name:<22} {bits:.3f}' for name, bits in sorted(rows, key=lambda row: row[1]))
         return (
             f'\n{self._samples()}\n'

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from palm_jax.reports.plots import plot_losses
-from palm_jax.training.finished import Finished
+from palm_jax.training.result import TrainingResult
 
 WORST = 20  # errors that a page lists
 Table = Sequence[Sequence[str]]  # the first row is the header
@@ -23,7 +23,7 @@ class Pages:
     Attributes:
       finished: the run.
       loss: mean over the held-out part.
-      measures: by name; the first is the main one.
+      metrics: by name; the first is the main one.
       interval: the 95% interval of the main measure.
       predictions: a row an example, for predictions.jsonl.
       sections: tables by title.
@@ -31,9 +31,9 @@ class Pages:
       table: for the terminal.
     """
 
-    finished: Finished
+    finished: TrainingResult
     loss: float
-    measures: Mapping[str, float]
+    metrics: Mapping[str, float]
     interval: tuple[float, float]
     predictions: Sequence[Mapping[str, Any]]
     sections: Mapping[str, Table] = dataclasses.field(default_factory=dict)
@@ -47,7 +47,7 @@ class Pages:
 
     def values(self) -> dict[str, float]:
         """For the writers."""
-        return {'loss': self.loss, **self.measures}
+        return {'loss': self.loss, **self.metrics}
 
     def write(self, model_dir: Path) -> None:
         """report.md, report.html, predictions.jsonl, summary.json and the pictures in MODEL_DIR."""
@@ -55,7 +55,7 @@ class Pages:
             'step': self.step,
             'seconds': self.finished.seconds,
             'loss': self.loss,
-            **self.measures,
+            **self.metrics,
             f'{self._main}_interval': self.interval,
             'trained_parameters': self.finished.plan.num_trained,
             'parameters': self.finished.plan.num_params,
@@ -81,10 +81,10 @@ class Pages:
     def text(self, model_dir: Path, continue_command: str) -> str:
         """What the terminal shows."""
         low, high = self.interval
-        rest = [f'{name.replace("_", " ")} {v:.4f}' for name, v in self.measures.items() if name != self._main]
+        rest = [f'{name.replace("_", " ")} {v:.4f}' for name, v in self.metrics.items() if name != self._main]
         lines = [
             f'\n{self.table}' if self.table else '',
-            f'validation {self._main.replace("_", " ")}  {self.measures[self._main]:.4f}  '
+            f'validation {self._main.replace("_", " ")}  {self.metrics[self._main]:.4f}  '
             f'(95% interval {low:.4f} to {high:.4f}, {len(self.predictions):,} examples)',
             f'also       {", ".join(rest)}',
             f'trained    {self.finished.plan.trained_summary()}',
@@ -97,7 +97,7 @@ class Pages:
 
     @property
     def _main(self) -> str:
-        return next(iter(self.measures))
+        return next(iter(self.metrics))
 
 
 def _markdown(title: str, sections: Mapping[str, Table], pictures: Sequence[str]) -> str:

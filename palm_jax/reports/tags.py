@@ -10,14 +10,14 @@ import numpy as np
 from palm_jax.metrics import entities, statistics
 from palm_jax.reports.labels import held_out_scores, worst
 from palm_jax.reports.pages import Pages
-from palm_jax.training.finished import Finished
+from palm_jax.training.result import TrainingResult
 
 
 @dataclasses.dataclass(frozen=True)
 class TagReporter:
     """Tags the held-out sentences when a run ends, and measures the entities it finds."""
 
-    def __call__(self, finished: Finished) -> Pages:
+    def __call__(self, finished: TrainingResult) -> Pages:
         """Scores every held-out sentence."""
         sentences, names = finished.data.validation_examples, finished.data.labels
         scores, _ = held_out_scores(finished)
@@ -30,7 +30,7 @@ class TagReporter:
         return report(finished, finished.evaluate()['loss'].value(), sentences, predicted)
 
 
-def report(finished: Finished, loss: float, sentences, predicted: list[list[str]]) -> Pages:
+def report(finished: TrainingResult, loss: float, sentences, predicted: list[list[str]]) -> Pages:
     """The report of predicted tags, a list of them a sentence.
 
     Entities count as seqeval counts them: right is the same type over the same words.

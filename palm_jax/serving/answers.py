@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi.responses import StreamingResponse
 
-from palm_jax.inference.engine import Piece, Token
+from palm_jax.inference.engine import Delta, Token
 from palm_jax.serving import protocol
 from palm_jax.serving.texts import Texts, failure_of
 
@@ -19,7 +19,7 @@ def streamed(errors: dict[int, Any]) -> dict[int | str, Any]:
     return {200: {'content': events, 'description': 'The answer, or with stream = true its pieces'}, **errors}
 
 
-def stream(texts: Texts, chunk: Callable[[int, Piece], Any], last: Callable[[], Any | None]) -> StreamingResponse:
+def stream(texts: Texts, chunk: Callable[[int, Delta], Any], last: Callable[[], Any | None]) -> StreamingResponse:
     """Server-sent events; a client that leaves cancels the texts.
 
     Args:
@@ -49,12 +49,12 @@ def _event(content: Any) -> str:
     return f'data: {text}\n\n'
 
 
-def reason(ending: str | None) -> Any:
+def reason(finish_reason: str | None) -> Any:
     """`finish_reason` of a piece."""
-    return ending if ending in ('stop', 'length') else None
+    return finish_reason if finish_reason in ('stop', 'length') else None
 
 
-def wants_usage(body: protocol.Writing) -> bool:
+def wants_usage(body: protocol.GenerationRequest) -> bool:
     """Whether a stream ends with the number of tokens."""
     return body.stream_options is not None and body.stream_options.include_usage
 

@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from palm_jax import __version__
 from palm_jax.errors import closest
-from palm_jax.inference.engine import Engine, Piece
+from palm_jax.inference.engine import Delta, Engine
 from palm_jax.inference.generate import Sampler, next_power_of_two
 from palm_jax.serving import answers, errors, protocol
 from palm_jax.serving.errors import Failure
@@ -53,14 +53,16 @@ def create_app(served: dict[str, Served], engine: Engine, limits: Limits = Limit
     writing_errors = {status: errors.DOCUMENTED[status] for status in (404, 429, 503, 504)}
 
     def find(name: str, *, writes: bool, kind: str | None = None) -> Served:
-        right = [n for n, one in served.items() if one.writes == writes and kind in (None, one.kind)]
+        right = [n for n, one in served.items() if one.generates == writes and kind in (None, one.kind)]
         if name in right:
             return served[name]
         what = f'is for {served[name].kind}' if name in served else 'does not exist'
         known = f'Known here: {", ".join(right)}.' if right else 'No model that is served can do this.'
         raise Failure(404, f'The model {name!r} {what}.{closest(name, right)} {known}', 'model_not_found', 'model')
 
-    def begin(body: protocol.Writing, one: Served, prompts, stop, max_tokens: int | None, num_logprobs: int) -> Texts:
+    def begin(
+        body: protocol.GenerationRequest, one: Served, prompts, stop, max_tokens: int | None, num_logprobs: int
+    ) -> Texts:
         if engine.failure:
             raise Failure(500, 'The engine has failed; the log of the server says why.')
         most = min(limits.max_tokens, one.model.data.length)
@@ -101,10 +103,10 @@ def create_app(served: dict[str, Served], engine: Engine, limits: Limits = Limit
         def answer(choices, usage=None) -> protocol.Completion:
             return protocol.Completion(id=name, created=created, model=one.name, choices=choices, usage=usage)
 
-        def choice(index: int, piece: Piece, offset: int = 0) -> protocol.CompletionChoice:
+        def choice(index: int, piece: Delta, offset: int = 0) -> protocol.CompletionChoice:
             told = None if body.logprobs is None else answers.text_logprobs(piece.tokens, decode, body.logprobs, offset)
             return protocol.CompletionChoice(
-                index=index, text=piece.text, logprobs=told, finish_reason=answers.reason(piece.ending)
+                index=index, text=piece.text, logprobs=told, finish_reason=answers.reason(piece.finish_reason)
             )
 
         if not body.stream:
@@ -112,7 +114,7 @@ def create_app(served: dict[str, Served], engine: Engine, limits: Limits = Limit
 
         lengths: dict[int, int] = {}
 
-        def chunk(index: int, piece: Piece) -> Any:
+        def chunk(index: int, piece: Delta) -> Any:
             offset = lengths.get(index, 0)
             lengths[index] = offset + len(piece.text)
             return answer([choice(index, piece, offset)])
@@ -130,7 +132,7 @@ def create_app(served: dict[str, Served], engine: Engine, limits: Limits = Limit
         texts = begin(body, one, [prompt], stop, body.max_completion_tokens or body.max_tokens, num_logprobs)
         name, created, decode = f'chatcmpl-{uuid.uuid4().hex}', int(time.time()), one.model.data.vocabulary.decode
 
-        def told(piece: Piece) -> protocol.ChatLogprobs | None:
+        def told(piece: Delta) -> protocol.ChatLogprobs | None:
             return answers.chat_logprobs(piece.tokens, decode) if body.logprobs else None
 
         if not body.stream:
@@ -139,7 +141,7 @@ def create_app(served: dict[str, Served], engine: Engine, limits: Limits = Limit
                     index=index,
                     message=protocol.ChatMessage(content=piece.text.lstrip() if stop else piece.text),
                     logprobs=told(piece),
-                    finish_reason=answers.reason(piece.ending),
+                    finish_reason=answers.reason(piece.finish_reason),
                 )
                 for index, piece in enumerate(await texts.whole(request))
             ]
@@ -151,7 +153,7 @@ def create_app(served: dict[str, Served], engine: Engine, limits: Limits = Limit
 
         begun: set[int] = set()
 
-        def chunk(index: int, piece: Piece) -> Any:
+        def chunk(index: int, piece: Delta) -> Any:
             is_first, text = index not in begun, piece.text
             if is_first and stop:
                 text = text.lstrip()
@@ -165,7 +167,7 @@ def create_app(served: dict[str, Served], engine: Engine, limits: Limits = Limit
                         'index': index,
                         'delta': delta,
                         'logprobs': None if logprobs is None else logprobs.model_dump(),
-                        'finish_reason': answers.reason(piece.ending),
+                        'finish_reason': answers.reason(piece.finish_reason),
                     }
                 ]
             )

@@ -45,7 +45,7 @@ class Served:
         return 'text'
 
     @property
-    def writes(self) -> bool:
+    def generates(self) -> bool:
         """Whether it writes text."""
         return self.kind not in ('classify', 'tag')
 
@@ -89,9 +89,9 @@ def fill(engine: Engine, served: dict[str, Served]) -> None:
     """Gives the engine all models that write."""
     copies: dict[int, Any] = {}
     for name, one in served.items():
-        if one.writes:
+        if one.generates:
             model = one.model
             weights = model.sampler.weights
-            laid_out = decoding.laid_out(model.model, model.params, weights, copies)
+            unstack_layers = decoding.unstack_layers(model.model, model.params, weights, copies)
             bidirectional = getattr(model.data, 'bidirectional', False)
-            engine.add(name, *laid_out, model.data.vocabulary, model.data.length, bidirectional)
+            engine.add(name, *unstack_layers, model.data.vocabulary, model.data.length, bidirectional)

@@ -26,7 +26,7 @@ class StreamOptions(Body):
     include_usage: bool = False
 
 
-class Writing(Body):
+class GenerationRequest(Body):
     """How text is written; see `inference.generate.Sampler`."""
 
     model: str
@@ -51,7 +51,7 @@ class Writing(Body):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
-class CompletionRequest(Writing):
+class CompletionRequest(GenerationRequest):
     prompt: str | Annotated[list[str] | list[TokenId] | list[list[TokenId]], Field(min_length=1, max_length=64)]
     max_tokens: int | None = Field(16, ge=1)
     logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
@@ -66,7 +66,7 @@ class Message(Body):
     name: str | None = None
 
 
-class ChatRequest(Writing):
+class ChatRequest(GenerationRequest):
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)

@@ -11,8 +11,8 @@ from fastapi import Request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from palm_jax.errors import UserError
-from palm_jax.inference.engine import Busy, Engine, Piece
-from palm_jax.inference.engine import Request as Writing
+from palm_jax.inference.engine import Busy, Delta, Engine
+from palm_jax.inference.engine import Request as EngineRequest
 from palm_jax.inference.generate import Sampler
 from palm_jax.serving import protocol
 from palm_jax.serving.errors import Failure
@@ -40,8 +40,8 @@ class Texts:
 
     def __init__(self, engine: Engine, served: Served, counters: Counters, limits: Limits):
         self._engine, self._served, self._counters, self._limits = engine, served, counters, limits
-        self._pieces: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
-        self._requests: list[Writing] = []
+        self._pieces: asyncio.Queue[tuple[int, Delta]] = asyncio.Queue()
+        self._requests: list[EngineRequest] = []
         self.num_read, self.num_written = 0, 0
 
     def submit(self, prompts: Sequence[Sequence[int]], n: int, sampler: Sampler, num_logprobs: int) -> None:
@@ -53,16 +53,16 @@ class Texts:
         loop, deadline = asyncio.get_running_loop(), time.monotonic() + self._limits.seconds
 
         def hand_out_of(index: int):
-            def hand_out(piece: Piece) -> None:
+            def on_delta(piece: Delta) -> None:
                 with contextlib.suppress(RuntimeError):  # the loop may have ended
                     loop.call_soon_threadsafe(self._pieces.put_nowait, (index, piece))
 
-            return hand_out
+            return on_delta
 
         for number, prompt in enumerate(prompts):
             for sample in range(n):
-                hand_out = hand_out_of(number * n + sample)
-                self._requests.append(Writing(prompt, sampler, hand_out, sample, num_logprobs, deadline))
+                on_delta = hand_out_of(number * n + sample)
+                self._requests.append(EngineRequest(prompt, sampler, on_delta, sample, num_logprobs, deadline))
         if len(self._requests) > self._engine.max_waiting:
             most = self._engine.max_waiting
             raise Failure(400, f'{len(self._requests)} texts in one request; at most {most} may wait.', param='n')
@@ -75,7 +75,7 @@ class Texts:
         except UserError as error:
             raise Failure(400, str(error), 'context_length_exceeded') from None
 
-    async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
+    async def pieces(self) -> AsyncIterator[tuple[int, Delta]]:
         """(number of the text, piece) as they come, until all have ended."""
         start, open_texts = time.monotonic(), len(self._requests)
         while open_texts:
@@ -84,17 +84,17 @@ class Texts:
                 self._counters.first.labels(self._served.name).observe(time.monotonic() - start)
             self.num_written += len(piece.tokens)
             self._counters.written.labels(self._served.name).inc(len(piece.tokens))
-            open_texts -= piece.ending is not None
+            open_texts -= piece.finish_reason is not None
             yield index, piece
 
-    async def whole(self, request: Request) -> list[Piece]:
+    async def whole(self, request: Request) -> list[Delta]:
         """All texts once they have ended; a client that leaves cancels them."""
-        found = [Piece('', ())] * len(self._requests)
+        found = [Delta('', ())] * len(self._requests)
 
         async def collect() -> None:
             async for index, piece in self.pieces():
                 had = found[index]
-                found[index] = Piece(had.text + piece.text, had.tokens + piece.tokens, piece.ending)
+                found[index] = Delta(had.text + piece.text, had.tokens + piece.tokens, piece.finish_reason)
 
         task = asyncio.create_task(collect())
         try:
@@ -122,10 +122,10 @@ class Texts:
         return protocol.Usage(prompt_tokens=self.num_read, completion_tokens=self.num_written, total_tokens=total)
 
 
-def failure_of(piece: Piece) -> Failure | None:
+def failure_of(piece: Delta) -> Failure | None:
     """Of a text that ended otherwise than by itself."""
     return {
         'timeout': Failure(504, 'The answer took too long.', 'timeout'),
         'cancelled': Failure(503, 'The server is about to stop.'),
         'error': Failure(500, 'The engine has failed; the log of the server says why.'),
-    }.get(piece.ending)
+    }.get(piece.finish_reason)

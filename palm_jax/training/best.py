@@ -18,7 +18,7 @@ _SMALLER_IS_BETTER = re.compile(r'.*(loss|error|perplexity)')
 
 
 @dataclasses.dataclass(frozen=True)
-class Best:
+class BestMetric:
     """Which evaluation's checkpoint is kept and reported.
 
     Attributes:
@@ -28,7 +28,7 @@ class Best:
       patience: the run ends after so many evaluations without a better one; None: at its last step.
     """
 
-    measure: str
+    metric: str
     patience: int | None = None
 
     def __post_init__(self) -> None:
@@ -39,19 +39,19 @@ class Best:
         """Whether a value beats the best so far; a value that is no number beats nothing."""
         if than is None or math.isnan(value):
             return not math.isnan(value)
-        return value < than if _SMALLER_IS_BETTER.fullmatch(self.measure) else value > than
+        return value < than if _SMALLER_IS_BETTER.fullmatch(self.metric) else value > than
 
 
-def best_by(measure: str | None = None, patience: int | None = None) -> Best | None:
+def best_metric(metric: str | None = None, patience: int | None = None) -> BestMetric | None:
     """`Best`, or None where no measure is named."""
-    if measure is None:
+    if metric is None:
         if patience is not None:
-            raise UserError('PATIENCE needs a measure: --gin.BEST_MEASURE=loss, or accuracy, macro_f1, ...')
+            raise UserError('PATIENCE needs a measure: --gin.BEST_METRIC=loss, or accuracy, macro_f1, ...')
         return None
-    return Best(measure, patience)
+    return BestMetric(metric, patience)
 
 
-class Leader:
+class BestCheckpoint:
     """The best evaluation of a run so far, with its checkpoint.
 
     A resumed run finds it where it lay; evaluations since are made again and change nothing.
@@ -63,13 +63,13 @@ class Leader:
       period: steps between two evaluations.
     """
 
-    def __init__(self, best: Best, directory: Path, about: dict[str, Any], period: int):
+    def __init__(self, best: BestMetric, directory: Path, about: dict[str, Any], period: int):
         self._best, self._period = best, period
         self._checkpoints = Checkpoints(directory, 1, about)
         self.step, self._value = self._checkpoints.latest, None
         if self.step is not None:
             kept = read_about(self._checkpoints.path(self.step)).get('best', {})
-            if kept.get('measure') == best.measure:
+            if kept.get('measure') == best.metric:
                 self._value = kept['value']
 
     @property
@@ -80,14 +80,14 @@ class Leader:
     def offer(self, state: TrainState, step: int, values: Mapping[str, float]) -> None:
         """Keeps the state where its measure is the best so far; values are named `validation/...`."""
         names = [name.removeprefix('validation/') for name in values]
-        if self._best.measure not in names:
+        if self._best.metric not in names:
             raise UserError(
-                f'BEST_MEASURE = {self._best.measure!r}: the evaluation has no such measure.'
-                f'{closest(self._best.measure, names)} It has: {", ".join(sorted(names))}.'
+                f'BEST_METRIC = {self._best.metric!r}: the evaluation has no such measure.'
+                f'{closest(self._best.metric, names)} It has: {", ".join(sorted(names))}.'
             )
-        value = float(values[f'validation/{self._best.measure}'])
+        value = float(values[f'validation/{self._best.metric}'])
         if self._best.is_better(value, self._value) and (self.step is None or step > self.step):
-            self._checkpoints.save(state, step, notes={'best': {'measure': self._best.measure, 'value': value}})
+            self._checkpoints.save(state, step, notes={'best': {'measure': self._best.metric, 'value': value}})
             self.step, self._value = step, value
 
     def has_stalled(self, step: int) -> bool:

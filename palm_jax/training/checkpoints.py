@@ -61,7 +61,7 @@ class Checkpoints:
             if distributed.is_first():
                 _set_damaged_aside(directory)
         options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True)
-        with self._told():
+        with self._as_user_error():
             self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
         self._sealing: threading.Thread | None = None
 
@@ -102,7 +102,7 @@ class Checkpoints:
             STATE: ocp.args.StandardSave(self._saved(state)),
             ABOUT: ocp.args.JsonSave(self._about | {'unlogged': sums} | dict(notes or {})),
         }
-        with self._told():
+        with self._as_user_error():
             self._manager.save(step, args=ocp.args.Composite(**items))
         self._sealing = threading.Thread(target=self._seal, args=(step,), daemon=True)
         self._sealing.start()
@@ -161,7 +161,7 @@ class Checkpoints:
             return
         self._sealing.join()
         self._sealing = None
-        with self._told():
+        with self._as_user_error():
             self._manager.wait_until_finished()
         self._prune()
 
@@ -177,7 +177,7 @@ class Checkpoints:
             if step not in kept and not (self._keep_every and step % self._keep_every == 0):
                 self._manager.delete(step)
 
-    def all_are_told(self, step: int) -> bool:
+    def preemption_agreed(self, step: int) -> bool:
         """Whether several processes are to end after this step, because one of them got SIGTERM; the same for all."""
         return distributed.are_several() and self._manager.reached_preemption(step)
 
@@ -194,7 +194,7 @@ class Checkpoints:
         self._manager.close()
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _as_user_error(self) -> Iterator[None]:
         """What keeps a checkpoint from being written, as a message that says what is safe."""
         try:
             yield

@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM as a request that the loop honours between two steps.
 
 Of several processes one may be told before the others: there JAX's coordination service takes the signal, and
-agrees with all on the step after which they save (`Checkpoints.all_are_told`).
+agrees with all on the step after which they save (`Checkpoints.preemption_agreed`).
 """
 
 from __future__ import annotations

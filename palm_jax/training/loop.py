@@ -19,21 +19,21 @@ import jax
 
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
-from palm_jax.partitioning import Layout, read_batch
+from palm_jax.partitioning import MeshLayout, read_batch
 from palm_jax.peft.method import Method
 from palm_jax.training import distributed, flops, messages
 from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
-from palm_jax.training.best import Best, Leader
+from palm_jax.training.best import BestCheckpoint, BestMetric
 from palm_jax.training.checkpoints import Checkpoints, fingerprint
 from palm_jax.training.evaluate import evaluate
-from palm_jax.training.finished import Finished, Report
 from palm_jax.training.interfaces import Data
 from palm_jax.training.interrupts import Interrupts
 from palm_jax.training.losses import LanguageModelLoss
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.pretrained import BEST
 from palm_jax.training.progress import Progress
+from palm_jax.training.result import Report, TrainingResult
 from palm_jax.training.setup import Setup, adapt, replicated
 from palm_jax.training.spikes import SpikeGuard, SpikeRule
 from palm_jax.training.state import TrainState
@@ -92,11 +92,11 @@ def train(
     optimizer: Optimizer,
     total_steps: int,
     batch_size: int | Ramp,
-    reporter: Callable[[Finished], Report],
+    reporter: Callable[[TrainingResult], Report],
     loss: Callable[..., Any] = LanguageModelLoss(),
-    layout: Layout = Layout(),
+    layout: MeshLayout = MeshLayout(),
     periods: Periods = Periods(),
-    best: Best | None = None,
+    best: BestMetric | None = None,
     spikes: SpikeRule | None = None,
     microbatches: int = 1,
     seed: int = 0,
@@ -166,7 +166,9 @@ def train(
         checkpoints = stack.enter_context(contextlib.closing(saved))
         leader = None
         if best is not None:
-            leader = stack.enter_context(contextlib.closing(Leader(best, directory / BEST, about, periods.evaluate)))
+            leader = stack.enter_context(
+                contextlib.closing(BestCheckpoint(best, directory / BEST, about, periods.evaluate))
+            )
         if checkpoints.latest is not None:
             state, unlogged = checkpoints.restore(target)
             recent = checkpoints.about(checkpoints.latest).get('recent')
@@ -187,9 +189,9 @@ def train(
         eval_fn = jax.jit(functools.partial(eval_step, model=model, loss=loss), out_shardings=replicated(mesh))
         run_rng = jax.random.fold_in(jax.random.key(seed), 1)
 
-        def finished(state: TrainState, step: int, checkpoint: Path) -> Finished:
+        def finished(state: TrainState, step: int, checkpoint: Path) -> TrainingResult:
             size = batch_sizes.at(step - 1)
-            return Finished(
+            return TrainingResult(
                 model=model,
                 state=state,
                 data=data,
@@ -208,7 +210,7 @@ def train(
             if best is None:  # which is not chosen by a sample
                 batches = itertools.islice(batches, periods.evaluate_batches)
             values = {f'validation/{k}': v.value() for k, v in evaluate(eval_fn, state, batches, mesh).items()}
-            if best is not None and f'validation/{best.measure}' not in values:
+            if best is not None and f'validation/{best.metric}' not in values:
                 report = reporter(finished(state, step, checkpoints.path(step)))
                 values |= {f'validation/{name}': value for name, value in report.values().items()}
             return values
@@ -268,13 +270,13 @@ def train(
                     jax.block_until_ready(metrics)
                     progress.say(f'first step done {time.monotonic() - run.start:.0f} s after the start')
                 watchdog.step(done)
-                if checkpoints.all_are_told(done):
+                if checkpoints.preemption_agreed(done):
                     interrupts.take(signal.SIGTERM)
 
                 is_due = {name: done % getattr(periods, name) == 0 for name in ('log', 'evaluate', 'checkpoint')}
                 is_told = interrupts.received is not None  # a later signal waits for the next step
                 is_last = done == total_steps or is_told
-                spike = guard.find(everything=any(is_due.values()) or is_last)
+                spike = guard.first_spike(everything=any(is_due.values()) or is_last)
                 if spike is not None:
                     watchdog.pause()
                     (state, unlogged), pending = go_back(*spike), []
@@ -315,7 +317,7 @@ def train(
                     save(state, done, unlogged)
                     progress.resume()
                 if stalled:
-                    progress.say(f'no better {best.measure} since step {leader.step:,}: the run ends at step {done:,}')
+                    progress.say(f'no better {best.metric} since step {leader.step:,}: the run ends at step {done:,}')
 
         checkpoints.wait()
         if is_told and int(state.step) < total_steps:

@@ -73,7 +73,7 @@ def diverged(step: int, checkpoints: Checkpoints) -> str:
 
 
 def with_another_measure(step: int) -> str:
-    return f'Step {step:,} is saved; the same command with another BEST_MEASURE and --accept_changes goes on.'
+    return f'Step {step:,} is saved; the same command with another BEST_METRIC and --accept_changes goes on.'
 
 
 def spike(skip: Skip) -> str:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from palm_jax.errors import UserError
-from palm_jax.parameters import matching, path_name
+from palm_jax.parameters import path_mask, path_name
 
 MATRICES = r'.*(?<!scale)(?<!bias)'  # what AdamW and Muon decay: everything but the norms' scales and biases
 
@@ -216,7 +216,7 @@ def _matching(pattern: str, params: Any) -> Any:
     """A tree of bools: does a parameter decay? The default may match nothing, e.g. where only norms are trained."""
     if pattern == MATRICES:
         return jax.tree_util.tree_map_with_path(lambda path, _: bool(re.fullmatch(pattern, path_name(path))), params)
-    return matching([pattern], params, 'weight_decay_pattern')
+    return path_mask([pattern], params, 'weight_decay_pattern')
 
 
 def _as_float32(tree):

@@ -12,8 +12,8 @@ import jax
 
 from palm_jax.models.palm import PaLM
 from palm_jax.parameters import path_name
-from palm_jax.partitioning import Layout, bytes_per_device
-from palm_jax.peft.method import Adapted
+from palm_jax.partitioning import MeshLayout, bytes_per_device
+from palm_jax.peft.method import AdaptedModel
 from palm_jax.training import flops
 from palm_jax.training.batch_sizes import BatchSizes
 from palm_jax.training.state import TrainState
@@ -35,9 +35,9 @@ class Plan:
       frozen_layers: so many at the bottom have no backward pass.
     """
 
-    model: PaLM | Adapted
+    model: PaLM | AdaptedModel
     shapes: TrainState
-    layout: Layout
+    layout: MeshLayout
     axis_sizes: Mapping[str, int]
     batch_sizes: BatchSizes
     length: int

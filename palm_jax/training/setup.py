@@ -11,8 +11,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from palm_jax.models.palm import PaLM
-from palm_jax.partitioning import Layout
-from palm_jax.peft.method import Adapted, Method
+from palm_jax.partitioning import MeshLayout
+from palm_jax.peft.method import AdaptedModel, Method
 from palm_jax.peft.trainable import Trainable
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
 from palm_jax.training.checkpoints import restore_params
@@ -29,15 +29,15 @@ def adapt(
     methods: Sequence[Method] = (),
     trainable: Sequence[str] | None = None,
     trainable_layers: int | None = None,
-) -> tuple[Adapted, Trainable]:
+) -> tuple[AdaptedModel, Trainable]:
     """The model with its methods, and what of it is trained; arguments as of `loop.train`."""
-    adapted = Adapted(model, tuple(methods))
+    adapted = AdaptedModel(model, tuple(methods))
     if trainable is None and not methods:
         return adapted, Trainable(top_layers=trainable_layers)
     return adapted, Trainable((*(trainable or ()), *adapted.trainable), trainable_layers)
 
 
-def adapted(arguments: Mapping[str, Any]) -> tuple[Adapted, Trainable]:
+def adapt_from_arguments(arguments: Mapping[str, Any]) -> tuple[AdaptedModel, Trainable]:
     """`adapt`, from all arguments of `loop.train`."""
     return adapt(arguments['model'], **{name: arguments[name] for name in _ADAPTATION if name in arguments})
 
@@ -59,10 +59,10 @@ class Setup:
     @classmethod
     def of(
         cls,
-        model: Adapted,
+        model: AdaptedModel,
         selection: Trainable,
         optimizer: Optimizer,
-        layout: Layout,
+        layout: MeshLayout,
         num_devices: int,
         batch_size: int | Ramp,
         length: int,
@@ -73,7 +73,7 @@ class Setup:
         Raises:
           UserError: the mesh does not fit the devices, or does not divide a parameter.
         """
-        optimizer, axis_sizes = model.wrap(optimizer), layout.axis_sizes(num_devices)
+        optimizer, axis_sizes = model.wrap_optimizer(optimizer), layout.axis_sizes(num_devices)
         shapes = jax.eval_shape(functools.partial(init_state, model, optimizer, trainable=selection), jax.random.key(0))
         layout.check((shapes.params, shapes.frozen), axis_sizes)
         frozen_layers = selection.frozen_layers(shapes.params, model.arch.num_layers)
@@ -82,7 +82,7 @@ class Setup:
         return cls(plan, selection, optimizer)
 
     @property
-    def model(self) -> Adapted:
+    def model(self) -> AdaptedModel:
         """As it is trained: layers below the lowest trained one have no backward pass."""
         return self.plan.model.freeze_layers(self.plan.frozen_layers)
 
@@ -109,7 +109,7 @@ class Setup:
         model = self.plan.model
 
         def start(params: Any) -> TrainState:
-            trained, frozen = self.selection.split(model.start(params))
+            trained, frozen = self.selection.split(model.init_from_base(params))
             return TrainState(fresh.step, trained, self.optimizer.init(trained), frozen)
 
         params = restore_params(initial_checkpoint, fresh.all_params, about, model.trainable)

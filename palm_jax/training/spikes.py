@@ -33,17 +33,17 @@ class SpikeRule:
     Attributes:
       window: steps that say what is usual.
       loss_threshold, gradient_threshold: see above; None does not look.
-      back: steps before the spike to go back to, or to the checkpoint before that.
-      beyond: batches behind the spike that are left out, too.
-      most: times in a run; one more ends it.
+      rewind_steps: steps before the spike to go back to, or to the checkpoint before that.
+      skip_steps_after: batches behind the spike that are left out, too.
+      max_rollbacks: times in a run; one more ends it.
     """
 
     window: int = 100
     loss_threshold: float | None = 10.0
     gradient_threshold: float | None = 50.0
-    back: int = 100
-    beyond: int = 100
-    most: int = 5
+    rewind_steps: int = 100
+    skip_steps_after: int = 100
+    max_rollbacks: int = 5
 
     def __post_init__(self) -> None:
         for name, least in (('window', 2), ('back', 1), ('beyond', 0), ('most', 1)):
@@ -108,7 +108,7 @@ class SpikeGuard:
         if self.rule is not None:
             self._queue.append((step, metrics))
 
-    def find(self, everything: bool) -> tuple[int, str] | None:
+    def first_spike(self, everything: bool) -> tuple[int, str] | None:
         """The first spike, (step, what is unusual), among the steps added; the newest waits unless `everything`."""
         while len(self._queue) > (0 if everything else 1):
             step, metrics = self._queue.pop(0)
@@ -135,7 +135,9 @@ class SpikeGuard:
     def back_from(self, spike_step: int, saved: Sequence[int]) -> int:
         """The step to go back to: of those saved (or 0) the newest that lies far enough before the spike."""
         before = [step for step in saved if step <= spike_step]
-        return max((step for step in before if step <= spike_step - self.rule.back), default=min(before, default=0))
+        return max(
+            (step for step in before if step <= spike_step - self.rule.rewind_steps), default=min(before, default=0)
+        )
 
     def skip(self, step: int, spike_step: int, reason: str, batch_sizes: BatchSizes) -> Skip:
         """Leaves out, from `step` on, the batches up to the spike and `beyond`; kept on disk before it counts.
@@ -143,12 +145,12 @@ class SpikeGuard:
         Raises:
           UserError: it has happened too often.
         """
-        if len(self.skips) >= self.rule.most:
+        if len(self.skips) >= self.rule.max_rollbacks:
             raise UserError(
                 f'A spike at step {spike_step + 1:,} ({reason}), and {len(self.skips)} have been left out already '
                 f'(spikes.SpikeRule.most); {self._path} lists them. Lower LEARNING_RATE or clip more (clip_norm).'
             )
-        last = spike_step + self.rule.beyond
+        last = spike_step + self.rule.skip_steps_after
         end = batch_sizes.before(last + 1) + self.offset(last)
         sequences = end - batch_sizes.before(step) - self.offset(step)
         self.skips = [dataclasses.replace(skip, superseded=True) if skip.step > step else skip for skip in self.skips]

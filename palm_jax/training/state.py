@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from palm_jax.models.palm import PaLM
-from palm_jax.peft.method import Adapted
+from palm_jax.peft.method import AdaptedModel
 from palm_jax.peft.trainable import Trainable, join
 from palm_jax.training.optimizers import Optimizer
 
@@ -37,13 +37,13 @@ class TrainState:
         return join(self.params, self.frozen)
 
 
-def init_params(model: PaLM | Adapted, rng: jax.Array) -> Any:
+def init_params(model: PaLM | AdaptedModel, rng: jax.Array) -> Any:
     """The model's initial parameters, boxed with the logical axes they were born with."""
     return model.init(rng, jnp.zeros((1, 8), jnp.int32), method='init_all')['params']
 
 
 def init_state(
-    model: PaLM | Adapted, optimizer: Optimizer, rng: jax.Array, trainable: Trainable = Trainable()
+    model: PaLM | AdaptedModel, optimizer: Optimizer, rng: jax.Array, trainable: Trainable = Trainable()
 ) -> TrainState:
     """A state at step 0. Every leaf that has a parameter's shape carries its logical axes."""
     params, frozen = trainable.split(init_params(model, rng))

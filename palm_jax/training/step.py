@@ -12,7 +12,7 @@ import optax
 
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
-from palm_jax.peft.method import Adapted
+from palm_jax.peft.method import AdaptedModel
 from palm_jax.peft.trainable import join
 from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.metrics import Metrics
@@ -20,7 +20,7 @@ from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
-Model = PaLM | Adapted
+Model = PaLM | AdaptedModel
 LossFn = Callable[..., tuple[jax.Array, Metrics]]
 
 

@@ -83,7 +83,7 @@ def test_missing_files_and_parts_name_the_entry_files():
 def test_plain_strings_and_paths_need_no_quotes():
     configuration, arguments = build('--gin.MODEL_DIR=runs/a b,c.d', '--gin.TRAIN_STEPS', '77')
     assert arguments['model_dir'] == 'runs/a b,c.d' and arguments['total_steps'] == 77
-    assert configuration.effective['MODEL_DIR'].place.startswith('command line')
+    assert configuration.effective['MODEL_DIR'].location.startswith('command line')
 
 
 def test_later_files_and_flags_win_and_a_replaced_part_keeps_its_bindings():

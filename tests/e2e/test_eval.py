@@ -75,7 +75,7 @@ def test_a_seqio_task_with_its_own_metrics(made, tmp_path):
     (tmp_path / 'square_tasks.py').write_text(TASK)
     (tmp_path / 'mine.gin').write_text('import square_tasks\n')
     files = [f'--gin_file={made}/base/config.gin', f'--gin_file={tmp_path}/mine.gin', '--gin.TEMPERATURE=0.0']
-    command = [*files, '--gin.SAMPLE_TOKENS=4', '--task=mixed', f'--output={tmp_path}/scores.json']
+    command = [*files, '--gin.MAX_NEW_TOKENS=4', '--task=mixed', f'--output={tmp_path}/scores.json']
     result = evaluate(*command, '--examples=10', cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     measured = json.loads((tmp_path / 'scores.json').read_text())['measured']['squares']
@@ -86,7 +86,7 @@ def test_a_seqio_task_with_its_own_metrics(made, tmp_path):
     assert measured['metrics']['mean_score'] == pytest.approx(sum(scores) / 10, rel=1e-5)
     low, high = measured['intervals']['mean_score']
     assert low < measured['metrics']['mean_score'] < high and min(scores) <= low
-    written = model.write([prompt for prompt, _ in pairs], Sampler(max_tokens=4, temperature=0.0))
+    written = model.generate([prompt for prompt, _ in pairs], Sampler(max_tokens=4, temperature=0.0))
     right = sum(text.strip() == target.strip() for text, (_, target) in zip(written, pairs, strict=True))
     assert measured['metrics']['exact'] == pytest.approx(10.0 * right)
     solved = evaluate(*command, '--examples=3', '--shots=1', cwd=tmp_path)

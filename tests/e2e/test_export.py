@@ -22,8 +22,8 @@ def export(run, directory, *flags):
 
 TEXT_TO_TEXT = (
     '--gin_file=gin/heads/text_to_text.gin',
-    '--gin.INPUT={text}',
-    '--gin.TARGET={label}',
+    '--gin.INPUT_TEMPLATE={text}',
+    '--gin.TARGET_TEMPLATE={label}',
     "--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 8}",
 )
 

@@ -118,15 +118,15 @@ def test_a_run_without_a_base_that_trains_top_layers_only_is_loaded_whole(made, 
 
 def test_a_measure_that_does_not_exist_loses_no_step(made, tmp_path):
     flags = ('--gin.EVAL_PERIOD=2', '--gin.CHECKPOINT_PERIOD=100')
-    wrong = finetune(made, tmp_path / 'run', *flags, '--gin.BEST_MEASURE=macro_f', steps=4)
+    wrong = finetune(made, tmp_path / 'run', *flags, '--gin.BEST_METRIC=macro_f', steps=4)
     assert wrong.returncode == 2 and 'Did you mean macro_f1?' in wrong.stderr, wrong.stderr[-2000:]
     assert 'Step 2 is saved' in wrong.stderr and 'Traceback' not in wrong.stderr
-    right = finetune(made, tmp_path / 'run', *flags, '--gin.BEST_MEASURE=macro_f1', '--accept_changes', steps=4)
+    right = finetune(made, tmp_path / 'run', *flags, '--gin.BEST_METRIC=macro_f1', '--accept_changes', steps=4)
     assert right.returncode == 0 and 'continuing from step 2' in right.stdout, right.stderr[-2000:]
 
 
 def test_several_seeds_and_the_best_step_of_each(made, tmp_path):
-    flags = ('--gin.SEEDS=[0, 1]', '--gin.BEST_MEASURE=macro_f1', '--gin.PATIENCE=1', '--gin.EVAL_PERIOD=5')
+    flags = ('--gin.SEEDS=[0, 1]', '--gin.BEST_METRIC=macro_f1', '--gin.PATIENCE=1', '--gin.EVAL_PERIOD=5')
     result = finetune(made, tmp_path / 'runs', *flags, steps=40)
     assert result.returncode == 0, result.stderr[-3000:]
     of_seeds = [json.loads((tmp_path / 'runs' / f'seed_{s}' / 'summary.json').read_text()) for s in (0, 1)]

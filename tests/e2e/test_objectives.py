@@ -16,7 +16,7 @@ def train(name, folder, steps, *flags):
     text.write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(3000)))
     flags = (f'--gin.TRAIN_FILES={text}', f'--gin.MODEL_DIR={folder / name}', f'--gin.TRAIN_STEPS={steps}', *flags)
     size = ('--gin.VOCABULARY_SIZE=387', '--gin.EVAL_PERIOD=1000')
-    micro = [flag for flag in MICRO if 'SAMPLE_TOKENS' not in flag]  # which a denoiser has not
+    micro = [flag for flag in MICRO if 'MAX_NEW_TOKENS' not in flag]  # which a denoiser has not
     result = run(*micro, f'--gin_file=gin/objectives/{name}.gin', *size, *flags)
     assert result.returncode == 0, result.stderr[-3000:]
     return result, json.loads((folder / name / 'summary.json').read_text())

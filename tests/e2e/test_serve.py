@@ -69,7 +69,7 @@ def test_every_kind_in_one_process(made, runs):
         assert found == trained_model.load(runs / 'tags').find(['Ann7 is here'])[0]
         messages = [{'role': 'user', 'content': 'hi'}]
         said = ask('/v1/chat/completions', model='chat', messages=messages, temperature=0, max_tokens=6)
-        model = trained_model.load(runs / 'chat', SAMPLE_TOKENS=6)
+        model = trained_model.load(runs / 'chat', MAX_NEW_TOKENS=6)
         assert said['choices'][0]['message']['content'] == model.answer([messages])[0]
         wrong = httpx.post(f'{url}/v1/classify', json={'model': 'classes', 'input': 'a', 'second_input': 'b'})
         assert wrong.status_code == 400 and 'single texts' in wrong.json()['error']['message']
@@ -95,7 +95,7 @@ def test_mistakes_are_one_message(made):
     for flags, message in (
         (['--model=nothing'], 'nothing'),
         ([f'--model={made}/base', f'--model={made}/base'], 'Two models are called base'),
-        ([f'--model={made}/base', '--places=0'], 'at least one place'),
+        ([f'--model={made}/base', '--slots=0'], 'at least one place'),
     ):
         command = [sys.executable, '-m', 'palm_jax', 'serve', *flags]
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -12,7 +12,7 @@ from tests.e2e.conftest import finetune
 from tests.e2e.test_train import ROOT
 
 DATA = ROOT / 'data' if (ROOT / 'data').is_dir() else ROOT.parent / 'shared' / 'data'
-MEASURES = {
+METRICS = {
     'banking77': 'macro_f1',
     'clinc150': 'macro_f1',
     'sst2': 'macro_f1',
@@ -58,7 +58,7 @@ def train(made, task, model_dir, cwd):
     result = finetune(made, model_dir, f'--gin_file=gin/tasks/{task}.gin', *flags, table=None, steps=2, cwd=cwd)
     assert result.returncode == 0, result.stderr[-3000:]
     summary = json.loads((model_dir / 'summary.json').read_text())
-    assert MEASURES[task] in summary, summary
+    assert METRICS[task] in summary, summary
     for name in ('report.md', 'report.html', 'predictions.jsonl', 'loss.png'):
         assert (model_dir / name).stat().st_size > 0, name
     return result
@@ -66,11 +66,11 @@ def train(made, task, model_dir, cwd):
 
 def test_every_task_is_here():
     tasks = {path.stem for path in (ROOT / 'gin' / 'tasks').glob('*.gin')} - {'python_stdlib'}
-    assert tasks == MEASURES.keys()
+    assert tasks == METRICS.keys()
 
 
 @pytest.mark.parametrize(
-    'task', [task if task in EVERY_DAY else pytest.param(task, marks=pytest.mark.slow) for task in MEASURES]
+    'task', [task if task in EVERY_DAY else pytest.param(task, marks=pytest.mark.slow) for task in METRICS]
 )
 def test_a_task_runs_from_its_files_to_a_report_and_an_answer(made, small_tasks, tmp_path, task, monkeypatch):
     train(made, task, tmp_path / 'run', small_tasks[task])
@@ -81,7 +81,7 @@ def test_a_task_runs_from_its_files_to_a_report_and_an_answer(made, small_tasks,
         assert isinstance(answer, str)
         with pytest.raises(UserError, match='use answer'):
             model.find(['Ann'])
-    elif MEASURES[task] == 'entity_f1':
+    elif METRICS[task] == 'entity_f1':
         text = 'Ann met Bob, in Rome.'
         (entities,) = model.find([text])
         for entity in entities:
@@ -105,7 +105,7 @@ def test_a_task_runs_from_its_files_to_a_report_and_an_answer(made, small_tasks,
     said, error = map(json.loads, (tmp_path / 'out.jsonl').read_text().splitlines())
     if task in WRITTEN:
         assert said['predicted'] == answer
-    elif MEASURES[task] == 'entity_f1':
+    elif METRICS[task] == 'entity_f1':
         assert said['entities'] == model.find([row['text']])[0]
     else:
         assert said['probabilities'] == pytest.approx(model.predict(list(row.values()))[0])
@@ -113,7 +113,7 @@ def test_a_task_runs_from_its_files_to_a_report_and_an_answer(made, small_tasks,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('task', [task for task in MEASURES if not task.startswith(('stdlib', 'cldr', 'registered'))])
+@pytest.mark.parametrize('task', [task for task in METRICS if not task.startswith(('stdlib', 'cldr', 'registered'))])
 def test_a_task_runs_on_its_real_data(made, tmp_path, task):
     folder = DATA / re.search(r"'data/([\w-]+)/", (ROOT / f'gin/tasks/{task}.gin').read_text())[1]
     if not folder.is_dir():

@@ -26,7 +26,7 @@ MICRO = (
     '--gin.LOG_PERIOD=1',
     '--gin.EVAL_PERIOD=7',
     '--gin.EVAL_BATCHES=1',
-    '--gin.SAMPLE_TOKENS=8',
+    '--gin.MAX_NEW_TOKENS=8',
     "--gin.TASK_FEATURE_LENGTHS={'targets': 64}",
 )
 
@@ -81,7 +81,7 @@ def test_a_run_leaves_what_it_promises(text, tmp_path):
         assert (tmp_path / 'run' / promised).stat().st_size > 0
     summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
     assert summary['step'] == 3 and len(summary['samples']) == 3
-    assert set(summary['yardsticks']) == {'gzip -9', 'order-3 byte n-gram'}
+    assert set(summary['baselines']) == {'gzip -9', 'order-3 byte n-gram'}
     np.testing.assert_allclose(np.exp(summary['loss']), summary['perplexity'])
     # Bytes: a token is a byte but for the end mark, so the two measures agree.
     np.testing.assert_allclose(summary['bits_per_byte'], summary['loss'] / np.log(2), rtol=0.001)

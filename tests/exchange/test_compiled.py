@@ -13,7 +13,7 @@ from palm_jax.inference.generate import Sampler
 from palm_jax.models.heads import Head
 from palm_jax.models.palm import PaLM
 from palm_jax.peft.lora import LoRA
-from palm_jax.peft.method import Adapted
+from palm_jax.peft.method import AdaptedModel
 from palm_jax.training import state
 from tests.inference.test_generate import Numbers
 from tests.peft.test_methods import shaken
@@ -44,7 +44,7 @@ def test_stablehlo_is_run_by_jax_alone(dtype, micro, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     said = list(map(int, result.stdout.split()))
     assert len(said) == 23 and said[:3] == prompt
-    (ours,) = Sampler(max_tokens=20, temperature=0).write(model, params, Numbers(), [[0, *prompt]], L)[0]
+    (ours,) = Sampler(max_tokens=20, temperature=0).generate(model, params, Numbers(), [[0, *prompt]], L)[0]
     assert said[3 : 3 + len(ours.ids)] == list(ours.ids)
     with pytest.raises(UserError, match='is not empty'):
         compiled.write_stablehlo(model, params, L, tmp_path / 'out', [batch()])
@@ -55,7 +55,7 @@ def test_stablehlo_is_run_by_jax_alone(dtype, micro, tmp_path):
 )
 def test_tflite_computes_the_same_and_in_int8_nearly_so(head, dtype, micro, tmp_path):
     arch = micro(d_model=64, vocab_size=256, dtype=dtype)[0].arch
-    model = Adapted(PaLM(arch, head=head), (LoRA(rank=2),))
+    model = AdaptedModel(PaLM(arch, head=head), (LoRA(rank=2),))
     params = shaken(state.unbox(state.init_params(model, jax.random.key(0))))
     table = compiled.write_tflite(model, params, L, tmp_path / 'out', [batch()])
     header, plain, exact, small = table.splitlines()

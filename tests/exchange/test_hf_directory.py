@@ -10,7 +10,7 @@ import pytest
 from palm_jax.api.trained_model import load
 from palm_jax.data.registry import stdlib
 from palm_jax.data.vocabulary import fitting, vocabularies
-from palm_jax.data.vocabulary.special_tokens import Marked
+from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import HuggingFace
 from palm_jax.errors import UserError
 from palm_jax.exchange import cohere, hf_directory, hf_tokenizer, imports
@@ -19,7 +19,7 @@ from palm_jax.models.palm import PaLM
 
 torch = pytest.importorskip('torch', reason='the peers are not installed: pip install "palm_jax[hf]"')
 transformers = pytest.importorskip('transformers')
-BYTES = Marked(vocabularies.Bytes(), 11)
+BYTES = ExtendedVocabulary(vocabularies.Bytes(), 11)
 SHAPES = {
     'palm': {},
     'grouped, H·K > d': {'num_kv_heads': 2, 'head_dim': 10, 'rope_theta': 500_000.0, 'mlp_dim': 40, 'logit_scale': 0.3},
@@ -80,7 +80,7 @@ def test_a_block_that_cohere_has_not_is_refused(micro, tmp_path, ablation):
 def sentencepiece(tmp_path_factory):
     texts = (example['text'] for example in stdlib.examples('train'))
     path = tmp_path_factory.mktemp('vocabulary') / 'v.model'
-    return Marked(fitting.fit(texts, 1000, path, max_bytes=400_000), 20)
+    return ExtendedVocabulary(fitting.fit(texts, 1000, path, max_bytes=400_000), 20)
 
 
 def test_sentencepiece_as_a_tokenizer_of_hugging_face(sentencepiece, tmp_path):
@@ -91,7 +91,7 @@ def test_sentencepiece_as_a_tokenizer_of_hugging_face(sentencepiece, tmp_path):
     assert hf_tokenizer.differences(BYTES, tmp_path, texts[:2]) == texts[:2]
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert len(tokenizer) == sentencepiece.size
-    for i in (sentencepiece.mark('[MASK]'), sentencepiece.sentinel(0), sentencepiece.sentinel(13)):
+    for i in (sentencepiece.special_id('[MASK]'), sentencepiece.sentinel(0), sentencepiece.sentinel(13)):
         assert tokenizer.decode([i]) == sentencepiece.decode([i])
     padded = tokenizer(['a', 'longer text'], padding=True)
     assert padded['input_ids'][0][0] == 0 and padded['attention_mask'][0][0] == 0
@@ -160,7 +160,7 @@ def test_published_weights_compute_the_same_here(tmp_path, changes):
     arch = dataclasses.replace(model.model.arch, dtype='float32')
     logits = np.asarray(PaLM(arch).apply({'params': model.params}, np.array([ids])))[0]
     np.testing.assert_allclose(logits, expected[:, rows], atol=1e-5 * np.abs(expected).max(), rtol=0)
-    assert isinstance(model.write(['the square'])[0], str)
+    assert isinstance(model.generate(['the square'])[0], str)
     # And back: the same tensors under the same names.
     hf_directory.write(model.params, arch, model.data.vocabulary, 64, tmp_path / 'back')
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'back', dtype=torch.float32)
@@ -220,17 +220,17 @@ def test_other_models_are_refused(tmp_path):
 
 def test_a_tokenizer_json_is_a_vocabulary(tmp_path):
     published(tmp_path / 'theirs', **PUBLISHED['grouped'])
-    vocabulary = vocabularies.named(str(tmp_path / 'theirs' / 'tokenizer.json'))
+    vocabulary = vocabularies.load_vocabulary(str(tmp_path / 'theirs' / 'tokenizer.json'))
     assert isinstance(vocabulary, HuggingFace)
     for text in ('', 'the square of 3', ' 中文 \n'):
         assert vocabulary.decode(vocabulary.encode(text)) == text
     assert not {0, 1} & set(vocabulary.encode('the square of 3 <PAD>'))  # what begins and ends a text
     vocabulary.save(tmp_path / 'kept')
-    kept = vocabularies.named(str(tmp_path / 'kept' / 'vocabulary.json'))
+    kept = vocabularies.load_vocabulary(str(tmp_path / 'kept' / 'vocabulary.json'))
     assert kept.fingerprint == vocabulary.fingerprint and kept.encode('abc') == vocabulary.encode('abc')
     for content, message in (('{', 'is no tokenizer.json'), ('{"model": {"vocab": {}}}', 'names no bos_token')):
         (tmp_path / 'theirs' / 'tokenizer.json').write_text(content)
         with pytest.raises(UserError, match=message):
-            vocabularies.named(str(tmp_path / 'theirs' / 'tokenizer.json')).encode('a')
+            vocabularies.load_vocabulary(str(tmp_path / 'theirs' / 'tokenizer.json')).encode('a')
     with pytest.raises(UserError, match='No vocabulary at'):
-        vocabularies.named(str(tmp_path / 'nothing.json')).encode('a')
+        vocabularies.load_vocabulary(str(tmp_path / 'nothing.json')).encode('a')

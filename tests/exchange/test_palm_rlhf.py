@@ -41,7 +41,7 @@ def test_logits_are_those_of_the_package(tokenizer, tmp_path):
     expected = model(torch.from_numpy(rows[tokens])).numpy()[..., rows]
     logits = np.asarray(ours.model.apply({'params': ours.params}, tokens))
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
-    assert isinstance(ours.write(['the square'])[0], str)  # over the cache, too
+    assert isinstance(ours.generate(['the square'])[0], str)  # over the cache, too
 
 
 @torch.no_grad()

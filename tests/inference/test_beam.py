@@ -34,12 +34,12 @@ def test_wide_enough_it_finds_the_best_there_is(micro, length_penalty):
     model, params = micro(vocab_size=5)
     params = jax.tree.map(lambda x: x * 1.5, params)
     prompts = [[0, 3], [0, 2, 4, 4], [0]]
-    search = BeamSearch(beams=130, length_penalty=length_penalty, max_tokens=3)
-    for prompt, found in zip(prompts, search.write(model, params, Numbers(), prompts, 16), strict=True):
+    search = BeamSearch(num_beams=130, length_penalty=length_penalty, max_tokens=3)
+    for prompt, found in zip(prompts, search.generate(model, params, Numbers(), prompts, 16), strict=True):
         best = everything(model, params, prompt, 3, length_penalty)
         for ours, (score, ids) in zip(found[:8], best, strict=False):
             assert ours.score == pytest.approx(score, abs=1e-4)
-            assert [*ours.ids, *([EOS] if ours.ending == 'stop' else [])] == list(ids)
+            assert [*ours.ids, *([EOS] if ours.finish_reason == 'stop' else [])] == list(ids)
             assert sum(ours.logprobs) / len(ids) ** length_penalty == pytest.approx(score, abs=1e-4)
 
 
@@ -55,7 +55,7 @@ def test_narrow_it_is_that_of_transformers(micro):
         num_return_sequences=3, max_new_tokens=8, do_sample=False, length_penalty=1.0, early_stopping='never',
         eos_token_id=1, pad_token_id=0, return_dict_in_generate=True, output_scores=True,
     )  # fmt: skip
-    ours = BeamSearch(beams=3, max_tokens=8).write(model, params, Numbers(), prompts, 32)
+    ours = BeamSearch(num_beams=3, max_tokens=8).generate(model, params, Numbers(), prompts, 32)
     scores = [best.score for of in ours for best in of]
     np.testing.assert_allclose(scores, out.sequences_scores.numpy(), atol=1e-4)
     for row, best in zip(out.sequences[:, 4:].tolist(), (best for of in ours for best in of), strict=True):
@@ -68,9 +68,9 @@ def test_one_beam_is_greedy_and_wrong_numbers_are_refused(micro):
     model, params = micro()
     prompts = [[0, 5, 9], [0, 3]]
     (greedy, _), (beam, _) = (
-        [best.ids for (best,) in writer.write(model, params, Numbers(), prompts, 32)]
-        for writer in (Sampler(max_tokens=6, temperature=0), BeamSearch(beams=1, max_tokens=6))
+        [best.ids for (best,) in writer.generate(model, params, Numbers(), prompts, 32)]
+        for writer in (Sampler(max_tokens=6, temperature=0), BeamSearch(num_beams=1, max_tokens=6))
     )
     assert greedy == beam
     with pytest.raises(UserError, match='beams = 0'):
-        BeamSearch(beams=0)
+        BeamSearch(num_beams=0)

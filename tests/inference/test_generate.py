@@ -29,7 +29,7 @@ class Numbers:
 
 
 def ids_of(sampler, model, params, prompts, length, **options):
-    return [list(best.ids) for best, *_ in sampler.write(model, params, Numbers(), prompts, length, **options)]
+    return [list(best.ids) for best, *_ in sampler.generate(model, params, Numbers(), prompts, length, **options)]
 
 
 def test_greedy_is_the_argmax_a_token_at_a_time(micro):
@@ -75,8 +75,8 @@ def test_log_probabilities_are_the_models_own(micro):
     model, params = micro()
     prompts = [[0, 7, 5], [0, 9, 4, 3, 8, 2]]
     sampler = Sampler(max_tokens=5, temperature=1.7, top_k=9, repetition_penalty=1.5)
-    for prompt, (said,) in zip(prompts, sampler.write(model, params, Numbers(), prompts, 32), strict=True):
-        tokens = [*said.ids, *([1] if said.ending == 'stop' else [])]
+    for prompt, (said,) in zip(prompts, sampler.generate(model, params, Numbers(), prompts, 32), strict=True):
+        tokens = [*said.ids, *([1] if said.finish_reason == 'stop' else [])]
         logits = model.apply({'params': params}, np.array([[*prompt, *tokens]]))[0]
         expected = jax.nn.log_softmax(logits)[np.arange(len(prompt) - 1, len(prompt) + len(tokens) - 1), tokens]
         np.testing.assert_allclose(said.logprobs, expected, atol=1e-5)
@@ -94,7 +94,7 @@ def test_the_seed_decides_and_batch_mates_change_nothing(micro):
     assert one == drawn(3, batch_size=2) == drawn(3, batch_size=8) and len({tuple(ids) for ids in one}) > 1
     assert one != drawn(4)
     # So do more samples of each: the first is the one that would be there alone.
-    many = Sampler(max_tokens=8, temperature=1.2, seed=3, samples=3).write(model, params, Numbers(), prompts, 64)
+    many = Sampler(max_tokens=8, temperature=1.2, seed=3, num_decodes=3).generate(model, params, Numbers(), prompts, 64)
     assert [list(of[0].ids) for of in many] == one and all(len({c.ids for c in of}) == 3 for of in many)
 
 
@@ -102,14 +102,16 @@ def test_a_text_ends_at_the_length_and_at_a_stop_string(micro):
     model, params = micro()
     greedy = Sampler(max_tokens=40, temperature=0)
     prompt = [0, 5, 9]
-    (free,) = greedy.write(model, params, Letters(), [prompt], 64)[0]
-    assert len(free.ids) == 40 and free.ending == 'length'
+    (free,) = greedy.generate(model, params, Letters(), [prompt], 64)[0]
+    assert len(free.ids) == 40 and free.finish_reason == 'length'
     stop = free.text[20:23]
     stopped = Sampler(max_tokens=40, temperature=0, stop=['no such text', stop])
-    both = stopped.write(model, params, Letters(), [prompt, [0, 3]], 64)
-    assert both[0][0].text == free.text[: free.text.index(stop)] and both[0][0].ending == 'stop'
-    assert both[1][0].ids == greedy.write(model, params, Letters(), [[0, 3]], 64)[0][0].ids or stop in both[1][0].text
-    (short,) = greedy.write(model, params, Letters(), [[0, *range(3, 30)]], 32)[0]
+    both = stopped.generate(model, params, Letters(), [prompt, [0, 3]], 64)
+    assert both[0][0].text == free.text[: free.text.index(stop)] and both[0][0].finish_reason == 'stop'
+    assert (
+        both[1][0].ids == greedy.generate(model, params, Letters(), [[0, 3]], 64)[0][0].ids or stop in both[1][0].text
+    )
+    (short,) = greedy.generate(model, params, Letters(), [[0, *range(3, 30)]], 32)[0]
     assert len(short.ids) == 4  # 28 and 4 are 32
 
 
@@ -118,7 +120,7 @@ def test_a_prompt_without_room_is_refused(micro):
     with pytest.raises(UserError, match='has 9 tokens; the model reads 8'):
         Sampler()(model, params, Letters(), ['ABCDEFGHI'], 8)
     with pytest.raises(UserError, match='Prompt 2 has 9 tokens'):
-        Sampler().write(model, params, Letters(), [[0, 5], [0] * 9], 8)
+        Sampler().generate(model, params, Letters(), [[0, 5], [0] * 9], 8)
     with pytest.raises(UserError, match=r'temperature = -1 must not be negative; top_p = 0 must be above 0'):
         Sampler(temperature=-1, top_p=0)
 
@@ -135,22 +137,22 @@ def test_lengths_and_settings_compile_nothing_new(micro):
 
 def test_rows_come_and_go_without_a_trace(micro):
     """Places of a batch that is being written are given to others; all read as if alone."""
-    model, params = decoding.laid_out(*micro())
+    model, params = decoding.unstack_layers(*micro())
     greedy = Sampler(max_tokens=9, temperature=0)
     prompts = [[0, 5, 9], [0, 3], [0, *range(7, 20)], [0, 8, 8, 8]]
     alone = [ids_of(greedy, model, params, [prompt], 64)[0] for prompt in prompts]
 
-    def settings(n):
-        return greedy.settings(np.zeros(n), np.zeros(n))
+    def sampling_params(n):
+        return greedy.sampling_params(np.zeros(n), np.zeros(n))
 
-    rows = decoding.free_rows(model, params, 2, 64, settings(2))
+    rows = decoding.empty_state(model, params, 2, 64, sampling_params(2))
     written = {}
     for numbers in ((0, 1), (2, 3)):  # the second pair takes the places of the first
         for place, number in enumerate(numbers):
             prompt = np.array(prompts[number])
             tokens = np.pad(prompt, (0, 16 - len(prompt)))[None]
             new, first = decoding.prefill(
-                model, params, tokens, np.array([len(prompt)]), np.array([9]), settings(1),
+                model, params, tokens, np.array([len(prompt)]), np.array([9]), sampling_params(1),
                 room=0, num_logprobs=2, with_penalty=True,
             )  # fmt: skip
             rows = decoding.insert(rows, new, np.array([place]))
@@ -170,15 +172,15 @@ def test_models_on_one_base_share_their_copies(micro):
     model, params = micro()
     other = {**params, 'final_norm': {'scale': params['final_norm']['scale'] + 1}}
     known = {}
-    (_, first), (_, second) = (decoding.laid_out(model, p, known=known) for p in (params, other))
+    (_, first), (_, second) = (decoding.unstack_layers(model, p, known=known) for p in (params, other))
     assert first['stack']['2']['mlp']['in']['up'] is second['stack']['2']['mlp']['in']['up']
     assert first['final_norm']['scale'] is not second['final_norm']['scale']
 
 
 def test_int8_is_near_and_a_quarter_of_the_size(micro):
     stacked = micro(d_model=64, num_kv_heads=2)
-    model, params = decoding.laid_out(*stacked)
-    _, small = decoding.laid_out(*stacked, 'int8')
+    model, params = decoding.unstack_layers(*stacked)
+    _, small = decoding.unstack_layers(*stacked, 'int8')
     nbytes = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))  # noqa: E731
     assert nbytes(small) < 0.3 * nbytes(params)
     back = dequantized(small, 'float32')

@@ -26,9 +26,9 @@ WARPERS = {
 }
 
 
-def settings(rows, **options):
+def sampling_params(rows, **options):
     sampler = Sampler(**({'temperature': 1.0, 'top_p': 1.0} | options))
-    return sampler.settings(np.arange(rows), np.zeros(rows))
+    return sampler.sampling_params(np.arange(rows), np.zeros(rows))
 
 
 def logits(rows=6):
@@ -43,7 +43,7 @@ def test_what_is_kept_is_what_transformers_keeps(options, theirs):
     expected = torch.from_numpy(np.array(logits()))
     for name, value in theirs:
         expected = getattr(logits_process, name)(value)(None, expected)
-    ours = sampling.truncated(logits() / options.get('temperature', 1.0), settings(6, **options))
+    ours = sampling.truncated(logits() / options.get('temperature', 1.0), sampling_params(6, **options))
     np.testing.assert_allclose(ours, expected.numpy(), rtol=1e-6)
 
 
@@ -62,7 +62,9 @@ def test_the_penalty_is_that_of_transformers():
 def test_tokens_are_drawn_as_often_as_they_should(options):
     rows = 20_000
     one = logits(1)
-    drawn = jax.jit(sampling.choose)(jnp.repeat(one, rows, axis=0), settings(rows, **options), jnp.zeros(rows, int))
+    drawn = jax.jit(sampling.choose)(
+        jnp.repeat(one, rows, axis=0), sampling_params(rows, **options), jnp.zeros(rows, int)
+    )
     x = np.asarray(one[0], np.float64) / options.get('temperature', 1.0)
     p = np.exp(x - x.max()) / np.exp(x - x.max()).sum()
     order = np.argsort(-p)
@@ -83,8 +85,10 @@ def test_tokens_are_drawn_as_often_as_they_should(options):
 
 
 def test_greedy_rows_among_drawn_ones_stay_greedy():
-    mixed = settings(6).replace(temperature=jnp.array([0.0, 5.0] * 3))
+    mixed = sampling_params(6).replace(temperature=jnp.array([0.0, 5.0] * 3))
     drawn = np.array([sampling.choose(logits(), mixed, jnp.full(6, t)) for t in range(20)])
     greedy = np.argmax(logits(), axis=1)
     assert (drawn[:, ::2] == greedy[::2]).all() and (drawn[:, 1::2] != greedy[1::2]).any()
-    np.testing.assert_array_equal(sampling.choose(logits(), settings(6, temperature=0), jnp.zeros(6, int)), greedy)
+    np.testing.assert_array_equal(
+        sampling.choose(logits(), sampling_params(6, temperature=0), jnp.zeros(6, int)), greedy
+    )

@@ -22,7 +22,7 @@ def test_entities_and_their_f1_are_seqevals(case):
     for sentence, expected in zip(case['true'], case['entities'], strict=True):
         assert decode(sentence) == [Entity(kind, first, last + 1) for kind, first, last in expected]
     sentences = [Sentence(tuple('w' * len(s)), tuple(s), 'here') for s in case['true']]
-    result = tags.report(None, 0.5, sentences, case['predicted']).measures
+    result = tags.report(None, 0.5, sentences, case['predicted']).metrics
     for ours, theirs in (('entity_precision', 'precision'), ('entity_recall', 'recall'), ('entity_f1', 'f1')):
         np.testing.assert_allclose(result[ours], case[theirs])
 
@@ -38,9 +38,9 @@ def test_a_report_counts_types_and_names_the_worst_sentence():
         ('PER', '0.500', '0.500', '0.500', '2'),
     ]
     assert report.sections['The worst errors'][1] == ('Rome burns', "['LOC: Rome']", "['PER: Rome burns']")
-    np.testing.assert_allclose(report.measures['tag_accuracy'], 2 / 5)
+    np.testing.assert_allclose(report.metrics['tag_accuracy'], 2 / 5)
     low, high = report.interval
-    assert low <= report.measures['entity_f1'] <= high
+    assert low <= report.metrics['entity_f1'] <= high
 
 
 def test_nothing_found_and_nothing_sought_is_no_division():

@@ -7,7 +7,7 @@ from rouge_score import rouge_scorer
 
 from palm_jax.errors import UserError
 from palm_jax.metrics.texts import Words, answer_f1, answer_words, measure
-from palm_jax.reports.written import WritingReporter
+from palm_jax.reports.generation import GenerationReporter
 
 TEXTS = ['the cat sat on the mat', 'a dog barks loudly', 'nothing']
 REFERENCES = [['the cat sat on a mat', 'a cat is on the mat'], ['the dog barks'], ['something else']]
@@ -53,4 +53,4 @@ def test_the_best_reference_counts():
 
 def test_an_unknown_measure_names_the_nearest():
     with pytest.raises(UserError, match=r"'blue' is unknown.*mean bleu"):
-        WritingReporter(measures=['blue'])
+        GenerationReporter(metrics=['blue'])

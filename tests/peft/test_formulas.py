@@ -8,7 +8,7 @@ from palm_jax.models.architecture import Architecture
 from palm_jax.models.layers import Projection
 from palm_jax.peft.adapter import Adapter
 from palm_jax.peft.bitfit import BitFit
-from palm_jax.peft.method import Adapted
+from palm_jax.peft.method import AdaptedModel
 from palm_jax.peft.prefix import KeysAndValues, Prefix
 from palm_jax.training import state
 
@@ -25,14 +25,14 @@ def gelu(x):
 
 
 def projected(method, x, kernel, own):
-    model = Adapted(Projection(ARCH, {'w': (F,)}, {'w': ('mlp',)}, name='p'), (method,))
+    model = AdaptedModel(Projection(ARCH, {'w': (F,)}, {'w': ('mlp',)}, name='p'), (method,))
     return np.asarray(model.apply({'params': {'w': kernel, method.name: own}}, x)[0])
 
 
 def test_an_adapter_is_a_bottleneck_beside_the_output():
     x, kernel, down, up = normal(3, 5, D), normal(D, F), normal(F, 4), normal(4, F, seed=1)
     y = x @ kernel
-    ours = projected(Adapter(width=4, targets='w'), x, kernel, {'w_down': down, 'w_up': up})
+    ours = projected(Adapter(bottleneck_dim=4, targets='w'), x, kernel, {'w_down': down, 'w_up': up})
     np.testing.assert_allclose(ours, y + gelu(y @ down) @ up, rtol=1e-4, atol=1e-4)
 
 
@@ -45,7 +45,7 @@ def test_bitfit_adds_a_bias():
 @pytest.mark.parametrize('width', [0, 5])
 def test_a_prefix_is_learned_or_made_by_two_layers(width):
     P, G, K = 3, ARCH.num_kv_heads, ARCH.head_dim
-    module = KeysAndValues(ARCH, Prefix(length=P, width=width))
+    module = KeysAndValues(ARCH, Prefix(length=P, bottleneck_dim=width))
     params = state.unbox(module.init(jax.random.key(0))['params'])
     params = {name: normal(*value.shape, seed=i) for i, (name, value) in enumerate(sorted(params.items()))}
     keys, values = module.apply({'params': params})

@@ -19,22 +19,22 @@ from palm_jax.peft.bitfit import BitFit
 from palm_jax.peft.ia3 import IA3
 from palm_jax.peft.lora import LoRA
 from palm_jax.peft.prefix import Prefix
-from palm_jax.peft.prompt import Prompt
+from palm_jax.peft.prompt import SoftPrompt
 from palm_jax.training import head_losses, losses, optimizers, schedules, setup, state, step
 from tests.inference.test_generate import Numbers
 
 METHODS = {
     'lora': (LoRA(rank=2, alpha=4.0),),
-    'rslora': (LoRA(rank=2, rank_stabilized=True, targets='stack/attn/qkv/(q|v)'),),
-    'dora': (LoRA(rank=2, decomposed=True),),
+    'rslora': (LoRA(rank=2, use_rslora=True, targets='stack/attn/qkv/(q|v)'),),
+    'dora': (LoRA(rank=2, use_dora=True),),
     'ia3': (IA3(),),
     'bitfit': (BitFit(),),
-    'adapter': (Adapter(width=4),),
+    'adapter': (Adapter(bottleneck_dim=4),),
     'adalora': (AdaLoRA(rank=3, target_rank=2, total_steps=20),),
     'prefix': (Prefix(length=3),),
-    'wide_prefix': (Prefix(length=3, width=5),),
-    'prompt': (Prompt(length=3),),
-    'several': (LoRA(rank=2), BitFit(), Adapter(width=4), IA3(), Prefix(length=2), Prompt(length=2)),
+    'wide_prefix': (Prefix(length=3, bottleneck_dim=5),),
+    'prompt': (SoftPrompt(length=3),),
+    'several': (LoRA(rank=2), BitFit(), Adapter(bottleneck_dim=4), IA3(), Prefix(length=2), SoftPrompt(length=2)),
 }
 PARTS = {
     'full': {'trainable': ['.*']},
@@ -83,9 +83,9 @@ def features(head):
 
 def start(model, selection, seed=0):
     """A state as a run that starts from a base has it: the methods' own start is made."""
-    optimizer = model.wrap(optimizers.adamw(schedules.constant(3e-2)))
+    optimizer = model.wrap_optimizer(optimizers.adamw(schedules.constant(3e-2)))
     fresh = state.unbox(state.init_state(model, optimizer, jax.random.key(seed), selection))
-    params, frozen = selection.split(model.start(fresh.all_params))
+    params, frozen = selection.split(model.init_from_base(fresh.all_params))
     return dataclasses.replace(fresh, params=params, frozen=frozen), optimizer
 
 
@@ -215,7 +215,7 @@ def test_what_is_written_over_the_cache_is_what_whole_passes_say(name):
     params = shaken(start(model, selection)[0].all_params)
     prompts = [[0, 7, 5], [0, 9, 4, 3, 8, 2]]
     sampler = Sampler(max_tokens=6, temperature=0.0)
-    written = [list(best.ids) for (best,) in sampler.write(model, params, Numbers(), prompts, 32)]
+    written = [list(best.ids) for (best,) in sampler.generate(model, params, Numbers(), prompts, 32)]
     whole = [ids + continuation for ids, continuation in zip(prompts, written, strict=True)]
     tokens = np.array([ids + [0] * (12 - len(ids)) for ids in whole], np.int32)
     logits = outputs(model, params, {'decoder_input_tokens': tokens}, 'words')
@@ -229,16 +229,16 @@ def test_a_prompt_begins_as_the_tokens_it_is_given():
     rng = np.random.default_rng(0)
     embedding = rng.normal(size=(20, 4)).astype(np.float32)
     beside, own = {'embed': {'embedding': embedding}}, {'embedding': np.zeros((3, 4), np.float32)}
-    prompt = Prompt(length=3, initial_ids=[[4, 7], [5]]).start(beside, own)['embedding']
+    prompt = SoftPrompt(length=3, initial_ids=[[4, 7], [5]]).init_from_base(beside, own)['embedding']
     np.testing.assert_allclose(prompt[0], embedding[[4, 7]].mean(axis=0), rtol=1e-6)
     np.testing.assert_array_equal(prompt[1], embedding[5])
     assert any(np.array_equal(prompt[2], row) for row in embedding)
 
 
 def test_a_prompt_gives_what_its_tokens_in_the_text_would():
-    model, _ = build('words', methods=(Prompt(length=3, initial_ids=[[4], [5], [6]]),))
+    model, _ = build('words', methods=(SoftPrompt(length=3, initial_ids=[[4], [5], [6]]),))
     base = base_params(model)
-    params = model.start(state.unbox(state.init_params(model, jax.random.key(0))))
+    params = model.init_from_base(state.unbox(state.init_params(model, jax.random.key(0))))
     text = np.array([[0, 9, 8, 7]], np.int32)
     whole = np.concatenate([np.array([[4, 5, 6]], np.int32), text], axis=1)
     expected = np.asarray(model.model.apply({'params': base}, whole))[:, 3:]
@@ -267,7 +267,7 @@ def test_a_prefix_is_what_a_cache_of_tokens_before_the_text_would_be():
     [
         (lambda: LoRA(rank=0), 'LoRA.rank is 0'),
         (lambda: AdaLoRA(rank=4, target_rank=2, dropout_rate=1.0), 'dropout_rate is 1.0'),
-        (lambda: Adapter(width=0), 'Adapter.width is 0'),
+        (lambda: Adapter(bottleneck_dim=0), 'Adapter.bottleneck_dim is 0'),
         (lambda: Prefix(length=0), 'length = 0 must be at least 1'),
     ],
 )

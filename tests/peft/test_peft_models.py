@@ -11,9 +11,9 @@ from palm_jax.peft.adalora import AdaLoRA
 from palm_jax.peft.adapter import Adapter
 from palm_jax.peft.ia3 import IA3
 from palm_jax.peft.lora import LoRA
-from palm_jax.peft.method import Adapted
+from palm_jax.peft.method import AdaptedModel
 from palm_jax.peft.prefix import Prefix
-from palm_jax.peft.prompt import Prompt
+from palm_jax.peft.prompt import SoftPrompt
 from palm_jax.training import state
 from tests.models.test_cohere import cohere, relative_error
 from tests.peft.test_methods import shaken
@@ -22,14 +22,14 @@ P, RANK = 3, 4
 METHODS = {
     'lora': LoRA(rank=RANK, alpha=6.0),
     'lora of some': LoRA(rank=RANK, targets='stack/(attn/qkv/[qv]|mlp/out/kernel)'),
-    'rslora': LoRA(rank=RANK, alpha=6.0, rank_stabilized=True),
-    'dora': LoRA(rank=RANK, alpha=6.0, decomposed=True),
+    'rslora': LoRA(rank=RANK, alpha=6.0, use_rslora=True),
+    'dora': LoRA(rank=RANK, alpha=6.0, use_dora=True),
     'adalora': AdaLoRA(rank=RANK, alpha=6.0, target_rank=2),
     'ia3': IA3(),
     'ia3 of queries': IA3(targets='stack/attn/qkv/q', input_targets='stack/attn/out/kernel'),
     'prefix': Prefix(length=P),
-    'wide prefix': Prefix(length=P, width=5),
-    'prompt': Prompt(length=P),
+    'wide prefix': Prefix(length=P, bottleneck_dim=5),
+    'prompt': SoftPrompt(length=P),
 }
 
 
@@ -40,7 +40,7 @@ def base(request, micro):
 
 def with_method(model, method):
     """Parameters away from the start: what the method does is visible."""
-    adapted = Adapted(model, (method,))
+    adapted = AdaptedModel(model, (method,))
     params = shaken(state.unbox(state.init_params(adapted, jax.random.key(1))))
     own = [path for path, _ in jax.tree_util.tree_leaves_with_path(params) if method.name in str(path)]
     assert own
@@ -79,10 +79,10 @@ def test_the_directory_is_loaded_by_peft(method, base, tokens, tmp_path):
 
 
 def test_what_peft_has_not_is_refused(base, tmp_path):
-    adapted, params = with_method(base[0], Adapter(width=4))
+    adapted, params = with_method(base[0], Adapter(bottleneck_dim=4))
     with pytest.raises(UserError, match=r'peft has no Adapter'):
         peft_directory.attach(None, adapted.methods[0], params, base[0].arch)
     with pytest.raises(UserError, match=r'holds no Transformers model'):
         peft_directory.write(adapted, params, np.arange(61), tmp_path, tmp_path / 'adapter')
     with pytest.raises(UserError, match=r'has 0'):
-        peft_directory.write(Adapted(base[0]), params, np.arange(61), tmp_path, tmp_path / 'adapter')
+        peft_directory.write(AdaptedModel(base[0]), params, np.arange(61), tmp_path, tmp_path / 'adapter')

@@ -15,7 +15,7 @@ from palm_jax.models.layers import Projection
 from palm_jax.peft.adalora import AdaLoRA
 from palm_jax.peft.ia3 import IA3
 from palm_jax.peft.lora import LoRA
-from palm_jax.peft.method import Adapted
+from palm_jax.peft.method import AdaptedModel
 from palm_jax.training import schedules
 from palm_jax.training.optimizers import Optimizer
 
@@ -35,7 +35,7 @@ class Holder(torch.nn.Module):
 
 def ours(method, x, kernel, own):
     """Output of the projection with a method attached, and its gradients."""
-    model = Adapted(Projection(ARCH, {'w': (F,)}, {'w': ('mlp',)}, name='p'), (method,))
+    model = AdaptedModel(Projection(ARCH, {'w': (F,)}, {'w': ('mlp',)}, name='p'), (method,))
 
     def run(own):
         return model.apply({'params': {'w': kernel, method.name: own}}, x)[0]
@@ -58,11 +58,11 @@ def test_lora_is_pefts(x_and_kernel, options):
     a, b = rng.normal(size=(D, RANK)).astype(np.float32), rng.normal(size=(RANK, F)).astype(np.float32)
     layer.lora_A['default'].weight.data = torch.from_numpy(a.T.copy())
     layer.lora_B['default'].weight.data = torch.from_numpy(b.T.copy())
-    method = LoRA(RANK, 6.0, 'w', rank_stabilized='use_rslora' in options, decomposed='use_dora' in options)
+    method = LoRA(RANK, 6.0, 'w', use_rslora='use_rslora' in options, use_dora='use_dora' in options)
     own = {'w_a': a, 'w_b': b}
-    if method.decomposed:
+    if method.use_dora:
         # What `start` computes is what peft begins with: the lengths of the kernel's columns.
-        own['w_length'] = method.start(
+        own['w_length'] = method.init_from_base(
             {'w': kernel[None]}, {k: v[None] for k, v in own.items()} | {'w_length': np.ones((1, F))}
         )['w_length'][0]
         begins = layer.lora_magnitude_vector['default'].weight.detach().numpy()
@@ -75,7 +75,7 @@ def test_lora_is_pefts(x_and_kernel, options):
     expected.square().sum().backward()
     np.testing.assert_allclose(gradient['w_a'], layer.lora_A['default'].weight.grad.numpy().T, rtol=1e-3, atol=0.1)
     np.testing.assert_allclose(gradient['w_b'], layer.lora_B['default'].weight.grad.numpy().T, rtol=1e-3, atol=0.1)
-    if method.decomposed:
+    if method.use_dora:
         theirs_m = layer.lora_magnitude_vector['default'].weight.grad.numpy()
         np.testing.assert_allclose(gradient['w_length'], theirs_m, rtol=1e-3, atol=0.1)
     merged = method.merge({'w': kernel[None]}, {name: value[None] for name, value in own.items()})['w'][0]
@@ -163,7 +163,7 @@ def test_adalora_is_pefts_step_by_step():
         return jnp.mean(jnp.square(h - y)) + method.penalty(params)
 
     sgd = optax.sgd(rate)
-    ours = method.wrap(Optimizer(sgd.init, sgd.update, schedules.constant(rate)))
+    ours = method.wrap_optimizer(Optimizer(sgd.init, sgd.update, schedules.constant(rate)))
     state, ranks = ours.init(params), []
     step = jax.jit(lambda p, s: ours.update(jax.grad(loss)(p), s, p))
     for number in range(1, total + 1):

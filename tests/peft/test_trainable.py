@@ -7,7 +7,7 @@ import pytest
 
 from palm_jax.errors import UserError
 from palm_jax.models.palm import Architecture, PaLM
-from palm_jax.partitioning import Layout
+from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.lora import LoRA
 from palm_jax.peft.prefix import Prefix
 from palm_jax.peft.trainable import Trainable, join
@@ -110,8 +110,8 @@ def test_below_the_lowest_trained_layer_there_is_no_backward_pass():
 def test_the_plan_tells_what_is_trained_and_what_it_costs():
     selection = Trainable(('stack/.*',), top_layers=1)
     shapes = boxed(selection)
-    made = plan.Plan(MODEL, shapes, Layout(), {'data': 1, 'model': 1}, BatchSizes.of(2), 16, 10, NUM_LAYERS - 1)
-    whole = plan.Plan(MODEL, boxed(Trainable()), Layout(), {'data': 1, 'model': 1}, BatchSizes.of(2), 16, 10)
+    made = plan.Plan(MODEL, shapes, MeshLayout(), {'data': 1, 'model': 1}, BatchSizes.of(2), 16, 10, NUM_LAYERS - 1)
+    whole = plan.Plan(MODEL, boxed(Trainable()), MeshLayout(), {'data': 1, 'model': 1}, BatchSizes.of(2), 16, 10)
     assert made.num_params == whole.num_params == whole.num_trained
     np.testing.assert_allclose(whole.share_of_full_flops, 1.0, rtol=1e-3)  # all but the final norm
     layer = (whole.num_params - 61 * 24 - 24) // NUM_LAYERS
@@ -124,7 +124,7 @@ def test_the_plan_tells_what_is_trained_and_what_it_costs():
 
 
 def test_the_plan_shows_axes_without_a_name():
-    model, selection = setup.adapt(MODEL, methods=(Prefix(length=3, width=4),))
-    made = plan.Plan(model, boxed(selection, model), Layout(), {'data': 1, 'model': 1}, BatchSizes.of(2), 16, 10)
+    model, selection = setup.adapt(MODEL, methods=(Prefix(length=3, bottleneck_dim=4),))
+    made = plan.Plan(model, boxed(selection, model), MeshLayout(), {'data': 1, 'model': 1}, BatchSizes.of(2), 16, 10)
     (row,) = (line for line in made.parameter_table().splitlines() if line.startswith('stack/attn/memory/prefix/w '))
     assert ' - ' in row and row.endswith('yes')

@@ -12,17 +12,17 @@ pytest.importorskip('fastapi', reason='the server is not installed: pip install 
 import uvicorn
 
 from palm_jax.api.trained_model import Trained
-from palm_jax.data.vocabulary.special_tokens import Marked
+from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import Bytes
 from palm_jax.inference.engine import Engine
 from palm_jax.peft.bitfit import BitFit
-from palm_jax.peft.method import Adapted
+from palm_jax.peft.method import AdaptedModel
 from palm_jax.serving import app, models
 from palm_jax.serving.limits import Limits
 from palm_jax.serving.models import Served
 from tests.peft.test_methods import shaken
 
-BYTES = Marked(Bytes(), 0)
+BYTES = ExtendedVocabulary(Bytes(), 0)
 
 
 @pytest.fixture
@@ -34,9 +34,12 @@ def served(micro):
 
     model, params = micro(vocab_size=BYTES.size)
     data = SimpleNamespace(vocabulary=BYTES, length=64, labels=())
-    adapted = Adapted(model, (BitFit(),))
+    adapted = AdaptedModel(model, (BitFit(),))
     fresh = state.unbox(state.init_params(adapted, jax.random.key(0)))
-    both = {'base': Trained(Adapted(model), params, data, ''), 'adapter': Trained(adapted, shaken(fresh), data, '')}
+    both = {
+        'base': Trained(AdaptedModel(model), params, data, ''),
+        'adapter': Trained(adapted, shaken(fresh), data, ''),
+    }
     return {name: Served(name, trained) for name, trained in both.items()}
 
 

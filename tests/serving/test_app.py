@@ -21,7 +21,7 @@ def client(site, **options):
 
 
 def alone(served, name, prompt, tokens=12):
-    return served[name].model.write([prompt], Sampler(max_tokens=tokens, temperature=0.0))[0]
+    return served[name].model.generate([prompt], Sampler(max_tokens=tokens, temperature=0.0))[0]
 
 
 def test_openais_client_gets_what_the_model_writes_alone(served):
@@ -33,7 +33,7 @@ def test_openais_client_gets_what_the_model_writes_alone(served):
             said = api.completions.create(model=name, prompt=PROMPTS, max_tokens=12, temperature=0)
             assert [choice.text for choice in said.choices] == expected
             assert said.usage.completion_tokens <= 12 * len(PROMPTS) and said.usage.prompt_tokens > len(PROMPTS)
-        # Piece by piece it is the same text.
+        # Delta by piece it is the same text.
         pieces = list(
             api.completions.create(
                 model='base', prompt=PROMPTS[0], max_tokens=12, temperature=0, stream=True,
@@ -63,7 +63,7 @@ def test_seeds_samples_stops_and_log_probabilities(served):
         told = api.completions.create(**ask, temperature=0, logprobs=3).choices[0].logprobs
         assert len(told.tokens) == 16 and all(len(top) <= 3 for top in told.top_logprobs)
         assert told.token_logprobs[0] == max(told.top_logprobs[0].values()) and told.text_offset[0] == 0
-        (own,) = served['base'].model.continuations(['abc'], Sampler(max_tokens=16, temperature=0.0))[0]
+        (own,) = served['base'].model.completions(['abc'], Sampler(max_tokens=16, temperature=0.0))[0]
         assert told.token_logprobs == pytest.approx(own.logprobs, abs=1e-4)
 
 

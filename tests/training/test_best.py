@@ -8,7 +8,7 @@ import pytest
 
 from palm_jax.errors import UserError
 from palm_jax.training import optimizers, schedules, state
-from palm_jax.training.best import Best, Leader, best_by
+from palm_jax.training.best import BestCheckpoint, BestMetric, best_metric
 from palm_jax.training.pretrained import BEST, step_directory
 
 
@@ -20,15 +20,15 @@ def states(micro):
 
 
 def test_larger_is_better_but_for_losses_and_errors():
-    assert Best('accuracy').is_better(0.9, 0.8) and not Best('accuracy').is_better(0.8, 0.8)
+    assert BestMetric('accuracy').is_better(0.9, 0.8) and not BestMetric('accuracy').is_better(0.8, 0.8)
     for name in ('loss', 'squared_error', 'perplexity', 'calibration_error'):
-        assert Best(name).is_better(0.8, 0.9) and not Best(name).is_better(0.9, 0.8)
-    assert Best('loss').is_better(3.0, None) and not Best('pearson').is_better(math.nan, None)
+        assert BestMetric(name).is_better(0.8, 0.9) and not BestMetric(name).is_better(0.9, 0.8)
+    assert BestMetric('loss').is_better(3.0, None) and not BestMetric('pearson').is_better(math.nan, None)
 
 
 def test_the_best_is_kept_found_again_and_preferred(tmp_path, states):
     about = {'vocabulary': 'bytes', 'architecture': {}}
-    leader = Leader(Best('loss', patience=2), tmp_path / BEST, about, period=10)
+    leader = BestCheckpoint(BestMetric('loss', patience=2), tmp_path / BEST, about, period=10)
     for step, (value, s) in enumerate(zip((3.0, 2.0, 2.5, 2.2), states, strict=True), 1):
         leader.offer(s, 10 * step, {'validation/loss': value, 'validation/accuracy': 0.5})
         assert leader.has_stalled(10 * step) == (step == 4)
@@ -36,7 +36,7 @@ def test_the_best_is_kept_found_again_and_preferred(tmp_path, states):
     leader.close()
 
     # A run that was killed evaluates again, with the same values, and keeps the same.
-    again = Leader(Best('loss', patience=2), tmp_path / BEST, about, period=10)
+    again = BestCheckpoint(BestMetric('loss', patience=2), tmp_path / BEST, about, period=10)
     again.offer(states[0], 10, {'validation/loss': 3.0})
     again.offer(states[2], 30, {'validation/loss': 2.5})
     assert again.step == 20 and again.has_stalled(40) and not again.has_stalled(39)
@@ -49,15 +49,15 @@ def test_the_best_is_kept_found_again_and_preferred(tmp_path, states):
 
 
 def test_an_unknown_measure_names_what_exists(tmp_path, states):
-    leader = Leader(Best('acuracy'), tmp_path, {}, 1)
+    leader = BestCheckpoint(BestMetric('acuracy'), tmp_path, {}, 1)
     with pytest.raises(UserError, match=r"'acuracy'.*mean accuracy.* It has: accuracy, loss"):
         leader.offer(states[0], 1, {'validation/loss': 1.0, 'validation/accuracy': 1.0})
     leader.close()
 
 
 def test_gin_names_a_measure_or_none():
-    assert best_by() is None and best_by('loss', 3) == Best('loss', 3)
+    assert best_metric() is None and best_metric('loss', 3) == BestMetric('loss', 3)
     with pytest.raises(UserError, match='PATIENCE needs a measure'):
-        best_by(None, 3)
+        best_metric(None, 3)
     with pytest.raises(UserError, match='at least 1'):
-        best_by('loss', 0)
+        best_metric('loss', 0)

@@ -217,7 +217,9 @@ def test_data_that_is_lost_on_the_way_loses_nothing_else(texts, whole, tmp_path)
 
 # Spikes.
 
-RULE = SpikeRule(window=6, loss_threshold=8.0, gradient_threshold=None, back=4, beyond=2, most=4)
+RULE = SpikeRule(
+    window=6, loss_threshold=8.0, gradient_threshold=None, rewind_steps=4, skip_steps_after=2, max_rollbacks=4
+)
 
 
 @pytest.mark.parametrize('factor', [float('nan'), pytest.param(30.0, marks=pytest.mark.slow)])
@@ -243,7 +245,7 @@ def test_batches_around_a_spike_are_left_out_and_the_run_is_reproducible(texts, 
 
 
 def test_too_many_spikes_end_the_run(texts, tmp_path):
-    rule = dataclasses.replace(RULE, most=1)
+    rule = dataclasses.replace(RULE, max_rollbacks=1)
     with pytest.raises(UserError, match=r'A spike at step \d+ \(loss is nan\), and 1 have been left out already'):
         run(texts, tmp_path, 200, file='poisoned.txt', loss=Poisoned(float('nan')), spikes=rule)
 
@@ -255,7 +257,7 @@ def metrics(loss, norm=1.0):
 def judged(guard, values):
     for step, value in enumerate(values):
         guard.add(step, metrics(*value) if isinstance(value, tuple) else metrics(value))
-    return guard.find(everything=True)
+    return guard.first_spike(everything=True)
 
 
 def test_what_is_a_spike(tmp_path):
@@ -271,7 +273,7 @@ def test_what_is_a_spike(tmp_path):
     assert judged(SpikeGuard(None, tmp_path), [float('nan')]) is None
     watch = SpikeGuard(RULE, tmp_path)
     watch.add(0, metrics(float('nan')))
-    assert watch.find(everything=False) is None and watch.find(everything=True) == (0, 'loss is nan')
+    assert watch.first_spike(everything=False) is None and watch.first_spike(everything=True) == (0, 'loss is nan')
 
 
 def test_skips_move_the_data_and_nothing_is_read_twice(tmp_path):

@@ -28,7 +28,7 @@ def plain():
 
 
 def test_lower_layers_move_less(params):
-    optimizer = finetuning.near_the_base(plain(), layer_decay=DECAY)
+    optimizer = finetuning.layerwise_decay_and_l2_sp(plain(), layer_decay=DECAY)
     ones = jax.tree.map(jnp.ones_like, params)
     updates, _ = optimizer.update(ones, optimizer.init(params), params)
     np.testing.assert_allclose(updates['stack']['w'][:, 0, 0], -RATE * np.array([DECAY**3, DECAY**2, DECAY]), rtol=1e-6)
@@ -41,7 +41,7 @@ def test_lower_layers_move_less(params):
 
 
 def test_the_pull_is_the_gradient_of_the_penalty(params):
-    optimizer = finetuning.near_the_base(plain(), l2_to_start=PULL)
+    optimizer = finetuning.layerwise_decay_and_l2_sp(plain(), l2_sp=PULL)
     opt_state = optimizer.init(params)
     moved = jax.tree.map(lambda p: p + 1.0, params)
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -61,7 +61,7 @@ def test_the_pull_is_the_gradient_of_the_penalty(params):
 
 def test_by_default_nothing_changes_and_nothing_is_kept(params):
     inner = optimizers.adamw(schedules.constant(RATE))
-    outer = finetuning.near_the_base(inner)
+    outer = finetuning.layerwise_decay_and_l2_sp(inner)
     grads = jax.tree.map(lambda p: p * 0.5, params)
     states = inner.init(params), outer.init(params)
     assert len(jax.tree.leaves(states[0])) == len(jax.tree.leaves(states[1]))
@@ -69,7 +69,7 @@ def test_by_default_nothing_changes_and_nothing_is_kept(params):
     jax.tree.map(np.testing.assert_array_equal, *updates)
 
 
-@pytest.mark.parametrize('options', [{'layer_decay': 0.0}, {'layer_decay': 1.5}, {'l2_to_start': -1.0}])
+@pytest.mark.parametrize('options', [{'layer_decay': 0.0}, {'layer_decay': 1.5}, {'l2_sp': -1.0}])
 def test_what_makes_no_sense_is_refused(options):
     with pytest.raises(UserError, match=next(iter(options)).upper()):
-        finetuning.near_the_base(plain(), **options)
+        finetuning.layerwise_decay_and_l2_sp(plain(), **options)

@@ -17,7 +17,7 @@ from palm_jax.data.pretraining.token_cache import TokenCache
 from palm_jax.data.readers.text_files import TextFiles, is_text_or_table
 from palm_jax.data.registry import cache_keys
 from palm_jax.data.vocabulary import fitting, vocabularies
-from palm_jax.data.vocabulary.special_tokens import Marked
+from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.errors import UserError
 
 _BINDING = 'MIXTURE_OR_TASK_NAME'
@@ -41,12 +41,12 @@ class _Source:
     @property
     def title(self) -> str:
         """For file names and messages."""
-        return self.name if self.files is None else f'text_files_{self.files.identity()}'
+        return self.name if self.files is None else f'text_files_{self.files.cache_key()}'
 
     @functools.cached_property
-    def identity(self) -> str:
+    def cache_key(self) -> str:
         """Changes when the text does."""
-        return '' if self.files is not None else cache_keys.of_task(self.name)  # that of files is in the title
+        return '' if self.files is not None else cache_keys.task_cache_key(self.name)  # that of files is in the title
 
 
 class Corpus:
@@ -109,14 +109,14 @@ class Corpus:
         return self._sources[0].title if len(self._sources) == 1 else f'mixture_of_{len(self._sources)}'
 
     @functools.cached_property
-    def vocabulary(self) -> Marked:
+    def vocabulary(self) -> ExtendedVocabulary:
         """The run's vocabulary, fitted first where it does not exist yet."""
         path = self.vocabulary_path
         if path is None:
-            return Marked(vocabularies.Bytes(), self.extra_ids)
+            return ExtendedVocabulary(vocabularies.Bytes(), self.extra_ids)
         if not path.is_file() and self._vocabulary_name == 'sentencepiece':
             fitting.fit(self.texts(), self._fitted_size, path)
-        return Marked(vocabularies.named(str(path)), self.extra_ids)
+        return ExtendedVocabulary(vocabularies.load_vocabulary(str(path)), self.extra_ids)
 
     @property
     def vocabulary_path(self) -> Path | None:
@@ -124,7 +124,7 @@ class Corpus:
         if self._vocabulary_name == 'bytes':
             return None
         if self._vocabulary_name == 'sentencepiece':
-            return cache_dir() / 'vocabularies' / f'{self.task}_{self._identity}_{self._fitted_size}.model'
+            return cache_dir() / 'vocabularies' / f'{self.task}_{self._cache_key}_{self._fitted_size}.model'
         return Path(self._vocabulary_name).expanduser()
 
     @property
@@ -157,8 +157,8 @@ class Corpus:
         return [self._made(source, part, split) for source in self._sources for part in self._parts_of(source)]
 
     def _made(self, source: _Source, part: str, split: str) -> Path:
-        identity = '' if source.files is not None else cache_keys.of_task(part)
-        directory = cache_dir() / 'tokens' / cache_keys.titled(part, identity, self.vocabulary.fingerprint) / split
+        cache_key = '' if source.files is not None else cache_keys.task_cache_key(part)
+        directory = cache_dir() / 'tokens' / cache_keys.cache_name(part, cache_key, self.vocabulary.fingerprint) / split
         if not token_cache.exists(directory):
             examples = functools.partial(self._registry().token_examples, part, split, self.vocabulary)
             token_cache.build(examples, directory, self.vocabulary.text.size, f'tokens of {part} {split}')
@@ -168,7 +168,7 @@ class Corpus:
         """The tasks of a source with their shares: its own, or a registered mixture's, kept for runs from the cache."""
         if source.files is not None or source.name == 'python_stdlib':
             return {source.title: 1.0}
-        known = cache_dir() / 'mixtures' / f'{cache_keys.titled(source.title, source.identity)}.json'
+        known = cache_dir() / 'mixtures' / f'{cache_keys.cache_name(source.title, source.cache_key)}.json'
         if known.is_file() and 'seqio' not in sys.modules:
             return json.loads(known.read_text())
         shares = self._registry().parts(source.title)
@@ -177,10 +177,10 @@ class Corpus:
         return shares
 
     @functools.cached_property
-    def _identity(self) -> str:
+    def _cache_key(self) -> str:
         if len(self._sources) == 1:
-            return self._sources[0].identity or 'v1'
-        listing = [(source.title, source.identity, source.rate) for source in self._sources]
+            return self._sources[0].cache_key or 'v1'
+        listing = [(source.title, source.cache_key, source.rate) for source in self._sources]
         return hashlib.sha256(repr(listing).encode()).hexdigest()[:12]
 
     def _registry(self):

@@ -21,7 +21,7 @@ from palm_jax.data.pretraining.corpus import Corpus
 from palm_jax.data.pretraining.objectives import CausalLM, Features, Objective, blank
 from palm_jax.data.pretraining.token_cache import TokenCache
 from palm_jax.data.supervised.examples import checked_seed
-from palm_jax.data.vocabulary.special_tokens import Marked
+from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import Bytes
 from palm_jax.errors import UserError
 from palm_jax.metrics import baselines
@@ -76,7 +76,7 @@ class LanguageModelData:
         self._shares = [o.share / total for o in self.objective]
 
     @property
-    def vocabulary(self) -> Marked:
+    def vocabulary(self) -> ExtendedVocabulary:
         """The corpus's."""
         return self.corpus.vocabulary
 
@@ -92,7 +92,7 @@ class LanguageModelData:
 
     def blank(self) -> Features:
         """A sequence without content: names, shapes and types of the features, known before any text is read."""
-        stand_in = Marked(Bytes(), self.corpus.extra_ids)
+        stand_in = ExtendedVocabulary(Bytes(), self.corpus.extra_ids)
         return self._features(blank(self.objective[0], self.length, stand_in))
 
     def example(self) -> str:
@@ -197,7 +197,7 @@ class LanguageModelData:
         """UTF-8 bytes of the held-out text: the divisor of bits per byte."""
         return sum(cache.num_bytes for cache, _ in self.corpus.parts('validation'))
 
-    def yardsticks(self, sequences_seen: int) -> dict[str, float]:
+    def baselines(self, sequences_seen: int) -> dict[str, float]:
         """Bits per byte that `gzip -9` and an order-3 n-gram of the text seen reach on the held-out text."""
         seen = range(min(sequences_seen, self.num_sequences))
         train = ''.join(self.vocabulary.decode(self._order[i]['decoder_target_tokens']) for i in seen).encode()

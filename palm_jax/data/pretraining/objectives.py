@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from palm_jax.data.vocabulary.special_tokens import Marked
+from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import EOS_ID
 from palm_jax.errors import UserError
 
@@ -35,14 +35,14 @@ class Objective(Protocol):
     labels: tuple[str, ...]
     is_bidirectional: bool
 
-    def raw_length(self, length: int, vocabulary: Marked) -> int:
+    def raw_length(self, length: int, vocabulary: ExtendedVocabulary) -> int:
         """How many tokens of text become a sequence of `length`."""
 
     def __call__(
         self,
         tokens: np.ndarray,
         length: int,
-        vocabulary: Marked,
+        vocabulary: ExtendedVocabulary,
         rng: np.random.Generator,
         another: Callable[[], np.ndarray],
     ) -> Features:
@@ -206,7 +206,7 @@ class MaskedLM:
             raise UserError('MaskedLM.mask_share and random_share must not be negative, nor more than 1 together.')
 
     def raw_length(self, length, vocabulary):
-        vocabulary.mark('[MASK]')
+        vocabulary.special_id('[MASK]')
         return length
 
     def __call__(self, tokens, length, vocabulary, rng, another):
@@ -214,7 +214,7 @@ class MaskedLM:
         chosen = self.chosen(tokens, vocabulary, rng)
         return self.hidden(tokens, chosen, length, vocabulary, rng)
 
-    def chosen(self, tokens: np.ndarray, vocabulary: Marked, rng: np.random.Generator) -> np.ndarray:
+    def chosen(self, tokens: np.ndarray, vocabulary: ExtendedVocabulary, rng: np.random.Generator) -> np.ndarray:
         """bool [T], True where a token is to be predicted; never an end mark."""
         wanted = _share_of(len(tokens), self.rate)
         starts = np.ones(len(tokens), bool)
@@ -236,7 +236,7 @@ class MaskedLM:
     def hidden(self, tokens, chosen, length, vocabulary, rng) -> Features:
         """The features of tokens of which the `chosen` are hidden."""
         fate = rng.random(len(tokens))
-        inputs = np.where(chosen & (fate < self.mask_share), vocabulary.mark('[MASK]'), tokens)
+        inputs = np.where(chosen & (fate < self.mask_share), vocabulary.special_id('[MASK]'), tokens)
         others = rng.integers(EOS_ID + 1, vocabulary.text.size, len(tokens))
         is_random = (fate >= self.mask_share) & (fate < self.mask_share + self.random_share)
         inputs = np.where(chosen & is_random, others, inputs)
@@ -266,7 +266,7 @@ class NextSentence:
     is_bidirectional = True
 
     def raw_length(self, length, vocabulary):
-        vocabulary.mark('[CLS]')
+        vocabulary.special_id('[CLS]')
         return length - 3
 
     def __call__(self, tokens, length, vocabulary, rng, another):
@@ -275,7 +275,7 @@ class NextSentence:
         if not follows:
             _, other = _in_two(_longest_document(another()), rng)
             second = other[: self.raw_length(length, vocabulary) - len(first)]
-        cls, sep = vocabulary.mark('[CLS]'), vocabulary.mark('[SEP]')
+        cls, sep = vocabulary.special_id('[CLS]'), vocabulary.special_id('[SEP]')
         pair = np.r_[cls, first, sep, second, sep].astype(np.int32)
         is_text = np.isin(np.arange(len(pair)), (0, len(first) + 1, len(pair) - 1), invert=True)
         chosen = np.zeros(len(pair), bool)
@@ -288,7 +288,7 @@ class NextSentence:
         }
 
 
-def blank(objective: Objective, length: int, vocabulary: Marked) -> Features:
+def blank(objective: Objective, length: int, vocabulary: ExtendedVocabulary) -> Features:
     """A sequence of an objective without content: names, shapes and types of its features."""
     some = np.full(objective.raw_length(length, vocabulary), EOS_ID + 1, np.int32)
     return objective(some, length, vocabulary, np.random.default_rng(0), lambda: some)
@@ -316,8 +316,8 @@ def _padded(values: np.ndarray, length: int) -> np.ndarray:
     return np.pad(np.asarray(values, np.int32), (0, length - len(values)))
 
 
-def _mode(mode: str | None, vocabulary: Marked) -> list[int]:
-    return [] if mode is None else [vocabulary.mark(mode)]
+def _mode(mode: str | None, vocabulary: ExtendedVocabulary) -> list[int]:
+    return [] if mode is None else [vocabulary.special_id(mode)]
 
 
 def _share_of(count: int, rate: float) -> int:

@@ -8,10 +8,12 @@ import tensorflow as tf
 
 from palm_jax.data.pretraining.objectives import Objective, blank
 from palm_jax.data.registry.seqio_chains import language_model_preprocessors
-from palm_jax.data.vocabulary.special_tokens import Marked
+from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 
 
-def objective_preprocessors(objective: Objective, length: int, vocabulary: Marked, text_key: str = 'text') -> list:
+def objective_preprocessors(
+    objective: Objective, length: int, vocabulary: ExtendedVocabulary, text_key: str = 'text'
+) -> list:
     """An objective as a seqio chain, for a task of your own and pipelines elsewhere (T5X): text in, features out.
 
     Documents are tokenized, concatenated and split as in `LanguageModelData`; random choices come from

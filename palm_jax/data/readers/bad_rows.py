@@ -22,7 +22,7 @@ class BadRows:
     def __init__(self, path: str | None = None):
         self._path, self._known, self._told = path, dict[str, None](), 0
 
-    def meet(self, error: UserError) -> None:
+    def handle(self, error: UserError) -> None:
         """Raises the error, or sets its row aside."""
         if self._path is None:
             raise error
@@ -39,11 +39,11 @@ class BadRows:
             try:
                 made = make(item)
             except UserError as error:
-                self.meet(error)
+                self.handle(error)
             else:
                 yield made
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Says how many there are, where they stand, if there are more than when it last said so."""
         if len(self._known) > self._told:
             self._told = len(self._known)
@@ -52,6 +52,6 @@ class BadRows:
 
 
 @functools.cache
-def set_aside(path: str | None) -> BadRows:
+def shared_bad_rows(path: str | None) -> BadRows:
     """Those of one file, whoever meets them."""
     return BadRows(path)

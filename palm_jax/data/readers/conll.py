@@ -7,8 +7,8 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 
-from palm_jax.data.readers.bad_rows import set_aside
-from palm_jax.data.readers.files import File, checked, find
+from palm_jax.data.readers.bad_rows import shared_bad_rows
+from palm_jax.data.readers.files import File, checked, glob_files
 from palm_jax.errors import UserError
 
 
@@ -18,7 +18,7 @@ class Sentence:
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
-    place: str
+    location: str
 
 
 @functools.cache
@@ -40,10 +40,13 @@ def read(
     Raises:
       UserError: with the file, the line, what was found and what was expected.
     """
-    bad, column = set_aside(bad_rows), functools.partial(_columns, tag_column=tag_column, word_pattern=word_pattern)
-    groups = (group for file in find(pattern, binding) for group in _groups(file))
+    bad, column = (
+        shared_bad_rows(bad_rows),
+        functools.partial(_columns, tag_column=tag_column, word_pattern=word_pattern),
+    )
+    groups = (group for file in glob_files(pattern, binding) for group in _groups(file))
     sentences = tuple(bad.keep(groups, functools.partial(_sentence, column=column)))
-    bad.tell()
+    bad.report()
     if not sentences:
         raise UserError(f'{binding} = {pattern!r}: there is not one sentence.')
     return sentences
@@ -63,32 +66,32 @@ def _groups(file: File) -> Iterator[list[tuple[str, str]]]:
 
 
 def _sentence(group: list[tuple[str, str]], column: Callable[[str, str], tuple[str, str]]) -> Sentence:
-    words, tags = zip(*(column(line, place) for place, line in group), strict=True)
+    words, tags = zip(*(column(line, location) for location, line in group), strict=True)
     return Sentence(words, tags, group[0][0])
 
 
-def _columns(line: str, place: str, tag_column: int, word_pattern: str | None) -> tuple[str, str]:
+def _columns(line: str, location: str, tag_column: int, word_pattern: str | None) -> tuple[str, str]:
     """The word and the tag of a line."""
-    checked(line, place)
+    checked(line, location)
     columns = line.split('\t') if '\t' in line else line.split()
     if len(columns) < 2 or not -len(columns) <= tag_column < len(columns):
         raise UserError(
-            f'{place}: {len(columns)} column(s) in {line!r}, but a line is a word and its tag '
+            f'{location}: {len(columns)} column(s) in {line!r}, but a line is a word and its tag '
             f'(TAG_COLUMN = {tag_column}), between tabs or blanks.'
         )
-    return _word(columns[0], word_pattern, place), _tag(columns[tag_column].strip(), line, place)
+    return _word(columns[0], word_pattern, location), _tag(columns[tag_column].strip(), line, location)
 
 
-def _word(text: str, pattern: str | None, place: str) -> str:
+def _word(text: str, pattern: str | None, location: str) -> str:
     if pattern is None:
         return text
     match = re.fullmatch(pattern, text)
     if match is None or not match.groups():
-        raise UserError(f'{place}: WORD_PATTERN = {pattern!r} finds no word (its first group) in {text!r}.')
+        raise UserError(f'{location}: WORD_PATTERN = {pattern!r} finds no word (its first group) in {text!r}.')
     return match[1]
 
 
-def _tag(tag: str, line: str, place: str) -> str:
+def _tag(tag: str, line: str, location: str) -> str:
     if tag == 'O' or re.fullmatch(r'[BIES]-.+', tag):
         return tag
-    raise UserError(f'{place}: {tag!r} in {line!r} is no tag; tags are O, B-TYPE and I-TYPE (also E- and S-).')
+    raise UserError(f'{location}: {tag!r} in {line!r} is no tag; tags are O, B-TYPE and I-TYPE (also E- and S-).')

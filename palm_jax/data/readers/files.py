@@ -103,7 +103,7 @@ def _let_through(line: bytes) -> str:
     return line.decode('utf-8', errors='surrogateescape')
 
 
-def checked(text: str, place: str) -> str:
+def checked(text: str, location: str) -> str:
     """A line, or what was made of lines, if it is text.
 
     Args:
@@ -115,14 +115,14 @@ def checked(text: str, place: str) -> str:
     """
     if len(text) > LONGEST_LINE:
         raise UserError(
-            f'{place}: longer than {LONGEST_LINE >> 20} MiB without a line break. This is no text, or its lines were '
-            'joined: break it into lines, e.g. fold -s -w 10000'
+            f'{location}: longer than {LONGEST_LINE >> 20} MiB without a line break. This is not text, or its '
+            'lines were joined: break it into lines, e.g. fold -s -w 10000'
         )
     bad = _NOT_UTF8.search(text)
     if bad:
         before = text[: bad.start()].count('\n')
-        where = f'{place}, {before} line(s) below' if before else place
-        name = place.partition(', ')[0]
+        where = f'{location}, {before} line(s) below' if before else location
+        name = location.partition(', ')[0]
         if text.startswith(_UTF16):
             raise UserError(f'{where}: this is UTF-16, not UTF-8. Convert the file: iconv -f utf-16 -t utf-8 {name}')
         raise UserError(
@@ -130,11 +130,11 @@ def checked(text: str, place: str) -> str:
             f'Convert the file, e.g. iconv -f latin1 -t utf-8 {name}'
         )
     if '\0' in text:
-        raise UserError(f'{place}: a NUL byte; this is no text.')
+        raise UserError(f'{location}: a NUL byte; this is no text.')
     return text
 
 
-def find(pattern: str, binding: str) -> list[File]:
+def glob_files(pattern: str, binding: str) -> list[File]:
     """The files that a path, a glob or a URL names, in order.
 
     Args:
@@ -156,7 +156,7 @@ def find(pattern: str, binding: str) -> list[File]:
     return found
 
 
-def find_below(folder: str) -> list[File]:
+def glob_below(folder: str) -> list[File]:
     """All files below a folder, at any depth, in order; those that begin with a dot are left out."""
     paths = sorted(Path(folder).expanduser().rglob('*'))
     return [File(str(path)) for path in paths if path.is_file() and not path.name.startswith('.')]

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from palm_jax.data.readers.bad_rows import BadRows, set_aside
-from palm_jax.data.readers.files import COMPRESSED, LONGEST_LINE, File, checked, find
+from palm_jax.data.readers.bad_rows import BadRows, shared_bad_rows
+from palm_jax.data.readers.files import COMPRESSED, LONGEST_LINE, File, checked, glob_files
 from palm_jax.errors import UserError, closest
 
 _DELIMITERS = {'.csv': ',', '.tsv': '\t', '.txt': '\t'}
@@ -28,7 +28,7 @@ class Row:
     """A row's values by column, and where it stands: `file, line 7`."""
 
     values: dict[str, str]
-    place: str
+    location: str
 
 
 @functools.cache
@@ -58,16 +58,16 @@ def read(
     """
     split = re.fullmatch(r'(.*\.json(?:\.\w+)?)#(.+)', pattern)
     files, part = (pattern, None) if split is None else split.groups()
-    bad = set_aside(bad_rows)
+    bad = shared_bad_rows(bad_rows)
 
     def complete(row: Row) -> Row:
         for name_binding, column in columns:
             require(row, column, name_binding)
         return row
 
-    everything = (row for file in find(files, binding) for row in rows(file, binding, header, part, bad))
+    everything = (row for file in glob_files(files, binding) for row in rows(file, binding, header, part, bad))
     found = tuple(bad.keep(everything, complete))
-    bad.tell()
+    bad.report()
     if not found:
         raise UserError(f'{binding} = {pattern!r}: there is not one row.')
     return found
@@ -77,11 +77,11 @@ def require(row: Row, column: str, binding: str) -> str:
     """A row's value in a column that it must have."""
     if column not in row.values:
         raise UserError(
-            f'{row.place}: no column {column!r}.{closest(column, row.values)} '
+            f'{row.location}: no column {column!r}.{closest(column, row.values)} '
             f'There are: {", ".join(row.values)}. Name yours with --gin.{binding}=...'
         )
     if not row.values[column].strip():
-        raise UserError(f'{row.place}: the column {column!r} is empty.')
+        raise UserError(f'{row.location}: the column {column!r} is empty.')
     return row.values[column]
 
 
@@ -90,7 +90,7 @@ def rows(
     binding: str,
     header: Sequence[str] | None = None,
     part: str | None = None,
-    bad: BadRows = set_aside(None),
+    bad: BadRows = shared_bad_rows(None),
 ) -> Iterator[Row]:
     """The rows of one file, one at a time where its format allows; arguments as of `read`."""
     if file.suffix not in SUFFIXES:
@@ -118,17 +118,19 @@ def _delimited(file: File, header: Sequence[str] | None) -> Iterator[Callable[[]
     quoting = csv.QUOTE_NONE if file.suffix == '.txt' else csv.QUOTE_MINIMAL
     reader = csv.reader((line for _, line in file.lines()), delimiter=delimiter, strict=True, quoting=quoting)
 
-    def make(values: list[str] | csv.Error, place: str) -> Row:
+    def make(values: list[str] | csv.Error, location: str) -> Row:
         if isinstance(values, csv.Error):
-            raise UserError(f'{place}: {values}. Quotes around a text are closed, and doubled inside it: "a ""b"" c".')
+            raise UserError(
+                f'{location}: {values}. Quotes around a text are closed, and doubled inside it: "a ""b"" c".'
+            )
         for value in values:
-            checked(value, place)
+            checked(value, location)
         if len(values) != len(header):
             raise UserError(
-                f'{place}: {len(values)} values, but the header has {len(header)} columns '
+                f'{location}: {len(values)} values, but the header has {len(header)} columns '
                 f'({", ".join(header)}). A text that holds {delimiter!r} needs quotes.'
             )
-        return Row(dict(zip(header, values, strict=True)), place)
+        return Row(dict(zip(header, values, strict=True)), location)
 
     while True:
         try:
@@ -145,16 +147,16 @@ def _delimited(file: File, header: Sequence[str] | None) -> Iterator[Callable[[]
         yield functools.partial(make, values, f'{file.name}, line {reader.line_num}')
 
 
-def _header(values: Sequence[str], place: str, suffix: str) -> list[str]:
+def _header(values: Sequence[str], location: str, suffix: str) -> list[str]:
     delimiter = _DELIMITERS[suffix]
-    names = [checked(name, place).strip() for name in values]
+    names = [checked(name, location).strip() for name in values]
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
-        raise UserError(f'{place}: the header names the column {twice[0]!r} {names.count(twice[0])} times.')
+        raise UserError(f'{location}: the header names the column {twice[0]!r} {names.count(twice[0])} times.')
     other = next((mark for mark in ';\t|,' if mark != delimiter and mark in names[0]), None)
     if len(names) == 1 and other is not None:
         raise UserError(
-            f'{place}: the columns are separated by {other!r}, and a {suffix} file separates them by '
+            f'{location}: the columns are separated by {other!r}, and a {suffix} file separates them by '
             f'{delimiter!r}. Save it so, or name it .tsv where they are separated by tabs.'
         )
     return names
@@ -190,31 +192,31 @@ def _json(text: str, path: str, header: Sequence[str] | None, part: str | None) 
     if isinstance(value, dict):
         raise UserError(f'{path}: an object, not a list. Name the part of it: {path}#{next(iter(value), "...")}')
     places = [f'{path}, item {number}' for number in range(1, len(value) + 1)]
-    return [(_with_names(item, place, header), place) for item, place in zip(value, places, strict=True)]
+    return [(_with_names(item, location, header), location) for item, location in zip(value, places, strict=True)]
 
 
-def _parse(text: str, place: str) -> Any:
+def _parse(text: str, location: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        line = f', line {error.lineno}' if 'line' not in place else ''
-        raise UserError(f'{place}{line}, column {error.colno}: no JSON ({error.msg}).') from None
+        line = f', line {error.lineno}' if 'line' not in location else ''
+        raise UserError(f'{location}{line}, column {error.colno}: no JSON ({error.msg}).') from None
 
 
-def _with_names(value: Any, place: str, header: Sequence[str] | None) -> Any:
+def _with_names(value: Any, location: str, header: Sequence[str] | None) -> Any:
     """A list as an object with the header's names, else 0, 1, ...; anything else as it is."""
     if not isinstance(value, list):
         return value
     names = header or [str(i) for i in range(len(value))]
     if len(names) != len(value):
-        raise UserError(f'{place}: {len(value)} values, but COLUMNS names {len(names)}.')
+        raise UserError(f'{location}: {len(value)} values, but COLUMNS names {len(names)}.')
     return dict(zip(names, value, strict=True))
 
 
-def _row(value: Any, place: str) -> Row:
+def _row(value: Any, location: str) -> Row:
     if not isinstance(value, dict):
-        raise UserError(f'{place}: expected an object {{...}}, found {type(value).__name__}.')
-    return Row({name: _text(v) for name, v in value.items()}, place)
+        raise UserError(f'{location}: expected an object {{...}}, found {type(value).__name__}.')
+    return Row({name: _text(v) for name, v in value.items()}, location)
 
 
 def _text(value: Any) -> str:
@@ -231,23 +233,23 @@ def _is_squad(value: dict[str, Any]) -> bool:
 def _squad(value: dict[str, Any], path: str) -> list[tuple[Any, str]]:
     found = []
     for number, paragraph in enumerate((p for article in value['data'] for p in article['paragraphs']), 1):
-        place = f'{path}, paragraph {number}'
-        for question in _part(paragraph, 'qas', place):
-            place = f'{path}, question {question.get("id", len(found) + 1)}'
-            answers = list(dict.fromkeys(_part(a, 'text', place) for a in _part(question, 'answers', place)))
+        location = f'{path}, paragraph {number}'
+        for question in _part(paragraph, 'qas', location):
+            location = f'{path}, question {question.get("id", len(found) + 1)}'
+            answers = list(dict.fromkeys(_part(a, 'text', location) for a in _part(question, 'answers', location)))
             answers = answers or [UNANSWERABLE]
             values = {
-                'question': _part(question, 'question', place),
-                'context': _part(paragraph, 'context', place),
+                'question': _part(question, 'question', location),
+                'context': _part(paragraph, 'context', location),
                 'answer': answers[0],
                 'answers': answers,
             }
-            found.append((values, place))
+            found.append((values, location))
     return found
 
 
-def _part(value: Any, name: str, place: str) -> Any:
+def _part(value: Any, name: str, location: str) -> Any:
     if not isinstance(value, dict) or name not in value:
         there = ', '.join(value) if isinstance(value, dict) else type(value).__name__
-        raise UserError(f"{place}: SQuAD's format has {name!r} here; there is: {there}.")
+        raise UserError(f"{location}: SQuAD's format has {name!r} here; there is: {there}.")
     return value[name]

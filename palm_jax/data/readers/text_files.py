@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator
 
 from palm_jax.data.readers import files, tables
-from palm_jax.data.readers.bad_rows import set_aside
+from palm_jax.data.readers.bad_rows import shared_bad_rows
 from palm_jax.data.readers.files import File
 from palm_jax.data.readers.splits import is_held_out
 from palm_jax.errors import UserError
@@ -59,9 +59,9 @@ class TextFiles:
                 if held_out == wants_held_out:
                     yield document
 
-    def identity(self) -> str:
+    def cache_key(self) -> str:
         """Changes when a text does."""
-        return self._summary.identity
+        return self._summary.cache_key
 
     @functools.cached_property
     def _summary(self) -> _Summary:
@@ -80,7 +80,7 @@ class TextFiles:
         return _Summary(digest.hexdigest()[:12], documents, held_out)
 
     def _documents(self, pattern: str, binding: str) -> Iterator[dict[str, str]]:
-        found, any_text, bad = _find(pattern, binding), False, set_aside(self.bad_rows)
+        found, any_text, bad = _find(pattern, binding), False, shared_bad_rows(self.bad_rows)
         for file in found:
             if file.suffix in _TABLE_SUFFIXES:
                 for document in bad.keep(tables.rows(file, binding, bad=bad), self._of_row):
@@ -90,12 +90,12 @@ class TextFiles:
                 for text in filter(str.strip, bad.keep([file], File.text)):
                     any_text = True
                     yield {'text': text, 'name': file.name}
-        bad.tell()
+        bad.report()
         if not any_text:
             raise UserError(f'{binding} = {pattern!r}: {len(found)} file(s) match, and all are empty.')
 
     def _of_row(self, row: tables.Row) -> dict[str, str]:
-        return {'text': tables.require(row, self.text_column, 'TEXT_COLUMN'), 'name': row.place}
+        return {'text': tables.require(row, self.text_column, 'TEXT_COLUMN'), 'name': row.location}
 
 
 def is_text_or_table(name: str) -> bool:
@@ -105,15 +105,15 @@ def is_text_or_table(name: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class _Summary:
-    identity: str
+    cache_key: str
     documents: int
     held_out: int
 
 
 def _find(pattern: str, binding: str) -> list[File]:
     if not files.is_folder(pattern):
-        return files.find(pattern, binding)
-    everything = files.find_below(pattern)
+        return files.glob_files(pattern, binding)
+    everything = files.glob_below(pattern)
     for suffixes in (_TEXT_SUFFIXES, _TABLE_SUFFIXES):
         if found := [file for file in everything if file.suffix in suffixes]:
             return found

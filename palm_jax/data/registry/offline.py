@@ -51,8 +51,8 @@ def table(name: str) -> str:
     """
     if name not in TABLES:
         raise UserError(f'offline.table.name = {name!r}.{closest(name, TABLES)} There are: {", ".join(TABLES)}.')
-    kind, identity, rows = TABLES[name]
-    path = cache_dir() / 'offline' / f'{name}_{identity()}.{kind}'
+    kind, cache_key, rows = TABLES[name]
+    path = cache_dir() / 'offline' / f'{name}_{cache_key()}.{kind}'
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix('.unfinished')
@@ -217,10 +217,10 @@ def _of_babel() -> str:
 
 
 TABLES: dict[str, tuple[Kind, Callable[[], str], Callable[[], Iterator]]] = {
-    'docstrings': ('jsonl', stdlib.identity, docstrings),
-    'function_names': ('jsonl', stdlib.identity, function_names),
-    'tokens': ('conll', stdlib.identity, tokens),
-    'sessions': ('jsonl', stdlib.identity, sessions),
+    'docstrings': ('jsonl', stdlib.cache_key, docstrings),
+    'function_names': ('jsonl', stdlib.cache_key, function_names),
+    'tokens': ('conll', stdlib.cache_key, tokens),
+    'sessions': ('jsonl', stdlib.cache_key, sessions),
     'languages': ('jsonl', _of_babel, languages),
     'translations': ('jsonl', _of_babel, translations),
     'territories': ('jsonl', _of_babel, territories),

@@ -7,22 +7,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from palm_jax.data.registry import offline, stdlib
 from palm_jax.data.registry.seqio_chains import add_language_model_task, add_text_to_text_task, generator_source
-from palm_jax.data.registry.task_metrics import Metric, accuracy, entity_f1, measured
+from palm_jax.data.registry.task_metrics import Metric, accuracy, entity_f1, text_metric
 from palm_jax.data.supervised.conversations import PairTable
 from palm_jax.data.supervised.tagged_text import TaggedTable
 
 _SPLITS = ('train', 'validation')
 # Name: table, input, target, what stays together when a part is held out, metric.
 PAIRS: dict[str, tuple[str, str, str, str | None, Metric]] = {
-    'stdlib_docstrings': ('docstrings', 'summarize: {source}', '{summary}', '{module}', measured('rouge', 'chrf')),
-    'stdlib_function_names': ('function_names', 'name: {source}', '{name}', '{module}', measured('squad', 'chrf')),
+    'stdlib_docstrings': ('docstrings', 'summarize: {source}', '{summary}', '{module}', text_metric('rouge', 'chrf')),
+    'stdlib_function_names': ('function_names', 'name: {source}', '{name}', '{module}', text_metric('squad', 'chrf')),
     'cldr_translations': (
         *('translations', 'to {target}: {name}', '{translation}', '{name}'),
-        measured('chrf', 'bleu', tokenizer='char'),
+        text_metric('chrf', 'bleu', tokenizer='char'),
     ),
     'cldr_territories': (
         *('territories', 'question: {question} context: {context}', '{answer}', '{territory}'),
-        measured('squad'),
+        text_metric('squad'),
     ),
     'cldr_languages': ('languages', '{text}', '{label}', None, accuracy),
 }

@@ -24,7 +24,7 @@ from palm_jax.data.registry.seqio_chains import (
     filled,
     generator_source,
 )
-from palm_jax.data.registry.task_metrics import accuracy, entity_f1, measured
+from palm_jax.data.registry.task_metrics import accuracy, entity_f1, text_metric
 from palm_jax.data.supervised import conversations
 
 WIKI40B = (
@@ -100,7 +100,7 @@ def without_wiki40b_marks(example):
 
 def _code(split: str) -> Iterator[dict[str, str]]:
     """Files of permissively licensed repositories; one in a thousand is held out."""
-    for file in files.find(GITHUB_CODE, 'public_tasks.GITHUB_CODE'):
+    for file in files.glob_files(GITHUB_CODE, 'public_tasks.GITHUB_CODE'):
         for row in tables.rows(file, 'public_tasks.GITHUB_CODE'):
             text = tables.require(row, 'code', 'TEXT_COLUMN')
             if is_held_out(text, 1000) == (split == 'validation'):
@@ -160,7 +160,7 @@ def _add_in_t5_format(glue_utils, postprocessors, preprocessors, metrics) -> Non
                 f'wmt{year}_translate/{pair}:1.0.0',
                 None,
                 [translate],
-                [measured('bleu', tokenizer='zh') if target == 'zh' else metrics.bleu],
+                [text_metric('bleu', tokenizer='zh') if target == 'zh' else metrics.bleu],
             )
     label_names = ('negative', 'positive')
     imdb = functools.partial(
@@ -193,11 +193,11 @@ def _add_others() -> None:
             splits=_TEST | {'train': 'translate-train'} if language != 'en' else {'validation': 'test'},
         )
         answers = [_first_answer, filled(inputs='question: {question} context: {context}')]
-        add_text_to_text_task(f'xquad_{language}', xquad, answers, [measured('squad')])
+        add_text_to_text_task(f'xquad_{language}', xquad, answers, [text_metric('squad')])
     for domain in ('film', 'music', 'travel'):
         replies = functools.partial(_replies, domain)
         source = generator_source(replies, ('train', 'validation', 'test'), ('inputs', 'targets'))
-        add_text_to_text_task(f'kdconv_{domain}', source, [], [measured('chrf', 'bleu', tokenizer='zh')])
+        add_text_to_text_task(f'kdconv_{domain}', source, [], [text_metric('chrf', 'bleu', tokenizer='zh')])
 
 
 def labelled(names: tuple[str, ...]) -> Callable[[tf.data.Dataset], tf.data.Dataset]:

@@ -12,7 +12,7 @@ from palm_jax.metrics import texts as text_measures
 Metric = Callable[[Sequence[str], Sequence[str]], dict[str, float]]
 
 
-def measured(*names: str, tokenizer: str = '13a') -> Metric:
+def text_metric(*names: str, tokenizer: str = '13a') -> Metric:
     """Measures of `text_measures`, 0 to 100.
 
     Args:

@@ -28,7 +28,7 @@ def table(task: str, split: str, kind: Literal['jsonl', 'conll'] = 'jsonl') -> s
     Raises:
       UserError: no such task or split, or one that has not both features.
     """
-    path = cache_dir() / 'tasks' / f'{cache_keys.titled(task, cache_keys.of_task(task), split)}.{kind}'
+    path = cache_dir() / 'tasks' / f'{cache_keys.cache_name(task, cache_keys.task_cache_key(task), split)}.{kind}'
     if not path.exists():
         from palm_jax.data.registry import tasks
 

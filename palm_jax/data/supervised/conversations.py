@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from palm_jax.data.readers import tables
-from palm_jax.data.readers.bad_rows import set_aside
+from palm_jax.data.readers.bad_rows import shared_bad_rows
 from palm_jax.data.readers.splits import is_held_out
 from palm_jax.data.readers.tables import Row
 from palm_jax.errors import UserError, closest
@@ -33,7 +33,7 @@ class Conversation:
     """Turns in order, and where they stand; `references` are the right last turns where there are several."""
 
     turns: tuple[Turn, ...]
-    place: str
+    location: str
     references: tuple[str, ...] = ()
 
 
@@ -84,7 +84,7 @@ class PairTable:
         return [
             Conversation(
                 (Turn(text, False), Turn(target, True)),
-                row.place,
+                row.location,
                 tuple(same[text] if self.references_column is None else _references(row, self.references_column)),
             )
             for row, text, target in zip(rows, inputs, targets, strict=True)
@@ -114,7 +114,9 @@ class PairTable:
         return read(self._read, lambda row: _fill(self.split_by or self.input, row.values))
 
     def _read(self, pattern: str, binding: str) -> Sequence[Row]:
-        wanted = [('INPUT', name) for name in _fields(self.input)] + [('TARGET', name) for name in _fields(self.target)]
+        wanted = [('INPUT_TEMPLATE', name) for name in _fields(self.input)] + [
+            ('TARGET_TEMPLATE', name) for name in _fields(self.target)
+        ]
         if self.references_column is not None:
             wanted.append(('REFERENCES_COLUMN', self.references_column))
         header = None if self.columns is None else tuple(self.columns)
@@ -157,9 +159,9 @@ class Dialogues:
 
     def _read(self, pattern: str, binding: str) -> list[Conversation]:
         rows = tables.read(pattern, (('messages', 'messages'),), binding, bad_rows=self.bad_rows)
-        bad = set_aside(self.bad_rows)
-        conversations = list(bad.keep(rows, lambda row: Conversation(_turns(row), row.place)))
-        bad.tell()
+        bad = shared_bad_rows(self.bad_rows)
+        conversations = list(bad.keep(rows, lambda row: Conversation(_turns(row), row.location)))
+        bad.report()
         return conversations
 
 
@@ -195,7 +197,7 @@ def _references(row: Row, column: str) -> list[str]:
     references = _json_list(row.values[column])
     if not references or not all(isinstance(text, str) for text in references):
         raise UserError(
-            f'{row.place}: REFERENCES_COLUMN = {column!r} is no JSON list of texts: {row.values[column]!r}.'
+            f'{row.location}: REFERENCES_COLUMN = {column!r} is no JSON list of texts: {row.values[column]!r}.'
         )
     return references
 
@@ -211,23 +213,23 @@ def _json_list(text: str) -> list[Any] | None:
 def _turns(row: Row) -> tuple[Turn, ...]:
     messages = _json_list(row.values['messages'])
     if not messages:
-        raise UserError(f'{row.place}: `messages` is no list of messages.')
+        raise UserError(f'{row.location}: `messages` is no list of messages.')
     turns = []
     for number, message in enumerate(messages, 1):
-        text = _text(message, f'{row.place}, message {number}')
+        text = _text(message, f'{row.location}, message {number}')
         role = next((message[key] for key in _ROLE_KEYS if key in message), None) if isinstance(message, dict) else None
         turns.append(Turn(text, number % 2 == 0 if role is None else _is_learned(role, row, number)))
     if not any(turn.learned for turn in turns):
-        raise UserError(f'{row.place}: no message is a reply; replies have the role {" or ".join(_LEARNED_ROLES)}.')
+        raise UserError(f'{row.location}: no message is a reply; replies have the role {" or ".join(_LEARNED_ROLES)}.')
     return tuple(turns)
 
 
-def _text(message: Any, place: str) -> str:
+def _text(message: Any, location: str) -> str:
     text = message
     if isinstance(message, dict):
         text = next((message[key] for key in _TEXT_KEYS if key in message), None)
     if not isinstance(text, str):
-        raise UserError(f'{place}: no text; it is one of {", ".join(_TEXT_KEYS)}.')
+        raise UserError(f'{location}: no text; it is one of {", ".join(_TEXT_KEYS)}.')
     return text
 
 
@@ -235,7 +237,7 @@ def _is_learned(role: Any, row: Row, number: int) -> bool:
     known = (*_LEARNED_ROLES, 'user', 'human', 'system', 'tool')
     if role not in known:
         raise UserError(
-            f'{row.place}, message {number}: the role {role!r} is unknown.{closest(str(role), known)} '
+            f'{row.location}, message {number}: the role {role!r} is unknown.{closest(str(role), known)} '
             f'Known: {", ".join(known)}.'
         )
     return role in _LEARNED_ROLES

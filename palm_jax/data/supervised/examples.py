@@ -82,7 +82,7 @@ def check_lengths(lengths: Mapping[str, int]) -> int:
     return lengths['inputs']
 
 
-def say_cut(num_cut: int, count: int, what: str, length: int) -> None:
+def warn_truncated(num_cut: int, count: int, what: str, length: int) -> None:
     """Tells how many examples were cut, if any."""
     if num_cut:
         print(
@@ -97,7 +97,7 @@ def is_token(features: Batch) -> np.ndarray:
     return features.get('decoder_segment_ids', features.get('decoder_target_tokens')) != 0
 
 
-def say_padding(features: Batch, advice: str) -> None:
+def warn_padding(features: Batch, advice: str) -> None:
     """Tells how much of the rows is padding, if it is much, and what helps."""
     is_padding = ~is_token(features)
     if (share := is_padding.mean()) >= 0.3:

@@ -7,9 +7,9 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from palm_jax.data.supervised.examples import Batch, Examples, checked_seed, say_padding
+from palm_jax.data.supervised.examples import Batch, Examples, checked_seed, warn_padding
 from palm_jax.data.supervised.length_groups import LengthGroups
-from palm_jax.data.vocabulary.vocabularies import Vocabulary, named
+from palm_jax.data.vocabulary.vocabularies import Vocabulary, load_vocabulary
 
 
 class InMemoryData(abc.ABC):
@@ -44,7 +44,7 @@ class InMemoryData(abc.ABC):
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
         """The base's."""
-        return named(self._vocabulary_name)
+        return load_vocabulary(self._vocabulary_name)
 
     @property
     def is_ready(self) -> bool:
@@ -77,7 +77,7 @@ class InMemoryData(abc.ABC):
         features = self.encode('train')
         rows = self.epoch(features)
         if self.group is None:
-            say_padding(features, self.against_padding)
+            warn_padding(features, self.against_padding)
             return Examples(features, self._seed, rows)
         along_text = [name for name in features if name.startswith('decoder_') or self.labels_along_text]
         return LengthGroups(features, self._seed, rows, self.group, along_text)

@@ -11,14 +11,14 @@ from typing import Literal
 import numpy as np
 
 from palm_jax.data.readers import tables
-from palm_jax.data.readers.bad_rows import set_aside
+from palm_jax.data.readers.bad_rows import shared_bad_rows
 from palm_jax.data.readers.splits import is_held_out
 from palm_jax.data.supervised.examples import (
     Batch,
     check_lengths,
     class_weights,
-    say_cut,
     token_features,
+    warn_truncated,
 )
 from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.data.vocabulary.vocabularies import EOS_ID
@@ -34,7 +34,7 @@ class Example:
     text: str
     second_text: str | None
     label: str
-    place: str
+    location: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,17 +104,17 @@ class LabelledTable:
     def encode(self, example: Example) -> np.ndarray:
         """A label as int32 [] (class), float32 [C] (labels) or float32 [] (number)."""
         if self.kind == 'number':
-            return _number(example.label, example.place)
+            return _number(example.label, example.location)
         labels = self.labels
-        ids = [self._id(name, example.place) for name in self.label_names(example.label)]
+        ids = [self._id(name, example.location) for name in self.label_names(example.label)]
         if self.kind == 'class':
             return np.int32(ids[0])
         return np.isin(np.arange(len(labels)), ids).astype(np.float32)
 
-    def _id(self, name: str, place: str) -> int:
+    def _id(self, name: str, location: str) -> int:
         if name not in self._ids:
             raise UserError(
-                f'{place}: the label {name!r} never occurs in training.{closest(name, self._ids)} '
+                f'{location}: the label {name!r} never occurs in training.{closest(name, self._ids)} '
                 f'Known: {", ".join(self._names[:20])}{" ..." if len(self._names) > 20 else ""}.'
             )
         return self._ids[name]
@@ -122,12 +122,12 @@ class LabelledTable:
     def _with_known_labels(self, examples: list[Example]) -> list[Example]:
         def known(example: Example) -> Example:
             for name in self.label_names(example.label) if self.kind != 'number' else ():
-                self._id(name, example.place)
+                self._id(name, example.location)
             return example
 
-        bad = set_aside(self.bad_rows)
+        bad = shared_bad_rows(self.bad_rows)
         kept = list(bad.keep(examples, known))
-        bad.tell()
+        bad.report()
         return kept
 
     @functools.cached_property
@@ -138,26 +138,26 @@ class LabelledTable:
         columns = (('TEXT_COLUMN', self.text_column), ('LABEL_COLUMN', self.label_column))
         if self.second_text_column is not None:
             columns += (('SECOND_TEXT_COLUMN', self.second_text_column),)
-        rows, bad = tables.read(pattern, columns, binding, bad_rows=self.bad_rows), set_aside(self.bad_rows)
+        rows, bad = tables.read(pattern, columns, binding, bad_rows=self.bad_rows), shared_bad_rows(self.bad_rows)
         examples = list(bad.keep(rows, self._example))
-        bad.tell()
+        bad.report()
         return examples
 
     def _example(self, row: tables.Row) -> Example:
         second_text = None if self.second_text_column is None else row.values[self.second_text_column]
         label = row.values[self.label_column].strip()
         if self.kind == 'number':
-            _number(label, row.place)
-        return Example(row.values[self.text_column], second_text, label, row.place)
+            _number(label, row.location)
+        return Example(row.values[self.text_column], second_text, label, row.location)
 
 
-def _number(label: str, place: str) -> np.float32:
+def _number(label: str, location: str) -> np.float32:
     try:
         value = float(label)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UserError(f'{place}: the label {label!r} is no number.')
+        raise UserError(f'{location}: the label {label!r} is no number.')
     return np.float32(value)
 
 
@@ -238,7 +238,7 @@ class LabelledText(InMemoryData):
         """Tokens and labels."""
         examples = self.table.examples(split)
         features, num_cut = self.inputs([(example.text, example.second_text) for example in examples])
-        say_cut(num_cut, len(examples), f'{split} texts', self.length)
+        warn_truncated(num_cut, len(examples), f'{split} texts', self.length)
         labels = np.stack([self.table.encode(example) for example in examples])
         weights = np.ones(len(examples), np.float32)
         if split == 'train' and self._class_weights is not None:

@@ -17,8 +17,8 @@ from palm_jax.data.supervised.examples import (
     Batch,
     check_lengths,
     class_weights,
-    say_cut,
     token_features,
+    warn_truncated,
 )
 from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.errors import UserError
@@ -163,7 +163,7 @@ class TaggedText(InMemoryData):
         sentences, ids = self.table.examples(split), {name: i for i, name in enumerate(self.labels)}
         features, ends = self.inputs([s.words for s in sentences])
         num_cut = sum(len(places) < len(s.words) for places, s in zip(ends, sentences, strict=True))
-        say_cut(num_cut, len(sentences), f'{split} sentences', self.length)
+        warn_truncated(num_cut, len(sentences), f'{split} sentences', self.length)
         labels = np.zeros((len(sentences), self.length), np.int32)
         weights = np.zeros(labels.shape, np.float32)
         by_tag = np.ones(len(self.labels), np.float32)
@@ -177,5 +177,5 @@ class TaggedText(InMemoryData):
     @staticmethod
     def _id(ids: Mapping[str, int], tag: str, sentence: Sentence) -> int:
         if tag not in ids:
-            raise UserError(f'{sentence.place}: the tag {tag!r} is not one of {", ".join(ids)}.')
+            raise UserError(f'{sentence.location}: the tag {tag!r} is not one of {", ".join(ids)}.')
         return ids[tag]

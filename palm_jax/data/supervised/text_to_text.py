@@ -17,7 +17,7 @@ from palm_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompt:
+class EvalPrompt:
     """What is read before a held-out target: ids with the start mark, the text, the right targets."""
 
     ids: tuple[int, ...]
@@ -78,9 +78,9 @@ class TextToText(InMemoryData):
             lines.append(f'{i:>8}  {source:>6} {shown[0]:<18} → {target:>6} {shown[1]:<18} {mark}')
         return '\n'.join(lines)
 
-    def prompts(self) -> list[Prompt]:
+    def prompts(self) -> list[EvalPrompt]:
         """A prompt for every learned turn of the held-out part; equal prompts are one."""
-        prompts: dict[tuple[int, ...], Prompt] = {}
+        prompts: dict[tuple[int, ...], EvalPrompt] = {}
         for conversation in self.source.examples('validation'):
             for number, turn in enumerate(conversation.turns):
                 if turn.learned:
@@ -89,7 +89,7 @@ class TextToText(InMemoryData):
                     known = prompts[ids].references if ids in prompts else ()
                     references = (*known, *(conversation.references or (turn.text,)))
                     text = '\n'.join(t.text for t in before)
-                    prompts[ids] = Prompt(ids, text, tuple(dict.fromkeys(references)))
+                    prompts[ids] = EvalPrompt(ids, text, tuple(dict.fromkeys(references)))
         return list(prompts.values())
 
     def prompt_ids(self, turns: Sequence[Turn]) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from palm_jax.data.vocabulary.vocabularies import named
+from palm_jax.data.vocabulary.vocabularies import load_vocabulary
 from palm_jax.errors import UserError
 
 
@@ -27,7 +27,7 @@ def initial_ids(
         return None
     if text is not None and labels is not None:
         raise UserError('PROMPT_TEXT and PROMPT_LABELS are both given; a prompt begins as one of them.')
-    vocab = named(vocabulary)
+    vocab = load_vocabulary(vocabulary)
     if text is not None:
         ids = [[token] for token in vocab.encode(text)]
         if not ids:

@@ -15,7 +15,7 @@ from palm_jax.errors import UserError, closest
 
 
 @dataclasses.dataclass(frozen=True)
-class Marked:
+class ExtendedVocabulary:
     """A vocabulary with ids above its own for what no text holds.
 
     From below: the mask, [CLS] and [SEP] of BERT, and the modes of UL2; from the top down the
@@ -26,7 +26,7 @@ class Marked:
       extra_ids: how many there are above it.
     """
 
-    MARKS = ('[MASK]', '[CLS]', '[SEP]', '[NLU]', '[NLG]', '[S2S]')
+    SPECIAL_TOKENS = ('[MASK]', '[CLS]', '[SEP]', '[NLU]', '[NLG]', '[S2S]')
 
     text: Vocabulary
     extra_ids: int = 0
@@ -42,22 +42,25 @@ class Marked:
     @property
     def num_sentinels(self) -> int:
         """Sentinels there are."""
-        return max(0, self.extra_ids - len(self.MARKS))
+        return max(0, self.extra_ids - len(self.SPECIAL_TOKENS))
 
-    def mark(self, name: str) -> int:
-        """The id of one of `MARKS`.
+    def special_id(self, name: str) -> int:
+        """The id of one of `SPECIAL_TOKENS`.
 
         Raises:
           UserError: the vocabulary has no ids for marks.
         """
-        if name not in self.MARKS:
-            raise UserError(f'No mark is called {name!r}.{closest(name, self.MARKS)} Known: {", ".join(self.MARKS)}.')
-        if self.extra_ids < len(self.MARKS):
+        if name not in self.SPECIAL_TOKENS:
+            raise UserError(
+                f'Unknown special token {name!r}.{closest(name, self.SPECIAL_TOKENS)} '
+                f'Known: {", ".join(self.SPECIAL_TOKENS)}.'
+            )
+        if self.extra_ids < len(self.SPECIAL_TOKENS):
             raise UserError(
                 f'This objective writes {name}, and the vocabulary has EXTRA_IDS = {self.extra_ids} ids above the '
-                f"text's. Bind at least {len(self.MARKS)}, and one for every sentinel: --gin.EXTRA_IDS=128"
+                f"text's. Bind at least {len(self.SPECIAL_TOKENS)}, and one for every sentinel: --gin.EXTRA_IDS=128"
             )
-        return self.text.size + self.MARKS.index(name)
+        return self.text.size + self.SPECIAL_TOKENS.index(name)
 
     def sentinel(self, number: int) -> int:
         """The id of sentinel `number`, counted down from the top.
@@ -66,7 +69,7 @@ class Marked:
           UserError: there are not so many.
         """
         if number >= self.num_sentinels:
-            needed = number + 1 + len(self.MARKS)
+            needed = number + 1 + len(self.SPECIAL_TOKENS)
             raise UserError(
                 f'This objective needs {number + 1} sentinels, and EXTRA_IDS = {self.extra_ids} holds '
                 f'{self.num_sentinels}. Bind at least --gin.EXTRA_IDS={needed}, or shorter sequences.'
@@ -91,7 +94,7 @@ class Marked:
         if mark >= self.size:
             return ''  # a row of the model's table that stands for nothing
         above = mark - self.text.size
-        return self.MARKS[above] if above < len(self.MARKS) else f'<extra_id_{self.size - 1 - mark}>'
+        return self.SPECIAL_TOKENS[above] if above < len(self.SPECIAL_TOKENS) else f'<extra_id_{self.size - 1 - mark}>'
 
     def save(self, directory: Path) -> None:
         self.text.save(directory)

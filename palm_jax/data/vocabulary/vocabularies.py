@@ -219,7 +219,7 @@ class HuggingFace:
     def save(self, directory: Path) -> None:
         _write_once(directory / _TOKENIZERS_FILE, json.dumps(self._content).encode())
 
-    def write_theirs(self, directory: Path) -> tuple[int, int]:
+    def write_original(self, directory: Path) -> tuple[int, int]:
         """tokenizer.json as it was; gives the ids there that begin and end a text."""
         (directory / 'tokenizer.json').write_text(json.dumps(self._content['tokenizer'], ensure_ascii=False))
         return self._content['start_id'], self._content['end_id']
@@ -231,7 +231,7 @@ def _write_once(file: Path, content: bytes) -> None:
         file.write_bytes(content)
 
 
-def named(name: str) -> Vocabulary:
+def load_vocabulary(name: str) -> Vocabulary:
     """`bytes`, or the SentencePiece model or the tokenizer.json at a path."""
     if name == 'bytes':
         return Bytes()

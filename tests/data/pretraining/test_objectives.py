@@ -10,12 +10,12 @@ from palm_jax.data.pretraining.corpus import Corpus
 from palm_jax.data.pretraining.dataset import LanguageModelData
 from palm_jax.data.pretraining.objectives import CausalLM, MaskedLM, NextSentence, PrefixLM, SpanCorruption
 from palm_jax.data.vocabulary import vocabularies
-from palm_jax.data.vocabulary.special_tokens import Marked
+from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import EOS_ID
 from palm_jax.errors import UserError
 
 L = 128
-VOCABULARY = Marked(vocabularies.Bytes(), extra_ids=70)
+VOCABULARY = ExtendedVocabulary(vocabularies.Bytes(), extra_ids=70)
 WORDS = 'the quick_brown fox jumps over 13 lazy dogs, and then it sleeps for 8 hours. '
 
 
@@ -111,7 +111,7 @@ def test_prefix_lm_counts_the_end_and_sees_the_beginning_both_ways():
         cuts.append(first)
     assert abs(np.mean(cuts) - L / 2) < 6 and min(cuts) < 5 and max(cuts) > L - 5  # drawn evenly
     raw, features = made(PrefixLM(rate=0.25, mode='[S2S]'))
-    assert features['decoder_target_tokens'][0] == VOCABULARY.mark('[S2S]')
+    assert features['decoder_target_tokens'][0] == VOCABULARY.special_id('[S2S]')
     assert features['decoder_loss_weights'].sum() == round(0.25 * len(raw))
 
 
@@ -126,10 +126,12 @@ def test_masked_lm_hides_by_berts_numbers():
         np.testing.assert_array_equal(features['decoder_input_tokens'][~chosen], raw[~chosen])
         assert features['decoder_causal_attention'].all()
         read = features['decoder_input_tokens'][chosen]
-        fates['mask'] += (read == VOCABULARY.mark('[MASK]')).sum()
+        fates['mask'] += (read == VOCABULARY.special_id('[MASK]')).sum()
         fates['same'] += (read == raw[chosen]).sum()
         counted += chosen.sum()
-        assert ((read < VOCABULARY.text.size) | (read == VOCABULARY.mark('[MASK]'))).all() and (read > EOS_ID).all()
+        assert ((read < VOCABULARY.text.size) | (read == VOCABULARY.special_id('[MASK]'))).all() and (
+            read > EOS_ID
+        ).all()
     assert abs(fates['mask'] / counted - 0.8) < 0.015
     assert abs(fates['same'] / counted - (0.1 + 0.1 / 256)) < 0.015
 
@@ -147,7 +149,7 @@ def test_masked_lm_hides_whole_words():
 
 
 def test_chinese_characters_are_words_of_their_own():
-    begins, ends = Marked(_Letters(), 6).word_ends
+    begins, ends = ExtendedVocabulary(_Letters(), 6).word_ends
     assert begins.tolist()[:5] == [False, False, False, True, False] and ends.tolist()[3:5] == [True, False]
 
 
@@ -168,7 +170,7 @@ def test_an_end_mark_is_never_hidden():
 
 def test_next_sentence_pairs_follow_or_do_not():
     elsewhere = np.resize(VOCABULARY.encode('ELSEWHERE '), L).astype(np.int32)
-    cls, sep = VOCABULARY.mark('[CLS]'), VOCABULARY.mark('[SEP]')
+    cls, sep = VOCABULARY.special_id('[CLS]'), VOCABULARY.special_id('[SEP]')
     follows = []
     for seed in range(300):
         text = tokens(L - 3)
@@ -189,23 +191,29 @@ def test_next_sentence_pairs_follow_or_do_not():
 
 
 def test_what_the_text_does_not_hold_is_refused_plainly():
-    few = Marked(vocabularies.Bytes(), 8)
+    few = ExtendedVocabulary(vocabularies.Bytes(), 8)
     with pytest.raises(UserError, match=r'EXTRA_IDS = 8 holds 2\. Bind at least --gin\.EXTRA_IDS=12'):
         SpanCorruption().raw_length(L, few)
     with pytest.raises(UserError, match='EXTRA_IDS=128'):
-        MaskedLM().raw_length(L, Marked(vocabularies.Bytes()))
+        MaskedLM().raw_length(L, ExtendedVocabulary(vocabularies.Bytes()))
     with pytest.raises(UserError, match=r'Did you mean \[NLU\]'):
-        few.mark('[NLU')
+        few.special_id('[NLU')
     for wrong in (lambda: SpanCorruption(rate=1.5), lambda: PrefixLM(rate=0.0), lambda: SpanCorruption(mean_span=0.5)):
         with pytest.raises(UserError, match='must be'):
             wrong()
 
 
 def test_marks_have_names_and_the_text_keeps_its_ids():
-    ids = [VOCABULARY.mark('[NLU]'), *VOCABULARY.encode('ab'), VOCABULARY.sentinel(0), VOCABULARY.sentinel(1)]
+    ids = [VOCABULARY.special_id('[NLU]'), *VOCABULARY.encode('ab'), VOCABULARY.sentinel(0), VOCABULARY.sentinel(1)]
     assert VOCABULARY.decode(ids) == '[NLU]ab<extra_id_0><extra_id_1>'
     assert VOCABULARY.fingerprint == VOCABULARY.text.fingerprint == 'bytes'
-    assert len({VOCABULARY.mark(m) for m in Marked.MARKS} | {VOCABULARY.sentinel(i) for i in range(64)}) == 70
+    assert (
+        len(
+            {VOCABULARY.special_id(m) for m in ExtendedVocabulary.SPECIAL_TOKENS}
+            | {VOCABULARY.sentinel(i) for i in range(64)}
+        )
+        == 70
+    )
 
 
 # A mixture as batches.
@@ -272,8 +280,8 @@ def test_a_mixture_is_mixed_by_its_shares(corpus):
     parts = [CausalLM(share=1.0), PrefixLM(mode='[S2S]', share=2.0), SpanCorruption(mode='[NLU]', share=1.0)]
     data = LanguageModelData(corpus, {'targets': L}, parts)
     first = data.batch(0, 400)['decoder_target_tokens'][:, 0]
-    assert abs((first == VOCABULARY.mark('[S2S]')).mean() - 0.5) < 0.02
-    assert abs((first == VOCABULARY.mark('[NLU]')).mean() - 0.25) < 0.02
+    assert abs((first == VOCABULARY.special_id('[S2S]')).mean() - 0.5) < 0.02
+    assert abs((first == VOCABULARY.special_id('[NLU]')).mean() - 0.25) < 0.02
 
 
 def test_the_example_shows_every_part_of_a_mixture(corpus):

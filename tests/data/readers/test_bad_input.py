@@ -18,7 +18,7 @@ from palm_jax.errors import UserError
 @pytest.fixture(autouse=True)
 def read_anew(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for memo in (tables.read, conll.read, bad_rows.set_aside):
+    for memo in (tables.read, conll.read, bad_rows.shared_bad_rows):
         memo.cache_clear()
 
 
@@ -142,7 +142,7 @@ CASES = {
     'nothing.conll': (tags, b'\n\n', {}, 'there is not one sentence'),
     'names.conll': (tags, WORDS, {'names': ['O', 'B-LOC']}, "the tag 'B-PER' is not one of O, B-LOC"),
     # Pairs and dialogues.
-    'field.csv': (pairs, lines('q,target', 'a,b'), {}, "line 2: no column 'input'.*--gin.INPUT"),
+    'field.csv': (pairs, lines('q,target', 'a,b'), {}, "line 2: no column 'input'.*--gin.INPUT_TEMPLATE"),
     'brace.csv': (pairs, TEXTS, {'input': '{text'}, r"The template '\{text'.*Columns stand in braces"),
     'sides.csv': (pairs, TEXTS, {'lengths': {'inputs': 16}}, "it needs 'inputs' and 'targets'"),
     'refs.csv': (
@@ -229,7 +229,7 @@ def test_a_gigabyte_on_one_line_is_said_without_reading_it_all(tmp_path):
 def test_a_long_line_is_skipped_like_any_other_bad_one(tmp_path, monkeypatch):
     monkeypatch.setattr(files, 'LONGEST_LINE', 1000)
     (tmp_path / 'long.jsonl').write_bytes(lines('{"text": "a"}', json.dumps({'text': 'x' * 5000}), '{"text": "b"}'))
-    read = tables.rows(files.File('long.jsonl'), 'TRAIN_FILES', bad=bad_rows.set_aside('bad.txt'))
+    read = tables.rows(files.File('long.jsonl'), 'TRAIN_FILES', bad=bad_rows.shared_bad_rows('bad.txt'))
     assert [row.values['text'] for row in read] == ['a', 'b']
     assert 'long.jsonl, line 2: longer than' in (tmp_path / 'bad.txt').read_text()
 

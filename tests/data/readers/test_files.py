@@ -24,7 +24,7 @@ PACKED = {'': bytes, '.gz': gzip.compress, '.bz2': bz2.compress, '.xz': lzma.com
 @pytest.fixture(autouse=True)
 def read_anew():
     tables.read.cache_clear()
-    bad_rows.set_aside.cache_clear()
+    bad_rows.shared_bad_rows.cache_clear()
 
 
 def content(suffix, rows=ROWS):
@@ -50,7 +50,7 @@ def test_a_table_is_the_same_in_every_format(tmp_path, suffix, packing):
     assert [row.values for row in read] == ROWS
     texts = TextFiles(str(path))
     both = [d['text'] for split in ('train', 'validation') for d in texts.examples(split)]
-    assert sorted(both) == sorted(row['text'] for row in ROWS) and texts.identity() == TextFiles(str(path)).identity()
+    assert sorted(both) == sorted(row['text'] for row in ROWS) and texts.cache_key() == TextFiles(str(path)).cache_key()
 
 
 @pytest.mark.parametrize('packing', PACKED)
@@ -76,13 +76,13 @@ def test_a_url_is_read_by_fsspec():
     for i in range(3):
         system.pipe(f'/bucket/part-{i}.jsonl.zst', zstandard.compress(content('.jsonl', ROWS[i::3])))
     pattern = 'memory://bucket/part-*.jsonl.zst'
-    assert len(files.find(pattern, 'TRAIN_FILES')) == 3
+    assert len(files.glob_files(pattern, 'TRAIN_FILES')) == 3
     table = LabelledTable(pattern)
     assert len(table.examples('train')) + len(table.examples('validation')) == 60
     with pytest.raises(UserError, match='nothing is there'):
-        files.find('memory://bucket/*.csv', 'TRAIN_FILES')
+        files.glob_files('memory://bucket/*.csv', 'TRAIN_FILES')
     with pytest.raises(UserError, match="TRAIN_FILES = 'nowhere://x': nowhere:// cannot be read here"):
-        files.find('nowhere://x', 'TRAIN_FILES')
+        files.glob_files('nowhere://x', 'TRAIN_FILES')
 
 
 BAD = {
@@ -115,10 +115,10 @@ def test_a_bad_file_is_one_message_with_its_place(tmp_path, name):
 
 def test_a_folder_or_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(UserError, match=r'no \.txt, .*\.parquet file below this folder'):
-        TextFiles(str(tmp_path)).identity()
+        TextFiles(str(tmp_path)).cache_key()
     (tmp_path / 'picture.png').write_bytes(b'\x89PNG')
     with pytest.raises(UserError, match=r'no \.txt'):
-        TextFiles(str(tmp_path)).identity()
+        TextFiles(str(tmp_path)).cache_key()
     with pytest.raises(UserError, match=r"TRAIN_FILES = '.*picture.png': a table is one of .csv.*not '.png'"):
         LabelledTable(str(tmp_path / 'picture.png')).examples('train')
 
@@ -128,7 +128,7 @@ def test_one_broken_line_among_many_is_found_by_its_number(tmp_path):
     lines[23_456] = lines[23_456][:-3]
     (tmp_path / 'many.jsonl').write_bytes(b'\n'.join(lines))
     with pytest.raises(UserError, match=r'many.jsonl, line 23457, column \d+: no JSON'):
-        TextFiles(str(tmp_path / 'many.jsonl')).identity()
+        TextFiles(str(tmp_path / 'many.jsonl')).cache_key()
 
 
 def test_a_line_of_many_megabytes_is_a_text_like_any_other(tmp_path):
@@ -158,9 +158,9 @@ def test_bad_rows_are_skipped_told_and_written_down(tmp_path, name, capsys):
     assert len(written) == 4 and all(f'{path}, line ' in line for line in written)
     assert '4 bad row(s) are skipped' in capsys.readouterr().out
     aside.unlink()
-    bad_rows.set_aside.cache_clear()
+    bad_rows.shared_bad_rows.cache_clear()
     texts = TextFiles(str(path), text_column='text', bad_rows=str(aside))
-    texts.identity()
+    texts.cache_key()
     kept = sum(1 for split in ('train', 'validation') for _ in texts.examples(split))
     assert kept == 60 + (name == 'rows.jsonl')  # {"text": "a"} is a text, though it has no label
     assert len(aside.read_text().splitlines()) == 64 - kept  # read twice, written once
@@ -189,6 +189,6 @@ def test_a_file_is_found_by_its_name_also_where_that_reads_as_a_glob(tmp_path):
     odd = tmp_path / 'a [b]*.txt'
     odd.write_text('text')
     (tmp_path / 'a b.txt').write_text('another')
-    (found,) = files.find(str(odd), 'TRAIN_FILES')
+    (found,) = files.glob_files(str(odd), 'TRAIN_FILES')
     assert found.name == str(odd) and found.text() == 'text'
-    assert [file.name for file in files.find(f'{tmp_path}/a [ab].txt', 'TRAIN_FILES')] == [f'{tmp_path}/a b.txt']
+    assert [file.name for file in files.glob_files(f'{tmp_path}/a [ab].txt', 'TRAIN_FILES')] == [f'{tmp_path}/a b.txt']

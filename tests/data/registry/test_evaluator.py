@@ -54,8 +54,8 @@ def test_answers_of_any_length_reach_the_metrics_as_they_were_written(task):
         asked.extend(prompts)
         return WRITTEN
 
-    (measured,) = evaluator.evaluate(task, 'validation', Bytes(), predict, lambda pairs: []).values()
+    (evaluated,) = evaluator.evaluate(task, 'validation', Bytes(), predict, lambda pairs: []).values()
     assert asked == [f'number {i}' for i in range(6)]
-    assert measured.examples == 6 and measured.metrics == exact(TARGETS, WRITTEN) == {'exact': 1 / 3}
-    low, high = measured.intervals['exact']
+    assert evaluated.examples == 6 and evaluated.metrics == exact(TARGETS, WRITTEN) == {'exact': 1 / 3}
+    low, high = evaluated.intervals['exact']
     assert 0 <= low < 1 / 3 < high <= 1

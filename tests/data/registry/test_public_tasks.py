@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import splits as tfds_splits
 
 from palm_jax.data.registry import public_tasks, seqio_chains, task_tables, tasks
-from palm_jax.data.registry.task_metrics import accuracy, entity_f1, measured
+from palm_jax.data.registry.task_metrics import accuracy, entity_f1, text_metric
 from palm_jax.data.supervised.labelled_text import LabelledTable
 from palm_jax.data.supervised.tagged_text import TaggedTable
 from palm_jax.data.vocabulary.vocabularies import Bytes
@@ -267,4 +267,4 @@ def test_metrics_of_tasks():
     assert accuracy(['a', 'b'], ['a', 'c']) == {'accuracy': 0.5}
     assert entity_f1(['B-PER O B-LOC'], ['B-PER O'])['entity_f1'] == pytest.approx(2 / 3)
     assert entity_f1(['B-PER O'], ['what is this'])['entity_f1'] == 0
-    assert measured('squad')(['the cat'], ['cat'])['exact_match'] == 100
+    assert text_metric('squad')(['the cat'], ['cat'])['exact_match'] == 100

@@ -25,7 +25,7 @@ def data(files, length=32, **changes):
 def test_sentences_have_words_tags_and_a_place(files):
     first, second = conll.read(str(files / 'train.conll'), 'TRAIN_FILES')
     assert first.words == ('Ann', 'lives', 'here') and first.tags == ('B-PER', 'O', 'O')
-    assert first.place.endswith('train.conll, line 3') and second.words == ('In', 'Rome')
+    assert first.location.endswith('train.conll, line 3') and second.words == ('In', 'Rome')
 
 
 def test_a_tag_stands_at_the_last_token_of_its_word(files):

@@ -106,7 +106,7 @@ def test_questions_of_squad(tmp_path):
     table = PairTable(str(path), str(path), '{question} {context}', '{answer}', references_column='answers')
     first, second = table.examples('train')
     assert first.turns[0].text == 'What? The sky is blue.' and first.references == ('blue', 'Blue')
-    assert second.turns[1].text == 'unanswerable' and first.place.endswith('question x')
+    assert second.turns[1].text == 'unanswerable' and first.location.endswith('question x')
 
 
 def test_files_without_a_header_and_parts_of_json(tmp_path):

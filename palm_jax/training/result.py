@@ -15,7 +15,7 @@ from palm_jax.training.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class Finished:
+class TrainingResult:
     """What there is to report about.
 
     Attributes:

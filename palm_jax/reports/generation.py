@@ -10,48 +10,48 @@ from typing import Any
 import numpy as np
 
 from palm_jax.errors import UserError, closest
-from palm_jax.inference.generate import Sampler, Writer
+from palm_jax.inference.generate import Decoder, Sampler
 from palm_jax.metrics import statistics
 from palm_jax.metrics import texts as text_measures
 from palm_jax.reports.labels import worst
 from palm_jax.reports.pages import Pages
-from palm_jax.training.finished import Finished
+from palm_jax.training.result import TrainingResult
 
 _CORPUS_BOOTSTRAPS = 200  # BLEU and chrF are computed anew for each
 
 
 @dataclasses.dataclass(frozen=True)
-class WritingReporter:
+class GenerationReporter:
     """Lets the model answer held-out prompts when a run ends, and measures the answers.
 
     Attributes:
-      measures: names of `text_measures.MEASURES`; the first one's first number is the main one.
+      metrics: names of `text_measures.MEASURES`; the first one's first number is the main one.
       sampler: how answers are drawn; greedily by default.
       examples: so many prompts of the held-out part, evenly spread over it, are answered.
       tokenizer: of BLEU: `13a`, `zh`, `char`, ...
     """
 
-    measures: Sequence[str] = ('bleu', 'chrf', 'rouge', 'squad')
-    sampler: Writer = Sampler(temperature=0.0)
+    metrics: Sequence[str] = ('bleu', 'chrf', 'rouge', 'squad')
+    sampler: Decoder = Sampler(temperature=0.0)
     examples: int = 200
     tokenizer: str = '13a'
 
     def __post_init__(self) -> None:
         known = text_measures.MEASURES
-        for name in self.measures:
+        for name in self.metrics:
             if name not in known:
                 raise UserError(f'MEASURES: {name!r} is unknown.{closest(name, known)} Known: {", ".join(known)}.')
-        if not self.measures or self.examples < 1:
+        if not self.metrics or self.examples < 1:
             raise UserError('MEASURES must name one measure at least, and EVAL_EXAMPLES be at least 1.')
 
-    def __call__(self, finished: Finished) -> Pages:
+    def __call__(self, finished: TrainingResult) -> Pages:
         """Writes, and measures perplexity on the whole held-out part."""
         data, loss = finished.data, finished.evaluate()['loss'].value()
         prompts = data.prompts()
         chosen = np.unique(np.linspace(0, len(prompts) - 1, min(self.examples, len(prompts))).round().astype(int))
         prompts = [prompts[i] for i in chosen]
         sampler = dataclasses.replace(self.sampler, max_tokens=min(self.sampler.max_tokens, data.target_length))
-        written = sampler.write(
+        written = sampler.generate(
             finished.model,
             finished.state.all_params,
             data.vocabulary,
@@ -61,7 +61,7 @@ class WritingReporter:
         )
         texts = [best.text for best, *_ in written]
         references = [prompt.references for prompt in prompts]
-        of_rows = text_measures.measure(self.measures, texts, references, self.tokenizer)
+        of_rows = text_measures.measure(self.metrics, texts, references, self.tokenizer)
         everything, main = np.arange(len(texts)), next(iter(of_rows))
         bootstraps = _CORPUS_BOOTSTRAPS if main in ('bleu', 'chrf') else statistics.BOOTSTRAPS
         by_text = [of_rows[main](np.array([i])) for i in everything]
