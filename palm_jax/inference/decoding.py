@@ -158,7 +158,7 @@ def read(
     return jnp.take_along_axis(h_BPD, (lengths_B - 1)[:, None, None], axis=1)[:, 0], cache
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'steps', 'num_logprobs'), donate_argnames='rows')
+@functools.partial(jax.jit, static_argnames=('model', 'steps', 'num_logprobs'), donate_argnames='state')
 def decode(
     model: Any, params: Any, state: DecodeState, *, steps: int, num_logprobs: int | None = None
 ) -> tuple[DecodeState, Generated]:
@@ -215,7 +215,7 @@ def _append(
     return state, written
 
 
-@functools.partial(jax.jit, donate_argnames='rows')
+@functools.partial(jax.jit, donate_argnames='state')
 def insert(state: DecodeState, new: DecodeState, slots_b: jax.Array) -> DecodeState:
     """Puts rows that `prefill` has made into places of others, whose cache is at least as long.
 
@@ -233,7 +233,7 @@ def insert(state: DecodeState, new: DecodeState, slots_b: jax.Array) -> DecodeSt
     return jax.tree.map(put, state, new)
 
 
-@functools.partial(jax.jit, donate_argnames='rows')
+@functools.partial(jax.jit, donate_argnames='state')
 def stop(state: DecodeState, keep_B: jax.Array) -> DecodeState:
     """Ends the rows whose `keep_B` is False."""
     return state.replace(remaining=jnp.where(keep_B, state.remaining, 0))

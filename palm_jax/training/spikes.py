@@ -46,7 +46,7 @@ class SpikeRule:
     max_rollbacks: int = 5
 
     def __post_init__(self) -> None:
-        for name, least in (('window', 2), ('back', 1), ('beyond', 0), ('most', 1)):
+        for name, least in (('window', 2), ('rewind_steps', 1), ('skip_steps_after', 0), ('max_rollbacks', 1)):
             if getattr(self, name) < least:
                 raise UserError(f'spikes.SpikeRule.{name} is {getattr(self, name)}; it must be at least {least}.')
 
@@ -148,7 +148,7 @@ class SpikeGuard:
         if len(self.skips) >= self.rule.max_rollbacks:
             raise UserError(
                 f'A spike at step {spike_step + 1:,} ({reason}), and {len(self.skips)} have been left out already '
-                f'(spikes.SpikeRule.most); {self._path} lists them. Lower LEARNING_RATE or clip more (clip_norm).'
+                f'(spikes.SpikeRule.max_rollbacks); {self._path} lists them. Lower LEARNING_RATE or clip more (clip_norm).'
             )
         last = spike_step + self.rule.skip_steps_after
         end = batch_sizes.before(last + 1) + self.offset(last)
