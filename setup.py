@@ -1,10 +1,12 @@
 """Packaging. The gin files live beside the package in a checkout and inside it in a wheel."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'palm_jax' / '__init__.py').read_text())[1]
 GIN_FOLDERS = sorted({path.parent.relative_to(ROOT).as_posix() for path in (ROOT / 'gin').rglob('*.gin')})
 
 CORE = [
@@ -12,7 +14,7 @@ CORE = [
     'flax>=0.12.8',
     'optax>=0.2.8',
     'orbax-checkpoint>=0.12.8,<0.13',
-    'gin-config>=0.5',
+    'gin-config>=0.5,<0.6',
     'numpy>=2.2',
     'tqdm>=4.67',
     'tensorboardX>=2.6.5',
@@ -42,10 +44,11 @@ PEERS = ['torch==2.13.0', 'transformers>=5.0,<6', 'PaLM-rlhf-pytorch==0.8.0']
 
 setup(
     name='palm_jax',
-    version='0.1.0',
+    version=VERSION,
     description='PaLM-style language models in JAX: pretrain once, adapt cheaply the part you name',
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
+    keywords=['jax', 'flax', 'language model', 'PaLM', 'fine-tuning', 'LoRA', 'TPU', 'seqio', 'gin'],
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=[
@@ -54,7 +57,7 @@ setup(
     ],
     package_dir={f'palm_jax.{folder.replace("/", ".")}': folder for folder in GIN_FOLDERS},
     package_data={f'palm_jax.{folder.replace("/", ".")}': ['*.gin'] for folder in GIN_FOLDERS}
-    | {'palm_jax.serving': ['*.html']},
+    | {'palm_jax': ['py.typed'], 'palm_jax.serving': ['*.html']},
     install_requires=CORE + DATA,
     extras_require={
         'gpu': ['jax[cuda13]'],
@@ -64,6 +67,7 @@ setup(
         'serve': SERVE,  # palm-jax serve
         'eval': EVAL,  # lm-evaluation-harness
         'peers': PEERS,
+        'dev': ['pre-commit>=4', 'mypy>=2.0,<3', 'codespell>=2.4', 'ruff>=0.12'],
         'test': [
             *('pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.12', 'wandb>=0.20', 'nbclient>=0.10', 'ipykernel>=6'),
             *('openai>=1.60', 'schemathesis>=4', 'selenium>=4.20', 'scipy>=1.14'),

@@ -180,7 +180,7 @@ def ours(arch: Architecture, options: argparse.Namespace, weights: str) -> Train
         if tokens > 1:
             rows, _ = decoding.decode(model, params, rows, steps=options.tokens)
         jax.block_until_ready(rows)
-        assert int(rows.written.min()) == tokens, 'a text ended early: another seed is needed'
+        assert int(rows.num_generated.min()) == tokens, 'a text ended early: another seed is needed'
 
     device = jax.devices()[0]
     facts = {

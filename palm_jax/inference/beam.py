@@ -1,9 +1,10 @@
-"""Beam search with length normalisation."""
+"""Beam search with length normalization."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Literal
 
 import flax.struct
 import jax
@@ -14,21 +15,23 @@ from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.decoding import EOS_ID, Weights
 from palm_jax.inference.generate import Completion, Decoder, next_power_of_two
-from palm_jax.inference.quantization import dequantized
+from palm_jax.inference.quantization import dequantize
 
 
 @dataclasses.dataclass(frozen=True)
 class BeamSearch(Decoder):
-    """The likeliest completions, of those that a beam of `beams` unfinished ones finds.
+    """Beam search: the highest-scoring completions among those that `num_beams` beams find.
 
-    A continuation's score is the sum of its tokens' log-probabilities, the end mark's included,
-    divided by their number to the power `length_penalty` (Wu et al., arXiv 1609.08144, with the
-    plain length, as in Transformers). A search ends once no unfinished one can still be better.
+    The score of a completion is the sum of its tokens' log-probabilities, including EOS, divided by their
+    number to the power `length_penalty` (Wu et al., arXiv 1609.08144, with the plain length, as in
+    Transformers). The search ends once no unfinished beam can score higher.
 
     Attributes:
-      num_beams: how many unfinished completions are kept, and how many are given.
-      length_penalty: 0 prefers short ones, as the sum does; 1 is the mean.
-      max_tokens, batch_size, weights: see `Decoder`.
+      num_beams: number of unfinished beams that are kept, and of completions returned.
+      length_penalty: exponent of the length; 0 ranks by the sum and prefers short texts, 1 ranks by the mean.
+      max_tokens: maximum number of generated tokens.
+      batch_size: number of prompts decoded together.
+      weights: `stored` or `int8`, see `quantization`.
     """
 
     num_beams: int = 4
@@ -40,7 +43,7 @@ class BeamSearch(Decoder):
     def __post_init__(self) -> None:
         if min(self.num_beams, self.max_tokens, self.batch_size) < 1 or self.length_penalty < 0:
             raise UserError(
-                f'BeamSearch: beams = {self.num_beams}, max_tokens = {self.max_tokens} and batch_size = '
+                f'BeamSearch: num_beams = {self.num_beams}, max_tokens = {self.max_tokens} and batch_size = '
                 f'{self.batch_size} must be at least 1, length_penalty = {self.length_penalty} at least 0.'
             )
 
@@ -50,21 +53,21 @@ class BeamSearch(Decoder):
         found = _search(model, params, tokens, lengths, left, room, bidirectional, self.num_beams, self.length_penalty)
         scores, ids, counts, logprobs = map(np.asarray, found)
 
-        def continuation(b: int, k: int) -> Completion:
+        def completion(b: int, k: int) -> Completion:
             kept, has_ended = ids[b, k, : counts[b, k]].tolist(), ids[b, k, counts[b, k] - 1] == EOS_ID
-            said = tuple(kept[:-1] if has_ended else kept)
-            finish_reason = 'stop' if has_ended else 'length'
-            told = tuple(logprobs[b, k, : counts[b, k]].tolist())
-            return Completion(said, vocabulary.decode(said), finish_reason, told, float(scores[b, k]))
+            tokens_bk = tuple(kept[:-1] if has_ended else kept)
+            finish_reason: Literal['stop', 'length'] = 'stop' if has_ended else 'length'
+            gained = tuple(logprobs[b, k, : counts[b, k]].tolist())
+            return Completion(tokens_bk, vocabulary.decode(tokens_bk), finish_reason, gained, float(scores[b, k]))
 
         return [
-            [continuation(b, k) for k in range(self.num_beams) if np.isfinite(scores[b, k])] for b in range(len(tokens))
+            [completion(b, k) for k in range(self.num_beams) if np.isfinite(scores[b, k])] for b in range(len(tokens))
         ]
 
 
 @flax.struct.dataclass
 class _Beams:
-    """K completions of B prompts: their sums of log-probabilities or scores, tokens, and what each token gave."""
+    """K partial or finished completions of B prompts: scores, tokens, lengths and per-token log-probabilities."""
 
     score: jax.Array  # float32 [B, K]
     tokens: jax.Array  # int32 [B, K, T]
@@ -72,57 +75,57 @@ class _Beams:
     logprobs: jax.Array  # float32 [B, K, T]
 
     def best(self, other: _Beams, k: int) -> _Beams:
-        """The k of both with the highest scores."""
+        """Return the k highest-scoring beams of both."""
         both = jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=1), self, other)
         return both.pick(jax.lax.top_k(both.score, k)[1])
 
-    def pick(self, places_BK: jax.Array) -> _Beams:
-        """Some of them."""
-        return jax.tree.map(lambda x: _pick(x, places_BK), self)
+    def pick(self, indices_BK: jax.Array) -> _Beams:
+        """Return the beams at these indices."""
+        return jax.tree.map(lambda x: _pick(x, indices_BK), self)
 
 
-def _pick(x: jax.Array, places_BK: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(x, places_BK.reshape(*places_BK.shape, *(1,) * (x.ndim - 2)), axis=1)
+def _pick(x: jax.Array, indices_BK: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(x, indices_BK.reshape(*indices_BK.shape, *(1,) * (x.ndim - 2)), axis=1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6, 7, 8))
-def _search(model, params, tokens_BP, lengths_B, left_B, room, bidirectional, beams, length_penalty):
-    """Scores [B, K], tokens [B, K, T], counts [B, K] and log-probabilities [B, K, T], the best first."""
+def _search(model, params, tokens_BP, lengths_B, remaining_B, room, bidirectional, beams, length_penalty):
+    """Return scores [B, K], tokens [B, K, T], counts [B, K] and log-probabilities [B, K, T], best first."""
     B, K, T, V = tokens_BP.shape[0], beams, room, model.arch.vocab_size
-    variables = {'params': dequantized(params, model.arch.dtype)}
+    variables = {'params': dequantize(params, model.arch.dtype)}
     h_BD, cache = decoding.read(model, variables, tokens_BP, lengths_B, room, bidirectional)
     cache = jax.tree.map(lambda c: jnp.repeat(c, K, axis=0), cache)
-    normalised = lambda total, count: total / jnp.maximum(count, 1) ** length_penalty  # noqa: E731
+    normalized = lambda total, count: total / jnp.maximum(count, 1) ** length_penalty  # noqa: E731
 
     def logprobs(h_XD):
         logits = model.apply(variables, h_XD[:, None], method=lambda m, h: m.embed.attend(h))[:, 0]
         return jax.nn.log_softmax(logits, axis=-1).reshape(B, K, V)
 
     def extend(t, live: _Beams, ended: _Beams, logp_BKV) -> tuple[_Beams, _Beams, jax.Array]:
-        """One more token each: the best that go on, the best that have ended, and which beams the first came from."""
-        # Of 2K candidates at most K end here, so that K go on.
+        """Append a token: return the best live beams, the best ended ones, and the parents of the live ones."""
+        # Of 2K candidates at most K end here, so K remain live.
         total_BX = (live.score[..., None] + logp_BKV).reshape(B, K * V)
-        score_BC, place_BC = jax.lax.top_k(total_BX, min(2 * K, K * V))
-        beam_BC, token_BC = place_BC // V, place_BC % V
+        score_BC, index_BC = jax.lax.top_k(total_BX, min(2 * K, K * V))
+        beam_BC, token_BC = index_BC // V, index_BC % V
         new = live.pick(beam_BC)
-        gained_BC = jnp.take_along_axis(logp_BKV.reshape(B, K * V), place_BC, axis=1)
+        gained_BC = jnp.take_along_axis(logp_BKV.reshape(B, K * V), index_BC, axis=1)
         new = new.replace(
             score=score_BC,
             tokens=new.tokens.at[:, :, t].set(token_BC),
             count=new.count + 1,
             logprobs=new.logprobs.at[:, :, t].set(gained_BC),
         )
-        is_last_B1 = (t + 1 >= left_B)[:, None]
+        is_last_B1 = (t + 1 >= remaining_B)[:, None]
         ends_BC = (token_BC == EOS_ID) | is_last_B1
-        end_score_BC = jnp.where(ends_BC & (t < left_B)[:, None], normalised(new.score, new.count), -jnp.inf)
+        end_score_BC = jnp.where(ends_BC & (t < remaining_B)[:, None], normalized(new.score, new.count), -jnp.inf)
         ended = ended.best(new.replace(score=end_score_BC), K)
-        live_score_BK, place_BK = jax.lax.top_k(jnp.where(ends_BC, -jnp.inf, score_BC), K)
-        return new.pick(place_BK).replace(score=live_score_BK), ended, jnp.take_along_axis(beam_BC, place_BK, axis=1)
+        live_score_BK, index_BK = jax.lax.top_k(jnp.where(ends_BC, -jnp.inf, score_BC), K)
+        return new.pick(index_BK).replace(score=live_score_BK), ended, jnp.take_along_axis(beam_BC, index_BK, axis=1)
 
     def unfinished(carry):
         t, live, ended, _ = carry
-        # Sums only fall; divided by the largest length they are as high as they can get.
-        bound_B = normalised(jnp.max(live.score, axis=1), left_B)
+        # Sums only decrease, so divided by the largest length they are an upper bound.
+        bound_B = normalized(jnp.max(live.score, axis=1), remaining_B)
         return (t < T) & jnp.any(bound_B > jnp.min(ended.score, axis=1))
 
     def body(carry):

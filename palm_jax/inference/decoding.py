@@ -1,9 +1,9 @@
-"""Rows of text, written a token at a time over a cache of keys and values.
+"""Autoregressive decoding over a key-value cache.
 
-`prefill` reads prompts and writes the first token behind each; `decode` writes some more in every
-row that has some left. A batch that is written to its end and a server whose rows come and go are
-made of the same two functions. Slot p of the cache belongs to position p: what padding or an
-earlier text left there is overwritten before a query stands so far.
+`prefill` reads prompts and generates the first token of each completion; `decode` generates more tokens in
+every row that has some remaining. Batch generation and a server whose requests come and go use the same two
+functions. Slot p of the cache holds position p: whatever padding or an earlier request left there is
+overwritten before any query attends to it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from palm_jax.inference.quantization import dequantized, quantized
+from palm_jax.inference.quantization import dequantize, quantize
 from palm_jax.inference.sampling import SamplingParams, choose
 from palm_jax.parameters import path_name
 
@@ -25,22 +25,22 @@ Weights = Literal['stored', 'int8']
 
 @flax.struct.dataclass
 class DecodeState:
-    """B texts that are being written, or free places for them.
+    """The state of B sequences being generated, or of empty rows.
 
     Attributes:
       cache: keys and values [B, M, G, K] of every layer.
-      token: int32 [B], the newest token, whose keys and values are not in the cache yet.
-      position: int32 [B], where it stands.
-      written: int32 [B], tokens written so far.
-      left: int32 [B], how many more may be written; 0 is a row that has ended, or is free.
-      settings: how tokens are chosen.
-      seen: bool [B, V], tokens that a row holds, or None where no row has a repetition penalty.
+      last_token: newest token of each row, int32 [B]; its keys and values are not in the cache yet.
+      position: position of `last_token`, int32 [B].
+      num_generated: number of tokens generated so far, int32 [B].
+      remaining: number of tokens that may still be generated, int32 [B]; 0 if the row has finished or is empty.
+      sampling_params: sampling parameters of each row.
+      seen_tokens: tokens that a row contains, bool [B, V]; None if no row has a repetition penalty.
     """
 
     cache: Any
-    token: jax.Array
+    last_token: jax.Array
     position: jax.Array
-    written: jax.Array
+    num_generated: jax.Array
     remaining: jax.Array
     sampling_params: SamplingParams
     seen_tokens: jax.Array | None = None
@@ -48,14 +48,15 @@ class DecodeState:
 
 @flax.struct.dataclass
 class Generated:
-    """What T steps wrote: the first `count` of T places in every row.
+    """The tokens of T decoding steps; the first `count` of each row are valid.
 
     Attributes:
-      tokens: int32 [B, T], an end mark included where there is one.
-      count: int32 [B].
-      logprobs: float32 [B, T], log-probabilities of the tokens by the model itself, before
-        temperature and all that follows it; None where nobody asked.
-      top_tokens, top_logprobs: [B, T, k], the likeliest tokens in each place; None like them.
+      tokens: generated tokens, int32 [B, T], including EOS.
+      count: number of valid tokens of each row, int32 [B].
+      logprobs: log-probabilities of `tokens` under the model, float32 [B, T], before temperature and
+        truncation; None if they were not requested.
+      top_tokens: k most probable tokens at each position, int32 [B, T, k]; None if they were not requested.
+      top_logprobs: log-probabilities of `top_tokens`, float32 [B, T, k]; None if they were not requested.
     """
 
     tokens: jax.Array
@@ -68,29 +69,29 @@ class Generated:
 def unstack_layers(
     model: Any, params: Any, weights: Weights = 'stored', known: dict[int, Any] | None = None
 ) -> tuple[Any, Any]:
-    """Model and parameters as decoding wants them: every layer apart; see `PaLM.stacked`.
+    """Return model and parameters with one entry per layer, the form that decoding uses; see `PaLM.stacked`.
 
     Args:
-      model: a `PaLM`, with methods or without; one that is laid out already stays as it is.
-      params: its parameters. Those of the stack are copied.
-      weights: as they are stored, or rounded to `int8`, see `quantization`.
-      known: what earlier calls laid out, filled by this one: models that share arrays, adapters on
-        one base, then share their copies.
+      model: a `PaLM`, with or without methods; an unstacked one is returned as it is.
+      params: parameters of `model`; those of the stack are copied.
+      weights: `stored` keeps the dtype of the parameters; `int8` quantizes them, see `quantization`.
+      known: results of earlier calls, extended by this one: models that share arrays (adapters on one
+        base) then share their copies.
     """
     if not getattr(model, 'model', model).stacked:
         return model, params
     known, num_layers = {} if known is None else known, model.arch.num_layers
 
-    def lay_out(key_path, leaf):
+    def unstack(key_path, leaf):
         if id(leaf) not in known:
             path = path_name(key_path)
             parts = jnp.unstack(leaf) if path.startswith('stack/') else (leaf,)
             if weights == 'int8':
-                parts = [quantized(path, part) for part in parts]
+                parts = [quantize(path, part) for part in parts]
             known[id(leaf)] = leaf, parts  # the leaf stays, and with it its id
         return known[id(leaf)][1]
 
-    apart = jax.tree_util.tree_map_with_path(lay_out, params)
+    apart = jax.tree_util.tree_map_with_path(unstack, params)
     is_parts = lambda x: isinstance(x, list | tuple)  # noqa: E731
     pick = lambda tree, number: jax.tree.map(lambda parts: parts[number], tree, is_leaf=is_parts)  # noqa: E731
     stack = {str(number): pick(apart['stack'], number) for number in range(num_layers)}
@@ -103,7 +104,7 @@ def prefill(
     params: Any,
     tokens_BP: jax.Array,
     lengths_B: jax.Array,
-    left_B: jax.Array,
+    remaining_B: jax.Array,
     sampling_params: SamplingParams,
     *,
     room: int,
@@ -111,21 +112,25 @@ def prefill(
     num_logprobs: int | None = None,
     with_penalty: bool = False,
 ) -> tuple[DecodeState, Generated]:
-    """Reads prompts, all at once, and writes the first token behind each.
+    """Read prompts in one pass and generate the first token of each completion.
 
     Args:
-      model, params: laid out, see `unstack_layers`.
-      tokens_BP: int32, prompts of `lengths_B` tokens with their start marks; padding behind them.
-      lengths_B: int32, at least 1.
-      left_B: int32, how many tokens may be written; 0 leaves a row free.
-      settings: how tokens are chosen.
-      room: cache places behind P, for what will be written.
-      bidirectional: prompts see themselves both ways, as of a prefix LM.
-      num_logprobs: likeliest tokens whose log-probabilities are told; 0 tells only the chosen one's,
-        None nothing.
-      with_penalty: whether a row, now or later, has a repetition penalty.
+      model: unstacked model, see `unstack_layers`.
+      params: parameters of `model`.
+      tokens_BP: prompts including BOS, int32, right-padded.
+      lengths_B: prompt lengths in tokens, int32, at least 1.
+      remaining_B: maximum number of tokens to generate, int32; 0 leaves the row empty.
+      sampling_params: sampling parameters of each row.
+      room: number of cache slots after P, for generated tokens.
+      bidirectional: whether prompt tokens attend to each other in both directions (prefix LM).
+      num_logprobs: number of most probable tokens to report with log-probabilities at each step; 0 reports
+        the chosen token's only, None nothing.
+      with_penalty: whether any row, now or later, has a repetition penalty.
+
+    Returns:
+      The state [B] and the first generated tokens [B, 1].
     """
-    variables = {'params': dequantized(params, model.arch.dtype)}
+    variables = {'params': dequantize(params, model.arch.dtype)}
     h_BD, cache = read(model, variables, tokens_BP, lengths_B, room, bidirectional)
     B, P = tokens_BP.shape
     seen_BV = None
@@ -135,10 +140,10 @@ def prefill(
         seen_BV = seen_BV.at[jnp.arange(B)[:, None], tokens_BP].max(is_text_BP)
     state = DecodeState(
         cache=cache,
-        token=jnp.zeros(B, jnp.int32),
+        last_token=jnp.zeros(B, jnp.int32),
         position=lengths_B - 1,
-        written=jnp.zeros(B, jnp.int32),
-        remaining=left_B,
+        num_generated=jnp.zeros(B, jnp.int32),
+        remaining=remaining_B,
         sampling_params=sampling_params,
         seen_tokens=seen_BV,
     )
@@ -150,7 +155,7 @@ def prefill(
 def read(
     model: Any, variables: Any, tokens_BP: jax.Array, lengths_B: jax.Array, room: int, bidirectional: bool = False
 ) -> tuple[jax.Array, Any]:
-    """Features [B, D] of the last tokens of prompts, and the cache with `room` places more."""
+    """Return features [B, D] of the last prompt tokens, and the cache extended by `room` slots."""
     inside_BP = (jnp.arange(tokens_BP.shape[1]) < lengths_B[:, None]).astype(jnp.int32)
     context = (None, None, inside_BP if bidirectional else None)
     h_BPD, cache = model.apply(variables, tokens_BP, *context, method='features', mutable=['cache'])
@@ -162,11 +167,11 @@ def read(
 def decode(
     model: Any, params: Any, state: DecodeState, *, steps: int, num_logprobs: int | None = None
 ) -> tuple[DecodeState, Generated]:
-    """Writes up to `steps` tokens in every row that has some left; arguments as of `prefill`, rows are donated."""
+    """Generate up to `steps` tokens in every row that has some remaining; `state` is donated. See `prefill`."""
 
     def step(state: DecodeState) -> tuple[DecodeState, Generated]:
-        variables = {'params': dequantized(params, model.arch.dtype)}
-        inputs = state.token[:, None], state.position[:, None]
+        variables = {'params': dequantize(params, model.arch.dtype)}
+        inputs = state.last_token[:, None], state.position[:, None]
         h_B1D, cache = model.apply(variables | {'cache': state.cache}, *inputs, method='features', mutable=['cache'])
         return _append(model, variables, state.replace(cache=cache['cache']), h_B1D[:, 0], num_logprobs)
 
@@ -178,7 +183,7 @@ def decode(
         all_written = jax.tree.map(put, all_written.replace(count=None), written.replace(count=None))
         return t + 1, state, all_written.replace(count=count)
 
-    B = state.token.shape[0]
+    B = state.last_token.shape[0]
     shapes = jax.eval_shape(step, state)[1].replace(count=None)
     nothing = jax.tree.map(lambda s: jnp.zeros((B, steps, *s.shape[1:]), s.dtype), shapes)
     nothing = nothing.replace(count=jnp.zeros(B, jnp.int32))
@@ -190,18 +195,18 @@ def decode(
 def _append(
     model, variables, state: DecodeState, h_BD: jax.Array, num_logprobs: int | None
 ) -> tuple[DecodeState, Generated]:
-    """DecodeState with one more token each, chosen by the features of the newest, and that token as `Generated` [B]."""
+    """Append one token to every row, chosen from the features of the newest; return the state and the tokens [B]."""
     logits_BV = model.apply(variables, h_BD[:, None], method=lambda m, h: m.embed.attend(h))[:, 0]
-    token_B = choose(logits_BV, state.sampling_params, state.written, state.seen_tokens)
+    token_B = choose(logits_BV, state.sampling_params, state.num_generated, state.seen_tokens)
     active_B = (state.remaining > 0).astype(jnp.int32)
     token_B = jnp.where(active_B, token_B, EOS_ID)
     seen_BV = state.seen_tokens
     if seen_BV is not None:
         seen_BV = seen_BV.at[jnp.arange(len(token_B)), token_B].max(token_B > EOS_ID)
     state = state.replace(
-        token=token_B,
+        last_token=token_B,
         position=state.position + active_B,
-        written=state.written + active_B,
+        num_generated=state.num_generated + active_B,
         remaining=jnp.where(token_B == EOS_ID, 0, state.remaining - active_B),
         seen_tokens=seen_BV,
     )
@@ -217,12 +222,12 @@ def _append(
 
 @functools.partial(jax.jit, donate_argnames='state')
 def insert(state: DecodeState, new: DecodeState, slots_b: jax.Array) -> DecodeState:
-    """Puts rows that `prefill` has made into places of others, whose cache is at least as long.
+    """Copy prefilled rows into slots of a running state whose cache is at least as long.
 
     Args:
-      rows: [B], donated.
-      new: [b].
-      slots_b: int32, the row each becomes; what is beyond B is left out.
+      state: running state [B]; donated.
+      new: state of the new rows [b].
+      slots_b: destination row of each new row, int32; rows with a destination of B or more are dropped.
     """
 
     def put(x, y):
@@ -235,18 +240,19 @@ def insert(state: DecodeState, new: DecodeState, slots_b: jax.Array) -> DecodeSt
 
 @functools.partial(jax.jit, donate_argnames='state')
 def stop(state: DecodeState, keep_B: jax.Array) -> DecodeState:
-    """Ends the rows whose `keep_B` is False."""
+    """Finish the rows whose `keep_B` is False."""
     return state.replace(remaining=jnp.where(keep_B, state.remaining, 0))
 
 
 def empty_state(model: Any, params: Any, size: int, length: int, sampling_params: SamplingParams) -> DecodeState:
-    """So many free places for texts of up to `length` tokens.
+    """Return a state of empty rows.
 
     Args:
-      model, params: laid out.
-      size: B.
-      length: prompt and continuation together.
-      settings: arrays [B] of the right dtypes.
+      model: unstacked model.
+      params: parameters of `model`.
+      size: number of rows B.
+      length: context length: maximum tokens of prompt and completion together.
+      sampling_params: arrays [B] with the dtypes that later rows will have.
     """
     ones = jnp.ones((size, 1), jnp.int32)
     make = functools.partial(prefill, model, room=length - 1, with_penalty=True)

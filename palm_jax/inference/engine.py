@@ -1,7 +1,7 @@
-"""Requests that arrive at any time are written together: a finished text frees its place for the next.
+"""Continuous batching: requests that arrive at any time are decoded together, and a finished one frees its slot.
 
-One thread does all the work. It goes round the models; for each it reads waiting prompts into free
-places and writes some tokens in all of them at once, then hands out what was written.
+One thread does all the work. It iterates over the models; for each it prefills waiting prompts into free slots,
+decodes some tokens in all slots at once, and delivers them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
+import logging
 import threading
 import time
 import traceback
@@ -23,23 +24,30 @@ from palm_jax.inference.decoding import Generated
 from palm_jax.inference.generate import Codec, RowText, Sampler, next_power_of_two
 from palm_jax.inference.sampling import SamplingParams
 
-MOST_LOGPROBS = 20
+MAX_LOGPROBS = 20
+_LOGGER = logging.getLogger(__name__)
 
 FinishReason = Literal['stop', 'length', 'timeout', 'cancelled', 'error']
 
 
 @dataclasses.dataclass(frozen=True)
 class Token:
-    """One token with its log-probability, and the likeliest in its place where they were asked for."""
+    """One generated token.
+
+    Attributes:
+      id: token id.
+      logprob: log-probability under the model.
+      top_logprobs: (id, log-probability) of the most probable tokens at its position, as many as requested.
+    """
 
     id: int
     logprob: float
-    likeliest: tuple[tuple[int, float], ...] = ()
+    top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Delta:
-    """What came to a text since the last piece; `ending` is set on the last."""
+    """The text and tokens generated since the previous delta; `finish_reason` is set on the last."""
 
     text: str
     tokens: tuple[Token, ...]
@@ -48,15 +56,16 @@ class Delta:
 
 @dataclasses.dataclass(eq=False)
 class Request:
-    """A prompt to be continued.
+    """A prompt to complete.
 
     Attributes:
-      prompt: ids with the start mark.
-      sampler: how; its `max_tokens`, `stop` and `seed` hold, `samples` and `batch_size` do not.
-      on_delta: called with every `Delta`, in the engine's thread.
-      sample: number of the continuation of its prompt.
-      num_logprobs: likeliest tokens told in every place, at most `MOST_LOGPROBS`.
-      deadline: by `time.monotonic`; then it ends as it is.
+      prompt: token ids including BOS.
+      sampler: sampling parameters, `max_tokens`, `stop` and `seed`; its `num_decodes` and `batch_size` are ignored.
+      on_delta: callback for every `Delta`, called in the engine's thread.
+      sample: index among the completions of one prompt, which the random choices depend on.
+      num_logprobs: number of most probable tokens to report at each position, at most `MAX_LOGPROBS`.
+      deadline: `time.monotonic` time in seconds after which generation ends with finish reason `timeout`.
+      is_cancelled: whether `cancel` was called.
     """
 
     prompt: Sequence[int]
@@ -68,29 +77,30 @@ class Request:
     is_cancelled: bool = dataclasses.field(default=False, init=False)
 
     def cancel(self) -> None:
-        """Nobody wants it any more: its place is freed."""
+        """Cancel the request and free its slot."""
         self.is_cancelled = True
 
 
 class Busy(Exception):
-    """As many requests wait as may."""
+    """The request queue is full."""
 
 
 class Engine:
-    """Writes for several models.
+    """Generates text with several models.
 
     Args:
-      places: texts written at one time, of each model.
-      max_waiting: requests that may wait; one more is refused.
-      chunk: tokens written between two looks at what has come and gone.
+      slots: number of sequences decoded in parallel, per model.
+      max_waiting: maximum number of queued requests; `submit` raises `Busy` beyond it.
+      chunk: number of tokens decoded between two admissions.
     """
 
     def __init__(self, slots: int = 8, max_waiting: int = 64, chunk: int = 8):
         if min(slots, max_waiting, chunk) < 1:
-            raise UserError('The engine needs at least one place, one that may wait, and a chunk of one token.')
+            raise UserError('slots, max_waiting and chunk must be at least 1.')
         self._slots, self.max_waiting, self._chunk = slots, max_waiting, chunk
         self._models: dict[str, _Model] = {}
-        self._changed, self._stopping, self.failure = threading.Condition(), False, None
+        self._changed, self._stopping = threading.Condition(), False
+        self.failure: str | None = None
         self._thread = threading.Thread(target=self._run, name='engine', daemon=True)
 
     def add(self, name: str, model: Any, params: Any, vocabulary: Codec, length: int, bidirectional: bool) -> None:
@@ -98,25 +108,25 @@ class Engine:
         self._models[name] = _Model(model, params, vocabulary, length, bidirectional, self._slots)
 
     def start(self) -> None:
-        """Compiles what the first requests need, and begins to work."""
+        """Compile the programs that the first requests need, then start the thread."""
         for model in self._models.values():
-            model.waiting.append(Request((decoding.START_ID,), Sampler(max_tokens=2), lambda piece: None))
+            model.waiting.append(Request((decoding.START_ID,), Sampler(max_tokens=2), lambda delta: None))
             model.work(self._chunk)
         self._thread.start()
 
     def submit(self, name: str, *requests: Request) -> None:
-        """Has requests written; all or none.
+        """Queue requests for the model `name`; all of them or none.
 
         Raises:
-          Busy: too many wait.
-          UserError: a prompt leaves no room for one token.
+          Busy: the queue is full.
+          UserError: a prompt leaves no room for a single token.
         """
         model = self._models[name]
         for request in requests:
             if len(request.prompt) >= model.length:
                 raise UserError(
-                    f'The prompt has {len(request.prompt)} tokens, its start mark included; '
-                    f'the model reads and writes {model.length} together.'
+                    f'The prompt has {len(request.prompt)} tokens including BOS; the context length is '
+                    f'{model.length} tokens, prompt and completion together.'
                 )
         with self._changed:
             if self.failure or self._stopping:
@@ -128,16 +138,16 @@ class Engine:
 
     @property
     def num_waiting(self) -> int:
-        """Requests that have no place yet."""
+        """Number of queued requests."""
         return sum(len(model.waiting) for model in self._models.values())
 
     @property
     def num_active(self) -> int:
-        """Texts being written."""
+        """Number of sequences being decoded."""
         return sum(model.num_active for model in self._models.values())
 
     def stop(self) -> None:
-        """Ends what runs, as cancelled, and the thread."""
+        """Cancel all requests and stop the thread."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -153,23 +163,23 @@ class Engine:
                         return
                 for model in self._models.values():
                     model.work(self._chunk)
-        except Exception:  # whatever it was, those who wait must hear of it
+        except Exception:  # whatever it was, waiting clients must be answered
             self.failure = traceback.format_exc()
-            print(self.failure, flush=True)
+            _LOGGER.error(self.failure)
         finally:
             for model in self._models.values():
-                model.give_up('error' if self.failure else 'cancelled')
+                model.cancel_all('error' if self.failure else 'cancelled')
 
 
 class _Text:
-    """A request in its place: what it has, and what has been handed out of it."""
+    """A request in its slot: the text generated so far, and how much of it was delivered."""
 
     def __init__(self, request: Request, vocabulary: Codec, limit: int):
         self.request, self.limit = request, limit
         self._row, self._shown = RowText(vocabulary, request.sampler.stop), ''
 
     def add(self, tokens: Sequence[Token], is_last: bool = False) -> FinishReason | None:
-        """Takes in tokens and hands out what is certain of the text; gives the ending once there is one."""
+        """Append tokens, deliver the part of the text that is final, and return the finish reason, if any."""
         row = self._row
         before = len(row.logprobs)
         row.add([t.id for t in tokens], [t.logprob for t in tokens])
@@ -187,41 +197,42 @@ class _Text:
             text = text[: len(text) - _uncertain(text, row.stop)]
         new = text[len(self._shown) :] if text.startswith(self._shown) else ''
         self._shown += new
-        told = tuple(t for t in tokens[: len(row.logprobs) - before] if t.id != decoding.EOS_ID)
-        if new or told or finish_reason:
-            self.request.on_delta(Delta(new, told, finish_reason))
+        delivered = tuple(t for t in tokens[: len(row.logprobs) - before] if t.id != decoding.EOS_ID)
+        if new or delivered or finish_reason:
+            self.request.on_delta(Delta(new, delivered, finish_reason))
         return finish_reason
 
 
 def _uncertain(text: str, stop: Sequence[str]) -> int:
-    """How many characters at the end may still change: half a character, or the beginning of a stop string."""
+    """Count trailing characters that may still change: an incomplete character, or a prefix of a stop sequence."""
     half = len(text) - len(text.rstrip('\ufffd'))
     begun = (n for s in stop for n in range(1, len(s)) if text.endswith(s[:n]))
     return max(half, max(begun, default=0))
 
 
 class _Model:
-    """One model with its places."""
+    """One model with its queue and its slots."""
 
     def __init__(self, model, params, vocabulary, length, bidirectional, slots):
-        self.length, self.waiting = length, collections.deque()
+        self.length = length
+        self.waiting: collections.deque[Request] = collections.deque()
         self._model, self._params, self._vocabulary, self._bidirectional = model, params, vocabulary, bidirectional
         self._texts: list[_Text | None] = [None] * slots
         sampling_params = Sampler().sampling_params(np.zeros(slots), np.zeros(slots))
-        self._rows = decoding.empty_state(model, params, slots, length, sampling_params)
+        self._state = decoding.empty_state(model, params, slots, length, sampling_params)
 
     @property
     def num_active(self) -> int:
         return sum(text is not None for text in self._texts)
 
     def work(self, chunk: int) -> None:
-        """Reads what waits, as far as there are places, and writes some tokens everywhere."""
+        """Prefill queued requests into free slots, then decode `chunk` tokens in every slot."""
         self._admit()
         if not self.num_active:
             return
-        num_logprobs = MOST_LOGPROBS if any(t and t.request.num_logprobs for t in self._texts) else 0
-        self._rows, written = decoding.decode(
-            self._model, self._params, self._rows, steps=chunk, num_logprobs=num_logprobs
+        num_logprobs = MAX_LOGPROBS if any(t and t.request.num_logprobs for t in self._texts) else 0
+        self._state, written = decoding.decode(
+            self._model, self._params, self._state, steps=chunk, num_logprobs=num_logprobs
         )
         self._emit(range(len(self._texts)), written)
 
@@ -238,7 +249,7 @@ class _Model:
             return
         size = 1
         while size < len(admitted):
-            size *= 4  # few shapes, so that little is compiled
+            size *= 4  # few shapes, to limit compilation
         size = min(size, len(self._texts))
         width = min(next_power_of_two(max(len(r.prompt) for r in admitted), 16), self.length)
         tokens, lengths, left = np.zeros((size, width), np.int32), np.ones(size, np.int32), np.zeros(size, np.int32)
@@ -246,19 +257,19 @@ class _Model:
             lengths[row] = len(request.prompt)
             tokens[row, : lengths[row]] = request.prompt
             left[row] = min(request.sampler.max_tokens, self.length - lengths[row])
-        slots = np.full(size, len(self._texts), np.int32)  # beyond the last: filled up rows go nowhere
+        slots = np.full(size, len(self._texts), np.int32)  # padding rows have no slot
         slots[: len(admitted)] = free[: len(admitted)]
         for row, request in enumerate(admitted):
             self._texts[slots[row]] = _Text(request, self._vocabulary, int(left[row]))
         rows, written = decoding.prefill(
             self._model, self._params, tokens, lengths, left, _sampling_params(admitted, size), room=0,
-            bidirectional=self._bidirectional, num_logprobs=MOST_LOGPROBS, with_penalty=True,
+            bidirectional=self._bidirectional, num_logprobs=MAX_LOGPROBS, with_penalty=True,
         )  # fmt: skip
-        self._rows = decoding.insert(self._rows, rows, slots)
+        self._state = decoding.insert(self._state, rows, slots)
         self._emit(slots[: len(admitted)], written)
 
     def _emit(self, slots: Sequence[int], written: Generated) -> None:
-        """Gives every text its tokens, and frees the places of those that have ended."""
+        """Deliver generated tokens to their requests, and free the slots of finished ones."""
         tokens, count, logprobs = (np.asarray(x) for x in (written.tokens, written.count, written.logprobs))
         if written.top_tokens is not None:
             top_tokens, top_logprobs = np.asarray(written.top_tokens), np.asarray(written.top_logprobs)
@@ -267,18 +278,18 @@ class _Model:
             text = self._texts[slot]
             if text is None:
                 continue
-            told = []
+            step_tokens = []
             for t in range(count[row]):
                 k = text.request.num_logprobs
                 top = zip(top_tokens[row, t, :k].tolist(), top_logprobs[row, t, :k].tolist(), strict=True) if k else ()
-                told.append(Token(int(tokens[row, t]), float(logprobs[row, t]), tuple(top)))
-            if text.add(told):
+                step_tokens.append(Token(int(tokens[row, t]), float(logprobs[row, t]), tuple(top)))
+            if text.add(step_tokens):
                 self._texts[slot], keep[slot] = None, False
         if not keep.all():
-            self._rows = decoding.stop(self._rows, keep)
+            self._state = decoding.stop(self._state, keep)
 
-    def give_up(self, finish_reason: FinishReason) -> None:
-        """Tells all that nothing more comes."""
+    def cancel_all(self, finish_reason: FinishReason) -> None:
+        """Finish every request with this reason."""
         requests = [text.request for text in self._texts if text is not None]
         for request in itertools.chain(requests, self.waiting):
             request.on_delta(Delta('', (), finish_reason))
@@ -286,7 +297,7 @@ class _Model:
 
 
 def _sampling_params(requests: Sequence[Request], size: int) -> SamplingParams:
-    """Of requests that each have a sampler of their own, filled up to `size` rows."""
+    """Stack the sampling parameters of the requests, padded to `size` rows."""
     padded = [*requests, *requests[-1:] * (size - len(requests))]
     of_each = [r.sampler.sampling_params(np.zeros(1), np.array([r.sample])) for r in padded]
     return SamplingParams(

@@ -1,4 +1,4 @@
-"""Weights in int8 with a scale a row of outputs: a quarter of float32's memory, for a little loss."""
+"""Weight-only int8 quantization with one scale per output: a quarter of the memory of float32."""
 
 from __future__ import annotations
 
@@ -13,21 +13,26 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class Int8:
-    """values · scale stands for a weight; `scale` has the weight's shape with 1 along its inputs."""
+    """A quantized weight, values · scale.
+
+    Attributes:
+      values: int8, the shape of the weight.
+      scale: float32, the shape of the weight with 1 along its input axes.
+    """
 
     values: jax.Array
     scale: jax.Array
 
 
-def quantized(path: str, weight: jax.Array) -> jax.Array | Int8:
-    """A parameter as `Int8`, symmetric and rounded to nearest, where it is a large matrix of the base.
+def quantize(path: str, weight: jax.Array) -> jax.Array | Int8:
+    """Quantize a parameter if it is a large matrix of the base, symmetrically and rounded to nearest.
 
-    Every output of a linear map has a scale of its own, and every row of the embedding; norms,
-    heads and what fine-tuning methods add stay as they are.
+    Each output of a linear map, and each row of the embedding, has its own scale; norms, heads and the
+    parameters of fine-tuning methods are returned unchanged.
 
     Args:
-      path: of the parameter, `stack/attn/qkv/q`.
-      weight: of one layer.
+      path: parameter path, e.g. `stack/attn/qkv/q`.
+      weight: parameter of one layer.
     """
     inputs = _input_axes(path, weight.ndim)
     return weight if inputs is None else _rounded(weight, inputs)
@@ -41,7 +46,7 @@ def _rounded(weight: jax.Array, inputs: tuple[int, ...]) -> Int8:
 
 
 def _input_axes(path: str, ndim: int) -> tuple[int, ...] | None:
-    """The axes that a product with this parameter sums over; None of what is no large matrix of the base."""
+    """Return the axes that a product with this parameter sums over; None if it is not a large matrix of the base."""
     if path == 'embed/embedding':
         return (1,)
     if re.fullmatch(r'stack/(attn/qkv/[qkv]|mlp/in/(gate|up))', path):
@@ -49,8 +54,8 @@ def _input_axes(path: str, ndim: int) -> tuple[int, ...] | None:
     return tuple(range(ndim - 1)) if re.fullmatch(r'stack/(attn|mlp)/out/kernel', path) else None
 
 
-def dequantized(params: Any, dtype: str) -> Any:
-    """The parameters as arrays of the compute dtype where they are `Int8`, the others as they are."""
+def dequantize(params: Any, dtype: str) -> Any:
+    """Return the parameters with `Int8` leaves as arrays of the compute dtype, and the others unchanged."""
 
     def weight(leaf):
         if not isinstance(leaf, Int8):

@@ -1,4 +1,4 @@
-"""Which token comes next: the likeliest, or one drawn from what temperature, top-k, top-p and min-p leave."""
+"""The next token: the most probable one, or a sample after temperature, top-k, top-p and min-p."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class SamplingParams:
-    """How each of B rows is written. All are arrays [B], so a change of them compiles nothing.
+    """Sampling parameters of B rows, as arrays [B]: changing a value does not recompile.
 
     Attributes:
-      temperature: divides the logits; 0 takes the likeliest token.
-      top_k: so many of the likeliest tokens are kept; 0 keeps all (Fan et al., arXiv 1805.04833).
-      top_p: of what top-k kept, the fewest tokens that together reach this probability
+      temperature: divisor of the logits; 0 takes the most probable token.
+      top_k: number of most probable tokens to keep; 0 keeps all (Fan et al., arXiv 1805.04833).
+      top_p: smallest set of the tokens left by top-k whose probabilities sum to this
         (Holtzman et al., arXiv 1904.09751).
-      min_p: tokens at least this fraction as likely as the likeliest (Nguyen et al., arXiv 2407.01082).
-      repetition_penalty: divides positive logits, and multiplies negative ones, of tokens that the
-        row holds already (Keskar et al., arXiv 1909.05858); 1 is none.
-      seed, number, sample: a row's random choices depend on the seed, the number of its prompt, of
-        the sample of that prompt, and on how many tokens it has written.
+      min_p: minimum probability relative to the most probable token (Nguyen et al., arXiv 2407.01082).
+      repetition_penalty: divisor of positive logits, and factor of negative ones, of tokens that the
+        row already contains (Keskar et al., arXiv 1909.05858); 1 is no penalty.
+      seed: random seed. Random choices depend on it, on `number`, `sample` and the number of generated tokens.
+      number: index of the row's prompt.
+      sample: index of the completion among those of its prompt.
     """
 
     temperature: jax.Array
@@ -36,15 +37,15 @@ class SamplingParams:
 
 
 def choose(
-    logits_BV: jax.Array, sampling_params: SamplingParams, written_B: jax.Array, seen_BV: jax.Array | None = None
+    logits_BV: jax.Array, sampling_params: SamplingParams, generated_B: jax.Array, seen_BV: jax.Array | None = None
 ) -> jax.Array:
-    """The next token of every row, int32 [B].
+    """Choose the next token of every row, int32 [B].
 
     Args:
-      logits_BV: float32, of the model.
-      settings: of the rows.
-      written_B: int32, how many tokens each row has written.
-      seen_BV: bool, which tokens it holds; None where no row has a penalty.
+      logits_BV: logits of the model, float32.
+      sampling_params: sampling parameters of the rows.
+      generated_B: number of tokens that each row has generated, int32.
+      seen_BV: tokens that each row contains, bool; None if no row has a repetition penalty.
     """
     if seen_BV is not None:
         logits_BV = penalized(logits_BV, sampling_params.repetition_penalty, seen_BV)
@@ -54,22 +55,22 @@ def choose(
         logits_BV = logits_BV / jnp.where(is_greedy_B1, 1.0, sampling_params.temperature[:, None])
         cuts = jnp.any((sampling_params.top_k > 0) | (sampling_params.top_p < 1) | (sampling_params.min_p > 0))
         logits_BV = jax.lax.cond(cuts, lambda x: truncated(x, sampling_params), lambda x: x, logits_BV)
-        drawn_B = jax.vmap(jax.random.categorical)(_keys(sampling_params, written_B), logits_BV)
+        drawn_B = jax.vmap(jax.random.categorical)(_keys(sampling_params, generated_B), logits_BV)
         return jnp.where(is_greedy_B1[:, 0], jnp.argmax(logits_BV, axis=-1), drawn_B)
 
-    # DecodeState that are not drawn need neither random numbers nor a sorted vocabulary.
+    # Greedy rows need neither random numbers nor a sorted vocabulary.
     is_any_drawn = jnp.any(sampling_params.temperature > 0)
     return jax.lax.cond(is_any_drawn, draw, lambda x: jnp.argmax(x, axis=-1), logits_BV).astype(jnp.int32)
 
 
 def penalized(logits_BV: jax.Array, penalty_B: jax.Array, seen_BV: jax.Array) -> jax.Array:
-    """Logits with those of seen tokens made smaller; see `Settings.repetition_penalty`."""
+    """Apply the repetition penalty to seen tokens; see `SamplingParams.repetition_penalty`."""
     penalty_B1 = penalty_B[:, None]
     return jnp.where(seen_BV, jnp.where(logits_BV > 0, logits_BV / penalty_B1, logits_BV * penalty_B1), logits_BV)
 
 
 def truncated(logits_BV: jax.Array, sampling_params: SamplingParams) -> jax.Array:
-    """Logits with -inf for what top-k, then top-p, then min-p leave out; what is as likely as the last kept stays."""
+    """Mask with -inf what top-k, then top-p, then min-p remove; tokens tied with the last kept one stay."""
     top_k_B1, top_p_B1, min_p_B1 = (
         x[:, None] for x in (sampling_params.top_k, sampling_params.top_p, sampling_params.min_p)
     )
@@ -83,8 +84,8 @@ def truncated(logits_BV: jax.Array, sampling_params: SamplingParams) -> jax.Arra
     return jnp.where(logits_BV >= smallest_B1, logits_BV, -jnp.inf)
 
 
-def _keys(sampling_params: SamplingParams, written_B: jax.Array) -> jax.Array:
+def _keys(sampling_params: SamplingParams, generated_B: jax.Array) -> jax.Array:
     def key(seed, *numbers):
         return functools.reduce(jax.random.fold_in, numbers, jax.random.key(seed))
 
-    return jax.vmap(key)(sampling_params.seed, sampling_params.number, sampling_params.sample, written_B)
+    return jax.vmap(key)(sampling_params.seed, sampling_params.number, sampling_params.sample, generated_B)

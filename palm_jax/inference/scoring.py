@@ -1,4 +1,4 @@
-"""How likely a model finds texts that are given."""
+"""Log-likelihoods of given completions."""
 
 from __future__ import annotations
 
@@ -13,50 +13,55 @@ import numpy as np
 from palm_jax.inference.generate import batches
 from palm_jax.models.palm import PaLM
 
-_CHUNK = 64  # positions whose logits exist at one time
+_CHUNK = 64  # positions whose logits are in memory at a time
 
 
 class Likelihood(NamedTuple):
-    """Of a continuation: log-probability of every token, and whether greedy search would write just this."""
+    """The likelihood of a completion.
+
+    Attributes:
+      logprobs: log-probability of every token.
+      is_greedy: whether greedy decoding would generate exactly this completion.
+    """
 
     logprobs: tuple[float, ...]
     is_greedy: bool
 
     @property
     def total(self) -> float:
-        """The log-likelihood."""
+        """The log-likelihood: the sum of `logprobs`."""
         return sum(self.logprobs)
 
 
 def likelihoods(
     model: PaLM, params: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], length: int, batch_size: int = 32
 ) -> list[Likelihood]:
-    """Scores completions of prompts.
+    """Compute the likelihood of completions given their prompts.
 
     Args:
-      model, params: the language model.
-      pairs: (prompt with its start mark, continuation), ids. Of what is longer than `length` the
-        beginning is left out.
-      length: tokens that the model reads.
-      batch_size: pairs scored at one time.
+      model: language model.
+      params: parameters of `model`.
+      pairs: (prompt including BOS, completion), token ids; pairs longer than `length` lose their beginning.
+      length: context length in tokens.
+      batch_size: number of pairs scored together.
     """
-    whole = [[*prompt, *continuation][-(length + 1) :] for prompt, continuation in pairs]
+    whole = [[*prompt, *completion][-(length + 1) :] for prompt, completion in pairs]
     results: list[Likelihood] = [Likelihood((), True)] * len(pairs)
     for rows, inputs, _ in batches([ids[:-1] for ids in whole], batch_size, length):
         targets = np.zeros_like(inputs)
         for row, i in enumerate(rows):
             targets[row, : len(whole[i]) - 1] = whole[i][1:]
-        logprobs, is_likeliest = map(np.asarray, _of_targets(model, params, inputs, targets))
+        logprobs, is_argmax = map(np.asarray, _of_targets(model, params, inputs, targets))
         for row, i in enumerate(rows):
             end = len(whole[i]) - 1
             kept = slice(max(0, end - len(pairs[i][1])), end)
-            results[i] = Likelihood(tuple(logprobs[row, kept].tolist()), bool(is_likeliest[row, kept].all()))
+            results[i] = Likelihood(tuple(logprobs[row, kept].tolist()), bool(is_argmax[row, kept].all()))
     return results
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _of_targets(model, params, inputs_BL, targets_BL):
-    """Log-probability of every target, and whether it is the likeliest, [B, L]."""
+    """Return the log-probability of every target, and whether it is the most probable token, [B, L]."""
     h_BLD = model.apply({'params': params}, inputs_BL, method='features')
     B, L, D = h_BLD.shape
     padding = -L % min(_CHUNK, L)

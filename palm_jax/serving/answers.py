@@ -72,7 +72,7 @@ def text_logprobs(tokens: Sequence[Token], decode, most: int, offset: int) -> pr
     """Of a completion, whose text begins `offset` characters behind its start."""
     names = [decode([t.id]) for t in tokens]
     offsets = [offset + sum(map(len, names[:i])) for i in range(len(names))]
-    top = [{decode([i]): p for i, p in t.likeliest} for t in tokens] if most else None
+    top = [{decode([i]): p for i, p in t.top_logprobs} for t in tokens] if most else None
     return protocol.TextLogprobs(
         tokens=names, token_logprobs=[t.logprob for t in tokens], top_logprobs=top, text_offset=offsets
     )
@@ -88,7 +88,7 @@ def chat_logprobs(tokens: Sequence[Token], decode) -> protocol.ChatLogprobs:
     return protocol.ChatLogprobs(
         content=[
             protocol.TokenLogprob(
-                **one(t.id, t.logprob), top_logprobs=[protocol.TopLogprob(**one(*pair)) for pair in t.likeliest]
+                **one(t.id, t.logprob), top_logprobs=[protocol.TopLogprob(**one(*pair)) for pair in t.top_logprobs]
             )
             for t in tokens
         ]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from palm_jax.inference.engine import MOST_LOGPROBS
+from palm_jax.inference.engine import MAX_LOGPROBS
 
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
 TokenId = Annotated[int, Field(ge=0)]
@@ -54,7 +54,7 @@ class GenerationRequest(Body):
 class CompletionRequest(GenerationRequest):
     prompt: str | Annotated[list[str] | list[TokenId] | list[list[TokenId]], Field(min_length=1, max_length=64)]
     max_tokens: int | None = Field(16, ge=1)
-    logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     echo: Literal[False] | None = False
     best_of: Literal[1] | None = None
     suffix: None = None
@@ -71,7 +71,7 @@ class ChatRequest(GenerationRequest):
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = False
-    top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
 
 class HeadRequest(Body):
