@@ -40,7 +40,7 @@ def names() -> dict[str, Any]:
             if package != '__gin__':
                 modules[module.strip()] = f'{package}.{module}'.strip()
         for statement in statements:
-            if not statement.place.startswith(f'{file}, line'):  # of an included file
+            if not statement.location.startswith(f'{file}, line'):  # of an included file
                 continue
             if statement.is_macro:
                 note(statement.name, 'defined_in', file)

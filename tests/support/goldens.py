@@ -19,7 +19,7 @@ import jax
 
 from palm_jax.configuration.load import load
 from palm_jax.parameters import path_name
-from palm_jax.training.setup import adapted
+from palm_jax.training.setup import adapt_from_arguments
 from palm_jax.training.state import init_params, init_state
 
 ROOT = Path(__file__).parents[2]
@@ -29,9 +29,9 @@ HEADS = ('classification', 'multilabel', 'regression', 'tagging', 'text_to_text'
 # Variants of a method or an architecture that change the tree: (gin files besides the entry file, bindings).
 METHOD_VARIANTS = {
     'lora_attention_rank_4': (['gin/peft/lora.gin'], {'LORA_TARGETS': 'stack/attn/qkv/[qv]', 'LORA_RANK': 4}),
-    'lora_rank_stabilized': (['gin/peft/lora.gin'], {'lora.LoRA.rank_stabilized': True}),
-    'lora_decomposed': (['gin/peft/lora.gin'], {'lora.LoRA.decomposed': True}),
-    'prefix_reparameterized': (['gin/peft/prefix.gin'], {'PREFIX_WIDTH': 12}),
+    'lora_rank_stabilized': (['gin/peft/lora.gin'], {'lora.LoRA.use_rslora': True}),
+    'lora_decomposed': (['gin/peft/lora.gin'], {'lora.LoRA.use_dora': True}),
+    'prefix_reparameterized': (['gin/peft/prefix.gin'], {'PREFIX_BOTTLENECK_DIM': 12}),
     'top_2_layers': (['gin/peft/top_k_layers.gin'], {'TRAINABLE_LAYERS': 2}),
     'lora_and_norms': (['gin/peft/lora.gin'], {'TRAINABLE': ['.*norm/scale']}),
 }
@@ -128,7 +128,7 @@ def _tables() -> Iterator[dict[str, str]]:
 
 def _parameters(arguments: dict[str, Any]) -> dict[str, Any]:
     """All parameters of a run's model, by path."""
-    model, _ = adapted(arguments)
+    model, _ = adapt_from_arguments(arguments)
     return _leaves(jax.eval_shape(lambda rng: init_params(model, rng), jax.random.key(0)), path_name)
 
 
@@ -147,8 +147,8 @@ def _state(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _initial_state(arguments: dict[str, Any]) -> Any:
-    model, selection = adapted(arguments)
-    optimizer = model.wrap(arguments['optimizer'])
+    model, selection = adapt_from_arguments(arguments)
+    optimizer = model.wrap_optimizer(arguments['optimizer'])
     return jax.eval_shape(lambda rng: init_state(model, optimizer, rng, selection), jax.random.key(0))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from palm_jax import trained
+from palm_jax.api import trained_model
 
 RUNS = Path(__file__).parents[1] / 'goldens' / 'runs'
 TEXTS = ['number 7 is odd', 'number 500 is even', 'number 31 is']
@@ -23,7 +23,7 @@ PROMPTS = ['the square of 12 ', 'the squ', 'the square of 300 is 9']
 INTERRUPTED = (
     '--gin_file=gin/pretrain_tiny.gin', '--gin.NUM_LAYERS=2', '--gin.D_MODEL=16', '--gin.NUM_HEADS=2',
     '--gin.HEAD_DIM=8', '--gin.VOCABULARY=bytes', '--gin.VOCABULARY_SIZE=259', '--gin.TRAIN_FILES=text.txt',
-    "--gin.TASK_FEATURE_LENGTHS={'targets': 64}", '--gin.SAMPLE_TOKENS=8', '--gin.KEEP_CHECKPOINTS=1',
+    "--gin.TASK_FEATURE_LENGTHS={'targets': 64}", '--gin.MAX_NEW_TOKENS=8', '--gin.KEEP_CHECKPOINTS=1',
     '--gin.TRAIN_STEPS=40', '--gin.LOG_PERIOD=4', '--gin.DROPOUT_RATE=0.1', '--gin.EVAL_PERIOD=20',
     '--gin.CHECKPOINT_PERIOD=100', '--gin.MODEL_DIR=interrupted',
 )  # fmt: skip
@@ -31,26 +31,26 @@ INTERRUPTED = (
 
 def language_model(name: str) -> dict[str, Any]:
     """Greedy continuations, and the log-probability of every byte of other texts."""
-    model = trained.load(name, TEMPERATURE=0.0, SAMPLE_TOKENS=24)
+    model = trained_model.load(name, TEMPERATURE=0.0, MAX_NEW_TOKENS=24)
     scores = model.score([(prompt, 'is 144.') for prompt in PROMPTS])
-    return {'texts': model.write(PROMPTS), 'log-probabilities': [list(score.logprobs) for score in scores]}
+    return {'texts': model.generate(PROMPTS), 'log-probabilities': [list(score.logprobs) for score in scores]}
 
 
 def labels(name: str) -> dict[str, Any]:
     """Probabilities by label, in alphabetical order of the labels, or numbers."""
-    said = trained.load(name).predict(TEXTS)
+    said = trained_model.load(name).predict(TEXTS)
     return {'predictions': [dict(sorted(row.items())) if isinstance(row, dict) else row for row in said]}
 
 
 def entities(name: str) -> dict[str, Any]:
     """What a tagger finds: type, text, first and last character."""
-    found = trained.load(name).find(['Ann1 is 1', 'is Bnn44', '20 Ann20'])
+    found = trained_model.load(name).find(['Ann1 is 1', 'is Bnn44', '20 Ann20'])
     return {'entities': [[list(entity.values()) for entity in row] for row in found]}
 
 
 def written(name: str) -> dict[str, Any]:
     """Greedy answers, and the log-probability of every token of a given one."""
-    model = trained.load(name)
+    model = trained_model.load(name)
     scores = model.score([(text, 'yes') for text in TEXTS])
     return {'texts': model.answer(TEXTS), 'log-probabilities': [list(score.logprobs) for score in scores]}
 
@@ -68,8 +68,8 @@ CONTINUED = ('classifier', 'tagger', 'writer', 'regressor')
 
 
 def command(name: str, *arguments: object) -> None:
-    """Runs `python -m palm_jax.NAME` in this process."""
-    code = importlib.import_module(f'palm_jax.{name}').main([str(argument) for argument in arguments])
+    """Runs the program `palm-jax NAME` in this process."""
+    code = importlib.import_module(f'palm_jax.cli.{name}').main([str(argument) for argument in arguments])
     assert code == 0, (name, *arguments)
 
 
