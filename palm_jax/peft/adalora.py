@@ -122,14 +122,14 @@ class AdaLoRA(LoRA):
         """Scores every triplet after each update, and sets E to zero outside the budget."""
 
         def init(params):
-            params = self._own(params)
-            zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+            method_params = self._own(params)
+            zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), method_params)
             return {
                 'inner': optimizer.init(params),
                 'count': jnp.zeros((), jnp.int32),
                 'sensitivity': zeros,
                 'uncertainty': jax.tree.map(jnp.copy, zeros),
-                'kept': jax.tree.map(lambda e: jnp.ones(e.shape, bool), _part(params, '.*_e')),
+                'kept': jax.tree.map(lambda e: jnp.ones(e.shape, bool), _part(method_params, '.*_e')),
             }
 
         def update(grads, state, params):
