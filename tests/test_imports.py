@@ -16,11 +16,12 @@ ALLOWED = {
     'peft': {'peft', 'models', 'parameters'},
     'inference': {'inference', 'models', 'parameters'},
     'metrics': {'metrics'},
+    'labels': {'labels', 'metrics'},
     'training': {'training', 'peft', 'models', 'metrics', 'partitioning', 'parameters'},
-    'reports': {'reports', 'training', 'inference', 'models', 'metrics', 'partitioning'},
+    'reports': {'reports', 'labels', 'training', 'inference', 'models', 'metrics', 'partitioning'},
     'data/readers': {'data/readers'},
     'data/vocabulary': {'data/vocabulary'},
-    'data/supervised': {'data/supervised', 'data/readers', 'data/vocabulary'},
+    'data/supervised': {'data/supervised', 'data/readers', 'data/vocabulary', 'labels'},
     'data/registry': {
         *('data/registry', 'data/supervised', 'data/readers', 'data/vocabulary'),
         'metrics',
@@ -33,21 +34,21 @@ ALLOWED = {
     'compilation': {'compilation', 'training', 'models'},
     'configuration': {'configuration', '__version__'},
     'exchange': {
-        *('exchange', 'api', 'data/vocabulary', 'data/registry', 'training', 'peft', 'inference'),
+        *('exchange', 'api', 'predictors', 'data/vocabulary', 'data/registry', 'training', 'peft', 'inference'),
         'models',
         'partitioning',
     },
     'api': {
-        *('api', 'cli', 'configuration', 'data/supervised', 'data/readers', 'data/vocabulary', 'data/registry'),
+        *('api', 'configuration', 'predictors', 'data/readers', 'data/registry'),
         'training',
         'peft',
         'inference',
         'models',
-        'metrics',
         'partitioning',
         'parameters',
     },
-    'serving': {'serving', 'api', 'data/supervised', 'inference', '__version__'},
+    'predictors': {'predictors', 'labels', 'data/readers', 'training', 'inference', 'metrics'},
+    'serving': {'serving', 'api', 'predictors', 'inference', '__version__'},
 }
 # TensorFlow takes seconds to load: one folder, and one module that gives our objectives to other people's pipelines.
 # (`exchange/compiled.py` writes TensorFlow's own formats, on request.)

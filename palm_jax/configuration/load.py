@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -25,7 +26,8 @@ from palm_jax.configuration.statements import (
 )
 from palm_jax.errors import UserError, closest
 
-_OF_THE_PROGRAM = ('repeat.over_seeds',)  # what `palm_jax.train` itself reads
+# Functions besides the root whose arguments programs read from a configuration.
+_OF_THE_PROGRAM = ('repeat.over_seeds', 'predictor.for_run')
 _CALL_TRACE = re.compile(r'\n?\s*In call to configurable.*', re.DOTALL)
 
 
@@ -40,23 +42,16 @@ class Configuration:
 
     statements: tuple[Statement, ...]
     text: str = dataclasses.field(default='', init=False)
+    _of_program: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @property
     def effective(self) -> dict[str, Statement]:
         """The binding that holds, by name."""
         return {statement.name: statement for statement in self.statements}
 
-    def macro(self, name: str, default: Any = None) -> Any:
-        """A macro's value where it is a plain one."""
-        statement = self.effective.get(name)
-        return default if statement is None else statement.value
-
-    def bound(self, name: str) -> Any:
-        """The value that one plain parameter of the program itself has, None where nothing binds it."""
-        statement = self.effective.get(name)
-        while statement is not None and isinstance(statement.value, Macro):
-            statement = self.effective.get(statement.value.name)
-        return None if statement is None else statement.value
+    def arguments_of(self, function: str) -> dict[str, Any]:
+        """Return the arguments of a function that programs call besides the root, once it is built; else none."""
+        return self._of_program.get(function, {})
 
     def build(self, root: str) -> dict[str, Any]:
         """The arguments of the root function, everything below it built.
@@ -66,6 +61,8 @@ class Configuration:
         """
         try:
             arguments = gin.get_bindings(root)
+            bound = {_selector(statement.selector) for statement in self.effective.values()}
+            self._of_program = {name: gin.get_bindings(name) for name in _OF_THE_PROGRAM if _selector(name) in bound}
         except UserError as error:
             raise UserError(_CALL_TRACE.sub('', str(error)).strip()) from None
         except TypeError as error:
@@ -166,6 +163,8 @@ def load(root: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) 
     Raises:
       UserError: with the place and the nearest right name.
     """
+    if os.getcwd() not in sys.path:  # gin imports the caller's modules
+        sys.path.insert(0, os.getcwd())
     gin.clear_config()
     register_search_paths()
     statements: list[Statement] = []

@@ -274,7 +274,7 @@ def restore_params(path: str, fresh: Any, about: dict[str, Any], may_be_new: tup
         run = directory.parents[1]
         raise UserError(
             f'{directory} holds the trained part alone, on a base of its own. Make one of both and start from it:\n'
-            f'  python -c "from palm_jax import trained; trained.load({str(run)!r}).save({f"{run}_whole"!r})"'
+            f'  python -c "from palm_jax import api; api.load({str(run)!r}).save({f"{run}_whole"!r})"'
         )
     if wrong:
         raise UserError(f'The parameters in {directory} do not fit this model:\n' + '\n'.join(wrong))

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip('fastapi', reason='the server is not installed: pip install "palm_jax[serve]"')
 import uvicorn
 
-from palm_jax.api.trained_model import Trained
+from palm_jax.api.trained_model import TrainedModel
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import Bytes
 from palm_jax.inference.engine import Engine
@@ -19,7 +19,7 @@ from palm_jax.peft.bitfit import BitFit
 from palm_jax.peft.method import AdaptedModel
 from palm_jax.serving import app, models
 from palm_jax.serving.limits import Limits
-from palm_jax.serving.models import Served
+from palm_jax.serving.models import ServedModel
 from tests.peft.test_methods import shaken
 
 BYTES = ExtendedVocabulary(Bytes(), 0)
@@ -37,10 +37,10 @@ def served(micro):
     adapted = AdaptedModel(model, (BitFit(),))
     fresh = state.unbox(state.init_params(adapted, jax.random.key(0)))
     both = {
-        'base': Trained(AdaptedModel(model), params, data, ''),
-        'adapter': Trained(adapted, shaken(fresh), data, ''),
+        'base': TrainedModel(AdaptedModel(model), params, data, ''),
+        'adapter': TrainedModel(adapted, shaken(fresh), data, ''),
     }
-    return {name: Served(name, trained) for name, trained in both.items()}
+    return {name: ServedModel(name, trained) for name, trained in both.items()}
 
 
 @contextlib.contextmanager
