@@ -147,7 +147,7 @@ def text_logprobs(tokens: Sequence[Token], decode, num_top: int, offset: int) ->
     """Return the log-probabilities of a completion's tokens, the first of which is at character `offset`."""
     names = [decode([t.id]) for t in tokens]
     offsets = [offset + sum(map(len, names[:i])) for i in range(len(names))]
-    top = [{decode([i]): p for i, p in t.likeliest} for t in tokens] if num_top else None
+    top = [{decode([i]): p for i, p in t.top_logprobs} for t in tokens] if num_top else None
     return protocol.TextLogprobs(
         tokens=names, token_logprobs=[t.logprob for t in tokens], top_logprobs=top, text_offset=offsets
     )
@@ -160,11 +160,8 @@ def chat_logprobs(tokens: Sequence[Token], decode) -> protocol.ChatLogprobs:
         text = decode([token])
         return {'token': text, 'logprob': logprob, 'bytes': list(text.encode())}
 
-    return protocol.ChatLogprobs(
-        content=[
-            protocol.TokenLogprob(
-                **fields(t.id, t.logprob), top_logprobs=[protocol.TopLogprob(**fields(*pair)) for pair in t.likeliest]
-            )
-            for t in tokens
-        ]
-    )
+    def with_alternatives(token: Token) -> protocol.TokenLogprob:
+        alternatives = [protocol.TopLogprob(**fields(*pair)) for pair in token.top_logprobs]
+        return protocol.TokenLogprob(**fields(token.id, token.logprob), top_logprobs=alternatives)
+
+    return protocol.ChatLogprobs(content=list(map(with_alternatives, tokens)))
