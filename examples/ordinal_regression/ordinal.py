@@ -78,7 +78,7 @@ class OrdinalLabel(SingleLabel):
             badness=np.where(error_E > 0, error_E, -np.inf),
             tables={'Classes': table_of_classes(labels_E, predicted_E, names)},
             confusion=(labels_E, predicted_E),
-            text=report_of_classes(labels_E, predicted_E, names, labels=np.arange(len(names))),
+            text=report_of_classes(labels_E, predicted_E, names),
         )
 
     def predict(self, scores_S: np.ndarray, names: Sequence[str]) -> dict[str, Any]:

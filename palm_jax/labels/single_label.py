@@ -66,7 +66,7 @@ class SingleLabel:
             badness=badness_E,
             tables={'Classes': table_of_classes(labels_E, predicted_E, names)},
             confusion=(labels_E, predicted_E),
-            text=report_of_classes(labels_E, predicted_E, names, labels=np.arange(len(names))),
+            text=report_of_classes(labels_E, predicted_E, names),
         )
 
     def predict(self, scores_C: np.ndarray, names: Sequence[str]) -> dict[str, float]:
@@ -91,8 +91,16 @@ def table_of_classes(labels_E: np.ndarray, predicted_E: np.ndarray, names: Seque
     return [('class', 'precision', 'recall', 'F1', 'examples'), *rows]
 
 
-def report_of_classes(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], **options: Any) -> str:
-    """Return scikit-learn's table for the terminal, or an empty text if there are more than 20 classes."""
+def report_of_classes(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> str:
+    """Return scikit-learn's table for the terminal, or an empty text if there are more than 20 classes.
+
+    Args:
+      labels: class ids [E], or 0 and 1 per class [E, C].
+      predicted: likewise.
+      names: class names.
+    """
     if len(names) > _MAX_CLASSES_IN_TERMINAL:
         return ''
-    return classification_report(labels, predicted, target_names=list(names), digits=3, zero_division=0, **options)
+    return classification_report(
+        labels, predicted, labels=np.arange(len(names)), target_names=list(names), digits=3, zero_division=0
+    )
