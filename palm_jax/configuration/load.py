@@ -11,16 +11,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gin
-from palm_jax.configuration import types
+from palm_jax.configuration import renames, types
 from palm_jax.configuration.statements import (
+    GinText,
+    Import,
     Macro,
     Reference,
     Statement,
     entry_files,
     find_config,
     held,
-    read_file,
+    open_file,
     read_flag,
+    read_statements,
     register_search_paths,
 )
 from palm_jax.errors import UserError, closest
@@ -168,10 +171,11 @@ def load(root: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) 
     """
     gin.clear_config()
     register_search_paths()
+    sources = [_open(name) for name in gin_files]
     statements: list[Statement] = []
-    imports: list[str] = []
-    for name in gin_files:
-        file_statements, file_imports = read_file(find_config(name, '--gin_file'))
+    imports: list[Import] = []
+    for source in sources:
+        file_statements, file_imports = read_statements(source)
         statements += file_statements
         imports += file_imports
     if not any(statement.selector == root for statement in statements):
@@ -179,16 +183,21 @@ def load(root: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) 
             f'{", ".join(gin_files)} binds nothing of {root}: a part, not a whole run. '
             f'Entry files: {", ".join(entry_files())}.'
         )
+    given = [read_flag(name, value) for name, value in flags]
+    renames.refuse_old_names([*statements, *(statement for statement, _ in given)], imports)
     _refuse_unknown_flags(flags, statements)
-    flag_lines = []
-    for name, value in flags:
-        statement, line = read_flag(name, value)
-        statements.append(statement)
-        flag_lines.append(line)
+    statements += [statement for statement, _ in given]
     _check_macros(statements)
-    _hand_to_gin(gin_files, imports, flag_lines, statements)
+    _hand_to_gin(sources, imports, [line for _, line in given], statements)
     _check_types(statements)
     return Configuration(tuple(statements))
+
+
+def _open(name: str) -> GinText:
+    """Read a gin file; the configuration of an earlier run gets the names of today."""
+    path = find_config(name, '--gin_file')
+    source = open_file(path)
+    return dataclasses.replace(source, text=renames.translate(source.text)) if renames.is_run_config(path) else source
 
 
 def _refuse_unknown_flags(flags: Sequence[tuple[str, str]], statements: Sequence[Statement]) -> None:
@@ -227,13 +236,13 @@ def _check_macros(statements: Sequence[Statement]) -> None:
         )
 
 
-def _hand_to_gin(gin_files, imports, flag_lines, statements) -> None:
+def _hand_to_gin(sources, imports, flag_lines, statements) -> None:
     """Parses for real; a flag may name what the files' imports reach."""
     logging.disable(logging.ERROR)  # gin reports every place where it looked for an include
     try:
-        for name in gin_files:
-            gin.parse_config_file(str(find_config(name, '--gin_file')))
-        preamble = sorted(set(imports), key=lambda line: '__gin__' not in line)
+        for source in sources:
+            gin.parse_config(source.as_file())
+        preamble = sorted({imported.line for imported in imports}, key=lambda line: '__gin__' not in line)
         gin.parse_config([*preamble, *flag_lines])
         gin.finalize()
     except UserError:

@@ -1,8 +1,7 @@
-"""What MODEL_DIR keeps of the configuration, and the guard against running another one into it."""
+"""The configuration that MODEL_DIR keeps, and the guard against continuing a run with another one."""
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import json
 import platform
@@ -10,10 +9,11 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from palm_jax.configuration import renames
 from palm_jax.errors import UserError
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'gin-config', 'numpy', 'seqio', 'tensorflow', 'grain')
-# Bindings that change how long or how visibly a run goes on, not what it is.
+# Bindings that change how long a run takes and what it reports, not what it trains.
 _MAY_CHANGE = (
     'MODEL_DIR', 'TRAIN_STEPS', 'WRITERS', 'PROMPTS',
     'LOG_PERIOD', 'EVAL_PERIOD', 'EVAL_BATCHES', 'CHECKPOINT_PERIOD', 'KEEP_CHECKPOINTS',
@@ -21,10 +21,15 @@ _MAY_CHANGE = (
 
 
 def keep(model_dir: Path, text: str, accept_changes: bool) -> None:
-    """Writes config.gin and versions.json, or stops when the directory holds another run.
+    """Write config.gin and versions.json to a run's directory.
+
+    Args:
+      model_dir: directory of the run, created if need be.
+      text: configuration as gin text.
+      accept_changes: whether a run of another configuration may be continued with this one.
 
     Raises:
-      UserError: with the difference, unless `accept_changes`.
+      UserError: the directory holds a run of another configuration, or cannot be written.
     """
     path = model_dir / 'config.gin'
     if path.is_file() and _holds_run(model_dir) and not accept_changes:
@@ -32,7 +37,7 @@ def keep(model_dir: Path, text: str, accept_changes: bool) -> None:
         if changes:
             raise UserError(
                 f'{model_dir} holds a run of another configuration:\n{changes}\n'
-                'Take another directory with --gin.MODEL_DIR=..., or go on with the new one: --accept_changes'
+                'Use another directory with --gin.MODEL_DIR=..., or continue with the new one: --accept_changes'
             )
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
@@ -43,24 +48,40 @@ def keep(model_dir: Path, text: str, accept_changes: bool) -> None:
 
 
 def _holds_run(model_dir: Path) -> bool:
-    """Whether a run has left anything worth keeping; one that was refused has not."""
+    """Return whether a run has left a checkpoint or metrics; one that was refused has not."""
     metrics = model_dir / 'metrics.jsonl'
     return any((model_dir / 'checkpoints').glob('[0-9]*')) or (metrics.is_file() and metrics.stat().st_size > 0)
 
 
 def difference(old: str, new: str, ignore: Sequence[str] = ()) -> str:
-    """What differs between two gin texts; comments and bindings of `ignore` do not count."""
+    """Return what differs between the bindings of two gin texts, as lines that begin with - and +.
 
-    def lines(text: str) -> list[str]:
-        kept = [line for line in text.splitlines() if line.strip() and not line.startswith('#')]
-        return [line for line in kept if line.split('=')[0].strip() not in ignore]
+    Args:
+      old: what MODEL_DIR holds; names of earlier versions count as those of today.
+      new: what is to run.
+      ignore: names of bindings that may differ.
+    """
+    before, after = _bindings(renames.translate(old)), _bindings(new)
+    lines = []
+    for name in sorted((before.keys() | after.keys()) - set(ignore)):
+        if before.get(name) != after.get(name):
+            lines += [f'{sign}{side[name]}' for sign, side in (('-', before), ('+', after)) if name in side]
+    return '\n'.join(lines)
 
-    changes = difflib.unified_diff(lines(old), lines(new), 'there', 'now', lineterm='', n=0)
-    return '\n'.join(line for line in changes if not line.startswith('@@'))
+
+def _bindings(text: str) -> dict[str, str]:
+    """Return statements by the name that they bind; the last of a name holds, imports stand for themselves."""
+    statements: list[str] = []
+    for line in text.splitlines():
+        if line[:1].isspace() and statements:  # the value of a long binding, on lines of its own
+            statements[-1] = f'{statements[-1]}\n{line}'
+        elif line.strip() and not line.startswith('#'):
+            statements.append(line)
+    return {statement.partition('=')[0].strip(): statement for statement in statements}
 
 
 def versions() -> dict[str, str]:
-    """Python, the packages a run stands on, and the commit where there is one."""
+    """Return the versions of Python and of the packages that a run depends on, and the commit of a checkout."""
     found = {'python': platform.python_version(), 'platform': platform.platform()}
     for package in PACKAGES:
         try:

@@ -68,6 +68,42 @@ class Statement:
         return self.name.rpartition('.')[2]
 
 
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """An import line.
+
+    Attributes:
+      module: full name of the module.
+      bound_name: name under which the file uses it.
+      line: the statement as gin text.
+      location: file and line.
+    """
+
+    module: str
+    bound_name: str
+    line: str
+    location: str
+
+
+@dataclasses.dataclass(frozen=True)
+class GinText:
+    """gin text that was given as one file.
+
+    Attributes:
+      text: what gin is to parse.
+      display: name of the file for messages.
+    """
+
+    text: str
+    display: str
+
+    def as_file(self) -> io.StringIO:
+        """Return the text as an open file, by whose name gin reports errors."""
+        file = io.StringIO(self.text)
+        file.name = self.display  # type: ignore[misc]
+        return file
+
+
 class _Delegate(config_parser.ParserDelegate):
     def configurable_reference(self, name: str, evaluate: bool) -> Reference:
         return Reference(name, evaluate)
@@ -103,19 +139,30 @@ def _gin_files() -> list[str]:
     return sorted({p.relative_to(root).as_posix() for root in search_roots() for p in (root / 'gin').rglob('*.gin')})
 
 
-def read_file(path: Path) -> tuple[list[Statement], list[str]]:
-    """The bindings of a file and of what it includes, in order, and the import lines among them."""
+def open_file(path: Path) -> GinText:
+    """Read a gin file.
+
+    Raises:
+      UserError: the file is not text.
+    """
+    try:
+        return GinText(path.read_text(), _display(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f'{_display(path)} is not a text file: {error}.') from None
+
+
+def read_statements(source: GinText) -> tuple[list[Statement], list[Import]]:
+    """Return the bindings of a gin text and of the files that it includes, in order, and their imports."""
     statements: list[Statement] = []
-    imports: list[str] = []
-    text = path.read_text()
-    for statement in _parse(text, _display(path)):
-        location = f'{_display(path)}, line {statement.location.line_num}'
+    imports: list[Import] = []
+    for statement in _parse(source.text, source.display):
+        location = f'{source.display}, line {statement.location.line_num}'
         if isinstance(statement, config_parser.IncludeStatement):
-            nested, nested_imports = read_file(find_config(statement.filename, location))
+            nested, nested_imports = read_statements(open_file(find_config(statement.filename, location)))
             statements += nested
             imports += nested_imports
         elif isinstance(statement, config_parser.ImportStatement):
-            imports.append(statement.format())
+            imports.append(Import(statement.module, statement.bound_name(), statement.format(), location))
         elif isinstance(statement, config_parser.BindingStatement):
             statements.append(Statement(_name(statement), statement.value, location))
     return statements, imports
