@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from palm_jax.checkpoint_metadata import CheckpointMetadata, read_metadata
 from palm_jax.cli import train
 from palm_jax.cli.command_line import load_configuration
 from palm_jax.data.supervised.labelled_text import LabelledText
@@ -36,13 +37,11 @@ from palm_jax.parameters import merge_matching
 from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import AdaptedModel
 from palm_jax.peft.trainable import join
-from palm_jax.training import pretrained
+from palm_jax.run_directory import RunDirectory, find_checkpoint
 from palm_jax.training.checkpoints import Checkpoints, fingerprint, restore_params
 from palm_jax.training.head_losses import scores_of
 from palm_jax.training.setup import adapt_from_arguments
 from palm_jax.training.state import TrainState, init_params, unbox
-
-_CONFIG = 'config.gin'
 
 
 def finetune(
@@ -103,38 +102,38 @@ def load_with(
         on one base share its arrays.
     """
     known_params = {} if known is None else known
-    directory = pretrained.step_directory(str(model_dir))
-    about, file = pretrained.read_about(directory), Path(model_dir) / _CONFIG
+    checkpoint, file = find_checkpoint(model_dir, 'MODEL_DIR'), RunDirectory(model_dir).config
+    metadata = read_metadata(checkpoint)
     if not file.is_file():
-        raise UserError(f'{model_dir} holds no {_CONFIG}: it is not the MODEL_DIR of a run.')
+        raise UserError(f'{model_dir} has no {file.name}: it is not the MODEL_DIR of a run.')
     # What the checkpoint says of itself needs neither the table nor, where it is whole, the base.
-    known = {'LABELS': about.get('labels')}
-    if about.get('base') is None and file.with_name('checkpoints').is_dir():
+    known = {'LABELS': metadata.labels}
+    if metadata.base is None and file.with_name('checkpoints').is_dir():
         known['INITIAL_CHECKPOINT_PATH'] = str(model_dir)
     text = file.read_text()
     flags = [(name, repr(value)) for name, value in known.items() if value and re.search(rf'^{name} = ', text, re.M)]
     arguments = load_configuration('loop.train', [str(file), *gin_files], [*flags, *changes]).build('loop.train')
     model, selection = adapt_from_arguments(arguments)
-    data, ours = arguments['data'], {'vocabulary': arguments['data'].vocabulary.fingerprint}
+    data, ours = arguments['data'], CheckpointMetadata(arguments['data'].vocabulary.fingerprint)
     sampler = getattr(arguments['reporter'], 'sampler', None) or Sampler()
     fresh = _in_place(model, arguments.get('layout', MeshLayout()) if jax.device_count() > 1 else MeshLayout())
-    if about.get('base') is None:
-        params = known_params[directory] = restore_params(str(model_dir), fresh, ours)
-        return Trained(model, params, data, text, sampler, directory, arguments)
-    of_base = pretrained.step_directory(arguments['initial_checkpoint'])
+    if metadata.base is None:
+        params = known_params[checkpoint] = restore_params(str(model_dir), fresh, ours)
+        return Trained(model, params, data, text, sampler, checkpoint, arguments)
+    of_base = find_checkpoint(arguments['initial_checkpoint'])
     if of_base in known_params and 'head' not in known_params[of_base]:
         base = merge_matching(fresh, known_params[of_base])
     else:
         base = restore_params(arguments['initial_checkpoint'], fresh, ours, model.trainable)
         known_params[of_base] = base
     part, frozen = selection.split(base)
-    if fingerprint(frozen) != about['base']:
+    if fingerprint(frozen) != metadata.base:
         raise UserError(
-            f'{model_dir} was trained on top of the base {about["base"]}, '
+            f'{model_dir} was trained on top of the base {metadata.base}, '
             f'but {arguments["initial_checkpoint"]} now holds {fingerprint(frozen)}.'
         )
     params = join(restore_params(str(model_dir), part, ours), frozen)
-    return Trained(model, params, data, text, sampler, directory, arguments)
+    return Trained(model, params, data, text, sampler, checkpoint, arguments)
 
 
 def _in_place(model: AdaptedModel, layout: MeshLayout) -> Any:
@@ -273,24 +272,21 @@ class Trained:
         Returns:
           The checkpoint's path.
         """
-        directory, params, config = Path(model_dir), self.params, self.config
-        if (directory / _CONFIG).exists():
-            raise UserError(f'{directory} holds a run already; save to another directory.')
+        run, params, config = RunDirectory(model_dir), self.params, self.config
+        if run.config.exists():
+            raise UserError(f'{run} holds a run already; save to another directory.')
         if self.model.methods:
             try:
                 params = self.merged()
                 config += '\nMETHODS = []\nTRAINABLE = None\n'
             except UserError:
                 pass  # they compute what kernels cannot, and are saved beside them
-        about = {
-            'vocabulary': self.data.vocabulary.fingerprint,
-            'architecture': dataclasses.asdict(self.model.arch),
-        } | ({'labels': list(self.data.labels)} if self.data.labels else {})
-        checkpoints = Checkpoints(directory / 'checkpoints', 1, about)
+        metadata = CheckpointMetadata.of_model(self.model.arch, self.data.vocabulary.fingerprint, self.data.labels)
+        checkpoints = Checkpoints(run.checkpoints, 1, metadata)
         checkpoints.save(TrainState(jnp.zeros((), jnp.int32), params, {}), 0)
         checkpoints.close()
-        self.data.vocabulary.save(directory)
-        (directory / _CONFIG).write_text(config)
+        self.data.vocabulary.save(run.path)
+        run.config.write_text(config)
         return checkpoints.path(0)
 
     def _scores(self, features: Mapping[str, np.ndarray], count: int, batch_size: int) -> list[np.ndarray]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from tqdm import tqdm
 
+from palm_jax.checkpoint_metadata import METADATA, CheckpointMetadata, read_metadata
 from palm_jax.errors import UserError
+from palm_jax.run_directory import STATE, RunDirectory, find_checkpoint
 from palm_jax.training import integrity
-from palm_jax.training.pretrained import ABOUT, BEST, STATE, VOCABULARY_FILES, read_about, step_directory
 
 Arrays = dict[str, np.ndarray]
 _DTYPES = {'bfloat16': ml_dtypes.bfloat16, 'float32': np.float32}
@@ -70,27 +71,33 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _step(path: str) -> Path:
-    return step_directory(path, 'PATH')
+    return find_checkpoint(path, 'PATH')
 
 
 def ls(model_dir: Path) -> str:
-    """A line a checkpoint."""
-    roots = [root for root in (model_dir / 'checkpoints', model_dir / BEST, model_dir) if root.is_dir()]
-    steps = [step for root in roots for step in root.iterdir() if step.name.isdigit()]
-    if not steps:
-        raise UserError(f'{model_dir} holds no checkpoint: it is no MODEL_DIR.')
+    """A table of a run's checkpoints, one per line."""
+    run = RunDirectory(model_dir)
+    folders = [folder for folder in (run.checkpoints, run.best_checkpoints, run.path) if folder.is_dir()]
+    checkpoints = [path for folder in folders for path in folder.iterdir() if path.name.isdecimal()]
+    if not checkpoints:
+        raise UserError(f'{model_dir} holds no checkpoint: it is not a MODEL_DIR.')
     lines = []
-    for step in sorted(steps, key=lambda path: (path.parent, int(path.name))):
-        size = sum(path.stat().st_size for path in step.rglob('*') if path.is_file())
-        problem = integrity.problem(step)
-        state = problem or ('checksums hold' if integrity.is_sealed(step) else 'no checksums')
-        about = {} if problem else read_about(step)
-        best = about.get('best')
-        of = [f'vocabulary {about["vocabulary"]}'] if 'vocabulary' in about else []
-        of += [f'on the base {about["base"]}'] if about.get('base') else []
-        of += [f'{best["measure"]} {best["value"]:.4g}'] if best else []
-        lines.append(f'{step}  {size / 2**20:,.1f} MiB  {state}  {", ".join(of)}'.rstrip())
+    for checkpoint in sorted(checkpoints, key=lambda path: (path.parent, int(path.name))):
+        size = sum(path.stat().st_size for path in checkpoint.rglob('*') if path.is_file())
+        problem = integrity.problem(checkpoint)
+        state = problem or ('checksums match' if integrity.is_sealed(checkpoint) else 'no checksums')
+        details = '' if problem else ', '.join(_details(read_metadata(checkpoint)))
+        lines.append(f'{checkpoint}  {size / 2**20:,.1f} MiB  {state}  {details}'.rstrip())
     return '\n'.join(lines)
+
+
+def _details(metadata: CheckpointMetadata) -> Iterator[str]:
+    if metadata.vocabulary is not None:
+        yield f'vocabulary {metadata.vocabulary}'
+    if metadata.base is not None:
+        yield f'on the base {metadata.base}'
+    if metadata.best is not None:
+        yield f'{metadata.best.metric} {metadata.best.value:.4g}'
 
 
 def show(step: Path) -> str:
@@ -136,7 +143,7 @@ def average(steps: Sequence[Path]) -> Arrays:
     arrays = parameters(first)
     total = {name: array.astype(np.float64) for name, array in arrays.items()}
     for step in tqdm(others, desc='averaging', unit=' checkpoints', leave=False):
-        if read_about(step).get('vocabulary') != read_about(first).get('vocabulary'):
+        if read_metadata(step).vocabulary != read_metadata(first).vocabulary:
             raise UserError(f'{step} and {first} have other vocabularies; their mean means nothing.')
         more = parameters(step)
         shapes = [{name: array.shape for name, array in of.items()} for of in (total, more)]
@@ -170,14 +177,23 @@ def read(step: Path) -> Arrays:
 
 
 def write(arrays: Arrays, like: Path, model_dir: Path) -> Path:
-    """A step of its own in a new MODEL_DIR, with what `like` says of itself and its run's vocabulary.
+    """Writes parameters as a checkpoint in a new MODEL_DIR, with the step, metadata and vocabulary of another.
+
+    Args:
+      arrays: parameters by path, as `parameters` returns them.
+      like: the other checkpoint.
+      model_dir: directory to write to.
+
+    Returns:
+      The path of the new checkpoint.
 
     Raises:
-      UserError: the folder holds a checkpoint already.
+      UserError: `model_dir` already holds this step.
     """
-    step = model_dir / 'checkpoints' / like.name
-    if step.exists():
-        raise UserError(f'{step} exists; name another folder.')
+    run = RunDirectory(model_dir)
+    checkpoint = run.checkpoint(int(like.name))
+    if checkpoint.exists():
+        raise UserError(f'{checkpoint} exists; name another folder.')
     tree: dict[str, Any] = {}
     for name, array in arrays.items():
         *folders, last = name.split('/')
@@ -185,12 +201,12 @@ def write(arrays: Arrays, like: Path, model_dir: Path) -> Path:
         for folder in folders:
             branch = branch.setdefault(folder, {})
         branch[last] = array
-    handlers = {STATE: ocp.PyTreeCheckpointHandler(), ABOUT: ocp.JsonCheckpointHandler()}
+    handlers = {STATE: ocp.PyTreeCheckpointHandler(), METADATA: ocp.JsonCheckpointHandler()}
     checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
-    items = {STATE: ocp.args.PyTreeSave(tree), ABOUT: ocp.args.JsonSave(read_about(like))}
-    checkpointer.save(step.absolute(), args=ocp.args.Composite(**items))
-    integrity.seal(step)
-    for name in VOCABULARY_FILES:
-        if (like.parents[1] / name).is_file():
-            shutil.copy(like.parents[1] / name, model_dir / name)
-    return step
+    items = {STATE: ocp.args.PyTreeSave(tree), METADATA: ocp.args.JsonSave(read_metadata(like).to_json())}
+    checkpointer.save(checkpoint.absolute(), args=ocp.args.Composite(**items))
+    integrity.seal(checkpoint)
+    vocabulary = RunDirectory.of_checkpoint(like).vocabulary
+    if vocabulary is not None:
+        shutil.copy(vocabulary, run.path / vocabulary.name)
+    return checkpoint

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from palm_jax.configuration import renames
 from palm_jax.errors import UserError
+from palm_jax.run_directory import RunDirectory
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'gin-config', 'numpy', 'seqio', 'tensorflow', 'grain')
 # Bindings that change how long a run takes and what it reports, not what it trains.
@@ -31,8 +32,9 @@ def keep(model_dir: Path, text: str, accept_changes: bool) -> None:
     Raises:
       UserError: the directory holds a run of another configuration, or cannot be written.
     """
-    path = model_dir / 'config.gin'
-    if path.is_file() and _holds_run(model_dir) and not accept_changes:
+    run = RunDirectory(model_dir)
+    path = run.config
+    if path.is_file() and _holds_run(run) and not accept_changes:
         changes = difference(path.read_text(), text, _MAY_CHANGE)
         if changes:
             raise UserError(
@@ -42,15 +44,14 @@ def keep(model_dir: Path, text: str, accept_changes: bool) -> None:
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        (model_dir / 'versions.json').write_text(json.dumps(versions(), indent=2) + '\n')
+        run.versions.write_text(json.dumps(versions(), indent=2) + '\n')
     except OSError as error:
         raise UserError(f'MODEL_DIR = {str(model_dir)!r} cannot be written: {error.strerror}.') from error
 
 
-def _holds_run(model_dir: Path) -> bool:
+def _holds_run(run: RunDirectory) -> bool:
     """Return whether a run has left a checkpoint or metrics; one that was refused has not."""
-    metrics = model_dir / 'metrics.jsonl'
-    return any((model_dir / 'checkpoints').glob('[0-9]*')) or (metrics.is_file() and metrics.stat().st_size > 0)
+    return any(run.checkpoints.glob('[0-9]*')) or (run.metrics.is_file() and run.metrics.stat().st_size > 0)
 
 
 def difference(old: str, new: str, ignore: Sequence[str] = ()) -> str:

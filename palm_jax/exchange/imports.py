@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
+from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import HuggingFace
 from palm_jax.errors import UserError
@@ -20,6 +20,7 @@ from palm_jax.exchange.cohere import Tensor
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import MeshLayout
+from palm_jax.run_directory import RunDirectory
 from palm_jax.training.checkpoints import Checkpoints
 from palm_jax.training.state import TrainState, init_params
 
@@ -101,7 +102,7 @@ def from_palm_rlhf(
 
 
 def _refuse_run(model_dir: Path) -> None:
-    if (model_dir / 'checkpoints').exists():
+    if RunDirectory(model_dir).checkpoints.exists():
         raise UserError(f'{model_dir} holds a run already. Name another directory.')
 
 
@@ -129,13 +130,13 @@ def _assembled(
 
 def _keep(params: Any, arch: Architecture, vocabulary: ExtendedVocabulary, length: int, model_dir: Path) -> str:
     """Writes a run's directory at step 0."""
-    about = {'vocabulary': vocabulary.fingerprint, 'architecture': dataclasses.asdict(arch)}
-    checkpoints = Checkpoints(model_dir / 'checkpoints', 1, about)
+    metadata = CheckpointMetadata.of_model(arch, vocabulary.fingerprint)
+    checkpoints = Checkpoints(RunDirectory(model_dir).checkpoints, 1, metadata)
     checkpoints.save(TrainState(jnp.zeros((), jnp.int32), params, {}), 0)
     checkpoints.close()
     vocabulary.save(model_dir)
     config = _CONFIG.format(model_dir=str(model_dir), length=length, size=arch.vocab_size)
-    (model_dir / 'config.gin').write_text(config)
+    RunDirectory(model_dir).config.write_text(config)
     count = sum(x.size for x in jax.tree.leaves(params))
     return f'imported   {count:,} parameters, vocabulary {vocabulary.fingerprint}, to {model_dir}'
 
