@@ -102,7 +102,7 @@ def test_in_python_from_a_table_to_a_model_that_stands_alone(made, tmp_path):
         assert before.keys() == after.keys() and all(abs(before[k] - after[k]) < 1e-5 for k in before)
     # LoRA is merged: what was saved is a base like any other, for another head, too. The trained part alone is none.
     alone = finetune(made, tmp_path / 'again', steps=1, base=tmp_path / 'run')
-    assert alone.returncode == 2 and f"trained.load('{tmp_path / 'run'}').save(" in alone.stderr, alone.stderr[-2000:]
+    assert alone.returncode == 2 and f"api.load('{tmp_path / 'run'}').save(" in alone.stderr, alone.stderr[-2000:]
     shutil.rmtree(tmp_path / 'again')
     again = finetune(made, tmp_path / 'again', '--gin_file=gin/heads/regression.gin', table='numbers.csv', steps=1,
                      base=tmp_path / 'whole')  # fmt: skip
