@@ -36,6 +36,7 @@ ALLOWED = {
         *(
             'exchange',
             'checkpoint_metadata',
+            'configuration',
             'api',
             'data/vocabulary',
             'data/registry',

@@ -66,11 +66,13 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, st
     return rest, flags
 
 
-def load_configuration(root: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) -> Configuration:
+def load_configuration(
+    root: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]], overlay: str | None = None
+) -> Configuration:
     """Loads what binds `root`, with the caller's directory importable, so that gin can import the caller's modules."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    return load(root, gin_files, flags)
+    return load(root, gin_files, flags, overlay)
 
 
 def run_of(gin_files: Sequence[str]) -> tuple[RunDirectory, Sequence[str]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import gin
 from palm_jax.configuration import renames, types
+from palm_jax.configuration.compose import render_file, select_used
 from palm_jax.configuration.statements import (
     GinText,
     Import,
@@ -158,13 +159,16 @@ def _operative(*programs: str) -> set[str]:
     return {selector for _, selector in gin.config._OPERATIVE_CONFIG} | set(map(_selector, programs))
 
 
-def load(root: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) -> Configuration:
+def load(
+    root: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]], overlay: str | None = None
+) -> Configuration:
     """Reads files, then flags over them, checks both and hands them to gin.
 
     Args:
       root: the function that the program calls, e.g. `loop.train`.
       gin_files: paths, looked for beside the caller, then in the package.
       flags: (NAME, value) of every `--gin.NAME=value`.
+      overlay: gin text that overrides the first file, as far as the files use what it binds; see `compose`.
 
     Raises:
       UserError: with the place and the nearest right name.
@@ -174,6 +178,8 @@ def load(root: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) 
     sources = [_open(name) for name in gin_files]
     statements: list[Statement] = []
     imports: list[Import] = []
+    if overlay is not None:
+        sources.insert(1, _as_far_as_used(GinText(overlay, 'overlay'), sources))
     for source in sources:
         file_statements, file_imports = read_statements(source)
         statements += file_statements
@@ -198,6 +204,13 @@ def _open(name: str) -> GinText:
     path = find_config(name, '--gin_file')
     source = open_file(path)
     return dataclasses.replace(source, text=renames.translate(source.text)) if renames.is_run_config(path) else source
+
+
+def _as_far_as_used(overlay: GinText, sources: Sequence[GinText]) -> GinText:
+    """Return an overlay without the bindings that have no effect on the given texts."""
+    bindings, imports = read_statements(overlay)
+    statements = [statement for source in sources for statement in read_statements(source)[0]]
+    return dataclasses.replace(overlay, text=render_file(select_used(bindings, statements), imports))
 
 
 def _refuse_unknown_flags(flags: Sequence[tuple[str, str]], statements: Sequence[Statement]) -> None:
