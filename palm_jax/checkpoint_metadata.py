@@ -77,7 +77,7 @@ class CheckpointMetadata:
             base=record.get('base'),
             unlogged={name: (total, count) for name, (total, count) in record.get('unlogged', {}).items()},
             recent=record.get('recent'),
-            best=best and BestScore(best.get('metric', best.get(_FORMER_METRIC)), best['value']),
+            best=BestScore(best.get('metric', best.get(_FORMER_METRIC)), best['value']) if best else None,
         )
 
     def to_json(self) -> dict[str, Any]:

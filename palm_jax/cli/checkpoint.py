@@ -1,15 +1,15 @@
 """palm-jax checkpoint ls|show|diff|convert|average PATH ...
 
-What is in checkpoints, without the devices they were made on:
+Inspects and converts checkpoints, without the devices they were made on:
 
-  ls RUN               the checkpoints of a MODEL_DIR: step, size, whether their checksums hold, what they are of
-  show PATH            every array of one: shape, type, mean and spread
-  diff PATH PATH       two compared, array by array
-  convert PATH NEW     the parameters alone, in --dtype=bfloat16 or float32, as the same step of a MODEL_DIR NEW
-  average PATH... NEW  the mean of the parameters of several, as the newest of their steps in a MODEL_DIR NEW
+  ls RUN               list the checkpoints of a MODEL_DIR: path, size, state of the checksums, vocabulary
+  show PATH            list the arrays of a checkpoint: shape, type, mean and standard deviation
+  diff PATH PATH       compare two checkpoints array by array
+  convert PATH NEW     write the parameters in --dtype=bfloat16 or float32, as the same step of a new MODEL_DIR NEW
+  average PATH... NEW  write the mean of several checkpoints' parameters, as the newest of their steps in NEW
 
-PATH is a step's folder or a MODEL_DIR, whose best or newest step is taken. What NEW holds is a base to start from
-(INITIAL_CHECKPOINT_PATH); its optimizer begins anew.
+PATH is a checkpoint (a step's folder), or a MODEL_DIR, which means its best checkpoint or else its newest. NEW can be
+used as a base (INITIAL_CHECKPOINT_PATH); it holds no optimizer state.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _DTYPES = {'bfloat16': ml_dtypes.bfloat16, 'float32': np.float32}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """One of five."""
+    """Runs one of the five commands."""
     parser = argparse.ArgumentParser(
         prog='palm-jax checkpoint',
         description=__doc__,
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         if name == 'convert':
             command.add_argument('--dtype', choices=_DTYPES, default='bfloat16')
     options = parser.parse_args(arguments)
-    logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax misses a file that these checkpoints do not need
+    logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax warns about a missing file that is not needed
     if options.command == 'ls':
         print(ls(Path(options.paths[0])))
     elif options.command == 'show':
@@ -60,12 +60,12 @@ def main(arguments: Sequence[str]) -> int:
     else:
         *given, new = options.paths
         if not given:
-            raise UserError('average PATH... NEW: at least one checkpoint, and the folder of the new one.')
+            raise UserError('average PATH... NEW: name at least one checkpoint, and the new folder.')
         steps = [_step(path) for path in given]
         arrays = parameters(steps[0]) if len(steps) == 1 else average(steps)
         if options.command == 'convert':
             arrays = {name: array.astype(_DTYPES[options.dtype]) for name, array in arrays.items()}
-        newest = max(steps, key=lambda step: int(step.name))
+        newest = max(steps, key=lambda checkpoint: int(checkpoint.name))
         print(f'checkpoint  {write(arrays, newest, Path(new))}')
     return 0
 
@@ -100,12 +100,12 @@ def _details(metadata: CheckpointMetadata) -> Iterator[str]:
         yield f'{metadata.best.metric} {metadata.best.value:.4g}'
 
 
-def show(step: Path) -> str:
-    """A line an array, those of the parameters first."""
-    arrays = read(step)
+def show(checkpoint: Path) -> str:
+    """A table of a checkpoint's arrays, one per line, parameters first."""
+    arrays = read(checkpoint)
     ordered = sorted(arrays, key=lambda name: (not name.startswith('params/'), not name.startswith('frozen/'), name))
     width = max(map(len, arrays))
-    lines = [f'{step}: {sum(a.size for a in arrays.values()):,} numbers in {len(arrays)} arrays']
+    lines = [f'{checkpoint}: {sum(a.size for a in arrays.values()):,} numbers in {len(arrays)} arrays']
     for name in ordered:
         array = arrays[name]
         wide = array.astype(np.float64)
@@ -115,7 +115,7 @@ def show(step: Path) -> str:
 
 
 def diff(one: Path, other: Path) -> str:
-    """What two have in common, what differs, and by how much."""
+    """The differences between two checkpoints: a line for each array that differs, and the number that do not."""
     a, b = read(one), read(other)
     lines = [f'- {name}: only in {one}' for name in sorted(a.keys() - b.keys())]
     lines += [f'+ {name}: only in {other}' for name in sorted(b.keys() - a.keys())]
@@ -129,34 +129,37 @@ def diff(one: Path, other: Path) -> str:
             left, right = a[name].astype(np.float64), b[name].astype(np.float64)
             most, norm = np.abs(left - right).max(), np.linalg.norm(left - right) / max(np.linalg.norm(left), 1e-30)
             lines.append(f'~ {name}: differs by at most {most:.4g}, {norm:.2%} of its norm')
-    lines.append(f'{same} of {len(a.keys() | b.keys())} arrays are the same, bit for bit')
+    lines.append(f'{same} of {len(a.keys() | b.keys())} arrays are bit-for-bit identical')
     return '\n'.join(lines)
 
 
 def average(steps: Sequence[Path]) -> Arrays:
-    """The mean of the parameters of several checkpoints, in float64 and back.
+    """The mean of the parameters of several checkpoints, computed in float64.
+
+    Returns:
+      Arrays by path, in the types of the first checkpoint.
 
     Raises:
-      UserError: they are not of one shape, or not of one vocabulary.
+      UserError: shapes or vocabularies differ.
     """
     first, *others = steps
     arrays = parameters(first)
     total = {name: array.astype(np.float64) for name, array in arrays.items()}
     for step in tqdm(others, desc='averaging', unit=' checkpoints', leave=False):
         if read_metadata(step).vocabulary != read_metadata(first).vocabulary:
-            raise UserError(f'{step} and {first} have other vocabularies; their mean means nothing.')
+            raise UserError(f'{step} and {first} have different vocabularies; their mean would be meaningless.')
         more = parameters(step)
         shapes = [{name: array.shape for name, array in of.items()} for of in (total, more)]
         wrong = {name for name, _ in shapes[0].items() ^ shapes[1].items()}
         if wrong:
-            raise UserError(f'{step} and {first} are of other models: {", ".join(sorted(wrong)[:5])}.')
+            raise UserError(f'{step} and {first} are different models: {", ".join(sorted(wrong)[:5])}.')
         for name, array in more.items():
             total[name] += array
     return {name: (array / len(steps)).astype(arrays[name].dtype) for name, array in total.items()}
 
 
 def parameters(step: Path) -> Arrays:
-    """The trained and the frozen parameters by path, `params/...` and `frozen/...`."""
+    """The trained and the frozen parameters of a checkpoint by path: `params/...` and `frozen/...`."""
     return {name: array for name, array in read(step).items() if name.startswith(('params/', 'frozen/'))}
 
 
@@ -164,7 +167,7 @@ def read(step: Path) -> Arrays:
     """Every array of a checkpoint by path, on the host.
 
     Raises:
-      UserError: it is damaged.
+      UserError: the checkpoint is damaged.
     """
     integrity.check(step)
     checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())

@@ -52,7 +52,7 @@ def test_what_is_there(runs, capsys):
 def test_two_compared(runs, capsys):
     folder, _ = runs
     same = shown(capsys, 'diff', folder / '0' / 'checkpoints' / '2', folder / '0' / 'checkpoints' / '3')
-    assert len(same.splitlines()) == 1 and 'are the same, bit for bit' in same
+    assert len(same.splitlines()) == 1 and 'are bit-for-bit identical' in same
     other = shown(capsys, 'diff', folder / '0', folder / '1')
     assert '~ params/stack/attn/qkv/q: differs by at most' in other
     assert '- opt_state' in shown(capsys, 'diff', folder / '0', _converted(folder, capsys))
