@@ -29,8 +29,15 @@ def short(full_name: str) -> str:
 
 
 def function(name: str) -> Callable[..., Any]:
-    """Return the function or class behind the name of a configurable."""
-    return config._REGISTRY.get_match(selector(name)).wrapped
+    """Return the function or class of a configurable.
+
+    Raises:
+      KeyError: none is registered under the name.
+    """
+    match = config._REGISTRY.get_match(selector(name))
+    if match is None:
+        raise KeyError(name)
+    return match.wrapped
 
 
 def called() -> set[str]:

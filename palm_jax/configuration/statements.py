@@ -160,16 +160,25 @@ def open_file(path: Path) -> GinText:
         raise UserError(f'{_display(path)} is not a text file: {error}.') from None
 
 
-def read_statements(source: GinText) -> tuple[list[Statement], list[Import]]:
-    """Return the bindings of a gin text and of the files that it includes, in order, and their imports."""
+def read_statements(source: GinText, with_includes: bool = True) -> tuple[list[Statement], list[Import]]:
+    """Return the bindings of a gin text in order, and its imports.
+
+    Args:
+      source: text to read.
+      with_includes: whether the files that it includes are read in their place.
+
+    Raises:
+      UserError: gin cannot read a line, or an included file does not exist.
+    """
     statements: list[Statement] = []
     imports: list[Import] = []
     for statement in _parse(source.text, source.display):
         location = f'{source.display}, line {statement.location.line_num}'
         if isinstance(statement, config_parser.IncludeStatement):
-            nested, nested_imports = read_statements(open_file(find_config(statement.filename, location)))
-            statements += nested
-            imports += nested_imports
+            if with_includes:
+                nested, nested_imports = read_statements(open_file(find_config(statement.filename, location)))
+                statements += nested
+                imports += nested_imports
         elif isinstance(statement, config_parser.ImportStatement):
             imports.append(Import(statement.module, statement.bound_name(), statement.format(), location))
         elif isinstance(statement, config_parser.BindingStatement):
@@ -234,6 +243,20 @@ def held(value: Any, kind: type) -> Iterator[Any]:
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for item in value:
             yield from held(item, kind)
+
+
+def as_gin(value: Any) -> str:
+    """Return a value as it is written in a gin file."""
+    if isinstance(value, Macro):
+        return f'%{value.name}'
+    if isinstance(value, Reference):
+        return f'@{value.name}' + ('()' if value.evaluated else '')
+    if isinstance(value, list | tuple):
+        inner = ', '.join(map(as_gin, value))
+        return f'[{inner}]' if isinstance(value, list) else f'({inner}{"," if len(value) == 1 else ""})'
+    if isinstance(value, dict):
+        return '{' + ', '.join(f'{as_gin(key)}: {as_gin(item)}' for key, item in value.items()) + '}'
+    return repr(value)
 
 
 def register_search_paths() -> None:
