@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / 'palm_jax'
-EVERYWHERE = {'errors', '', 'run_directory'}
+EVERYWHERE = {'errors', 'bounds', 'run_directory', ''}
 # room: the rooms of the project that it may import.
 ALLOWED = {
     'models': {'models'},

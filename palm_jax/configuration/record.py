@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import json
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from palm_jax.configuration import renames
+from palm_jax.configuration import gin_adapter, renames
+from palm_jax.configuration.statements import GinText, Macro, Statement, as_gin, read_statements
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
 
@@ -55,30 +58,59 @@ def _holds_run(run: RunDirectory) -> bool:
 
 
 def difference(old: str, new: str, ignore: Sequence[str] = ()) -> str:
-    """Return what differs between the bindings of two gin texts, as lines that begin with - and +.
+    """Return how two configurations differ, as lines of gin that begin with - and +.
+
+    Names of earlier versions count as those of today, and a parameter that only one of them binds
+    counts as equal if it is bound to its default.
 
     Args:
-      old: what MODEL_DIR holds; names of earlier versions count as those of today.
-      new: what is to run.
+      old: gin text that MODEL_DIR holds.
+      new: gin text of the configuration that is to run.
       ignore: names of bindings that may differ.
     """
     before, after = _bindings(renames.translate(old)), _bindings(new)
     lines = []
     for name in sorted((before.keys() | after.keys()) - set(ignore)):
-        if before.get(name) != after.get(name):
-            lines += [f'{sign}{side[name]}' for sign, side in (('-', before), ('+', after)) if name in side]
+        if not _agree(name, before, after):
+            sides = (('-', before), ('+', after))
+            lines += [f'{sign}{name} = {as_gin(side[name].value)}' for sign, side in sides if name in side]
     return '\n'.join(lines)
 
 
-def _bindings(text: str) -> dict[str, str]:
-    """Return statements by the name that they bind; the last of a name holds, imports stand for themselves."""
-    statements: list[str] = []
-    for line in text.splitlines():
-        if line[:1].isspace() and statements:  # the value of a long binding, on lines of its own
-            statements[-1] = f'{statements[-1]}\n{line}'
-        elif line.strip() and not line.startswith('#'):
-            statements.append(line)
-    return {statement.partition('=')[0].strip(): statement for statement in statements}
+def _bindings(text: str) -> dict[str, Statement]:
+    statements, _ = read_statements(GinText(text, 'config.gin'))
+    return {statement.name: statement for statement in statements}
+
+
+def _agree(name: str, before: Mapping[str, Statement], after: Mapping[str, Statement]) -> bool:
+    """Return whether a binding is the same in two configurations."""
+    if name in before and name in after:
+        old, new = before[name], after[name]
+        return old.value == new.value or (not old.is_macro and _expand(old.value, before) == _expand(new.value, after))
+    bindings = before if name in before else after
+    statement = bindings[name]
+    # A macro acts through the parameters that read it, which are compared themselves.
+    return statement.is_macro or _expand(statement.value, bindings) == _default(statement)
+
+
+def _expand(value: Any, bindings: Mapping[str, Statement]) -> Any:
+    """Return a value with its macros replaced by their values, and lists by tuples."""
+    if isinstance(value, Macro):
+        return _expand(bindings[value.name].value, bindings) if value.name in bindings else value
+    if isinstance(value, dict):
+        return {_expand(key, bindings): _expand(item, bindings) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_expand(item, bindings) for item in value)
+    return value
+
+
+def _default(statement: Statement) -> Any:
+    """Return the default of the parameter that a statement binds; a value of its own if there is none."""
+    try:
+        default = inspect.signature(gin_adapter.function(statement.selector)).parameters[statement.parameter].default
+    except (ValueError, KeyError):
+        return inspect.Parameter.empty
+    return _expand(default, {})
 
 
 def versions() -> dict[str, str]:

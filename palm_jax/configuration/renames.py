@@ -12,6 +12,7 @@ from pathlib import Path
 
 from palm_jax.configuration.statements import Import, Macro, Reference, Statement, held
 from palm_jax.errors import UserError
+from palm_jax.run_directory import RunDirectory
 
 MACROS: Mapping[str, str] = {
     'ADAPTER_WIDTH': 'ADAPTER_BOTTLENECK_DIM',
@@ -141,9 +142,9 @@ def _module_or_macro(old: str, new: str) -> str:
 
 
 def is_run_config(path: Path) -> bool:
-    """Return whether a gin file is the `config.gin` that a program wrote to a MODEL_DIR."""
-    beside = ('checkpoints', 'versions.json')
-    return path.name == 'config.gin' and any(path.with_name(name).exists() for name in beside)
+    """Return whether a gin file is the configuration that a program wrote to a MODEL_DIR."""
+    run = RunDirectory(path.parent)
+    return path == run.config and (run.checkpoints.exists() or run.versions.exists())
 
 
 def translate(text: str) -> str:

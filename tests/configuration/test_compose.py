@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+import gin
 import pytest
 
-import gin
 from palm_jax.configuration.compose import compose, render, select_used
 from palm_jax.configuration.load import load
 from palm_jax.configuration.statements import GinText, Macro, Reference, read_statements
