@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / 'palm_jax'
-EVERYWHERE = {'errors', ''}
+EVERYWHERE = {'errors', 'bounds', 'run_directory', ''}
 # room: the rooms of the project that it may import.
 ALLOWED = {
     'models': {'models'},
@@ -17,7 +17,7 @@ ALLOWED = {
     'inference': {'inference', 'models', 'parameters'},
     'metrics': {'metrics'},
     'labels': {'labels', 'metrics'},
-    'training': {'training', 'peft', 'models', 'metrics', 'partitioning', 'parameters'},
+    'training': {'training', 'checkpoint_metadata', 'peft', 'models', 'metrics', 'partitioning', 'parameters'},
     'reports': {'reports', 'labels', 'training', 'inference', 'models', 'metrics', 'partitioning'},
     'data/readers': {'data/readers'},
     'data/vocabulary': {'data/vocabulary'},
@@ -34,12 +34,23 @@ ALLOWED = {
     'compilation': {'compilation', 'training', 'models'},
     'configuration': {'configuration', '__version__'},
     'exchange': {
-        *('exchange', 'api', 'predictors', 'data/vocabulary', 'data/registry', 'training', 'peft', 'inference'),
+        *(
+            'exchange',
+            'checkpoint_metadata',
+            'configuration',
+            'api',
+            'predictors',
+            'data/vocabulary',
+            'data/registry',
+            'training',
+            'peft',
+            'inference',
+        ),
         'models',
         'partitioning',
     },
     'api': {
-        *('api', 'configuration', 'predictors', 'data/readers', 'data/registry'),
+        *('api', 'checkpoint_metadata', 'configuration', 'predictors', 'data/readers', 'data/registry'),
         'training',
         'peft',
         'inference',

@@ -62,7 +62,7 @@ def test_a_mistake_is_one_message(made, tmp_path):
     for flags, message in (
         (['--gin.LABEL_COLUMN=category'], "no column 'category'"),
         (["--gin.TRAINABLE=['stack/atn/.*']"], "TRAINABLE: 'stack/atn/.*' matches no parameter"),
-        (['--gin.INITIAL_CHECKPOINT_PATH=nowhere'], "'nowhere' is no checkpoint"),
+        (['--gin.INITIAL_CHECKPOINT_PATH=nowhere'], "'nowhere' is not a checkpoint"),
         (['--gin.TRAINABLE_LAYERS=9'], 'the model has 2 layers'),
         (['--gin.GROUP_BY_LENGTH=48'], 'GROUP_BY_LENGTH is 48; it must be BATCH_SIZE = 32 or a multiple'),
     ):
@@ -96,7 +96,7 @@ def test_in_python_from_a_table_to_a_model_that_stands_alone(made, tmp_path):
     table.unlink()
     assert load(tmp_path / 'run').predict(texts[:2])  # the labels are in the checkpoint
     shutil.rmtree(base)
-    with pytest.raises(UserError, match='is no checkpoint'):
+    with pytest.raises(UserError, match='is not a checkpoint'):
         load(tmp_path / 'run')
     for before, after in zip(probabilities, load(tmp_path / 'whole').predict(texts), strict=True):
         assert before.keys() == after.keys() and all(abs(before[k] - after[k]) < 1e-5 for k in before)
