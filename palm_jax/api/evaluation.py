@@ -13,7 +13,7 @@ import numpy as np
 
 from palm_jax.api.trained_model import TrainedModel
 from palm_jax.errors import UserError
-from palm_jax.inference.quantization import dequantized
+from palm_jax.inference.quantization import dequantize
 from palm_jax.partitioning import MeshLayout, shard_batch
 from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.batch_sizes import BatchSizes
@@ -35,7 +35,7 @@ def on_held_out(model: TrainedModel) -> Measured:
     adapted, params = model.model, model.params
     if model.sampler.weights == 'int8':  # to measure what rounding costs
         adapted, params = model.for_decoding
-        params = dequantized(params, adapted.arch.dtype)
+        params = dequantize(params, adapted.arch.dtype)
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
         state = TrainState(jnp.zeros((), jnp.int32), params, {})
         loss = run.get('loss', LanguageModelLoss())

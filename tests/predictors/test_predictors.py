@@ -107,7 +107,7 @@ def test_text_to_text_makes_its_input_of_columns(trained):
     predictor, encode = model.predictor, model.data.vocabulary.encode
     columns = predictor.parse(model, row(q='who', c='Ann', other='x'))
     assert predictor.prompt(model, columns) == (0, *encode('who: Ann'), 1)
-    with pytest.raises(UserError, match='line 3: .*give a dict with q, c'):
+    with pytest.raises(UserError, match=r'line 3: .*give a dict with q, c'):
         predictor.parse(model, row(q='who'))
     (text,) = model.generate([columns])
     assert model.predict([columns]) == [text] and model.predictor.target(model, 'a') == [*encode('a'), 1]
