@@ -148,7 +148,8 @@ class SpikeGuard:
         if len(self.skips) >= self.rule.max_rollbacks:
             raise UserError(
                 f'A spike at step {spike_step + 1:,} ({reason}), and {len(self.skips)} have been left out already '
-                f'(spikes.SpikeRule.max_rollbacks); {self._path} lists them. Lower LEARNING_RATE or clip more (clip_norm).'
+                f'(spikes.SpikeRule.max_rollbacks); {self._path} lists them. '
+                'Lower LEARNING_RATE or clip more (clip_norm).'
             )
         last = spike_step + self.rule.skip_steps_after
         end = batch_sizes.before(last + 1) + self.offset(last)
