@@ -117,7 +117,7 @@ def test_a_text_ends_at_the_length_and_at_a_stop_string(micro):
 
 def test_a_prompt_without_room_is_refused(micro):
     model, params = micro()
-    with pytest.raises(UserError, match='has 9 tokens; the model reads 8'):
+    with pytest.raises(UserError, match='has 9 tokens; the context length is 8'):
         Sampler()(model, params, Letters(), ['ABCDEFGHI'], 8)
     with pytest.raises(UserError, match='Prompt 2 has 9 tokens'):
         Sampler().generate(model, params, Letters(), [[0, 5], [0] * 9], 8)

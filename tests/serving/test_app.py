@@ -87,7 +87,7 @@ WRONG = {
     'a text for a number': ({'model': 'base', 'prompt': 'a', 'max_tokens': '7'}, 400, 'max_tokens'),
     'unknown': ({'model': 'base', 'prompt': 'a', 'temprature': 1}, 400, 'temprature: Extra inputs'),
     'what is not honoured': ({'model': 'base', 'prompt': 'a', 'presence_penalty': 1.0}, 400, 'presence_penalty'),
-    'too long': ({'model': 'base', 'prompt': 'x' * 64}, 400, 'reads and writes 64 together'),
+    'too long': ({'model': 'base', 'prompt': 'x' * 64}, 400, 'the context length is 64 tokens'),
     'unknown token': ({'model': 'base', 'prompt': [5, 9999]}, 400, 'Token 9999 is unknown'),
     'too many at once': ({'model': 'base', 'prompt': ['a'] * 20, 'n': 2}, 400, '40 texts in one request; at most 32'),
     'an empty stop': ({'model': 'base', 'prompt': 'a', 'stop': ''}, 400, 'stop'),
