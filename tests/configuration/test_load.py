@@ -9,8 +9,8 @@ from palm_jax.configuration import record
 from palm_jax.configuration.load import load
 from palm_jax.configuration.types import fits
 from palm_jax.errors import UserError
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 TINY = 'gin/pretrain_tiny.gin'
 
 

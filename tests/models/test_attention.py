@@ -103,7 +103,7 @@ def test_splash_attention_equals_the_plain_one(groups, packed):
 
     def value_and_gradients(implementation):
         loss = lambda q, k, v: jnp.sum(jnp.sin(attend(q, k, v, mask, implementation)))  # noqa: E731
-        return jax.value_and_grad(loss, argnums=(0, 1, 2))(q, k, v)
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(q, k, v)
 
     (ours, ours_grads), (plain, plain_grads) = map(value_and_gradients, ('splash', 'xla'))
     np.testing.assert_allclose(ours, plain, rtol=1e-5)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import socket
-import time
 
 import httpx
 import openai
@@ -11,17 +10,14 @@ import pytest
 
 from palm_jax.inference.generate import Sampler
 from palm_jax.serving.limits import Limits
-from tests.serving.conftest import running
+from tests.support.server import alone, running, slowed
+from tests.support.waiting import wait_until
 
 PROMPTS = ['def f(x):', 'import os', 'a', 'class Foo: pass', 'naïve ▁ 中文', 'x = 1']
 
 
 def client(site, **options):
     return openai.OpenAI(base_url=f'{site.url}/v1', api_key='none', max_retries=0, **options)
-
-
-def alone(served, name, prompt, tokens=12):
-    return served[name].model.generate([prompt], Sampler(max_tokens=tokens, temperature=0.0))[0]
 
 
 def test_openais_client_gets_what_the_model_writes_alone(served):
@@ -137,7 +133,7 @@ def test_a_thousand_at_once_are_answered_as_one_by_one(served):
 
             return await asyncio.gather(*map(ask, range(1000)))
 
-    with running(served, places=16, max_waiting=2000) as site:
+    with running(served, slots=16, max_waiting=2000) as site:
         expected = {(name, prompt): alone(served, name, prompt, 6) for name in served for prompt in PROMPTS}
         for body, answer in asyncio.run(ask_all(site)):
             assert answer.status_code == 200, answer.text
@@ -155,30 +151,16 @@ def test_too_many_are_told_when_to_come_again(served):
             body = {'model': 'base', 'prompt': 'a', 'max_tokens': 50, 'temperature': 0}
             return await asyncio.gather(*(http.post(f'{site.url}/v1/completions', json=body) for _ in range(30)))
 
-    with running(served, places=1, max_waiting=2) as site:
+    with running(served, slots=1, max_waiting=2) as site:
         answers = asyncio.run(ask_all(site))
         refused = [answer for answer in answers if answer.status_code == 429]
         assert refused and len(refused) < 30 and all(answer.headers['retry-after'] == '1' for answer in refused)
         assert all(answer.json()['error']['type'] == 'rate_limit_error' for answer in refused)
 
 
-def wait_until(is_so, seconds=30):
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def slowed(engine, seconds):
-    """A model takes its time, so that clients can leave in the middle."""
-    for model in engine._models.values():
-        work = model.work
-        model.work = lambda chunk, work=work: (time.sleep(seconds), work(chunk))
-
-
 def test_a_client_that_leaves_frees_its_place(served):
     body = json.dumps({'model': 'base', 'prompt': 'a', 'max_tokens': 60, 'temperature': 0})
-    with running(served, places=1) as site:
+    with running(served, slots=1) as site:
         slowed(site.engine, 0.3)
         for stream in (False, True):
             content = body if not stream else body[:-1] + ', "stream": true}'

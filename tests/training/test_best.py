@@ -16,7 +16,8 @@ from palm_jax.training.pretrained import BEST, step_directory
 def states(micro):
     model, _ = micro()
     optimizer = optimizers.adamw(schedules.constant(1e-3))
-    return [state.unbox(state.init_state(model, optimizer, jax.random.key(seed))) for seed in range(4)]
+    init = jax.jit(lambda rng: state.unbox(state.init_state(model, optimizer, rng)))
+    return [init(jax.random.key(seed)) for seed in range(4)]
 
 
 def test_larger_is_better_but_for_losses_and_errors():
