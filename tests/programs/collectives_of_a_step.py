@@ -11,6 +11,7 @@ from palm_jax import partitioning
 from palm_jax.compilation.collectives import collectives_of
 from palm_jax.models import target
 from palm_jax.models.palm import Architecture, PaLM
+from palm_jax.partitioning import MeshLayout
 from palm_jax.training import losses, optimizers, schedules, state
 from palm_jax.training.step import train_step
 

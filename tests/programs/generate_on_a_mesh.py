@@ -7,6 +7,7 @@ from palm_jax.api import trained_model
 from palm_jax.inference.beam import BeamSearch
 from palm_jax.inference.generate import Sampler
 from palm_jax.models.palm import Architecture, PaLM
+from palm_jax.partitioning import MeshLayout
 from tests.support.vocabularies import Numbers
 
 assert jax.device_count() == 8

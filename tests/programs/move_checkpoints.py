@@ -9,6 +9,7 @@ import numpy as np
 
 from palm_jax import partitioning
 from palm_jax.models.palm import Architecture, PaLM
+from palm_jax.partitioning import MeshLayout
 from palm_jax.training import optimizers, schedules, state
 from palm_jax.training.checkpoints import Checkpoints
 

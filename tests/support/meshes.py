@@ -1,6 +1,7 @@
 """Layouts of eight devices, and into how many parts each splits the gate of the MLP."""
 
 from palm_jax import partitioning
+from palm_jax.partitioning import MeshLayout
 
 MESHES = {
     'replicated': (MeshLayout(rules=partitioning.data_parallel()), 1),
