@@ -1,6 +1,5 @@
 """What all tests share: a cache of their own and a PaLM small enough for a unit test."""
 
-import dataclasses
 import functools
 import importlib.util
 import json
@@ -25,6 +24,7 @@ import jax
 import numpy as np
 import pytest
 
+from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.models.palm import Architecture, PaLM
 from tests.support.architectures import MICRO
 from tests.support.models import initial
@@ -84,10 +84,10 @@ def base_and_table(tmp_path_factory):
     (folder / 'table.conll').write_text(''.join(f'Ann{i} B-PER\nis O\n\n' for i in range(40)))
     step = folder / 'base' / 'checkpoints' / '1'
     (step / 'state').mkdir(parents=True)
-    (step / 'about').mkdir()
+    (step / 'metadata').mkdir()
     arch = Architecture(vocab_size=4096, num_layers=4, d_model=192, num_heads=4, head_dim=48)
-    about = {'vocabulary': 'bytes', 'architecture': dataclasses.asdict(arch)}
-    (step / 'about' / 'metadata').write_text(json.dumps(about))
+    metadata = CheckpointMetadata.of_model(arch, 'bytes').to_json()
+    (step / 'metadata' / 'metadata').write_text(json.dumps(metadata))
     return ('TRAIN_FILES', str(folder / 'table.csv')), ('INITIAL_CHECKPOINT_PATH', str(folder / 'base'))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from palm_jax.configuration.compose import compose
 from palm_jax.configuration.load import load
 from palm_jax.parameters import path_name
 from palm_jax.training import setup, state
@@ -68,6 +69,13 @@ def test_a_part_says_what_it_provides_and_fits_an_entry(part, base_and_table, sm
         )
         model = build(['gin/finetune_lora.gin', *later], table, base_and_table[1])['model']
         assert (model.head is None) == (Path(part).stem in ('text_to_text', 'dialogue'))
+    elif part == 'gin/runs/imported.gin':
+        sizes = ('VOCABULARY_SIZE', '4096'), ('TASK_FEATURE_LENGTHS', "{'targets': 64}")
+        assert num_params(build([part], ('MODEL_DIR', 'run'), base_and_table[1], *sizes)['model']) > 1e6
+    elif part == 'gin/runs/loaded.gin':
+        overlay = compose([part], {'LOADED_MODEL_DIR': base_and_table[1][1]})
+        configuration = load('loop.train', ['gin/finetune_lora.gin'], base_and_table, overlay)
+        assert configuration.build('loop.train')['model'].arch.d_model == 192
     else:
         build(['gin/pretrain_tiny.gin', part])
 

@@ -10,14 +10,14 @@ import pytest
 from tests.support.paths import ROOT
 
 PACKAGE = ROOT / 'palm_jax'
-EVERYWHERE = {'errors', ''}
+EVERYWHERE = {'errors', 'bounds', 'run_directory', ''}
 # room: the rooms of the project that it may import.
 ALLOWED = {
     'models': {'models'},
     'peft': {'peft', 'models', 'parameters'},
     'inference': {'inference', 'models', 'parameters'},
     'metrics': {'metrics'},
-    'training': {'training', 'peft', 'models', 'metrics', 'partitioning', 'parameters'},
+    'training': {'training', 'checkpoint_metadata', 'peft', 'models', 'metrics', 'partitioning', 'parameters'},
     'reports': {'reports', 'training', 'inference', 'models', 'metrics', 'partitioning'},
     'data/readers': {'data/readers'},
     'data/vocabulary': {'data/vocabulary'},
@@ -34,12 +34,31 @@ ALLOWED = {
     'compilation': {'compilation', 'training', 'models'},
     'configuration': {'configuration', '__version__'},
     'exchange': {
-        *('exchange', 'api', 'data/vocabulary', 'data/registry', 'training', 'peft', 'inference'),
+        *(
+            'exchange',
+            'checkpoint_metadata',
+            'configuration',
+            'api',
+            'data/vocabulary',
+            'data/registry',
+            'training',
+            'peft',
+            'inference',
+        ),
         'models',
         'partitioning',
     },
     'api': {
-        *('api', 'cli', 'configuration', 'data/supervised', 'data/readers', 'data/vocabulary', 'data/registry'),
+        *(
+            'api',
+            'checkpoint_metadata',
+            'cli',
+            'configuration',
+            'data/supervised',
+            'data/readers',
+            'data/vocabulary',
+            'data/registry',
+        ),
         'training',
         'peft',
         'inference',

@@ -35,6 +35,7 @@ from palm_jax.errors import UserError
 from palm_jax.metrics import entities
 from palm_jax.metrics import texts as text_measures
 from palm_jax.metrics.statistics import entity_counts, precision_recall_f1
+from palm_jax.run_directory import RunDirectory
 
 # Flags that suit a method; the learning rates were not searched.
 METHODS = {
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
     for given, known in ((tasks, TASKS), (methods, METHODS)):
         if unknown := [name for name in given if name not in known]:
             raise UserError(f'{", ".join(unknown)}: unknown. Known: {", ".join(known)}.')
-    if not (Path(options.base) / 'summary.json').is_file():
+    if not RunDirectory(options.base).summary.is_file():
         raise UserError(f'--base={options.base} holds no finished run.')
     record = read(options.record)
     made = {(line['task'], line['method'], line['seed']) for line in record if line['steps'] == options.steps}
@@ -118,7 +119,7 @@ def run(directory: Path, task: str, method: str, seed: int, options: argparse.Na
         _, status, usage = os.wait4(process.pid, 0)
     if os.waitstatus_to_exitcode(status):
         raise UserError(f'{task}, {method}, seed {seed} failed; its last words:\n{_end(directory / "output.txt")}')
-    summary = json.loads((directory / 'summary.json').read_text())
+    summary = json.loads(RunDirectory(directory).summary.read_text())
     return {
         'task': task,
         'method': method,
@@ -130,7 +131,7 @@ def run(directory: Path, task: str, method: str, seed: int, options: argparse.Na
         'learning_rate': METHODS[method]['LEARNING_RATE'],
         'seconds': round(time.monotonic() - start),
         'gib': round(usage.ru_maxrss / 2**20, 2),
-        'base_bits_per_byte': round(json.loads((Path(options.base) / 'summary.json').read_text())['bits_per_byte'], 3),
+        'base_bits_per_byte': round(json.loads(RunDirectory(options.base).summary.read_text())['bits_per_byte'], 3),
         'machine': f'palm_jax {__version__}, jax {jax.__version__}, {os.cpu_count()} CPU cores',
     }
 
@@ -191,7 +192,7 @@ def baseline(directory: Path, task: str, options: argparse.Namespace) -> dict[st
     flags = [('INITIAL_CHECKPOINT_PATH', str(options.base))]
     files = ['gin/finetune_lora.gin', f'gin/tasks/{task}.gin']
     data = command_line.load_configuration('loop.train', files, flags).build('loop.train')['data']
-    held_out = [json.loads(line) for line in (directory / 'predictions.jsonl').read_text().splitlines()]
+    held_out = [json.loads(line) for line in RunDirectory(directory).predictions.read_text().splitlines()]
     name, score = BASELINES[task](data, held_out)
     return {'task': task, 'method': NO_PRETRAINING, 'name': name, 'score': round(score, 4), 'seed': None, 'steps': None}
 

@@ -10,9 +10,9 @@ model = trained_model.load('runs/mine_whole')
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from palm_jax.checkpoint_metadata import CheckpointMetadata, read_metadata
 from palm_jax.cli import train
 from palm_jax.cli.command_line import load_configuration
+from palm_jax.configuration.compose import compose
 from palm_jax.data.supervised.labelled_text import LabelledText
 from palm_jax.data.supervised.tagged_text import TaggedText
 from palm_jax.data.supervised.text_to_text import TextToText
@@ -36,13 +38,11 @@ from palm_jax.parameters import merge_matching
 from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import AdaptedModel
 from palm_jax.peft.trainable import join
-from palm_jax.training import pretrained
+from palm_jax.run_directory import RunDirectory, find_checkpoint
 from palm_jax.training.checkpoints import Checkpoints, fingerprint, restore_params
 from palm_jax.training.head_losses import scores_of
 from palm_jax.training.setup import adapt_from_arguments
 from palm_jax.training.state import TrainState, init_params, unbox
-
-_CONFIG = 'config.gin'
 
 
 def finetune(
@@ -93,48 +93,57 @@ def load_with(
     gin_files: Sequence[str] = (),
     known: dict[Path, Any] | None = None,
 ) -> Trained:
-    """`load` as the command line asks for it.
+    """Load a model with bindings as gin text; see `load`.
 
     Args:
       model_dir: MODEL_DIR of the run.
-      changes: (name, value) of bindings.
-      gin_files: that change those of the run.
-      known: parameters of checkpoints that earlier calls have loaded, filled by this one: adapters
-        on one base share its arrays.
+      changes: (name, value as gin text) of bindings that override the run's configuration.
+      gin_files: files that override the run's configuration.
+      known: parameters of the checkpoints loaded by earlier calls, by path; this call adds its own. Adapters on one
+        base share its arrays.
+
+    Raises:
+      UserError: there is no run, or its base has moved or changed.
     """
-    known_params = {} if known is None else known
-    directory = pretrained.step_directory(str(model_dir))
-    about, file = pretrained.read_about(directory), Path(model_dir) / _CONFIG
-    if not file.is_file():
-        raise UserError(f'{model_dir} holds no {_CONFIG}: it is not the MODEL_DIR of a run.')
-    # What the checkpoint says of itself needs neither the table nor, where it is whole, the base.
-    known = {'LABELS': about.get('labels')}
-    if about.get('base') is None and file.with_name('checkpoints').is_dir():
-        known['INITIAL_CHECKPOINT_PATH'] = str(model_dir)
-    text = file.read_text()
-    flags = [(name, repr(value)) for name, value in known.items() if value and re.search(rf'^{name} = ', text, re.M)]
-    arguments = load_configuration('loop.train', [str(file), *gin_files], [*flags, *changes]).build('loop.train')
+    known = {} if known is None else known
+    checkpoint, config = find_checkpoint(model_dir, 'MODEL_DIR'), RunDirectory(model_dir).config
+    if not config.is_file():
+        raise UserError(f'{model_dir} has no {config.name}: it is not the MODEL_DIR of a run.')
+    overlay = compose(['gin/runs/loaded.gin'], {'LOADED_MODEL_DIR': str(model_dir)})
+    configuration = load_configuration('loop.train', [str(config), *gin_files], changes, overlay)
+    arguments = configuration.build('loop.train')
     model, selection = adapt_from_arguments(arguments)
-    data, ours = arguments['data'], {'vocabulary': arguments['data'].vocabulary.fingerprint}
+    data, ours = arguments['data'], CheckpointMetadata(arguments['data'].vocabulary.fingerprint)
     sampler = getattr(arguments['reporter'], 'sampler', None) or Sampler()
     fresh = _in_place(model, arguments.get('layout', MeshLayout()) if jax.device_count() > 1 else MeshLayout())
-    if about.get('base') is None:
-        params = known_params[directory] = restore_params(str(model_dir), fresh, ours)
-        return Trained(model, params, data, text, sampler, directory, arguments)
-    of_base = pretrained.step_directory(arguments['initial_checkpoint'])
-    if of_base in known_params and 'head' not in known_params[of_base]:
-        base = merge_matching(fresh, known_params[of_base])
+    metadata = read_metadata(checkpoint)
+    if metadata.base is None:
+        params = known[checkpoint] = restore_params(checkpoint, fresh, ours)
     else:
-        base = restore_params(arguments['initial_checkpoint'], fresh, ours, model.trainable)
-        known_params[of_base] = base
-    part, frozen = selection.split(base)
-    if fingerprint(frozen) != about['base']:
-        raise UserError(
-            f'{model_dir} was trained on top of the base {about["base"]}, '
-            f'but {arguments["initial_checkpoint"]} now holds {fingerprint(frozen)}.'
-        )
-    params = join(restore_params(str(model_dir), part, ours), frozen)
-    return Trained(model, params, data, text, sampler, directory, arguments)
+        base = _base(arguments['initial_checkpoint'], fresh, ours, model.trainable, known)
+        part, frozen = selection.split(base)
+        if fingerprint(frozen) != metadata.base:
+            raise UserError(
+                f'{model_dir} was trained on top of the base {metadata.base}, '
+                f'but {arguments["initial_checkpoint"]} now holds {fingerprint(frozen)}.'
+            )
+        params = join(restore_params(checkpoint, part, ours), frozen)
+    return Trained(model, params, data, config, sampler, checkpoint, arguments)
+
+
+def _base(
+    path: str | None, fresh: Any, ours: CheckpointMetadata, may_be_new: tuple[str, ...], known: dict[Path, Any]
+) -> Any:
+    """Return the parameters of an adapter's base; see `restore_params` for the first arguments.
+
+    Args:
+      known: parameters of checkpoints by path, which are used and added to.
+    """
+    checkpoint = find_checkpoint(path)
+    if checkpoint in known and 'head' not in known[checkpoint]:
+        return merge_matching(fresh, known[checkpoint])
+    known[checkpoint] = restore_params(checkpoint, fresh, ours, may_be_new)
+    return known[checkpoint]
 
 
 def _in_place(model: AdaptedModel, layout: MeshLayout) -> Any:
@@ -154,7 +163,7 @@ class Trained:
       model: with its methods attached.
       params: all of them, split over the devices as in the run.
       data: of the run: `vocabulary`, `length` and, of a head, `labels`.
-      config: of the run, as one gin file.
+      config: path of the run's config.gin.
       sampler: of the run, which writes where no other is given.
       checkpoint: where the parameters are from.
       run: what `loop.train` was called with: loss, reporter, layout, ...
@@ -163,7 +172,7 @@ class Trained:
     model: AdaptedModel
     params: Any
     data: Any
-    config: str
+    config: Path
     sampler: Decoder = Sampler()
     checkpoint: Path | None = None
     run: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
@@ -265,32 +274,33 @@ class Trained:
         return self.model.merge(self.params) if self.model.methods else self.params
 
     def save(self, model_dir: str | Path) -> Path:
-        """Writes the whole model, which `load` and INITIAL_CHECKPOINT_PATH take without the base it was trained on.
+        """Write the whole model to a new MODEL_DIR, so that it no longer needs the base it was trained on.
 
-        Methods are merged into the kernels where all of them can be; otherwise they stay, and
-        only `load` takes the model.
+        Methods are merged into the kernels if all of them can be; the model can then be loaded, trained further or
+        used as a base (INITIAL_CHECKPOINT_PATH). Otherwise they are kept, and the model can only be loaded.
 
         Returns:
           The checkpoint's path.
+
+        Raises:
+          UserError: the directory holds a run.
         """
-        directory, params, config = Path(model_dir), self.params, self.config
-        if (directory / _CONFIG).exists():
-            raise UserError(f'{directory} holds a run already; save to another directory.')
+        run, params, parts = RunDirectory(model_dir), self.params, ['gin/runs/loaded.gin']
+        if run.config.exists():
+            raise UserError(f'{run} holds a run already; save to another directory.')
         if self.model.methods:
-            try:
+            with contextlib.suppress(UserError):  # of methods that compute what kernels cannot
                 params = self.merged()
-                config += '\nMETHODS = []\nTRAINABLE = None\n'
-            except UserError:
-                pass  # they compute what kernels cannot, and are saved beside them
-        about = {
-            'vocabulary': self.data.vocabulary.fingerprint,
-            'architecture': dataclasses.asdict(self.model.arch),
-        } | ({'labels': list(self.data.labels)} if self.data.labels else {})
-        checkpoints = Checkpoints(directory / 'checkpoints', 1, about)
+                parts.append('gin/peft/full.gin')
+        metadata = CheckpointMetadata.of_model(self.model.arch, self.data.vocabulary.fingerprint, self.data.labels)
+        checkpoints = Checkpoints(run.checkpoints, 1, metadata)
         checkpoints.save(TrainState(jnp.zeros((), jnp.int32), params, {}), 0)
         checkpoints.close()
-        self.data.vocabulary.save(directory)
-        (directory / _CONFIG).write_text(config)
+        self.data.vocabulary.save(run.path)
+        itself = dict.fromkeys(('MODEL_DIR', 'INITIAL_CHECKPOINT_PATH', 'LOADED_MODEL_DIR'), str(run))
+        configuration = load_configuration('loop.train', [str(self.config)], [], compose(parts, itself))
+        configuration.build('loop.train')
+        run.config.write_text(configuration.text)
         return checkpoints.path(0)
 
     def _scores(self, features: Mapping[str, np.ndarray], count: int, batch_size: int) -> list[np.ndarray]:

@@ -1,15 +1,15 @@
 """palm-jax checkpoint ls|show|diff|convert|average PATH ...
 
-What is in checkpoints, without the devices they were made on:
+Inspects and converts checkpoints, without the devices they were made on:
 
-  ls RUN               the checkpoints of a MODEL_DIR: step, size, whether their checksums hold, what they are of
-  show PATH            every array of one: shape, type, mean and spread
-  diff PATH PATH       two compared, array by array
-  convert PATH NEW     the parameters alone, in --dtype=bfloat16 or float32, as the same step of a MODEL_DIR NEW
-  average PATH... NEW  the mean of the parameters of several, as the newest of their steps in a MODEL_DIR NEW
+  ls RUN               list the checkpoints of a MODEL_DIR: path, size, state of the checksums, vocabulary
+  show PATH            list the arrays of a checkpoint: shape, type, mean and standard deviation
+  diff PATH PATH       compare two checkpoints array by array
+  convert PATH NEW     write the parameters in --dtype=bfloat16 or float32, as the same step of a new MODEL_DIR NEW
+  average PATH... NEW  write the mean of several checkpoints' parameters, as the newest of their steps in NEW
 
-PATH is a step's folder or a MODEL_DIR, whose best or newest step is taken. What NEW holds is a base to start from
-(INITIAL_CHECKPOINT_PATH); its optimizer begins anew.
+PATH is a checkpoint (a step's folder), or a MODEL_DIR, which means its best checkpoint or else its newest. NEW can be
+used as a base (INITIAL_CHECKPOINT_PATH); it holds no optimizer state.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +27,17 @@ import numpy as np
 import orbax.checkpoint as ocp
 from tqdm import tqdm
 
+from palm_jax.checkpoint_metadata import METADATA, CheckpointMetadata, read_metadata
 from palm_jax.errors import UserError
+from palm_jax.run_directory import STATE, RunDirectory, find_checkpoint
 from palm_jax.training import integrity
-from palm_jax.training.pretrained import ABOUT, BEST, STATE, VOCABULARY_FILES, read_about, step_directory
 
 Arrays = dict[str, np.ndarray]
 _DTYPES = {'bfloat16': ml_dtypes.bfloat16, 'float32': np.float32}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """One of five."""
+    """Runs one of the five commands."""
     parser = argparse.ArgumentParser(
         prog='palm-jax checkpoint',
         description=__doc__,
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         if name == 'convert':
             command.add_argument('--dtype', choices=_DTYPES, default='bfloat16')
     options = parser.parse_args(arguments)
-    logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax misses a file that these checkpoints do not need
+    logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax warns about a missing file that is not needed
     if options.command == 'ls':
         print(ls(Path(options.paths[0])))
     elif options.command == 'show':
@@ -59,46 +60,52 @@ def main(arguments: Sequence[str]) -> int:
     else:
         *given, new = options.paths
         if not given:
-            raise UserError('average PATH... NEW: at least one checkpoint, and the folder of the new one.')
+            raise UserError('average PATH... NEW: name at least one checkpoint, and the new folder.')
         steps = [_step(path) for path in given]
         arrays = parameters(steps[0]) if len(steps) == 1 else average(steps)
         if options.command == 'convert':
             arrays = {name: array.astype(_DTYPES[options.dtype]) for name, array in arrays.items()}
-        newest = max(steps, key=lambda step: int(step.name))
+        newest = max(steps, key=lambda checkpoint: int(checkpoint.name))
         print(f'checkpoint  {write(arrays, newest, Path(new))}')
     return 0
 
 
 def _step(path: str) -> Path:
-    return step_directory(path, 'PATH')
+    return find_checkpoint(path, 'PATH')
 
 
 def ls(model_dir: Path) -> str:
-    """A line a checkpoint."""
-    roots = [root for root in (model_dir / 'checkpoints', model_dir / BEST, model_dir) if root.is_dir()]
-    steps = [step for root in roots for step in root.iterdir() if step.name.isdigit()]
-    if not steps:
-        raise UserError(f'{model_dir} holds no checkpoint: it is no MODEL_DIR.')
+    """A table of a run's checkpoints, one per line."""
+    run = RunDirectory(model_dir)
+    folders = [folder for folder in (run.checkpoints, run.best_checkpoints, run.path) if folder.is_dir()]
+    checkpoints = [path for folder in folders for path in folder.iterdir() if path.name.isdecimal()]
+    if not checkpoints:
+        raise UserError(f'{model_dir} holds no checkpoint: it is not a MODEL_DIR.')
     lines = []
-    for step in sorted(steps, key=lambda path: (path.parent, int(path.name))):
-        size = sum(path.stat().st_size for path in step.rglob('*') if path.is_file())
-        problem = integrity.problem(step)
-        state = problem or ('checksums hold' if integrity.is_sealed(step) else 'no checksums')
-        about = {} if problem else read_about(step)
-        best = about.get('best')
-        of = [f'vocabulary {about["vocabulary"]}'] if 'vocabulary' in about else []
-        of += [f'on the base {about["base"]}'] if about.get('base') else []
-        of += [f'{best["measure"]} {best["value"]:.4g}'] if best else []
-        lines.append(f'{step}  {size / 2**20:,.1f} MiB  {state}  {", ".join(of)}'.rstrip())
+    for checkpoint in sorted(checkpoints, key=lambda path: (path.parent, int(path.name))):
+        size = sum(path.stat().st_size for path in checkpoint.rglob('*') if path.is_file())
+        problem = integrity.problem(checkpoint)
+        state = problem or ('checksums match' if integrity.is_sealed(checkpoint) else 'no checksums')
+        details = '' if problem else ', '.join(_details(read_metadata(checkpoint)))
+        lines.append(f'{checkpoint}  {size / 2**20:,.1f} MiB  {state}  {details}'.rstrip())
     return '\n'.join(lines)
 
 
-def show(step: Path) -> str:
-    """A line an array, those of the parameters first."""
-    arrays = read(step)
+def _details(metadata: CheckpointMetadata) -> Iterator[str]:
+    if metadata.vocabulary is not None:
+        yield f'vocabulary {metadata.vocabulary}'
+    if metadata.base is not None:
+        yield f'on the base {metadata.base}'
+    if metadata.best is not None:
+        yield f'{metadata.best.metric} {metadata.best.value:.4g}'
+
+
+def show(checkpoint: Path) -> str:
+    """A table of a checkpoint's arrays, one per line, parameters first."""
+    arrays = read(checkpoint)
     ordered = sorted(arrays, key=lambda name: (not name.startswith('params/'), not name.startswith('frozen/'), name))
     width = max(map(len, arrays))
-    lines = [f'{step}: {sum(a.size for a in arrays.values()):,} numbers in {len(arrays)} arrays']
+    lines = [f'{checkpoint}: {sum(a.size for a in arrays.values()):,} numbers in {len(arrays)} arrays']
     for name in ordered:
         array = arrays[name]
         wide = array.astype(np.float64)
@@ -108,7 +115,7 @@ def show(step: Path) -> str:
 
 
 def diff(one: Path, other: Path) -> str:
-    """What two have in common, what differs, and by how much."""
+    """The differences between two checkpoints: a line for each array that differs, and the number that do not."""
     a, b = read(one), read(other)
     lines = [f'- {name}: only in {one}' for name in sorted(a.keys() - b.keys())]
     lines += [f'+ {name}: only in {other}' for name in sorted(b.keys() - a.keys())]
@@ -122,34 +129,37 @@ def diff(one: Path, other: Path) -> str:
             left, right = a[name].astype(np.float64), b[name].astype(np.float64)
             most, norm = np.abs(left - right).max(), np.linalg.norm(left - right) / max(np.linalg.norm(left), 1e-30)
             lines.append(f'~ {name}: differs by at most {most:.4g}, {norm:.2%} of its norm')
-    lines.append(f'{same} of {len(a.keys() | b.keys())} arrays are the same, bit for bit')
+    lines.append(f'{same} of {len(a.keys() | b.keys())} arrays are bit-for-bit identical')
     return '\n'.join(lines)
 
 
 def average(steps: Sequence[Path]) -> Arrays:
-    """The mean of the parameters of several checkpoints, in float64 and back.
+    """The mean of the parameters of several checkpoints, computed in float64.
+
+    Returns:
+      Arrays by path, in the types of the first checkpoint.
 
     Raises:
-      UserError: they are not of one shape, or not of one vocabulary.
+      UserError: shapes or vocabularies differ.
     """
     first, *others = steps
     arrays = parameters(first)
     total = {name: array.astype(np.float64) for name, array in arrays.items()}
     for step in tqdm(others, desc='averaging', unit=' checkpoints', leave=False):
-        if read_about(step).get('vocabulary') != read_about(first).get('vocabulary'):
-            raise UserError(f'{step} and {first} have other vocabularies; their mean means nothing.')
+        if read_metadata(step).vocabulary != read_metadata(first).vocabulary:
+            raise UserError(f'{step} and {first} have different vocabularies; their mean would be meaningless.')
         more = parameters(step)
         shapes = [{name: array.shape for name, array in of.items()} for of in (total, more)]
         wrong = {name for name, _ in shapes[0].items() ^ shapes[1].items()}
         if wrong:
-            raise UserError(f'{step} and {first} are of other models: {", ".join(sorted(wrong)[:5])}.')
+            raise UserError(f'{step} and {first} are different models: {", ".join(sorted(wrong)[:5])}.')
         for name, array in more.items():
             total[name] += array
     return {name: (array / len(steps)).astype(arrays[name].dtype) for name, array in total.items()}
 
 
 def parameters(step: Path) -> Arrays:
-    """The trained and the frozen parameters by path, `params/...` and `frozen/...`."""
+    """The trained and the frozen parameters of a checkpoint by path: `params/...` and `frozen/...`."""
     return {name: array for name, array in read(step).items() if name.startswith(('params/', 'frozen/'))}
 
 
@@ -157,7 +167,7 @@ def read(step: Path) -> Arrays:
     """Every array of a checkpoint by path, on the host.
 
     Raises:
-      UserError: it is damaged.
+      UserError: the checkpoint is damaged.
     """
     integrity.check(step)
     checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
@@ -170,14 +180,23 @@ def read(step: Path) -> Arrays:
 
 
 def write(arrays: Arrays, like: Path, model_dir: Path) -> Path:
-    """A step of its own in a new MODEL_DIR, with what `like` says of itself and its run's vocabulary.
+    """Writes parameters as a checkpoint in a new MODEL_DIR, with the step, metadata and vocabulary of another.
+
+    Args:
+      arrays: parameters by path, as `parameters` returns them.
+      like: the other checkpoint.
+      model_dir: directory to write to.
+
+    Returns:
+      The path of the new checkpoint.
 
     Raises:
-      UserError: the folder holds a checkpoint already.
+      UserError: `model_dir` already holds this step.
     """
-    step = model_dir / 'checkpoints' / like.name
-    if step.exists():
-        raise UserError(f'{step} exists; name another folder.')
+    run = RunDirectory(model_dir)
+    checkpoint = run.checkpoint(int(like.name))
+    if checkpoint.exists():
+        raise UserError(f'{checkpoint} exists; name another folder.')
     tree: dict[str, Any] = {}
     for name, array in arrays.items():
         *folders, last = name.split('/')
@@ -185,12 +204,12 @@ def write(arrays: Arrays, like: Path, model_dir: Path) -> Path:
         for folder in folders:
             branch = branch.setdefault(folder, {})
         branch[last] = array
-    handlers = {STATE: ocp.PyTreeCheckpointHandler(), ABOUT: ocp.JsonCheckpointHandler()}
+    handlers = {STATE: ocp.PyTreeCheckpointHandler(), METADATA: ocp.JsonCheckpointHandler()}
     checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
-    items = {STATE: ocp.args.PyTreeSave(tree), ABOUT: ocp.args.JsonSave(read_about(like))}
-    checkpointer.save(step.absolute(), args=ocp.args.Composite(**items))
-    integrity.seal(step)
-    for name in VOCABULARY_FILES:
-        if (like.parents[1] / name).is_file():
-            shutil.copy(like.parents[1] / name, model_dir / name)
-    return step
+    items = {STATE: ocp.args.PyTreeSave(tree), METADATA: ocp.args.JsonSave(read_metadata(like).to_json())}
+    checkpointer.save(checkpoint.absolute(), args=ocp.args.Composite(**items))
+    integrity.seal(checkpoint)
+    vocabulary = RunDirectory.of_checkpoint(like).vocabulary
+    if vocabulary is not None:
+        shutil.copy(vocabulary, run.path / vocabulary.name)
+    return checkpoint

@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from palm_jax.cli.logs import show_logs
 from palm_jax.cli.malloc import restart_with_malloc_tunables
 from palm_jax.configuration.load import Configuration, load
 from palm_jax.errors import UserError
+from palm_jax.run_directory import RunDirectory
 
 # A disk that is full, a folder that may not be written: no fault of the program.
 _OF_THE_MACHINE = (
@@ -64,19 +66,22 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, st
     return rest, flags
 
 
-def load_configuration(root: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) -> Configuration:
+def load_configuration(
+    root: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]], overlay: str | None = None
+) -> Configuration:
     """Loads what binds `root`, with the caller's directory importable, so that gin can import the caller's modules."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    return load(root, gin_files, flags)
+    return load(root, gin_files, flags, overlay)
 
 
-def run_of(gin_files: Sequence[str]) -> tuple[Path, Sequence[str]]:
-    """The MODEL_DIR of the run whose config.gin was given first, and the files that change it."""
+def run_of(gin_files: Sequence[str]) -> tuple[RunDirectory, Sequence[str]]:
+    """The run whose config.gin is the first file, and the files that override it."""
     config, *changes = gin_files
-    if Path(config).name != 'config.gin' or not Path(config).is_file():
-        raise UserError(f'--gin_file={config}: name the config.gin that a run left in its MODEL_DIR.')
-    return Path(config).parent, changes
+    run = RunDirectory(Path(config).parent)
+    if Path(config) != run.config or not run.config.is_file():
+        raise UserError(f'--gin_file={config}: name the {run.config.name} that a run left in its MODEL_DIR.')
+    return run, changes
 
 
 def command(program: str, arguments: Sequence[str]) -> str:
@@ -127,6 +132,7 @@ def _leave_interrupted() -> None:
 def run(main: Callable[[Sequence[str]], int]) -> None:
     """Exits with main's code; a user's mistake is a message and code 2."""
     restart_with_malloc_tunables()
+    show_logs()
     sys.unraisablehook = _take_dropped
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
         signal.signal(signal.SIGINT, _interrupt)

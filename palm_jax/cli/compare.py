@@ -12,12 +12,12 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
 from palm_jax.errors import UserError
+from palm_jax.run_directory import RunDirectory
 
 _BOOTSTRAPS = 10_000
 _LEVEL = 0.05
@@ -94,7 +94,7 @@ def report(names: Sequence[str], comparison: Comparison) -> str:
 
 def read(model_dir: str) -> list[dict]:
     """The predictions of a run."""
-    path = Path(model_dir) / 'predictions.jsonl'
+    path = RunDirectory(model_dir).predictions
     if not path.is_file():
         raise UserError(f'{path} does not exist; give the MODEL_DIR of a fine-tuned run that has finished.')
     return [json.loads(line) for line in path.read_text().splitlines()]

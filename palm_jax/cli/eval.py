@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
-    output = options.output or run / 'eval.json'
+    output = options.output or run.evaluation
     if options.shots is not None and (options.task is None or options.shots < 0):
         raise UserError('--shots wants a number of examples, 0 or more, and --task, whose training part has them.')
     if options.examples is not None and (options.task is None or options.examples < 1):
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from palm_jax.api import evaluation, trained_model
 
-    model = trained_model.load_with(run, flags, changes)
+    model = trained_model.load_with(run.path, flags, changes)
     if options.task is None:
         measured = {'held-out part': evaluation.on_held_out(model)}
     else:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from palm_jax.configuration.load import Configuration
-from palm_jax.configuration.statements import Macro, Reference
+from palm_jax.configuration.statements import as_gin
 from palm_jax.errors import UserError
 from palm_jax.training import messages
 from palm_jax.training.setup import Setup, adapt_from_arguments
@@ -43,19 +43,7 @@ def explain(configuration: Configuration, arguments: dict[str, Any], num_devices
 
 
 def _sources(configuration: Configuration) -> str:
-    rows = [(s.name, _as_gin(s.value), s.location) for s in configuration.effective.values()]
+    rows = [(s.name, as_gin(s.value), s.location) for s in configuration.effective.values()]
     names = max(len(name) for name, _, _ in rows)
     values = min(48, max(len(value) for _, value, _ in rows))
     return '\n'.join(f'{name:<{names}}  {value:<{values}}  {location}' for name, value, location in sorted(rows))
-
-
-def _as_gin(value: Any) -> str:
-    """A value as it would be written in a gin file."""
-    if isinstance(value, Macro):
-        return f'%{value.name}'
-    if isinstance(value, Reference):
-        return f'@{value.name}' + ('()' if value.evaluated else '')
-    if isinstance(value, list | tuple):
-        inner = ', '.join(map(_as_gin, value))
-        return f'[{inner}]' if isinstance(value, list) else f'({inner})'
-    return repr(value)

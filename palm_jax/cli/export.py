@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
     from palm_jax.exchange import hf_directory, peft_directory
 
-    model = trained_model.load_with(run, flags, changes)
+    model = trained_model.load_with(run.path, flags, changes)
     arch, data = model.model.arch, model.data
     vocabulary = (
         data.vocabulary if isinstance(data.vocabulary, ExtendedVocabulary) else ExtendedVocabulary(data.vocabulary)

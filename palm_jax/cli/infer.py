@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from palm_jax.api import predictions, trained_model
 
-    model = trained_model.load_with(run, flags, changes)
+    model = trained_model.load_with(run.path, flags, changes)
     about = {'model': str(model.checkpoint), 'files': list(changes), 'bindings': flags}
     try:
         answered, bad = predictions.write(model, options.input, options.output, about, options.batch_size)

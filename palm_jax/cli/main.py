@@ -20,6 +20,7 @@ PROGRAMS = {
     'doctor': ('doctor', 'check this installation and print the commands that fix it'),
     'cache': ('cache', 'tokenize a registered task ahead of training'),
     'vocabulary': ('vocabulary', 'train a SentencePiece vocabulary'),
+    'bindings': ('bindings', 'list what gin files and --gin.NAME=value can set'),
     'inspect': ('inspect', "show a task's examples as the model sees them"),
     'checkpoint': ('checkpoint', 'list, show, diff, convert and average checkpoints'),
     'compare': ('compare', 'compare two runs on the same examples'),

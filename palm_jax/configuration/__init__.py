@@ -1,1 +1,1 @@
-"""gin that does not bite: strict loading, sources of values, a record in MODEL_DIR."""
+"""Strict gin configuration: loading, values with their sources, and the record in MODEL_DIR."""

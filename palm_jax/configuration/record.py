@@ -1,19 +1,23 @@
-"""What MODEL_DIR keeps of the configuration, and the guard against running another one into it."""
+"""The configuration that MODEL_DIR keeps, and the guard against continuing a run with another one."""
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
+import inspect
 import json
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from palm_jax.configuration import gin_adapter, renames
+from palm_jax.configuration.statements import GinText, Macro, Statement, as_gin, read_statements
 from palm_jax.errors import UserError
+from palm_jax.run_directory import RunDirectory
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'gin-config', 'numpy', 'seqio', 'tensorflow', 'grain')
-# Bindings that change how long or how visibly a run goes on, not what it is.
+# Bindings that change how long a run takes and what it reports, not what it trains.
 _MAY_CHANGE = (
     'MODEL_DIR', 'TRAIN_STEPS', 'WRITERS', 'PROMPTS',
     'LOG_PERIOD', 'EVAL_PERIOD', 'EVAL_BATCHES', 'CHECKPOINT_PERIOD', 'KEEP_CHECKPOINTS',
@@ -21,46 +25,96 @@ _MAY_CHANGE = (
 
 
 def keep(model_dir: Path, text: str, accept_changes: bool) -> None:
-    """Writes config.gin and versions.json, or stops when the directory holds another run.
+    """Write config.gin and versions.json to a run's directory.
+
+    Args:
+      model_dir: directory of the run, created if need be.
+      text: configuration as gin text.
+      accept_changes: whether a run of another configuration may be continued with this one.
 
     Raises:
-      UserError: with the difference, unless `accept_changes`.
+      UserError: the directory holds a run of another configuration, or cannot be written.
     """
-    path = model_dir / 'config.gin'
-    if path.is_file() and _holds_run(model_dir) and not accept_changes:
+    run = RunDirectory(model_dir)
+    path = run.config
+    if path.is_file() and _holds_run(run) and not accept_changes:
         changes = difference(path.read_text(), text, _MAY_CHANGE)
         if changes:
             raise UserError(
                 f'{model_dir} holds a run of another configuration:\n{changes}\n'
-                'Take another directory with --gin.MODEL_DIR=..., or go on with the new one: --accept_changes'
+                'Use another directory with --gin.MODEL_DIR=..., or continue with the new one: --accept_changes'
             )
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        (model_dir / 'versions.json').write_text(json.dumps(versions(), indent=2) + '\n')
+        run.versions.write_text(json.dumps(versions(), indent=2) + '\n')
     except OSError as error:
         raise UserError(f'MODEL_DIR = {str(model_dir)!r} cannot be written: {error.strerror}.') from error
 
 
-def _holds_run(model_dir: Path) -> bool:
-    """Whether a run has left anything worth keeping; one that was refused has not."""
-    metrics = model_dir / 'metrics.jsonl'
-    return any((model_dir / 'checkpoints').glob('[0-9]*')) or (metrics.is_file() and metrics.stat().st_size > 0)
+def _holds_run(run: RunDirectory) -> bool:
+    """Return whether a run has left a checkpoint or metrics; one that was refused has not."""
+    return any(run.checkpoints.glob('[0-9]*')) or (run.metrics.is_file() and run.metrics.stat().st_size > 0)
 
 
 def difference(old: str, new: str, ignore: Sequence[str] = ()) -> str:
-    """What differs between two gin texts; comments and bindings of `ignore` do not count."""
+    """Return how two configurations differ, as lines of gin that begin with - and +.
 
-    def lines(text: str) -> list[str]:
-        kept = [line for line in text.splitlines() if line.strip() and not line.startswith('#')]
-        return [line for line in kept if line.split('=')[0].strip() not in ignore]
+    Names of earlier versions count as those of today, and a parameter that only one of them binds
+    counts as equal if it is bound to its default.
 
-    changes = difflib.unified_diff(lines(old), lines(new), 'there', 'now', lineterm='', n=0)
-    return '\n'.join(line for line in changes if not line.startswith('@@'))
+    Args:
+      old: gin text that MODEL_DIR holds.
+      new: gin text of the configuration that is to run.
+      ignore: names of bindings that may differ.
+    """
+    before, after = _bindings(renames.translate(old)), _bindings(new)
+    lines = []
+    for name in sorted((before.keys() | after.keys()) - set(ignore)):
+        if not _agree(name, before, after):
+            sides = (('-', before), ('+', after))
+            lines += [f'{sign}{name} = {as_gin(side[name].value)}' for sign, side in sides if name in side]
+    return '\n'.join(lines)
+
+
+def _bindings(text: str) -> dict[str, Statement]:
+    statements, _ = read_statements(GinText(text, 'config.gin'))
+    return {statement.name: statement for statement in statements}
+
+
+def _agree(name: str, before: Mapping[str, Statement], after: Mapping[str, Statement]) -> bool:
+    """Return whether a binding is the same in two configurations."""
+    if name in before and name in after:
+        old, new = before[name], after[name]
+        return old.value == new.value or (not old.is_macro and _expand(old.value, before) == _expand(new.value, after))
+    bindings = before if name in before else after
+    statement = bindings[name]
+    # A macro acts through the parameters that read it, which are compared themselves.
+    return statement.is_macro or _expand(statement.value, bindings) == _default(statement)
+
+
+def _expand(value: Any, bindings: Mapping[str, Statement]) -> Any:
+    """Return a value with its macros replaced by their values, and lists by tuples."""
+    if isinstance(value, Macro):
+        return _expand(bindings[value.name].value, bindings) if value.name in bindings else value
+    if isinstance(value, dict):
+        return {_expand(key, bindings): _expand(item, bindings) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_expand(item, bindings) for item in value)
+    return value
+
+
+def _default(statement: Statement) -> Any:
+    """Return the default of the parameter that a statement binds; a value of its own if there is none."""
+    try:
+        default = inspect.signature(gin_adapter.function(statement.selector)).parameters[statement.parameter].default
+    except (ValueError, KeyError):
+        return inspect.Parameter.empty
+    return _expand(default, {})
 
 
 def versions() -> dict[str, str]:
-    """Python, the packages a run stands on, and the commit where there is one."""
+    """Return the versions of Python and of the packages that a run depends on, and the commit of a checkout."""
     found = {'python': platform.python_version(), 'platform': platform.platform()}
     for package in PACKAGES:
         try:

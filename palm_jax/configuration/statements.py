@@ -1,4 +1,4 @@
-"""gin text as statements with their places, before gin itself sees it."""
+"""gin text as statements with their locations, before gin itself parses it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import gin
-import palm_jax
 from gin import config_parser
+
+import palm_jax
 from palm_jax.errors import UserError, closest
 
 COMMAND_LINE = 'command line'
@@ -35,12 +36,12 @@ class Macro:
 
 @dataclasses.dataclass(frozen=True)
 class Statement:
-    """One binding (`name = value`), a macro's or a parameter's, and where it was written.
+    """One binding (`name = value`) of a macro or of a parameter, and its location.
 
     Attributes:
       name: `TRAIN_STEPS`, or `scope/module.Class.parameter`.
-      value: a Python value that may hold references and macros.
-      place: `gin/pretrain_tiny.gin, line 12`, or the flag.
+      value: Python value that may contain references and macros.
+      location: `gin/pretrain_tiny.gin, line 12`, or the flag.
     """
 
     name: str
@@ -59,13 +60,49 @@ class Statement:
 
     @property
     def selector(self) -> str:
-        """Of a parameter's binding: `module.Class`, without scopes."""
+        """The configurable whose parameter is bound: `module.Class`, without scopes."""
         return self.name.rpartition('/')[2].rpartition('.')[0]
 
     @property
     def parameter(self) -> str:
-        """Of a parameter's binding: its last part."""
+        """The parameter that is bound: the last part of the name."""
         return self.name.rpartition('.')[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """An import line.
+
+    Attributes:
+      module: full name of the module.
+      bound_name: name under which the file uses it.
+      line: the statement as gin text.
+      location: file and line.
+    """
+
+    module: str
+    bound_name: str
+    line: str
+    location: str
+
+
+@dataclasses.dataclass(frozen=True)
+class GinText:
+    """gin text that was given as one file.
+
+    Attributes:
+      text: what gin is to parse.
+      display: name of the file for messages.
+    """
+
+    text: str
+    display: str
+
+    def as_file(self) -> io.StringIO:
+        """Return the text as an open file, by whose name gin reports errors."""
+        file = io.StringIO(self.text)
+        file.name = self.display  # type: ignore[misc]
+        return file
 
 
 class _Delegate(config_parser.ParserDelegate):
@@ -77,13 +114,21 @@ class _Delegate(config_parser.ParserDelegate):
 
 
 def search_roots() -> tuple[Path, ...]:
-    """Where gin files are looked for: beside the caller, then in the package, then beside it (a checkout)."""
+    """Return where gin files are looked for: the working directory, the package, the folder around it (a checkout)."""
     package = Path(palm_jax.__file__).resolve().parent
     return Path.cwd(), package, package.parent
 
 
 def find_config(name: str, location: str) -> Path:
-    """The file a `--gin_file` or an `include` means."""
+    """Return the file that a `--gin_file` or an `include` names.
+
+    Args:
+      name: path, relative to one of `search_roots`.
+      location: where the name is given, for the message.
+
+    Raises:
+      UserError: there is no such file.
+    """
     path = Path(name).expanduser()
     candidates = [path] if path.is_absolute() else [root / path for root in search_roots()]
     for candidate in candidates:
@@ -95,7 +140,7 @@ def find_config(name: str, location: str) -> Path:
 
 
 def entry_files() -> list[str]:
-    """The gin files that are whole runs: those directly in a `gin` folder."""
+    """Return the gin files that are whole runs: those directly in a `gin` folder."""
     return [name for name in _gin_files() if name.count('/') == 1]
 
 
@@ -103,34 +148,54 @@ def _gin_files() -> list[str]:
     return sorted({p.relative_to(root).as_posix() for root in search_roots() for p in (root / 'gin').rglob('*.gin')})
 
 
-def read_file(path: Path) -> tuple[list[Statement], list[str]]:
-    """The bindings of a file and of what it includes, in order, and the import lines among them."""
+def open_file(path: Path) -> GinText:
+    """Read a gin file.
+
+    Raises:
+      UserError: the file is not text.
+    """
+    try:
+        return GinText(path.read_text(), _display(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f'{_display(path)} is not a text file: {error}.') from None
+
+
+def read_statements(source: GinText, with_includes: bool = True) -> tuple[list[Statement], list[Import]]:
+    """Return the bindings of a gin text in order, and its imports.
+
+    Args:
+      source: text to read.
+      with_includes: whether the files that it includes are read in their place.
+
+    Raises:
+      UserError: gin cannot read a line, or an included file does not exist.
+    """
     statements: list[Statement] = []
-    imports: list[str] = []
-    text = path.read_text()
-    for statement in _parse(text, _display(path)):
-        location = f'{_display(path)}, line {statement.location.line_num}'
+    imports: list[Import] = []
+    for statement in _parse(source.text, source.display):
+        location = f'{source.display}, line {statement.location.line_num}'
         if isinstance(statement, config_parser.IncludeStatement):
-            nested, nested_imports = read_file(find_config(statement.filename, location))
-            statements += nested
-            imports += nested_imports
+            if with_includes:
+                nested, nested_imports = read_statements(open_file(find_config(statement.filename, location)))
+                statements += nested
+                imports += nested_imports
         elif isinstance(statement, config_parser.ImportStatement):
-            imports.append(statement.format())
+            imports.append(Import(statement.module, statement.bound_name(), statement.format(), location))
         elif isinstance(statement, config_parser.BindingStatement):
             statements.append(Statement(_name(statement), statement.value, location))
     return statements, imports
 
 
 def read_flag(name: str, value: str) -> tuple[Statement, str]:
-    """`--gin.NAME=value` as a statement and as gin text; what is no gin value is taken as a string."""
+    """Return `--gin.NAME=value` as a statement and as gin text; a value that gin cannot read is a string."""
     location = f'{COMMAND_LINE}, --gin.{name}={value}'
     try:
         parsed = config_parser.ConfigParser(value, _Delegate()).parse_value()
         if isinstance(parsed, str | int | float | bool | None) and re.fullmatch(r'\w+\s+\S.*', value):
-            raise SyntaxError  # `1 2`: the parser stops after the first word
+            raise SyntaxError  # of `1 2` the parser reads only the first word
         text = value
     except (SyntaxError, ValueError, tokenize.TokenError):
-        is_template = re.match(r'\{\w+\}', value)  # of columns: {question}
+        is_template = re.match(r'\{\w+\}', value)  # of columns, e.g. {question}
         if value.lstrip()[:1] in '@%[({' and not is_template:
             raise UserError(
                 f"{location}: not a gin value. Quote it for the shell, e.g. '--gin.{name}={value}'"
@@ -168,7 +233,7 @@ def _display(path: Path) -> str:
 
 
 def held(value: Any, kind: type) -> Iterator[Any]:
-    """All references or macros inside a value."""
+    """Yield all references or macros inside a value."""
     if isinstance(value, kind):
         yield value
     elif isinstance(value, dict):
@@ -180,7 +245,21 @@ def held(value: Any, kind: type) -> Iterator[Any]:
             yield from held(item, kind)
 
 
+def as_gin(value: Any) -> str:
+    """Return a value as it is written in a gin file."""
+    if isinstance(value, Macro):
+        return f'%{value.name}'
+    if isinstance(value, Reference):
+        return f'@{value.name}' + ('()' if value.evaluated else '')
+    if isinstance(value, list | tuple):
+        inner = ', '.join(map(as_gin, value))
+        return f'[{inner}]' if isinstance(value, list) else f'({inner}{"," if len(value) == 1 else ""})'
+    if isinstance(value, dict):
+        return '{' + ', '.join(f'{as_gin(key)}: {as_gin(item)}' for key, item in value.items()) + '}'
+    return repr(value)
+
+
 def register_search_paths() -> None:
-    """Lets gin find what `find` finds."""
+    """Let gin find the includes that `find_config` finds."""
     for root in search_roots():
         gin.add_config_file_search_path(str(root))

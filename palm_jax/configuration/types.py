@@ -1,4 +1,4 @@
-"""Does a gin value fit the parameter's annotation?"""
+"""Types and bounds of gin values, from the annotations of parameters."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ import types
 import typing
 from typing import Any, Literal, Union
 
+from palm_jax import bounds
+
 _PLAIN = (bool, int, float, str, bytes, type(None), tuple, list, dict)
 
 
 def hints_of(function: Any) -> dict[str, Any]:
-    """Annotations of a function's or class's parameters; what cannot be evaluated is left out."""
-    target = function.__init__ if inspect.isclass(function) else function
+    """Return the annotations of a function's or class's parameters, with their bounds; empty if they have errors."""
     try:
-        hints = typing.get_type_hints(target)
         if inspect.isclass(function):
-            hints = typing.get_type_hints(function) | hints
-        return hints
+            inherited = typing.get_type_hints(function, include_extras=True)
+            return typing.get_type_hints(function.__init__, include_extras=True) | inherited
+        return typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError):
         return {}
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain Python value may be given where `hint` is asked for; what is unclear passes."""
+    """Return whether a plain Python value has the type that an annotation asks for; unclear cases pass."""
+    hint, _ = bounds.parts(hint)
     if hint is Any or isinstance(hint, typing.TypeVar | str) or not isinstance(value, _PLAIN):
         return True
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -51,12 +53,13 @@ def fits(value: Any, hint: Any) -> bool:
         if not isinstance(value, dict):
             return False
         return all(fits(k, args[0]) and fits(v, args[1]) for k, v in value.items()) if args else True
-    # A class, protocol or callable: no plain number, text or container will do, except None by Union.
+    # A class, protocol or callable takes no plain number, text or container, and None only by a union.
     return value is not None and not isinstance(value, bool | int | float | str | bytes | list | tuple | dict)
 
 
 def describe(hint: Any) -> str:
-    """An annotation as a user reads it."""
+    """Return an annotation as users read it, without its bounds."""
+    hint, _ = bounds.parts(hint)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return 'one of ' + ', '.join(map(repr, args))

@@ -1,8 +1,7 @@
-"""Published weights as a base: read tensor by tensor into place, written as a checkpoint."""
+"""Published weights as a base: read tensor by tensor onto the mesh, and written as a run with one checkpoint."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
+from palm_jax.checkpoint_metadata import CheckpointMetadata
+from palm_jax.configuration.compose import compose
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import HuggingFace
 from palm_jax.errors import UserError
@@ -20,50 +21,33 @@ from palm_jax.exchange.cohere import Tensor
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import MeshLayout
+from palm_jax.run_directory import RunDirectory
 from palm_jax.training.checkpoints import Checkpoints
 from palm_jax.training.state import TrainState, init_params
 
-# As what the base can be loaded, and trained on.
-_CONFIG = """include 'gin/runs/pretrain.gin'
-include 'gin/tasks/python_stdlib.gin'
-include 'gin/models/pretrained.gin'
-include 'gin/schedules/constant.gin'
-include 'gin/optim/adafactor.gin'
-include 'gin/mesh/fsdp.gin'
-include 'gin/writers/local.gin'
-
-INITIAL_CHECKPOINT_PATH = {model_dir!r}
-MODEL_DIR = {model_dir!r}
-VOCABULARY_SIZE = {size}
-TASK_FEATURE_LENGTHS = {{'targets': {length}}}
-TRAIN_STEPS = 1000
-BATCH_SIZE = 8
-LEARNING_RATE = 1e-3
-"""
-
 
 def from_hf(source: Path, model_dir: Path, dtype: str = 'float32', layout: MeshLayout = MeshLayout()) -> str:
-    """A Transformers directory of the Cohere kind as a base for fine-tuning.
+    """Imports a Transformers directory of a Cohere-type model as a base for fine-tuning.
 
     Args:
-      source: holds config.json, *.safetensors, tokenizer.json and tokenizer_config.json.
-      model_dir: gets the checkpoint and the vocabulary.
-      dtype: to keep the weights in.
-      layout: the mesh on which they are assembled; no host holds what its devices do not.
+      source: directory with config.json, *.safetensors, tokenizer.json and tokenizer_config.json.
+      model_dir: MODEL_DIR to create, with a checkpoint, the vocabulary and a configuration.
+      dtype: type in which the weights are stored.
+      layout: mesh on which the weights are assembled; a host holds only what its devices hold.
 
     Returns:
-      What was imported, in a line.
+      A line that says what was imported.
 
     Raises:
-      UserError: another kind of model, or tensors that do not fit.
+      UserError: the directory holds another type of model or tensors that do not fit, or `model_dir` holds a run.
     """
-    _refuse_run(model_dir)
+    run = _new_run(model_dir)
     config = hf_directory.read_config(source)
     arch = cohere.architecture(config, dtype)
     vocabulary = _vocabulary(source / 'tokenizer.json', arch)
     with hf_directory.open_weights(source, arch) as read:
-        params = _assembled(cohere.tensors(arch), read, arch, vocabulary, layout)
-    return _keep(params, arch, vocabulary, config.get('max_position_embeddings', 2048), model_dir)
+        params = _assemble(cohere.tensors(arch), read, arch, vocabulary, layout)
+    return _write_run(params, arch, vocabulary, config.get('max_position_embeddings', 2048), run)
 
 
 def from_palm_rlhf(
@@ -75,34 +59,38 @@ def from_palm_rlhf(
     length: int = 2048,
     layout: MeshLayout = MeshLayout(),
 ) -> str:
-    """Weights of PaLM-rlhf-pytorch (conceptofmind/PaLM) as a base for fine-tuning.
+    """Imports weights of PaLM-rlhf-pytorch (conceptofmind/PaLM) as a base for fine-tuning.
 
     Args:
-      source: the file of tensors.
-      tokenizer: tokenizer.json beside its tokenizer_config.json: of conceptofmind's weights GPT-NeoX's.
-      model_dir, dtype, layout: as of `from_hf`.
-      head_dim: where the file does not tell.
-      length: that the model was trained on.
+      source: file of tensors.
+      tokenizer: tokenizer.json, with tokenizer_config.json in the same folder; conceptofmind's weights use GPT-NeoX's.
+      model_dir: MODEL_DIR to create, with a checkpoint, the vocabulary and a configuration.
+      dtype: type in which the weights are stored.
+      head_dim: size of an attention head, where the file does not determine it.
+      length: sequence length in tokens that the model was trained on.
+      layout: mesh on which the weights are assembled; a host holds only what its devices hold.
 
     Returns:
-      What was imported, in a line.
+      A line that says what was imported.
 
     Raises:
-      UserError: another kind of file, or tensors that do not fit.
+      UserError: the file holds something else or tensors that do not fit, or `model_dir` holds a run.
     """
-    _refuse_run(model_dir)
+    run = _new_run(model_dir)
     with palm_rlhf.open_weights(source) as found:
         arch = palm_rlhf.architecture(found, dtype, head_dim)
         tensors = palm_rlhf.tensors(arch, found)
         hf_directory.check(palm_rlhf.shapes(found), tensors, arch.num_layers, source)
         vocabulary = _vocabulary(tokenizer, arch)
-        params = _assembled(tensors, palm_rlhf.reader(found), arch, vocabulary, layout)
-    return _keep(params, arch, vocabulary, length, model_dir)
+        params = _assemble(tensors, palm_rlhf.reader(found), arch, vocabulary, layout)
+    return _write_run(params, arch, vocabulary, length, run)
 
 
-def _refuse_run(model_dir: Path) -> None:
-    if (model_dir / 'checkpoints').exists():
-        raise UserError(f'{model_dir} holds a run already. Name another directory.')
+def _new_run(model_dir: Path) -> RunDirectory:
+    run = RunDirectory(model_dir)
+    if run.checkpoints.exists():
+        raise UserError(f'{run} holds a run already. Name another directory.')
+    return run
 
 
 def _vocabulary(file: Path, arch: Architecture) -> ExtendedVocabulary:
@@ -112,10 +100,10 @@ def _vocabulary(file: Path, arch: Architecture) -> ExtendedVocabulary:
     return vocabulary
 
 
-def _assembled(
+def _assemble(
     tensors: Sequence[Tensor], read: Any, arch: Architecture, vocabulary: ExtendedVocabulary, layout: MeshLayout
 ) -> Any:
-    """The parameters, each read into its place on the mesh."""
+    """Reads every parameter directly into its shards on the mesh."""
     mesh = layout.mesh()
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
         boxed = jax.eval_shape(lambda rng: init_params(PaLM(arch), rng), jax.random.key(0))
@@ -127,17 +115,22 @@ def _assembled(
     return params
 
 
-def _keep(params: Any, arch: Architecture, vocabulary: ExtendedVocabulary, length: int, model_dir: Path) -> str:
-    """Writes a run's directory at step 0."""
-    about = {'vocabulary': vocabulary.fingerprint, 'architecture': dataclasses.asdict(arch)}
-    checkpoints = Checkpoints(model_dir / 'checkpoints', 1, about)
+def _write_run(params: Any, arch: Architecture, vocabulary: ExtendedVocabulary, length: int, run: RunDirectory) -> str:
+    """Writes a run with one checkpoint at step 0, and returns a line about it."""
+    metadata = CheckpointMetadata.of_model(arch, vocabulary.fingerprint)
+    checkpoints = Checkpoints(run.checkpoints, 1, metadata)
     checkpoints.save(TrainState(jnp.zeros((), jnp.int32), params, {}), 0)
     checkpoints.close()
-    vocabulary.save(model_dir)
-    config = _CONFIG.format(model_dir=str(model_dir), length=length, size=arch.vocab_size)
-    (model_dir / 'config.gin').write_text(config)
+    vocabulary.save(run.path)
+    bindings = {
+        'MODEL_DIR': str(run),
+        'INITIAL_CHECKPOINT_PATH': str(run),
+        'VOCABULARY_SIZE': arch.vocab_size,
+        'TASK_FEATURE_LENGTHS': {'targets': length},
+    }
+    run.config.write_text(compose(['gin/runs/imported.gin'], bindings))
     count = sum(x.size for x in jax.tree.leaves(params))
-    return f'imported   {count:,} parameters, vocabulary {vocabulary.fingerprint}, to {model_dir}'
+    return f'imported   {count:,} parameters, vocabulary {vocabulary.fingerprint}, to {run}'
 
 
 def _leaf(tree: Any, path: str) -> Any:

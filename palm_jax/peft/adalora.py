@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -13,73 +13,70 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from palm_jax.bounds import AtLeast, Rate, checked
 from palm_jax.errors import UserError
 from palm_jax.parameters import path_name
 from palm_jax.peft.lora import LoRA
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class AdaLoRA(LoRA):
-    """W + scale · A·diag(E)·B, an SVD that is learned; the ranks that matter least are given up on the way.
+    """W + scale · A·diag(E)·B, a learned SVD whose least important ranks are pruned during training.
 
     All kernels begin with `rank` and share a budget that falls by a cubic to `target_rank` times
     their number. A triplet (a column of A, an entry of E, a row of B) is worth the score of its
     entry and the mean scores of its column and row; a weight's score is its sensitivity |p·∂L/∂p|,
-    smoothed, times the smoothed distance of its sensitivity from that. What falls out of the
-    budget has its entry of E set to zero, and may come back until the last steps begin.
+    smoothed, times the smoothed distance of its sensitivity from that. A triplet outside the
+    budget has its entry of E set to zero, and can return until the final steps begin.
 
     A and B begin normal, E at zero, so the start equals the base; scale = α / R as in peft.
 
     Attributes:
-      rank: R of every kernel at the start.
-      alpha: α.
-      targets: regular expression of the kernels that get one.
-      dropout_rate: on the input of A.
-      target_rank: mean rank at the end.
-      total_steps: of the run.
-      warmup_steps: the budget is whole for so long; None is a tenth of the run.
-      final_steps: at the end the ranks stay as they are; None is three tenths of the run.
+      rank: rank R of every kernel at the start.
+      alpha: numerator α of the scale.
+      targets: regular expression of the kernels that are adapted.
+      dropout_rate: dropout rate on the input of A.
+      target_rank: mean rank at the end, at most `rank`.
+      total_steps: number of steps of the run.
+      warmup_steps: steps before the budget begins to fall; None: a tenth of the run.
+      final_steps: steps at the end during which the ranks no longer change; None: three tenths of the run.
       allocation_period: steps between two allocations.
-      beta1: of the sensitivity's moving average.
-      beta2: of its uncertainty's.
+      beta1: decay of the moving average of the sensitivity.
+      beta2: decay of the moving average of its uncertainty.
       orthogonality: weight of the mean of ‖AᵀA − I‖ and ‖BBᵀ − I‖ in the loss.
       init_std: standard deviation of A and B at the start.
     """
 
-    rank: int = 12
-    alpha: float = 16.0
+    rank: Annotated[int, AtLeast(1)] = 12
+    alpha: float = 24.0
     use_rslora: bool = dataclasses.field(default=False, init=False)
     use_dora: bool = dataclasses.field(default=False, init=False)
-    target_rank: int = 8
-    total_steps: int = 1000
-    warmup_steps: int | None = None
-    final_steps: int | None = None
-    allocation_period: int = 10
-    beta1: float = 0.85
-    beta2: float = 0.85
-    orthogonality: float = 0.5
-    init_std: float = 0.02
+    target_rank: Annotated[int, AtLeast(1)] = 8
+    total_steps: Annotated[int, AtLeast(1)] = 1000
+    warmup_steps: Annotated[int, AtLeast(0)] | None = None
+    final_steps: Annotated[int, AtLeast(0)] | None = None
+    allocation_period: Annotated[int, AtLeast(1)] = 10
+    beta1: Rate = 0.85
+    beta2: Rate = 0.85
+    orthogonality: Annotated[float, AtLeast(0)] = 0.5
+    init_std: Annotated[float, AtLeast(0)] = 0.02
     diagonal: bool = dataclasses.field(default=True, init=False)
     name: str = dataclasses.field(default='adalora', init=False)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.target_rank <= self.rank:
-            raise UserError(
-                f'AdaLoRA: target_rank = {self.target_rank} must be at least 1, at most rank = {self.rank}.'
-            )
-        if self.allocation_period < 1:
-            raise UserError(f'AdaLoRA.allocation_period is {self.allocation_period}; it must be at least 1.')
+        if self.target_rank > self.rank:
+            raise UserError(f'AdaLoRA.target_rank is {self.target_rank}; it must be at most rank = {self.rank}.')
         first, last = self._falling
         if not 0 <= first < last:
             raise UserError(
                 f'AdaLoRA: of total_steps = {self.total_steps}, warmup_steps = {first} and final_steps = '
-                f'{self.total_steps - last} leave no step in which the budget could fall. Make them smaller.'
+                f'{self.total_steps - last} leave no step in which the budget could fall. Lower them.'
             )
 
     @property
     def scale(self) -> float:
-        """What multiplies A·diag(E)·B."""
+        """Factor of A·diag(E)·B."""
         return self.alpha / (self.rank + 1e-5)
 
     @property
@@ -92,13 +89,13 @@ class AdaLoRA(LoRA):
 
     @property
     def _falling(self) -> tuple[int, int]:
-        """The steps between which the budget falls."""
+        """First and last of the steps over which the budget falls."""
         warmup = self.total_steps // 10 if self.warmup_steps is None else self.warmup_steps
         final = 3 * self.total_steps // 10 if self.final_steps is None else self.final_steps
         return warmup, self.total_steps - final
 
     def budget(self, num_kernels: int) -> tuple[np.ndarray, np.ndarray]:
-        """How many triplets are kept at steps 0 to total_steps, and at which of them they are chosen."""
+        """Return the number of triplets kept at steps 0 to total_steps, and whether they are chosen there."""
         steps = np.arange(self.total_steps + 1)
         first, last = self._falling
         start, end = self.rank * num_kernels, self.target_rank * num_kernels
@@ -108,7 +105,7 @@ class AdaLoRA(LoRA):
         return kept, chosen
 
     def penalty(self, params):
-        """The orthogonality's weight times the mean Frobenius distance of AᵀA and BBᵀ from I."""
+        """Return `orthogonality` times the mean Frobenius distance of AᵀA and BBᵀ from I."""
         eye, distances = jnp.eye(self.rank), []
         for a_NDR, _, b_NRF in self._triplets(params).values():
             for gram_NRR in (
@@ -119,7 +116,7 @@ class AdaLoRA(LoRA):
         return self.orthogonality * jnp.mean(jnp.concatenate(distances))
 
     def wrap_optimizer(self, optimizer):
-        """Scores every triplet after each update, and sets E to zero outside the budget."""
+        """Score every triplet after each update, and set E to zero outside the budget."""
 
         def init(params):
             method_params = self._own(params)
@@ -151,7 +148,7 @@ class AdaLoRA(LoRA):
         return optimizer._replace(init=init, update=update)
 
     def _smoothed(self, state: Any, params: Any, grads: Any, count: jax.Array) -> tuple[Any, Any]:
-        """Sensitivity and uncertainty, until the last choice is made."""
+        """Return the moving averages of sensitivity and uncertainty, constant after the last choice."""
         now = jax.tree.map(lambda p, g: jnp.abs(p * g).astype(jnp.float32), params, grads)
 
         def average(beta, old, new):
@@ -164,7 +161,11 @@ class AdaLoRA(LoRA):
         return sensitivity, average(self.beta2, state['uncertainty'], distance)
 
     def _allocated(self, kept: Any, scores: Any, count: jax.Array) -> Any:
-        """Which entries of E stay: those above the threshold, all between two choices, in the end the last choice's."""
+        """Return which entries of E are kept.
+
+        At a choice those above the threshold are; between choices all are, and after the last one
+        those that it kept.
+        """
         worth = {
             path: e_NR + a_NDR.mean(axis=1) + b_NRF.mean(axis=2)
             for path, (a_NDR, e_NR, b_NRF) in self._triplets(scores).items()
@@ -185,7 +186,7 @@ class AdaLoRA(LoRA):
         return _part(params, rf'(.*/)?{self.name}/.*')
 
     def _triplets(self, params: Any) -> dict[str, tuple[jax.Array, jax.Array, jax.Array]]:
-        """A [N, D, R], E [N, R] and B [N, R, F] in float32, under the paths of E."""
+        """Return A [N, D, R], E [N, R] and B [N, R, F] in float32, by the paths of E."""
         leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(self._own(params))}
         triplets = {}
         for path, e in leaves.items():
@@ -201,7 +202,7 @@ class AdaLoRA(LoRA):
 
 
 def _part(tree: Any, pattern: str, path: str = '') -> Any:
-    """Nested dicts with only the leaves whose paths match; leaves may be boxed with their logical axes."""
+    """Return nested dicts with only the leaves whose paths match; leaves may be boxed with their logical axes."""
     result = {}
     for key, value in tree.items():
         if isinstance(value, dict):

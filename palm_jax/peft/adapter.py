@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 
+from palm_jax.bounds import AtLeast, checked
 from palm_jax.errors import UserError
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.matmuls import matmul
 from palm_jax.peft.method import Method, change_targets, new_param
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Adapter(Method):
-    """y + gelu(y·Down)·Up behind both branches of a block, before they meet the residual stream.
+    """y + gelu(y·Down)·Up on the outputs y of both branches of a block, before the residual addition.
 
-    Houlsby et al. place one behind attention and one behind the MLP of a serial block; the
-    branches of a parallel block get one each, too. Up begins at zero: the start equals the base.
+    Houlsby et al. place one after attention and one after the MLP of a serial block; the branches
+    of a parallel block get one each, too. Up begins at zero: the start equals the base.
 
     Attributes:
-      bottleneck_dim: of the bottleneck.
-      targets: regular expression of the kernels whose outputs get one; their outputs are [D].
+      bottleneck_dim: width of the bottleneck.
+      targets: regular expression of the kernels whose outputs are adapted; the outputs must be vectors [D].
     """
 
-    bottleneck_dim: int = 64
+    bottleneck_dim: Annotated[int, AtLeast(1)] = 32
     targets: str = 'stack/(attn|mlp)/out/kernel'
     name: str = dataclasses.field(default='adapter', init=False)
-
-    def __post_init__(self) -> None:
-        if self.bottleneck_dim < 1:
-            raise UserError(f'Adapter.bottleneck_dim is {self.bottleneck_dim}; it must be at least 1.')
 
     def intercept(self, next_fun, args, kwargs, context):
         def change(projection, outputs):
@@ -51,7 +50,7 @@ class Bottlenecks(nn.Module):
 
     @nn.compact
     def __call__(self, outputs: dict[str, jax.Array], axes: dict[str, tuple[str, ...]]) -> dict[str, jax.Array]:
-        """y + gelu(y·Down)·Up, by name."""
+        """Return y + gelu(y·Down)·Up [..., D], by name."""
         changed = {}
         for name, y in outputs.items():
             D, (axis,) = y.shape[-1], axes[name]

@@ -1,4 +1,4 @@
-"""BitFit (Ben Zaken et al., arXiv 2106.10199) for a model that has no biases."""
+"""BitFit (Ben Zaken et al., arXiv 2106.10199) for a model without biases."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from palm_jax.peft.method import Method, change_targets, new_param
 
 @dataclasses.dataclass(frozen=True)
 class BitFit(Method):
-    """Trains biases only. PaLM has none, so the method adds them, at zero, to its linear maps.
+    """Trained biases. PaLM has none, so the method adds them, initialized to zero, to its linear maps.
 
     Attributes:
-      targets: regular expression of the kernels whose outputs get one.
+      targets: regular expression of the kernels whose outputs get a bias.
     """
 
     targets: str = 'stack/(attn|mlp)/.*'
@@ -36,7 +36,7 @@ class Biases(nn.Module):
 
     @nn.compact
     def __call__(self, outputs: dict[str, jax.Array], axes: dict[str, tuple[str, ...]]) -> dict[str, jax.Array]:
-        """Every output plus its bias."""
+        """Return every output plus its bias, by name."""
         shifted = {}
         for name, y in outputs.items():
             shape = y.shape[y.ndim - len(axes[name]) :]

@@ -13,11 +13,11 @@ from palm_jax.peft.method import Method, new_param, outputs_by_name, targets
 
 @dataclasses.dataclass(frozen=True)
 class IA3(Method):
-    """Learned vectors multiply keys, values and the MLP's hidden activations; they begin at one.
+    """Learned vectors that multiply keys, values and the hidden activations of the MLP; they begin at one.
 
     Attributes:
       targets: regular expression of the kernels whose outputs are multiplied.
-      input_targets: of those whose inputs are.
+      input_targets: regular expression of the kernels whose inputs are multiplied.
     """
 
     targets: str = 'stack/attn/qkv/(k|v)'
@@ -37,7 +37,7 @@ class IA3(Method):
         return tuple((outputs | changed).values())
 
     def merge(self, kernels, params):
-        """The vectors multiply the kernels' columns, or their rows."""
+        """Return kernels whose columns, or rows, are multiplied by the vectors."""
 
         def merged(name, kernel):
             if 'input' in params:
@@ -59,6 +59,6 @@ class Scales(nn.Module):
 
     @nn.compact
     def __call__(self, name: str, x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-        """x times the vector `name`, over x's last axes."""
+        """Return x times the vector `name`, over the last axes of x."""
         scale = new_param(self, name, nn.initializers.ones, x.shape[x.ndim - len(axes) :], axes)
         return x * scale.astype(x.dtype)

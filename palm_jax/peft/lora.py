@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from palm_jax.errors import UserError
+from palm_jax.bounds import AtLeast, Rate, checked
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.matmuls import matmul
 from palm_jax.peft.method import Method, change_targets, new_param
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class LoRA(Method):
     """W + scale · A·B with A [D, R] and B [R, F], scale = α / R; W itself is not trained.
@@ -23,43 +25,37 @@ class LoRA(Method):
     A begins uniform within ±1/√D (the authors' code), B at zero, so the start equals the base.
 
     Attributes:
-      rank: R.
-      alpha: α.
-      targets: regular expression of the kernels that get one.
-      dropout_rate: on the input of A.
-      use_rslora: scale = α / √R (rsLoRA).
-      use_dora: learns the lengths m of the columns, too (DoRA): y = m / ‖W + ΔW‖ · x·(W + ΔW),
-        the norm held constant in the gradient; m begins as ‖W‖.
+      rank: rank R of A·B.
+      alpha: numerator α of the scale.
+      targets: regular expression of the kernels that are adapted.
+      dropout_rate: dropout rate on the input of A.
+      use_rslora: whether scale = α / √R (rsLoRA).
+      use_dora: whether the lengths m of the columns are learned, too (DoRA):
+        y = m / ‖W + ΔW‖ · x·(W + ΔW), with the norm constant in the gradient; m begins as ‖W‖.
     """
 
-    rank: int = 8
-    alpha: float = 8.0
+    rank: Annotated[int, AtLeast(1)] = 8
+    alpha: float = 16.0
     targets: str = 'stack/(attn|mlp)/.*'
-    dropout_rate: float = 0.0
+    dropout_rate: Rate = 0.0
     use_rslora: bool = False
     use_dora: bool = False
     diagonal: bool = dataclasses.field(default=False, init=False)
     name: str = dataclasses.field(default='lora', init=False)
 
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise UserError(f'LoRA.rank is {self.rank}; it must be at least 1.')
-        if not 0 <= self.dropout_rate < 1:
-            raise UserError(f'LoRA.dropout_rate is {self.dropout_rate}; it must be in [0, 1).')
-
     @property
     def scale(self) -> float:
-        """What multiplies A·B."""
+        """Factor of A·B."""
         return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
     @property
     def init_a(self) -> Callable[..., jax.Array]:
-        """Of A."""
+        """Initializer of A."""
         return _uniform
 
     @property
     def init_b(self) -> Callable[..., jax.Array]:
-        """Of B."""
+        """Initializer of B."""
         return nn.initializers.zeros
 
     def intercept(self, next_fun, args, kwargs, context):
@@ -71,7 +67,7 @@ class LoRA(Method):
         return change_targets(next_fun, args, kwargs, context, self.targets, change)
 
     def init_from_base(self, siblings, params):
-        """DoRA's lengths begin as those of the kernels' columns."""
+        """Start DoRA's lengths as those of the kernels' columns."""
         lengths = {
             f'{name}_length': jnp.linalg.norm(_flat(kernel, params[f'{name}_a']), axis=1)
             .reshape(params[f'{name}_length'].shape)
@@ -82,7 +78,7 @@ class LoRA(Method):
         return params | lengths
 
     def merge(self, kernels, params):
-        """W + scale·A·B, for DoRA with the learned lengths."""
+        """Return W + scale·A·B, for DoRA with the learned lengths."""
 
         def merged(name, kernel):
             if f'{name}_a' not in params:
@@ -102,7 +98,7 @@ class LoRA(Method):
 
 
 class LowRank(nn.Module):
-    """A and B, for DoRA the lengths too, of some outputs of one projection."""
+    """A and B, and for DoRA the lengths, of some outputs of one projection."""
 
     arch: Architecture
     lora: LoRA
@@ -111,7 +107,7 @@ class LowRank(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, outputs: dict[str, jax.Array], kernels: dict[str, jax.Array]):
-        """The changed outputs of x, by name."""
+        """Return the adapted outputs of x [..., *inputs], by name."""
         lora, dtype, num_inputs = self.lora, self.arch.dtype, len(self.input_axes)
         input_shape = x.shape[-num_inputs:]
         fan_in = math.prod(input_shape)
@@ -139,12 +135,12 @@ class LowRank(nn.Module):
 
 
 def _uniform(rng, shape, dtype):
-    """torch's `kaiming_uniform_(a=√5)` of A: uniform within ±1/√fan_in."""
+    """Draw uniformly within ±1/√fan_in: torch's `kaiming_uniform_(a=√5)`."""
     limit = math.prod(shape[:-1]) ** -0.5
     return jax.random.uniform(rng, shape, dtype, -limit, limit)
 
 
 def _flat(kernel: jax.Array, a: jax.Array) -> jax.Array:
-    """A stacked kernel [N, *inputs, *outputs] as float32 [N, D, F]; `a` [N, *inputs, R] tells which are inputs."""
+    """Reshape a stacked kernel [N, *inputs, *outputs] to float32 [N, D, F]; `a` is [N, *inputs, R]."""
     fan_in = math.prod(a.shape[1:-1])
     return kernel.reshape(kernel.shape[0], fan_in, -1).astype(jnp.float32)

@@ -1,9 +1,9 @@
-"""What a fine-tuning method is, and a model with methods attached.
+"""The protocol of a fine-tuning method, and a model with methods attached.
 
-A method adds weights to the model at named seams and says which they are. It attaches by
-`nn.intercept_methods`, so the model's code holds none of it, and it keeps three laws:
+A method adds weights to the model at named seams. It attaches by `nn.intercept_methods`, so the
+model's code does not mention it, and it keeps three laws:
 
-1. its weights live in a child module of its own (`stack/attn/qkv/lora/...`), so the base's
+1. its weights are in a child module of its own (`stack/attn/qkv/lora/...`), so the base's
    parameters keep their paths and their initialisation;
 2. its interceptors are entered inside the traced function (`AdaptedModel.apply`), so a compiled
    step cannot miss them;
@@ -30,11 +30,11 @@ from palm_jax.models.palm import PaLM
 
 
 class Method(abc.ABC):
-    """A way to fine-tune: a frozen dataclass that gin builds. What one does not need, it leaves as it is here.
+    """A fine-tuning method: a frozen dataclass that gin builds and that overrides what it needs.
 
     Attributes:
-      name: of the child modules that hold its weights.
-      dropout_rate: above 0, training needs a `dropout` RNG.
+      name: name of the child modules that hold its weights.
+      dropout_rate: dropout rate of the method; above 0, training needs a `dropout` RNG.
     """
 
     name: str
@@ -42,33 +42,33 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def intercept(self, next_fun: Callable, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
-        """Called in place of every module's method, see `nn.intercept_methods`."""
+        """Called instead of every method of every module, see `nn.intercept_methods`."""
 
     def init_from_base(self, siblings: dict[str, Any], params: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """A child's weights to begin with, once the base's are in place.
+        """Return the weights of a child module to start from, given those of the base.
 
         Args:
-          beside: what lies beside the child: kernels [N, *inputs, *outputs] and other modules, by name.
-          own: the child's weights as they were initialised.
+          siblings: kernels [N, *inputs, *outputs] and other modules next to the child, by name.
+          params: weights of the child as initialized.
         """
         del siblings
         return params
 
     def merge(self, kernels: dict[str, jax.Array], params: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """The kernels that alone compute what kernels and child compute together.
+        """Return kernels that compute what kernels and child compute together.
 
         Raises:
-          UserError: no kernels can.
+          UserError: the method is not a change of the kernels.
         """
-        raise UserError(f'{type(self).__name__} cannot be merged into the kernels: it computes what they cannot.')
+        raise UserError(f'{type(self).__name__} cannot be merged into the kernels: it is not a change of them.')
 
     def penalty(self, params: Any) -> jax.Array | float:
-        """What joins the mean loss, of all of the model's parameters."""
+        """Return the term that is added to the mean loss, from all parameters of the model."""
         del params
         return 0.0
 
     def wrap_optimizer(self, optimizer: Any) -> Any:
-        """The optimizer that this method needs, from the run's own (a named tuple of `init`, `update`, `schedule`)."""
+        """Return the optimizer that this method needs, given the run's: (`init`, `update`, `schedule`)."""
         return optimizer
 
 
@@ -77,8 +77,8 @@ class AdaptedModel:
     """A model with methods attached; with none it is the model itself.
 
     Attributes:
-      model: the base.
-      methods: attached from the inside out: the first sees the base's own outputs.
+      model: base model.
+      methods: methods from the inside out: the first sees the outputs of the base.
     """
 
     model: PaLM
@@ -86,12 +86,12 @@ class AdaptedModel:
 
     @property
     def arch(self) -> Architecture:
-        """The base's."""
+        """Architecture of the base."""
         return self.model.arch
 
     @property
     def head(self) -> nn.Module | None:
-        """The base's."""
+        """Head of the base."""
         return self.model.head
 
     @property
@@ -101,22 +101,22 @@ class AdaptedModel:
 
     @property
     def trainable(self) -> tuple[str, ...]:
-        """Regular expressions of what is new: the methods' weights and the head's."""
+        """Regular expressions of the new weights: the methods' and the head's."""
         head = () if self.model.head is None else ('head/.*',)
         return (*(f'(.*/)?{method.name}/.*' for method in self.methods), *head)
 
     def init(self, *args: Any, **kwargs: Any) -> Any:
-        """`nn.Module.init` with the methods' weights."""
+        """Call `nn.Module.init` with the methods attached."""
         with self._attached():
             return self.model.init(*args, **kwargs)
 
     def apply(self, *args: Any, **kwargs: Any) -> Any:
-        """`nn.Module.apply` with the methods at work."""
+        """Call `nn.Module.apply` with the methods attached."""
         with self._attached():
             return self.model.apply(*args, **kwargs)
 
     def init_from_base(self, params: Any) -> Any:
-        """The parameters to begin with, once the base's are in place; see `Method.init_from_base`."""
+        """Return the parameters to start from, given those of the base; see `Method.init_from_base`."""
         for method in self.methods:
             params = _visit(
                 params, method.name, lambda siblings, params, m=method: ({}, m.init_from_base(siblings, params))
@@ -124,7 +124,7 @@ class AdaptedModel:
         return params
 
     def merge(self, params: Any) -> Any:
-        """The base's parameters that alone compute the same; see `Method.merge`."""
+        """Return parameters with which the base alone computes the same; see `Method.merge`."""
         for method in self.methods:
             params = _visit(
                 params, method.name, lambda siblings, params, m=method: (m.merge(_kernels(siblings), params), None)
@@ -132,7 +132,7 @@ class AdaptedModel:
         return params
 
     def penalized(self, loss: Callable[..., tuple[jax.Array, dict]]) -> Callable[..., tuple[jax.Array, dict]]:
-        """A loss (a *sum*, with metrics) with the methods' penalties, each as often as the loss counts targets."""
+        """Return a loss (a *sum*, with metrics) plus the methods' penalties times the number of its targets."""
 
         def total(model, params, *rest):
             value, metrics = loss(model, params, *rest)
@@ -142,23 +142,23 @@ class AdaptedModel:
         return total if self.methods else loss
 
     def wrap_optimizer(self, optimizer: Any) -> Any:
-        """The optimizer that the methods need; see `Method.wrap_optimizer`."""
+        """Return the optimizer that the methods need; see `Method.wrap_optimizer`."""
         for method in self.methods:
             optimizer = method.wrap_optimizer(optimizer)
         return optimizer
 
     def freeze_layers(self, num_layers: int) -> AdaptedModel:
-        """The same, without a gradient in the first layers; see `PaLM.frozen_layers`."""
+        """Return the same model without a gradient in the first layers; see `PaLM.frozen_layers`."""
         return self.clone(frozen_layers=num_layers)
 
     def clone(self, **changes: Any) -> AdaptedModel:
-        """The same methods on a base with other attributes, as `nn.Module.clone`."""
+        """Return the same methods on a base with other attributes, like `nn.Module.clone`."""
         return dataclasses.replace(self, model=self.model.clone(**changes))
 
     @contextlib.contextmanager
     def _attached(self):
         with contextlib.ExitStack() as stack:
-            for method in reversed(self.methods):  # the last one entered is called first
+            for method in reversed(self.methods):  # the interceptor entered last is called first
                 stack.enter_context(nn.intercept_methods(method.intercept))
             yield
 
@@ -179,11 +179,11 @@ def _kernels(siblings: dict[str, Any]) -> dict[str, jax.Array]:
 
 
 def targets(context: InterceptorContext, pattern: str) -> tuple[str, ...]:
-    """The outputs of an intercepted projection whose kernels' paths match; none anywhere else."""
+    """Return the outputs of an intercepted projection whose kernels' paths match; none for other modules."""
     module = context.module
     if not isinstance(module, Projection) or context.method_name != '__call__':
         return ()
-    path = [name for name in module.path if not name.isdigit()]  # all layers are named alike
+    path = [name for name in module.path if not name.isdigit()]  # layers outside a scan are numbered
     return tuple(name for name in module.outputs if re.fullmatch(pattern, '/'.join((*path, name))))
 
 
@@ -195,12 +195,12 @@ def change_targets(
     pattern: str,
     change: Callable[[Projection, dict[str, jax.Array]], dict[str, jax.Array]],
 ) -> Any:
-    """Calls on, and changes the outputs of a projection whose kernels' paths match.
+    """Call the intercepted method, and change the outputs of a projection whose kernels' paths match.
 
     Args:
-      next_fun, args, kwargs, context: as of `Method.intercept`.
+      next_fun, args, kwargs, context: arguments of `Method.intercept`.
       pattern: regular expression of kernels.
-      change: (projection, matching outputs by name) to their new values by name.
+      change: function of (projection, matching outputs by name) that returns their new values by name.
     """
     outputs, names = next_fun(*args, **kwargs), targets(context, pattern)
     if not names:
@@ -210,10 +210,10 @@ def change_targets(
 
 
 def outputs_by_name(projection: Projection, outputs: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
-    """A projection's outputs by name, in order."""
+    """Return the outputs of a projection by name, in order."""
     return dict(zip(projection.outputs, outputs, strict=True))
 
 
 def new_param(module: nn.Module, name: str, init: Callable, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
-    """A weight of a method with its logical axes, in the dtype in which the base stores its own."""
+    """Create a weight of a method with its logical axes, in the dtype of the base's parameters."""
     return module.param(name, nn.with_logical_partitioning(init, axes), shape, module.arch.param_dtype)

@@ -3,42 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from palm_jax.errors import UserError
+from palm_jax.bounds import AtLeast, checked
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.attention import Memory
 from palm_jax.models.rotary import rotate
 from palm_jax.peft.method import Method, new_param
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Prefix(Method):
-    """Learned keys and values that stand before those of every text, in every layer.
+    """Learned keys and values before those of every text, in every layer.
 
-    With one key head a prefix is tiny: 2·K numbers a token and layer. Its keys are turned as if
-    they stood P to 1 places before the text begins, as a cache of P tokens would (peft's own).
+    With one key head a prefix is small: 2·K numbers per token and layer. Its keys are rotated for
+    the positions −P to −1, as those of a cache of P earlier tokens would be (as in peft).
 
     Attributes:
-      length: P.
-      bottleneck_dim: of the re-parameterization tanh(e·W + b)·V + c with e [P, width], as wide inside;
-        0 learns keys and values themselves.
-      init_std: standard deviation of what is learned, at the start.
+      length: number P of learned keys and values per layer.
+      bottleneck_dim: width of the reparameterization tanh(e·W + b)·V + c with e [P, bottleneck_dim];
+        0: keys and values are parameters themselves.
+      init_std: standard deviation of keys and values at the start.
     """
 
-    length: int = 16
-    bottleneck_dim: int = 0
-    init_std: float = 0.02
+    length: Annotated[int, AtLeast(1)] = 16
+    bottleneck_dim: Annotated[int, AtLeast(0)] = 0
+    init_std: Annotated[float, AtLeast(0)] = 0.02
     name: str = dataclasses.field(default='prefix', init=False)
-
-    def __post_init__(self) -> None:
-        if self.length < 1 or self.bottleneck_dim < 0:
-            raise UserError(
-                f'Prefix: length = {self.length} must be at least 1, width = {self.bottleneck_dim} at least 0.'
-            )
 
     def intercept(self, next_fun, args, kwargs, context):
         memory = context.module
@@ -62,7 +58,7 @@ class KeysAndValues(nn.Module):
 
     @nn.compact
     def __call__(self) -> tuple[jax.Array, jax.Array]:
-        """Keys and values [1, P, G, K]."""
+        """Return keys and values [1, P, G, K]."""
         arch, P, W = self.arch, self.prefix.length, self.prefix.bottleneck_dim
         shape, axes = (arch.num_kv_heads, arch.head_dim), ('kv_heads', 'kv')
         if W:

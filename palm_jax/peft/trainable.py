@@ -1,4 +1,4 @@
-"""Which parameters are trained: a tree parted in two, and joined again."""
+"""Which parameters are trained: a tree split into a trained and a frozen part, and joined again."""
 
 from __future__ import annotations
 
@@ -17,25 +17,30 @@ from palm_jax.parameters import path_mask
 class Trainable:
     """The parameters that a run trains.
 
-    Only this part is differentiated, only it has optimizer state; the rest stays as it is.
+    Only they are differentiated and have optimizer state; all others are frozen.
 
     Attributes:
-      patterns: regular expressions of whole paths; each must match something.
-      top_layers: of what matches below `stack/`, only the last so many layers; None is all.
+      patterns: regular expressions of whole paths; each must match a parameter.
+      top_layers: number of last layers that are trained of what matches below `stack/`; None: all.
     """
 
     patterns: tuple[str, ...] = ('.*',)
     top_layers: int | None = None
 
     def split(self, params: Any) -> tuple[Any, Any]:
-        """(trained, frozen): nested dicts that hold what the other lacks.
+        """Split parameters in (trained, frozen): nested dicts, each with the leaves that the other lacks.
 
         A stacked leaf of which only the top layers are trained is in both, [k, ...] in the
         first and [N - k, ...] in the second. Leaves may be boxed with their logical axes.
+
+        Raises:
+          UserError: a pattern matches no parameter, or nothing is trained.
         """
         chosen = path_mask(self.patterns, jax.tree.map(lambda _: 0, params, is_leaf=_is_boxed), 'TRAINABLE')
         if not any(jax.tree.leaves(chosen)):
-            raise UserError("TRAINABLE matches nothing and there is no head: nothing is trained. E.g. ['stack/.*'].")
+            raise UserError(
+                "TRAINABLE is empty and the model has no head: nothing is trained. Set e.g. TRAINABLE = ['stack/.*']."
+            )
         return self._part(params, chosen, True, False), self._part(params, chosen, False, False)
 
     def _part(self, params: Any, chosen: Any, trained: bool, stacked: bool) -> Any:
@@ -57,17 +62,17 @@ class Trainable:
         return result
 
     def frozen_layers(self, trained: Any, num_layers: int) -> int:
-        """How many layers at the bottom need no backward pass; `trained` is what `split` returned."""
+        """Return how many layers at the bottom need no backward pass; `trained` is the first part of `split`."""
         from_the_top = self.top_layers is not None and trained.keys() <= {'stack', 'final_norm', 'head'}
         return num_layers - self.top_layers if from_the_top else 0
 
     def _check(self, num_layers: int) -> None:
         if not 0 < self.top_layers <= num_layers:
-            raise UserError(f'TRAINABLE_LAYERS = {self.top_layers}: the model has {num_layers} layers.')
+            raise UserError(f'TRAINABLE_LAYERS is {self.top_layers}; it must be at least 1 and at most {num_layers}.')
 
 
 def join(trained: Any, frozen: Any) -> Any:
-    """The whole tree from the parts that `Trainable.split` made."""
+    """Join the two parts of `Trainable.split` to the whole tree."""
     result = dict(frozen)
     for key, value in trained.items():
         if key not in frozen:

@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: asynchronous, atomic, sharded as the run is."""
+"""Checkpoints by Orbax: asynchronous, atomic, and restored onto any mesh."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import hashlib
 import logging
 import re
 import shutil
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,44 +17,47 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from palm_jax.checkpoint_metadata import METADATA, BestScore, CheckpointMetadata, read_metadata
 from palm_jax.errors import UserError
 from palm_jax.parameters import path_name
+from palm_jax.run_directory import STATE, RunDirectory, find_checkpoint, steps_in
 from palm_jax.training import distributed, integrity
 from palm_jax.training.metrics import Metrics, Ratio
-from palm_jax.training.pretrained import ABOUT, STATE, check_vocabulary, read_about, step_directory
 from palm_jax.training.state import TrainState
 
-# How Orbax, TensorStore and the system say that nothing can be written.
+logger = logging.getLogger(__name__)
+
+# How Orbax, TensorStore and the system report that nothing can be written.
 _UNWRITABLE = (
     *('No space left on device', 'Read-only file system', 'Disk quota exceeded'),
     *('File too large', 'Permission denied', 'Not a directory'),
 )
 
 
-# Orbax logs errors of its threads with their stacks, and raises them again where they are told here.
-logging.getLogger('absl').addFilter(lambda record: record.levelno < logging.ERROR or '/orbax/' not in record.pathname)
-logging.getLogger('asyncio').addFilter(lambda record: 'OCDBT' not in record.getMessage())
-
-
 class Checkpoints:
-    """The checkpoints below one directory, a folder a step, with checksums.
+    """The checkpoints in one directory, a folder per step, with checksums.
 
-    A newest one that is damaged (a file that is missing, cut or changed) is named and set aside when the directory is
-    opened, and the one before it counts as the newest.
+    When the directory is opened, the newest checkpoint is verified. If a file is missing or changed, the checkpoint
+    is renamed to `damaged-<step>` with a warning, and the one before it becomes the newest.
 
     Args:
-      directory: created when missing.
-      keep: how many of the newest stay, and of the newest that were due.
-      about: JSON kept with every checkpoint: `vocabulary`, `architecture`, and `base`, the
-        fingerprint of frozen parameters that the checkpoints leave out, or None.
-      keep_every: besides, those whose step this divides stay.
-      period: those whose step this divides are due; a signal saves others.
+      directory: folder of the checkpoints; created when missing.
+      keep: number of the newest checkpoints to keep, and number of the newest scheduled ones.
+      metadata: description of the run, stored with every checkpoint. If it names a `base`, frozen parameters are
+        left out of the checkpoints.
+      keep_every: checkpoints whose step is a multiple of this are kept for good; None: no others are.
+      period: steps between scheduled checkpoints; a signal saves others in between.
     """
 
     def __init__(
-        self, directory: Path, keep: int, about: dict[str, Any], keep_every: int | None = None, period: int = 1
+        self,
+        directory: Path,
+        keep: int,
+        metadata: CheckpointMetadata,
+        keep_every: int | None = None,
+        period: int = 1,
     ):
-        self.directory, self._about = directory, about
+        self.directory, self._metadata = directory, metadata
         self._keep, self._keep_every, self._period = keep, keep_every, period
         with distributed.first_alone('checkpoints are checked'):
             if distributed.is_first():
@@ -72,35 +74,45 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """All finished steps, in order."""
+        """All finished steps, in ascending order."""
         return sorted(self._manager.all_steps())
 
     def path(self, step: int) -> Path:
-        """Where a step's checkpoint lies."""
+        """The folder of a step's checkpoint."""
         return self.directory / str(step)
 
-    def about(self, step: int) -> dict[str, Any]:
-        """The JSON that was kept with a step."""
-        return read_about(self.path(step))
+    def metadata(self, step: int) -> CheckpointMetadata:
+        """The metadata stored with a step."""
+        return read_metadata(self.path(step))
 
     def save(
-        self, state: TrainState, step: int, unlogged: Metrics | None = None, notes: Mapping[str, Any] | None = None
+        self,
+        state: TrainState,
+        step: int,
+        unlogged: Metrics | None = None,
+        recent: Mapping[str, list[float]] | None = None,
+        best: BestScore | None = None,
     ) -> None:
-        """Starts writing; returns once the state has been copied from the device.
+        """Starts an asynchronous save; returns once the state has been copied from the device.
 
         Args:
-          state: its frozen part is left out when `about` names a base.
-          step: nothing is written when it is there already.
-          unlogged: sums of metrics since the last log line, so that a resumed run logs the same.
-          notes: more JSON to keep with it.
+          state: training state; its frozen part is left out when the run's metadata name a base.
+          step: number of the step; if it is the newest one already, nothing is saved.
+          unlogged: metric sums since the last log line, so that a resumed run logs the same values.
+          recent: recent values of the quantities watched for spikes, see `SpikeGuard`.
+          best: the score that makes this the best checkpoint.
+
+        Raises:
+          UserError: an earlier save failed.
         """
         if step == self.latest:
             return
         self.wait()
-        sums = {name: [float(ratio.total), float(ratio.count)] for name, ratio in (unlogged or {}).items()}
+        sums = {name: (float(ratio.total), float(ratio.count)) for name, ratio in (unlogged or {}).items()}
+        metadata = dataclasses.replace(self._metadata, unlogged=sums, recent=recent, best=best)
         items = {
-            STATE: ocp.args.StandardSave(self._saved(state)),
-            ABOUT: ocp.args.JsonSave(self._about | {'unlogged': sums} | dict(notes or {})),
+            STATE: ocp.args.StandardSave(self._saved_part(state)),
+            METADATA: ocp.args.JsonSave(metadata.to_json()),
         }
         with self._as_user_error():
             self._manager.save(step, args=ocp.args.Composite(**items))
@@ -108,51 +120,39 @@ class Checkpoints:
         self._sealing.start()
 
     def _seal(self, step: int) -> None:
-        """Behind the asynchronous save, when its folder has its name; what went wrong there, `wait` tells."""
+        """Stores the checksums once the asynchronous save has finished; `wait` reports what went wrong in it."""
         with contextlib.suppress(Exception):
             self._manager.wait_until_finished()
             integrity.seal(self.path(step))
 
     def restore(self, expected: TrainState, step: int | None = None) -> tuple[TrainState, Metrics | None]:
-        """The state of a step, and the metrics' sums that `save` was given.
+        """The state of a step, and the metric sums that were saved with it.
 
         Args:
-          step: None is the newest.
-          expected: shapes with shardings (or arrays that have both); every array is placed so,
-            whatever mesh it was saved from. Its frozen part stays where checkpoints have none.
+          expected: arrays, or shapes with shardings; restored arrays get these shardings, whatever mesh they were
+            saved from. Its frozen part is used where checkpoints leave theirs out.
+          step: step to restore; None: the newest.
 
         Raises:
-          UserError: another vocabulary, or another base.
+          UserError: the checkpoint has another vocabulary, other labels or another base.
         """
         step = self.latest if step is None else step
-        about = read_about(self.path(step))
-        check_vocabulary(about, self._about, self.path(step))
-        if about.get('labels') != self._about.get('labels'):
-            raise UserError(
-                f'{self.path(step)} knows the labels {about.get("labels")}, but the data now has '
-                f'{self._about.get("labels")}. Continue with the data that the run began with.'
-            )
-        if about.get('base') != self._about.get('base'):
-            raise UserError(
-                f'{self.path(step)} holds what was trained on top of the base {about.get("base")}, '
-                f'but INITIAL_CHECKPOINT_PATH holds {self._about.get("base")}. '
-                'Name the checkpoint that the run began with.'
-            )
+        saved = self.metadata(step)
+        saved.check_compatible(self._metadata, self.path(step))
         target = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self._saved(expected)
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self._saved_part(expected)
         )
         restored = self._manager.restore(step, args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(target)}))
         state = restored[STATE]
-        if self._about.get('base'):
+        if self._metadata.base:
             state = dataclasses.replace(state, frozen=expected.frozen)
-        unlogged = {name: Ratio(*sums) for name, sums in about.get('unlogged', {}).items()}
-        return state, unlogged or None
+        return state, {name: Ratio(*sums) for name, sums in saved.unlogged.items()} or None
 
-    def _saved(self, state: TrainState) -> TrainState:
-        return dataclasses.replace(state, frozen={}) if self._about.get('base') else state
+    def _saved_part(self, state: TrainState) -> TrainState:
+        return dataclasses.replace(state, frozen={}) if self._metadata.base else state
 
     def wait(self) -> None:
-        """Until what was saved is on disk, with its checksums.
+        """Waits until the last save is on disk with its checksums, then deletes superseded checkpoints.
 
         Raises:
           UserError: it could not be saved.
@@ -167,52 +167,52 @@ class Checkpoints:
 
     @property
     def due(self) -> list[int]:
-        """The newest `keep` of the finished steps that were due: the same, whatever signals came in between."""
+        """The newest `keep` of the finished scheduled steps, which do not depend on signals in between."""
         return [step for step in self.steps if step % self._period == 0][-self._keep :]
 
     def _prune(self) -> None:
-        """Deletes what has been replaced: behind the newest `keep` of all, and of those that were due."""
+        """Deletes all but the newest `keep`, the newest `keep` scheduled ones, and multiples of `keep_every`."""
         kept = {*self.due, *self.steps[-self._keep :]}
         for step in self.steps:
             if step not in kept and not (self._keep_every and step % self._keep_every == 0):
                 self._manager.delete(step)
 
     def preemption_agreed(self, step: int) -> bool:
-        """Whether several processes are to end after this step, because one of them got SIGTERM; the same for all."""
+        """Whether all processes agreed to stop after this step, because one of them received SIGTERM."""
         return distributed.are_several() and self._manager.reached_preemption(step)
 
     def forget_after(self, step: int) -> None:
-        """Deletes what was saved beyond a step."""
+        """Deletes the checkpoints of later steps."""
         self.wait()
         for later in self.steps:
             if later > step:
                 self._manager.delete(later)
 
     def close(self) -> None:
-        """Waits and lets go."""
+        """Waits for pending saves and closes the manager."""
         self.wait()
         self._manager.close()
 
     @contextlib.contextmanager
     def _as_user_error(self) -> Iterator[None]:
-        """What keeps a checkpoint from being written, as a message that says what is safe."""
+        """Turns a failure to write into a message that names the last intact checkpoint."""
         try:
             yield
         except Exception as error:
             reason = next((text for text in _UNWRITABLE if text.lower() in f'{error!r}'.lower()), None)
             if reason is None and not isinstance(error, OSError):
                 raise
-            whole = sorted(int(p.parent.name) for p in self.directory.glob(f'*/{STATE}') if p.parent.name.isdigit())
-            safe = f'{self.path(whole[-1])} is whole' if whole else 'There is no earlier checkpoint'
+            intact = steps_in(self.directory)
+            safe = f'{self.path(intact[-1])} is intact' if intact else 'There is no earlier checkpoint'
             raise UserError(
                 f'A checkpoint could not be written to {self.directory}: {reason or error}. {safe}. '
-                'Make room (or name another MODEL_DIR), and give the same command again.'
+                'Free some space (or name another MODEL_DIR) and rerun the same command.'
             ) from None
 
 
 def _set_damaged_aside(directory: Path) -> None:
-    """Renames what is newest and damaged to `damaged-<step>`, until one is sound, and says so."""
-    steps = sorted((int(path.name) for path in directory.glob('*') if path.name.isdigit()), reverse=True)
+    """Renames damaged checkpoints to `damaged-<step>`, from the newest to the first intact one, with a warning each."""
+    steps = sorted((int(path.name) for path in directory.glob('*') if path.name.isdecimal()), reverse=True)
     for step in steps:
         found = integrity.problem(directory / str(step))
         if found is None:
@@ -220,89 +220,90 @@ def _set_damaged_aside(directory: Path) -> None:
         aside = directory / f'damaged-{step}'
         shutil.rmtree(aside, ignore_errors=True)
         (directory / str(step)).rename(aside)
-        before = [s for s in steps if s < step]
-        then = f'the one before, of step {before[0]:,}, is used' if before else 'there is none before it'
-        print(f'checkpoint {step:,} is damaged and set aside as {aside.name}: {found}; {then}', file=sys.stderr)
+        earlier = [s for s in steps if s < step]
+        then = f'the previous one, of step {earlier[0]:,}, is used' if earlier else 'there is no earlier one'
+        logger.warning('checkpoint %s is damaged and was renamed to %s: %s; %s', f'{step:,}', aside.name, found, then)
 
 
-def restore_params(path: str, fresh: Any, about: dict[str, Any], may_be_new: tuple[str, ...] = ()) -> Any:
+def restore_params(path: str | Path, fresh: Any, run: CheckpointMetadata, may_be_new: tuple[str, ...] = ()) -> Any:
     """The parameters of another run's checkpoint, to start from.
 
     Args:
-      path: a step's folder, or a MODEL_DIR, whose newest step is taken.
-      fresh: initial parameters of the model; every restored one is placed as its counterpart.
-      about: this run's; the vocabularies must agree.
-      may_be_new: regular expressions of parameters that the checkpoint may lack: they stay
-        as they are in `fresh`. So does a head, if it may be new, whose labels are not those of `about`.
+      path: a checkpoint or a MODEL_DIR, see `find_checkpoint`.
+      fresh: initial parameters of the model; restored parameters get their shardings and dtypes.
+      run: metadata of the run that uses the parameters; the vocabularies must agree.
+      may_be_new: regular expressions of parameters that the checkpoint may lack; those keep their values from
+        `fresh`. So does a head that may be new if the checkpoint's labels differ from the run's.
 
     Raises:
-      UserError: no checkpoint, another vocabulary, or parameters that do not fit, as a table.
+      UserError: there is no checkpoint, it has another vocabulary, or its parameters do not fit (each is listed).
     """
-    directory = step_directory(path)
-    integrity.check(directory)
-    theirs = read_about(directory)
-    check_vocabulary(theirs, about, directory)
+    checkpoint = find_checkpoint(path)
+    integrity.check(checkpoint)
+    metadata = read_metadata(checkpoint)
+    metadata.check_vocabulary(run, checkpoint)
     may_be_new_path = re.compile('|'.join(may_be_new) or '(?!)').fullmatch
-    keeps_head = theirs.get('labels') == about.get('labels') or not may_be_new_path('head/kernel')
-    handlers = {STATE: ocp.PyTreeCheckpointHandler(), ABOUT: ocp.JsonCheckpointHandler()}
-    checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
-    saved = _leaves(checkpointer.metadata(directory.absolute()).item_metadata[STATE])
-    # A leaf of which only the top layers were trained lies in both parts, the frozen layers first.
-    places = {
+    keeps_head = metadata.labels == run.labels or not may_be_new_path('head/kernel')
+    folder = (checkpoint / STATE).absolute()
+    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    saved = _leaves(checkpointer.metadata(folder).item_metadata.tree)
+    # A stacked leaf whose top layers alone were trained is saved in two parts, the frozen layers first.
+    sources = {
         path: [f'{part}/{path}' for part in ('frozen', 'params') if f'{part}/{path}' in saved]
         if keeps_head or not path.startswith('head/')
         else []
         for path in _leaves(fresh)
     }
 
-    def shape(places: list[str]) -> tuple[int, ...]:
-        (first, *rest), *others = (tuple(saved[place].shape) for place in places)
+    def shape(names: list[str]) -> tuple[int, ...]:
+        (first, *rest), *others = (tuple(saved[name].shape) for name in names)
         return (first + sum(other[0] for other in others), *rest) if others else (first, *rest)
 
     wrong = [
         f'  {path}: {shape(found) if found else "missing"} there, {tuple(leaf.shape)} here'
-        for (path, leaf), found in zip(_leaves(fresh).items(), places.values(), strict=True)
+        for (path, leaf), found in zip(_leaves(fresh).items(), sources.values(), strict=True)
         if (not found and not may_be_new_path(path)) or (found and shape(found) != tuple(leaf.shape))
     ]
     there = {path.partition('/')[2] for path in saved if path.startswith(('params/', 'frozen/'))}
     wrong += [
         f'  {path}: there, but this model has none'
-        for path in sorted(there - places.keys())
+        for path in sorted(there - sources.keys())
         if not path.startswith('head/')  # another head may replace the old one
     ]
-    if wrong and 'base' in theirs:
-        run = directory.parents[1]
+    if wrong and metadata.base is not None:
+        model_dir = str(RunDirectory.of_checkpoint(checkpoint))
         raise UserError(
-            f'{directory} holds the trained part alone, on a base of its own. Make one of both and start from it:\n'
-            f'  python -c "from palm_jax import trained; trained.load({str(run)!r}).save({f"{run}_whole"!r})"'
+            f'{checkpoint} holds only the trained parameters; the frozen ones are in the base it was trained on. '
+            'Save both as one model and start from that:\n'
+            f'  python -c "from palm_jax import api; api.load({model_dir!r}).save({f"{model_dir}_whole"!r})"'
         )
     if wrong:
-        raise UserError(f'The parameters in {directory} do not fit this model:\n' + '\n'.join(wrong))
+        raise UserError(f'The parameters in {checkpoint} do not fit this model:\n' + '\n'.join(wrong))
     target: dict[str, Any] = {}
     for path, leaf in _leaves(fresh).items():
-        for place in places[path]:
-            *folders, name = place.split('/')
-            branch = target
-            for folder in folders:
-                branch = branch.setdefault(folder, {})
-            branch[name] = jax.ShapeDtypeStruct(saved[place].shape, leaf.dtype, sharding=leaf.sharding)
+        for source in sources[path]:
+            *branches, name = source.split('/')
+            tree = target
+            for branch in branches:
+                tree = tree.setdefault(branch, {})
+            tree[name] = jax.ShapeDtypeStruct(saved[source].shape, leaf.dtype, sharding=leaf.sharding)
     args = ocp.args.PyTreeRestore(
         target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
     )
-    restored = _leaves(checkpointer.restore(directory.absolute(), args=ocp.args.Composite(**{STATE: args}))[STATE])
+    restored = _leaves(checkpointer.restore(folder, args=args))
 
     def pick(key_path, leaf):
-        parts = [restored[place] for place in places[path_name(key_path)]]
+        parts = [restored[source] for source in sources[path_name(key_path)]]
         return jnp.concatenate(parts) if len(parts) > 1 else (parts or [leaf])[0]
 
     return jax.tree_util.tree_map_with_path(pick, fresh)
 
 
 def fingerprint(params: Any) -> str:
-    """Names the exact values of a tree of parameters, on whatever mesh they lie.
+    """A hash of the exact values of a tree of parameters: 16 hexadecimal digits, the same for every sharding.
 
-    Every value's bits are mixed with its index and added up modulo 2³², which does not depend
-    on the order of the additions; paths, shapes and sums are hashed.
+    Each value's bits are mixed with its index and summed modulo 2³², so that the order of the additions does not
+    matter; paths, shapes and sums are then hashed by SHA-256.
     """
 
     def mixed_sum(x):
@@ -322,6 +323,6 @@ def fingerprint(params: Any) -> str:
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
-    """Leaves by path."""
+    """The leaves of a tree by path, `stack/attn/qkv/k`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, 'shape'))
     return {jax.tree_util.keystr(p, simple=True, separator='/'): x for p, x in leaves}

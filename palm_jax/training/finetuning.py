@@ -1,39 +1,40 @@
-"""What keeps fine-tuning close to the base: smaller rates in lower layers, a pull towards the start."""
+"""Fine-tuning close to the base: layer-wise learning rate decay and L2-SP."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-from palm_jax.errors import UserError
+from palm_jax.bounds import Above, AtLeast, AtMost, checked
 from palm_jax.parameters import path_name
 from palm_jax.training.optimizers import Optimizer
 
-_NEW = re.compile(r'head/.*')  # what the base has not, and so is pulled nowhere
+_NEW = re.compile(r'head/.*')  # parameters that the base does not have
 
 
-def layerwise_decay_and_l2_sp(optimizer: Optimizer, layer_decay: float = 1.0, l2_sp: float = 0.0) -> Optimizer:
-    """An optimizer that changes what the base knows more gently.
+@checked
+def layerwise_decay_and_l2_sp(
+    optimizer: Optimizer,
+    layer_decay: Annotated[float, Above(0), AtMost(1)] = 1.0,
+    l2_sp: Annotated[float, AtLeast(0)] = 0.0,
+) -> Optimizer:
+    """Wrap an optimizer so that the lower layers change less and all weights stay near their start.
 
     Args:
-      optimizer: computes the updates.
-      layer_decay: γ: updates of layer i of N, counted from 1 at the bottom, are multiplied by
-        γ^(N + 1 − i), of the embedding by γ^(N + 1); the final norm's and the head's are not
-        (Clark et al., arXiv 2003.10555). 1 leaves all alike.
-      l2_sp: α of the penalty α/2 · ‖p − p₀‖² on the distance to where the parameters
-        began (Xuhong et al., arXiv 1802.01483); the head's have no such place. Its gradient
-        joins the loss's. 0 keeps no copy.
+      optimizer: optimizer that computes the updates.
+      layer_decay: factor γ per layer: updates of layer i of N, counted from 1 at the bottom, are
+        multiplied by γ^(N + 1 − i), those of the embedding by γ^(N + 1); those of the final norm and
+        the head are unchanged (Clark et al., arXiv 2003.10555). 1: no decay.
+      l2_sp: weight α of the penalty α/2 · ‖p − p₀‖², the distance of the base's parameters from
+        their start (Xuhong et al., arXiv 1802.01483), whose gradient is added to that of the loss.
+        0: no penalty and no copy of the start.
 
     Returns:
       An optimizer with the same schedule.
     """
-    if not 0 < layer_decay <= 1:
-        raise UserError(f'LAYERWISE_LR_DECAY is {layer_decay}; it must be above 0 and at most 1.')
-    if l2_sp < 0:
-        raise UserError(f'L2_SP is {l2_sp}; it must not be negative.')
 
     def init(params: Any) -> dict[str, Any]:
         start = {'start': jax.tree.map(jnp.copy, params)} if l2_sp else {}
@@ -57,7 +58,7 @@ def layerwise_decay_and_l2_sp(optimizer: Optimizer, layer_decay: float = 1.0, l2
             return u * layer_decay ** (num_layers + 1)
         if not name.startswith('stack/'):
             return u
-        from_the_top = jnp.arange(u.shape[0], 0, -1, dtype=u.dtype)  # of a part of the layers, it is the last ones
+        from_the_top = jnp.arange(u.shape[0], 0, -1, dtype=u.dtype)  # a part of the layers is the last ones
         return u * (layer_decay**from_the_top).reshape(-1, *(1,) * (u.ndim - 1))
 
     return Optimizer(init, update, optimizer.schedule)

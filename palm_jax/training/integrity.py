@@ -1,4 +1,4 @@
-"""Checksums of checkpoints: Orbax has none, and restores flipped bytes without a word."""
+"""Checksums of checkpoints. Orbax stores none, and restores flipped bits without an error."""
 
 from __future__ import annotations
 
@@ -8,66 +8,69 @@ from pathlib import Path
 
 import jax
 
+from palm_jax.checkpoint_metadata import METADATA, metadata_folder
 from palm_jax.errors import UserError
+from palm_jax.run_directory import STATE
 
-_CHECKSUMS = 'checksums-{process}.json'  # in a step's folder
+_CHECKSUMS = 'checksums-{process}.json'  # in a checkpoint's folder, a file per process
 
 
-def seal(directory: Path) -> None:
-    """Keeps the SHA-256 of a finished checkpoint's files in its folder; of several processes each takes its share."""
+def seal(checkpoint: Path) -> None:
+    """Stores the SHA-256 of a finished checkpoint's files in its folder; each process hashes its share of them."""
     process, count = jax.process_index(), jax.process_count()
-    files = _files(directory)[process::count]
+    files = _files(checkpoint)[process::count]
     try:
-        sums = {path.relative_to(directory).as_posix(): _sha256(path) for path in files}
-        place = directory / _CHECKSUMS.format(process=process)
-        unfinished = place.with_suffix('.unfinished')
+        sums = {path.relative_to(checkpoint).as_posix(): _sha256(path) for path in files}
+        final = checkpoint / _CHECKSUMS.format(process=process)
+        unfinished = final.with_suffix('.unfinished')
         unfinished.write_text(json.dumps(sums))
-        unfinished.replace(place)
+        unfinished.replace(final)
     except FileNotFoundError:
-        pass  # a newer one has taken its place meanwhile
+        pass  # a newer checkpoint has replaced this one in the meantime
 
 
-def is_sealed(directory: Path) -> bool:
-    """Whether its checksums are there; a kill may have come before them."""
-    return any(directory.glob(_CHECKSUMS.format(process='*')))
+def is_sealed(checkpoint: Path) -> bool:
+    """Whether a checkpoint has checksums; a process may be killed before it stores them."""
+    return any(checkpoint.glob(_CHECKSUMS.format(process='*')))
 
 
-def problem(directory: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None."""
-    for part in ('state', 'about'):
-        if not (directory / part).is_dir():
-            return f'{directory / part} is missing'
-    for file in sorted(directory.glob(_CHECKSUMS.format(process='*'))):
+def problem(checkpoint: Path) -> str | None:
+    """The first missing or changed file of a checkpoint, as a message; None if it is intact."""
+    if not (checkpoint / STATE).is_dir():
+        return f'{checkpoint / STATE} is missing'
+    if metadata_folder(checkpoint) is None:
+        return f'{checkpoint / METADATA} is missing'
+    for file in sorted(checkpoint.glob(_CHECKSUMS.format(process='*'))):
         try:
             sums = json.loads(file.read_text())
         except ValueError:
             return f'{file} is damaged'
         for name, expected in sums.items():
-            path = directory / name
+            path = checkpoint / name
             if not path.is_file():
                 return f'{path} is missing'
             if _sha256(path) != expected:
-                return f'{path} is damaged: its checksum is not that of what was saved'
+                return f'{path} is damaged: its checksum differs from the one stored when it was saved'
     return None
 
 
-def check(directory: Path) -> None:
-    """Refuses a checkpoint that is damaged, and names the one before it.
+def check(checkpoint: Path) -> None:
+    """Refuses a damaged checkpoint and names the previous one.
 
     Raises:
-      UserError: with the file.
+      UserError: with the file that is missing or damaged.
     """
-    found = problem(directory)
+    found = problem(checkpoint)
     if found is None:
         return
-    steps = [int(path.name) for path in directory.parent.glob('*') if path.name.isdigit()]
-    before = [step for step in sorted(steps) if step < int(directory.name)]
-    advice = f' Before it there is {directory.parent / str(before[-1])}.' if before else ''
-    raise UserError(f'The checkpoint {directory} cannot be used: {found}.{advice}')
+    steps = [int(path.name) for path in checkpoint.parent.glob('*') if path.name.isdecimal()]
+    earlier = [step for step in sorted(steps) if step < int(checkpoint.name)]
+    advice = f' The checkpoint before it is {checkpoint.parent / str(earlier[-1])}.' if earlier else ''
+    raise UserError(f'The checkpoint {checkpoint} cannot be used: {found}.{advice}')
 
 
-def _files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.rglob('*') if path.is_file() and not path.name.startswith('checksums-'))
+def _files(checkpoint: Path) -> list[Path]:
+    return sorted(path for path in checkpoint.rglob('*') if path.is_file() and not path.name.startswith('checksums-'))
 
 
 def _sha256(path: Path) -> str:

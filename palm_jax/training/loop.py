@@ -17,10 +17,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import MeshLayout, read_batch
 from palm_jax.peft.method import Method
+from palm_jax.run_directory import RunDirectory
 from palm_jax.training import distributed, flops, messages
 from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
@@ -31,7 +33,6 @@ from palm_jax.training.interfaces import Data
 from palm_jax.training.interrupts import Interrupts
 from palm_jax.training.losses import LanguageModelLoss
 from palm_jax.training.optimizers import Optimizer
-from palm_jax.training.pretrained import BEST
 from palm_jax.training.progress import Progress
 from palm_jax.training.result import Report, TrainingResult
 from palm_jax.training.setup import Setup, adapt, replicated
@@ -139,39 +140,38 @@ def train(
     Returns:
       The exit code: 0, or 128 + signal when a signal ended the run early (state is saved).
     """
-    run, directory = run or Run(), Path(model_dir)
+    run, directory, files = run or Run(), Path(model_dir), RunDirectory(model_dir)
     mesh, batch_sizes = layout.mesh(), BatchSizes.of(batch_size)
     messages.check(model, data, batch_sizes, mesh.shape['data'], microbatches, total_steps)
     with_methods, selection = adapt(model, methods, trainable, trainable_layers)
     setup = Setup.of(with_methods, selection, optimizer, layout, mesh.size, batch_size, data.length, total_steps)
     plan, model = setup.plan, setup.model
 
-    about = {'vocabulary': data.vocabulary.fingerprint, 'architecture': dataclasses.asdict(model.arch)}
-    about |= {'labels': list(data.labels)} if data.labels else {}
+    metadata = CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint, data.labels)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         stack.enter_context(nn.logical_axis_rules(layout.rules))
         target = setup.target(mesh)
         print(plan.summary(data.num_sequences), f'\nMODEL_DIR  {directory}\n{flops.FORMULA}', flush=True)
-        begin = functools.partial(setup.begin, mesh, seed, initial_checkpoint, about)
+        begin = functools.partial(setup.begin, mesh, seed, initial_checkpoint, metadata)
 
         # Start from (1) this model_dir's newest step, else (2) an initial checkpoint, else (3) scratch.
         # Checkpoints leave out what is frozen of an initial checkpoint, so that is read for (1), too.
         state, unlogged, recent = None, None, None
         if initial_checkpoint is not None and jax.tree.leaves(target.frozen):
             state = begin()
-            about['base'] = fingerprint(state.frozen)
+            metadata = dataclasses.replace(metadata, base=fingerprint(state.frozen))
             target = dataclasses.replace(target, frozen=state.frozen)
-        saved = Checkpoints(directory / 'checkpoints', periods.keep, about, periods.keep_every, periods.checkpoint)
+        saved = Checkpoints(files.checkpoints, periods.keep, metadata, periods.keep_every, periods.checkpoint)
         checkpoints = stack.enter_context(contextlib.closing(saved))
         leader = None
         if best is not None:
             leader = stack.enter_context(
-                contextlib.closing(BestCheckpoint(best, directory / BEST, about, periods.evaluate))
+                contextlib.closing(BestCheckpoint(best, files.best_checkpoints, metadata, periods.evaluate))
             )
         if checkpoints.latest is not None:
             state, unlogged = checkpoints.restore(target)
-            recent = checkpoints.about(checkpoints.latest).get('recent')
+            recent = checkpoints.metadata(checkpoints.latest).recent
             print(f'continuing from step {int(state.step):,} of {checkpoints.path(int(state.step))}', flush=True)
         elif state is None:
             state = begin()
@@ -218,7 +218,7 @@ def train(
         guard = SpikeGuard(spikes, directory, recent)
 
         def save(state: TrainState, step: int, unlogged: metrics_lib.Metrics | None) -> None:
-            checkpoints.save(state, step, unlogged, {'recent': guard.recent} if guard.recent else {})
+            checkpoints.save(state, step, unlogged, guard.recent or None)
 
         def next_batch(step: int, size: int) -> dict[str, jax.Array]:
             first = batch_sizes.before(step) + guard.offset(step)
@@ -245,7 +245,7 @@ def train(
             if step not in checkpoints.steps:
                 guard.remember(None)
                 return begin(), None
-            guard.remember(checkpoints.about(step).get('recent'))
+            guard.remember(checkpoints.metadata(step).recent)
             return checkpoints.restore(target, step)
 
         with (

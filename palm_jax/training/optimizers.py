@@ -1,41 +1,44 @@
 """PaLM's Adafactor, AdamW and Muon, each with its schedule.
 
-Parameters under `stack/` carry a leading layers axis. Whatever an optimizer computes over a
-whole parameter (its root mean square, its orthogonal factor) it computes per layer, so that
-stacking changes nothing.
+Parameters under `stack/` have a leading layers axis. Statistics of a whole parameter (its root mean
+square, its orthogonal factor) are computed per layer, so that stacking does not change them.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from palm_jax.errors import UserError
+from palm_jax.bounds import Above, AtLeast, Rate, checked
 from palm_jax.parameters import path_mask, path_name
 
-MATRICES = r'.*(?<!scale)(?<!bias)'  # what AdamW and Muon decay: everything but the norms' scales and biases
+MATRICES = r'.*(?<!scale)(?<!bias)'  # everything but the norms' scales and biases
+
+
+NotNegative = Annotated[float, AtLeast(0)]
 
 
 class Optimizer(NamedTuple):
-    """An `optax.GradientTransformation` that also tells its learning rate."""
+    """An `optax.GradientTransformation` with its learning rate schedule."""
 
     init: optax.TransformInitFn
     update: optax.TransformUpdateFn
     schedule: optax.Schedule
 
 
+@checked
 def adafactor(
     schedule: optax.Schedule,
-    beta1: float = 0.9,
-    decay_exponent: float = 0.8,
-    clip_norm: float | None = 1.0,
+    beta1: Rate = 0.9,
+    decay_exponent: NotNegative = 0.8,
+    clip_norm: Annotated[float, Above(0)] | None = 1.0,
     weight_decay_exponent: float | None = 2.0,
-    minimum_scale: float = 1e-3,
-    epsilon: float = 1e-30,
+    minimum_scale: NotNegative = 1e-3,
+    epsilon: NotNegative = 1e-30,
     weight_decay_pattern: str = '.*',
 ) -> Optimizer:
     """PaLM's Adafactor: not factorized, with parameter scaling (paper, section 5).
@@ -48,22 +51,17 @@ def adafactor(
         p ← p − m − α² p
 
     Args:
-      schedule: learning rate α of the step, counted from 0.
-      beta1: β₁.
-      decay_exponent: 0.8 in β₂.
-      clip_norm: global norm to which gradients are clipped; None does not clip.
-      weight_decay_exponent: 2 decays by α² a step, independent of the gradient; None does not.
+      schedule: learning rate α by step, counted from 0.
+      beta1: decay β₁ of the momentum.
+      decay_exponent: exponent of the step in β₂, 0.8 in the paper.
+      clip_norm: global norm to which gradients are clipped; None: no clipping.
+      weight_decay_exponent: exponent of α in the weight decay, which is independent of the gradient;
+        None: no weight decay.
       minimum_scale: lower bound of a parameter's RMS, so that zeros can leave zero (ε₂ of
         Shazeer and Stern, arXiv 1804.04235).
-      epsilon: ε₁ of the same.
+      epsilon: constant added to squared gradients (ε₁ of the same paper).
       weight_decay_pattern: regular expression of the paths that decay.
     """
-
-    _check(
-        'adafactor',
-        {'beta1': beta1},
-        {'decay_exponent': decay_exponent, 'minimum_scale': minimum_scale, 'epsilon': epsilon},
-    )
 
     def second_moment_decay(count):
         return 1.0 - (count + 1.0) ** -decay_exponent
@@ -90,17 +88,27 @@ def adafactor(
     return _optimizer(schedule, clip_norm, *transforms)
 
 
+@checked
 def adamw(
     schedule: optax.Schedule,
-    beta1: float = 0.9,
-    beta2: float = 0.95,
-    epsilon: float = 1e-8,
-    clip_norm: float | None = 1.0,
-    weight_decay: float = 0.1,
+    beta1: Rate = 0.9,
+    beta2: Rate = 0.95,
+    epsilon: NotNegative = 1e-8,
+    clip_norm: Annotated[float, Above(0)] | None = 1.0,
+    weight_decay: NotNegative = 0.1,
     weight_decay_pattern: str = MATRICES,
 ) -> Optimizer:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101): p ← p − α·m̂/(√v̂ + ε) − α·weight_decay·p."""
-    _check('adamw', {'beta1': beta1, 'beta2': beta2}, {'epsilon': epsilon, 'weight_decay': weight_decay})
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101): p ← p − α·m̂/(√v̂ + ε) − α·weight_decay·p.
+
+    Args:
+      schedule: learning rate α by step, counted from 0.
+      beta1: decay of the moving average m of the gradient.
+      beta2: decay of the moving average v of its square.
+      epsilon: constant ε added to √v̂.
+      clip_norm: global norm to which gradients are clipped; None: no clipping.
+      weight_decay: decoupled weight decay, multiplied by the learning rate.
+      weight_decay_pattern: regular expression of the paths that decay.
+    """
     return _optimizer(
         schedule,
         clip_norm,
@@ -115,36 +123,31 @@ def adamw(
     )
 
 
+@checked
 def muon(
     schedule: optax.Schedule,
-    momentum: float = 0.95,
-    clip_norm: float | None = 1.0,
-    weight_decay: float = 0.1,
-    adam_ratio: float = 1.0,
-    adam_beta1: float = 0.9,
-    adam_beta2: float = 0.95,
-    rms: float = 0.2,
+    momentum: Rate = 0.95,
+    clip_norm: Annotated[float, Above(0)] | None = 1.0,
+    weight_decay: NotNegative = 0.1,
+    adam_ratio: NotNegative = 1.0,
+    adam_beta1: Rate = 0.9,
+    adam_beta2: Rate = 0.95,
+    rms: NotNegative = 0.2,
     weight_decay_pattern: str = MATRICES,
 ) -> Optimizer:
-    """Muon (Jordan 2024) for the blocks' matrices, Adam for the embedding and the norms: optax's.
+    """optax's Muon (Jordan 2024) for the blocks' matrices, Adam for the embedding and the norms.
 
     Args:
-      schedule: learning rate of both.
-      momentum: of the matrices.
-      clip_norm: global norm to which gradients are clipped; None does not clip.
-      weight_decay: decoupled, times the learning rate.
-      adam_ratio: Adam's learning rate over Muon's.
-      adam_beta1, adam_beta2: of Adam.
-      rms: the updates' root mean square, so that Muon takes Adam's learning rates
-        (Moonlight, arXiv 2502.16982).
+      schedule: learning rate of Muon by step, counted from 0.
+      momentum: decay of Muon's momentum.
+      clip_norm: global norm to which gradients are clipped; None: no clipping.
+      weight_decay: decoupled weight decay, multiplied by the learning rate.
+      adam_ratio: ratio of Adam's learning rate to Muon's.
+      adam_beta1: decay of Adam's moving average of the gradient.
+      adam_beta2: decay of Adam's moving average of its square.
+      rms: root mean square of Muon's updates; 0.2 suits learning rates of Adam (Moonlight, arXiv 2502.16982).
       weight_decay_pattern: regular expression of the paths that decay.
     """
-
-    _check(
-        'muon',
-        {'momentum': momentum, 'adam_beta1': adam_beta1, 'adam_beta2': adam_beta2},
-        {'weight_decay': weight_decay, 'adam_ratio': adam_ratio, 'rms': rms},
-    )
 
     def dimension_numbers(params):
         return jax.tree_util.tree_map_with_path(_muon_axes, params)
@@ -167,33 +170,25 @@ def muon(
     )
 
 
-def _check(optimizer: str, betas: dict[str, float], not_negative: dict[str, float]) -> None:
-    for name, value in (betas | not_negative).items():
-        if name in betas and not 0 <= value < 1:
-            raise UserError(f'optimizers.{optimizer}.{name} is {value}; it must be at least 0 and below 1.')
-        if not 0 <= value < float('inf'):
-            raise UserError(f'optimizers.{optimizer}.{name} is {value}; it must be a number that is not negative.')
-
-
 def _muon_axes(path, p):
     name = path_name(path)
     if not name.startswith('stack/') or p.ndim < 3:
         return None
-    # Everything but attn/out/kernel [N, H, K, D] contracts one axis: the first after layers.
+    # All kernels but attn/out/kernel [N, H, K, D] contract one axis: the first after layers.
     reduction = tuple(range(1, p.ndim - 1)) if name.endswith('out/kernel') else (1,)
     output = tuple(axis for axis in range(1, p.ndim) if axis not in reduction)
     return optax.contrib.MuonDimensionNumbers(reduction_axis=reduction, output_axis=output)
 
 
 def _rms(path, p):
-    """Root mean square of a parameter, per layer where layers are stacked; broadcasts against p."""
+    """Return the root mean square of a parameter, per layer where layers are stacked; it broadcasts against p."""
     stacked = path_name(path).startswith('stack/')
     axes = tuple(range(1 if stacked else 0, p.ndim))
     return jnp.sqrt(jnp.mean(jnp.square(p.astype(jnp.float32)), axis=axes, keepdims=True))
 
 
 def _decay_weights(rate: optax.Schedule, pattern: str) -> optax.GradientTransformation:
-    """p ← p − rate(k)·p after everything else."""
+    """Return the transformation p ← p − rate(k)·p, for the end of a chain."""
 
     def init(params):
         _matching(pattern, params)
@@ -213,7 +208,7 @@ def _decay_weights(rate: optax.Schedule, pattern: str) -> optax.GradientTransfor
 
 
 def _matching(pattern: str, params: Any) -> Any:
-    """A tree of bools: does a parameter decay? The default may match nothing, e.g. where only norms are trained."""
+    """Return a tree of bools: does a parameter decay? The default may match nothing, e.g. if only norms are trained."""
     if pattern == MATRICES:
         return jax.tree_util.tree_map_with_path(lambda path, _: bool(re.fullmatch(pattern, path_name(path))), params)
     return path_mask([pattern], params, 'weight_decay_pattern')
@@ -224,8 +219,6 @@ def _as_float32(tree):
 
 
 def _optimizer(schedule, clip_norm, *transforms) -> Optimizer:
-    if clip_norm is not None and not clip_norm > 0:
-        raise UserError(f'clip_norm is {clip_norm}; it must be above 0, or None, which clips nothing.')
     clip = () if clip_norm is None else (optax.clip_by_global_norm(clip_norm),)
     chain = optax.chain(*clip, *transforms)
     return Optimizer(chain.init, chain.update, schedule)

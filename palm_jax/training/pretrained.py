@@ -1,19 +1,14 @@
-"""What a checkpoint says of itself: its architecture and its vocabulary, read without touching an array."""
+"""Architecture, vocabulary and labels of a model, taken from its checkpoint; gin binds these functions."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from palm_jax.checkpoint_metadata import read_metadata
 from palm_jax.errors import UserError
 from palm_jax.models.architecture import Architecture
-
-STATE, ABOUT = 'state', 'about'
-_MAKE_ONE = 'Make one with: python -m palm_jax.train --gin_file=gin/pretrain_tiny.gin'
-VOCABULARY_FILES = ('vocabulary.model', 'vocabulary.json')  # in MODEL_DIR, one of them where it is not bytes
-BEST = 'best'  # in MODEL_DIR, its best checkpoint
+from palm_jax.run_directory import RunDirectory, find_checkpoint
 
 
 def architecture(
@@ -23,72 +18,49 @@ def architecture(
     remat: Literal['none', 'minimal', 'full'] = 'none',
     unroll_layers: int | Literal['auto'] = 1,
 ) -> Architecture:
-    """The architecture of a checkpoint's model; what does not touch its parameters is chosen anew.
+    """The architecture of a checkpoint's model, with other values for the fields that do not affect parameters.
 
     Args:
-      path: a step's folder, or a MODEL_DIR, whose newest step is taken.
-      dropout_rate, dtype, remat, unroll_layers: see `Architecture`.
+      path: a checkpoint or a MODEL_DIR, see `find_checkpoint`.
+      dropout_rate, dtype, remat, unroll_layers: fields of `Architecture`.
+
+    Raises:
+      UserError: there is no checkpoint, or it does not record its architecture.
     """
-    changes = {'dropout_rate': dropout_rate, 'dtype': dtype, 'remat': remat, 'unroll_layers': unroll_layers}
-    directory = step_directory(path)
-    fields = read_about(directory).get('architecture')
+    checkpoint = find_checkpoint(path)
+    fields = read_metadata(checkpoint).architecture
     if fields is None:
-        raise UserError(
-            f'{directory} does not say which architecture it holds; give one with --gin_file=gin/models/...'
-        )
+        raise UserError(f'{checkpoint} does not record its architecture; give one with --gin_file=gin/models/...')
+    changes = {'dropout_rate': dropout_rate, 'dtype': dtype, 'remat': remat, 'unroll_layers': unroll_layers}
     return dataclasses.replace(Architecture(**fields), **changes)
 
 
 def vocabulary(path: str | None) -> str:
-    """The vocabulary that a checkpoint was trained with: `bytes`, or the path of its file in the run's MODEL_DIR."""
-    directory = step_directory(path)
-    name = read_about(directory).get('vocabulary')
-    if name == 'bytes':
-        return name
-    files = [directory.parents[1] / file for file in VOCABULARY_FILES]
-    found = next((str(file) for file in files if file.is_file()), None)
-    if found is None:
-        raise UserError(
-            f'{directory} was trained with the vocabulary {name}, but {files[0]} is missing. '
-            'Bind its file: --gin.VOCABULARY=...'
-        )
-    return found
-
-
-def read_about(directory: Path) -> dict[str, Any]:
-    """The JSON that a step's folder keeps beside its arrays."""
-    file = directory / ABOUT / 'metadata'
-    if not file.is_file():
-        raise UserError(f'{directory} lacks its `{ABOUT}` folder: this is no whole checkpoint.')
-    return json.loads(file.read_text())
-
-
-def check_vocabulary(theirs: dict[str, Any], ours: dict[str, Any], path: Path) -> None:
-    """Refuses a checkpoint made with another vocabulary, naming both."""
-    if theirs.get('vocabulary') != ours.get('vocabulary'):
-        raise UserError(
-            f'{path} was trained with the vocabulary {theirs.get("vocabulary")}, this run has '
-            f'{ours.get("vocabulary")}. Its ids mean other text. With --gin_file=gin/models/pretrained.gin '
-            'a run takes size and vocabulary from its INITIAL_CHECKPOINT_PATH; or bind VOCABULARY to its file.'
-        )
-
-
-def step_directory(path: str | None, binding: str = 'INITIAL_CHECKPOINT_PATH') -> Path:
-    """A step's folder, from itself or from a MODEL_DIR: its best step where the run kept one, else its newest.
+    """The vocabulary a checkpoint was trained with: `bytes`, or the path of its file in the run's MODEL_DIR.
 
     Args:
-      path: of either.
-      binding: names it in messages.
+      path: a checkpoint or a MODEL_DIR, see `find_checkpoint`.
+
+    Raises:
+      UserError: there is no checkpoint, or the vocabulary's file is missing.
     """
-    if path is None:
-        raise UserError(f'Name the model to start from: --gin.INITIAL_CHECKPOINT_PATH=runs/tiny. {_MAKE_ONE}')
-    given = Path(path).expanduser()
-    if (given / STATE).is_dir() and given.name.isdigit():
-        return given
-    for root in (given, given / BEST, given / 'checkpoints'):
-        steps = [int(p.name) for p in root.glob('*') if p.name.isdigit() and (p / STATE).is_dir()]
-        if steps:
-            return root / str(max(steps))
-    beside = sorted(int(p.name) for p in given.parent.glob('*') if p.name.isdigit() and (p / STATE).is_dir())
-    advice = f'Beside it there are the steps {", ".join(map(str, beside))}.' if beside else _MAKE_ONE
-    raise UserError(f'{binding} = {path!r} is no checkpoint, nor a MODEL_DIR that holds one. {advice}')
+    checkpoint = find_checkpoint(path)
+    name = read_metadata(checkpoint).vocabulary
+    if name == 'bytes':
+        return name
+    run = RunDirectory.of_checkpoint(checkpoint)
+    if run.vocabulary is None:
+        raise UserError(
+            f'{checkpoint} was trained with the vocabulary {name}, but {run.sentencepiece_vocabulary} is missing. '
+            'Bind its file: --gin.VOCABULARY=...'
+        )
+    return str(run.vocabulary)
+
+
+def labels(path: str | None) -> tuple[str, ...] | None:
+    """The labels of a checkpoint's head in the order of its outputs; None if it has no such head.
+
+    Args:
+      path: a checkpoint or a MODEL_DIR, see `find_checkpoint`.
+    """
+    return read_metadata(find_checkpoint(path)).labels

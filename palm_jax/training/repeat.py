@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from palm_jax.errors import UserError
+from palm_jax.run_directory import RunDirectory
 
-SUMMARY = 'seeds.json'
 _SHOWN = 12
 
 
@@ -27,16 +27,16 @@ def over_seeds(train: Callable[[int, Path], int], model_dir: Path, seeds: Sequen
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise UserError(f'SEEDS is {seeds}; it must be a list of different numbers: [0, 1, 2].')
-    summaries = {}
+    summaries, parent = {}, RunDirectory(model_dir)
     for number, seed in enumerate(seeds, 1):
         print(f'\n=== seed {seed}, run {number} of {len(seeds)}', flush=True)
-        directory = model_dir / f'seed_{seed}'
-        if code := train(seed, directory):
+        run = parent.seed(seed)
+        if code := train(seed, run.path):
             return code
-        summaries[seed] = json.loads((directory / 'summary.json').read_text())
+        summaries[seed] = json.loads(run.summary.read_text())
     table = spread(summaries)
-    (model_dir / SUMMARY).write_text(json.dumps({'seeds': list(seeds), 'measures': table}, indent=2) + '\n')
-    print(f'\n{text(table, seeds)}\nsummary    {model_dir / SUMMARY}', flush=True)
+    parent.seeds.write_text(json.dumps({'seeds': list(seeds), 'measures': table}, indent=2) + '\n')
+    print(f'\n{text(table, seeds)}\nsummary    {parent.seeds}', flush=True)
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import AdaptedModel, Method
@@ -95,10 +96,11 @@ class Setup:
         place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
         return jax.tree.map(place, unbox(self.plan.shapes), self.shardings(mesh))
 
-    def begin(self, mesh: Mesh, seed: int, initial_checkpoint: str | None, about: dict[str, Any]) -> TrainState:
-        """The state at step 0, born in its place: from scratch, or with another run's parameters.
+    def begin(self, mesh: Mesh, seed: int, initial_checkpoint: str | None, metadata: CheckpointMetadata) -> TrainState:
+        """The initial state, created directly with its sharding: from scratch, or with another run's parameters.
 
-        With those the optimizer is fresh, and the methods' and the head's parameters begin as they do.
+        In the second case the optimizer state is fresh, and parameters of methods and of a new head have their
+        initial values.
         """
         shardings = self.shardings(mesh)
         init = functools.partial(init_state, self.plan.model, self.optimizer, trainable=self.selection)
@@ -112,7 +114,7 @@ class Setup:
             trained, frozen = self.selection.split(model.init_from_base(params))
             return TrainState(fresh.step, trained, self.optimizer.init(trained), frozen)
 
-        params = restore_params(initial_checkpoint, fresh.all_params, about, model.trainable)
+        params = restore_params(initial_checkpoint, fresh.all_params, metadata, model.trainable)
         return jax.jit(start, out_shardings=shardings)(params)
 
     def step(self, mesh: Mesh, loss: LossFn, microbatches: int = 1) -> Any:

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from palm_jax.errors import UserError
+from palm_jax.run_directory import RunDirectory
 from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.batch_sizes import BatchSizes
 from palm_jax.training.metrics import Metrics
 
-_RECORD = 'skipped.json'  # in MODEL_DIR
 _ROBUST = 1.4826  # of a normal distribution the standard deviation over the median absolute deviation
 
 
@@ -82,7 +82,7 @@ class SpikeGuard:
     """
 
     def __init__(self, rule: SpikeRule | None, directory: Path, recent: dict[str, list[float]] | None = None):
-        self.rule, self._path = rule, directory / _RECORD
+        self.rule, self._path = rule, RunDirectory(directory).skipped_batches
         self.skips = [Skip(**record) for record in json.loads(self._path.read_text())] if self._path.exists() else []
         self._queue: list[tuple[int, Metrics]] = []
         self._thresholds = {} if rule is None else _thresholds(rule)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from palm_jax.errors import UserError
+from palm_jax.run_directory import RunDirectory
 
 
 class Writer(Protocol):
@@ -28,7 +29,7 @@ class Jsonl:
 
     def open(self, model_dir: Path, first_step: int, config: str) -> None:
         """Keeps the lines up to `first_step`."""
-        path = model_dir / 'metrics.jsonl'
+        path = RunDirectory(model_dir).metrics
         kept = [record for record in read_jsonl(path) if record['step'] <= first_step]
         unfinished = path.with_suffix('.unfinished')
         unfinished.write_text(''.join(json.dumps(record) + '\n' for record in kept))
@@ -51,7 +52,7 @@ class TensorBoard:
         """Purges what an interrupted run wrote beyond `first_step`."""
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(model_dir / 'tensorboard'), purge_step=first_step + 1)
+        self._writer = SummaryWriter(str(RunDirectory(model_dir).tensorboard), purge_step=first_step + 1)
         self._writer.add_text('config', f'```\n{config}\n```', first_step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -81,7 +82,7 @@ class WeightsAndBiases:
             import wandb
         except ImportError as error:
             raise UserError('Weights & Biases is not installed: pip install "palm_jax[wandb]"') from error
-        id_file = model_dir / 'wandb_id'
+        id_file = RunDirectory(model_dir).wandb_id
         if not id_file.exists():
             id_file.write_text(uuid.uuid4().hex[:12])
         self._run = wandb.init(

@@ -4,12 +4,13 @@ import jax
 import numpy as np
 import pytest
 
+from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.cli import checkpoint
 from palm_jax.errors import UserError
 from palm_jax.training import optimizers, schedules, state
 from palm_jax.training.checkpoints import Checkpoints, restore_params
 
-ABOUT = {'vocabulary': 'bytes'}
+METADATA = CheckpointMetadata(vocabulary='bytes')
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def runs(tmp_path, micro):
     for seed in (0, 1):
         _, params = micro(seed)
         optimizer = optimizers.adafactor(schedules.constant(1e-2))
-        checkpoints = Checkpoints(tmp_path / str(seed) / 'checkpoints', keep=2, about=ABOUT)
+        checkpoints = Checkpoints(tmp_path / str(seed) / 'checkpoints', keep=2, metadata=METADATA)
         current = state.TrainState(jax.numpy.asarray(3), params, optimizer.init(params))
         for step in (2, 3):
             checkpoints.save(current, step)
@@ -36,13 +37,13 @@ def shown(capsys, *arguments):
 def test_what_is_there(runs, capsys):
     folder, _ = runs
     listing = shown(capsys, 'ls', folder / '0').splitlines()
-    assert len(listing) == 2 and all('checksums hold' in line and 'vocabulary bytes' in line for line in listing)
+    assert len(listing) == 2 and all('checksums match' in line and 'vocabulary bytes' in line for line in listing)
     table = shown(capsys, 'show', folder / '0')
     assert table.startswith(f'{folder}/0/checkpoints/3: ') and 'params/stack/attn/qkv/k  ' in table
     path = next((folder / '0' / 'checkpoints' / '3' / 'state').rglob('d/*'))
     path.write_bytes(path.read_bytes()[:-3])
     assert 'is damaged' in shown(capsys, 'ls', folder / '0')
-    with pytest.raises(UserError, match=r'cannot be used: .*Before it there is .*checkpoints/2'):
+    with pytest.raises(UserError, match=r'cannot be used: .*The checkpoint before it is .*checkpoints/2'):
         checkpoint.main(['show', str(folder / '0')])
     with pytest.raises(UserError, match='holds no checkpoint'):
         checkpoint.main(['ls', str(folder / 'none')])
@@ -51,7 +52,7 @@ def test_what_is_there(runs, capsys):
 def test_two_compared(runs, capsys):
     folder, _ = runs
     same = shown(capsys, 'diff', folder / '0' / 'checkpoints' / '2', folder / '0' / 'checkpoints' / '3')
-    assert len(same.splitlines()) == 1 and 'are the same, bit for bit' in same
+    assert len(same.splitlines()) == 1 and 'are bit-for-bit identical' in same
     other = shown(capsys, 'diff', folder / '0', folder / '1')
     assert '~ params/stack/attn/qkv/q: differs by at most' in other
     assert '- opt_state' in shown(capsys, 'diff', folder / '0', _converted(folder, capsys))
@@ -64,10 +65,10 @@ def _converted(folder, capsys):
 
 def test_converted_and_averaged_checkpoints_are_bases(runs, capsys):
     folder, (zero, one) = runs
-    half = restore_params(str(_converted(folder, capsys)), zero, ABOUT)
+    half = restore_params(str(_converted(folder, capsys)), zero, METADATA)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype('bfloat16').astype('float32')), half, zero)
     shown(capsys, 'average', folder / '0', folder / '1', folder / 'mean')
-    mean = restore_params(str(folder / 'mean'), zero, ABOUT)
+    mean = restore_params(str(folder / 'mean'), zero, METADATA)
     jax.tree.map(lambda m, a, b: np.testing.assert_allclose(m, (a + b) / 2, rtol=1e-6, atol=1e-7), mean, zero, one)
     earlier_first = shown(capsys, 'average', folder / '0' / 'checkpoints' / '2', folder / '1', folder / 'of_two_steps')
     assert earlier_first.split() == ['checkpoint', str(folder / 'of_two_steps' / 'checkpoints' / '3')]

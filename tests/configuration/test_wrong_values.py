@@ -64,7 +64,9 @@ def test_no_value_of_any_recipe_does(recipe, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('name', 'value', 'message'),
     [
-        ('LEARNING_RATE', '-1', 'LEARNING_RATE is -1; it must be a number that is not negative'),
+        ('LEARNING_RATE', '-1', r'LEARNING_RATE=-1: LEARNING_RATE is -1; it must be at least 0 \(schedules\.linear\.'),
+        ('LEARNING_RATE', '1e999', 'LEARNING_RATE is inf; it must be a finite number, at least 0'),
+        ('WARMUP_STEPS', '-0.5', 'WARMUP_STEPS is -0.5; it must be at least 0'),
         ('optimizers.adafactor.beta1', '1.5', 'beta1 is 1.5; it must be at least 0 and below 1'),
         ('optimizers.adafactor.clip_norm', '0', 'clip_norm is 0; it must be above 0, or None'),
         ('UNROLL_LAYERS', '-1', 'unroll_layers is -1; it must be at least 0, or auto'),

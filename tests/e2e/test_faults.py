@@ -23,7 +23,7 @@ def test_a_disk_that_is_full_ends_the_run_with_a_message_and_what_was_saved(text
     assert full.returncode == 2, full.stderr[-3000:]
     assert 'A checkpoint could not be written' in full.stderr and 'File too large' in full.stderr
     (told,) = [line for line in full.stderr.splitlines() if line.startswith('error: ')]
-    assert 'checkpoints/2 is whole' in told and 'palm_jax/' not in full.stderr and 'Traceback' not in full.stderr
+    assert 'checkpoints/2 is intact' in told and 'palm_jax/' not in full.stderr and 'Traceback' not in full.stderr
     again = run(text, tmp_path / 'run', *flags)
     assert again.returncode == 0 and 'continuing from step 2' in again.stdout, again.stderr[-3000:]
 

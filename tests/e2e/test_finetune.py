@@ -62,7 +62,7 @@ def test_a_mistake_is_one_message(made, tmp_path):
     for flags, message in (
         (['--gin.LABEL_COLUMN=category'], "no column 'category'"),
         (["--gin.TRAINABLE=['stack/atn/.*']"], "TRAINABLE: 'stack/atn/.*' matches no parameter"),
-        (['--gin.INITIAL_CHECKPOINT_PATH=nowhere'], "'nowhere' is no checkpoint"),
+        (['--gin.INITIAL_CHECKPOINT_PATH=nowhere'], "'nowhere' is not a checkpoint"),
         (['--gin.TRAINABLE_LAYERS=9'], 'the model has 2 layers'),
         (['--gin.GROUP_BY_LENGTH=48'], 'GROUP_BY_LENGTH is 48; it must be BATCH_SIZE = 32 or a multiple'),
     ):
@@ -96,13 +96,13 @@ def test_in_python_from_a_table_to_a_model_that_stands_alone(made, tmp_path):
     table.unlink()
     assert load(tmp_path / 'run').predict(texts[:2])  # the labels are in the checkpoint
     shutil.rmtree(base)
-    with pytest.raises(UserError, match='is no checkpoint'):
+    with pytest.raises(UserError, match='is not a checkpoint'):
         load(tmp_path / 'run')
     for before, after in zip(probabilities, load(tmp_path / 'whole').predict(texts), strict=True):
         assert before.keys() == after.keys() and all(abs(before[k] - after[k]) < 1e-5 for k in before)
     # LoRA is merged: what was saved is a base like any other, for another head, too. The trained part alone is none.
     alone = finetune(made, tmp_path / 'again', steps=1, base=tmp_path / 'run')
-    assert alone.returncode == 2 and f"trained.load('{tmp_path / 'run'}').save(" in alone.stderr, alone.stderr[-2000:]
+    assert alone.returncode == 2 and f"api.load('{tmp_path / 'run'}').save(" in alone.stderr, alone.stderr[-2000:]
     shutil.rmtree(tmp_path / 'again')
     again = finetune(made, tmp_path / 'again', '--gin_file=gin/heads/regression.gin', table='numbers.csv', steps=1,
                      base=tmp_path / 'whole')  # fmt: skip

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from palm_jax.configuration.statements import Macro, Reference, held, read_file
+from palm_jax.configuration.statements import Macro, Reference, held, open_file, read_statements
 
 ROOT = Path(__file__).parents[2]
 EARLIER = ROOT / 'tests' / 'goldens' / 'gin_names.json'
@@ -34,11 +34,10 @@ def names() -> dict[str, Any]:
 
     for path in sorted((ROOT / 'gin').rglob('*.gin')):
         file = path.relative_to(ROOT).as_posix()
-        statements, imports = read_file(path)
-        for line in imports:
-            package, _, module = line.removeprefix('from ').partition(' import ')
-            if package != '__gin__':
-                modules[module.strip()] = f'{package}.{module}'.strip()
+        statements, imports = read_statements(open_file(path))
+        for imported in imports:
+            if not imported.module.startswith('__gin__'):
+                modules[imported.bound_name] = imported.module
         for statement in statements:
             if not statement.location.startswith(f'{file}, line'):  # of an included file
                 continue

@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import pytest
 
+from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError
 from palm_jax.training import optimizers, schedules, state
 from palm_jax.training.checkpoints import Checkpoints, fingerprint, restore_params
 from palm_jax.training.metrics import Ratio
 
-ABOUT = {'vocabulary': 'bytes'}
+METADATA = CheckpointMetadata(vocabulary='bytes')
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def fresh(tree):
 
 @pytest.fixture
 def saved(tmp_path, current):
-    checkpoints = Checkpoints(tmp_path / 'run' / 'checkpoints', keep=2, about=ABOUT)
+    checkpoints = Checkpoints(tmp_path / 'run' / 'checkpoints', keep=2, metadata=METADATA)
     for step in (1, 2, 3):
         checkpoints.save(current, step)
     checkpoints.save(current, 3)  # again: nothing happens
@@ -36,7 +37,7 @@ def saved(tmp_path, current):
 
 
 def test_the_state_comes_back_bit_for_bit_and_old_steps_go(saved, current):
-    checkpoints = Checkpoints(saved / 'checkpoints', keep=2, about=ABOUT)
+    checkpoints = Checkpoints(saved / 'checkpoints', keep=2, metadata=METADATA)
     assert checkpoints.latest == 3 and {p.name for p in (saved / 'checkpoints').iterdir()} == {'2', '3'}
     restored, unlogged = checkpoints.restore(fresh(current))
     assert unlogged is None
@@ -45,7 +46,9 @@ def test_the_state_comes_back_bit_for_bit_and_old_steps_go(saved, current):
 
 
 def test_another_vocabulary_is_refused_with_both_names(saved, current):
-    checkpoints = Checkpoints(saved / 'checkpoints', keep=2, about={'vocabulary': 'sentencepiece_9_x'})
+    checkpoints = Checkpoints(
+        saved / 'checkpoints', keep=2, metadata=CheckpointMetadata(vocabulary='sentencepiece_9_x')
+    )
     with pytest.raises(UserError, match=r'(?s)bytes.*sentencepiece_9_x'):
         checkpoints.restore(fresh(current))
     checkpoints.close()
@@ -53,24 +56,24 @@ def test_another_vocabulary_is_refused_with_both_names(saved, current):
 
 @pytest.mark.parametrize('path', ['', 'checkpoints', 'checkpoints/2'])
 def test_parameters_of_another_run(saved, current, path):
-    params = restore_params(str(saved / path), fresh(current.params), ABOUT)
+    params = restore_params(str(saved / path), fresh(current.params), METADATA)
     jax.tree.map(np.testing.assert_array_equal, params, current.params)
 
 
 def test_what_does_not_fit_is_listed(saved, micro, tmp_path):
     _, wider = micro(mlp_dim=40)
     with pytest.raises(UserError, match=r'stack/mlp/in/gate: \(3, 24, 96\) there, \(3, 24, 40\) here'):
-        restore_params(str(saved), wider, ABOUT)
+        restore_params(str(saved), wider, METADATA)
     _, serial = micro(parallel=False)
     with pytest.raises(UserError, match='stack/mlp_norm/scale: missing there'):
-        restore_params(str(saved), serial, ABOUT)
-    with pytest.raises(UserError, match='no checkpoint'):
-        restore_params(str(tmp_path / 'none'), serial, ABOUT)
+        restore_params(str(saved), serial, METADATA)
+    with pytest.raises(UserError, match='not a checkpoint'):
+        restore_params(str(tmp_path / 'none'), serial, METADATA)
 
 
 def test_metrics_that_were_not_logged_yet_come_back_exactly(tmp_path, current):
     sums = {'loss': Ratio(0.1 + 0.2, 3.0), 'accuracy': Ratio(1 / 3, 7.0)}
-    checkpoints = Checkpoints(tmp_path, keep=1, about=ABOUT)
+    checkpoints = Checkpoints(tmp_path, keep=1, metadata=METADATA)
     checkpoints.save(current, 3, sums)
     checkpoints.wait()
     _, unlogged = checkpoints.restore(fresh(current))
@@ -82,16 +85,16 @@ def test_a_frozen_base_is_left_out_and_another_one_refused(tmp_path, current):
     stack = current.params['stack']
     rest = {name: value for name, value in current.params.items() if name != 'stack'}
     state_ = dataclasses.replace(current, params={'stack': stack}, frozen=rest)
-    checkpoints = Checkpoints(tmp_path, keep=1, about=ABOUT | {'base': fingerprint(rest)})
+    checkpoints = Checkpoints(tmp_path, keep=1, metadata=dataclasses.replace(METADATA, base=fingerprint(rest)))
     checkpoints.save(state_, 3)
     checkpoints.close()
     files = ''.join(str(path) for path in tmp_path.rglob('*')) + (tmp_path / '3/state/_METADATA').read_text()
     assert 'attn' in files and 'embedding' not in files.replace("'embed'", '').split('opt_state')[0]
-    checkpoints = Checkpoints(tmp_path, keep=1, about=ABOUT | {'base': fingerprint(rest)})
+    checkpoints = Checkpoints(tmp_path, keep=1, metadata=dataclasses.replace(METADATA, base=fingerprint(rest)))
     restored, _ = checkpoints.restore(dataclasses.replace(fresh(state_), frozen=rest))
     jax.tree.map(np.testing.assert_array_equal, restored, state_)
     checkpoints.close()
-    checkpoints = Checkpoints(tmp_path, keep=1, about=ABOUT | {'base': 'another'})
+    checkpoints = Checkpoints(tmp_path, keep=1, metadata=dataclasses.replace(METADATA, base='another'))
     with pytest.raises(UserError, match=r'on top of the base .* INITIAL_CHECKPOINT_PATH holds another'):
         checkpoints.restore(fresh(state_))
     checkpoints.close()

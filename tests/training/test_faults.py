@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.data.pretraining.corpus import Corpus
 from palm_jax.data.pretraining.dataset import LanguageModelData
 from palm_jax.errors import UserError
@@ -146,10 +147,10 @@ def files_of(step):
 
 DAMAGE = {
     'flipped': (lambda step: flip(files_of(step)[-1]), 'is damaged: its checksum'),
-    'flipped metadata': (lambda step: flip(step / 'about' / 'metadata'), 'is damaged: its checksum'),
+    'flipped metadata': (lambda step: flip(step / 'metadata' / 'metadata'), 'is damaged: its checksum'),
     'cut': (lambda step: files_of(step)[-1].write_bytes(files_of(step)[-1].read_bytes()[:-7]), 'is damaged'),
     'missing': (lambda step: files_of(step)[-1].unlink(), 'is missing'),
-    'without about': (lambda step: shutil.rmtree(step / 'about'), 'about is missing'),
+    'without metadata': (lambda step: shutil.rmtree(step / 'metadata'), 'metadata is missing'),
     'empty': (
         lambda step: [shutil.rmtree(p) if p.is_dir() else p.unlink() for p in step.iterdir()],
         'state is missing',
@@ -158,13 +159,15 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize('damage', DAMAGE)
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(texts, whole, tmp_path, capsys, damage):
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
+    texts, whole, tmp_path, capsys, caplog, damage
+):
     shutil.copytree(whole / 'ten', tmp_path / 'run')
     hurt, message = DAMAGE[damage]
     hurt(tmp_path / 'run' / 'checkpoints' / '10')
     run(texts, tmp_path / 'run', 20)
     told = capsys.readouterr()
-    assert 'checkpoint 10 is damaged and set aside as damaged-10' in told.err and message in told.err
+    assert 'checkpoint 10 is damaged and was renamed to damaged-10' in caplog.text and message in caplog.text
     assert 'continuing from step 5 ' in told.out
     assert_same(whole / 'twenty', tmp_path / 'run')
 
@@ -181,21 +184,23 @@ def test_every_flipped_byte_is_seen(whole, tmp_path):
     assert integrity.problem(tmp_path / '10') is None
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_begins_anew_and_says_so(texts, whole, tmp_path, capsys):
+def test_a_run_whose_checkpoints_are_all_damaged_begins_anew_and_says_so(texts, whole, tmp_path, caplog):
     shutil.copytree(whole / 'ten', tmp_path / 'run')
     for step in (5, 10):
         flip(files_of(tmp_path / 'run' / 'checkpoints' / str(step))[-1])
     run(texts, tmp_path / 'run', 20)
-    assert 'checkpoint 5 is damaged and set aside as damaged-5' in (err := capsys.readouterr().err)
-    assert 'there is none before it' in err
+    assert 'checkpoint 5 is damaged and was renamed to damaged-5' in caplog.text
+    assert 'there is no earlier one' in caplog.text
     assert_same(whole / 'twenty', tmp_path / 'run')
 
 
 def test_a_damaged_base_is_refused_and_the_one_before_named(whole, tmp_path):
     shutil.copytree(whole / 'ten', tmp_path / 'run')
     flip(files_of(tmp_path / 'run' / 'checkpoints' / '10')[-1])
-    with pytest.raises(UserError, match=r'checkpoints/10 cannot be used: .* is damaged.*Before it there is .*/5\.'):
-        restore_params(str(tmp_path / 'run'), {}, {'vocabulary': 'bytes'})
+    with pytest.raises(
+        UserError, match=r'checkpoints/10 cannot be used: .* is damaged.*The checkpoint before it is .*/5\.'
+    ):
+        restore_params(str(tmp_path / 'run'), {}, CheckpointMetadata(vocabulary='bytes'))
 
 
 def test_every_kth_checkpoint_stays(texts, tmp_path):
@@ -325,4 +330,4 @@ def test_a_hang_shows_where_every_thread_is(capfd):
 def test_a_checkpoint_that_cannot_be_written_is_said(tmp_path, micro):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match=r'could not be written to .*Not a directory.*no earlier checkpoint'):
-        Checkpoints(tmp_path / 'file' / 'checkpoints', keep=1, about={})
+        Checkpoints(tmp_path / 'file' / 'checkpoints', keep=1, metadata=CheckpointMetadata())

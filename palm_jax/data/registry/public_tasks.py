@@ -11,11 +11,11 @@ import functools
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 
+import gin
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-import gin
 from palm_jax.data.readers import files, tables
 from palm_jax.data.readers.splits import is_held_out
 from palm_jax.data.registry.seqio_chains import (

@@ -19,10 +19,10 @@ import numpy as np
 import sentencepiece
 
 from palm_jax.errors import UserError
+from palm_jax.run_directory import RunDirectory
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 _SPECIAL = 3
-_SENTENCEPIECE_FILE, _TOKENIZERS_FILE = 'vocabulary.model', 'vocabulary.json'  # in MODEL_DIR
 SPACE_MARK = '▁'  # U+2581 stands for the space inside SentencePiece, so text may not hold it as is
 
 
@@ -134,7 +134,7 @@ class SentencePiece:
         return self._processor.decode([int(i) for i in ids if int(i) not in (PAD_ID, EOS_ID)])
 
     def save(self, directory: Path) -> None:
-        _write_once(directory / _SENTENCEPIECE_FILE, self._processor.serialized_model_proto())
+        _write_once(RunDirectory(directory).sentencepiece_vocabulary, self._processor.serialized_model_proto())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +217,7 @@ class HuggingFace:
         return self._tokenizer.decode(kept, skip_special_tokens=False)
 
     def save(self, directory: Path) -> None:
-        _write_once(directory / _TOKENIZERS_FILE, json.dumps(self._content).encode())
+        _write_once(RunDirectory(directory).tokenizers_vocabulary, json.dumps(self._content).encode())
 
     def write_original(self, directory: Path) -> tuple[int, int]:
         """tokenizer.json as it was; gives the ids there that begin and end a text."""

@@ -1,0 +1,174 @@
+"""Bounds of numbers, declared once in an annotation: `rank: Annotated[int, AtLeast(1)]`.
+
+`checked` refuses what is outside of them when a function is called or a dataclass is constructed;
+`palm_jax.configuration` reads the same annotations for its messages and its reference.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import math
+import numbers
+import types
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar, Union
+
+from palm_jax.errors import UserError
+
+_T = TypeVar('_T', bound=Callable[..., Any])
+
+
+@dataclasses.dataclass(frozen=True)
+class AtLeast:
+    """A number is at least `limit`."""
+
+    limit: float
+
+    def holds(self, value: float) -> bool:
+        """Return whether a value is inside the bound."""
+        return value >= self.limit
+
+    def __str__(self) -> str:
+        return f'at least {self.limit}'
+
+
+@dataclasses.dataclass(frozen=True)
+class AtMost:
+    """A number is at most `limit`."""
+
+    limit: float
+
+    def holds(self, value: float) -> bool:
+        """Return whether a value is inside the bound."""
+        return value <= self.limit
+
+    def __str__(self) -> str:
+        return f'at most {self.limit}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Above:
+    """A number is greater than `limit`."""
+
+    limit: float
+
+    def holds(self, value: float) -> bool:
+        """Return whether a value is inside the bound."""
+        return value > self.limit
+
+    def __str__(self) -> str:
+        return f'above {self.limit}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Below:
+    """A number is less than `limit`."""
+
+    limit: float
+
+    def holds(self, value: float) -> bool:
+        """Return whether a value is inside the bound."""
+        return value < self.limit
+
+    def __str__(self) -> str:
+        return f'below {self.limit}'
+
+
+Bound = AtLeast | AtMost | Above | Below
+Rate = Annotated[float, AtLeast(0), Below(1)]  # of dropout, label smoothing, a moving average
+
+
+def parts(hint: Any) -> tuple[Any, tuple[Bound, ...]]:
+    """Return an annotation without `Annotated`, and its bounds."""
+    if typing.get_origin(hint) is not Annotated:
+        return hint, ()
+    plain, *extras = typing.get_args(hint)
+    return plain, tuple(extra for extra in extras if isinstance(extra, Bound))
+
+
+def hold(value: Any, hint: Any) -> bool:
+    """Return whether a value is inside the bounds of its annotation; what is not a number has none."""
+    plain, bounds = parts(hint)
+    if bounds and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        is_finite = isinstance(value, numbers.Integral) or math.isfinite(value)
+        if not is_finite or not all(bound.holds(value) for bound in bounds):
+            return False
+    if typing.get_origin(plain) in (Union, types.UnionType) and describe(plain):
+        return any(_fits_plainly(value, member) and hold(value, member) for member in typing.get_args(plain))
+    return True
+
+
+def _fits_plainly(value: Any, hint: Any) -> bool:
+    """Return whether a value can belong to a member of a union; types are not checked beyond that."""
+    plain, _ = parts(hint)
+    if typing.get_origin(plain) is Literal:
+        return value in typing.get_args(plain)
+    if plain in (None, type(None)):
+        return value is None
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number == (plain in (int, float))
+
+
+def describe(hint: Any) -> str:
+    """Return the bounds of an annotation as text, e.g. `at least 0 and below 1, or None`; empty without bounds."""
+    plain, bounds = parts(hint)
+    if typing.get_origin(plain) in (Union, types.UnionType) and not bounds:
+        members = typing.get_args(plain)
+        inner = [text for text in map(describe, members) if text]
+        others = [repr(choice) for m in members if typing.get_origin(m) is Literal for choice in typing.get_args(m)]
+        others += ['None' for member in members if member is type(None)]
+        return ', or '.join([*inner, *others]) if inner else ''
+    return ' and '.join(map(str, bounds))
+
+
+def violation(name: str, value: Any, hint: Any) -> str | None:
+    """Return the message about a value outside the bounds of its annotation, None for one inside."""
+    if hold(value, hint):
+        return None
+    finite = 'a finite number, ' if isinstance(value, float) and not math.isfinite(value) else ''
+    return f'{name} is {value}; it must be {finite}{describe(hint)}'
+
+
+def checked(target: _T) -> _T:
+    """Check the arguments of a function, or the fields of a dataclass, against the bounds in their annotations.
+
+    Of a dataclass it is the outer decorator:
+
+        @checked
+        @dataclasses.dataclass(frozen=True)
+        class LoRA:
+            rank: Annotated[int, AtLeast(1)] = 8
+
+    Raises:
+      UserError: when called with a value outside, e.g. "lora.LoRA.rank is 0; it must be at least 1."
+    """
+    name = f'{target.__module__.rpartition(".")[2]}.{target.__qualname__}'
+    if inspect.isclass(target):
+        target.__init__ = _checked(target.__init__, target, name)  # type: ignore[misc]
+        return target
+    return typing.cast(_T, _checked(target, target, name))
+
+
+def _checked(function: Callable[..., Any], annotated: Any, name: str) -> Callable[..., Any]:
+    signature = inspect.signature(function)
+
+    @functools.cache
+    def hints() -> dict[str, Any]:  # evaluated late: modules may name what is imported after them
+        found = typing.get_type_hints(annotated, include_extras=True)
+        return {parameter: hint for parameter, hint in found.items() if describe(hint)}
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            arguments = signature.bind(*args, **kwargs).arguments
+        except TypeError:
+            return function(*args, **kwargs)  # raises Python's own message
+        for parameter, hint in hints().items():
+            if parameter in arguments and (message := violation(f'{name}.{parameter}', arguments[parameter], hint)):
+                raise UserError(f'{message}.')
+        return function(*args, **kwargs)
+
+    return call

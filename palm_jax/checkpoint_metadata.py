@@ -1,0 +1,146 @@
+"""A checkpoint's description of itself: JSON beside its arrays, read without touching an array."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from palm_jax.errors import UserError
+
+METADATA = 'metadata'  # the folder in a checkpoint that holds it; Orbax calls it an item
+_FILE = 'metadata'  # in that folder
+
+# Spellings of checkpoints written before 26 November 2026.
+_FORMER_FOLDER = 'about'
+_FORMER_METRIC = 'measure'
+
+
+@dataclasses.dataclass(frozen=True)
+class BestScore:
+    """Why a checkpoint was kept as the best one.
+
+    Attributes:
+      metric: name of the validation metric, as in BEST_METRIC.
+      value: its value at this checkpoint.
+    """
+
+    metric: str
+    value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointMetadata:
+    """The JSON stored with a checkpoint.
+
+    Attributes:
+      vocabulary: fingerprint of the vocabulary, `bytes` for the byte vocabulary; None if unknown.
+      architecture: fields of the model's `Architecture`; None if unknown.
+      labels: names of the head's classes in the order of its outputs; None without such a head.
+      base: fingerprint of the frozen parameters that the checkpoint leaves out; None if it holds all parameters.
+      unlogged: (total, count) of each metric, summed since the last log line.
+      recent: recent values of the quantities that are watched for spikes, by name; None if none are watched.
+      best: the score that made this checkpoint the best one; None for other checkpoints.
+    """
+
+    vocabulary: str | None = None
+    architecture: Mapping[str, Any] | None = None
+    labels: tuple[str, ...] | None = None
+    base: str | None = None
+    unlogged: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    recent: Mapping[str, list[float]] | None = None
+    best: BestScore | None = None
+
+    @classmethod
+    def of_model(cls, architecture: Any, vocabulary: str, labels: Iterable[str] = ()) -> CheckpointMetadata:
+        """Metadata of a whole model.
+
+        Args:
+          architecture: the model's `Architecture`.
+          vocabulary: fingerprint of its vocabulary.
+          labels: names of its head's classes; empty without such a head.
+        """
+        return cls(vocabulary, dataclasses.asdict(architecture), tuple(labels) or None)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> CheckpointMetadata:
+        """Metadata from the JSON object of a checkpoint, in the present or the former spelling; unknown keys are
+        ignored.
+        """
+        labels, best = record.get('labels'), record.get('best')
+        return cls(
+            vocabulary=record.get('vocabulary'),
+            architecture=record.get('architecture'),
+            labels=None if labels is None else tuple(labels),
+            base=record.get('base'),
+            unlogged={name: (total, count) for name, (total, count) in record.get('unlogged', {}).items()},
+            recent=record.get('recent'),
+            best=BestScore(best.get('metric', best.get(_FORMER_METRIC)), best['value']) if best else None,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; what is None is left out."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+    def check_vocabulary(self, run: CheckpointMetadata, checkpoint: Path) -> None:
+        """Refuses a checkpoint whose token ids mean other text than a run's.
+
+        Args:
+          run: metadata of the run that is to use the checkpoint.
+          checkpoint: its path, for the message.
+        """
+        if self.vocabulary != run.vocabulary:
+            raise UserError(
+                f'{checkpoint} was trained with the vocabulary {self.vocabulary}, but this run uses {run.vocabulary}, '
+                'in which the same token ids mean other text. With --gin_file=gin/models/pretrained.gin a run takes '
+                'model size and vocabulary from its INITIAL_CHECKPOINT_PATH; or bind VOCABULARY to the right file.'
+            )
+
+    def check_compatible(self, run: CheckpointMetadata, checkpoint: Path) -> None:
+        """Refuses to continue a run from a checkpoint with another vocabulary, other labels or another base.
+
+        Args:
+          run: metadata of the run that is to be continued.
+          checkpoint: path of this checkpoint, for the message.
+
+        Raises:
+          UserError: with both values.
+        """
+        self.check_vocabulary(run, checkpoint)
+        if self.labels != run.labels:
+            raise UserError(
+                f'{checkpoint} was trained with the labels {_listed(self.labels)}, but the data now has '
+                f'{_listed(run.labels)}. Continue with the data that the run began with, or in another MODEL_DIR.'
+            )
+        if self.base != run.base:
+            raise UserError(
+                f'{checkpoint} was trained on top of the base {self.base}, but INITIAL_CHECKPOINT_PATH holds '
+                f'{run.base}. Name the checkpoint that the run began with.'
+            )
+
+
+def _listed(labels: tuple[str, ...] | None) -> list[str] | None:
+    return None if labels is None else list(labels)
+
+
+def metadata_folder(checkpoint: Path) -> Path | None:
+    """The folder of a checkpoint's metadata, or None."""
+    folders = (checkpoint / name for name in (METADATA, _FORMER_FOLDER))
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def read_metadata(checkpoint: Path) -> CheckpointMetadata:
+    """The metadata of a checkpoint.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    folder = metadata_folder(checkpoint)
+    if folder is None or not (folder / _FILE).is_file():
+        raise UserError(f'{checkpoint} has no `{METADATA}` folder: the checkpoint is incomplete.')
+    try:
+        return CheckpointMetadata.from_json(json.loads((folder / _FILE).read_text()))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f'{folder / _FILE} is damaged: {error}.') from None

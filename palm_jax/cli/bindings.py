@@ -1,0 +1,62 @@
+"""palm-jax bindings [--gin_file=...] [PATTERN]
+
+Lists macros and parameters that gin files and --gin.NAME=value can set: value and where it is set,
+type, allowed values, and one sentence. PATTERN is a part of a name, or a glob: `palm-jax bindings lora`.
+
+Without --gin_file it lists all that any part under gin/ defines; with it, what the named files and
+those they include bind, with the value that holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from palm_jax.cli import command_line
+from palm_jax.configuration import reference
+from palm_jax.configuration.statements import find_config, open_file, read_flag, read_statements
+from palm_jax.errors import UserError, closest
+
+PAGE = Path('docs/reference/bindings.md')
+
+
+def main(arguments: Sequence[str]) -> int:
+    """List bindings, or write the reference page."""
+    parser = argparse.ArgumentParser(
+        prog='palm-jax bindings',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument('pattern', nargs='?', help='part of a name, or a glob; default: all')
+    parser.add_argument('--gin_file', action='append', default=[], help='may be repeated; later files override earlier')
+    parser.add_argument(
+        '--markdown', nargs='?', type=Path, const=PAGE, metavar='PATH', help=f'write a page instead; default: {PAGE}'
+    )
+    rest, flags = command_line.split_flags(arguments)
+    options = parser.parse_args(rest)
+    found = _bindings(options.gin_file, flags) if options.gin_file else reference.read(reference.package_files())
+    if options.pattern is not None:
+        names = [binding.name for binding in found]
+        found = [binding for binding in found if binding.matches(options.pattern)]
+        if not found:
+            raise UserError(f'No macro or parameter matches {options.pattern!r}.{closest(options.pattern, names)}')
+    if options.markdown is None:
+        print(reference.as_text(found))
+        return 0
+    options.markdown.parent.mkdir(parents=True, exist_ok=True)
+    options.markdown.write_text(reference.as_markdown(found))
+    print(f'bindings   {len(found)} in {options.markdown}')
+    return 0
+
+
+def _bindings(gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) -> list[reference.Binding]:
+    """Return the bindings that hold in some files and flags."""
+    effective, imports = {}, []
+    for name in gin_files:
+        statements, file_imports = read_statements(open_file(find_config(name, '--gin_file')))
+        effective |= {statement.name: statement for statement in statements}
+        imports += file_imports
+    effective |= {statement.name: statement for statement, _ in (read_flag(name, value) for name, value in flags)}
+    return reference.collect(list(effective.values()), imports)

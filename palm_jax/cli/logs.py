@@ -1,0 +1,35 @@
+"""The log on the terminal: what the package logs, as plain text, without the noise of the libraries below it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+
+def show_logs() -> None:
+    """Prints the package's log as plain text, warnings on stderr and the rest on stdout, and hides known noise.
+
+    Orbax logs errors of its threads with their stacks although it raises them again where a save is awaited, and
+    asyncio reports writes that TensorStore abandoned after a failure.
+    """
+    package = logging.getLogger('palm_jax')
+    package.setLevel(logging.INFO)
+    package.propagate = False
+    package.handlers = [_Terminal()]
+    logging.getLogger('absl').addFilter(_is_not_an_error_of_orbax)
+    logging.getLogger('asyncio').addFilter(_is_not_about_tensorstore)
+
+
+class _Terminal(logging.Handler):
+    """Prints records to wherever stdout and stderr point at that time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout, flush=True)
+
+
+def _is_not_an_error_of_orbax(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR or '/orbax/' not in record.pathname
+
+
+def _is_not_about_tensorstore(record: logging.LogRecord) -> bool:
+    return 'OCDBT' not in record.getMessage()

@@ -1,0 +1,54 @@
+"""gin's own errors as messages with the location in the user's text and the closest known name."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+
+from palm_jax.configuration import gin_adapter
+from palm_jax.configuration.statements import Reference, Statement, held
+from palm_jax.errors import closest
+
+_UNKNOWN_NAME = (
+    r"'(?P<name>\w+)' was not provided by an import statement",
+    r"Couldn't resolve selector (?P<name>[\w.]+);",
+    r"No configurable matching '(?P<name>[\w./]+)'",
+)
+
+
+def explain(error: Exception, statements: Sequence[Statement]) -> str:
+    """Return the message for an exception that gin raised while it read `statements`."""
+    message = str(error).strip()
+    complaint = message.splitlines()[0] if message else type(error).__name__
+    if match := re.match(r"Configurable '(.+)' doesn't have a parameter named '(\w+)'", complaint):
+        location = _location(statements, lambda s: s.selector == match[1] and s.parameter == match[2])
+        parameters = inspect.signature(gin_adapter.function(match[1])).parameters
+        names = [name for name in parameters if name not in ('self', 'parent', 'name')]
+        suggestion = closest(match[2], names)
+        return f'{location}{match[1]} has no parameter {match[2]}.{suggestion}\nIt has: {", ".join(names)}.'
+    for pattern in _UNKNOWN_NAME:
+        if match := re.match(pattern, complaint):
+            return _unknown_name(match['name'], statements)
+    if isinstance(error, ModuleNotFoundError):
+        complaint += '. Modules are looked for in the working directory and on PYTHONPATH.'
+    if match := re.search(r'In file "([^"]+)", line (\d+)', message):
+        complaint = f'{match[1]}, line {match[2]}: {complaint}'
+    return complaint
+
+
+def _unknown_name(name: str, statements: Sequence[Statement]) -> str:
+    used = {full for s in statements for full in _names_in(s) if full == name or full.startswith(f'{name}.')}
+    location = _location(statements, lambda statement: bool(used & _names_in(statement)))
+    full = next(iter(sorted(used)), name)
+    known = gin_adapter.known_names(name.partition('.')[0])
+    return f'{location}nothing is called {full}.{closest(full, known)}\nKnown: {", ".join(known)}.'
+
+
+def _names_in(statement: Statement) -> set[str]:
+    """Return the configurables that a statement binds or refers to."""
+    return {reference.name for reference in held(statement.value, Reference)} | {statement.selector}
+
+
+def _location(statements: Sequence[Statement], is_it: Callable[[Statement], bool]) -> str:
+    return next((f'{statement.location}: ' for statement in reversed(statements) if is_it(statement)), '')
