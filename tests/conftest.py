@@ -1,5 +1,6 @@
 """What all tests share: a cache of their own and a PaLM small enough for a unit test."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -15,6 +16,9 @@ if any(importlib.util.find_spec(f'jax_cuda{version}_plugin') for version in (12,
     # Bit for bit on a GPU: no kernel that adds in any order, and a process uses the kernels that the first one chose.
     os.environ['XLA_FLAGS'] += ' --xla_gpu_exclude_nondeterministic_ops=true'
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', f'{os.environ["PALM_JAX_CACHE"]}/compiled')
+
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401 - loaded after TensorFlow, PyTorch's compiler crashes the process; tests load both
 
 import jax
 import numpy as np

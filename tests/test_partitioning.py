@@ -212,7 +212,6 @@ def test_an_axis_without_a_rule_is_an_error():
 COLLECTIVES = """
     import functools, flax.linen as nn, jax, jax.numpy as jnp, re
     from palm_jax import partitioning
-    from palm_jax.models import target
     from palm_jax.models.palm import Architecture, PaLM
     from palm_jax.partitioning import Layout
     from palm_jax.training import losses, optimizers, schedules, state
@@ -225,8 +224,7 @@ COLLECTIVES = """
 
     def step_collectives(layout, chunk_length=0):
         mesh = layout.mesh()
-        # As accelerators multiply: a CPU's own orientation of weights' gradients gathers activations.
-        with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules), target.compiling_for('gpu'):
+        with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
             init = functools.partial(state.init_state, model, optimizer)
             boxed = jax.eval_shape(init, jax.random.key(0))
             places = layout.shardings(boxed, mesh)
@@ -240,9 +238,11 @@ COLLECTIVES = """
             }
             loss = losses.LanguageModelLoss(chunk_length=chunk_length)
             step = functools.partial(train_step, model=model, loss=loss, optimizer=optimizer)
-            compiled = jax.jit(step, donate_argnums=0, out_shardings=(places, None)).lower(
+            traced = jax.jit(step, donate_argnums=0, out_shardings=(places, None)).trace(
                 shapes, batch, jax.random.key(0)
-            ).compile()
+            )
+            # With the matmuls of GPUs: the orientation of weights' gradients on a CPU gathers activations.
+            compiled = traced.lower(lowering_platforms=('cuda',)).compile()
         return collectives_of(compiled.as_text())
 
     def of(kind, found):
