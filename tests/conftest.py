@@ -1,5 +1,6 @@
 """What all tests share: a cache of their own and a PaLM small enough for a unit test."""
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -19,6 +20,9 @@ os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_opti
 if any(importlib.util.find_spec(f'jax_cuda{version}_plugin') for version in (12, 13)):
     # Bit for bit on a GPU: no kernel that adds in any order; the cache keeps the kernels that the first process chose.
     os.environ['XLA_FLAGS'] += ' --xla_gpu_exclude_nondeterministic_ops=true'
+
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401 - loaded after TensorFlow, PyTorch's compiler crashes the process; tests load both
 
 import jax
 import numpy as np

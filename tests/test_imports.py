@@ -136,9 +136,18 @@ def test_a_program_begins_before_jax_is_there(module):
     subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
 
 
+def test_the_package_itself_imports_the_standard_library_alone():
+    code = (
+        'import sys; before = set(sys.modules); import palm_jax; '
+        'new = {name.partition(".")[0] for name in set(sys.modules) - before}; '
+        'assert not new - {"palm_jax"} - set(sys.stdlib_module_names), new'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
+
+
 @pytest.mark.skipif(importlib.util.find_spec('triton') is None, reason='this torch has no compiler for GPUs')
 def test_torchs_compiler_and_tensorflow_live_in_one_process():
-    code = 'import palm_jax, tensorflow, triton, torch._dynamo'
+    code = 'import palm_jax.exchange, tensorflow, triton, torch._dynamo'
     subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
 
 

@@ -20,10 +20,10 @@ import numpy as np
 
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
-from palm_jax.models import target
 from palm_jax.models.palm import PaLM
 
 Function = Callable[..., Any]
+_PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 _EXAMPLES = 16  # of the held-out part, on which what was written is compared
 
 _RUNNER = '''"""python run.py 17 42 ...: continues token ids greedily. Needs jax alone."""
@@ -41,14 +41,16 @@ print(*ids[1:])
 
 
 def function(model: PaLM, params: Any) -> Function:
-    """What the file computes, on any platform; the weights are part of it."""
+    """The function that the file holds, with the weights as constants."""
+    # One program for several platforms cannot hold kernels that are lowered for one of them, as `auto` may choose.
+    attention = 'blocks' if model.arch.attention == 'auto' else model.arch.attention
+    model = model.clone(arch=dataclasses.replace(model.arch, attention=attention))
     model, params = decoding.unstack_layers(model, params)  # apart, every matrix is one a converter knows
 
     def compute(*inputs: jax.Array) -> jax.Array:
-        with target.compiling_for('any'):
-            if getattr(model, 'head', None) is None:
-                return model.apply({'params': params}, *inputs)
-            return model.apply({'params': params}, inputs[0], None, inputs[1], method='scores')
+        if getattr(model, 'head', None) is None:
+            return model.apply({'params': params}, *inputs)
+        return model.apply({'params': params}, inputs[0], None, inputs[1], method='scores')
 
     return compute
 
@@ -66,7 +68,9 @@ def write_stablehlo(model: PaLM, params: Any, length: int, directory: Path, batc
       What was compared, as a table.
     """
     plain, specs = function(model, params), _specs(model, length)
-    exported = jax.export.export(jax.jit(plain))(*specs)
+    # The constraint on memory order is not among the calls whose compatibility StableHLO guarantees.
+    unguaranteed = jax.export.DisabledSafetyCheck.custom_call('LayoutConstraint')
+    exported = jax.export.export(jax.jit(plain), platforms=_PLATFORMS, disabled_checks=[unguaranteed])(*specs)
     _prepare(directory)
     (directory / 'model.stablehlo').write_bytes(exported.serialize())
     if len(specs) == 1:
@@ -86,7 +90,9 @@ def write_tflite(model: PaLM, params: Any, length: int, directory: Path, batches
     model = model.clone(arch=dataclasses.replace(model.arch, dtype='float32'))
     plain, specs = function(model, params), _specs(model, length)
     signature = [tf.TensorSpec(spec.shape, tf.int32) for spec in specs]
-    wrapped = tf.function(jax2tf.convert(plain, with_gradient=False), input_signature=signature, autograph=False)
+    # Lowered for a platform without variants of its own: TFLite does not know the constraint on memory order of CPUs.
+    converted = jax2tf.convert(plain, with_gradient=False, native_serialization_platforms=('rocm',))
+    wrapped = tf.function(converted, input_signature=signature, autograph=False)
     _prepare(directory)
     calls = {}
     for name, optimizations in (('model.tflite', []), ('model_int8.tflite', [tf.lite.Optimize.DEFAULT])):

@@ -22,6 +22,7 @@ from palm_jax.training.plan import Plan
 from palm_jax.training.state import TrainState, init_state, unbox
 from palm_jax.training.step import LossFn, train_step
 
+_SHALLOW = 12  # largest number of layers that `unroll_layers = auto` unrolls on a CPU
 _ADAPTATION = ('methods', 'trainable', 'trainable_layers')  # of `train`'s arguments, what `adapt` takes
 
 
@@ -30,17 +31,35 @@ def adapt(
     methods: Sequence[Method] = (),
     trainable: Sequence[str] | None = None,
     trainable_layers: int | None = None,
+    platform: str | None = None,
 ) -> tuple[AdaptedModel, Trainable]:
-    """The model with its methods, and what of it is trained; arguments as of `loop.train`."""
-    adapted = AdaptedModel(model, tuple(methods))
+    """Attach the methods to the model and select the trained parameters.
+
+    Args:
+      model, methods, trainable, trainable_layers: arguments of `loop.train`.
+      platform: platform that the model is compiled for; None is that of the default device.
+
+    Returns:
+      The adapted model, with `unroll_layers = auto` resolved for the platform, and the selection.
+    """
+    adapted = AdaptedModel(_resolve_unroll_layers(model, platform or jax.default_backend()), tuple(methods))
     if trainable is None and not methods:
         return adapted, Trainable(top_layers=trainable_layers)
     return adapted, Trainable((*(trainable or ()), *adapted.trainable), trainable_layers)
 
 
-def adapt_from_arguments(arguments: Mapping[str, Any]) -> tuple[AdaptedModel, Trainable]:
+def adapt_from_arguments(arguments: Mapping[str, Any], platform: str | None = None) -> tuple[AdaptedModel, Trainable]:
     """`adapt`, from all arguments of `loop.train`."""
-    return adapt(arguments['model'], **{name: arguments[name] for name in _ADAPTATION if name in arguments})
+    chosen = {name: arguments[name] for name in _ADAPTATION if name in arguments}
+    return adapt(arguments['model'], **chosen, platform=platform)
+
+
+def _resolve_unroll_layers(model: PaLM, platform: str) -> PaLM:
+    """`auto` unrolls a shallow model on a CPU, where a loop copies the activations that it saves of every layer."""
+    if model.arch.unroll_layers != 'auto':
+        return model
+    layers = 0 if platform == 'cpu' and model.arch.num_layers <= _SHALLOW else 1
+    return model.clone(arch=dataclasses.replace(model.arch, unroll_layers=layers))
 
 
 @dataclasses.dataclass(frozen=True)

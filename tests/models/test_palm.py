@@ -10,7 +10,7 @@ import pytest
 from palm_jax.errors import UserError
 from palm_jax.models.masks import Mask
 from palm_jax.models.palm import Architecture, Block, PaLM
-from palm_jax.training import state
+from palm_jax.training import setup, state
 from tests.support import numpy_palm
 from tests.support.models import applied
 
@@ -191,3 +191,12 @@ def test_dropout_needs_and_uses_its_key(micro, tokens):
 def test_impossible_architectures_say_what_is_possible(micro, changes, message):
     with pytest.raises(UserError, match=message):
         micro(**changes)
+
+
+@pytest.mark.parametrize(
+    'platform, num_layers, unrolled', [('cpu', 3, 3), ('cpu', 40, 1), ('gpu', 3, 1), ('tpu', 3, 1)]
+)
+def test_auto_unrolls_a_shallow_model_on_a_cpu_only(platform, num_layers, unrolled):
+    arch = Architecture(vocab_size=61, num_layers=num_layers, d_model=24, num_heads=4, unroll_layers='auto')
+    assert arch.scan_unroll == 1  # unless a run resolves it
+    assert setup.adapt(PaLM(arch), platform=platform)[0].arch.scan_unroll == unrolled

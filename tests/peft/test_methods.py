@@ -10,8 +10,8 @@ import pytest
 from palm_jax.errors import UserError
 from palm_jax.inference.generate import Sampler
 from palm_jax.models.heads import Head
+from palm_jax.models.kernels.rope import rotate
 from palm_jax.models.palm import Architecture, PaLM
-from palm_jax.models.rotary import rotate
 from palm_jax.parameters import path_name
 from palm_jax.peft.adalora import AdaLoRA
 from palm_jax.peft.adapter import Adapter

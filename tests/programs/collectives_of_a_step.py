@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from palm_jax import partitioning
 from palm_jax.compilation.collectives import collectives_of
-from palm_jax.models import target
 from palm_jax.models.palm import Architecture, PaLM
 from palm_jax.partitioning import MeshLayout
 from palm_jax.training import losses, optimizers, schedules, state
@@ -23,7 +22,7 @@ model, optimizer = PaLM(arch), optimizers.adamw(schedules.constant(1e-3))
 def step_collectives(layout, chunk_length=0):
     mesh = layout.mesh()
     # As accelerators multiply: a CPU's own orientation of weights' gradients gathers activations.
-    with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules), target.compiling_for('gpu'):
+    with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
         init = functools.partial(state.init_state, model, optimizer)
         boxed = jax.eval_shape(init, jax.random.key(0))
         places = layout.shardings(boxed, mesh)
@@ -37,11 +36,9 @@ def step_collectives(layout, chunk_length=0):
         }
         loss = losses.LanguageModelLoss(chunk_length=chunk_length)
         step = functools.partial(train_step, model=model, loss=loss, optimizer=optimizer)
-        compiled = (
-            jax.jit(step, donate_argnums=0, out_shardings=(places, None))
-            .lower(shapes, batch, jax.random.key(0))
-            .compile()
-        )
+        traced = jax.jit(step, donate_argnums=0, out_shardings=(places, None)).trace(shapes, batch, jax.random.key(0))
+        # With the matmuls of GPUs: the orientation of weights' gradients on a CPU gathers activations.
+        compiled = traced.lower(lowering_platforms=('cuda',)).compile()
     return collectives_of(compiled.as_text())
 
 
