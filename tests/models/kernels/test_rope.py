@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from palm_jax.models.kernels.rope import reference_rotate, rotate
-from tests.models import reference
+from tests.support import numpy_palm
 
 
 def test_rotation_is_relative():
@@ -33,5 +33,5 @@ def test_value_and_gradient_equal_the_reference_and_numpy(xpos):
     ours, plain = value_and_gradient(rotate), value_and_gradient(reference_rotate)
     for a, b in zip(ours, plain, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
-    expected = reference.rope(np.asarray(x[1, :, 2], np.float64), 500.0, xpos)
+    expected = numpy_palm.rope(np.asarray(x[1, :, 2], np.float64), 500.0, xpos)
     np.testing.assert_allclose(ours[0][1, :, 2], expected, rtol=1e-4, atol=1e-5)
