@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import flax.struct
 import jax
@@ -41,6 +41,11 @@ def one(value: jax.Array) -> Ratio:
 def values(metrics: Metrics) -> dict[str, float]:
     """Fetches all metrics from the device in one transfer and divides them."""
     return {name: ratio.value() for name, ratio in jax.device_get(metrics).items()}
+
+
+def in_group(group: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Values named `group/name`, as the writers show them."""
+    return {f'{group}/{name}': value for name, value in values.items()}
 
 
 def total(batches: Sequence[Metrics], before: Metrics | None = None) -> Metrics:

@@ -168,7 +168,10 @@ def test_mistakes_end_with_a_message_and_code_two(text, tmp_path):
     for flags, message in (
         (['--gin.TRAIN_STEPS=2', '--gin.LEARNING_RATE=1.0'], 'another configuration'),
         (['--gin.TRIAN_STEPS=2'], 'Did you mean TRAIN_STEPS?'),
-        (['--gin.VOCABULARY_SIZE=100', f'--gin.MODEL_DIR={tmp_path / "small"}'], 'the model only 100 rows'),
+        (
+            ['--gin.VOCABULARY_SIZE=100', f'--gin.MODEL_DIR={tmp_path / "small"}'],
+            'has only 100 embedding rows',
+        ),
         (['--gin.BATCH_SIZE=3', '--gin.MICROBATCHES=2', f'--gin.MODEL_DIR={tmp_path / "odd"}'], 'does not divide'),
     ):
         result = run(text, tmp_path / 'run', *flags)

@@ -251,7 +251,7 @@ def test_batches_around_a_spike_are_left_out_and_the_run_is_reproducible(texts, 
 
 def test_too_many_spikes_end_the_run(texts, tmp_path):
     rule = dataclasses.replace(RULE, max_rollbacks=1)
-    with pytest.raises(UserError, match=r'A spike at step \d+ \(loss is nan\), and 1 have been left out already'):
+    with pytest.raises(UserError, match=r'A spike at step \d+ \(loss is nan\), and 1 have been skipped already'):
         run(texts, tmp_path, 200, file='poisoned.txt', loss=Poisoned(float('nan')), spikes=rule)
 
 
