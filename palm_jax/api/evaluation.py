@@ -13,7 +13,7 @@ from palm_jax.api.trained_model import Trained
 from palm_jax.data.supervised.text_to_text import TextToText
 from palm_jax.errors import UserError
 from palm_jax.inference.decoding import START_ID
-from palm_jax.inference.quantization import dequantized
+from palm_jax.inference.quantization import dequantize
 from palm_jax.partitioning import MeshLayout, shard_batch
 from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.batch_sizes import BatchSizes
@@ -33,7 +33,7 @@ def on_held_out(model: Trained) -> Measured:
     adapted, params = model.model, model.params
     if model.sampler.weights == 'int8':  # what rounding costs in loss
         adapted, params = model.for_decoding
-        params = dequantized(params, adapted.arch.dtype)
+        params = dequantize(params, adapted.arch.dtype)
     eval_step = jax.jit(lambda params, batch: (loss or LanguageModelLoss())(adapted, params, batch)[1])
 
     def evaluate() -> Metrics:

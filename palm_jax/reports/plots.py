@@ -1,4 +1,4 @@
-"""Pictures of a run: its loss, its confusions."""
+"""Plots of a run: its loss curves and confusion matrix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from palm_jax.training.writers import read_jsonl
 
 
 def plot_losses(model_dir: Path, unit: str = 'loss') -> None:
-    """Draws MODEL_DIR/loss.png from metrics.jsonl."""
+    """Plot training and validation loss by step, from MODEL_DIR/metrics.jsonl to MODEL_DIR/loss.png.
+
+    Args:
+      model_dir: directory of the run.
+      unit: label of the loss axis.
+    """
     pyplot = _pyplot()
     records = read_jsonl(model_dir / 'metrics.jsonl')
     figure, axes = pyplot.subplots(figsize=(7, 4), layout='constrained')
@@ -28,12 +33,13 @@ def plot_losses(model_dir: Path, unit: str = 'loss') -> None:
 
 
 def plot_confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], path: Path) -> None:
-    """The confusion matrix, a row a true class, in shares of the row; counts are written in small ones.
+    """Plot the confusion matrix: one row per true class, as fractions of the row, with counts for up to 20 classes.
 
     Args:
-      labels, predicted: int [E], indices into names.
-      names: of the classes.
-      path: of the picture.
+      labels: true classes, int [E], indices into `names`.
+      predicted: predicted classes, int [E].
+      names: names of the classes.
+      path: file to write.
     """
     pyplot = _pyplot()
     counts = confusion_matrix(labels, predicted, labels=np.arange(len(names)))
@@ -55,7 +61,7 @@ def plot_confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[st
 
 
 def _pyplot():
-    """matplotlib without a screen, loaded when something is drawn."""
+    """Import matplotlib, without a screen, when something is drawn."""
     import matplotlib
 
     matplotlib.use('Agg')

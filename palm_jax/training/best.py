@@ -7,11 +7,10 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from palm_jax.checkpoint_metadata import BestScore, CheckpointMetadata
 from palm_jax.errors import UserError, closest
 from palm_jax.training.checkpoints import Checkpoints
-from palm_jax.training.pretrained import read_about
 from palm_jax.training.state import TrainState
 
 _SMALLER_IS_BETTER = re.compile(r'.*(loss|error|perplexity)')
@@ -66,14 +65,14 @@ class BestCheckpoint:
       step: step of the best evaluation; None before the first.
     """
 
-    def __init__(self, best: BestMetric, directory: Path, metadata: dict[str, Any], period: int):
+    def __init__(self, best: BestMetric, directory: Path, metadata: CheckpointMetadata, period: int):
         self._best, self._period = best, period
         self._checkpoints = Checkpoints(directory, 1, metadata)
         self.step, self._value = self._checkpoints.latest, None
         if self.step is not None:
-            kept = read_about(self._checkpoints.path(self.step)).get('best', {})
-            if kept.get('measure') == best.metric:
-                self._value = kept['value']
+            score = self._checkpoints.metadata(self.step).best
+            if score is not None and score.metric == best.metric:
+                self._value = score.value
 
     @property
     def metric(self) -> str:
@@ -103,7 +102,7 @@ class BestCheckpoint:
             )
         value = float(values[self.metric])
         if self._best.is_better(value, self._value) and (self.step is None or step > self.step):
-            self._checkpoints.save(state, step, notes={'best': {'measure': self.metric, 'value': value}})
+            self._checkpoints.save(state, step, best=BestScore(self.metric, value))
             self.step, self._value = step, value
 
     def has_stalled(self, step: int) -> bool:

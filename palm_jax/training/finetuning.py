@@ -1,4 +1,4 @@
-"""What keeps fine-tuning close to the base: smaller rates in lower layers, a pull towards the start."""
+"""Fine-tuning that stays close to the base: layer-wise learning-rate decay and L2-SP."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from palm_jax.errors import UserError
 from palm_jax.parameters import path_name
 from palm_jax.training.optimizers import Optimizer
 
-_NEW = re.compile(r'head/.*')  # what the base has not, and so is pulled nowhere
+_NEW = re.compile(r'head/.*')  # parameters that the base lacks, which are not pulled
 
 
 def layerwise_decay_and_l2_sp(optimizer: Optimizer, layer_decay: float = 1.0, l2_sp: float = 0.0) -> Optimizer:
-    """An optimizer that changes what the base knows more gently.
+    """Wrap an optimizer with layer-wise learning-rate decay and an L2 penalty on the distance from the start.
 
     Args:
-      optimizer: computes the updates.
-      layer_decay: γ: updates of layer i of N, counted from 1 at the bottom, are multiplied by
-        γ^(N + 1 − i), of the embedding by γ^(N + 1); the final norm's and the head's are not
-        (Clark et al., arXiv 2003.10555). 1 leaves all alike.
-      l2_sp: α of the penalty α/2 · ‖p − p₀‖² on the distance to where the parameters
-        began (Xuhong et al., arXiv 1802.01483); the head's have no such place. Its gradient
-        joins the loss's. 0 keeps no copy.
+      optimizer: optimizer that computes the updates.
+      layer_decay: γ. Updates of layer i of N, counted from 1 at the bottom, are multiplied by γ^(N + 1 − i), those of
+        the embedding by γ^(N + 1); those of the final norm and the head are not (ELECTRA: Clark et al.,
+        arXiv 2003.10555). 1 scales nothing.
+      l2_sp: α of the penalty α/2 · ‖p − p₀‖² on the distance from the initial parameters, without the head's
+        (L2-SP: Xuhong et al., arXiv 1802.01483). Its gradient is added to the loss's. 0 keeps no copy of them.
 
     Returns:
       An optimizer with the same schedule.
@@ -57,7 +56,7 @@ def layerwise_decay_and_l2_sp(optimizer: Optimizer, layer_decay: float = 1.0, l2
             return u * layer_decay ** (num_layers + 1)
         if not name.startswith('stack/'):
             return u
-        from_the_top = jnp.arange(u.shape[0], 0, -1, dtype=u.dtype)  # of a part of the layers, it is the last ones
+        from_the_top = jnp.arange(u.shape[0], 0, -1, dtype=u.dtype)  # trained layers are the top ones
         return u * (layer_decay**from_the_top).reshape(-1, *(1,) * (u.ndim - 1))
 
     return Optimizer(init, update, optimizer.schedule)

@@ -16,10 +16,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import Method
+from palm_jax.run_directory import RunDirectory
 from palm_jax.training import distributed, flops, messages
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
 from palm_jax.training.best import BestCheckpoint, BestMetric
@@ -35,7 +37,6 @@ from palm_jax.training.metric_log import MetricLog
 from palm_jax.training.metric_window import MetricWindow
 from palm_jax.training.metrics import Metrics, in_group
 from palm_jax.training.optimizers import Optimizer
-from palm_jax.training.pretrained import BEST
 from palm_jax.training.result import Reporter
 from palm_jax.training.resume import Restorer
 from palm_jax.training.rollback import Rollback
@@ -197,8 +198,9 @@ def train(
     setup = Setup.of(adapted, selection, optimizer, layout, mesh.size, batch_size, data.length, total_steps)
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules), contextlib.ExitStack() as stack:
         _LOGGER.info('%s\nMODEL_DIR  %s\n%s', setup.plan.summary(data.num_sequences), directory, flops.FORMULA)
-        restorer = Restorer(setup, mesh, seed, initial_checkpoint, _metadata(data, model))
-        checkpoints, kept = _open_checkpoints(directory, periods, best, restorer.metadata, stack)
+        metadata = CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint, data.labels)
+        restorer = Restorer(setup, mesh, seed, initial_checkpoint, metadata)
+        checkpoints, kept = _open_checkpoints(RunDirectory(directory), periods, best, restorer.metadata, stack)
         restored = restorer.resume(checkpoints)
         first_step = int(restored.state.step)
         if distributed.is_first():
@@ -230,19 +232,17 @@ def train(
         return finish.end(state, first_step, clock)
 
 
-def _metadata(data: Data, model: PaLM) -> dict[str, Any]:
-    """Metadata of the run's checkpoints."""
-    metadata = {'vocabulary': data.vocabulary.fingerprint, 'architecture': dataclasses.asdict(model.arch)}
-    return metadata | ({'labels': list(data.labels)} if data.labels else {})
-
-
 def _open_checkpoints(
-    directory: Path, periods: Periods, best: BestMetric | None, metadata: dict[str, Any], stack: contextlib.ExitStack
+    files: RunDirectory,
+    periods: Periods,
+    best: BestMetric | None,
+    metadata: CheckpointMetadata,
+    stack: contextlib.ExitStack,
 ) -> tuple[Checkpoints, BestCheckpoint | None]:
     """The newest checkpoints of a run, and its best one, which `stack` closes."""
-    newest = Checkpoints(directory / 'checkpoints', periods.keep, metadata, periods.keep_every, periods.checkpoint)
+    newest = Checkpoints(files.checkpoints, periods.keep, metadata, periods.keep_every, periods.checkpoint)
     stack.enter_context(contextlib.closing(newest))
     if best is None:
         return newest, None
-    kept = BestCheckpoint(best, directory / BEST, metadata, periods.evaluate)
+    kept = BestCheckpoint(best, files.best_checkpoints, metadata, periods.evaluate)
     return newest, stack.enter_context(contextlib.closing(kept))

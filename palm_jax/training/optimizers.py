@@ -1,8 +1,7 @@
 """PaLM's Adafactor, AdamW and Muon, each with its schedule.
 
-Parameters under `stack/` carry a leading layers axis. Whatever an optimizer computes over a
-whole parameter (its root mean square, its orthogonal factor) it computes per layer, so that
-stacking changes nothing.
+Parameters under `stack/` have a leading layers axis. Whatever an optimizer computes over a whole parameter (its root
+mean square, its orthogonal factor) is computed per layer, so that stacking changes nothing.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ import optax
 from palm_jax.errors import UserError
 from palm_jax.parameters import path_mask, path_name
 
-MATRICES = r'.*(?<!scale)(?<!bias)'  # what AdamW and Muon decay: everything but the norms' scales and biases
+MATRICES = r'.*(?<!scale)(?<!bias)'  # the parameters that AdamW and Muon decay: all but scales and biases
 
 
 class Optimizer(NamedTuple):
-    """An `optax.GradientTransformation` that also tells its learning rate."""
+    """An `optax.GradientTransformation` together with its learning-rate schedule."""
 
     init: optax.TransformInitFn
     update: optax.TransformUpdateFn
@@ -49,14 +48,14 @@ def adafactor(
 
     Args:
       schedule: learning rate α of the step, counted from 0.
-      beta1: β₁.
-      decay_exponent: 0.8 in β₂.
+      beta1: decay rate β₁ of the first moment.
+      decay_exponent: exponent of k in β₂, 0.8 in the paper.
       clip_norm: global norm to which gradients are clipped; None does not clip.
-      weight_decay_exponent: 2 decays by α² a step, independent of the gradient; None does not.
-      minimum_scale: lower bound of a parameter's RMS, so that zeros can leave zero (ε₂ of
-        Shazeer and Stern, arXiv 1804.04235).
-      epsilon: ε₁ of the same.
-      weight_decay_pattern: regular expression of the paths that decay.
+      weight_decay_exponent: exponent of α in the weight decay per step, 2 in the paper; None does not decay.
+      minimum_scale: lower bound of a parameter's RMS, so that zeros can change (ε₂ of Shazeer and Stern,
+        arXiv 1804.04235).
+      epsilon: ε₁ of the same paper.
+      weight_decay_pattern: regular expression of the paths of the parameters that decay.
     """
 
     _check(
@@ -126,18 +125,17 @@ def muon(
     rms: float = 0.2,
     weight_decay_pattern: str = MATRICES,
 ) -> Optimizer:
-    """Muon (Jordan 2024) for the blocks' matrices, Adam for the embedding and the norms: optax's.
+    """Muon (Jordan 2024) for the blocks' matrices, Adam for the embedding and the norms; by optax.
 
     Args:
-      schedule: learning rate of both.
-      momentum: of the matrices.
+      schedule: learning rate of the step, for Muon and Adam.
+      momentum: momentum of Muon.
       clip_norm: global norm to which gradients are clipped; None does not clip.
-      weight_decay: decoupled, times the learning rate.
-      adam_ratio: Adam's learning rate over Muon's.
-      adam_beta1, adam_beta2: of Adam.
-      rms: the updates' root mean square, so that Muon takes Adam's learning rates
-        (Moonlight, arXiv 2502.16982).
-      weight_decay_pattern: regular expression of the paths that decay.
+      weight_decay: decoupled weight decay, multiplied by the learning rate.
+      adam_ratio: ratio of Adam's learning rate to Muon's.
+      adam_beta1, adam_beta2: decay rates of Adam's moments.
+      rms: root mean square of the updates, so that Adam's learning rates suit Muon (Moonlight, arXiv 2502.16982).
+      weight_decay_pattern: regular expression of the paths of the parameters that decay.
     """
 
     _check(
@@ -179,21 +177,21 @@ def _muon_axes(path, p):
     name = path_name(path)
     if not name.startswith('stack/') or p.ndim < 3:
         return None
-    # Everything but attn/out/kernel [N, H, K, D] contracts one axis: the first after layers.
+    # All but attn/out/kernel [N, H, K, D] contract one axis: the first after layers.
     reduction = tuple(range(1, p.ndim - 1)) if name.endswith('out/kernel') else (1,)
     output = tuple(axis for axis in range(1, p.ndim) if axis not in reduction)
     return optax.contrib.MuonDimensionNumbers(reduction_axis=reduction, output_axis=output)
 
 
 def _rms(path, p):
-    """Root mean square of a parameter, per layer where layers are stacked; broadcasts against p."""
+    """Root mean square of a parameter, per layer where layers are stacked; its shape broadcasts against p's."""
     stacked = path_name(path).startswith('stack/')
     axes = tuple(range(1 if stacked else 0, p.ndim))
     return jnp.sqrt(jnp.mean(jnp.square(p.astype(jnp.float32)), axis=axes, keepdims=True))
 
 
 def _decay_weights(rate: optax.Schedule, pattern: str) -> optax.GradientTransformation:
-    """p ← p − rate(k)·p after everything else."""
+    """Decay the weights, p ← p − rate(k)·p, after all other transformations."""
 
     def init(params):
         _matching(pattern, params)
@@ -213,7 +211,7 @@ def _decay_weights(rate: optax.Schedule, pattern: str) -> optax.GradientTransfor
 
 
 def _matching(pattern: str, params: Any) -> Any:
-    """A tree of bools: does a parameter decay? The default may match nothing, e.g. where only norms are trained."""
+    """A tree of bools: whether a parameter decays. The default may match none, e.g. where only norms are trained."""
     if pattern == MATRICES:
         return jax.tree_util.tree_map_with_path(lambda path, _: bool(re.fullmatch(pattern, path_name(path))), params)
     return path_mask([pattern], params, 'weight_decay_pattern')
@@ -225,7 +223,7 @@ def _as_float32(tree):
 
 def _optimizer(schedule, clip_norm, *transforms) -> Optimizer:
     if clip_norm is not None and not clip_norm > 0:
-        raise UserError(f'clip_norm is {clip_norm}; it must be above 0, or None, which clips nothing.')
+        raise UserError(f'clip_norm is {clip_norm}; it must be above 0, or None to disable clipping.')
     clip = () if clip_norm is None else (optax.clip_by_global_norm(clip_norm),)
     chain = optax.chain(*clip, *transforms)
     return Optimizer(chain.init, chain.update, schedule)

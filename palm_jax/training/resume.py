@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.training.checkpoints import Checkpoints, fingerprint
 from palm_jax.training.metrics import Metrics
 from palm_jax.training.setup import Setup
@@ -29,7 +31,7 @@ class Restored:
 
     state: TrainState
     sums: Metrics | None = None
-    recent: dict[str, list[float]] | None = None
+    recent: Mapping[str, list[float]] | None = None
 
 
 class Restorer:
@@ -48,14 +50,16 @@ class Restorer:
       metadata: the same, with the fingerprint of the frozen parameters that the run's checkpoints leave out.
     """
 
-    def __init__(self, setup: Setup, mesh: Mesh, seed: int, initial_checkpoint: str | None, metadata: Any):
+    def __init__(
+        self, setup: Setup, mesh: Mesh, seed: int, initial_checkpoint: str | None, metadata: CheckpointMetadata
+    ):
         self._setup, self._mesh, self._seed, self._initial_checkpoint = setup, mesh, seed, initial_checkpoint
         self._target = setup.target(mesh)
         self._begun: TrainState | None = None
         self.metadata = metadata
         if initial_checkpoint is not None and jax.tree.leaves(self._target.frozen):
             self._begun = self.begin()
-            self.metadata = metadata | {'base': fingerprint(self._begun.frozen)}
+            self.metadata = dataclasses.replace(metadata, base=fingerprint(self._begun.frozen))
 
     def begin(self) -> TrainState:
         """Return the state at step 0, from the initial checkpoint or from scratch."""
@@ -81,7 +85,7 @@ class Restorer:
         if step not in checkpoints.steps:
             return Restored(self.begin())
         state, sums = checkpoints.restore(self.target(frozen), step)
-        return Restored(state, sums, checkpoints.about(step).get('recent'))
+        return Restored(state, sums, checkpoints.metadata(step).recent)
 
     def target(self, frozen: Any = None) -> TrainState:
         """Return shapes and shardings of the state, around frozen parameters that are on the mesh already, if any."""

@@ -28,8 +28,7 @@ class StateSaver:
 
     def save(self, state: TrainState, step: int) -> None:
         """Start writing the state of a step; see `Checkpoints.save`."""
-        recent = self._guard.recent
-        self._checkpoints.save(state, step, self._window.sums(), {'recent': recent} if recent else {})
+        self._checkpoints.save(state, step, self._window.sums(), self._guard.recent or None)
 
     @property
     def newest(self) -> Path | None:

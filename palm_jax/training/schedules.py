@@ -1,6 +1,6 @@
-"""Learning rates as functions of the step, optax's where optax has them.
+"""Learning rates as functions of the step, from optax where it has them.
 
-`warmup_steps` is a number of steps or, below 1, a share of the run where its end is known.
+`warmup_steps` is a number of steps or, below 1 and where the end of the run is known, a fraction of the run.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from palm_jax.errors import UserError
 
 
 def constant(learning_rate: float, warmup_steps: int = 0) -> optax.Schedule:
-    """`learning_rate` after a linear warm-up from zero."""
+    """Constant `learning_rate` after a linear warm-up from zero."""
     _check(learning_rate, WARMUP_STEPS=warmup_steps)
     return _after_warmup(optax.schedules.constant_schedule(learning_rate), learning_rate, warmup_steps)
 
 
 def palm(learning_rate: float = 1e-2, constant_steps: int = 10_000) -> optax.Schedule:
-    """PaLM's (section 5): `learning_rate` for `constant_steps`, then 1/√k.
+    """PaLM's schedule (paper, section 5): `learning_rate` for `constant_steps`, then proportional to 1/√k.
 
-    Continuous: learning_rate · min(1, √(constant_steps / k)), which is the paper's 1/√k for
-    its 1e-2 and 10,000.
+    It is learning_rate · min(1, √(constant_steps / k)): the paper's 1/√k with its values, 1e-2 and 10,000 steps.
     """
     _check(learning_rate, CONSTANT_STEPS=constant_steps)
 
@@ -32,7 +31,7 @@ def palm(learning_rate: float = 1e-2, constant_steps: int = 10_000) -> optax.Sch
 
 
 def linear(learning_rate: float, total_steps: int, warmup_steps: int | float = 0, final: float = 0.0) -> optax.Schedule:
-    """Linear warm-up, then linear to `final` · learning_rate at `total_steps`."""
+    """Linear warm-up, then linear decay to `final` · learning_rate at `total_steps`."""
     _check(learning_rate, WARMUP_STEPS=warmup_steps, final=final)
     warmup = _warmup_steps(warmup_steps, total_steps)
     decay = optax.schedules.linear_schedule(learning_rate, final * learning_rate, total_steps - warmup)
@@ -40,7 +39,7 @@ def linear(learning_rate: float, total_steps: int, warmup_steps: int | float = 0
 
 
 def cosine(learning_rate: float, total_steps: int, warmup_steps: int | float = 0, final: float = 0.1) -> optax.Schedule:
-    """Linear warm-up, then half a cosine to `final` · learning_rate at `total_steps` (1608.03983)."""
+    """Linear warm-up, then half a cosine to `final` · learning_rate at `total_steps` (arXiv 1608.03983)."""
     _check(learning_rate, WARMUP_STEPS=warmup_steps, final=final)
     warmup = _warmup_steps(warmup_steps, total_steps)
     decay = optax.schedules.cosine_decay_schedule(learning_rate, total_steps - warmup, alpha=final)
@@ -54,7 +53,7 @@ def warmup_stable_decay(
     decay_fraction: float = 0.2,
     final: float = 0.0,
 ) -> optax.Schedule:
-    """Warm-up, a plateau, then linear over the last `decay_fraction` of the steps (MiniCPM, 2404.06395)."""
+    """Warm-up, constant rate, then linear decay over the last `decay_fraction` of the steps (arXiv 2404.06395)."""
     _check(learning_rate, WARMUP_STEPS=warmup_steps, final=final)
     if not 0 < decay_fraction <= 1:
         raise UserError(f'DECAY_FRACTION is {decay_fraction}; it must be above 0 and at most 1.')
@@ -65,9 +64,9 @@ def warmup_stable_decay(
 
 
 def cyclical(learning_rate: float, cycle_steps: int, minimum: float = 0.1) -> optax.Schedule:
-    """Triangular cycles between `minimum` · learning_rate and learning_rate (1506.01186).
+    """Triangular cycles between `minimum` · learning_rate and learning_rate (arXiv 1506.01186).
 
-    Starts at the minimum, peaks in the middle of every `cycle_steps`.
+    A cycle starts at the minimum, and peaks in the middle of its `cycle_steps`.
     """
     _check(learning_rate, minimum=minimum)
     if cycle_steps < 2:
@@ -100,7 +99,7 @@ def _warmup_steps(warmup_steps: int | float, total_steps: int, decay_steps: int 
     steps = int(warmup_steps * total_steps) if 0 < warmup_steps < 1 else int(warmup_steps)
     if steps and steps + decay_steps > total_steps:
         raise UserError(
-            f'WARMUP_STEPS = {warmup_steps} leaves nothing of TRAIN_STEPS = {total_steps} to decay over. '
-            'Lower it, or give a share of the run, e.g. 0.05.'
+            f'WARMUP_STEPS = {warmup_steps} leaves no steps of TRAIN_STEPS = {total_steps} for the decay. '
+            'Lower it, or give a fraction of the run, e.g. 0.05.'
         )
     return steps

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import MeshLayout
@@ -153,7 +154,7 @@ class Setup:
         place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
         return jax.tree.map(place, unbox(self.plan.shapes), self.shardings(mesh))
 
-    def begin(self, mesh: Mesh, seed: int, initial_checkpoint: str | None, about: dict[str, Any]) -> TrainState:
+    def begin(self, mesh: Mesh, seed: int, initial_checkpoint: str | None, metadata: CheckpointMetadata) -> TrainState:
         """Return the state at step 0, created directly with its shardings.
 
         Args:
@@ -161,7 +162,7 @@ class Setup:
           seed: seed for initialization.
           initial_checkpoint: checkpoint or MODEL_DIR whose parameters replace the initial ones; the optimizer and the
             parameters of the methods and the head start afresh. None keeps the initial parameters.
-          about: metadata of this run; the vocabularies must agree.
+          metadata: metadata of this run; the vocabularies must agree.
         """
         shardings = self.shardings(mesh)
         init = functools.partial(init_state, self.plan.model, self.optimizer, trainable=self.selection)
@@ -175,7 +176,7 @@ class Setup:
             trained, frozen = self.selection.split(model.init_from_base(params))
             return TrainState(fresh.step, trained, self.optimizer.init(trained), frozen)
 
-        params = restore_params(initial_checkpoint, fresh.all_params, about, model.trainable)
+        params = restore_params(initial_checkpoint, fresh.all_params, metadata, model.trainable)
         return jax.jit(start, out_shardings=shardings)(params)
 
     def train_step(self, mesh: Mesh, loss: LossFn, microbatches: int = 1) -> Any:

@@ -11,16 +11,16 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from palm_jax.errors import UserError
+from palm_jax.run_directory import RunDirectory
 from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.batch_sizes import BatchSizes
 from palm_jax.training.metrics import Metrics
 
-_RECORD = 'skipped.json'  # in MODEL_DIR
 _ROBUST = 1.4826  # standard deviation over median absolute deviation, of a normal distribution
 
 
@@ -94,14 +94,14 @@ class SpikeGuard:
       recent: {'loss': [...], 'gradient_norm': [...]} of the last usual steps, as a checkpoint kept them.
     """
 
-    def __init__(self, rule: SpikeRule | None, directory: Path, recent: dict[str, list[float]] | None = None):
-        self.rule, self._path = rule, directory / _RECORD
+    def __init__(self, rule: SpikeRule | None, directory: Path, recent: Mapping[str, list[float]] | None = None):
+        self.rule, self._path = rule, RunDirectory(directory).skipped_batches
         self.skips = [Skip(**record) for record in json.loads(self._path.read_text())] if self._path.exists() else []
         self._queue: list[tuple[int, Metrics]] = []
         self._thresholds = {} if rule is None else _thresholds(rule)
         self.remember(recent)
 
-    def remember(self, recent: dict[str, list[float]] | None) -> None:
+    def remember(self, recent: Mapping[str, list[float]] | None) -> None:
         """Restore the usual values that a checkpoint kept, and forget the steps that were not judged yet."""
         self._queue = []
         length = 0 if self.rule is None else self.rule.window

@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError
+from palm_jax.run_directory import RunDirectory, find_checkpoint
 from palm_jax.training import optimizers, schedules, state
 from palm_jax.training.best import BestCheckpoint, BestMetric, best_metric
-from palm_jax.training.pretrained import BEST, step_directory
 
 
 @pytest.fixture
@@ -27,8 +28,8 @@ def test_larger_is_better_but_for_losses_and_errors():
 
 
 def test_the_best_is_kept_found_again_and_preferred(tmp_path, states):
-    about = {'vocabulary': 'bytes', 'architecture': {}}
-    leader = BestCheckpoint(BestMetric('loss', patience=2), tmp_path / BEST, about, period=10)
+    metadata, folder = CheckpointMetadata(vocabulary='bytes'), RunDirectory(tmp_path).best_checkpoints
+    leader = BestCheckpoint(BestMetric('loss', patience=2), folder, metadata, period=10)
     for step, (value, s) in enumerate(zip((3.0, 2.0, 2.5, 2.2), states, strict=True), 1):
         leader.offer(s, 10 * step, {'loss': value, 'accuracy': 0.5})
         assert leader.has_stalled(10 * step) == (step == 4)
@@ -36,7 +37,7 @@ def test_the_best_is_kept_found_again_and_preferred(tmp_path, states):
     leader.close()
 
     # A run that was killed evaluates again, with the same values, and keeps the same.
-    again = BestCheckpoint(BestMetric('loss', patience=2), tmp_path / BEST, about, period=10)
+    again = BestCheckpoint(BestMetric('loss', patience=2), folder, metadata, period=10)
     again.offer(states[0], 10, {'loss': 3.0})
     again.offer(states[2], 30, {'loss': 2.5})
     assert again.step == 20 and again.has_stalled(40) and not again.has_stalled(39)
@@ -45,11 +46,11 @@ def test_the_best_is_kept_found_again_and_preferred(tmp_path, states):
     again.close()
     jax.tree.map(np.testing.assert_array_equal, restored.params, states[1].params)
     (tmp_path / 'checkpoints' / '40' / 'state').mkdir(parents=True)
-    assert step_directory(str(tmp_path)) == tmp_path / BEST / '20'
+    assert find_checkpoint(tmp_path) == tmp_path / 'best' / '20'
 
 
 def test_an_unknown_measure_names_what_exists(tmp_path, states):
-    leader = BestCheckpoint(BestMetric('acuracy'), tmp_path, {}, 1)
+    leader = BestCheckpoint(BestMetric('acuracy'), tmp_path, CheckpointMetadata(), 1)
     with pytest.raises(UserError, match=r"'acuracy'.*mean accuracy.* It computes: accuracy, loss"):
         leader.offer(states[0], 1, {'loss': 1.0, 'accuracy': 1.0})
     leader.close()

@@ -49,7 +49,7 @@ def test_the_newest_checkpoint_comes_first_with_what_was_kept_beside_it(setup, m
     begun = restorer.begin()
     with opened(tmp_path / 'checkpoints', restorer) as checkpoints:
         for step in (5, 10):
-            checkpoints.save(at_step(begun, step), step, {'loss': Ratio(1.5, 2.0)}, {'recent': {'loss': [1.0 * step]}})
+            checkpoints.save(at_step(begun, step), step, {'loss': Ratio(1.5, 2.0)}, {'loss': [1.0 * step]})
         checkpoints.wait()
         restored = Restorer(setup(), mesh, 99, None, METADATA).resume(checkpoints)
         assert_same(restored.state, at_step(begun, 10))
@@ -77,7 +77,7 @@ def base(setup, mesh, tmp_path_factory):
 
 def test_an_initial_checkpoint_gives_its_parameters_and_nothing_else(setup, mesh, base, tmp_path):
     restorer = Restorer(setup(), mesh, 3, str(base), METADATA)
-    assert 'base' not in restorer.metadata  # nothing is frozen: checkpoints hold everything
+    assert restorer.metadata.base is None  # nothing is frozen: checkpoints hold everything
     with opened(tmp_path / 'checkpoints', restorer) as checkpoints:
         state = restorer.resume(checkpoints).state
     assert int(state.step) == 0
@@ -86,7 +86,7 @@ def test_an_initial_checkpoint_gives_its_parameters_and_nothing_else(setup, mesh
 
 def test_frozen_parameters_are_read_from_the_initial_checkpoint_and_not_saved_again(setup, mesh, base, tmp_path):
     restorer = Restorer(setup(NORMS), mesh, 3, str(base), METADATA)
-    assert restorer.metadata['base']
+    assert restorer.metadata.base
     with opened(tmp_path / 'checkpoints', restorer) as checkpoints:
         begun = restorer.resume(checkpoints).state
         checkpoints.save(at_step(begun, 4), 4)

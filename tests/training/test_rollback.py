@@ -38,7 +38,7 @@ def run(setup, mesh, tmp_path):
         for step in (4, 8, 12):
             log.write(step, {'train/loss': 1.0 * step})
             if step < 12:
-                checkpoints.save(state, step, {'loss': Ratio(1.0 * step, 1.0)}, {'recent': {'loss': [1.0 * step]}})
+                checkpoints.save(state, step, {'loss': Ratio(1.0 * step, 1.0)}, {'loss': [1.0 * step]})
         window.add({'loss': Ratio(np.float32(99), np.float32(1))})
         yield Rollback(guard, checkpoints, restorer, window, log, clock, BatchSizes.of(4)), state
         log.close()
