@@ -21,7 +21,7 @@ import numpy as np
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.models import target
-from palm_jax.models.palm import PaLM
+from palm_jax.models.model import Model
 
 Function = Callable[..., Any]
 _EXAMPLES = 16  # of the held-out part, on which what was written is compared
@@ -40,7 +40,7 @@ print(*ids[1:])
 '''
 
 
-def function(model: PaLM, params: Any) -> Function:
+def function(model: Model, params: Any) -> Function:
     """What the file computes, on any platform; the weights are part of it."""
     model, params = decoding.unstack_layers(model, params)  # apart, every matrix is one a converter knows
 
@@ -53,7 +53,7 @@ def function(model: PaLM, params: Any) -> Function:
     return compute
 
 
-def write_stablehlo(model: PaLM, params: Any, length: int, directory: Path, batches: Sequence[dict]) -> str:
+def write_stablehlo(model: Model, params: Any, length: int, directory: Path, batches: Sequence[dict]) -> str:
     """model.stablehlo and run.py, which needs jax alone.
 
     Args:
@@ -75,7 +75,7 @@ def write_stablehlo(model: PaLM, params: Any, length: int, directory: Path, batc
     return _compared(plain, {'model.stablehlo': jax.jit(again.call)}, directory, specs, batches)
 
 
-def write_tflite(model: PaLM, params: Any, length: int, directory: Path, batches: Sequence[dict]) -> str:
+def write_tflite(model: Model, params: Any, length: int, directory: Path, batches: Sequence[dict]) -> str:
     """model.tflite, and model_int8.tflite with the large matrices in eight bits; arguments as of `write_stablehlo`.
 
     TFLite has no products in half precision: a model of such a `dtype` computes in float32 there.
@@ -97,7 +97,7 @@ def write_tflite(model: PaLM, params: Any, length: int, directory: Path, batches
     return _compared(plain, calls, directory, specs, batches)
 
 
-def _specs(model: PaLM, length: int) -> list[jax.ShapeDtypeStruct]:
+def _specs(model: Model, length: int) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct((1, length), np.int32)] * (1 if getattr(model, 'head', None) is None else 2)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
+from palm_jax.run_directory import RunDirectory
 from palm_jax.training.writers import read_jsonl
 
 
@@ -18,8 +19,8 @@ def plot_losses(model_dir: Path, unit: str = 'loss') -> None:
       model_dir: directory of the run.
       unit: label of the loss axis.
     """
-    pyplot = _pyplot()
-    records = read_jsonl(model_dir / 'metrics.jsonl')
+    pyplot, files = _pyplot(), RunDirectory(model_dir)
+    records = read_jsonl(files.metrics)
     figure, axes = pyplot.subplots(figsize=(7, 4), layout='constrained')
     for name, label, style in (('train/loss', 'training', '-'), ('validation/loss', 'validation', 'o-')):
         points = [(record['step'], record[name]) for record in records if name in record]
@@ -28,7 +29,7 @@ def plot_losses(model_dir: Path, unit: str = 'loss') -> None:
     axes.set(xlabel='step', ylabel=unit, title=model_dir.name)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(model_dir / 'loss.png', dpi=120)
+    figure.savefig(files.loss_plot, dpi=120)
     pyplot.close(figure)
 
 

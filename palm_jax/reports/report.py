@@ -14,6 +14,7 @@ import numpy as np
 from palm_jax.reports import pages
 from palm_jax.reports.pages import Table
 from palm_jax.reports.plots import plot_losses
+from palm_jax.run_directory import RunDirectory
 from palm_jax.training.result import EvaluationInput, TrainingResult
 
 _WORST = 20  # errors listed in a report
@@ -92,29 +93,29 @@ class RunReport:
 
     def write(self, model_dir: Path) -> None:
         """Write summary.json, loss.png and whatever else the measurements have to MODEL_DIR."""
-        measured, summary = self.measurements, self.summary()
-        _write_text(model_dir / 'summary.json', json.dumps(summary, indent=2, ensure_ascii=False) + '\n')
+        measured, summary, files = self.measurements, self.summary(), RunDirectory(model_dir)
+        _write_text(files.summary, json.dumps(summary, indent=2, ensure_ascii=False) + '\n')
         plot_losses(model_dir, measured.loss_unit)
         if measured.samples is not None:
-            _write_text(model_dir / 'samples.txt', measured.samples)
+            _write_text(files.samples, measured.samples)
         if measured.predictions is not None:
             rows = (json.dumps(row, ensure_ascii=False) + '\n' for row in measured.predictions)
-            _write_text(model_dir / 'predictions.jsonl', ''.join(rows))
+            _write_text(files.predictions, ''.join(rows))
         for name, draw in measured.figures.items():
             draw(model_dir / name)
         if measured.tables:
-            self._write_pages(model_dir, summary)
+            self._write_pages(files, summary)
 
-    def _write_pages(self, model_dir: Path, summary: Mapping[str, Any]) -> None:
+    def _write_pages(self, files: RunDirectory, summary: Mapping[str, Any]) -> None:
         numbers = [(name, f'{v:.4f}' if isinstance(v, float) else str(v)) for name, v in summary.items()]
         tables = {
             'Metrics': [('metric', 'value'), *numbers],
             'What was trained': [('what', 'value'), *self.result.plan.cost().items()],
             **self.measurements.tables,
         }
-        pictures = ['loss.png', *self.measurements.figures]
-        _write_text(model_dir / 'report.md', pages.markdown(model_dir.name, tables, pictures))
-        _write_text(model_dir / 'report.html', pages.html_page(model_dir.name, tables, pictures))
+        title, pictures = files.path.name, [files.loss_plot.name, *self.measurements.figures]
+        _write_text(files.markdown_report, pages.markdown(title, tables, pictures))
+        _write_text(files.html_report, pages.html_page(title, tables, pictures))
 
     def text(self, model_dir: Path, continue_command: str) -> str:
         """Return what the terminal shows.
@@ -123,14 +124,14 @@ class RunReport:
           model_dir: directory of the run, to which `write` wrote.
           continue_command: command that trains the model further.
         """
-        measured = self.measurements
-        rows = [('loss curve', model_dir / 'loss.png')]
-        rows += [('samples', model_dir / 'samples.txt')] if measured.samples is not None else []
-        rows += [('predictions', model_dir / 'predictions.jsonl')] if measured.predictions is not None else []
-        rows += [('report', f'{model_dir / "report.html"} (and report.md)')] if measured.tables else []
+        measured, files = self.measurements, RunDirectory(model_dir)
+        rows = [('loss curve', files.loss_plot)]
+        rows += [('samples', files.samples)] if measured.samples is not None else []
+        rows += [('predictions', files.predictions)] if measured.predictions is not None else []
+        rows += [('report', f'{files.html_report} (and {files.markdown_report.name})')] if measured.tables else []
         rows += [
             ('trained', self.result.plan.trained_summary()),
-            ('configuration', model_dir / 'config.gin'),
+            ('configuration', files.config),
             ('checkpoint', self.result.checkpoint),
             ('continue with', continue_command),
         ]

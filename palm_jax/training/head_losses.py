@@ -10,11 +10,14 @@ import jax.numpy as jnp
 import optax
 
 from palm_jax.errors import UserError
+from palm_jax.models.model import Model
 from palm_jax.training.losses import LanguageModelLoss, features_of
 from palm_jax.training.metrics import Metrics, Ratio
 
 
-def scores_of(model: Any, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None) -> jax.Array:
+def scores_of(
+    model: Model, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None
+) -> jax.Array:
     """Return the head's scores of a batch, float32 [B, C] or [B, L, C], with dropout if a key is given."""
     return model.apply(
         {'params': params},
@@ -50,7 +53,7 @@ class ClassLoss:
             raise UserError(f'ClassLoss.focal_gamma is {self.focal_gamma}; it must not be negative.')
 
     def __call__(
-        self, model: Any, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None
+        self, model: Model, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None
     ) -> tuple[jax.Array, Metrics]:
         """Return the weighted *sum* of the loss, and the metrics `loss` and `accuracy`; see `LanguageModelLoss`."""
         return self.of_scores(scores_of(model, params, batch, dropout_rng), batch)

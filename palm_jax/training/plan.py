@@ -10,7 +10,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from palm_jax.models.palm import PaLM
 from palm_jax.parameters import path_name
 from palm_jax.partitioning import MeshLayout, bytes_per_device
 from palm_jax.peft.method import AdaptedModel
@@ -36,7 +35,7 @@ class Plan:
       frozen_layers: number of layers at the bottom that have no backward pass.
     """
 
-    model: PaLM | AdaptedModel
+    model: AdaptedModel
     shapes: TrainState
     layout: MeshLayout
     axis_sizes: Mapping[str, int]

@@ -9,8 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from palm_jax.models.palm import PaLM
-from palm_jax.peft.method import AdaptedModel
+from palm_jax.models.model import Model
 from palm_jax.peft.trainable import Trainable, join
 from palm_jax.training.optimizers import Optimizer
 
@@ -37,14 +36,12 @@ class TrainState:
         return join(self.params, self.frozen)
 
 
-def init_params(model: PaLM | AdaptedModel, rng: jax.Array) -> Any:
+def init_params(model: Model, rng: jax.Array) -> Any:
     """Initialize the model's parameters, boxed with their logical axes."""
     return model.init(rng, jnp.zeros((1, 8), jnp.int32), method='init_all')['params']
 
 
-def init_state(
-    model: PaLM | AdaptedModel, optimizer: Optimizer, rng: jax.Array, trainable: Trainable = Trainable()
-) -> TrainState:
+def init_state(model: Model, optimizer: Optimizer, rng: jax.Array, trainable: Trainable = Trainable()) -> TrainState:
     """Initialize the state at step 0. Every leaf that has a parameter's shape carries its logical axes."""
     params, frozen = trainable.split(init_params(model, rng))
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), frozen)

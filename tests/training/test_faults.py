@@ -248,6 +248,14 @@ def test_batches_around_a_spike_are_left_out_and_the_run_is_reproducible(texts, 
     assert json.loads((tmp_path / 'cut' / 'skipped.json').read_text()) == skips
 
 
+def test_a_spike_of_fine_tuning_keeps_the_frozen_base(texts, whole, tmp_path):
+    """Every step donates the whole state, so a rollback takes the frozen part from the newest state."""
+    settings = {'initial_checkpoint': str(whole / 'ten'), 'trainable': ['.*scale'], 'spikes': RULE}
+    run(texts, tmp_path, 60, file='poisoned.txt', loss=Poisoned(float('nan')), **settings)
+    assert json.loads((tmp_path / 'skipped.json').read_text())
+    assert metrics_of(tmp_path)[-1]['step'] == 60
+
+
 def test_too_many_spikes_end_the_run(texts, tmp_path):
     rule = dataclasses.replace(RULE, max_rollbacks=1)
     with pytest.raises(UserError, match=r'A spike at step \d+ \(loss is nan\), and 1 have been skipped already'):
