@@ -34,9 +34,9 @@ from palm_jax.cli import command_line
 from palm_jax.compilation.collectives import collectives_of
 from palm_jax.compilation.matmul_flops import matmul_flops
 from palm_jax.errors import UserError, closest
-from palm_jax.training import flops, messages
+from palm_jax.training import flops
 from palm_jax.training.plan import Plan
-from palm_jax.training.setup import Setup, adapt_from_arguments, replicated
+from palm_jax.training.setup import Setup, adapt_from_arguments, check_steps, replicated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +230,7 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
     optimizer, batch_size, total_steps = (arguments[name] for name in ('optimizer', 'batch_size', 'total_steps'))
     setup = Setup.of(model, selection, optimizer, layout, len(devices), batch_size, data.length, total_steps)
     plan, mesh, microbatches = setup.plan, layout.mesh(devices), arguments.get('microbatches', 1)
-    messages.check_steps(plan.batch_sizes, None, plan.axis_sizes['data'], microbatches, plan.total_steps)
+    check_steps(plan.batch_sizes, None, plan.axis_sizes['data'], microbatches, plan.total_steps)
     size = max(size for _, size in plan.batch_sizes.ramp)
     by_batch, on_all = NamedSharding(mesh, PartitionSpec('data')), replicated(mesh)
     batch = {
@@ -240,7 +240,7 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
     rng = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=on_all)
     start, problem, memory, collectives = time.monotonic(), None, {}, {}
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
-        traced = setup.step(mesh, arguments['loss'], microbatches).trace(setup.target(mesh), batch, rng)
+        traced = setup.train_step(mesh, arguments['loss'], microbatches).trace(setup.target(mesh), batch, rng)
         try:
             compiled = traced.lower(lowering_platforms=('tpu',)).compile()
         except jax.errors.JaxRuntimeError as error:

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from palm_jax.models.palm import PaLM
+from palm_jax.models.model import Model
 from palm_jax.training.state import init_params, unbox
 
 
-def matmul_flops(model: PaLM, length: int) -> float:
+def matmul_flops(model: Model, length: int) -> float:
     """FLOPs of the forward pass's matmuls for one sequence, three times: forward, and both gradients.
 
     Attention counts in full, as in the formula; the lookup in the embedding is none.

@@ -20,7 +20,7 @@ import numpy as np
 
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
-from palm_jax.models.palm import PaLM
+from palm_jax.models.model import Model
 
 Function = Callable[..., Any]
 _PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
@@ -40,7 +40,7 @@ print(*ids[1:])
 '''
 
 
-def function(model: PaLM, params: Any) -> Function:
+def function(model: Model, params: Any) -> Function:
     """The function that the file holds, with the weights as constants."""
     # One program for several platforms cannot hold kernels that are lowered for one of them, as `auto` may choose.
     attention = 'blocks' if model.arch.attention == 'auto' else model.arch.attention
@@ -55,7 +55,7 @@ def function(model: PaLM, params: Any) -> Function:
     return compute
 
 
-def write_stablehlo(model: PaLM, params: Any, length: int, directory: Path, batches: Sequence[dict]) -> str:
+def write_stablehlo(model: Model, params: Any, length: int, directory: Path, batches: Sequence[dict]) -> str:
     """model.stablehlo and run.py, which needs jax alone.
 
     Args:
@@ -79,7 +79,7 @@ def write_stablehlo(model: PaLM, params: Any, length: int, directory: Path, batc
     return _compared(plain, {'model.stablehlo': jax.jit(again.call)}, directory, specs, batches)
 
 
-def write_tflite(model: PaLM, params: Any, length: int, directory: Path, batches: Sequence[dict]) -> str:
+def write_tflite(model: Model, params: Any, length: int, directory: Path, batches: Sequence[dict]) -> str:
     """model.tflite, and model_int8.tflite with the large matrices in eight bits; arguments as of `write_stablehlo`.
 
     TFLite has no products in half precision: a model of such a `dtype` computes in float32 there.
@@ -103,7 +103,7 @@ def write_tflite(model: PaLM, params: Any, length: int, directory: Path, batches
     return _compared(plain, calls, directory, specs, batches)
 
 
-def _specs(model: PaLM, length: int) -> list[jax.ShapeDtypeStruct]:
+def _specs(model: Model, length: int) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct((1, length), np.int32)] * (1 if getattr(model, 'head', None) is None else 2)
 
 

@@ -1,11 +1,10 @@
-"""How good a head is that gives a text a class, labels or a number."""
+"""The reports of heads that score texts: one class, several labels, or a number per text."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
@@ -14,64 +13,55 @@ from tqdm import tqdm
 
 from palm_jax.metrics import statistics
 from palm_jax.partitioning import shard_batch
-from palm_jax.reports.pages import WORST, Pages, Table
 from palm_jax.reports.plots import plot_confusion
+from palm_jax.reports.report import Measurements, RunReporter, measurements_of, worst
 from palm_jax.training.head_losses import scores_of
-from palm_jax.training.result import TrainingResult
+from palm_jax.training.result import EvaluationInput
 
 
 @dataclasses.dataclass(frozen=True)
-class HeadReporter:
-    """Predicts the held-out part when a run ends, and measures it.
+class HeadReporter(RunReporter):
+    """Scores the held-out examples, and measures the head's decisions.
 
     Attributes:
-      kind: what the labels are, as of `LabelledTable`.
+      kind: kind of the labels, see `LabelledTable`.
     """
 
     kind: Literal['class', 'labels', 'number'] = 'class'
 
-    def __call__(self, finished: TrainingResult) -> Pages:
-        """Scores every held-out example."""
-        scores, labels = held_out_scores(finished)
-        examples = finished.data.validation_examples
+    def measure(self, inputs: EvaluationInput) -> Measurements:
+        """Score every held-out example."""
+        scores, labels = held_out_scores(inputs)
+        examples = inputs.data.validation_examples
         texts = [e.text if e.second_text is None else f'{e.text} / {e.second_text}' for e in examples]
-        loss = finished.evaluate()['loss'].value()
-        return _REPORTS[self.kind](
-            finished, loss, finished.data.labels, texts, np.concatenate(scores), np.stack(labels)
-        )
+        loss = inputs.evaluate()['loss'].value()
+        return _MEASUREMENTS[self.kind](loss, inputs.data.labels, texts, np.concatenate(scores), np.stack(labels))
 
 
-def held_out_scores(finished: TrainingResult) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The head's scores of the held-out part, float64 [b, ...] a batch, and the labels an example."""
+def held_out_scores(inputs: EvaluationInput) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Score the held-out part: the head's scores, float64 [b, ...] per batch, and the labels of every example."""
     scores, labels = [], []
-    batches, missing = finished.data.validation(finished.batch_size), len(finished.data.validation_examples)
+    batches, missing = inputs.data.validation(inputs.batch_size), len(inputs.data.validation_examples)
     for batch in tqdm(batches, desc='predicting', unit=' batches', leave=False):
-        batch_scores = _scores(finished.model, finished.state, shard_batch(batch, finished.mesh))
-        scores.append(np.asarray(batch_scores, np.float64)[:missing])  # the last batch is filled up
+        batch_scores = _scores(inputs.model, inputs.params, shard_batch(batch, inputs.mesh))
+        scores.append(np.asarray(batch_scores, np.float64)[:missing])  # the last batch is padded
         labels.extend(batch['labels'][:missing])
         missing -= len(scores[-1])
     return scores, labels
 
 
-@functools.partial(jax.jit, static_argnums=0)  # the same function at every evaluation: compiled once
-def _scores(model, state, batch):
-    return scores_of(model, state.all_params, batch)
+_scores = jax.jit(scores_of, static_argnums=0)  # one function for all evaluations: compiled once
 
 
 def of_classes(
-    finished: TrainingResult,
-    loss: float,
-    names: Sequence[str],
-    texts: Sequence[str],
-    scores: np.ndarray,
-    labels: np.ndarray,
-) -> Pages:
-    """The report of one class an example.
+    loss: float, names: Sequence[str], texts: Sequence[str], scores: np.ndarray, labels: np.ndarray
+) -> Measurements:
+    """Measure one class per example.
 
     Args:
-      finished, loss: the run, and its mean loss over the examples.
-      names: of the classes, in the order of the scores.
-      texts: of the examples.
+      loss: mean loss over the examples.
+      names: names of the classes, in the order of the scores.
+      texts: text of every example.
       scores: [E, C] float64, before softmax.
       labels: int [E].
     """
@@ -86,23 +76,24 @@ def of_classes(
         for i, text in enumerate(texts)
     ]
     shown = {'labels': ids, 'target_names': list(names), 'digits': 3, 'zero_division': 0}
-    return Pages(
-        finished,
+    return measurements_of(
         loss,
         statistics.of_classes(labels, predicted, p),
         statistics.interval(len(labels), lambda rows: statistics.accuracy(labels[rows], predicted[rows])),
         predictions,
-        {
+        tables={
             'Classes': [('class', 'precision', 'recall', 'F1', 'examples'), *rows],
             'The worst errors': worst(predictions, badness),
         },
-        {'confusion.png': lambda path: plot_confusion(labels, predicted, names, path)},
-        classification_report(labels, predicted, **shown) if len(names) <= 20 else '',
+        figures={'confusion.png': lambda path: plot_confusion(labels, predicted, names, path)},
+        text=classification_report(labels, predicted, **shown) if len(names) <= 20 else '',
     )
 
 
-def of_label_sets(finished, loss, names, texts, scores, labels) -> Pages:
-    """The report of labels that hold or not, float [E, C]; arguments as of `of_classes`."""
+def of_label_sets(
+    loss: float, names: Sequence[str], texts: Sequence[str], scores: np.ndarray, labels: np.ndarray
+) -> Measurements:
+    """Measure labels that hold or not, float [E, C]; arguments as in `of_classes`, scores before the sigmoid."""
     p = 1 / (1 + np.exp(-scores))
     predicted = (scores > 0).astype(np.float64)
     badness = np.abs(p - labels).max(axis=1)
@@ -113,44 +104,35 @@ def of_label_sets(finished, loss, names, texts, scores, labels) -> Pages:
         for i, text in enumerate(texts)
     ]
     shown = {'target_names': list(names), 'digits': 3, 'zero_division': 0}
-    return Pages(
-        finished,
+    return measurements_of(
         loss,
         statistics.of_label_sets(labels, predicted, p),
         statistics.interval(len(labels), lambda rows: statistics.accuracy(labels[rows], predicted[rows])),
         predictions,
-        {'The worst errors': worst(predictions, badness)},
-        table=classification_report(labels, predicted, **shown) if len(names) <= 20 else '',
+        tables={'The worst errors': worst(predictions, badness)},
+        text=classification_report(labels, predicted, **shown) if len(names) <= 20 else '',
     )
 
 
-def of_numbers(finished, loss, names, texts, scores, labels) -> Pages:
-    """The report of a number an example, float [E]; arguments as of `of_classes`, names are none."""
+def of_numbers(
+    loss: float, names: Sequence[str], texts: Sequence[str], scores: np.ndarray, labels: np.ndarray
+) -> Measurements:
+    """Measure a number per example, float [E]; arguments as in `of_classes`, scores [E, 1] without names."""
     del names
     predicted = scores[:, 0]
     predictions = [
         {'text': text, 'label': float(labels[i]), 'predicted': float(predicted[i])} for i, text in enumerate(texts)
     ]
-    return Pages(
-        finished,
+    return measurements_of(
         loss,
         statistics.of_numbers(labels, predicted),
         statistics.interval(len(labels), lambda rows: statistics.pearson(labels[rows], predicted[rows])),
         predictions,
-        {'The worst errors': worst(predictions, np.abs(predicted - labels))},
+        tables={'The worst errors': worst(predictions, np.abs(predicted - labels))},
     )
 
 
-_REPORTS = {'class': of_classes, 'labels': of_label_sets, 'number': of_numbers}
-
-
-def worst(predictions: Sequence[dict[str, Any]], badness: np.ndarray) -> Table:
-    """The examples of the greatest badness [E]; -inf is right."""
-    rows = [('text', 'label', 'predicted')]
-    for i in np.argsort(-badness, kind='stable')[:WORST]:
-        if np.isfinite(badness[i]):
-            rows.append((predictions[i]['text'], str(predictions[i]['label']), str(predictions[i]['predicted'])))
-    return rows
+_MEASUREMENTS = {'class': of_classes, 'labels': of_label_sets, 'number': of_numbers}
 
 
 def _likeliest(names: Sequence[str], p: np.ndarray) -> dict[str, dict[str, float]]:

@@ -109,7 +109,10 @@ def test_mistakes_end_with_a_message_and_code_two(text, tmp_path):
     for flags, message in (
         (['--gin.TRAIN_STEPS=2', '--gin.LEARNING_RATE=1.0'], 'another configuration'),
         (['--gin.TRIAN_STEPS=2'], 'Did you mean TRAIN_STEPS?'),
-        (['--gin.VOCABULARY_SIZE=100', f'--gin.MODEL_DIR={tmp_path / "small"}'], 'the model only 100 rows'),
+        (
+            ['--gin.VOCABULARY_SIZE=100', f'--gin.MODEL_DIR={tmp_path / "small"}'],
+            'has only 100 embedding rows',
+        ),
         (['--gin.BATCH_SIZE=3', '--gin.MICROBATCHES=2', f'--gin.MODEL_DIR={tmp_path / "odd"}'], 'does not divide'),
     ):
         result = run(text, tmp_path / 'run', *flags)
@@ -140,7 +143,7 @@ def test_weights_and_biases_offline(text, tmp_path):
 def test_explain_needs_no_run(text, tmp_path):
     result = run(text, tmp_path / 'run', '--explain')
     assert result.returncode == 0, result.stderr[-3000:]
-    for shown in ('command line, --gin.NUM_LAYERS=2', 'stack/attn/qkv/q', '✓', 'GiB a device', 'epochs', 'a token'):
+    for shown in ('command line, --gin.NUM_LAYERS=2', 'stack/attn/qkv/q', '✓', 'GiB per device', 'epochs', 'per token'):
         assert shown in result.stdout, shown
     assert not (tmp_path / 'run').exists()
 
