@@ -69,7 +69,8 @@ setup(
         'peers': PEERS,
         'dev': ['pre-commit>=4', 'mypy>=2.0,<3', 'codespell>=2.4', 'ruff>=0.12'],
         'test': [
-            *('pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.12', 'wandb>=0.20', 'nbclient>=0.10', 'ipykernel>=6'),
+            *('pytest>=8', 'pytest-xdist>=3.6', 'wandb>=0.20', 'nbclient>=0.10', 'ipykernel>=6'),
+            *('ruff>=0.12', 'mypy>=2.0,<3', 'codespell>=2.4'),
             *('openai>=1.60', 'schemathesis>=4', 'selenium>=4.20', 'scipy>=1.14'),
             *(*SERVE, *EVAL, *HF, *PEERS),
         ],

@@ -1,19 +1,28 @@
 """What all tests share: a cache of their own and a PaLM small enough for a unit test."""
 
+import contextlib
+import functools
 import importlib.util
 import json
 import os
+import shutil
 import tempfile
-from pathlib import Path
 
+# Each process of pytest has a cache of its own. They all share one cache of compiled programs, as do the processes that
+# tests start: the controller of pytest-xdist names it, and the workers inherit its environment.
 os.environ['PALM_JAX_CACHE'] = os.environ.get('PALM_JAX_TEST_CACHE') or tempfile.mkdtemp(prefix='palm_jax_test_')
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', f'{os.environ["PALM_JAX_CACHE"]}/compiled')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 # Compilation is most of a small test's time; what is computed does not depend on this.
 os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_optimization_level=0'
 if any(importlib.util.find_spec(f'jax_cuda{version}_plugin') for version in (12, 13)):
-    # Bit for bit on a GPU: no kernel that adds in any order, and a process uses the kernels that the first one chose.
+    # Bit for bit on a GPU: no kernel that adds in any order; the cache keeps the kernels that the first process chose.
     os.environ['XLA_FLAGS'] += ' --xla_gpu_exclude_nondeterministic_ops=true'
-    os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', f'{os.environ["PALM_JAX_CACHE"]}/compiled')
+
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401 - loaded after TensorFlow, PyTorch's compiler crashes the process; tests load both
 
 import jax
 import numpy as np
@@ -21,9 +30,10 @@ import pytest
 
 from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.models.palm import Architecture, PaLM
-from palm_jax.training import state
-
-MICRO = {'vocab_size': 61, 'num_layers': 3, 'd_model': 24, 'num_heads': 4, 'head_dim': 8}
+from tests.support.architectures import MICRO
+from tests.support.models import initial
+from tests.support.once import made_once
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -33,13 +43,39 @@ def forget_what_was_compiled():
     jax.clear_caches()
 
 
+# Modules of many or long tests. Started last, they would leave the other processes of pytest idle.
+LONGEST = (
+    'test_readme',
+    'test_finetune',
+    'test_train',
+    'test_eval',
+    'test_wrong_values',
+    'test_processes',
+    'test_serve',
+    'test_tasks',
+    'test_faults',
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the modules that take longest first; the order within a module stays."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+@functools.cache
+def _micro(seed, changes):
+    model = PaLM(Architecture(**(MICRO | dict(changes))))
+    return model, initial(model, seed)
+
+
 @pytest.fixture
 def micro():
     """Builds a micro model and its parameters; keywords change the architecture."""
 
     def build(seed: int = 0, **changes):
-        model = PaLM(Architecture(**(MICRO | changes)))
-        return model, state.unbox(state.init_params(model, jax.random.key(seed)))
+        model, params = _micro(seed, tuple(sorted(changes.items())))
+        return model, jax.tree.map(lambda x: x, params)  # a tree of its own, which a test may change
 
     return build
 
@@ -60,7 +96,21 @@ def base_and_table(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def small_tasks(tmp_path_factory):
+def offline_tables(tmp_path_factory):
+    """Puts every table of the offline tasks into the cache of this process; one process makes them for all."""
+    from palm_jax import cache_directory
+    from palm_jax.data.registry import offline
+
+    def make(folder):
+        for name in offline.TABLES:
+            shutil.copy2(offline.table(name), folder)
+
+    made = made_once(tmp_path_factory, 'offline_tables', make)
+    shutil.copytree(made, cache_directory.cache_dir() / 'offline', dirs_exist_ok=True)
+
+
+@pytest.fixture(scope='session')
+def small_tasks(tmp_path_factory, offline_tables):
     """A folder by task of gin/tasks, with a small data/ of invented text in that task's own format."""
     folder, count = tmp_path_factory.mktemp('tasks'), 24
     rows = ''.join(f'"what about {i}?",{"ab"[i % 2]}\n' for i in range(count))
@@ -86,7 +136,7 @@ def small_tasks(tmp_path_factory):
         (folder / 'data' / task).mkdir(parents=True)
         for name, text in contents.items():
             (folder / 'data' / task / name).write_text(text)
-    tasks = (Path(__file__).parents[1] / 'gin' / 'tasks').glob('*.gin')
+    tasks = (ROOT / 'gin' / 'tasks').glob('*.gin')
     return {path.stem: folder for path in tasks if path.stem != 'python_stdlib'}  # some need none of it
 
 

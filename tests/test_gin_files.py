@@ -11,8 +11,8 @@ from palm_jax.configuration.compose import compose
 from palm_jax.configuration.load import load
 from palm_jax.parameters import path_name
 from palm_jax.training import setup, state
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 ENTRIES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / 'gin').glob('*.gin'))
 PARTS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / 'gin').glob('*/*.gin'))
 PARAMETERS = {

@@ -4,11 +4,12 @@ import ast
 import importlib.util
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1] / 'palm_jax'
+from tests.support.paths import ROOT
+
+PACKAGE = ROOT / 'palm_jax'
 EVERYWHERE = {'errors', 'bounds', 'run_directory', ''}
 # room: the rooms of the project that it may import.
 ALLOWED = {
@@ -69,10 +70,11 @@ TENSORFLOW = {'tensorflow', 'tensorflow_text', 'tensorflow_datasets', 'seqio', '
 
 
 def modules(room=''):
-    return sorted((ROOT / room).rglob('*.py'))
+    return sorted((PACKAGE / room).rglob('*.py'))
 
 
 def imports(path):
+    """Yields the full name of everything that a module imports, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield from (f'{node.module}.{alias.name}' for alias in node.names)
@@ -95,14 +97,14 @@ def test_a_room_imports_only_what_it_may(room):
 
 
 def test_every_room_has_walls():
-    rooms = {path.relative_to(ROOT).parts[0] for path in modules() if path.parent != ROOT} - {'data', 'cli'}
-    rooms |= {f'data/{path.name}' for path in (ROOT / 'data').iterdir() if (path / '__init__.py').exists()}
+    rooms = {path.relative_to(PACKAGE).parts[0] for path in modules() if path.parent != PACKAGE} - {'data', 'cli'}
+    rooms |= {f'data/{path.name}' for path in (PACKAGE / 'data').iterdir() if (path / '__init__.py').exists()}
     assert rooms == set(ALLOWED)
 
 
 def test_one_folder_imports_tensorflow():
     for path in modules():
-        if not path.relative_to(ROOT).as_posix().startswith(MAY_IMPORT_TENSORFLOW):
+        if not path.relative_to(PACKAGE).as_posix().startswith(MAY_IMPORT_TENSORFLOW):
             assert not TENSORFLOW & {name.split('.')[0] for name in imports(path)}, path
 
 
@@ -117,17 +119,35 @@ def test_only_the_configuration_imports_gin():
 )
 def test_no_tensorflow_until_tokens_are_made(module):
     code = f'import sys, {module}; assert not {{"tensorflow", "seqio", "torch"}} & set(sys.modules)'
-    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT.parent)
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize('module', ['train', 'cli.main', *(f'cli.{name}' for name in LIGHT_PROGRAMS)])
 def test_a_program_begins_before_jax_is_there(module):
     """What takes seconds is imported once `command_line.run` has set the allocator up and watches for Ctrl-C."""
     code = f'import sys, palm_jax.{module}; assert not {{"jax", "numpy"}} & set(sys.modules)'
-    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT.parent)
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
+
+
+def test_the_package_itself_imports_the_standard_library_alone():
+    code = (
+        'import sys; before = set(sys.modules); import palm_jax; '
+        'new = {name.partition(".")[0] for name in set(sys.modules) - before}; '
+        'assert not new - {"palm_jax"} - set(sys.stdlib_module_names), new'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
 
 
 @pytest.mark.skipif(importlib.util.find_spec('triton') is None, reason='this torch has no compiler for GPUs')
 def test_torchs_compiler_and_tensorflow_live_in_one_process():
-    code = 'import palm_jax, tensorflow, triton, torch._dynamo'
-    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT.parent)
+    code = 'import palm_jax.exchange, tensorflow, triton, torch._dynamo'
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
+
+
+def test_no_test_module_imports_another():
+    """What several need is in tests/support."""
+    tests = ROOT / 'tests'
+    for path in tests.rglob('*.py'):
+        for name in imports(path):
+            room = name.split('.')[1:2]
+            assert not name.startswith('tests.') or room in (['support'], ['programs']), f'{path} imports {name}'

@@ -11,9 +11,11 @@ import nbformat
 import pytest
 
 from palm_jax.cli.command_line import split_flags
+from palm_jax.cli.main import PROGRAMS
 from palm_jax.configuration.load import load
+from tests.support.paths import ROOT
+from tests.support.programs import run_alone, run_here
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
 BLOCKS = re.findall(r'```bash\n(.*?)```', README, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith('python -m palm_jax.train')]
@@ -21,17 +23,18 @@ INLINE = [c for c in re.findall(r'`(python -m [^`]+)`', README) if 'palm_jax.tra
 TABLE = re.findall(r'^\| [^|]+ \| (.*--gin.*) \|$', README, re.MULTILINE)
 
 
+def split(command):
+    """The module and the arguments of `python -m module arguments` or `palm-jax program arguments`."""
+    words = shlex.split(command)
+    if words[0] == 'palm-jax':
+        return f'palm_jax.cli.{PROGRAMS[words[1]][0]}', *words[2:]
+    assert words[:2] == ['python', '-m']
+    return tuple(words[2:])
+
+
 def run(command, cwd=ROOT):
-    arguments = shlex.split(command)
-    program = {'python': [sys.executable], 'palm-jax': [sys.executable, '-m', 'palm_jax']}[arguments[0]]
-    return subprocess.run(
-        [*program, *arguments[1:]],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    """Runs a command in a process of its own."""
+    return run_alone(*split(command), cwd=cwd)
 
 
 def test_ci_finds_both_set_up_commands():
@@ -54,7 +57,7 @@ def test_a_training_command_is_understood(command, base_and_table, small_tasks, 
         for i in range(30):
             (folder / 'notes' / f'{i}.txt').write_text(f'a note, number {i}\n' * 9)
         (folder / 'reviews.csv').write_text('text\n' + ''.join(f'review {i}\n' for i in range(40)))
-    result = run(explained, folder)
+    result = run_here(*split(explained), cwd=folder)
     assert result.returncode == 0, result.stderr[-2000:]
     assert '## parameters' in result.stdout
 
@@ -120,7 +123,7 @@ def test_tokens_are_made_beforehand_and_verified(tmp_path):
         assert result.returncode == 0, result.stderr[-2000:]
         assert len(re.findall(r'tokens of 1 documents in .*', result.stdout)) == 2
     assert result.stdout.count('1 file(s) are as they were written') == 2
-    refused = run('palm-jax cache cldr_languages --gin.INITIAL_CHECKPOINT_PATH=nowhere')
+    refused = run_here('palm_jax.cli.cache', 'cldr_languages', '--gin.INITIAL_CHECKPOINT_PATH=nowhere')
     assert refused.returncode == 2 and 'Traceback' not in refused.stderr
 
 
@@ -186,7 +189,8 @@ def test_the_commands_that_use_a_model_work(tmp_path):
     text.write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(1500)))
     data = f'--gin.TRAIN_FILES={text} --gin.VOCABULARY=bytes'
     few = few.replace('"', '\\"')
-    made = run(f'python -m palm_jax.train --gin_file=gin/pretrain_tiny.gin {data} {few}', tmp_path)
+    train = f'python -m palm_jax.train --gin_file=gin/pretrain_tiny.gin {data} {few}'
+    made = run_here(*split(train), cwd=tmp_path)
     assert made.returncode == 0, made.stderr[-3000:]
     (tmp_path / 'prompts.txt').write_text('the square\nof 3 is\n')
     for name, said in (('infer', 'answered   2 rows'), ('eval', '95% interval'), ('export', 'differ by at most')):

@@ -43,7 +43,7 @@ METHODS = {
     'full': {'LEARNING_RATE': 1e-3},
     'top_k_layers': {'LEARNING_RATE': 1e-3},
     'lora': {'LEARNING_RATE': 3e-3},
-    'dora': {'LEARNING_RATE': 3e-3, 'lora.LoRA.use_dora': True},
+    'dora': {'LEARNING_RATE': 3e-3},
     'adalora': {'LEARNING_RATE': 1e-2},
     'adapter': {'LEARNING_RATE': 3e-3},
     'prefix': {'LEARNING_RATE': 1e-2},
@@ -54,7 +54,6 @@ METHODS = {
     'embeddings_only': {'LEARNING_RATE': 1e-3},
     'head_only': {'LEARNING_RATE': 1e-2},
 }
-FILES = {'dora': 'lora'}  # the others are called as their file in gin/peft
 TASKS = {'banking77': 'accuracy', 'wnut17': 'entity_f1', 'e2e_nlg': 'bleu'}
 WITHOUT_HEAD = ('e2e_nlg',)  # there a head alone is nothing
 NO_PRETRAINING = 'no pretraining'  # the method of a baseline's line in the record
@@ -110,7 +109,7 @@ def run(directory: Path, task: str, method: str, seed: int, options: argparse.Na
     """One run, and its line of the record: the score, the whole process's seconds and its peak memory."""
     flags = METHODS[method] | {'SEED': seed, 'TRAIN_STEPS': options.steps, 'EVAL_PERIOD': options.steps}
     flags |= {'INITIAL_CHECKPOINT_PATH': str(options.base), 'MODEL_DIR': str(directory)}
-    files = ('gin/finetune_lora.gin', f'gin/tasks/{task}.gin', f'gin/peft/{FILES.get(method, method)}.gin')
+    files = ('gin/finetune_lora.gin', f'gin/tasks/{task}.gin', f'gin/peft/{method}.gin')
     command = [sys.executable, '-m', 'palm_jax.train', *(f'--gin_file={file}' for file in files)]
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / 'output.txt').open('w') as output:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from palm_jax.api.trained_model import TrainedModel
@@ -18,58 +16,47 @@ from palm_jax.partitioning import MeshLayout, shard_batch
 from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.batch_sizes import BatchSizes
 from palm_jax.training.losses import LanguageModelLoss
-from palm_jax.training.result import TrainingResult
-from palm_jax.training.state import TrainState
-from palm_jax.training.step import eval_step
+from palm_jax.training.metrics import Metrics
+from palm_jax.training.result import EvaluationInput
 
 Measured = dict[str, Any]  # {'examples': n, 'metrics': {name: value}, 'intervals': {name: (low, high)}}
 _BOOTSTRAPS = 1000
 
 
 def on_held_out(model: TrainedModel) -> Measured:
-    """Evaluate a model as the report of its run did, on the run's held-out split."""
-    run, start, step_number = model.run, time.monotonic(), int(model.checkpoint.name)
-    layout, batch_sizes = run.get('layout', MeshLayout()), BatchSizes.of(run['batch_size'])
-    size = batch_sizes.at(step_number)
-    mesh, of_batches = layout.mesh(), []
+    """Evaluate a model with the reporter of its run, on the run's held-out split."""
+    run, step = model.run, int(model.checkpoint.name)
+    layout, batch_sizes, loss = run.get('layout', MeshLayout()), BatchSizes.of(run['batch_size']), run.get('loss')
+    batch_size, mesh, of_batches = batch_sizes.at(step), layout.mesh(), []
     adapted, params = model.model, model.params
     if model.sampler.weights == 'int8':  # to measure what rounding costs
         adapted, params = model.for_decoding
         params = dequantize(params, adapted.arch.dtype)
+    eval_step = jax.jit(lambda params, batch: (loss or LanguageModelLoss())(adapted, params, batch)[1])
+
+    def evaluate() -> Metrics:
+        batches = model.data.validation(batch_size)
+        of_batches[:] = [jax.device_get(eval_step(params, shard_batch(batch, mesh))) for batch in batches]
+        return metrics_lib.total(of_batches)
+
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
-        state = TrainState(jnp.zeros((), jnp.int32), params, {})
-        loss = run.get('loss', LanguageModelLoss())
-        step = jax.jit(lambda state, batch: eval_step(state, batch, model=adapted, loss=loss))
-
-        def evaluate() -> metrics_lib.Metrics:
-            batches = model.data.validation(size)
-            of_batches[:] = [jax.device_get(step(state, shard_batch(batch, mesh))) for batch in batches]
-            return metrics_lib.total(of_batches)
-
-        report = run['reporter'](
-            TrainingResult(
+        measured = run['reporter'].measure(
+            EvaluationInput(
                 model=adapted,
-                state=state,
+                params=params,
                 data=model.data,
                 mesh=mesh,
-                plan=None,
-                step=step_number,
-                seconds=time.monotonic() - start,
-                batch_size=size,
-                sequences_seen=batch_sizes.before(step_number),
+                batch_size=batch_size,
+                sequences_seen=batch_sizes.before(step),
                 evaluate=evaluate,
-                checkpoint=model.checkpoint,
             )
         )
-    values = report.values()
     intervals = {'loss': _interval(of_batches)} if len(of_batches) > 1 else {}
-    if hasattr(report, 'interval'):
-        intervals[next(iter(report.measures))] = report.interval
-    count = len(report.predictions) if hasattr(report, 'predictions') else None
-    return {'examples': count, 'metrics': values, 'intervals': intervals}
+    count = None if measured.predictions is None else len(measured.predictions)
+    return {'examples': count, 'metrics': dict(measured.metrics), 'intervals': intervals | dict(measured.intervals)}
 
 
-def _interval(batches: list[metrics_lib.Metrics]) -> tuple[float, float]:
+def _interval(batches: list[Metrics]) -> tuple[float, float]:
     """Return the 95% interval of the mean loss, by bootstrap over batches."""
     totals, counts = (np.array([float(getattr(b['loss'], part)) for b in batches]) for part in ('total', 'count'))
     rows = np.random.default_rng(0).integers(0, len(batches), (_BOOTSTRAPS, len(batches)))

@@ -35,10 +35,9 @@ from palm_jax.compilation.collectives import collectives_of
 from palm_jax.compilation.matmul_flops import matmul_flops
 from palm_jax.configuration.load import load
 from palm_jax.errors import UserError, closest
-from palm_jax.models import target
-from palm_jax.training import flops, messages
+from palm_jax.training import flops
 from palm_jax.training.plan import Plan
-from palm_jax.training.setup import Setup, adapt_from_arguments, replicated
+from palm_jax.training.setup import Setup, adapt_from_arguments, check_steps, replicated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,11 +227,11 @@ class Compiled:
 def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -> Compiled:
     """Compiles the step of `loop.train(**arguments)` for devices that are not here."""
     layout, data = arguments['layout'], arguments['data']
-    model, selection = adapt_from_arguments(arguments)
+    model, selection = adapt_from_arguments(arguments, platform='tpu')
     optimizer, batch_size, total_steps = (arguments[name] for name in ('optimizer', 'batch_size', 'total_steps'))
     setup = Setup.of(model, selection, optimizer, layout, len(devices), batch_size, data.length, total_steps)
     plan, mesh, microbatches = setup.plan, layout.mesh(devices), arguments.get('microbatches', 1)
-    messages.check_steps(plan.batch_sizes, None, plan.axis_sizes['data'], microbatches, plan.total_steps)
+    check_steps(plan.batch_sizes, None, plan.axis_sizes['data'], microbatches, plan.total_steps)
     size = max(size for _, size in plan.batch_sizes.ramp)
     by_batch, on_all = NamedSharding(mesh, PartitionSpec('data')), replicated(mesh)
     batch = {
@@ -241,8 +240,8 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
     }
     rng = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=on_all)
     start, problem, memory, collectives = time.monotonic(), None, {}, {}
-    with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules), target.compiling_for('tpu'):
-        traced = setup.step(mesh, arguments['loss'], microbatches).trace(setup.target(mesh), batch, rng)
+    with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
+        traced = setup.train_step(mesh, arguments['loss'], microbatches).trace(setup.target(mesh), batch, rng)
         try:
             compiled = traced.lower(lowering_platforms=('tpu',)).compile()
         except jax.errors.JaxRuntimeError as error:

@@ -9,8 +9,7 @@ import jax
 from palm_jax.configuration.load import Configuration
 from palm_jax.configuration.statements import as_gin
 from palm_jax.errors import UserError
-from palm_jax.training import messages
-from palm_jax.training.setup import Setup, adapt_from_arguments
+from palm_jax.training.setup import Setup, adapt_from_arguments, check_steps
 
 
 def explain(configuration: Configuration, arguments: dict[str, Any], num_devices: int | None) -> str:
@@ -36,7 +35,7 @@ def explain(configuration: Configuration, arguments: dict[str, Any], num_devices
         f'the run on {num_devices} device(s)': plan.summary(num_sequences),
     }
     try:
-        messages.check_steps(plan.batch_sizes, data.group, plan.axis_sizes['data'], microbatches, total_steps)
+        check_steps(plan.batch_sizes, data.group, plan.axis_sizes['data'], microbatches, total_steps)
     except UserError as error:
         sections['what would stop the run'] = f'{error}'
     return '\n\n'.join(f'## {title}\n{body}' for title, body in sections.items())

@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from palm_jax.models import target
-from palm_jax.models.palm import PaLM
+from palm_jax.models.model import Model
 from palm_jax.training.state import init_params, unbox
 
 
-def matmul_flops(model: PaLM, length: int) -> float:
+def matmul_flops(model: Model, length: int) -> float:
     """FLOPs of the forward pass's matmuls for one sequence, three times: forward, and both gradients.
 
     Attention counts in full, as in the formula; the lookup in the embedding is none.
@@ -24,9 +23,8 @@ def matmul_flops(model: PaLM, length: int) -> float:
     arch = dataclasses.replace(model.arch, remat='none', attention='xla', dtype='float32', unroll_layers=1)
     plain = dataclasses.replace(model, arch=arch, head=None)
     tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
-    with target.compiling_for('cpu'):
-        params = unbox(jax.eval_shape(functools.partial(init_params, plain), jax.random.key(0)))
-        traced = jax.make_jaxpr(lambda params, tokens: plain.apply({'params': params}, tokens))(params, tokens)
+    params = unbox(jax.eval_shape(functools.partial(init_params, plain), jax.random.key(0)))
+    traced = jax.make_jaxpr(lambda params, tokens: plain.apply({'params': params}, tokens))(params, tokens)
     return 3.0 * sum(_dot_flops(traced.jaxpr))
 
 
@@ -37,6 +35,9 @@ def _dot_flops(jaxpr: Any) -> Iterator[float]:
             left = equation.invars[0].aval.shape
             result = equation.outvars[0].aval.shape
             yield 2.0 * np.prod(result, dtype=float) * np.prod([left[i] for i in contracted], dtype=float)
+        if equation.primitive.name == 'cond':  # variants of one operation, the plain one last
+            yield from _dot_flops(equation.params['branches'][-1].jaxpr)
+            continue
         times = equation.params.get('length', 1) if equation.primitive.name == 'scan' else 1
         for value in equation.params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):

@@ -25,7 +25,6 @@ from palm_jax.configuration.statements import (
     search_roots,
 )
 
-_HIDDEN = ('self', 'parent', 'name', 'run')  # what gin does not bind: Linen's own fields, what a program passes
 _ENTRY = re.compile(r'(?P<names>\*{0,2}\w+(?:, \w+)*): (?P<text>.*)')
 
 
@@ -110,16 +109,18 @@ def _plain(name: str) -> str:
 
 def _parameters(owner: str, target: Any, statements: Sequence[Statement]) -> list[Binding]:
     hints, described = types.hints_of(target), descriptions(target)
-    found = []
-    for parameter in inspect.signature(target).parameters.values():
-        if parameter.name in _HIDDEN or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+    found, signature = [], inspect.signature(target).parameters
+    # gin binds neither the fields that Linen adds to a module nor the `run` that the program passes.
+    hidden = {'run', *(('parent', 'name') if 'parent' in signature else ())}
+    for parameter in signature.values():
+        if parameter.name in hidden or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         name, hint = f'{owner}.{parameter.name}', hints.get(parameter.name)
         own = [s for s in statements if not s.is_macro and f'{_plain(s.selector)}.{s.parameter}' == name]
         found.append(
             Binding(
                 name,
-                '' if hint is None else types.describe(hint),
+                _type(hint),
                 _allowed(hint),
                 tuple((s.location, as_gin(s.value)) for s in own),
                 None if parameter.default is parameter.empty else _as_text(parameter.default),
@@ -144,15 +145,24 @@ def _macro(name: str, statements: Sequence[Statement], parameters: Mapping[str, 
     return Binding(name, best.type, best.allowed, values, None, reading, best.description)
 
 
+def _type(hint: Any) -> str:
+    plain, _ = bounds.parts(hint)
+    if get_origin(plain) is Literal:
+        plain = type(get_args(plain)[0])
+    return '' if hint is None else types.describe(plain)
+
+
 def _allowed(hint: Any) -> str:
     plain, _ = bounds.parts(hint)
     if get_origin(plain) is Literal:
         return ', '.join(map(repr, get_args(plain)))
-    return bounds.describe(hint)
+    return bounds.describe(hint).removesuffix(', or None')
 
 
 def _as_text(default: Any) -> str:
-    if isinstance(default, bool | int | float | str | list | tuple | dict | None):
+    if isinstance(default, tuple):
+        return f'({", ".join(map(_as_text, default))}{"," if len(default) == 1 else ""})'
+    if isinstance(default, bool | int | float | str | list | dict | None):
         return as_gin(default)
     if repr(default) == '<factory>':
         return 'a new one'
@@ -162,10 +172,15 @@ def _as_text(default: Any) -> str:
 def descriptions(target: Any) -> dict[str, str]:
     """Return the entries under `Args:` or `Attributes:` of a docstring, each cut to its first sentence.
 
-    A class inherits the entries of its bases.
+    A class inherits the entries of its bases, and a function those of the dataclass that it returns.
     """
     found: dict[str, str] = {}
-    for one in reversed(inspect.getmro(target)) if inspect.isclass(target) else (target,):
+    if inspect.isclass(target):
+        sources = [*reversed(inspect.getmro(target))]
+    else:
+        returned = types.hints_of(target).get('return')
+        sources = [kind for kind in (*get_args(returned), returned) if dataclasses.is_dataclass(kind)] + [target]
+    for one in sources:
         lines = inspect.cleandoc(vars(one).get('__doc__') or '' if inspect.isclass(one) else one.__doc__ or '')
         section = re.search(r'^(?:Args|Attributes):\n((?:[ ]+.*\n?|\n)+)', lines + '\n', re.M)
         entries: list[list[str]] = []
@@ -181,7 +196,7 @@ def descriptions(target: Any) -> dict[str, str]:
 
 
 def _sentence(text: str) -> str:
-    first = re.split(r'(?<=[^.\s]{2}\.)\s+(?=[A-Z`(])', text.strip(), maxsplit=1)[0].rstrip('.;')
+    first = re.split(r'(?<=[^.\s]\.)\s+(?=[A-Z`(])', text.strip(), maxsplit=1)[0].rstrip('.;')
     return f'{first[:1].upper()}{first[1:]}.' if first else ''
 
 

@@ -20,11 +20,11 @@ import numpy as np
 
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
-from palm_jax.models import target
-from palm_jax.models.palm import PaLM
+from palm_jax.models.model import Model
 from palm_jax.predictors.predictor import Predictor
 
 Function = Callable[..., Any]
+_PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 _EXAMPLES = 16  # held-out examples on which the file is compared with the model
 
 _RUNNER = '''"""python run.py 17 42 ...: continues token ids greedily. Needs jax alone."""
@@ -41,19 +41,21 @@ print(*ids[1:])
 '''
 
 
-def function(predictor: Predictor, model: PaLM, params: Any) -> Function:
-    """Return the function that a file holds, for any platform; the weights are constants in it."""
+def function(predictor: Predictor, model: Model, params: Any) -> Function:
+    """Return the function that a file holds, with the weights as constants."""
+    # One program for several platforms cannot hold kernels that are lowered for one of them, as `auto` may choose.
+    attention = 'blocks' if model.arch.attention == 'auto' else model.arch.attention
+    model = model.clone(arch=dataclasses.replace(model.arch, attention=attention))
     model, params = decoding.unstack_layers(model, params)  # converters know matrices, not stacks of them
 
     def compute(*features: jax.Array) -> jax.Array:
-        with target.compiling_for('any'):
-            return predictor.apply(model, params, *features)
+        return predictor.apply(model, params, *features)
 
     return compute
 
 
 def write_stablehlo(
-    predictor: Predictor, model: PaLM, params: Any, length: int, directory: Path, batches: Sequence[dict]
+    predictor: Predictor, model: Model, params: Any, length: int, directory: Path, batches: Sequence[dict]
 ) -> str:
     """Write model.stablehlo and, for a model that generates text, run.py, which needs only jax.
 
@@ -72,7 +74,9 @@ def write_stablehlo(
       UserError: if the directory is not empty, or the file computes something else than the model.
     """
     plain, specs = function(predictor, model, params), _specs(predictor, length)
-    exported = jax.export.export(jax.jit(plain))(*specs)
+    # The constraint on memory order is not among the calls whose compatibility StableHLO guarantees.
+    unguaranteed = jax.export.DisabledSafetyCheck.custom_call('LayoutConstraint')
+    exported = jax.export.export(jax.jit(plain), platforms=_PLATFORMS, disabled_checks=[unguaranteed])(*specs)
     _prepare(directory)
     (directory / 'model.stablehlo').write_bytes(exported.serialize())
     if predictor.generates:
@@ -82,7 +86,7 @@ def write_stablehlo(
 
 
 def write_tflite(
-    predictor: Predictor, model: PaLM, params: Any, length: int, directory: Path, batches: Sequence[dict]
+    predictor: Predictor, model: Model, params: Any, length: int, directory: Path, batches: Sequence[dict]
 ) -> str:
     """Write model.tflite, and model_int8.tflite with the large matrices in eight bits; see `write_stablehlo`.
 
@@ -94,7 +98,9 @@ def write_tflite(
     model = model.clone(arch=dataclasses.replace(model.arch, dtype='float32'))
     plain, specs = function(predictor, model, params), _specs(predictor, length)
     signature = [tf.TensorSpec(spec.shape, tf.int32) for spec in specs]
-    wrapped = tf.function(jax2tf.convert(plain, with_gradient=False), input_signature=signature, autograph=False)
+    # Lowered for a platform without variants of its own: TFLite does not know the constraint on memory order of CPUs.
+    converted = jax2tf.convert(plain, with_gradient=False, native_serialization_platforms=('rocm',))
+    wrapped = tf.function(converted, input_signature=signature, autograph=False)
     _prepare(directory)
     calls = {}
     for name, optimizations in (('model.tflite', []), ('model_int8.tflite', [tf.lite.Optimize.DEFAULT])):

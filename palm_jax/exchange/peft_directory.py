@@ -12,7 +12,7 @@ import numpy as np
 from palm_jax.errors import UserError
 from palm_jax.exchange.cohere import interleaved
 from palm_jax.models.architecture import Architecture
-from palm_jax.models.rotary import rotate
+from palm_jax.models.kernels.rope import rotate
 from palm_jax.peft.adalora import AdaLoRA
 from palm_jax.peft.ia3 import IA3
 from palm_jax.peft.lora import LoRA

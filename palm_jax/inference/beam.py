@@ -109,7 +109,8 @@ def _search(model, params, tokens_BP, lengths_B, remaining_B, room, bidirectiona
         beam_BC, token_BC = index_BC // V, index_BC % V
         new = live.pick(beam_BC)
         gained_BC = jnp.take_along_axis(logp_BKV.reshape(B, K * V), index_BC, axis=1)
-        new = new.replace(
+        new = dataclasses.replace(
+            new,
             score=score_BC,
             tokens=new.tokens.at[:, :, t].set(token_BC),
             count=new.count + 1,
@@ -118,9 +119,13 @@ def _search(model, params, tokens_BP, lengths_B, remaining_B, room, bidirectiona
         is_last_B1 = (t + 1 >= remaining_B)[:, None]
         ends_BC = (token_BC == EOS_ID) | is_last_B1
         end_score_BC = jnp.where(ends_BC & (t < remaining_B)[:, None], normalized(new.score, new.count), -jnp.inf)
-        ended = ended.best(new.replace(score=end_score_BC), K)
+        ended = ended.best(dataclasses.replace(new, score=end_score_BC), K)
         live_score_BK, index_BK = jax.lax.top_k(jnp.where(ends_BC, -jnp.inf, score_BC), K)
-        return new.pick(index_BK).replace(score=live_score_BK), ended, jnp.take_along_axis(beam_BC, index_BK, axis=1)
+        return (
+            dataclasses.replace(new.pick(index_BK), score=live_score_BK),
+            ended,
+            jnp.take_along_axis(beam_BC, index_BK, axis=1),
+        )
 
     def unfinished(carry):
         t, live, ended, _ = carry
@@ -142,7 +147,7 @@ def _search(model, params, tokens_BP, lengths_B, remaining_B, room, bidirectiona
     none = _Beams(
         jnp.full((B, K), -jnp.inf), jnp.zeros((B, K, T), jnp.int32), jnp.zeros((B, K), jnp.int32), jnp.zeros((B, K, T))
     )
-    first = none.replace(score=none.score.at[:, 0].set(0.0))  # the prompt, once
+    first = dataclasses.replace(none, score=none.score.at[:, 0].set(0.0))  # the prompt, once
     live, ended, _ = extend(0, first, none, logprobs(jnp.repeat(h_BD, K, axis=0)))
     _, _, ended, _ = jax.lax.while_loop(unfinished, body, (jnp.ones((), jnp.int32), live, ended, cache))
     return ended.score, ended.tokens, ended.count, ended.logprobs

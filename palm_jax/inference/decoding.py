@@ -3,11 +3,12 @@
 `prefill` reads prompts and generates the first token of each completion; `decode` generates more tokens in
 every row that has some remaining. Batch generation and a server whose requests come and go use the same two
 functions. Slot p of the cache holds position p: whatever padding or an earlier request left there is
-overwritten before any query attends to it.
+overgenerated before any query attends to it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, Literal
 
@@ -60,7 +61,7 @@ class Generated:
     """
 
     tokens: jax.Array
-    count: jax.Array
+    count: jax.Array | None
     logprobs: jax.Array | None = None
     top_tokens: jax.Array | None = None
     top_logprobs: jax.Array | None = None
@@ -147,9 +148,9 @@ def prefill(
         sampling_params=sampling_params,
         seen_tokens=seen_BV,
     )
-    state, written = _append(model, variables, state, h_BD, num_logprobs)
-    widened = jax.tree.map(lambda x: x[:, None], written.replace(count=None))
-    return state, widened.replace(count=written.count)
+    state, generated = _append(model, variables, state, h_BD, num_logprobs)
+    widened = jax.tree.map(lambda x: x[:, None], dataclasses.replace(generated, count=None))
+    return state, dataclasses.replace(widened, count=generated.count)
 
 
 def read(
@@ -173,23 +174,25 @@ def decode(
         variables = {'params': dequantize(params, model.arch.dtype)}
         inputs = state.last_token[:, None], state.position[:, None]
         h_B1D, cache = model.apply(variables | {'cache': state.cache}, *inputs, method='features', mutable=['cache'])
-        return _append(model, variables, state.replace(cache=cache['cache']), h_B1D[:, 0], num_logprobs)
+        return _append(model, variables, dataclasses.replace(state, cache=cache['cache']), h_B1D[:, 0], num_logprobs)
 
     def body(carry):
-        t, state, all_written = carry
-        state, written = step(state)
+        t, state, all_generated = carry
+        state, generated = step(state)
         put = lambda everything, new: everything.at[:, t].set(new)  # noqa: E731
-        count = all_written.count + written.count
-        all_written = jax.tree.map(put, all_written.replace(count=None), written.replace(count=None))
-        return t + 1, state, all_written.replace(count=count)
+        count = all_generated.count + generated.count
+        all_generated = jax.tree.map(
+            put, dataclasses.replace(all_generated, count=None), dataclasses.replace(generated, count=None)
+        )
+        return t + 1, state, dataclasses.replace(all_generated, count=count)
 
     B = state.last_token.shape[0]
-    shapes = jax.eval_shape(step, state)[1].replace(count=None)
+    shapes = dataclasses.replace(jax.eval_shape(step, state)[1], count=None)
     nothing = jax.tree.map(lambda s: jnp.zeros((B, steps, *s.shape[1:]), s.dtype), shapes)
-    nothing = nothing.replace(count=jnp.zeros(B, jnp.int32))
+    nothing = dataclasses.replace(nothing, count=jnp.zeros(B, jnp.int32))
     unfinished = lambda carry: (carry[0] < steps) & jnp.any(carry[1].remaining > 0)  # noqa: E731
-    _, state, written = jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), state, nothing))
-    return state, written
+    _, state, generated = jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), state, nothing))
+    return state, generated
 
 
 def _append(
@@ -203,21 +206,24 @@ def _append(
     seen_BV = state.seen_tokens
     if seen_BV is not None:
         seen_BV = seen_BV.at[jnp.arange(len(token_B)), token_B].max(token_B > EOS_ID)
-    state = state.replace(
+    state = dataclasses.replace(
+        state,
         last_token=token_B,
         position=state.position + active_B,
         num_generated=state.num_generated + active_B,
         remaining=jnp.where(token_B == EOS_ID, 0, state.remaining - active_B),
         seen_tokens=seen_BV,
     )
-    written = Generated(token_B, active_B)
+    generated = Generated(token_B, active_B)
     if num_logprobs is not None:
         logprobs_BV = jax.nn.log_softmax(logits_BV, axis=-1)
-        written = written.replace(logprobs=jnp.take_along_axis(logprobs_BV, token_B[:, None], axis=1)[:, 0])
+        generated = dataclasses.replace(
+            generated, logprobs=jnp.take_along_axis(logprobs_BV, token_B[:, None], axis=1)[:, 0]
+        )
     if num_logprobs:
         values, tokens = jax.lax.top_k(logprobs_BV, num_logprobs)
-        written = written.replace(top_tokens=tokens, top_logprobs=values)
-    return state, written
+        generated = dataclasses.replace(generated, top_tokens=tokens, top_logprobs=values)
+    return state, generated
 
 
 @functools.partial(jax.jit, donate_argnames='state')
@@ -241,7 +247,7 @@ def insert(state: DecodeState, new: DecodeState, slots_b: jax.Array) -> DecodeSt
 @functools.partial(jax.jit, donate_argnames='state')
 def stop(state: DecodeState, keep_B: jax.Array) -> DecodeState:
     """Finish the rows whose `keep_B` is False."""
-    return state.replace(remaining=jnp.where(keep_B, state.remaining, 0))
+    return dataclasses.replace(state, remaining=jnp.where(keep_B, state.remaining, 0))
 
 
 def empty_state(model: Any, params: Any, size: int, length: int, sampling_params: SamplingParams) -> DecodeState:

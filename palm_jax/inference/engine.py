@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -268,7 +268,7 @@ class _Model:
         self._state = decoding.insert(self._state, rows, slots)
         self._emit(slots[: len(admitted)], written)
 
-    def _emit(self, slots: Sequence[int], written: Generated) -> None:
+    def _emit(self, slots: Iterable[int], written: Generated) -> None:
         """Deliver generated tokens to their requests, and free the slots of finished ones."""
         tokens, count, logprobs = (np.asarray(x) for x in (written.tokens, written.count, written.logprobs))
         if written.top_tokens is not None:
@@ -298,7 +298,7 @@ class _Model:
 
 def _sampling_params(requests: Sequence[Request], size: int) -> SamplingParams:
     """Stack the sampling parameters of the requests, padded to `size` rows."""
-    padded = [*requests, *requests[-1:] * (size - len(requests))]
+    padded = [*requests, *[requests[-1]] * (size - len(requests))]
     of_each = [r.sampler.sampling_params(np.zeros(1), np.array([r.sample])) for r in padded]
     return SamplingParams(
         **{

@@ -15,7 +15,7 @@ from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.decoding import EOS_ID, START_ID, Generated, Weights
 from palm_jax.inference.sampling import SamplingParams
-from palm_jax.models.palm import PaLM
+from palm_jax.models.model import Model
 
 _CHUNK = 16  # tokens generated between two searches for a stop sequence
 
@@ -65,7 +65,7 @@ class Decoder(abc.ABC):
 
     def generate(
         self,
-        model: PaLM,
+        model: Model,
         params: Any,
         vocabulary: Codec,
         prompts: Sequence[Sequence[int]],
@@ -109,7 +109,7 @@ class Decoder(abc.ABC):
         """Decode one batch: tokens [B, L]; lengths, token limits and prompt indices, each [B]."""
 
     def __call__(
-        self, model: PaLM, params: Any, vocabulary: Codec, prompts: Sequence[str], length: int, first: int = 0
+        self, model: Model, params: Any, vocabulary: Codec, prompts: Sequence[str], length: int, first: int = 0
     ) -> list[str]:
         """Return the best completion of every text prompt; see `generate`."""
         encoded = encode_prompts(vocabulary, prompts, length)

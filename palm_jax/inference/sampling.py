@@ -7,6 +7,9 @@ import functools
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array | np.ndarray
 
 
 @flax.struct.dataclass
@@ -26,14 +29,14 @@ class SamplingParams:
       sample: index of the completion among those of its prompt.
     """
 
-    temperature: jax.Array
-    top_k: jax.Array
-    top_p: jax.Array
-    min_p: jax.Array
-    repetition_penalty: jax.Array
-    seed: jax.Array
-    number: jax.Array
-    sample: jax.Array
+    temperature: Array
+    top_k: Array
+    top_p: Array
+    min_p: Array
+    repetition_penalty: Array
+    seed: Array
+    number: Array
+    sample: Array
 
 
 def choose(
@@ -63,7 +66,7 @@ def choose(
     return jax.lax.cond(is_any_drawn, draw, lambda x: jnp.argmax(x, axis=-1), logits_BV).astype(jnp.int32)
 
 
-def penalized(logits_BV: jax.Array, penalty_B: jax.Array, seen_BV: jax.Array) -> jax.Array:
+def penalized(logits_BV: jax.Array, penalty_B: Array, seen_BV: jax.Array) -> jax.Array:
     """Apply the repetition penalty to seen tokens; see `SamplingParams.repetition_penalty`."""
     penalty_B1 = penalty_B[:, None]
     return jnp.where(seen_BV, jnp.where(logits_BV > 0, logits_BV / penalty_B1, logits_BV * penalty_B1), logits_BV)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from palm_jax.inference.generate import batches
-from palm_jax.models.palm import PaLM
+from palm_jax.models.model import Model
 
 _CHUNK = 64  # positions whose logits are in memory at a time
 
@@ -34,7 +34,7 @@ class Likelihood(NamedTuple):
 
 
 def likelihoods(
-    model: PaLM, params: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], length: int, batch_size: int = 32
+    model: Model, params: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], length: int, batch_size: int = 32
 ) -> list[Likelihood]:
     """Compute the likelihood of completions given their prompts.
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import math
 from collections.abc import Sequence
 
 import numpy as np
+
+
+def bits_per_byte(nats: float, num_bytes: int) -> float:
+    """Convert the total cross-entropy of a text (in nats, end marks included) to bits per UTF-8 byte."""
+    return nats / math.log(2) / num_bytes
 
 
 def gzip_bits_per_byte(documents: Sequence[bytes]) -> float:

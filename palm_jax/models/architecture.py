@@ -1,6 +1,6 @@
 """The numbers that define a PaLM, and the letters that name its dimensions.
 
-Array names end in their shape, one capital letter an axis:
+Array names end in their shape, one capital letter per axis:
 
     B batch      L length (queries)   M memory (keys)     D model (embed)
     H heads      G key/value heads    K head size         F mlp hidden
@@ -8,7 +8,7 @@ Array names end in their shape, one capital letter an axis:
 
 Weight axes:      embed heads kv_heads kv mlp vocab layers
 Activation axes:  act_batch act_length act_embed act_heads act_mlp
-`palm_jax.partitioning` maps both to the mesh.
+`palm_jax.partitioning` maps both to the axes of the mesh.
 """
 
 from __future__ import annotations
@@ -17,46 +17,42 @@ import dataclasses
 from typing import Literal
 
 from palm_jax.errors import UserError
-from palm_jax.models import target
-
-_SHALLOW = 12  # layers that `unroll_layers = auto` unrolls on a CPU
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """Everything that distinguishes one PaLM from another.
+    """All that distinguishes one PaLM from another.
 
-    The defaults are the paper's (arXiv 2204.02311, section 2); every field is one gin line,
-    so every ablation is, too.
+    The defaults are the paper's (arXiv 2204.02311, section 2). Every field can be set by one gin line.
 
     Attributes:
       vocab_size: rows of the shared embedding (V).
-      num_layers: N.
+      num_layers: number of blocks (N).
       d_model: width of the residual stream (D).
-      num_heads: query heads (H).
-      head_dim: size of one head (K); H·K need not equal D.
-      num_kv_heads: key/value heads (G). 1 is PaLM's multi-query attention, H is multi-head.
+      num_heads: number of query heads (H).
+      head_dim: size of a head (K), even; H·K need not equal D.
+      num_kv_heads: number of key/value heads (G). 1 is PaLM's multi-query attention, H is multi-head.
       mlp_dim: hidden size of SwiGLU (F); None is the paper's 4·D.
       norm: `layernorm` (with a scale, without a bias) or `rmsnorm`.
-      norm_epsilon: added to the variance.
-      parallel: y = x + MLP(LN(x)) + Attn(LN(x)); False is the serial block of GPT-2,
-        with a second norm before the MLP.
-      qk_norm: normalise every query and key head before the rotation (ViT-22B, 2302.05442).
-      rope_theta: base of the rotary frequencies (RoFormer, 2104.09864).
-      xpos_scale_base: positions over which xPos (2212.10554) lets scores decay by a head's factors,
-        (2i + 0.4·K) / (1.4·K) of pair i; None is plain RoPE.
-      final_norm: a norm before the logits; False leaves it out.
-      logit_scale: multiplies the logits; None is the paper's 1/√D.
-      dropout_rate: on the output of both branches; 0 in pretraining, 0.1 in fine-tuning.
-      attention: which kernel computes attention; see `attention.attend`.
-      fuse_projections: one matmul for the projections that share an input.
-      unroll_layers: layers per iteration of the scan; 0 unrolls all of them; `auto` is 0 on a CPU, where a loop
-        pays for what it keeps of every layer, unless the model is deep, else 1. Only time and compile time
-        depend on it: parameters are stacked over layers either way.
-      remat: what the backward pass recomputes: `none` keeps all activations, `minimal`
-        keeps the matmuls' outputs, `full` keeps only every block's input.
-      dtype: of the computation.
-      param_dtype: of the stored weights.
+      norm_epsilon: constant added to the variance.
+      parallel: whether a block is y = x + MLP(LN(x)) + Attn(LN(x)); False is the serial block of GPT-2, with a second
+        norm before the MLP.
+      qk_norm: whether every query and key head is normalized before the rotation (ViT-22B, 2302.05442).
+      rope_theta: base of the rotary wavelengths (RoFormer, 2104.09864).
+      xpos_scale_base: number of positions over which xPos (2212.10554) decays the scores by
+        (2i + 0.4·K) / (1.4·K) for pair i of a head; None is plain RoPE.
+      final_norm: whether a norm precedes the logits.
+      logit_scale: factor of the logits; None is the paper's 1/√D.
+      dropout_rate: dropout probability on the output of both branches; 0 in pretraining, 0.1 in fine-tuning.
+      attention: implementation of attention, see `kernels.attention.attend`; `auto` is the fastest of the platform.
+      fuse_projections: whether projections of the same input are one matmul.
+      unroll_layers: number of layers per iteration of the scan; 0 unrolls all of them. `auto` is resolved for the
+        platform of the run by `training.setup.adapt`, and is 1 where it was not resolved. It changes only run time and
+        compile time: parameters are stacked over layers either way.
+      remat: activations that the backward pass recomputes: `none` of them, `minimal` all but the outputs of matmuls,
+        `full` all but the input of every block.
+      dtype: dtype of the computation.
+      param_dtype: dtype of the stored weights.
     """
 
     vocab_size: int
@@ -106,23 +102,21 @@ class Architecture:
 
     @property
     def hidden_dim(self) -> int:
-        """F: `mlp_dim`, or the paper's 4·D."""
+        """Hidden size of SwiGLU (F): `mlp_dim`, or the paper's 4·D."""
         return 4 * self.d_model if self.mlp_dim is None else self.mlp_dim
 
     @property
     def output_scale(self) -> float:
-        """What multiplies the logits: `logit_scale`, or the paper's 1/√D."""
+        """Factor of the logits: `logit_scale`, or the paper's 1/√D."""
         return self.d_model**-0.5 if self.logit_scale is None else self.logit_scale
 
     @property
     def xpos(self) -> float:
-        """What `rotary.rotate` takes for queries; keys take its negative."""
+        """Argument `xpos` of `kernels.rope.rotate` for queries; keys take its negative."""
         return 0.0 if self.xpos_scale_base is None else 1.0 / self.xpos_scale_base
 
     @property
     def scan_unroll(self) -> int:
-        """`unroll_layers` as `jax.lax.scan` wants it."""
-        layers = self.unroll_layers
-        if layers == 'auto':
-            layers = 0 if target.platform() == 'cpu' and self.num_layers <= _SHALLOW else 1
+        """Argument `unroll` of `jax.lax.scan`, at least 1."""
+        layers = 1 if self.unroll_layers == 'auto' else self.unroll_layers
         return min(layers or self.num_layers, self.num_layers)

@@ -1,4 +1,4 @@
-"""Heads: from the features of a text to scores."""
+"""Heads: scores from the features of a sequence."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from palm_jax.errors import UserError
 
 
 class Head(nn.Module):
-    """A linear map of features to C scores, of a whole sequence or of every token.
+    """A linear map of features to C scores, for whole sequences or for every token.
 
     Attributes:
-      num_outputs: C: classes, labels that may hold together, or 1 for a number.
-      pooling: `last` takes the feature of a sequence's last token, which in a causal model has
-        read all of it; `first` that of its first, for attention that sees both ways; `mean`
-        averages the sequence's features; `none` scores every token.
-      dropout_rate: on the pooled features.
+      num_outputs: number of scores (C): classes, independent labels, or 1 for regression.
+      pooling: feature of a sequence: `last` is that of its last token, which in a causal model depends on all of them;
+        `first` is that of its first token, for bidirectional attention; `mean` is the average; `none` scores every
+        token.
+      dropout_rate: dropout probability on the pooled features.
     """
 
     num_outputs: int
@@ -28,15 +28,18 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, h_BLD: jax.Array, segment_ids_BL: jax.Array, deterministic: bool = True) -> jax.Array:
-        """Scores of features.
+        """Compute scores.
 
         Args:
           h_BLD: features of the model.
-          segment_ids_BL: int32, 1 for a row's tokens and 0 for the padding behind them.
-          deterministic: False applies dropout and needs a `dropout` RNG.
+          segment_ids_BL: int32, 1 for a row's tokens and 0 for the padding after them.
+          deterministic: whether dropout is off; False requires a `dropout` RNG.
 
         Returns:
           float32 [B, C], or [B, L, C] without pooling.
+
+        Raises:
+          UserError: `num_outputs` or `dropout_rate` is out of range.
         """
         if self.num_outputs < 1:
             raise UserError(f'heads.Head.num_outputs is {self.num_outputs}; it must be at least 1.')
@@ -58,7 +61,7 @@ class Head(nn.Module):
 
 
 def pool(h_BLD: jax.Array, segment_ids_BL: jax.Array, pooling: str) -> jax.Array:
-    """One feature a sequence, [B, D], or with `none` all of them; see `Head.pooling`."""
+    """Reduce features to one per sequence, [B, D], or with `none` return all of them; see `Head.pooling`."""
     if pooling == 'none':
         return h_BLD
     if pooling == 'first':

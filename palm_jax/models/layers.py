@@ -1,4 +1,4 @@
-"""Linear maps without biases, the gate between them, norms with a scale, the shared embedding."""
+"""Linear maps without biases, norms with a scale, the shared embedding."""
 
 from __future__ import annotations
 
@@ -10,36 +10,23 @@ import jax
 import jax.numpy as jnp
 
 from palm_jax.models.architecture import Architecture
-from palm_jax.models.matmuls import matmul, product
-
-
-def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Pins an activation's logical axes to the mesh; outside of a run's rules it does nothing."""
-    if not nn.get_logical_axis_rules():
-        return x
-    return nn.with_logical_constraint(x, axes, fallback=nn.spmd.RulesFallback.RAISE_ERROR)
-
-
-def num_parts(axis: str) -> int:
-    """How many devices a logical axis is split over, by a run's rules and mesh."""
-    sizes = jax.sharding.get_abstract_mesh().shape
-    return max((sizes.get(mesh_axis, 1) for name, mesh_axis in nn.get_logical_axis_rules() if name == axis), default=1)
+from palm_jax.models.kernels.matmul import matmul, product
+from palm_jax.models.sharding import constrain, num_parts
 
 
 class Projection(nn.Module):
-    """Named linear maps of one input: y_i = x·W_i, computed as one matmul.
+    """Named linear maps of one input, y_i = x·W_i, computed as one matmul.
 
-    Where their outputs are split over devices every map is a matmul of its own: a split of the
-    joined result would not fall where theirs do, and would move activations between devices.
+    Where outputs are split over devices, every map is a separate matmul: the shards of a joined result would not match
+    those of its parts, so activations would move between devices.
 
-    This is the seam at which fine-tuning methods attach: a compact module that receives x
-    and returns one array a name.
+    Fine-tuning methods attach here: a compact module that receives x and returns one array per name.
 
     Attributes:
-      arch: the model's numbers.
+      arch: architecture of the model.
       outputs: output shape by parameter name, e.g. {'q': (H, K), 'k': (G, K), 'v': (G, K)}.
-      axes: logical axes of each output's dimensions, by the same names.
-      input_axes: logical axes of the input dimensions; their product is contracted.
+      axes: logical axes of each output's dimensions, by parameter name.
+      input_axes: logical axes of the input dimensions, all of which are contracted.
     """
 
     arch: Architecture
@@ -49,7 +36,7 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
-        """Maps x [B, L, *inputs] to a tuple of [B, L, *output], in the order of `outputs`."""
+        """Map x [B, L, *inputs] to a tuple of arrays [B, L, *output], in the order of `outputs`."""
         num_inputs = len(self.input_axes)
         input_shape = x.shape[-num_inputs:]
         fan_in = math.prod(input_shape)
@@ -73,33 +60,10 @@ class Projection(nn.Module):
         return tuple(y.reshape(*y.shape[:-1], *shape) for y, shape in zip(products, self.outputs.values(), strict=True))
 
 
-@jax.custom_vjp
-def swish_times(gate: jax.Array, up: jax.Array) -> jax.Array:
-    """Swish(gate) ⊙ up = gate ⊙ up / (1 + e^−gate), computed in float32, in the dtype of its inputs.
-
-    The quotient comes last, so that a CPU keeps the result for the backward pass: a product at the
-    end it would compute anew inside of that pass's transposition, askew and ten times as slow. The
-    gradient is written out for the same reason, and as that of the quotient overflows:
-    ∂up = dh ⊙ gate ⊙ s and ∂gate = dh ⊙ up ⊙ s ⊙ (1 + gate ⊙ (1 − s)), with s = sigmoid(gate).
-    """
-    g, u = gate.astype(jnp.float32), up.astype(jnp.float32)
-    return (g * u / (1 + jnp.exp(-g))).astype(gate.dtype)
-
-
-def _swish_times_backward(residuals, dh):
-    gate, up = residuals
-    g, u, dh = (x.astype(jnp.float32) for x in (gate, up, dh))
-    s = jax.nn.sigmoid(g)
-    return (dh * u * s * (1 + g * (1 - s))).astype(gate.dtype), (dh * g * s).astype(up.dtype)
-
-
-swish_times.defvjp(lambda gate, up: (swish_times(gate, up), (gate, up)), _swish_times_backward)
-
-
 class Norm(nn.Module):
     """LayerNorm or RMSNorm with a scale and without a bias, computed in float32.
 
-    LayerNorm: scale · (x − mean x) / √(var x + ε). RMSNorm leaves out the mean.
+    LayerNorm: scale · (x − mean x) / √(var x + ε). RMSNorm omits the mean.
     """
 
     arch: Architecture
@@ -107,7 +71,7 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises the last axis; the result has the compute dtype."""
+        """Normalize the last axis; the result has the compute dtype."""
         scale = self.param(
             'scale',
             nn.with_logical_partitioning(nn.initializers.ones, self.axes),
@@ -122,7 +86,7 @@ class Norm(nn.Module):
 
 
 class Embed(nn.Module):
-    """The matrix shared by input and output: rows are looked up, and logits are h·Eᵀ / √D."""
+    """The matrix E shared by input and output: rows are looked up, and logits are h·Eᵀ / √D."""
 
     arch: Architecture
 
@@ -135,13 +99,13 @@ class Embed(nn.Module):
         )
 
     def __call__(self, tokens_BL: jax.Array) -> jax.Array:
-        """[B, L] token ids to [B, L, D]."""
+        """Map token ids [B, L] to embeddings [B, L, D]."""
         x_BLD = jnp.take(self.embedding, tokens_BL, axis=0).astype(self.arch.dtype)
-        if num_parts('embed') > 1:  # a device looks its own columns up for all tokens, then gets its own tokens' rows
+        if num_parts('embed') > 1:  # each device looks up its columns of all tokens, then receives the rows of its own
             x_BLD = constrain(x_BLD, None, None, 'embed')
         return constrain(x_BLD, 'act_batch', 'act_length', 'act_embed')
 
     def attend(self, h_BLD: jax.Array) -> jax.Array:
-        """[B, L, D] features to float32 [B, L, V] logits."""
+        """Map features [B, L, D] to float32 logits [B, L, V]."""
         dtype = self.arch.dtype
         return product(h_BLD.astype(dtype), self.embedding.astype(dtype), contract=1) * self.arch.output_scale

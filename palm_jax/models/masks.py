@@ -1,8 +1,8 @@
-"""Who may attend to whom, said once.
+"""The attention mask: which keys each query may attend to.
 
-Three rules, taken together: a token sees itself and what precedes it; it sees the whole
-prefix where `causal_attention` is 1 (seqio's name for the bidirectional part of a prefix LM,
-1 = bidirectional); and it never leaves its own segment of a packed sequence.
+Three rules apply together: a token attends to itself and to the tokens before it; tokens where `causal_attention` is 1
+(seqio's name for the bidirectional part of a prefix LM) attend to each other in both directions; and no token attends
+to another segment of a packed sequence.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class Mask:
-    """The attention mask of one batch, kept in its compact form until a kernel needs it.
+    """The attention mask of one batch, in compact form until a kernel needs the array.
 
     Attributes:
-      segment_ids: int32 [B, L], or None when every row is one sequence. 0 marks padding.
-      causal_attention: int32 [B, L], 1 where attention is bidirectional, or None.
-      query_positions: int32 [B, L], the key at which each query stands, when keys of earlier
-        calls come before those of this one; None: query l stands at key l.
-      num_prefix: so many keys stand before all others, and every query sees them.
+      segment_ids: int32 [B, L] ids of packed sequences, 0 for padding; None is one sequence per row.
+      causal_attention: int32 [B, L], 1 where attention is bidirectional; None is causal everywhere.
+      query_positions: int32 [B, L] index of the key at each query's position, when the keys include those of earlier
+        calls; None: query l is at key l.
+      num_prefix: number of keys before all others that every query attends to.
     """
 
     segment_ids: jax.Array | None = None
@@ -31,16 +31,20 @@ class Mask:
 
     @property
     def only_causal(self) -> bool:
-        """True when a causal flag says everything, so no array is needed."""
+        """Whether the mask is plainly causal, so that no array is needed."""
         others = (self.segment_ids, self.causal_attention, self.query_positions)
         return self.num_prefix == 0 and all(other is None for other in others)
 
     def allowed(self, length: int, first: int = 0, last: int | None = None) -> jax.Array:
-        """Boolean [B or 1, last - first, M]: may query l attend to key m?
+        """Boolean array that is True where query l may attend to key m.
 
         Args:
-          length: number of keys M, the prefix included.
-          first, last: the range of queries; last defaults to all of them.
+          length: number of keys M, including the prefix.
+          first: first query.
+          last: query after the last one; None is the number of queries.
+
+        Returns:
+          [B or 1, last - first, M].
         """
         length -= self.num_prefix
         columns = jnp.arange(length)
@@ -58,6 +62,6 @@ class Mask:
         return jnp.pad(allowed, ((0, 0), (0, 0), (self.num_prefix, 0)), constant_values=True)
 
     def keys_needed(self, last: int, length: int) -> int:
-        """How many of `length` leading keys the queries before `last` can see, known at trace time."""
+        """Number of the `length` keys that queries before `last` can attend to; a Python int, known at trace time."""
         causal = self.causal_attention is None and self.query_positions is None
         return last + self.num_prefix if causal else length

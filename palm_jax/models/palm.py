@@ -11,12 +11,14 @@ import jax.numpy as jnp
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.attention import Attention
 from palm_jax.models.heads import Head
-from palm_jax.models.layers import Embed, Norm, Projection, constrain, swish_times
+from palm_jax.models.kernels.swiglu import swiglu
+from palm_jax.models.layers import Embed, Norm, Projection
 from palm_jax.models.masks import Mask
+from palm_jax.models.sharding import constrain
 
 __all__ = ['Architecture', 'Block', 'PaLM', 'SwiGLU']
 
-# What `Architecture.remat` keeps of the forward pass; None keeps only a block's input.
+# What `Architecture.remat` saves of the forward pass; None saves only a block's input.
 _REMAT_POLICIES = {'minimal': jax.checkpoint_policies.dots_with_no_batch_dims_saveable, 'full': None}
 
 
@@ -34,7 +36,7 @@ class SwiGLU(nn.Module):
             axes={'gate': ('mlp',), 'up': ('mlp',)},
             name='in',
         )(x_BLD)
-        h_BLF = constrain(swish_times(gate_BLF, up_BLF), 'act_batch', 'act_length', 'act_mlp')
+        h_BLF = constrain(swiglu(gate_BLF, up_BLF), 'act_batch', 'act_length', 'act_mlp')
         (y_BLD,) = Projection(
             self.arch,
             outputs={'kernel': (self.arch.d_model,)},
@@ -46,7 +48,10 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """y = x + MLP(LN(x)) + Attn(LN(x)): two branches of one norm, without a bias."""
+    """y = x + MLP(LN(x)) + Attn(LN(x)), the parallel block; without biases.
+
+    With `Architecture.parallel = False` it is the serial block: y = x + Attn(LN(x)), then y + MLP(LN(y)).
+    """
 
     arch: Architecture
     deterministic: bool = True
@@ -54,17 +59,18 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x_BLD: jax.Array, positions_BL: jax.Array, mask: Mask) -> tuple[jax.Array, None]:
         x_BLD = constrain(x_BLD, 'act_batch', 'act_length', 'act_embed')
-        attn, mlp = Attention(self.arch, name='attn'), SwiGLU(self.arch, name='mlp')
+        norm, attn, mlp = Norm(self.arch, name='norm'), Attention(self.arch, name='attn'), SwiGLU(self.arch, name='mlp')
         drop = nn.Dropout(self.arch.dropout_rate, deterministic=self.deterministic)
-        h_BLD = Norm(self.arch, name='norm')(x_BLD)
+        h_BLD = norm(x_BLD)
         if self.arch.parallel:
             return x_BLD + drop(mlp(h_BLD) + attn(h_BLD, positions_BL, mask)), None
-        x_BLD = x_BLD + drop(attn(h_BLD, positions_BL, mask))
-        return x_BLD + drop(mlp(Norm(self.arch, name='mlp_norm')(x_BLD))), None
+        y_BLD = x_BLD + drop(attn(h_BLD, positions_BL, mask))
+        mlp_norm = Norm(self.arch, name='mlp_norm')
+        return y_BLD + drop(mlp(mlp_norm(y_BLD))), None
 
 
 class Layers(nn.Module):
-    """Blocks one after the other, with parameters of their own below 0, 1, ..."""
+    """All blocks in sequence, each with its own parameters 0/..., 1/..., ..."""
 
     arch: Architecture
     deterministic: bool = True
@@ -77,19 +83,18 @@ class Layers(nn.Module):
 
 
 class PaLM(nn.Module):
-    """Decoder-only language model: embed, N blocks, norm, the embedding again.
+    """Decoder-only language model: embedding, N blocks, norm, the transposed embedding.
 
-    Parameters: embed/embedding [V, D]; stack/..., every leaf with a leading layers axis;
-    final_norm/scale [D]; head/... where there is one.
+    Parameters: embed/embedding [V, D]; stack/..., every leaf with a leading layers axis; final_norm/scale [D];
+    head/... if there is a head.
 
     Attributes:
-      arch: the model's numbers.
-      head: scores texts or their tokens from the features, see `scores`.
-      frozen_layers: so many of the first blocks, and the embedding below them, compute no
-        gradient: of them there is no backward pass.
-      stacked: False takes every layer's parameters apart, below stack/0, stack/1, ...: a token at a
-        time, cutting a layer out of the stack would cost as much as computing it. See
-        `inference.decoding.unstack_layers`; nothing is trained or saved so.
+      arch: architecture of the model.
+      head: module that scores sequences or tokens from the features, see `scores`; None is a language model only.
+      frozen_layers: number of leading blocks without a backward pass, along with the embedding below them.
+      stacked: whether the parameters of all layers are stacked. False expects those of each layer separately, at
+        stack/0/..., stack/1/..., for decoding: slicing a layer out of the stack costs as much as computing one token
+        with it. Models are trained and saved with stacked parameters.
     """
 
     arch: Architecture
@@ -114,28 +119,20 @@ class PaLM(nn.Module):
         causal_attention_BL: jax.Array | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
-        """The normed output of the last block, [B, L, D]; arguments as in `__call__`."""
-        x_BLD = self.embed(tokens_BL)
-        return self.transform(x_BLD, positions_BL, segment_ids_BL, causal_attention_BL, deterministic)
+        """The normalized output of the last block, [B, L, D]; the arguments are those of `__call__`."""
+        if positions_BL is None:
+            positions_BL = jnp.arange(tokens_BL.shape[1], dtype=jnp.int32)[None]
+        mask = Mask(segment_ids_BL, causal_attention_BL)
+        return self.transform(self.embed(tokens_BL), positions_BL, mask, deterministic)
 
     @nn.compact
-    def transform(
-        self,
-        x_BLD: jax.Array,
-        positions_BL: jax.Array | None = None,
-        segment_ids_BL: jax.Array | None = None,
-        causal_attention_BL: jax.Array | None = None,
-        deterministic: bool = True,
-    ) -> jax.Array:
-        """`features` of embedded inputs: the seam for a soft prompt, and for whatever else is no token."""
-        if positions_BL is None:
-            positions_BL = jnp.arange(x_BLD.shape[1], dtype=jnp.int32)[None]
-        mask = Mask(segment_ids_BL, causal_attention_BL)
+    def transform(self, x_BLD: jax.Array, positions_BL: jax.Array, mask: Mask, deterministic: bool = True) -> jax.Array:
+        """`features` of embedded inputs [B, L, D]; a soft prompt attaches here."""
         if not self.stacked:
             return self.final_norm(Layers(self.arch, deterministic, name='stack')(x_BLD, positions_BL, mask))
         block = Block
         if self.arch.remat != 'none':
-            # A loop keeps XLA from merging the recomputation with the original; unrolled code does not.
+            # In unrolled code XLA would merge the recomputation with the original; in a loop it cannot.
             block = nn.remat(block, policy=_REMAT_POLICIES[self.arch.remat], prevent_cse=self.arch.scan_unroll > 1)
         stack = block(self.arch, deterministic, name='stack')
         first, num_layers = 0 if self.is_initializing() else self.frozen_layers, self.arch.num_layers
@@ -144,7 +141,7 @@ class PaLM(nn.Module):
         return self.final_norm(x_BLD)
 
     def _run(self, layers: range, frozen: bool) -> Callable[..., jax.Array]:
-        """A function that takes x through some layers of a block's stacked parameters."""
+        """A function that applies consecutive layers, given a block whose parameters are stacked over all layers."""
 
         def run(stack, x_BLD, positions_BL, mask):
             scan = nn.scan(
@@ -169,7 +166,7 @@ class PaLM(nn.Module):
         return nn.map_variables(run, 'params', trans_in_fn=part)
 
     def scores(self, *inputs: jax.Array | None, deterministic: bool = True) -> jax.Array:
-        """The head's scores of a text or of its tokens; inputs as in `__call__`, with segment ids.
+        """The head's scores of sequences or tokens; the inputs are those of `__call__`, with segment ids.
 
         Returns:
           float32 [B, C] or [B, L, C]; see `Head`.
@@ -177,7 +174,7 @@ class PaLM(nn.Module):
         return self.head(self.features(*inputs, deterministic=deterministic), inputs[2], deterministic)
 
     def init_all(self, tokens_BL: jax.Array) -> None:
-        """Touches every parameter, for `init`."""
+        """Use every parameter once; the method for `init`."""
         h_BLD = self.features(tokens_BL)
         if self.head is not None:
             self.head(h_BLD, jnp.ones_like(tokens_BL))
@@ -190,14 +187,14 @@ class PaLM(nn.Module):
         causal_attention_BL: jax.Array | None = None,
         deterministic: bool = True,
     ) -> jax.Array:
-        """Logits of the next token.
+        """Logits of the next token at every position.
 
         Args:
-          tokens_BL: int32 inputs, already shifted right.
-          positions_BL: int32, counted from 0 in every segment; None is 0, 1, 2, ...
-          segment_ids_BL: int32 of packed sequences, 0 for padding; None is one segment a row.
-          causal_attention_BL: int32, 1 where attention is bidirectional (prefix LM).
-          deterministic: False applies dropout and needs a `dropout` RNG.
+          tokens_BL: int32 input ids, already shifted right.
+          positions_BL: int32 positions, counted from 0 in every segment; None is 0, 1, 2, ...
+          segment_ids_BL: int32 ids of packed sequences, 0 for padding; None is one segment per row.
+          causal_attention_BL: int32, 1 where attention is bidirectional (prefix LM); None is causal everywhere.
+          deterministic: whether dropout is off; False requires a `dropout` RNG.
 
         Returns:
           float32 [B, L, V].

@@ -11,7 +11,7 @@ import jax
 from palm_jax.bounds import AtLeast, checked
 from palm_jax.errors import UserError
 from palm_jax.models.architecture import Architecture
-from palm_jax.models.matmuls import matmul
+from palm_jax.models.kernels.matmul import matmul
 from palm_jax.peft.method import Method, change_targets, new_param
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from palm_jax.bounds import AtLeast, Rate, checked
 from palm_jax.models.architecture import Architecture
-from palm_jax.models.matmuls import matmul
+from palm_jax.models.kernels.matmul import matmul
 from palm_jax.peft.method import Method, change_targets, new_param
 
 

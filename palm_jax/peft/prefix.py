@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from palm_jax.bounds import AtLeast, checked
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.attention import Memory
-from palm_jax.models.rotary import rotate
+from palm_jax.models.kernels.rope import rotate
 from palm_jax.peft.method import Method, new_param
 
 

@@ -47,21 +47,21 @@ class SoftPrompt(Method):
         model = context.module
         if not isinstance(model, PaLM) or context.method_name != 'transform':
             return next_fun(*args, **kwargs)
-        x_BLD, positions_BL, segment_ids_BL, causal_attention_BL, *rest = args
+        x_BLD, positions_BL, mask, *rest = args
         P, B = self.length, x_BLD.shape[0]
         prompt_PD = Embeddings(model.arch, P, name=self.name)().astype(x_BLD.dtype)
         if not model.is_initializing() and model.has_variable('cache', 'stack'):
-            # The prompt is in the cache already, and the text is P positions later than its own count.
-            return next_fun(x_BLD, positions_BL + P, segment_ids_BL, causal_attention_BL, *rest)
+            # The prompt is in the cache already, and the text P positions later than its own count.
+            return next_fun(x_BLD, positions_BL + P, mask, *rest)
         x_BLD = jnp.concatenate([jnp.broadcast_to(prompt_PD, (B, *prompt_PD.shape)), x_BLD], axis=1)
-        if positions_BL is not None:
-            prompt_BP = jnp.broadcast_to(jnp.arange(P), (positions_BL.shape[0], P))
-            positions_BL = jnp.concatenate([prompt_BP, positions_BL + P], axis=1)
+        prompt_BP = jnp.broadcast_to(jnp.arange(P), (positions_BL.shape[0], P))
+        positions_BL = jnp.concatenate([prompt_BP, positions_BL + P], axis=1)
 
         def before(x_BL):
             return x_BL if x_BL is None else jnp.concatenate([jnp.repeat(x_BL[:, :1], P, axis=1), x_BL], axis=1)
 
-        return next_fun(x_BLD, positions_BL, before(segment_ids_BL), before(causal_attention_BL), *rest)[:, P:]
+        mask = mask.replace(segment_ids=before(mask.segment_ids), causal_attention=before(mask.causal_attention))
+        return next_fun(x_BLD, positions_BL, mask, *rest)[:, P:]
 
     def init_from_base(self, siblings, params):
         """Start the prompt as the embeddings of tokens."""

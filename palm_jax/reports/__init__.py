@@ -1,1 +1,1 @@
-"""What a finished run reached: measured, written down, shown."""
+"""Reporters: measurements of a model on held-out data, and reports of finished runs."""

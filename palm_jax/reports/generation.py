@@ -1,4 +1,4 @@
-"""How good a model writes what it was asked for: answers, translations, replies."""
+"""The report of a model that generates text from text: answers, translations, replies."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from palm_jax.errors import UserError, closest
 from palm_jax.inference.generate import Decoder, Sampler
 from palm_jax.metrics import statistics
 from palm_jax.metrics import texts as text_measures
-from palm_jax.reports.labels import worst
-from palm_jax.reports.pages import Pages
-from palm_jax.training.result import TrainingResult
+from palm_jax.reports.report import Measurements, RunReporter, measurements_of, worst
+from palm_jax.training.result import EvaluationInput
 
-_CORPUS_BOOTSTRAPS = 200  # BLEU and chrF are computed anew for each
+_CORPUS_BOOTSTRAPS = 200  # BLEU and chrF are computed again for each
 
 
 @dataclasses.dataclass(frozen=True)
-class GenerationReporter:
-    """Lets the model answer held-out prompts when a run ends, and measures the answers.
+class GenerationReporter(RunReporter):
+    """Answers held-out prompts, and measures the answers.
 
     Attributes:
-      metrics: names of `text_measures.MEASURES`; the first one's first number is the main one.
-      sampler: how answers are drawn; greedily by default.
-      examples: so many prompts of the held-out part, evenly spread over it, are answered.
-      tokenizer: of BLEU: `13a`, `zh`, `char`, ...
+      metrics: names of text metrics, see `metrics.texts`; the first one's first number is the main metric.
+      sampler: decoding of the answers; greedy by default.
+      examples: number of prompts that are answered, evenly spread over the held-out part.
+      tokenizer: tokenizer of BLEU: `13a`, `zh`, `char`, ...
     """
 
     metrics: Sequence[str] = ('bleu', 'chrf', 'rouge', 'squad')
@@ -40,26 +39,26 @@ class GenerationReporter:
         known = text_measures.MEASURES
         for name in self.metrics:
             if name not in known:
-                raise UserError(f'MEASURES: {name!r} is unknown.{closest(name, known)} Known: {", ".join(known)}.')
+                raise UserError(f'METRICS: {name!r} is unknown.{closest(name, known)} Known: {", ".join(known)}.')
         if not self.metrics or self.examples < 1:
-            raise UserError('MEASURES must name one measure at least, and EVAL_EXAMPLES be at least 1.')
+            raise UserError('METRICS must name at least one metric, and EVAL_EXAMPLES must be at least 1.')
 
-    def __call__(self, finished: TrainingResult) -> Pages:
-        """Writes, and measures perplexity on the whole held-out part."""
-        data, loss = finished.data, finished.evaluate()['loss'].value()
+    def measure(self, inputs: EvaluationInput) -> Measurements:
+        """Generate the answers, and compute the perplexity of the whole held-out part."""
+        data, loss = inputs.data, inputs.evaluate()['loss'].value()
         prompts = data.prompts()
         chosen = np.unique(np.linspace(0, len(prompts) - 1, min(self.examples, len(prompts))).round().astype(int))
         prompts = [prompts[i] for i in chosen]
         sampler = dataclasses.replace(self.sampler, max_tokens=min(self.sampler.max_tokens, data.target_length))
-        written = sampler.generate(
-            finished.model,
-            finished.state.all_params,
+        generated = sampler.generate(
+            inputs.model,
+            inputs.params,
             data.vocabulary,
             [prompt.ids for prompt in prompts],
             data.length,
             data.bidirectional,
         )
-        texts = [best.text for best, *_ in written]
+        texts = [best.text for best, *_ in generated]
         references = [prompt.references for prompt in prompts]
         of_rows = text_measures.measure(self.metrics, texts, references, self.tokenizer)
         everything, main = np.arange(len(texts)), next(iter(of_rows))
@@ -71,19 +70,18 @@ class GenerationReporter:
         ]
         badness = np.array([-np.inf if score >= 100 else -score for score in by_text])
         values = {name: function(everything) for name, function in of_rows.items()}
-        return Pages(
-            finished,
+        return measurements_of(
             loss,
             values | {'perplexity': math.exp(min(loss, 700))},
             statistics.interval(len(texts), of_rows[main], bootstraps),
             predictions,
-            {'The worst answers': worst(predictions, badness)},
-            table=''.join(map(_shown, predictions[:: max(1, len(predictions) // 4)][:4])),
+            tables={'The worst answers': worst(predictions, badness)},
+            text=''.join(map(_shown, predictions[:: max(1, len(predictions) // 4)][:4])),
         )
 
 
 def _shown(row: Mapping[str, Any]) -> str:
-    lines = (('---', row['text']), ('    written  ', row['predicted']), ('    expected ', row['label'][0]))
+    lines = (('---', row['text']), ('    generated', row['predicted']), ('    expected ', row['label'][0]))
     return ''.join(f'{title} {_short(text)}\n' for title, text in lines)
 
 

@@ -1,11 +1,8 @@
-"""Evaluation report for heads that label texts: classification, multi-label classification and regression."""
+"""The report of heads that label texts; the kind of label decides what is measured."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,70 +11,54 @@ from tqdm import tqdm
 from palm_jax.labels.label_kind import LabelKind
 from palm_jax.labels.single_label import SingleLabel
 from palm_jax.partitioning import shard_batch
-from palm_jax.reports.pages import WORST, Pages, Table
 from palm_jax.reports.plots import plot_confusion
+from palm_jax.reports.report import Measurements, RunReporter, measurements_of, worst
 from palm_jax.training.head_losses import scores_of
-from palm_jax.training.result import TrainingResult
+from palm_jax.training.result import EvaluationInput
 
 
 @dataclasses.dataclass(frozen=True)
-class HeadReporter:
-    """Predicts the labels of the held-out texts when a run ends, and evaluates the predictions.
+class HeadReporter(RunReporter):
+    """Predicts the labels of the held-out texts, and evaluates the predictions.
 
     Attributes:
-      kind: kind of label, see `palm_jax.labels`; decides what is measured.
+      kind: kind of label, see `palm_jax.labels`.
     """
 
     kind: LabelKind = SingleLabel()
 
-    def __call__(self, finished: TrainingResult) -> Pages:
+    def measure(self, inputs: EvaluationInput) -> Measurements:
         """Score every held-out example."""
-        scores, labels = held_out_scores(finished)
-        names = finished.data.labels
+        scores, labels = held_out_scores(inputs)
+        names, examples = inputs.data.labels, inputs.data.validation_examples
         evaluation = self.kind.evaluate(np.concatenate(scores), np.stack(labels), names)
-        texts = [
-            e.text if e.second_text is None else f'{e.text} / {e.second_text}'
-            for e in finished.data.validation_examples
-        ]
+        texts = [e.text if e.second_text is None else f'{e.text} / {e.second_text}' for e in examples]
         predictions = [
             {'text': text} | prediction for text, prediction in zip(texts, evaluation.predictions, strict=True)
         ]
-        pictures = {}
-        if evaluation.confusion is not None:
-            pictures['confusion.png'] = lambda path: plot_confusion(*evaluation.confusion, names, path)
-        return Pages(
-            finished,
-            finished.evaluate()['loss'].value(),
+        confusion = evaluation.confusion
+        figures = {} if confusion is None else {'confusion.png': lambda path: plot_confusion(*confusion, names, path)}
+        return measurements_of(
+            inputs.evaluate()['loss'].value(),
             evaluation.metrics,
             evaluation.interval,
             predictions,
-            {**evaluation.tables, 'The worst errors': worst(predictions, evaluation.badness)},
-            pictures,
-            evaluation.text,
+            tables={**evaluation.tables, 'The worst errors': worst(predictions, evaluation.badness)},
+            figures=figures,
+            text=evaluation.text,
         )
 
 
-def held_out_scores(finished: TrainingResult) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return the head's scores of the held-out split, float64 [b, ...] per batch, and the labels per example."""
+def held_out_scores(inputs: EvaluationInput) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Score the held-out part: the head's scores, float64 [b, ...] per batch, and the labels of every example."""
     scores, labels = [], []
-    batches, missing = finished.data.validation(finished.batch_size), len(finished.data.validation_examples)
+    batches, missing = inputs.data.validation(inputs.batch_size), len(inputs.data.validation_examples)
     for batch in tqdm(batches, desc='predicting', unit=' batches', leave=False):
-        batch_scores = _scores(finished.model, finished.state, shard_batch(batch, finished.mesh))
-        scores.append(np.asarray(batch_scores, np.float64)[:missing])  # the last batch is filled up
+        batch_scores = _scores(inputs.model, inputs.params, shard_batch(batch, inputs.mesh))
+        scores.append(np.asarray(batch_scores, np.float64)[:missing])  # the last batch is padded
         labels.extend(batch['labels'][:missing])
         missing -= len(scores[-1])
     return scores, labels
 
 
-@functools.partial(jax.jit, static_argnums=0)  # the same function at every evaluation: compiled once
-def _scores(model, state, batch):
-    return scores_of(model, state.all_params, batch)
-
-
-def worst(predictions: Sequence[dict[str, Any]], badness: np.ndarray) -> Table:
-    """Return a table of the examples with the greatest badness [E]; -inf marks a right prediction."""
-    rows = [('text', 'label', 'predicted')]
-    for i in np.argsort(-badness, kind='stable')[:WORST]:
-        if np.isfinite(badness[i]):
-            rows.append((predictions[i]['text'], str(predictions[i]['label']), str(predictions[i]['predicted'])))
-    return rows
+_scores = jax.jit(scores_of, static_argnums=0)  # one function for all evaluations: compiled once

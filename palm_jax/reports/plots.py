@@ -1,4 +1,4 @@
-"""Pictures of a run: its loss, its confusions."""
+"""Plots of a run: its loss curves and confusion matrix."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
+from palm_jax.run_directory import RunDirectory
 from palm_jax.training.writers import read_jsonl
 
 
 def plot_losses(model_dir: Path, unit: str = 'loss') -> None:
-    """Draws MODEL_DIR/loss.png from metrics.jsonl."""
-    pyplot = _pyplot()
-    records = read_jsonl(model_dir / 'metrics.jsonl')
+    """Plot training and validation loss by step, from MODEL_DIR/metrics.jsonl to MODEL_DIR/loss.png.
+
+    Args:
+      model_dir: directory of the run.
+      unit: label of the loss axis.
+    """
+    pyplot, files = _pyplot(), RunDirectory(model_dir)
+    records = read_jsonl(files.metrics)
     figure, axes = pyplot.subplots(figsize=(7, 4), layout='constrained')
     for name, label, style in (('train/loss', 'training', '-'), ('validation/loss', 'validation', 'o-')):
         points = [(record['step'], record[name]) for record in records if name in record]
@@ -23,17 +29,18 @@ def plot_losses(model_dir: Path, unit: str = 'loss') -> None:
     axes.set(xlabel='step', ylabel=unit, title=model_dir.name)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(model_dir / 'loss.png', dpi=120)
+    figure.savefig(files.loss_plot, dpi=120)
     pyplot.close(figure)
 
 
 def plot_confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], path: Path) -> None:
-    """The confusion matrix, a row a true class, in shares of the row; counts are written in small ones.
+    """Plot the confusion matrix: one row per true class, as fractions of the row, with counts for up to 20 classes.
 
     Args:
-      labels, predicted: int [E], indices into names.
-      names: of the classes.
-      path: of the picture.
+      labels: true classes, int [E], indices into `names`.
+      predicted: predicted classes, int [E].
+      names: names of the classes.
+      path: file to write.
     """
     pyplot = _pyplot()
     counts = confusion_matrix(labels, predicted, labels=np.arange(len(names)))
@@ -55,7 +62,7 @@ def plot_confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[st
 
 
 def _pyplot():
-    """matplotlib without a screen, loaded when something is drawn."""
+    """Import matplotlib, without a screen, when something is drawn."""
     import matplotlib
 
     matplotlib.use('Agg')

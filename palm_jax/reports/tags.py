@@ -1,39 +1,46 @@
-"""How good a tagger is: entities found, by type."""
+"""The report of a tagger: entities found, by type."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from palm_jax.metrics import entities, statistics
-from palm_jax.reports.labels import held_out_scores, worst
-from palm_jax.reports.pages import Pages
-from palm_jax.training.result import TrainingResult
+from palm_jax.reports.labels import held_out_scores
+from palm_jax.reports.report import Measurements, RunReporter, measurements_of, worst
+from palm_jax.training.result import EvaluationInput
 
 
 @dataclasses.dataclass(frozen=True)
-class TagReporter:
-    """Tags the held-out sentences when a run ends, and measures the entities it finds."""
+class TagReporter(RunReporter):
+    """Tags the held-out sentences, and measures the entities found."""
 
-    def __call__(self, finished: TrainingResult) -> Pages:
-        """Scores every held-out sentence."""
-        sentences, names = finished.data.validation_examples, finished.data.labels
-        scores, _ = held_out_scores(finished)
-        _, places = finished.data.inputs([s.words for s in sentences])
+    def measure(self, inputs: EvaluationInput) -> Measurements:
+        """Score every held-out sentence."""
+        sentences, names = inputs.data.validation_examples, inputs.data.labels
+        scores, _ = held_out_scores(inputs)
+        _, places = inputs.data.inputs([s.words for s in sentences])
         chosen = (row.argmax(axis=-1) for batch in scores for row in batch)
         predicted = []
         for ids, ends, sentence in zip(chosen, places, sentences, strict=True):
             tags = [names[i] for i in ids[ends]]
-            predicted.append(tags + ['O'] * (len(sentence.words) - len(tags)))  # words that were cut
-        return report(finished, finished.evaluate()['loss'].value(), sentences, predicted)
+            predicted.append(tags + ['O'] * (len(sentence.words) - len(tags)))  # words beyond the length
+        return measurements(inputs.evaluate()['loss'].value(), sentences, predicted)
 
 
-def report(finished: TrainingResult, loss: float, sentences, predicted: list[list[str]]) -> Pages:
-    """The report of predicted tags, a list of them a sentence.
+def measurements(loss: float, sentences: Sequence[Any], predicted: Sequence[list[str]]) -> Measurements:
+    """Measure predicted tags.
 
-    Entities count as seqeval counts them: right is the same type over the same words.
+    Entities are counted as seqeval does: a correct one has the same type and the same words.
+
+    Args:
+      loss: mean loss over the sentences.
+      sentences: sentences with `words` and `tags`.
+      predicted: tags of every sentence, one per word.
     """
     true = [entities.decode(s.tags) for s in sentences]
     found = [entities.decode(tags) for tags in predicted]
@@ -62,8 +69,7 @@ def report(finished: TrainingResult, loss: float, sentences, predicted: list[lis
     ]
     badness = counts[:, 1] + counts[:, 2] - 2 * counts[:, 0]  # entities missed and invented
     header = ('entity', 'precision', 'recall', 'F1', 'examples')
-    return Pages(
-        finished,
+    return measurements_of(
         loss,
         {
             'entity_f1': f1,
@@ -73,11 +79,11 @@ def report(finished: TrainingResult, loss: float, sentences, predicted: list[lis
         },
         statistics.interval(len(sentences), lambda i: statistics.precision_recall_f1(*counts[i].sum(axis=0))[2]),
         predictions,
-        {
+        tables={
             'Entities': [header, *rows],
             'The worst errors': worst(predictions, np.where(badness > 0, badness, -np.inf)),
         },
-        table='\n'.join('  '.join(cell.ljust(14) for cell in row) for row in (header, *rows)) + '\n',
+        text='\n'.join('  '.join(cell.ljust(14) for cell in row) for row in (header, *rows)) + '\n',
     )
 
 

@@ -1,4 +1,4 @@
-"""The best checkpoint by a measure, and an early end when nothing gets better."""
+"""The best checkpoint by a validation metric, and an early end when it no longer improves."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class BestMetric:
     """Which evaluation's checkpoint is kept and reported.
 
     Attributes:
-      measure: of the held-out part, one that the loss has (`loss`, `accuracy`) or that the report
-        has (`macro_f1`, `entity_f1`, `bleu`, ...), which then is made at every evaluation. Losses,
-        errors and perplexities are better when smaller, all others when larger.
-      patience: the run ends after so many evaluations without a better one; None: at its last step.
+      metric: name of a validation metric: one of the loss (`loss`, `accuracy`), or one of the reporter (`macro_f1`,
+        `entity_f1`, `bleu`, ...), which then measures at every evaluation. Losses, errors and perplexities are better
+        when smaller, all others when larger.
+      patience: number of evaluations without a better one after which the run ends; None goes on to the last step.
     """
 
     metric: str
@@ -35,17 +35,17 @@ class BestMetric:
             raise UserError(f'PATIENCE is {self.patience}; it must be at least 1 evaluation, or None.')
 
     def is_better(self, value: float, than: float | None) -> bool:
-        """Whether a value beats the best so far; a value that is no number beats nothing."""
+        """Whether a value beats the best so far (None for the first); NaN beats nothing."""
         if than is None or math.isnan(value):
             return not math.isnan(value)
         return value < than if _SMALLER_IS_BETTER.fullmatch(self.metric) else value > than
 
 
 def best_metric(metric: str | None = None, patience: int | None = None) -> BestMetric | None:
-    """`Best`, or None where no measure is named."""
+    """Return a `BestMetric`, or None where no metric is named."""
     if metric is None:
         if patience is not None:
-            raise UserError('PATIENCE needs a measure: --gin.BEST_METRIC=loss, or accuracy, macro_f1, ...')
+            raise UserError('PATIENCE needs a metric: --gin.BEST_METRIC=loss, or accuracy, macro_f1, ...')
         return None
     return BestMetric(metric, patience)
 
@@ -53,13 +53,16 @@ def best_metric(metric: str | None = None, patience: int | None = None) -> BestM
 class BestCheckpoint:
     """The best evaluation of a run so far, with its checkpoint.
 
-    A resumed run finds it where it lay; evaluations since are made again and change nothing.
+    A resumed run finds the checkpoint; evaluations that it repeats change nothing.
 
     Args:
-      best: what is better.
-      directory: where its checkpoint lies.
-      metadata: description of the run, see `Checkpoints`.
+      best: metric that is compared.
+      directory: directory of the checkpoint.
+      metadata: metadata of the run's checkpoints.
       period: steps between two evaluations.
+
+    Attributes:
+      step: step of the best evaluation; None before the first.
     """
 
     def __init__(self, best: BestMetric, directory: Path, metadata: CheckpointMetadata, period: int):
@@ -72,33 +75,46 @@ class BestCheckpoint:
                 self._value = score.value
 
     @property
-    def path(self) -> Path:
-        """Where the checkpoint lies."""
-        return self._checkpoints.path(self.step)
+    def metric(self) -> str:
+        """Name of the metric."""
+        return self._best.metric
+
+    @property
+    def path(self) -> Path | None:
+        """Directory of the best step's checkpoint; None before the first evaluation."""
+        return None if self.step is None else self._checkpoints.path(self.step)
 
     def offer(self, state: TrainState, step: int, values: Mapping[str, float]) -> None:
-        """Keeps the state where its measure is the best so far; values are named `validation/...`."""
-        names = [name.removeprefix('validation/') for name in values]
-        if self._best.metric not in names:
+        """Save a state if its metric is the best so far.
+
+        Args:
+          state: state that was evaluated.
+          step: its step.
+          values: validation metrics by name.
+
+        Raises:
+          UserError: the metric is not among them.
+        """
+        if self.metric not in values:
             raise UserError(
-                f'BEST_METRIC = {self._best.metric!r}: the evaluation has no such measure.'
-                f'{closest(self._best.metric, names)} It has: {", ".join(sorted(names))}.'
+                f'BEST_METRIC = {self.metric!r}: the evaluation does not compute this metric.'
+                f'{closest(self.metric, values)} It computes: {", ".join(sorted(values))}.'
             )
-        value = float(values[f'validation/{self._best.metric}'])
+        value = float(values[self.metric])
         if self._best.is_better(value, self._value) and (self.step is None or step > self.step):
-            self._checkpoints.save(state, step, best=BestScore(self._best.metric, value))
+            self._checkpoints.save(state, step, best=BestScore(self.metric, value))
             self.step, self._value = step, value
 
     def has_stalled(self, step: int) -> bool:
-        """Whether patience is at its end."""
+        """Whether the last `patience` evaluations up to a step were not better."""
         patience = self._best.patience
         return patience is not None and self.step is not None and step - self.step >= patience * self._period
 
     def restore(self, expected: TrainState) -> TrainState:
-        """The state of the best evaluation; see `Checkpoints.restore`."""
+        """Return the state of the best evaluation; see `Checkpoints.restore`."""
         self._checkpoints.wait()
         return self._checkpoints.restore(expected)[0]
 
     def close(self) -> None:
-        """Waits and lets go."""
+        """Wait for pending saves, and close the checkpoints."""
         self._checkpoints.close()

@@ -1,8 +1,9 @@
-"""Several processes that train together: found out from the launcher, joined before anything else."""
+"""Several processes that train together: detected from the launcher, joined before anything else."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,17 +13,21 @@ from jax.experimental import multihost_utils
 
 from palm_jax.errors import UserError
 
-HEARTBEAT_SECONDS = 30  # a process that was silent for so long is taken for dead, and ends the others
+_LOGGER = logging.getLogger(__name__)
+HEARTBEAT_SECONDS = 30  # a process that is silent for longer is considered dead, and ends the others
 
 
 def join(environment: Mapping[str, str] = os.environ) -> None:
-    """Joins the processes of a launcher, if one started several: Slurm, mpirun, a TPU pod, a Kubernetes JobSet,
-    or whoever sets JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    """Join the processes of a launcher, if one started several: Slurm, mpirun, a TPU pod, a Kubernetes JobSet, or any
+    that sets JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
-    Only the first process writes to the terminal from then on; errors of all are seen.
+    From then on only the first process writes to standard output; the errors of all are shown.
+
+    Args:
+      environment: environment variables.
 
     Raises:
-      UserError: the variables are no numbers, or the others do not come.
+      UserError: the variables are incomplete or not numbers, or the other processes cannot be reached.
     """
     if not _were_started_together(environment):
         return
@@ -43,15 +48,16 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     try:
         jax.distributed.initialize(**given, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f'The processes do not find each other: {error}') from None
+        raise UserError(f'Could not connect to the other processes: {error}') from None
     if not is_first():
-        sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 - as long as the process
-        os.environ['TQDM_DISABLE'] = '1'  # tqdm reads it when it is imported, which is later
-    print(f'processes  {jax.process_count()}, with {jax.local_device_count()} of {jax.device_count()} devices each')
+        sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 - until the process ends
+        os.environ['TQDM_DISABLE'] = '1'  # read by tqdm when it is imported, later
+    processes, local, devices = jax.process_count(), jax.local_device_count(), jax.device_count()
+    _LOGGER.info('processes  %d, with %d of %d devices each', processes, local, devices)
 
 
 def are_several() -> bool:
-    """Whether this process is one of many."""
+    """Whether several processes train together."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
@@ -61,14 +67,14 @@ def is_first() -> bool:
 
 
 def wait_for_all(what: str) -> None:
-    """Until every process is here."""
+    """Wait until every process has called this with the same name."""
     if are_several():
         multihost_utils.sync_global_devices(what)
 
 
 @contextlib.contextmanager
 def first_alone(what: str) -> Iterator[None]:
-    """What is inside is done by the first process while the others wait, and then by them: files are made once."""
+    """Run the body on the first process first, then on the others, so that files are created once."""
     if not is_first():
         wait_for_all(what)
     yield
@@ -77,7 +83,7 @@ def first_alone(what: str) -> Iterator[None]:
 
 
 def _were_started_together(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher says so; a batch script of Slurm without srun is one process."""
+    """Whether a launcher started several processes; a Slurm batch script without srun is one process."""
     in_slurm_step = 'SLURM_STEP_ID' in environment and 'SLURM_PROCID' in environment
     counts = [
         environment.get('JAX_NUM_PROCESSES'),

@@ -1,4 +1,4 @@
-"""Arithmetic of a run: FLOPs, utilization, time. Formulas of the PaLM paper, appendix B."""
+"""FLOPs, utilization and time of a run, by the formulas of the PaLM paper, appendix B."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FORMULA = 'MFU = tokens/s · (6·N + 12·layers·heads·head_dim·length) / peak
 
 # Dense bfloat16 FLOP/s of one device, from the vendors' data sheets.
 _PEAK_FLOPS = {
-    'TPU v2': 22.5e12,  # of a core; v2 and v3 show two devices a chip
+    'TPU v2': 22.5e12,  # per core; v2 and v3 have two devices per chip
     'TPU v3': 61.5e12,
     'TPU v4': 275e12,
     'TPU v5 lite': 197e12,
@@ -33,32 +33,37 @@ _PEAK_FLOPS = {
 
 
 def per_token(num_params: int, arch: Architecture, length: int) -> float:
-    """6·N + 12·L·H·Q·T: forward and backward of one token, without rematerialization."""
+    """Return 6·N + 12·L·H·Q·T: FLOPs of one token's forward and backward pass, without rematerialization."""
     return 6.0 * num_params + 12.0 * arch.num_layers * arch.num_heads * arch.head_dim * length
 
 
 def share_of_full(num_trained: float, num_through: float, num_params: float) -> float:
-    """The matmul FLOPs of a step that trains a part over those of one that trains everything.
+    """Return the matmul FLOPs of a step that trains some parameters, as a fraction of one that trains all.
 
-    A weight costs 2 FLOPs a token forward, 2 where the gradient flows through it, 2 for its
-    own gradient: (N + N_through + N_trained) / 3·N.
+    A weight costs 2 FLOPs per token in the forward pass, 2 where the gradient flows through it, and 2 for its own
+    gradient: (N + N_through + N_trained) / 3·N.
+
+    Args:
+      num_trained: number of trained parameters.
+      num_through: number of parameters through which the gradient flows.
+      num_params: number of all parameters.
     """
     return (num_params + num_through + num_trained) / (3 * num_params)
 
 
 def peak(device_kind: str) -> float | None:
-    """Peak FLOP/s of a device as jax names it; None when it is not in the table."""
+    """Return the peak FLOP/s of a device by JAX's name for it; None if it is not in the table."""
     return _PEAK_FLOPS.get(device_kind)
 
 
 def utilization(tokens_per_second: float, flops_per_token: float, device_kind: str, num_devices: int) -> float | None:
-    """Model FLOPs utilization in [0, 1], or None on a device of unknown peak."""
+    """Return the model FLOPs utilization in [0, 1]; None on a device of unknown peak."""
     peak_flops = peak(device_kind)
     return None if peak_flops is None else tokens_per_second * flops_per_token / (peak_flops * num_devices)
 
 
 def measured_speed(size: int = 1024) -> float:
-    """FLOP/s of a float32 matmul on the default device, measured in a fraction of a second."""
+    """Measure the FLOP/s of a float32 matmul on the default device, in a fraction of a second."""
     x = jnp.ones((size, size), jnp.float32)
     product = jax.jit(lambda x: x @ x)
     product(x).block_until_ready()
@@ -71,7 +76,7 @@ def measured_speed(size: int = 1024) -> float:
 
 
 def duration(seconds: float) -> str:
-    """A length of time in the largest unit that fits: `45 s`, `12 min`, `3.5 h`, `16 days`, `4 years`."""
+    """Format seconds in the largest unit that fits: `45 s`, `12 min`, `3.5 h`, `16 days`, `4 years`."""
     for unit, length in (('years', 31_557_600), ('days', 86_400), ('h', 3600), ('min', 60)):
         if seconds >= 2 * length or (unit in ('h', 'min') and seconds >= length):
             return f'{seconds / length:.3g} {unit}'

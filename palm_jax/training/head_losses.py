@@ -1,4 +1,4 @@
-"""Losses of a head's scores: classes, labels that may hold together, numbers, a class beside the tokens."""
+"""Losses of a head's scores: one class, several labels, a number, or a class besides the tokens."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import jax.numpy as jnp
 import optax
 
 from palm_jax.errors import UserError
+from palm_jax.models.model import Model
 from palm_jax.training.losses import LanguageModelLoss, features_of
 from palm_jax.training.metrics import Metrics, Ratio
 
 
-def scores_of(model: Any, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None) -> jax.Array:
-    """The head's scores of a batch, float32 [B, C] or [B, L, C]; dropout when a key is given."""
+def scores_of(
+    model: Model, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None
+) -> jax.Array:
+    """Return the head's scores of a batch, float32 [B, C] or [B, L, C], with dropout if a key is given."""
     return model.apply(
         {'params': params},
         batch['decoder_input_tokens'],
@@ -30,14 +33,14 @@ def scores_of(model: Any, params: Any, batch: dict[str, jax.Array], dropout_rng:
 
 @dataclasses.dataclass(frozen=True)
 class ClassLoss:
-    """Cross-entropy of one class among C, of texts ([B]) or of tokens ([B, L]).
+    """Cross-entropy of one class among C, for texts ([B]) or tokens ([B, L]).
 
-    The batch's `label_weights` weigh the examples: 0 leaves one out, classes may be balanced by them.
+    The batch's `label_weights` weigh the examples: 0 ignores an example, other values may balance the classes.
 
     Attributes:
       label_smoothing: ε of the target distribution (1 − ε)·onehot + ε / C (Szegedy et al., arXiv 1512.00567).
-      focal_gamma: γ of (1 − p)^γ·(−log p), which turns to what is still wrong (Lin et al.,
-        arXiv 1708.02002); 0 is cross-entropy.
+      focal_gamma: γ of the focal loss (1 − p)^γ·(−log p), which emphasizes wrong predictions (Lin et al.,
+        arXiv 1708.02002); 0 gives cross-entropy.
     """
 
     label_smoothing: float = 0.0
@@ -50,13 +53,13 @@ class ClassLoss:
             raise UserError(f'ClassLoss.focal_gamma is {self.focal_gamma}; it must not be negative.')
 
     def __call__(
-        self, model: Any, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None
+        self, model: Model, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None
     ) -> tuple[jax.Array, Metrics]:
-        """The weighted *sum* of the loss, and metrics `loss` and `accuracy`; see `LanguageModelLoss`."""
+        """Return the weighted *sum* of the loss, and the metrics `loss` and `accuracy`; see `LanguageModelLoss`."""
         return self.of_scores(scores_of(model, params, batch, dropout_rng), batch)
 
     def of_scores(self, scores: jax.Array, batch: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
-        """As `__call__`, from scores that are there already."""
+        """Return the same as `__call__`, from scores that were computed before."""
         labels, weights = batch['labels'], batch['label_weights']
         log_p = jax.nn.log_softmax(scores, axis=-1)
         target = optax.smooth_labels(jax.nn.one_hot(labels, scores.shape[-1]), self.label_smoothing)
@@ -68,10 +71,10 @@ class ClassLoss:
 
 @dataclasses.dataclass(frozen=True)
 class LabelsLoss:
-    """Binary cross-entropy of C labels that hold or not, `labels` [B, C] in {0, 1}."""
+    """Binary cross-entropy of C labels, each of which holds or not: `labels` [B, C] in {0, 1}."""
 
     def __call__(self, model, params, batch, dropout_rng=None):
-        """As of `ClassLoss`; the loss is the mean over labels, `accuracy` counts exact matches."""
+        """Return the same as `ClassLoss`; the loss is the mean over labels, `accuracy` counts exact matches."""
         scores, labels = scores_of(model, params, batch, dropout_rng), batch['labels']
         loss = optax.sigmoid_binary_cross_entropy(scores, labels).mean(axis=-1)
         exact = jnp.all((scores > 0) == (labels > 0.5), axis=-1).astype(jnp.float32)
@@ -80,22 +83,22 @@ class LabelsLoss:
 
 @dataclasses.dataclass(frozen=True)
 class NumberLoss:
-    """Squared error of a number, `labels` float32 [B]."""
+    """Squared error of a number: `labels` float32 [B]."""
 
     def __call__(self, model, params, batch, dropout_rng=None):
-        """As of `ClassLoss`, with the metric `absolute_error`."""
+        """Return the same as `ClassLoss`, with the metric `absolute_error` for `accuracy`."""
         error = scores_of(model, params, batch, dropout_rng)[:, 0] - batch['labels']
         return _weighed(jnp.square(error), batch['label_weights'], absolute_error=jnp.abs(error))
 
 
 @dataclasses.dataclass(frozen=True)
 class TokensAndLabelLoss:
-    """A loss of tokens and a class of their sequence, learned together from one pass through the model.
+    """The loss of the tokens plus that of their sequence's class, from one pass through the model.
 
     Attributes:
-      tokens: of the tokens; the metric `loss` is its.
-      label: of the head's class; its metrics are called `label_loss` and `label_accuracy`.
-      label_weight: what the loss of one sequence's class counts against the loss of one token.
+      tokens: loss of the tokens, which gives the metric `loss`.
+      label: loss of the head's class, which gives the metrics `label_loss` and `label_accuracy`.
+      label_weight: weight of the loss of a sequence's class relative to the loss of one token.
     """
 
     tokens: LanguageModelLoss = LanguageModelLoss()
@@ -103,7 +106,7 @@ class TokensAndLabelLoss:
     label_weight: float = 1.0
 
     def __call__(self, model, params, batch, dropout_rng=None):
-        """As of `LanguageModelLoss`; a row needs its sequence's `labels` and `label_weights`, too."""
+        """Return the same as `LanguageModelLoss`; the batch also needs `labels` and `label_weights`."""
         h_BLD = features_of(model, params, batch, dropout_rng)
         token_loss, metrics = self.tokens.of_features(h_BLD, model, params, batch)
         scores_BC = model.apply(
@@ -120,7 +123,7 @@ class TokensAndLabelLoss:
 
 
 def _weighed(loss: jax.Array, weights: jax.Array, **others: jax.Array) -> tuple[jax.Array, Metrics]:
-    """Weighted sum of the loss, and everything as a ratio of sums."""
+    """Return the weighted sum of the loss, and all metrics as ratios of sums."""
     weights = weights.astype(jnp.float32)
     count, total = weights.sum(), (loss * weights).sum()
     return total, {'loss': Ratio(total, count)} | {

@@ -1,4 +1,4 @@
-"""What the loop needs of the data; palm_jax.data supplies it, and gin joins the two."""
+"""Protocols of the data that the loop reads; `palm_jax.data` implements them, and gin joins the two."""
 
 from __future__ import annotations
 
@@ -10,19 +10,30 @@ import numpy as np
 
 
 class Vocabulary(Protocol):
-    """What the loop needs of the vocabulary, for the record."""
+    """The vocabulary of the data, for the record.
+
+    Attributes:
+      size: number of token ids.
+      fingerprint: string that differs between vocabularies.
+    """
 
     size: int
     fingerprint: str
 
     def save(self, directory: Path) -> None:
-        """Writes its file there, where it has one."""
+        """Write the vocabulary's file to a directory, if it has one."""
 
 
 class Data(Protocol):
-    """What the loop needs of the data: batches by number; names of a head's labels, or none.
+    """Training sequences by number, and a held-out part.
 
-    `group` is None, or how many sequences of like length stand together: batches may not cross its borders.
+    Attributes:
+      length: tokens per sequence.
+      vocabulary: vocabulary of the tokens.
+      labels: names of the labels that a head predicts; empty without a head.
+      num_sequences: number of training sequences in one epoch.
+      group: number of sequences of similar length in a group, which a batch must not cross; None for no groups.
+      is_ready: whether the data can be counted and read without preparing it first.
     """
 
     length: int
@@ -33,13 +44,13 @@ class Data(Protocol):
     is_ready: bool
 
     def batch(self, first: int, size: int) -> Mapping[str, np.ndarray]:
-        """Training sequences first, first + 1, ...: features [size, L]."""
+        """Return the training sequences first, first + 1, ...: features [size, L]."""
 
     def blank(self) -> Mapping[str, np.ndarray]:
-        """A sequence for the names, shapes and types of its features: [L]."""
+        """Return an empty sequence, for the names, shapes and types of its features: [L]."""
 
     def validation(self, size: int) -> Iterator[Mapping[str, np.ndarray]]:
-        """The held-out part."""
+        """Iterate over the held-out part in batches of `size`."""
 
     def example(self) -> str:
-        """The first training example, for people."""
+        """Return the first training example as text, for people."""

@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM as a request that the loop honours between two steps.
+"""SIGINT and SIGTERM as requests to stop that the loop honours between two steps.
 
-Of several processes one may be told before the others: there JAX's coordination service takes the signal, and
-agrees with all on the step after which they save (`Checkpoints.preemption_agreed`).
+A signal may reach one of several processes before the others. There JAX's coordination service takes the signal, and
+all processes agree on the step after which they save (`Checkpoints.preemption_agreed`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from palm_jax.training import distributed
 
 
 class Interrupts:
-    """While entered, the first signal sets `received`; a second Ctrl-C acts at once.
+    """A context manager in which the first signal sets `received`; a second Ctrl-C interrupts at once.
 
     Attributes:
-      received: the signal, or None.
+      received: the first signal; None before one.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         alone = not distributed.are_several()
-        if alone and threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+        if alone and threading.current_thread() is threading.main_thread():  # Python allows handlers only there
             self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
         else:
             self._previous = {}
@@ -39,15 +39,15 @@ class Interrupts:
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal's number, as shells and schedulers expect; 0 when there was none."""
+        """128 + the signal's number, as shells and schedulers expect; 0 without a signal."""
         return 0 if self.received is None else 128 + self.received
 
     def take(self, number: signal.Signals) -> None:
-        """A signal that came another way."""
+        """Record a signal that arrived in another way."""
         self.received = self.received or number
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
-        print(f'\n{self.received.name}: saving when this step is done; Ctrl-C again leaves at once', file=sys.stderr)
+        print(f'\n{self.received.name}: saving after this step; press Ctrl-C again to exit at once', file=sys.stderr)

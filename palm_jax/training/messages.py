@@ -1,61 +1,35 @@
-"""What the loop says: before a run, beside its progress bar, and when it cannot go on."""
+"""Messages of the loop: before a run, beside its progress bar, and when it cannot go on."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 
-from palm_jax.errors import UserError
 from palm_jax.training import flops
-from palm_jax.training.batch_sizes import BatchSizes
-from palm_jax.training.checkpoints import Checkpoints
 from palm_jax.training.plan import Plan
 from palm_jax.training.spikes import Skip
 
+_LOGGER = logging.getLogger(__name__)
 
-def check(model, data, batch_sizes, data_devices, microbatches, total_steps) -> None:
-    """Refuses what cannot run, before anything is computed."""
-    if data.vocabulary.size > model.arch.vocab_size:
-        raise UserError(
-            f'The vocabulary has {data.vocabulary.size} ids, the model only {model.arch.vocab_size} rows. '
-            f'Set --gin.VOCABULARY_SIZE={data.vocabulary.size}.'
-        )
-    check_steps(batch_sizes, data.group, data_devices, microbatches, total_steps)
-
-
-def check_steps(
-    batch_sizes: BatchSizes, group: int | None, data_devices: int, microbatches: int, total_steps: int
-) -> None:
-    """Refuses a run without steps, and batches that do not divide; names those that would."""
-    for name, value in (('TRAIN_STEPS', total_steps), ('MICROBATCHES', microbatches)):
-        if value < 1:
-            raise UserError(f'{name} is {value}; it must be at least 1.')
-    parts = microbatches * data_devices
-    for _, size in batch_sizes.ramp:
-        if size % parts:
-            would = [n for n in (size // parts * parts, (size // parts + 1) * parts) if n]
-            raise UserError(
-                f'BATCH_SIZE = {size} does not divide into MICROBATCHES = {microbatches} × data = {data_devices} '
-                f'device(s); {" or ".join(map(str, would))} would do.'
-            )
-        if group is not None and (group < 1 or group % size):
-            raise UserError(f'GROUP_BY_LENGTH is {group}; it must be BATCH_SIZE = {size} or a multiple of it.')
+ANOTHER_METRIC = 'Run the same command with another BEST_METRIC and --accept_changes to continue.'
 
 
 def warn_if_slow(plan: Plan, first_step: int) -> None:
-    """Says at once how long a run will take on a CPU, and what to run there instead."""
-    if jax.default_backend() != 'cpu':
+    """Log the expected duration of a run on a CPU, and a smaller configuration if that is long."""
+    if jax.default_backend() != 'cpu' or first_step >= plan.total_steps:
         return
     tokens = plan.total_tokens - plan.batch_sizes.before(first_step) * plan.length
     seconds = plan.flops_per_token * tokens / (0.6 * flops.measured_speed())
-    print(f'expected   about {flops.duration(seconds)} on this CPU, by its matmul speed', flush=True)
+    _LOGGER.info('expected   about %s on this CPU, from its matmul speed', flops.duration(seconds))
     if seconds > 3600:
-        print('           for a machine without an accelerator: --gin_file=gin/pretrain_tiny.gin (minutes)', flush=True)
+        _LOGGER.info('           for a machine without an accelerator: --gin_file=gin/pretrain_tiny.gin (minutes)')
 
 
 def in_short(values: Mapping[str, float]) -> dict[str, str]:
+    """Values shown after the progress bar, from those of a log line."""
     mfu = values.get('speed/mfu')
     return {
         'loss': f'{values["train/loss"]:.3f}',
@@ -64,27 +38,26 @@ def in_short(values: Mapping[str, float]) -> dict[str, str]:
     }
 
 
-def diverged(step: int, checkpoints: Checkpoints) -> str:
-    saved = 'none was saved' if checkpoints.latest is None else f'{checkpoints.path(checkpoints.latest)} is intact'
+def diverged(step: int, newest: Path | None) -> str:
+    """The loss is not finite; `newest` is the newest checkpoint."""
+    saved = 'none was saved' if newest is None else f'{newest} is intact'
     return (
         f'The loss is no longer finite at step {step:,}. The last checkpoint before it: {saved}. '
         'Lower LEARNING_RATE or clip more (clip_norm), then continue.'
     )
 
 
-def with_another_measure(step: int) -> str:
-    return f'Step {step:,} is saved; the same command with another BEST_METRIC and --accept_changes goes on.'
-
-
 def spike(skip: Skip) -> str:
+    """The run is rewound because of a spike."""
     return (
-        f'spike at step {skip.spike_step + 1:,}: {skip.reason}. Back to step {skip.step:,}, '
-        f'from where {skip.sequences:,} sequences are left out'
+        f'spike at step {skip.spike_step + 1:,}: {skip.reason}. Rewinding to step {skip.step:,}, '
+        f'from where {skip.sequences:,} sequences are skipped'
     )
 
 
 def of_several_processes(loss: float, checkpoint: Path, command: str) -> str:
+    """The end of a run of several processes, which make no report."""
     return (
         f'validation loss  {loss:.4f} nats\ncheckpoint  {checkpoint}\n'
-        f'The whole report is made by one process, where the checkpoint lies: {command}'
+        f'For the full report, run the command in one process, on the machine that has the checkpoint: {command}'
     )

@@ -1,8 +1,8 @@
-"""Metrics are sums and counts, divided once, when written."""
+"""Metrics as sums and counts, which are divided once, when they are written."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import flax.struct
 import jax
@@ -29,26 +29,34 @@ Metrics = dict[str, Ratio]
 
 
 def add(left: Metrics, right: Metrics) -> Metrics:
-    """Adds two sets of the same metrics, by name."""
+    """Add two sets of the same metrics, by name."""
     return {name: left[name] + right[name] for name in left}
 
 
 def one(value: jax.Array) -> Ratio:
-    """A plain number as a metric, e.g. the gradient's norm."""
+    """Make a metric of one number, e.g. the gradient norm."""
     return Ratio(jnp.asarray(value, jnp.float32), jnp.ones((), jnp.float32))
 
 
 def values(metrics: Metrics) -> dict[str, float]:
-    """Fetches all metrics from the device in one transfer and divides them."""
+    """Fetch all metrics from the device in one transfer, and divide them."""
     return {name: ratio.value() for name, ratio in jax.device_get(metrics).items()}
 
 
+def in_group(group: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Return values named `group/name`, as writers expect them."""
+    return {f'{group}/{name}': value for name, value in values.items()}
+
+
 def total(batches: Sequence[Metrics], before: Metrics | None = None) -> Metrics:
-    """The sum of several batches' metrics, on the host in float64, one after another.
+    """Sum the metrics of several batches, on the host in float64, one after another.
 
     Args:
       batches: metrics on the device.
-      before: a sum to go on from; the result is that of all batches in one go, bit for bit.
+      before: sums of earlier batches; with them, the result is bit for bit that of all batches at once.
+
+    Returns:
+      The sums; `before` where there are no batches.
     """
     result = before
     for batch in jax.device_get(list(batches)):

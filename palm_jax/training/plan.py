@@ -1,4 +1,4 @@
-"""What a run will do, in numbers and tables, known from shapes alone."""
+"""A run in numbers and tables before it begins, known from shapes alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from palm_jax.models.palm import PaLM
 from palm_jax.parameters import path_name
 from palm_jax.partitioning import MeshLayout, bytes_per_device
 from palm_jax.peft.method import AdaptedModel
@@ -26,16 +25,17 @@ class Plan:
     """A run before it begins.
 
     Attributes:
-      model: the model, with its methods.
-      shapes: the state's shapes, boxed with their logical axes.
-      layout, axis_sizes: the mesh.
+      model: the model, with its fine-tuning methods.
+      shapes: shapes of the state, boxed with their logical axes.
+      layout: which axes are split over the mesh.
+      axis_sizes: number of devices along each axis of the mesh.
       batch_sizes: sequences per step.
       length: tokens per sequence.
-      total_steps: of the whole run.
-      frozen_layers: so many at the bottom have no backward pass.
+      total_steps: number of steps of the whole run.
+      frozen_layers: number of layers at the bottom that have no backward pass.
     """
 
-    model: PaLM | AdaptedModel
+    model: AdaptedModel
     shapes: TrainState
     layout: MeshLayout
     axis_sizes: Mapping[str, int]
@@ -46,50 +46,50 @@ class Plan:
 
     @property
     def num_params(self) -> int:
-        """All parameters, norm scales and the embedding included."""
+        """Number of all parameters, norm scales and the embedding included."""
         return self.num_trained + _count(self.shapes.frozen)
 
     @property
     def num_trained(self) -> int:
-        """Those that the run changes."""
+        """Number of parameters that the run changes."""
         return _count(self.shapes.params)
 
     @property
     def flops_per_token(self) -> float:
-        """Forward and backward, by the PaLM paper's formula, as if everything were trained."""
+        """FLOPs of one token's forward and backward pass, by the PaLM paper's formula, if all is trained."""
         return flops.per_token(self.num_params, self.model.arch, self.length)
 
     @property
     def share_of_full_flops(self) -> float:
-        """The matmuls of a step over those of training everything; see `flops.share_of_full`."""
+        """Matmul FLOPs of a step as a fraction of training everything; see `flops.share_of_full`."""
         trees = (self.shapes.params, self.shapes.frozen)
         everything = {part: sum(_count(tree.get(part, {})) for tree in trees) for part in ('embed', 'stack')}
-        through = 0.0  # weights through which a gradient flows on its way down
+        through = 0.0  # number of weights through which the gradient flows
         if self.shapes.params.keys() - {'final_norm', 'head'}:
             through = everything['stack'] * (1 - self.frozen_layers / self.model.arch.num_layers)
             through += everything['embed'] if self.model.head is None else 0
         return flops.share_of_full(self.num_trained, through, self.num_params)
 
     def trained_summary(self) -> str:
-        """How much is trained and what it costs, in one line."""
+        """Return `cost` in one line."""
         return ', '.join(f'{name} {value}' for name, value in self.cost().items())
 
     def cost(self) -> dict[str, str]:
-        """How much is trained and what it costs, against training everything."""
+        """Return how much is trained at what cost, compared with training everything."""
         optimizer = bytes_per_device(self.shapes.opt_state, self.layout, self.axis_sizes)
         return {
             'parameters': f'{self.num_trained:,} of {self.num_params:,} ({self.num_trained / self.num_params:.2%})',
-            'optimizer': f'{optimizer / 2**20:.1f} MiB a device',
+            'optimizer': f'{optimizer / 2**20:.1f} MiB per device',
             'step': f"{self.share_of_full_flops:.0%} of full training's FLOPs",
         }
 
     @property
     def total_tokens(self) -> int:
-        """Tokens the whole run reads."""
+        """Number of tokens that the whole run reads."""
         return self.batch_sizes.before(self.total_steps) * self.length
 
     def parameter_table(self) -> str:
-        """A row a parameter: path, shape, logical axes, how it is split, whether it is trained."""
+        """Return a table of the parameters: path, shape, logical axes, how it is split, whether it is trained."""
         rows = [('parameter', 'shape', 'axes', 'split over', 'trained')]
         leaves = [
             (path_name(path), leaf, trained)
@@ -117,7 +117,7 @@ class Plan:
         return '\n'.join(lines)
 
     def memory(self) -> dict[str, int]:
-        """Bytes on one device by what fills them; activations are an estimate for `remat`."""
+        """Return the bytes on one device by their use; activations are estimated for the model's `remat`."""
         per_device = {
             'trained parameters': bytes_per_device(self.shapes.params, self.layout, self.axis_sizes),
             'frozen parameters': bytes_per_device(self.shapes.frozen, self.layout, self.axis_sizes),
@@ -128,11 +128,11 @@ class Plan:
         return per_device
 
     def _activation_bytes(self) -> int:
-        """Saved between the passes: block inputs, and without full rematerialization the matmuls' outputs."""
+        """Saved between the passes: block inputs and, without full rematerialization, outputs of matmuls."""
         arch = self.model.arch
         tokens = max(size for _, size in self.batch_sizes.ramp) * self.length / self.axis_sizes['data']
         item = jax.numpy.dtype(arch.dtype).itemsize
-        split = arch.num_heads * arch.head_dim + 2 * arch.hidden_dim  # over `model`
+        split = arch.num_heads * arch.head_dim + 2 * arch.hidden_dim  # split over `model`
         whole = 2 * arch.d_model + 2 * arch.num_kv_heads * arch.head_dim
         between = {('act_length', 'model'), ('act_embed', 'model')} & set(self.layout.rules)
         block_input = arch.d_model / (self.axis_sizes['model'] if between else 1)
@@ -144,7 +144,11 @@ class Plan:
         return int(tokens * item * saved * arch.num_layers)
 
     def summary(self, num_sequences: int | None) -> str:
-        """The run in a few lines; epochs are told when the data's size is known."""
+        """Return the run in a few lines.
+
+        Args:
+          num_sequences: number of training sequences, for the number of epochs; None if unknown.
+        """
         arch = self.model.arch
         sizes = ' then '.join(
             f'{size} × {self.length}' + (f' from step {first:,}' if first else '')
@@ -160,9 +164,10 @@ class Plan:
                 f'vocabulary {arch.vocab_size:,}',
                 f'trained    {self.trained_summary()}',
                 f'work       {self.total_steps:,} steps of {sizes} tokens = {self.total_tokens:,} tokens{epochs}',
-                f'FLOPs      {self.flops_per_token:.3g} a token, {self.flops_per_token * self.total_tokens:.3g} in all',
+                f'FLOPs      {self.flops_per_token:.3g} per token, '
+                f'{self.flops_per_token * self.total_tokens:.3g} in total',
                 f'mesh       {mesh}',
-                f'memory     {sum(memory.values()) / 2**30:.2f} GiB a device: '
+                f'memory     {sum(memory.values()) / 2**30:.2f} GiB per device: '
                 + ', '.join(f'{name} {size / 2**30:.2f}' for name, size in memory.items()),
             )
         )

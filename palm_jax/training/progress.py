@@ -1,4 +1,4 @@
-"""The terminal's view of a run: a bar with loss, tokens/s, MFU and time left."""
+"""Progress bar of a run: steps, time left, loss, tokens/s and MFU."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from palm_jax.training import flops
 
 
 class Progress:
-    """A progress bar that also measures speed.
+    """A progress bar that also measures the training speed.
 
     Args:
-      first_step, total_steps: where the run starts and ends.
-      flops_per_token: for the MFU.
+      first_step: step at which this process begins.
+      total_steps: step at which the run ends.
+      flops_per_token: model FLOPs of one training token, for the MFU.
     """
 
     def __init__(self, first_step: int, total_steps: int, flops_per_token: float):
@@ -26,7 +27,7 @@ class Progress:
             total=total_steps,
             unit='step',
             dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 15.0,  # a log file is no screen
+            mininterval=0.5 if sys.stderr.isatty() else 15.0,  # seldom in a log file
         )
         self._flops_per_token = flops_per_token
         self._tokens, self._start, self._postfix = 0, time.monotonic(), {}
@@ -38,25 +39,25 @@ class Progress:
         self._bar.close()
 
     def step(self, tokens: int) -> None:
-        """One step of so many tokens is done."""
+        """Advance by one step with this number of tokens."""
         self._tokens += tokens
         self._bar.update()
 
     def go_back(self, step: int) -> None:
-        """The run continues from an earlier step."""
+        """Continue from an earlier step."""
         self._bar.n, self._tokens, self._start = step, 0, time.monotonic()
         self._bar.refresh()
 
     def pause(self) -> None:
-        """What follows (evaluation, saving) does not count as training time."""
+        """Exclude what follows (evaluation, saving) from the training time."""
         self._paused = time.monotonic()
 
     def resume(self) -> None:
-        """Training goes on."""
+        """Count training time again."""
         self._start += time.monotonic() - self._paused
 
     def speed(self) -> dict[str, float]:
-        """Tokens/s, and MFU where the device's peak is known, since the last call."""
+        """Return tokens/s since the last call, and the MFU in [0, 1] where the device's peak is known."""
         now = time.monotonic()
         tokens_per_second = self._tokens / max(now - self._start, 1e-9)
         self._tokens, self._start = 0, now
@@ -65,11 +66,11 @@ class Progress:
         return {'tokens_per_second': tokens_per_second} | ({} if mfu is None else {'mfu': mfu})
 
     def show(self, **values: str) -> None:
-        """Numbers behind the bar; they stay until replaced."""
+        """Set values shown after the progress bar; they stay until replaced."""
         self._postfix |= values
         self._bar.set_postfix(self._postfix, refresh=False)
 
     def say(self, message: str) -> None:
-        """A line above the bar."""
+        """Print a line above the progress bar."""
         if not self._bar.disable:
             self._bar.write(message, file=sys.stderr)

@@ -1,8 +1,9 @@
-"""One configuration with several seeds: the mean of what the runs reached, and its spread."""
+"""One configuration with several seeds: mean and spread of the results."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -11,37 +12,38 @@ from pathlib import Path
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
 
-_SHOWN = 12
+_SHOWN = 12  # rows of the table in the terminal
+_LOGGER = logging.getLogger(__name__)
 
 
 def over_seeds(train: Callable[[int, Path], int], model_dir: Path, seeds: Sequence[int] | None = None) -> int:
-    """Runs with every seed, in MODEL_DIR/seed_<n>, and summarises; runs that are finished stay as they are.
+    """Train with every seed, in MODEL_DIR/seed_<n>, and summarize the results; finished runs do not train again.
 
     Args:
-      train: (seed, its MODEL_DIR) to an exit code; leaves a summary.json.
-      model_dir: `seeds.json` goes there.
-      seeds: different ones.
+      train: function of a seed and its MODEL_DIR that returns an exit code and leaves a summary.json.
+      model_dir: directory for `seeds.json` and the runs.
+      seeds: distinct seeds.
 
     Returns:
       0, or the exit code of the run that was interrupted.
     """
     if not seeds or len(set(seeds)) != len(seeds):
-        raise UserError(f'SEEDS is {seeds}; it must be a list of different numbers: [0, 1, 2].')
+        raise UserError(f'SEEDS is {seeds}; it must be a list of distinct numbers: [0, 1, 2].')
     summaries, parent = {}, RunDirectory(model_dir)
     for number, seed in enumerate(seeds, 1):
-        print(f'\n=== seed {seed}, run {number} of {len(seeds)}', flush=True)
+        _LOGGER.info('\n=== seed %d, run %d of %d', seed, number, len(seeds))
         run = parent.seed(seed)
         if code := train(seed, run.path):
             return code
         summaries[seed] = json.loads(run.summary.read_text())
     table = spread(summaries)
     parent.seeds.write_text(json.dumps({'seeds': list(seeds), 'measures': table}, indent=2) + '\n')
-    print(f'\n{text(table, seeds)}\nsummary    {parent.seeds}', flush=True)
+    _LOGGER.info('\n%s\nsummary    %s', text(table, seeds), parent.seeds)
     return 0
 
 
 def spread(summaries: Mapping[int, Mapping[str, object]]) -> dict[str, dict[str, float]]:
-    """Mean, sample standard deviation, least and most of every number that all summaries have."""
+    """Return mean, sample standard deviation, minimum and maximum of every number that all summaries have."""
     first, *others = summaries.values()
     table = {}
     for name, value in first.items():
@@ -59,7 +61,7 @@ def spread(summaries: Mapping[int, Mapping[str, object]]) -> dict[str, dict[str,
 
 
 def text(table: Mapping[str, Mapping[str, float]], seeds: Sequence[int]) -> str:
-    """The table for the terminal."""
+    """Format the table for the terminal."""
     rows = [
         f'{"over seeds " + ", ".join(map(str, seeds)):<28} {"mean":>10} {"± deviation":>12} {"min":>10} {"max":>10}'
     ]

@@ -1,56 +1,103 @@
-"""A run at its end, as its reporter receives it."""
+"""What a reporter takes and makes: a model to measure and its measurements, a finished run and its report."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from jax.sharding import Mesh
 
+from palm_jax.models.model import Model
 from palm_jax.training.metrics import Metrics
 from palm_jax.training.plan import Plan
-from palm_jax.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationInput:
+    """A model, with what is needed to measure it on held-out data.
+
+    Attributes:
+      model: the model, with its fine-tuning methods.
+      params: all parameters, on the mesh.
+      data: the data, with its held-out part.
+      mesh: devices that hold the parameters.
+      batch_size: sequences per batch.
+      sequences_seen: training sequences that the model has learned from; baselines get as many.
+      evaluate: computes the metrics of the loss on the whole held-out part.
+    """
+
+    model: Model
+    params: Any
+    data: Any
+    mesh: Mesh
+    batch_size: int
+    sequences_seen: int
+    evaluate: Callable[[], Metrics]
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingResult:
-    """What there is to report about.
+    """A finished run: the model it reports, and what was trained at what cost.
 
     Attributes:
-      model, state, data, mesh, plan: of the run.
-      step: steps taken.
-      seconds: this process trained for so long.
-      batch_size: sequences a batch.
-      sequences_seen: by all steps.
-      evaluate: the metrics of the whole held-out part.
-      checkpoint: where the final state lies.
+      inputs: the model, with the held-out data to measure it on.
+      plan: parameters, FLOPs and memory of the run.
+      step: number of steps that the model was trained for.
+      seconds: time since the start of the command.
+      checkpoint: directory of the model's checkpoint.
     """
 
-    model: Any
-    state: TrainState
-    data: Any
-    mesh: Mesh
+    inputs: EvaluationInput
     plan: Plan
     step: int
     seconds: float
-    batch_size: int
-    sequences_seen: int
-    evaluate: Callable[[], Metrics]
     checkpoint: Path
+
+
+class Measured(Protocol):
+    """What a reporter found out about a model; needs no run.
+
+    Attributes:
+      metrics: values by name; `loss` is one of them.
+      intervals: 95% confidence intervals, (low, high) by the metric's name.
+      predictions: one row per held-out example; None where the reporter makes none.
+    """
+
+    @property
+    def metrics(self) -> Mapping[str, float]: ...
+
+    @property
+    def intervals(self) -> Mapping[str, tuple[float, float]]: ...
+
+    @property
+    def predictions(self) -> Sequence[Mapping[str, Any]] | None: ...
 
 
 class Report(Protocol):
     """What a reporter makes of a finished run."""
 
-    step: int
-
     def values(self) -> dict[str, float]:
-        """Numbers for the writers."""
+        """Metrics by name, for the writers."""
 
     def write(self, model_dir: Path) -> None:
-        """Leaves files in MODEL_DIR."""
+        """Write files to MODEL_DIR."""
 
     def text(self, model_dir: Path, continue_command: str) -> str:
-        """What the terminal shows."""
+        """Return what the terminal shows.
+
+        Args:
+          model_dir: directory of the run.
+          continue_command: command that trains the model further.
+        """
+
+
+class Reporter(Protocol):
+    """Measures a model on held-out data, and reports a finished run."""
+
+    def measure(self, inputs: EvaluationInput) -> Measured:
+        """Measure a model; needs no run."""
+
+    def __call__(self, result: TrainingResult) -> Report:
+        """Measure the model of a finished run, and report both."""

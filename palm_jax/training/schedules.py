@@ -1,4 +1,4 @@
-"""Learning rates as functions of the step, optax's where optax has them.
+"""Learning rates as functions of the step, from optax where it has them.
 
 In schedules with `total_steps`, `warmup_steps` is a number of steps or, below 1, a share of the run.
 """

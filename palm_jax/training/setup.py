@@ -1,9 +1,10 @@
-"""What a run is made of, known from shapes alone: the adapted model, the state on its mesh, the step, the plan."""
+"""The parts of a run that follow from shapes alone: the adapted model, the state on its mesh, the steps, the plan."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,17 +12,21 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from palm_jax.checkpoint_metadata import CheckpointMetadata
+from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import AdaptedModel, Method
 from palm_jax.peft.trainable import Trainable
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
 from palm_jax.training.checkpoints import restore_params
+from palm_jax.training.interfaces import Data
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan
 from palm_jax.training.state import TrainState, init_state, unbox
-from palm_jax.training.step import LossFn, train_step
+from palm_jax.training.step import LossFn, eval_step, train_step
 
+_LOGGER = logging.getLogger(__name__)
+_SHALLOW = 12  # largest number of layers that `unroll_layers = auto` unrolls on a CPU
 _ADAPTATION = ('methods', 'trainable', 'trainable_layers')  # of `train`'s arguments, what `adapt` takes
 
 
@@ -30,17 +35,83 @@ def adapt(
     methods: Sequence[Method] = (),
     trainable: Sequence[str] | None = None,
     trainable_layers: int | None = None,
+    platform: str | None = None,
 ) -> tuple[AdaptedModel, Trainable]:
-    """The model with its methods, and what of it is trained; arguments as of `loop.train`."""
-    adapted = AdaptedModel(model, tuple(methods))
+    """Attach the methods to the model and select the trained parameters.
+
+    Args:
+      model, methods, trainable, trainable_layers: arguments of `loop.train`.
+      platform: platform that the model is compiled for; None is that of the default device.
+
+    Returns:
+      The adapted model, with `unroll_layers = auto` resolved for the platform, and the selection.
+    """
+    adapted = AdaptedModel(_resolve_unroll_layers(model, platform or jax.default_backend()), tuple(methods))
     if trainable is None and not methods:
         return adapted, Trainable(top_layers=trainable_layers)
     return adapted, Trainable((*(trainable or ()), *adapted.trainable), trainable_layers)
 
 
-def adapt_from_arguments(arguments: Mapping[str, Any]) -> tuple[AdaptedModel, Trainable]:
+def adapt_from_arguments(arguments: Mapping[str, Any], platform: str | None = None) -> tuple[AdaptedModel, Trainable]:
     """`adapt`, from all arguments of `loop.train`."""
-    return adapt(arguments['model'], **{name: arguments[name] for name in _ADAPTATION if name in arguments})
+    chosen = {name: arguments[name] for name in _ADAPTATION if name in arguments}
+    return adapt(arguments['model'], **chosen, platform=platform)
+
+
+def _resolve_unroll_layers(model: PaLM, platform: str) -> PaLM:
+    """`auto` unrolls a shallow model on a CPU, where a loop copies the activations that it saves of every layer."""
+    if model.arch.unroll_layers != 'auto':
+        return model
+    layers = 0 if platform == 'cpu' and model.arch.num_layers <= _SHALLOW else 1
+    return model.clone(arch=dataclasses.replace(model.arch, unroll_layers=layers))
+
+
+def check_run(
+    model: PaLM, data: Data, batch_sizes: BatchSizes, data_devices: int, microbatches: int, total_steps: int
+) -> None:
+    """Refuse a run that cannot work, before anything is computed.
+
+    Args:
+      model: the model.
+      data: the data.
+      batch_sizes: sequences per step.
+      data_devices: size of the mesh's `data` axis.
+      microbatches: parts into which a batch is split.
+      total_steps: step at which the run ends.
+
+    Raises:
+      UserError: with the binding to change.
+    """
+    if data.vocabulary.size > model.arch.vocab_size:
+        raise UserError(
+            f'The vocabulary has {data.vocabulary.size} ids, but the model has only {model.arch.vocab_size} embedding '
+            f'rows. Set --gin.VOCABULARY_SIZE={data.vocabulary.size}.'
+        )
+    check_steps(batch_sizes, data.group, data_devices, microbatches, total_steps)
+
+
+def check_steps(
+    batch_sizes: BatchSizes, group: int | None, data_devices: int, microbatches: int, total_steps: int
+) -> None:
+    """Refuse a run without steps, and batches that cannot be divided; name those that can.
+
+    Args:
+      batch_sizes, data_devices, microbatches, total_steps: see `check_run`.
+      group: number of sequences of similar length in a group, which batches may not cross; None for no groups.
+    """
+    for name, value in (('TRAIN_STEPS', total_steps), ('MICROBATCHES', microbatches)):
+        if value < 1:
+            raise UserError(f'{name} is {value}; it must be at least 1.')
+    parts = microbatches * data_devices
+    for _, size in batch_sizes.ramp:
+        if size % parts:
+            possible = [n for n in (size // parts * parts, (size // parts + 1) * parts) if n]
+            raise UserError(
+                f'BATCH_SIZE = {size} does not divide into MICROBATCHES = {microbatches} × data = {data_devices} '
+                f'device(s); {" or ".join(map(str, possible))} would do.'
+            )
+        if group is not None and (group < 1 or group % size):
+            raise UserError(f'GROUP_BY_LENGTH is {group}; it must be BATCH_SIZE = {size} or a multiple of it.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +119,9 @@ class Setup:
     """A run before it begins.
 
     Attributes:
-      plan: with the adapted model and the state's shapes.
-      selection: what is trained.
-      optimizer: wrapped by the methods.
+      plan: the adapted model, the state's shapes, and what follows from them.
+      selection: parameters that are trained.
+      optimizer: update rule, wrapped by the methods.
     """
 
     plan: Plan
@@ -69,7 +140,13 @@ class Setup:
         length: int,
         total_steps: int,
     ) -> Setup:
-        """From the arguments of `loop.train`, `adapt`'s results, the mesh's devices and the tokens of a sequence.
+        """Set a run up.
+
+        Args:
+          model, selection: results of `adapt`.
+          optimizer, layout, batch_size, total_steps: see `loop.train`.
+          num_devices: number of devices in the mesh.
+          length: tokens per sequence.
 
         Raises:
           UserError: the mesh does not fit the devices, or does not divide a parameter.
@@ -84,30 +161,34 @@ class Setup:
 
     @property
     def model(self) -> AdaptedModel:
-        """As it is trained: layers below the lowest trained one have no backward pass."""
+        """The model as it is trained: layers below the lowest trained one have no backward pass."""
         return self.plan.model.freeze_layers(self.plan.frozen_layers)
 
     def shardings(self, mesh: Mesh) -> TrainState:
-        """Where every array of the state lies."""
+        """The sharding of every array of the state."""
         return self.plan.layout.shardings(self.plan.shapes, mesh)
 
     def target(self, mesh: Mesh) -> TrainState:
-        """The state's shapes with their shardings: shapes before arrays, on any mesh."""
+        """Shapes and shardings of the state, without arrays."""
         place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
         return jax.tree.map(place, unbox(self.plan.shapes), self.shardings(mesh))
 
     def begin(self, mesh: Mesh, seed: int, initial_checkpoint: str | None, metadata: CheckpointMetadata) -> TrainState:
-        """The initial state, created directly with its sharding: from scratch, or with another run's parameters.
+        """Return the state at step 0, created directly with its shardings.
 
-        In the second case the optimizer state is fresh, and parameters of methods and of a new head have their
-        initial values.
+        Args:
+          mesh: devices of the run.
+          seed: seed for initialization.
+          initial_checkpoint: checkpoint or MODEL_DIR whose parameters replace the initial ones; the optimizer and the
+            parameters of the methods and the head start afresh. None keeps the initial parameters.
+          metadata: metadata of this run; the vocabularies must agree.
         """
         shardings = self.shardings(mesh)
         init = functools.partial(init_state, self.plan.model, self.optimizer, trainable=self.selection)
         fresh = jax.jit(lambda rng: unbox(init(rng)), out_shardings=shardings)(jax.random.key(seed))
         if initial_checkpoint is None:
             return fresh
-        print(f'starting from the parameters of {initial_checkpoint}', flush=True)
+        _LOGGER.info('starting from the parameters of %s', initial_checkpoint)
         model = self.plan.model
 
         def start(params: Any) -> TrainState:
@@ -117,8 +198,8 @@ class Setup:
         params = restore_params(initial_checkpoint, fresh.all_params, metadata, model.trainable)
         return jax.jit(start, out_shardings=shardings)(params)
 
-    def step(self, mesh: Mesh, loss: LossFn, microbatches: int = 1) -> Any:
-        """The jitted `train_step`: (donated state, batch, the run's key) to (state, metrics on every device)."""
+    def train_step(self, mesh: Mesh, loss: LossFn, microbatches: int = 1) -> Any:
+        """Jitted `step.train_step`: (donated state, batch, the run's key) to (state, metrics on every device)."""
         model = self.model
         return jax.jit(
             functools.partial(
@@ -132,7 +213,11 @@ class Setup:
             out_shardings=(self.shardings(mesh), replicated(mesh)),
         )
 
+    def eval_step(self, mesh: Mesh, loss: LossFn) -> Any:
+        """Jitted `step.eval_step`: (state, batch) to metrics on every device."""
+        return jax.jit(functools.partial(eval_step, model=self.model, loss=loss), out_shardings=replicated(mesh))
+
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """On every device."""
+    """The sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())

@@ -1,4 +1,4 @@
-"""What to do when the loss jumps: go back and leave out the batches around it (PaLM paper, section 5.1).
+"""Loss spikes: rewind to an earlier checkpoint and skip the batches around the spike (PaLM paper, section 5.1).
 
 "We re-started training from a checkpoint roughly 100 steps before the spike started, and skipped roughly 200-500
 data batches, which cover the batches that were seen before and during the spike."
@@ -11,8 +11,9 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
@@ -20,22 +21,22 @@ from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.batch_sizes import BatchSizes
 from palm_jax.training.metrics import Metrics
 
-_ROBUST = 1.4826  # of a normal distribution the standard deviation over the median absolute deviation
+_ROBUST = 1.4826  # standard deviation over median absolute deviation, of a normal distribution
 
 
 @dataclasses.dataclass(frozen=True)
 class SpikeRule:
-    """When a loss or a gradient norm is a spike, and how it is left out.
+    """When a loss or a gradient norm is a spike, and which batches are skipped then.
 
-    A value is one when it is no finite number, or lies above the median of the last `window` steps by more than
+    A value is a spike when it is not finite, or exceeds the median of the last `window` steps by more than
     `threshold` times their robust standard deviation.
 
     Attributes:
-      window: steps that say what is usual.
-      loss_threshold, gradient_threshold: see above; None does not look.
-      rewind_steps: steps before the spike to go back to, or to the checkpoint before that.
-      skip_steps_after: batches behind the spike that are left out, too.
-      max_rollbacks: times in a run; one more ends it.
+      window: number of recent steps that define the usual values.
+      loss_threshold, gradient_threshold: thresholds in standard deviations; None does not watch the value.
+      rewind_steps: number of steps before the spike to which the run goes back, at least: to a checkpoint.
+      skip_steps_after: number of batches after the spike that are skipped, too.
+      max_rollbacks: number of rollbacks in a run; one more ends it.
     """
 
     window: int = 100
@@ -51,16 +52,28 @@ class SpikeRule:
                 raise UserError(f'spikes.SpikeRule.{name} is {getattr(self, name)}; it must be at least {least}.')
 
 
-@dataclasses.dataclass(frozen=True)
-class Skip:
-    """Batches that were left out: from step `step` on, data comes `sequences` later.
+class Spike(NamedTuple):
+    """An unusual value.
 
     Attributes:
-      step: where the run went back to.
-      sequences: how many were left out there.
-      spike_step: whose update was the spike.
-      reason: what was seen.
-      superseded: the run has since gone back beyond `step`, to a skip that reaches further.
+      step: step whose update was the spike, counted from 0.
+      reason: the value, and the usual ones.
+    """
+
+    step: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Skip:
+    """Skipped batches: from step `step` on, the data continues `sequences` later.
+
+    Attributes:
+      step: step to which the run went back.
+      sequences: number of sequences skipped there.
+      spike_step: step whose update was the spike, counted from 0.
+      reason: the unusual value.
+      superseded: whether the run has since gone back beyond `step`, to a skip that reaches further.
     """
 
     step: int
@@ -71,51 +84,51 @@ class Skip:
 
 
 class SpikeGuard:
-    """Follows the loss and the gradient norm of every step, and knows which batches a run leaves out.
+    """Watches the loss and the gradient norm of every step, and knows which batches a run skips.
 
-    What was left out is kept in MODEL_DIR, so a continued run leaves out the same, also without a rule.
+    Skips are recorded in MODEL_DIR, so a resumed run skips the same batches, also without a rule.
 
     Args:
-      rule: what is a spike; None: nothing is.
+      rule: definition of a spike; None detects none.
       directory: MODEL_DIR.
-      recent: {'loss': [...], 'gradient_norm': [...]} of the last usual steps, as a checkpoint keeps them.
+      recent: {'loss': [...], 'gradient_norm': [...]} of the last usual steps, as a checkpoint kept them.
     """
 
-    def __init__(self, rule: SpikeRule | None, directory: Path, recent: dict[str, list[float]] | None = None):
+    def __init__(self, rule: SpikeRule | None, directory: Path, recent: Mapping[str, list[float]] | None = None):
         self.rule, self._path = rule, RunDirectory(directory).skipped_batches
         self.skips = [Skip(**record) for record in json.loads(self._path.read_text())] if self._path.exists() else []
         self._queue: list[tuple[int, Metrics]] = []
         self._thresholds = {} if rule is None else _thresholds(rule)
         self.remember(recent)
 
-    def remember(self, recent: dict[str, list[float]] | None) -> None:
-        """Takes over what was usual, as a checkpoint kept it, and forgets what has not been judged."""
+    def remember(self, recent: Mapping[str, list[float]] | None) -> None:
+        """Restore the usual values that a checkpoint kept, and forget the steps that were not judged yet."""
         self._queue = []
         length = 0 if self.rule is None else self.rule.window
         self._recent = {name: collections.deque((recent or {}).get(name, ()), length) for name in self._thresholds}
 
     @property
     def recent(self) -> dict[str, list[float]]:
-        """What a checkpoint keeps, so that a resumed run judges alike."""
+        """The usual values; with them in a checkpoint, a resumed run judges the same."""
         return {name: list(values) for name, values in self._recent.items()}
 
     def offset(self, step: int) -> int:
-        """Sequences that are left out before the batch of a step."""
+        """Number of sequences that are skipped before the batch of a step."""
         return sum(skip.sequences for skip in self.skips if skip.step <= step and not skip.superseded)
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """A step's metrics, perhaps still on their way from the device."""
+        """Add a step's metrics, which the device may still be computing."""
         if self.rule is not None:
             self._queue.append((step, metrics))
 
-    def first_spike(self, everything: bool) -> tuple[int, str] | None:
-        """The first spike, (step, what is unusual), among the steps added; the newest waits unless `everything`."""
+    def first_spike(self, everything: bool) -> Spike | None:
+        """The first spike among the steps added. The newest step is judged with `everything` only: it takes waiting."""
         while len(self._queue) > (0 if everything else 1):
             step, metrics = self._queue.pop(0)
             values = metrics_lib.values({name: metrics[name] for name in self._thresholds})
             reason = self._judge(values)
             if reason is not None:
-                return step, reason
+                return Spike(step, reason)
         return None
 
     def _judge(self, values: dict[str, float]) -> str | None:
@@ -133,22 +146,28 @@ class SpikeGuard:
         return None
 
     def back_from(self, spike_step: int, saved: Sequence[int]) -> int:
-        """The step to go back to: of those saved (or 0) the newest that lies far enough before the spike."""
+        """The step to go back to: of those saved (or 0) the newest that is far enough before the spike."""
         before = [step for step in saved if step <= spike_step]
         return max(
             (step for step in before if step <= spike_step - self.rule.rewind_steps), default=min(before, default=0)
         )
 
     def skip(self, step: int, spike_step: int, reason: str, batch_sizes: BatchSizes) -> Skip:
-        """Leaves out, from `step` on, the batches up to the spike and `beyond`; kept on disk before it counts.
+        """Skip, from `step` on, the batches up to the spike and `skip_steps_after` more; recorded on disk at once.
+
+        Args:
+          step: step to which the run goes back.
+          spike_step, reason: the spike.
+          batch_sizes: sequences per step.
 
         Raises:
-          UserError: it has happened too often.
+          UserError: there have been `max_rollbacks` already.
         """
         if len(self.skips) >= self.rule.max_rollbacks:
             raise UserError(
-                f'A spike at step {spike_step + 1:,} ({reason}), and {len(self.skips)} have been left out already '
-                f'(spikes.SpikeRule.max_rollbacks); {self._path} lists them. Lower LEARNING_RATE or clip more (clip_norm).'
+                f'A spike at step {spike_step + 1:,} ({reason}), and {len(self.skips)} have been skipped already '
+                f'(spikes.SpikeRule.max_rollbacks); {self._path} lists them. '
+                'Lower LEARNING_RATE or clip more (clip_norm).'
             )
         last = spike_step + self.rule.skip_steps_after
         end = batch_sizes.before(last + 1) + self.offset(last)

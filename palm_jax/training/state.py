@@ -1,4 +1,4 @@
-"""What a run carries from step to step."""
+"""The state of training, which a run carries from step to step."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from palm_jax.models.palm import PaLM
-from palm_jax.peft.method import AdaptedModel
+from palm_jax.models.model import Model
 from palm_jax.peft.trainable import Trainable, join
 from palm_jax.training.optimizers import Optimizer
 
@@ -20,10 +19,10 @@ class TrainState:
     """The whole state of training; the data's position and all randomness follow from `step`.
 
     Attributes:
-      step: int32, steps taken.
-      params: the parameters that are trained.
-      opt_state: the optimizer's, of `params` alone.
-      frozen: the model's other parameters, which stay as they are.
+      step: int32, number of steps taken.
+      params: trained parameters.
+      opt_state: state of the optimizer, for `params` alone.
+      frozen: the model's other parameters, which do not change.
     """
 
     step: jax.Array
@@ -37,21 +36,19 @@ class TrainState:
         return join(self.params, self.frozen)
 
 
-def init_params(model: PaLM | AdaptedModel, rng: jax.Array) -> Any:
-    """The model's initial parameters, boxed with the logical axes they were born with."""
+def init_params(model: Model, rng: jax.Array) -> Any:
+    """Initialize the model's parameters, boxed with their logical axes."""
     return model.init(rng, jnp.zeros((1, 8), jnp.int32), method='init_all')['params']
 
 
-def init_state(
-    model: PaLM | AdaptedModel, optimizer: Optimizer, rng: jax.Array, trainable: Trainable = Trainable()
-) -> TrainState:
-    """A state at step 0. Every leaf that has a parameter's shape carries its logical axes."""
+def init_state(model: Model, optimizer: Optimizer, rng: jax.Array, trainable: Trainable = Trainable()) -> TrainState:
+    """Initialize the state at step 0. Every leaf that has a parameter's shape carries its logical axes."""
     params, frozen = trainable.split(init_params(model, rng))
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), frozen)
 
 
 def unbox(state: TrainState) -> TrainState:
-    """Drops the logical axes, leaving arrays (or their shapes)."""
+    """Remove the logical axes, leaving arrays (or their shapes)."""
     boxed = nn.meta.AxisMetadata
     return jax.tree.map(
         lambda leaf: leaf.value if isinstance(leaf, boxed) else leaf,

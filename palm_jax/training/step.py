@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from palm_jax.errors import UserError
-from palm_jax.models.palm import PaLM
-from palm_jax.peft.method import AdaptedModel
+from palm_jax.models.model import Model
 from palm_jax.peft.trainable import join
 from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.metrics import Metrics
@@ -20,7 +19,6 @@ from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
-Model = PaLM | AdaptedModel
 LossFn = Callable[..., tuple[jax.Array, Metrics]]
 
 
@@ -34,18 +32,20 @@ def train_step(
     optimizer: Optimizer,
     microbatches: int = 1,
 ) -> tuple[TrainState, Metrics]:
-    """Takes one optimizer step on the mean loss over all targets of the batch.
+    """Take one optimizer step on the mean loss over all targets of the batch.
 
     Args:
-      state: the current state; donate it.
+      state: current state; donate it.
       batch: features [B, L].
-      run_rng: the run's key; dropout's key is a function of it, of the step and of the microbatch.
-      model, loss, optimizer: see `LanguageModelLoss` and `optimizers`.
-      microbatches: B is worked through in so many parts. Sums and counts are added and
-        divided once, so the result does not depend on it (dropout's pattern does).
+      run_rng: key of the run; dropout's key is a function of it, of the step and of the microbatch.
+      model: the model, with its fine-tuning methods.
+      loss: weighted sum and metrics of a batch, see `LanguageModelLoss`.
+      optimizer: update rule, see `optimizers`.
+      microbatches: number of parts of B that are computed one after another. Sums and counts are added and divided
+        once, so the result does not depend on it (dropout's pattern does).
 
     Returns:
-      The next state, and metrics of this step.
+      The next state, and the metrics of this step.
     """
     step_rng = jax.random.fold_in(run_rng, state.step)
 
@@ -70,12 +70,12 @@ def train_step(
 
 
 def eval_step(state: TrainState, batch: Batch, *, model: Model, loss: LossFn) -> Metrics:
-    """The metrics of one batch, without dropout."""
+    """Return the metrics of one batch, without dropout."""
     return loss(model, state.all_params, batch)[1]
 
 
 def split(batch: Batch, parts: int) -> Batch:
-    """[B, ...] to [parts, B / parts, ...], every part strided so that it keeps the batch's sharding."""
+    """Reshape [B, ...] to [parts, B / parts, ...]; every part is strided, so that it keeps the batch's sharding."""
     size = len(next(iter(batch.values())))
     if size % parts:
         raise UserError(f'MICROBATCHES = {parts} does not divide BATCH_SIZE = {size}.')
@@ -83,7 +83,7 @@ def split(batch: Batch, parts: int) -> Batch:
 
 
 def _accumulate(fn: Callable[[Batch, jax.Array], Any], parts: Batch) -> Any:
-    """The sum of fn over the parts, one at a time."""
+    """Sum fn over the parts, one at a time."""
     num_parts = len(next(iter(parts.values())))
     first = jax.tree.map(lambda x: x[0], parts)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(fn, first, jnp.zeros((), jnp.int32)))

@@ -1,4 +1,4 @@
-"""Notices when nothing happens any more, and says where every thread is."""
+"""Detection of hangs: a step that takes far too long shows the stack of every thread."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Self
 
 
 class Watchdog:
-    """Prints every thread's stack when a step takes far longer than usual: once a hang.
+    """Prints every thread's stack when a step takes far longer than usual, once per hang.
 
     Args:
-      times: so many times the usual step is a hang.
-      least: seconds that are never one.
+      times: multiple of the median step time above which a step is a hang.
+      least: seconds below which a step is never a hang.
     """
 
     def __init__(self, times: float = 20.0, least: float = 120.0):
@@ -35,31 +35,31 @@ class Watchdog:
         self._thread.join()
 
     def step(self, number: int) -> None:
-        """Step `number` is done, and the next begins."""
+        """Record that step `number` is done and the next one begins."""
         now = time.monotonic()
         if self._is_watching:
             self._steps.append(now - self._last)
         self._last, self._number, self._is_watching = now, number, True
 
     def pause(self) -> None:
-        """What follows takes as long as it takes."""
+        """Stop monitoring until the next step is done."""
         self._is_watching = False
 
     @property
     def limit(self) -> float:
-        """Seconds from which a step is a hang."""
+        """Seconds above which a step is a hang."""
         usual = statistics.median(self._steps) if self._steps else 0.0
         return max(self._least, self._times * usual)
 
     def _watch(self) -> None:
-        told = -1
+        reported = -1
         while not self._stop.wait(min(1.0, self._least / 4)):
             waited = time.monotonic() - self._last
-            if self._is_watching and self._steps and waited > self.limit and told != self._number:
-                told, usual = self._number, statistics.median(self._steps)
+            if self._is_watching and self._steps and waited > self.limit and reported != self._number:
+                reported, usual = self._number, statistics.median(self._steps)
                 print(
-                    f'\nstep {told + 1:,} has taken {waited:.0f} s, where {usual:.2g} s is usual. '
-                    'This is where every thread is:',
+                    f'\nstep {reported + 1:,} has taken {waited:.0f} s, but usually takes {usual:.2g} s. '
+                    'Stacks of all threads:',
                     file=sys.stderr,
                     flush=True,
                 )

@@ -1,4 +1,4 @@
-"""Where metrics go: a JSONL file, TensorBoard, Weights & Biases."""
+"""Metric writers: a JSONL file, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -12,23 +12,29 @@ from palm_jax.run_directory import RunDirectory
 
 
 class Writer(Protocol):
-    """Takes metrics of a step and writes them somewhere."""
+    """Writes the metrics of steps."""
 
     def open(self, model_dir: Path, first_step: int, config: str) -> None:
-        """Begins at `first_step`: what an interrupted run wrote beyond it is dropped."""
+        """Begin at a step; what an interrupted run wrote for later steps is dropped.
+
+        Args:
+          model_dir: directory of the run.
+          first_step: step at which the run begins or continues.
+          config: gin text of the run, for the record.
+        """
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Scalars by name; names read `train/loss`."""
+        """Write scalars of a step by name; names read `train/loss`."""
 
     def close(self) -> None:
-        """Flushes."""
+        """Flush and close."""
 
 
 class Jsonl:
-    """MODEL_DIR/metrics.jsonl, a line a report: {"step": 100, "train/loss": ...}."""
+    """Writes MODEL_DIR/metrics.jsonl, one line per call: {"step": 100, "train/loss": ...}."""
 
     def open(self, model_dir: Path, first_step: int, config: str) -> None:
-        """Keeps the lines up to `first_step`."""
+        """Open the file, and keep its lines up to `first_step`."""
         path = RunDirectory(model_dir).metrics
         kept = [record for record in read_jsonl(path) if record['step'] <= first_step]
         unfinished = path.with_suffix('.unfinished')
@@ -37,47 +43,47 @@ class Jsonl:
         self._file = path.open('a', buffering=1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One line."""
+        """Write one line."""
         self._file.write(json.dumps({'step': step, **values}) + '\n')
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
 
 class TensorBoard:
-    """MODEL_DIR/tensorboard; needs no TensorFlow."""
+    """Writes MODEL_DIR/tensorboard, without TensorFlow."""
 
     def open(self, model_dir: Path, first_step: int, config: str) -> None:
-        """Purges what an interrupted run wrote beyond `first_step`."""
+        """Open the directory, and purge what was written for later steps than `first_step`."""
         from tensorboardX import SummaryWriter
 
         self._writer = SummaryWriter(str(RunDirectory(model_dir).tensorboard), purge_step=first_step + 1)
         self._writer.add_text('config', f'```\n{config}\n```', first_step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """A scalar a name."""
+        """Write one scalar per name."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Flushes."""
+        """Flush and close."""
         self._writer.close()
 
 
 class WeightsAndBiases:
-    """A run on wandb.ai, or below MODEL_DIR with `mode = 'offline'`.
+    """Logs a run on wandb.ai, or below MODEL_DIR with `mode = 'offline'`.
 
     Args:
-      project: its name there.
-      mode: `online` or `offline` (upload later with `wandb sync`).
+      project: name of the project on wandb.ai.
+      mode: `online`, or `offline` to upload later with `wandb sync`.
     """
 
     def __init__(self, project: str = 'palm_jax', mode: str = 'online'):
         self._project, self._mode = project, mode
 
     def open(self, model_dir: Path, first_step: int, config: str) -> None:
-        """Continues the directory's run, if there is one."""
+        """Start a run, or continue the directory's run if there is one."""
         try:
             import wandb
         except ImportError as error:
@@ -96,16 +102,16 @@ class WeightsAndBiases:
         )
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """One call to `log`."""
+        """Log one step."""
         self._run.log(values, step=step)
 
     def close(self) -> None:
-        """Finishes the run."""
+        """Finish the run."""
         self._run.finish()
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics file; a last line cut short by a crash is left out."""
+    """Return the records of a metrics file, without a last line that a crash cut short."""
     if not path.exists():
         return []
     records = []

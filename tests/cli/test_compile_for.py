@@ -14,7 +14,7 @@ from palm_jax.compilation.matmul_flops import matmul_flops
 from palm_jax.configuration.load import load
 from palm_jax.errors import UserError
 from palm_jax.training import flops
-from tests.test_gin_files import ROOT
+from tests.support.paths import ROOT
 
 SIZES = {'8b': 256_000, '62b': 256_000, '540b': 256_000}
 

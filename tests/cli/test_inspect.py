@@ -6,7 +6,7 @@ import pytest
 
 from palm_jax.cli import inspect
 from palm_jax.errors import UserError
-from tests.test_gin_files import ROOT
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def test_a_task_for_pretraining_with_its_objective(capsys, tmp_path):
     assert re.search(r'measured +the first 64 sequences', output)
 
 
-def test_a_task_for_fine_tuning(capsys, base_and_table):
+def test_a_task_for_fine_tuning(capsys, base_and_table, offline_tables):
     base = '='.join(base_and_table[1])
     output = shown(capsys, 'cldr_languages', f'--gin.{base}')
     assert re.search(r'label +\w+', output) and re.search(r'labels +\w+ \d+, \w+ \d+', output)

@@ -9,8 +9,8 @@ from palm_jax.configuration import record
 from palm_jax.configuration.load import load
 from palm_jax.configuration.types import fits
 from palm_jax.errors import UserError
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 TINY = 'gin/pretrain_tiny.gin'
 
 
@@ -152,3 +152,16 @@ def test_what_a_swapped_out_part_was_made_of_is_swapped_out_with_it(base_and_tab
     (tmp_path / 'config.gin').write_text(configuration.text)
     again, _ = build(files=[str(tmp_path / 'config.gin')])
     assert record.difference(configuration.text, again.text) == ''
+
+
+def test_a_parameter_that_one_side_binds_to_its_default_is_no_difference():
+    configuration, _ = build()
+    old = configuration.text.replace('CLIP_NORM = 1.0\n', '').replace(
+        'optimizers.adafactor.clip_norm = %CLIP_NORM\n', ''
+    )
+    assert 'clip_norm' not in old and record.difference(old, configuration.text) == ''
+    other, _ = build('--gin.CLIP_NORM=0.5')
+    assert record.difference(old, other.text) == '+optimizers.adafactor.clip_norm = %CLIP_NORM'
+    assert record.difference(other.text, configuration.text) == '-CLIP_NORM = 0.5\n+CLIP_NORM = 1.0'
+    inlined = configuration.text.replace('clip_norm = %CLIP_NORM', 'clip_norm = 1.0')
+    assert record.difference(inlined, configuration.text) == ''

@@ -8,7 +8,7 @@ import pytest
 from palm_jax.configuration import record, renames
 from palm_jax.configuration.load import load
 from palm_jax.errors import UserError
-from tests.configuration.test_load import ROOT, TINY
+from tests.support.paths import ROOT, TINY
 
 
 @pytest.fixture(autouse=True)

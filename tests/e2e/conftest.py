@@ -1,54 +1,40 @@
-"""What whole fine-tuning runs share: a base made here, tables, and the command."""
-
-import os
-import subprocess
-import sys
+"""Texts, tables and trained bases that whole runs share."""
 
 import pytest
 
-from tests.e2e.test_train import MICRO, ROOT
+from tests.support.once import made_once
+from tests.support.runs import run
 
 
-def run(*arguments, cwd=ROOT):
-    command = [sys.executable, '-m', 'palm_jax.train', *arguments]
-    return subprocess.run(command, cwd=cwd, env=os.environ, capture_output=True, text=True, check=False)
+def write_squares(path):
+    path.write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(1500)))
+    return path
+
+
+@pytest.fixture(scope='session')
+def text(tmp_path_factory):
+    """A file of text."""
+    return made_once(tmp_path_factory, 'squares', lambda folder: write_squares(folder / 'text.txt')) / 'text.txt'
 
 
 @pytest.fixture(scope='session')
 def made(tmp_path_factory):
-    """A base, another base, and tables."""
-    folder = tmp_path_factory.mktemp('finetune')
-    text = folder / 'text.txt'
-    text.write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(1500)))
-    for name, seed in (('base', 0), ('other', 1)):
-        result = run(
-            *MICRO,
-            f'--gin.TRAIN_FILES={text}',
-            f'--gin.MODEL_DIR={folder / name}',
-            '--gin.TRAIN_STEPS=2',
-            f'--gin.SEED={seed}',
-        )
-        assert result.returncode == 0, result.stderr[-3000:]
-    rows = [(f'number {i} is {"even" if i % 2 == 0 else "odd"}', 'yes' if i % 2 == 0 else 'no', i) for i in range(300)]
-    (folder / 'classes.csv').write_text('text,label\n' + ''.join(f'"{t}",{label}\n' for t, label, _ in rows))
-    (folder / 'numbers.csv').write_text('text,label\n' + ''.join(f'"{t}",{i / 300}\n' for t, _, i in rows))
-    (folder / 'many.csv').write_text(
-        'text,label\n' + ''.join(f'"{t}",{label}{"|small" if i < 99 else ""}\n' for t, label, i in rows)
-    )
-    return folder
+    """A folder with two bases, `base` and `other`, and tables to fine-tune them on; all tests read it."""
 
+    def make(folder):
+        squares = write_squares(folder / 'text.txt')
+        for name, seed in (('base', 0), ('other', 1)):
+            result = run(squares, folder / name, '--gin.TRAIN_STEPS=2', f'--gin.SEED={seed}')
+            assert result.returncode == 0, result.stderr[-3000:]
+        rows = [
+            (f'number {i} is {"even" if i % 2 == 0 else "odd"}', 'yes' if i % 2 == 0 else 'no', i) for i in range(300)
+        ]
+        for name, label in (
+            ('classes', lambda yes, i: yes),
+            ('numbers', lambda yes, i: i / 300),
+            ('many', lambda yes, i: f'{yes}{"|small" if i < 99 else ""}'),
+        ):
+            lines = ['text,label', *(f'"{text}",{label(yes, i)}' for text, yes, i in rows)]
+            (folder / f'{name}.csv').write_text('\n'.join(lines) + '\n')
 
-def finetune(made, model_dir, *flags, base='base', table='classes.csv', steps=30, cwd=ROOT):
-    return run(
-        '--gin_file=gin/finetune_lora.gin',
-        f'--gin.INITIAL_CHECKPOINT_PATH={made / base}',
-        *([] if table is None else [f'--gin.TRAIN_FILES={made / table}']),
-        f'--gin.MODEL_DIR={model_dir}',
-        f'--gin.TRAIN_STEPS={steps}',
-        '--gin.LEARNING_RATE=1e-2',
-        '--gin.LOG_PERIOD=1',
-        '--gin.EVAL_PERIOD=10',
-        "--gin.TASK_FEATURE_LENGTHS={'inputs': 32}",
-        *flags,
-        cwd=cwd,
-    )
+    return made_once(tmp_path_factory, 'bases', make)

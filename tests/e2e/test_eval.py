@@ -1,14 +1,12 @@
 """Measures of a trained model: those of its own run again, and those of a seqio task, with intervals."""
 
 import json
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.e2e.conftest import finetune
-from tests.e2e.test_train import ROOT
+from tests.support.paths import ROOT
+from tests.support.programs import run_alone, run_here
+from tests.support.runs import finetune
 
 TASK = """
 import seqio
@@ -38,8 +36,7 @@ seqio.MixtureRegistry.add('mixed', [('squares', 1.0)])
 
 
 def evaluate(*arguments, cwd=ROOT):
-    command = [sys.executable, '-m', 'palm_jax', 'eval', *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    return run_here('palm_jax.cli.eval', *arguments, cwd=cwd)
 
 
 def test_the_report_of_the_run_is_made_again(made, tmp_path):
@@ -76,7 +73,8 @@ def test_a_seqio_task_with_its_own_metrics(made, tmp_path):
     (tmp_path / 'mine.gin').write_text('import square_tasks\n')
     files = [f'--gin_file={made}/base/config.gin', f'--gin_file={tmp_path}/mine.gin', '--gin.TEMPERATURE=0.0']
     command = [*files, '--gin.MAX_NEW_TOKENS=4', '--task=mixed', f'--output={tmp_path}/scores.json']
-    result = evaluate(*command, '--examples=10', cwd=tmp_path)
+    # A process of its own finds the user's module in the working directory.
+    result = run_alone('palm_jax.cli.eval', *command, '--examples=10', cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     measured = json.loads((tmp_path / 'scores.json').read_text())['measured']['squares']
     assert measured['examples'] == 10
@@ -104,7 +102,6 @@ def test_a_seqio_task_with_its_own_metrics(made, tmp_path):
         ('--task=no_metrics',): 'has no metrics',
         ('--task=python_stdlib',): 'has no metrics',
     }
-    with ThreadPoolExecutor(2) as pool:
-        refusals = pool.map(lambda flags: evaluate(*files, *flags, cwd=tmp_path), mistakes)
-        for refused, message in zip(refusals, mistakes.values(), strict=True):
-            assert refused.returncode == 2 and message in refused.stderr and 'Traceback' not in refused.stderr
+    for flags, message in mistakes.items():
+        refused = evaluate(*files, *flags, cwd=tmp_path)
+        assert refused.returncode == 2 and message in refused.stderr and 'Traceback' not in refused.stderr

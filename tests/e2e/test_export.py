@@ -1,21 +1,17 @@
 """A base and what was fine-tuned on it, exported by the command of the README, opened by Transformers and peft."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from palm_jax.api import trained_model
-from tests.e2e.conftest import finetune
-from tests.e2e.test_train import ROOT
+from tests.support.programs import run_here
+from tests.support.runs import finetune
 
 
 def export(run, directory, *flags):
-    command = [sys.executable, '-m', 'palm_jax', 'export', f'--gin_file={run}/config.gin', *map(str, flags), directory]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    result = run_here('palm_jax.cli.export', f'--gin_file={run}/config.gin', *flags, directory)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
 

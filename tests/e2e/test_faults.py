@@ -3,32 +3,23 @@
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
 from palm_jax.training import integrity
-from tests.e2e.test_train import ROOT, checkpoint_bytes, command, losses, run, text  # noqa: F401 - a fixture
-
-SMALL_FILES = """
-import resource, runpy, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-sys.argv = sys.argv[1:]
-runpy.run_module('palm_jax.train', run_name='__main__')
-"""
+from tests.support.paths import ROOT
+from tests.support.programs import run_script
+from tests.support.runs import arguments, checkpoint_arrays, command, losses, run
 
 
-def test_a_disk_that_is_full_ends_the_run_with_a_message_and_what_was_saved(text, tmp_path):  # noqa: F811
+def test_a_disk_that_is_full_ends_the_run_with_a_message_and_what_was_saved(text, tmp_path):
     flags = ('--gin.TRAIN_STEPS=4', '--gin.CHECKPOINT_PERIOD=2')
     assert run(text, tmp_path / 'run', '--gin.TRAIN_STEPS=2').returncode == 0
     size = max(p.stat().st_size for p in (tmp_path / 'run' / 'checkpoints' / '2' / 'state').rglob('*') if p.is_file())
-    arguments = command(text, tmp_path / 'run', *flags)[1:]
-    code = SMALL_FILES.format(limit=size // 2)  # which says what a full disk says, of a file
-    full = subprocess.run(
-        [sys.executable, '-c', code, 'train', *arguments[2:]], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    # A limit on the size of files gives the error of a full disk.
+    full = run_script('train_with_small_files', size // 2, *arguments(text, tmp_path / 'run', *flags))
     assert full.returncode == 2, full.stderr[-3000:]
     assert 'A checkpoint could not be written' in full.stderr and 'File too large' in full.stderr
     (told,) = [line for line in full.stderr.splitlines() if line.startswith('error: ')]
@@ -37,14 +28,14 @@ def test_a_disk_that_is_full_ends_the_run_with_a_message_and_what_was_saved(text
     assert again.returncode == 0 and 'continuing from step 2' in again.stdout, again.stderr[-3000:]
 
 
-def test_a_folder_that_cannot_be_written_is_said_at_once(text, tmp_path):  # noqa: F811
+def test_a_folder_that_cannot_be_written_is_said_at_once(text, tmp_path):
     (tmp_path / 'file').write_text('')
     result = run(text, tmp_path / 'file' / 'run', '--gin.TRAIN_STEPS=2')
     assert result.returncode == 2 and 'Traceback' not in result.stderr
     assert f'{tmp_path}/file' in result.stderr and 'Not a directory' in result.stderr
 
 
-def started(text, model_dir, *flags):  # noqa: F811
+def started(text, model_dir, *flags):
     return subprocess.Popen(
         command(text, model_dir, *flags), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -60,7 +51,7 @@ def wait_for_lines(process, metrics, count):
 
 
 @pytest.mark.slow
-def test_a_second_ctrl_c_leaves_at_once_and_breaks_nothing(text, tmp_path):  # noqa: F811
+def test_a_second_ctrl_c_leaves_at_once_and_breaks_nothing(text, tmp_path):
     flags = ('--gin.TRAIN_STEPS=100000', '--gin.CHECKPOINT_PERIOD=2')
     process = started(text, tmp_path / 'run', *flags)
     wait_for_lines(process, tmp_path / 'run' / 'metrics.jsonl', 5)
@@ -76,7 +67,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_breaks_nothing(text, tmp_path):  # n
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_change_nothing(text, tmp_path):  # noqa: F811
+def test_twenty_kills_at_random_moments_change_nothing(text, tmp_path):
     """During saving too: every second step is saved, so most moments are within a save."""
     flags = ('--gin.TRAIN_STEPS=400', '--gin.CHECKPOINT_PERIOD=2')
     assert run(text, tmp_path / 'whole', *flags).returncode == 0
@@ -95,6 +86,6 @@ def test_twenty_kills_at_random_moments_change_nothing(text, tmp_path):  # noqa:
     assert result.returncode == 0, result.stderr[-3000:]
     assert losses(tmp_path / 'whole') == losses(tmp_path / 'cut')
     assert [step for step, _ in losses(tmp_path / 'cut')] == list(range(1, 401))
-    whole, cut = (checkpoint_bytes(tmp_path / name, 400) for name in ('whole', 'cut'))
+    whole, cut = (checkpoint_arrays(tmp_path / name, 400) for name in ('whole', 'cut'))
     for path in whole:
         np.testing.assert_array_equal(whole[path], cut[path], err_msg=path)

@@ -10,8 +10,8 @@ import pytest
 from palm_jax.api import trained_model
 from palm_jax.api.trained_model import load
 from palm_jax.errors import UserError
-from tests.e2e.conftest import finetune, run
-from tests.e2e.test_train import MICRO, ROOT, checkpoint_bytes
+from tests.support.paths import ROOT
+from tests.support.runs import checkpoint_arrays, finetune, run
 
 
 def test_a_table_becomes_a_classifier_with_a_report(made, tmp_path):
@@ -28,7 +28,7 @@ def test_a_table_becomes_a_classifier_with_a_report(made, tmp_path):
     for shown in ('95% interval', 'precision', 'of full training', 'report.html'):
         assert shown in result.stdout, shown
     # The checkpoint holds the adapter and the head; the base stays where it is.
-    saved = checkpoint_bytes(tmp_path / 'run', 30)
+    saved = checkpoint_arrays(tmp_path / 'run', 30)
     assert saved and not [path for path in saved if 'embedding' in path or re.search(r"'gate'\]$", path)]
 
     # The same model in Python gives the same probabilities.
@@ -111,7 +111,7 @@ def test_in_python_from_a_table_to_a_model_that_stands_alone(made, tmp_path):
 
 def test_a_run_without_a_base_that_trains_top_layers_only_is_loaded_whole(made, tmp_path):
     flags = ("--gin.TRAINABLE=['stack/.*', 'embed/.*']", '--gin.TRAINABLE_LAYERS=1', '--gin.TRAIN_STEPS=2')
-    result = run(*MICRO, f'--gin.TRAIN_FILES={made / "text.txt"}', f'--gin.MODEL_DIR={tmp_path}', *flags)
+    result = run(made / 'text.txt', tmp_path, *flags)
     assert result.returncode == 0, result.stderr[-2000:]
     assert load(tmp_path).params['stack']['norm']['scale'].shape == (2, 32)
 
@@ -153,10 +153,10 @@ def test_every_part_is_trained_continued_and_loaded_and_its_checkpoint_holds_it_
         result = finetune(made, parted, *flags, steps=steps)
         assert result.returncode == 0, result.stderr[-2000:]
     assert 'continuing from step 4' in result.stdout
-    saved = checkpoint_bytes(parted, 8)
+    saved = checkpoint_arrays(parted, 8)
     assert any('embedding' in path for path in saved if 'prompt' not in path) == (part in OF_ALL_PARAMETERS)
     if part != 'adalora':  # whose budget depends on the number of steps
-        at_once = checkpoint_bytes(whole, 8)
+        at_once = checkpoint_arrays(whole, 8)
         assert saved.keys() == at_once.keys() and all(np.array_equal(saved[path], at_once[path]) for path in saved)
     predictions = [json.loads(line) for line in (parted / 'predictions.jsonl').read_text().splitlines()]
     loaded = load(parted).predict([row['text'] for row in predictions])

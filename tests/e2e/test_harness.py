@@ -13,7 +13,7 @@ from lm_eval.tasks import TaskManager
 from palm_jax.api import trained_model
 from palm_jax.exchange import hf_directory
 from palm_jax.exchange.lm_eval import PalmJax
-from tests.e2e.test_train import ROOT
+from tests.support.paths import ROOT
 
 TASKS = {
     'choices': {

@@ -1,20 +1,17 @@
 """A file in, a file out: the order, what is bad, what was begun."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from palm_jax.api import predictions, trained_model
 from palm_jax.errors import UserError
-from tests.e2e.conftest import finetune
-from tests.e2e.test_train import ROOT
+from tests.support.programs import run_here
+from tests.support.runs import finetune
 
 
 def infer(*arguments):
-    command = [sys.executable, '-m', 'palm_jax', 'infer', *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return run_here('palm_jax.cli.infer', *arguments)
 
 
 def read(path):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests.e2e.conftest import run
-from tests.e2e.test_train import MICRO
+from tests.support.programs import run_here
+from tests.support.runs import MICRO
 
 DENOISING = ('prefix_lm', 'span_corruption', 'masked_lm', 'next_sentence', 'ul2', 'u_palm')
 
@@ -17,7 +17,7 @@ def train(name, folder, steps, *flags):
     flags = (f'--gin.TRAIN_FILES={text}', f'--gin.MODEL_DIR={folder / name}', f'--gin.TRAIN_STEPS={steps}', *flags)
     size = ('--gin.VOCABULARY_SIZE=387', '--gin.EVAL_PERIOD=1000')
     micro = [flag for flag in MICRO if 'MAX_NEW_TOKENS' not in flag]  # which a denoiser has not
-    result = run(*micro, f'--gin_file=gin/objectives/{name}.gin', *size, *flags)
+    result = run_here('palm_jax.train', *micro, f'--gin_file=gin/objectives/{name}.gin', *size, *flags)
     assert result.returncode == 0, result.stderr[-3000:]
     return result, json.loads((folder / name / 'summary.json').read_text())
 

@@ -12,9 +12,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from palm_jax.api import trained_model
-from tests.e2e.test_train import ROOT
 from tests.support import old_runs
 from tests.support.old_runs import assert_near, command
+from tests.support.paths import ROOT
 
 EXPECTED = json.loads((old_runs.RUNS / 'expected.json').read_text())
 

@@ -13,8 +13,9 @@ import pytest
 from palm_jax.cli import checkpoint
 from palm_jax.errors import UserError
 from palm_jax.training import distributed
-from tests.e2e import slurm
-from tests.e2e.test_train import ROOT, command, losses, run, text  # noqa: F401 - a fixture
+from tests.support import slurm
+from tests.support.paths import ROOT
+from tests.support.runs import command, losses, run
 
 STEPS = ('--gin.TRAIN_STEPS=6', '--gin.CHECKPOINT_PERIOD=3')
 
@@ -52,7 +53,7 @@ def assert_near(one, other):
 
 
 @pytest.mark.parametrize('count', [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_processes_train_to_the_loss_of_one(text, tmp_path, count):  # noqa: F811
+def test_processes_train_to_the_loss_of_one(text, tmp_path, count):
     results = ended(started(count, command(text, tmp_path / 'many', *STEPS)))
     assert all(code == 0 for code, _ in results), [output[-2000:] for _, output in results]
     assert f'data = {count} × model = 1' in results[0][1] and 'mesh' not in results[1][1]
@@ -80,7 +81,7 @@ def newest(model_dir):
 
 
 @pytest.mark.slow
-def test_the_death_of_one_ends_the_others_within_a_minute_and_the_run_goes_on(text, tmp_path):  # noqa: F811
+def test_the_death_of_one_ends_the_others_within_a_minute_and_the_run_goes_on(text, tmp_path):
     many = ('--gin.TRAIN_STEPS=100000', '--gin.CHECKPOINT_PERIOD=3')
     members = started(2, command(text, tmp_path / 'run', *many))
     until_step(tmp_path / 'run', 8, members)
@@ -96,7 +97,7 @@ def test_the_death_of_one_ends_the_others_within_a_minute_and_the_run_goes_on(te
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_saves_all_at_one_step(text, tmp_path):  # noqa: F811
+def test_sigterm_to_one_saves_all_at_one_step(text, tmp_path):
     members = started(2, command(text, tmp_path / 'run', '--gin.TRAIN_STEPS=100000', '--gin.CHECKPOINT_PERIOD=50000'))
     until_step(tmp_path / 'run', 5, members)
     members[1].send_signal(signal.SIGTERM)
@@ -109,7 +110,7 @@ def test_sigterm_to_one_saves_all_at_one_step(text, tmp_path):  # noqa: F811
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which('mpirun') is None, reason='no mpirun here')
-def test_mpirun_is_noticed_without_flags(text, tmp_path):  # noqa: F811
+def test_mpirun_is_noticed_without_flags(text, tmp_path):
     launcher = ['mpirun', '-n', '2', '--allow-run-as-root', '--oversubscribe', '--bind-to', 'none']
     result = subprocess.run(
         [*launcher, *command(text, tmp_path / 'run', *STEPS)], cwd=ROOT, capture_output=True, text=True, check=False
@@ -122,7 +123,7 @@ def test_mpirun_is_noticed_without_flags(text, tmp_path):  # noqa: F811
 
 @pytest.mark.slow
 @pytest.mark.skipif(not slurm.can_run(), reason="no root with Debian's slurm-wlm and munge here")
-def test_srun_is_noticed_without_flags_and_scancel_saves_all_at_one_step(text, tmp_path):  # noqa: F811
+def test_srun_is_noticed_without_flags_and_scancel_saves_all_at_one_step(text, tmp_path):
     srun = ['srun', '--nodes=2', '--ntasks=2', '--cpus-per-task=1', '--job-name=palm']
     with slurm.cluster(tmp_path / 'slurm') as environment:
 

@@ -11,8 +11,9 @@ import httpx
 import pytest
 
 from palm_jax.api import trained_model
-from tests.e2e.conftest import finetune
-from tests.e2e.test_train import ROOT
+from tests.support.paths import ROOT
+from tests.support.programs import run_here
+from tests.support.runs import finetune
 
 pytest.importorskip('fastapi', reason='pip install "palm_jax[serve]"')
 
@@ -97,6 +98,5 @@ def test_mistakes_are_one_message(made):
         ([f'--model={made}/base', f'--model={made}/base'], 'Two models are called base'),
         ([f'--model={made}/base', '--slots=0'], 'at least one place'),
     ):
-        command = [sys.executable, '-m', 'palm_jax', 'serve', *flags]
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        result = run_here('palm_jax.cli.serve', *flags)
         assert result.returncode == 2 and message in result.stderr and 'Traceback' not in result.stderr, result.stderr

@@ -8,8 +8,8 @@ import pytest
 from palm_jax.api import predictions
 from palm_jax.api.trained_model import load
 from palm_jax.errors import UserError
-from tests.e2e.conftest import finetune
-from tests.e2e.test_train import ROOT
+from tests.support.paths import ROOT
+from tests.support.runs import finetune
 
 DATA = ROOT / 'data' if (ROOT / 'data').is_dir() else ROOT.parent / 'shared' / 'data'
 METRICS = {

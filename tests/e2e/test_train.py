@@ -4,78 +4,18 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
-MICRO = (
-    '--gin_file=gin/pretrain_tiny.gin',
-    '--gin.NUM_LAYERS=2',
-    '--gin.D_MODEL=32',
-    '--gin.NUM_HEADS=2',
-    '--gin.HEAD_DIM=16',
-    '--gin.VOCABULARY=bytes',
-    '--gin.VOCABULARY_SIZE=259',
-    '--gin.BATCH_SIZE=4',
-    '--gin.DROPOUT_RATE=0.1',
-    '--gin.LOG_PERIOD=1',
-    '--gin.EVAL_PERIOD=7',
-    '--gin.EVAL_BATCHES=1',
-    '--gin.MAX_NEW_TOKENS=8',
-    "--gin.TASK_FEATURE_LENGTHS={'targets': 64}",
-)
-
-
-@pytest.fixture(scope='module')
-def text(tmp_path_factory):
-    path = tmp_path_factory.mktemp('text') / 'text.txt'
-    path.write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(1500)))
-    return path
-
-
-def command(text, model_dir, *flags):
-    return [
-        sys.executable,
-        '-m',
-        'palm_jax.train',
-        *MICRO,
-        f'--gin.TRAIN_FILES={text}',
-        f'--gin.MODEL_DIR={model_dir}',
-        *flags,
-    ]
-
-
-def run(text, model_dir, *flags, **environment):
-    return subprocess.run(
-        command(text, model_dir, *flags),
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def losses(model_dir):
-    records = [json.loads(line) for line in (model_dir / 'metrics.jsonl').read_text().splitlines()]
-    return [(r['step'], r['train/loss']) for r in records if 'train/loss' in r]
-
-
-def checkpoint_bytes(model_dir, step):
-    """Everything in a checkpoint's arrays, by path."""
-    import orbax.checkpoint as ocp
-
-    tree = ocp.StandardCheckpointer().restore((model_dir / 'checkpoints' / str(step) / 'state').absolute())
-    return {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(tree)}
+from tests.support.paths import ROOT
+from tests.support.programs import run_alone, run_here
+from tests.support.runs import arguments, checkpoint_arrays, command, losses, run
 
 
 def test_a_run_leaves_what_it_promises(text, tmp_path):
-    result = run(text, tmp_path / 'run', '--gin.TRAIN_STEPS=3')
+    result = run_alone('palm_jax.train', *arguments(text, tmp_path / 'run', '--gin.TRAIN_STEPS=3'))
     assert result.returncode == 0, result.stderr[-3000:]
     for promised in ('loss.png', 'samples.txt', 'summary.json', 'config.gin', 'versions.json', 'metrics.jsonl'):
         assert (tmp_path / 'run' / promised).stat().st_size > 0
@@ -112,7 +52,7 @@ def test_twenty_steps_equal_ten_a_kill_and_ten(text, tmp_path):
     result = run(text, tmp_path / 'cut', *flags)
     assert result.returncode == 0, result.stderr[-3000:]
     assert losses(tmp_path / 'whole') == losses(tmp_path / 'cut')
-    whole, cut = (checkpoint_bytes(tmp_path / name, 20) for name in ('whole', 'cut'))
+    whole, cut = (checkpoint_arrays(tmp_path / name, 20) for name in ('whole', 'cut'))
     assert whole.keys() == cut.keys() and len(whole) > 20
     for path in whole:
         np.testing.assert_array_equal(whole[path], cut[path], err_msg=path)
@@ -123,6 +63,7 @@ def test_ctrl_c_before_the_first_step_ends_the_run_and_not_by_a_crash(text, tmp_
     process = subprocess.Popen(
         command(text, tmp_path / 'run', '--gin.TRAIN_STEPS=100000'),
         cwd=ROOT,
+        env=os.environ | {'JAX_ENABLE_COMPILATION_CACHE': 'false'},  # so that it is compiling when the signal comes
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -168,7 +109,10 @@ def test_mistakes_end_with_a_message_and_code_two(text, tmp_path):
     for flags, message in (
         (['--gin.TRAIN_STEPS=2', '--gin.LEARNING_RATE=1.0'], 'another configuration'),
         (['--gin.TRIAN_STEPS=2'], 'Did you mean TRAIN_STEPS?'),
-        (['--gin.VOCABULARY_SIZE=100', f'--gin.MODEL_DIR={tmp_path / "small"}'], 'the model only 100 rows'),
+        (
+            ['--gin.VOCABULARY_SIZE=100', f'--gin.MODEL_DIR={tmp_path / "small"}'],
+            'has only 100 embedding rows',
+        ),
         (['--gin.BATCH_SIZE=3', '--gin.MICROBATCHES=2', f'--gin.MODEL_DIR={tmp_path / "odd"}'], 'does not divide'),
     ):
         result = run(text, tmp_path / 'run', *flags)
@@ -181,7 +125,7 @@ def test_starting_from_another_runs_parameters(text, tmp_path):
     flags = ('--gin.TRAIN_STEPS=1', '--gin.LEARNING_RATE=0.0', f'--gin.INITIAL_CHECKPOINT_PATH={tmp_path / "base"}')
     result = run(text, tmp_path / 'next', *flags)
     assert result.returncode == 0, result.stderr[-3000:]
-    base, after = (checkpoint_bytes(tmp_path / name, step) for name, step in (('base', 2), ('next', 1)))
+    base, after = (checkpoint_arrays(tmp_path / name, step) for name, step in (('base', 2), ('next', 1)))
     params = [path for path in base if 'params' in path]
     assert len(params) == 10
     for path in params:
@@ -190,9 +134,8 @@ def test_starting_from_another_runs_parameters(text, tmp_path):
 
 def test_weights_and_biases_offline(text, tmp_path):
     pytest.importorskip('wandb')
-    result = run(
-        text, tmp_path / 'run', '--gin_file=gin/writers/wandb.gin', '--gin.WANDB_MODE=offline', '--gin.TRAIN_STEPS=2'
-    )
+    flags = ('--gin_file=gin/writers/wandb.gin', '--gin.WANDB_MODE=offline', '--gin.TRAIN_STEPS=2')
+    result = run_alone('palm_jax.train', *arguments(text, tmp_path / 'run', *flags))  # wandb starts threads and hooks
     assert result.returncode == 0, result.stderr[-3000:]
     assert list((tmp_path / 'run' / 'wandb').glob('offline-run-*/*.wandb'))
 
@@ -200,7 +143,7 @@ def test_weights_and_biases_offline(text, tmp_path):
 def test_explain_needs_no_run(text, tmp_path):
     result = run(text, tmp_path / 'run', '--explain')
     assert result.returncode == 0, result.stderr[-3000:]
-    for shown in ('command line, --gin.NUM_LAYERS=2', 'stack/attn/qkv/q', '✓', 'GiB a device', 'epochs', 'a token'):
+    for shown in ('command line, --gin.NUM_LAYERS=2', 'stack/attn/qkv/q', '✓', 'GiB per device', 'epochs', 'per token'):
         assert shown in result.stdout, shown
     assert not (tmp_path / 'run').exists()
 
@@ -214,12 +157,6 @@ def test_explain_540b_on_the_papers_pod():
         '--gin.BATCH_SIZE=2048',
         '--gin.MESH_MODEL=12',
     )
-    result = subprocess.run(
-        [sys.executable, '-m', 'palm_jax.train', *flags, '--explain', '--devices=3072'],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_here('palm_jax.train', *flags, '--explain', '--devices=3072')
     assert result.returncode == 0, result.stderr[-3000:]
     assert 'mesh       data = 256 × model = 12' in result.stdout and '540,35' in result.stdout

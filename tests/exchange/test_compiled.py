@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
@@ -17,9 +16,8 @@ from palm_jax.peft.lora import LoRA
 from palm_jax.peft.method import AdaptedModel
 from palm_jax.predictors.label_predictor import LabelPredictor
 from palm_jax.predictors.language_model_predictor import LanguageModelPredictor
-from palm_jax.training import state
-from tests.inference.test_generate import Numbers
-from tests.peft.test_methods import shaken
+from tests.support.models import initial, shaken
+from tests.support.vocabularies import Numbers
 
 L = 32
 
@@ -59,7 +57,7 @@ def test_stablehlo_is_run_by_jax_alone(dtype, micro, tmp_path):
 def test_tflite_computes_the_same_and_in_int8_nearly_so(head, dtype, micro, tmp_path):
     arch = micro(d_model=64, vocab_size=256, dtype=dtype)[0].arch
     model = AdaptedModel(PaLM(arch, head=head), (LoRA(rank=2),))
-    params = shaken(state.unbox(state.init_params(model, jax.random.key(0))))
+    params = shaken(initial(model))
     predictor = LanguageModelPredictor() if head is None else LabelPredictor(SingleLabel())
     table = compiled.write_tflite(predictor, model, params, L, tmp_path / 'out', [batch()])
     header, plain, exact, small = table.splitlines()

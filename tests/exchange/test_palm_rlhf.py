@@ -6,7 +6,7 @@ import pytest
 from palm_jax.api.trained_model import load
 from palm_jax.errors import UserError
 from palm_jax.exchange import imports
-from tests.exchange.test_hf_directory import PUBLISHED, published
+from tests.support.published import PUBLISHED, published
 
 torch = pytest.importorskip('torch')
 palm_rlhf_pytorch = pytest.importorskip('palm_rlhf_pytorch', reason='pip install "palm_jax[peers]"')

@@ -8,7 +8,7 @@ import pytest
 
 from palm_jax.errors import UserError
 from palm_jax.inference.beam import BeamSearch
-from tests.inference.test_generate import Numbers
+from tests.support.vocabularies import Numbers
 
 EOS = 1
 
@@ -45,7 +45,7 @@ def test_wide_enough_it_finds_the_best_there_is(micro, length_penalty):
 
 def test_narrow_it_is_that_of_transformers(micro):
     torch = pytest.importorskip('torch')
-    from tests.models.test_cohere import cohere
+    from tests.support.cohere import cohere
 
     model, params = micro(num_layers=2)
     theirs = cohere(model, params)

@@ -9,23 +9,8 @@ from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.generate import Sampler
 from palm_jax.inference.quantization import dequantize
-
-
-class Letters:
-    """Token i is chr(i + 60)."""
-
-    def encode(self, text):
-        return [ord(c) - 60 for c in text]
-
-    def decode(self, ids):
-        return ''.join(chr(i + 60) for i in ids)
-
-
-class Numbers:
-    """Token i is its number."""
-
-    def decode(self, ids):
-        return ' '.join(map(str, ids))
+from tests.support.models import applied
+from tests.support.vocabularies import Letters, Numbers
 
 
 def ids_of(sampler, model, params, prompts, length, **options):
@@ -77,7 +62,7 @@ def test_log_probabilities_are_the_models_own(micro):
     sampler = Sampler(max_tokens=5, temperature=1.7, top_k=9, repetition_penalty=1.5)
     for prompt, (said,) in zip(prompts, sampler.generate(model, params, Numbers(), prompts, 32), strict=True):
         tokens = [*said.ids, *([1] if said.finish_reason == 'stop' else [])]
-        logits = model.apply({'params': params}, np.array([[*prompt, *tokens]]))[0]
+        logits = applied(model, params, np.array([[*prompt, *tokens]]))[0]
         expected = jax.nn.log_softmax(logits)[np.arange(len(prompt) - 1, len(prompt) + len(tokens) - 1), tokens]
         np.testing.assert_allclose(said.logprobs, expected, atol=1e-5)
         assert said.score == pytest.approx(float(expected.sum()), abs=1e-4)
@@ -117,7 +102,7 @@ def test_a_text_ends_at_the_length_and_at_a_stop_string(micro):
 
 def test_a_prompt_without_room_is_refused(micro):
     model, params = micro()
-    with pytest.raises(UserError, match='has 9 tokens; the model reads 8'):
+    with pytest.raises(UserError, match='has 9 tokens; the context length is 8'):
         Sampler()(model, params, Letters(), ['ABCDEFGHI'], 8)
     with pytest.raises(UserError, match='Prompt 2 has 9 tokens'):
         Sampler().generate(model, params, Letters(), [[0, 5], [0] * 9], 8)
@@ -189,7 +174,7 @@ def test_int8_is_near_and_a_quarter_of_the_size(micro):
         # Half a step of the scale of that output, whose largest value is 127 steps.
         assert np.abs(np.asarray(x) - y).max() <= 0.5 * np.abs(x).max() / 127 + 1e-7, path
     tokens = np.random.default_rng(0).integers(3, 61, (2, 30))
-    logits, near = (np.asarray(model.apply({'params': p}, tokens)) for p in (params, back))
+    logits, near = (np.asarray(applied(model, p, tokens)) for p in (params, back))
     assert 0 < np.abs(logits - near).max() < 0.05 * np.abs(logits).max()
     assert len(ids_of(Sampler(max_tokens=4, temperature=0), model, small, [[0, 5]], 32)[0]) <= 4
 

@@ -22,7 +22,7 @@ def test_entities_and_their_f1_are_seqevals(case):
     for sentence, expected in zip(case['true'], case['entities'], strict=True):
         assert decode(sentence) == [Entity(kind, first, last + 1) for kind, first, last in expected]
     sentences = [Sentence(tuple('w' * len(s)), tuple(s), 'here') for s in case['true']]
-    result = tags.report(None, 0.5, sentences, case['predicted']).metrics
+    result = tags.measurements(0.5, sentences, case['predicted']).metrics
     for ours, theirs in (('entity_precision', 'precision'), ('entity_recall', 'recall'), ('entity_f1', 'f1')):
         np.testing.assert_allclose(result[ours], case[theirs])
 
@@ -32,14 +32,14 @@ def test_a_report_counts_types_and_names_the_worst_sentence():
         Sentence(('Ann', 'met', 'Bo'), ('B-PER', 'O', 'B-PER'), 'here'),
         Sentence(('Rome', 'burns'), ('B-LOC', 'O'), 'there'),
     ]
-    report = tags.report(None, 0.5, sentences, [['B-PER', 'O', 'O'], ['B-PER', 'I-PER']])
-    assert report.sections['Entities'][1:] == [
+    report = tags.measurements(0.5, sentences, [['B-PER', 'O', 'O'], ['B-PER', 'I-PER']])
+    assert report.tables['Entities'][1:] == [
         ('LOC', '0.000', '0.000', '0.000', '1'),
         ('PER', '0.500', '0.500', '0.500', '2'),
     ]
-    assert report.sections['The worst errors'][1] == ('Rome burns', "['LOC: Rome']", "['PER: Rome burns']")
+    assert report.tables['The worst errors'][1] == ('Rome burns', "['LOC: Rome']", "['PER: Rome burns']")
     np.testing.assert_allclose(report.metrics['tag_accuracy'], 2 / 5)
-    low, high = report.interval
+    low, high = report.intervals['entity_f1']
     assert low <= report.metrics['entity_f1'] <= high
 
 

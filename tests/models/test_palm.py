@@ -10,8 +10,9 @@ import pytest
 from palm_jax.errors import UserError
 from palm_jax.models.masks import Mask
 from palm_jax.models.palm import Architecture, Block, PaLM
-from palm_jax.training import state
-from tests.models import reference
+from palm_jax.training import setup, state
+from tests.support import numpy_palm
+from tests.support.models import applied
 
 ABLATIONS = {
     'palm': {},
@@ -33,10 +34,10 @@ ABLATIONS = {
 def test_logits_equal_an_independent_numpy_palm(micro, tokens, changes):
     model, params = micro(**changes)
     params = jax.tree.map(lambda p: p * 1.1 + 0.02, params)  # scales that are not one
-    ours = model.apply({'params': params}, tokens)
+    ours = applied(model, params, tokens)
     arrays = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
     for row in range(len(tokens)):
-        expected = reference.logits(arrays, tokens[row], model.arch)
+        expected = numpy_palm.logits(arrays, tokens[row], model.arch)
         np.testing.assert_allclose(ours[row], expected, rtol=2e-4, atol=2e-5)
 
 
@@ -105,7 +106,7 @@ def test_a_changed_token_moves_no_earlier_logit(micro, tokens, attention):
     model, params = micro(attention=attention)
     changed = tokens.copy()
     changed[:, 25] = (changed[:, 25] + 5) % 61
-    before, after = (model.apply({'params': params}, t) for t in (tokens, changed))
+    before, after = (applied(model, params, t) for t in (tokens, changed))
     np.testing.assert_array_equal(before[:, :25], after[:, :25])
     assert np.abs(before[:, 25:] - after[:, 25:]).max() > 1e-3
 
@@ -117,9 +118,9 @@ def test_a_changed_token_moves_no_logit_of_another_segment(micro, tokens, attent
     positions = np.repeat([[*range(17), *range(23)]], 2, axis=0).astype(np.int32)
     changed = tokens.copy()
     changed[:, 3] = (changed[:, 3] + 5) % 61
-    before, after = (model.apply({'params': params}, t, positions, segments) for t in (tokens, changed))
+    before, after = (applied(model, params, t, positions, segments) for t in (tokens, changed))
     np.testing.assert_array_equal(before[:, 17:], after[:, 17:])
-    alone = model.apply({'params': params}, tokens[:, 17:])
+    alone = applied(model, params, tokens[:, 17:])
     np.testing.assert_allclose(before[:, 17:], alone, atol=1e-5)  # packed is as if alone
 
 
@@ -129,11 +130,11 @@ def test_a_prefix_is_bidirectional_and_nothing_else(micro, tokens):
     prefix[:, :10] = 1
     changed = tokens.copy()
     changed[:, 8] = (changed[:, 8] + 5) % 61
-    before, after = (model.apply({'params': params}, t, causal_attention_BL=prefix) for t in (tokens, changed))
+    before, after = (applied(model, params, t, causal_attention_BL=prefix) for t in (tokens, changed))
     assert np.abs(before[:, 0] - after[:, 0]).max() > 1e-4  # the first token sees the ninth
     changed = tokens.copy()
     changed[:, 12] = (changed[:, 12] + 5) % 61
-    after = model.apply({'params': params}, changed, causal_attention_BL=prefix)
+    after = applied(model, params, changed, causal_attention_BL=prefix)
     np.testing.assert_array_equal(before[:, :12], after[:, :12])
 
 
@@ -150,8 +151,8 @@ def test_how_it_is_computed_changes_neither_values_nor_the_layout(micro, tokens,
     def loss(m, p):
         return jnp.sum(jnp.sin(m.apply({'params': p}, tokens)))
 
-    value, grads = jax.value_and_grad(lambda p: loss(model, p))(params)
-    other_value, other_grads = jax.value_and_grad(lambda p: loss(other, p))(params)
+    value, grads = jax.jit(jax.value_and_grad(lambda p: loss(model, p)))(params)
+    other_value, other_grads = jax.jit(jax.value_and_grad(lambda p: loss(other, p)))(params)
     np.testing.assert_allclose(value, other_value, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), grads, other_grads)
 
@@ -161,7 +162,7 @@ def test_half_precision_computes_in_it_and_keeps_float32_parameters(micro, token
     assert {p.dtype.name for p in jax.tree.leaves(params)} == {'float32'}
     assert model.apply({'params': params}, tokens, method='features').dtype == jnp.bfloat16
     full, _ = micro()
-    exact, rounded = (np.asarray(m.apply({'params': params}, tokens)) for m in (full, model))
+    exact, rounded = (np.asarray(applied(m, params, tokens)) for m in (full, model))
     assert rounded.dtype == np.float32
     np.testing.assert_allclose(rounded, exact, atol=0.15)
 
@@ -190,3 +191,12 @@ def test_dropout_needs_and_uses_its_key(micro, tokens):
 def test_impossible_architectures_say_what_is_possible(micro, changes, message):
     with pytest.raises(UserError, match=message):
         micro(**changes)
+
+
+@pytest.mark.parametrize(
+    'platform, num_layers, unrolled', [('cpu', 3, 3), ('cpu', 40, 1), ('gpu', 3, 1), ('tpu', 3, 1)]
+)
+def test_auto_unrolls_a_shallow_model_on_a_cpu_only(platform, num_layers, unrolled):
+    arch = Architecture(vocab_size=61, num_layers=num_layers, d_model=24, num_heads=4, unroll_layers='auto')
+    assert arch.scan_unroll == 1  # unless a run resolves it
+    assert setup.adapt(PaLM(arch), platform=platform)[0].arch.scan_unroll == unrolled

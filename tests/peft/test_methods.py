@@ -10,32 +10,19 @@ import pytest
 from palm_jax.errors import UserError
 from palm_jax.inference.generate import Sampler
 from palm_jax.models.heads import Head
+from palm_jax.models.kernels.rope import rotate
 from palm_jax.models.palm import Architecture, PaLM
-from palm_jax.models.rotary import rotate
 from palm_jax.parameters import path_name
 from palm_jax.peft.adalora import AdaLoRA
 from palm_jax.peft.adapter import Adapter
-from palm_jax.peft.bitfit import BitFit
-from palm_jax.peft.ia3 import IA3
 from palm_jax.peft.lora import LoRA
 from palm_jax.peft.prefix import Prefix
 from palm_jax.peft.prompt import SoftPrompt
 from palm_jax.training import head_losses, losses, optimizers, schedules, setup, state, step
-from tests.inference.test_generate import Numbers
+from tests.support.methods import METHODS
+from tests.support.models import applied, initial, shaken
+from tests.support.vocabularies import Numbers
 
-METHODS = {
-    'lora': (LoRA(rank=2, alpha=4.0),),
-    'rslora': (LoRA(rank=2, use_rslora=True, targets='stack/attn/qkv/(q|v)'),),
-    'dora': (LoRA(rank=2, use_dora=True),),
-    'ia3': (IA3(),),
-    'bitfit': (BitFit(),),
-    'adapter': (Adapter(bottleneck_dim=4),),
-    'adalora': (AdaLoRA(rank=3, target_rank=2, total_steps=20),),
-    'prefix': (Prefix(length=3),),
-    'wide_prefix': (Prefix(length=3, bottleneck_dim=5),),
-    'prompt': (SoftPrompt(length=3),),
-    'several': (LoRA(rank=2), BitFit(), Adapter(bottleneck_dim=4), IA3(), Prefix(length=2), SoftPrompt(length=2)),
-}
 PARTS = {
     'full': {'trainable': ['.*']},
     'head_only': {'trainable': []},
@@ -84,13 +71,14 @@ def features(head):
 def start(model, selection, seed=0):
     """A state as a run that starts from a base has it: the methods' own start is made."""
     optimizer = model.wrap_optimizer(optimizers.adamw(schedules.constant(3e-2)))
-    fresh = state.unbox(state.init_state(model, optimizer, jax.random.key(seed), selection))
+    init = jax.jit(lambda rng: state.unbox(state.init_state(model, optimizer, rng, selection)))
+    fresh = init(jax.random.key(seed))
     params, frozen = selection.split(model.init_from_base(fresh.all_params))
     return dataclasses.replace(fresh, params=params, frozen=frozen), optimizer
 
 
 def base_params(model):
-    return state.unbox(state.init_params(model.model, jax.random.key(0)))
+    return initial(model.model)
 
 
 def outputs(model, params, batch, head):
@@ -172,13 +160,6 @@ def test_scanned_and_unrolled_layers_are_the_same_model(name):
     )
 
 
-def shaken(params):
-    """Parameters away from the start, so that a method does something."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(5), len(leaves))
-    return tree.unflatten([x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
-
-
 @pytest.mark.parametrize('name', MERGED)
 def test_merged_equals_unmerged(name):
     model, selection = build('words', methods=METHODS[name])
@@ -238,11 +219,11 @@ def test_a_prompt_begins_as_the_tokens_it_is_given():
 def test_a_prompt_gives_what_its_tokens_in_the_text_would():
     model, _ = build('words', methods=(SoftPrompt(length=3, initial_ids=[[4], [5], [6]]),))
     base = base_params(model)
-    params = model.init_from_base(state.unbox(state.init_params(model, jax.random.key(0))))
+    params = model.init_from_base(initial(model))
     text = np.array([[0, 9, 8, 7]], np.int32)
     whole = np.concatenate([np.array([[4, 5, 6]], np.int32), text], axis=1)
-    expected = np.asarray(model.model.apply({'params': base}, whole))[:, 3:]
-    np.testing.assert_allclose(model.apply({'params': params}, text), expected, rtol=1e-5, atol=1e-5)
+    expected = np.asarray(applied(model.model, base, whole))[:, 3:]
+    np.testing.assert_allclose(applied(model, params, text), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_prefix_is_what_a_cache_of_tokens_before_the_text_would_be():
@@ -253,13 +234,13 @@ def test_a_prefix_is_what_a_cache_of_tokens_before_the_text_would_be():
     whole = np.concatenate([np.array([[4, 5, 6]], np.int32), text], axis=1)
     _, memory = model.model.apply({'params': base}, whole, mutable=['cache'])
     cached = memory['cache']['stack']['attn']['memory']
-    params = state.unbox(state.init_params(model, jax.random.key(0)))
+    params = initial(model)
     # The cache holds keys turned by their positions 0, 1, 2; a prefix turns its own by -3, -2, -1.
     keys = jax.vmap(lambda k: rotate(k, np.arange(0, -3, -1)[None], model.arch.rope_theta))(cached['k'][:, :, :3])
     own = {'k': keys[:, 0], 'v': cached['v'][:, 0, :3]}
     params['stack']['attn']['memory'] = {'prefix': own}
-    expected = np.asarray(model.model.apply({'params': base}, whole))[:, 3:]
-    np.testing.assert_allclose(model.apply({'params': params}, text), expected, rtol=1e-5, atol=1e-5)
+    expected = np.asarray(applied(model.model, base, whole))[:, 3:]
+    np.testing.assert_allclose(applied(model, params, text), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,8 @@ from palm_jax.peft.lora import LoRA
 from palm_jax.peft.method import AdaptedModel
 from palm_jax.peft.prefix import Prefix
 from palm_jax.peft.prompt import SoftPrompt
-from palm_jax.training import state
-from tests.models.test_cohere import cohere, relative_error
-from tests.peft.test_methods import shaken
+from tests.support.cohere import cohere, relative_error
+from tests.support.models import applied, initial, shaken
 
 P, RANK = 3, 4
 METHODS = {
@@ -41,7 +40,7 @@ def base(request, micro):
 def with_method(model, method):
     """Parameters away from the start: what the method does is visible."""
     adapted = AdaptedModel(model, (method,))
-    params = shaken(state.unbox(state.init_params(adapted, jax.random.key(1))))
+    params = shaken(initial(adapted, seed=1))
     own = [path for path, _ in jax.tree_util.tree_leaves_with_path(params) if method.name in str(path)]
     assert own
     return adapted, params
@@ -60,7 +59,7 @@ def test_peft_computes_the_same(method, base, tokens):
     plain = exported(input_ids=ids).logits.detach()
     theirs = peft_directory.attach(exported, method, params, base[0].arch)
     logits = theirs(input_ids=ids).logits.detach()[:, -tokens.shape[1] :]
-    assert relative_error(adapted.apply({'params': params}, tokens), logits) < 1e-5
+    assert relative_error(applied(adapted, params, tokens), logits) < 1e-5
     assert relative_error(plain, logits) > 1e-3
 
 

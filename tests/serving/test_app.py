@@ -3,7 +3,6 @@
 import asyncio
 import json
 import socket
-import time
 
 import httpx
 import openai
@@ -11,17 +10,14 @@ import pytest
 
 from palm_jax.inference.generate import Sampler
 from palm_jax.serving.limits import Limits
-from tests.serving.conftest import running
+from tests.support.server import alone, running, slowed
+from tests.support.waiting import wait_until
 
 PROMPTS = ['def f(x):', 'import os', 'a', 'class Foo: pass', 'naïve ▁ 中文', 'x = 1']
 
 
 def client(site, **options):
     return openai.OpenAI(base_url=f'{site.url}/v1', api_key='none', max_retries=0, **options)
-
-
-def alone(served, name, prompt, tokens=12):
-    return served[name].model.generate([prompt], Sampler(max_tokens=tokens, temperature=0.0))[0]
 
 
 def test_openais_client_gets_what_the_model_writes_alone(served):
@@ -87,7 +83,7 @@ WRONG = {
     'a text for a number': ({'model': 'base', 'prompt': 'a', 'max_tokens': '7'}, 400, 'max_tokens'),
     'unknown': ({'model': 'base', 'prompt': 'a', 'temprature': 1}, 400, 'temprature: Extra inputs'),
     'what is not honoured': ({'model': 'base', 'prompt': 'a', 'presence_penalty': 1.0}, 400, 'presence_penalty'),
-    'too long': ({'model': 'base', 'prompt': 'x' * 64}, 400, 'reads and writes 64 together'),
+    'too long': ({'model': 'base', 'prompt': 'x' * 64}, 400, 'the context length is 64 tokens'),
     'unknown token': ({'model': 'base', 'prompt': [5, 9999]}, 400, 'Token 9999 is unknown'),
     'too many at once': (
         {'model': 'base', 'prompt': ['a'] * 20, 'n': 2},
@@ -141,7 +137,7 @@ def test_a_thousand_at_once_are_answered_as_one_by_one(served):
 
             return await asyncio.gather(*map(ask, range(1000)))
 
-    with running(served, places=16, max_waiting=2000) as site:
+    with running(served, slots=16, max_waiting=2000) as site:
         expected = {(name, prompt): alone(served, name, prompt, 6) for name in served for prompt in PROMPTS}
         for body, answer in asyncio.run(ask_all(site)):
             assert answer.status_code == 200, answer.text
@@ -159,30 +155,16 @@ def test_too_many_are_told_when_to_come_again(served):
             body = {'model': 'base', 'prompt': 'a', 'max_tokens': 50, 'temperature': 0}
             return await asyncio.gather(*(http.post(f'{site.url}/v1/completions', json=body) for _ in range(30)))
 
-    with running(served, places=1, max_waiting=2) as site:
+    with running(served, slots=1, max_waiting=2) as site:
         answers = asyncio.run(ask_all(site))
         refused = [answer for answer in answers if answer.status_code == 429]
         assert refused and len(refused) < 30 and all(answer.headers['retry-after'] == '1' for answer in refused)
         assert all(answer.json()['error']['type'] == 'rate_limit_error' for answer in refused)
 
 
-def wait_until(is_so, seconds=30):
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def slowed(engine, seconds):
-    """A model takes its time, so that clients can leave in the middle."""
-    for model in engine._models.values():
-        work = model.work
-        model.work = lambda chunk, work=work: (time.sleep(seconds), work(chunk))
-
-
 def test_a_client_that_leaves_frees_its_place(served):
     body = json.dumps({'model': 'base', 'prompt': 'a', 'max_tokens': 60, 'temperature': 0})
-    with running(served, places=1) as site:
+    with running(served, slots=1) as site:
         slowed(site.engine, 0.3)
         for stream in (False, True):
             content = body if not stream else body[:-1] + ', "stream": true}'

@@ -6,8 +6,8 @@ import time
 import pytest
 
 from palm_jax.serving.limits import Limits
-from tests.serving.conftest import running
-from tests.serving.test_app import alone, slowed, wait_until
+from tests.support.server import alone, running, slowed
+from tests.support.waiting import wait_until
 
 CHROMIUM, DRIVER = shutil.which('chromium'), shutil.which('chromedriver')
 pytestmark = pytest.mark.skipif(
@@ -70,7 +70,7 @@ def test_a_chat_on_a_phone(served, browser):
 
 
 def test_stop_frees_the_place_and_errors_are_read(served, browser):
-    with running(served, Limits(token='secret'), places=1) as site:
+    with running(served, Limits(token='secret'), slots=1) as site:
         browser.get(site.url)
         wait_until(lambda: browser.find_elements('css selector', 'article.error'))
         assert 'Give the right key' in browser.find_element('css selector', 'article.error').text

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from palm_jax.serving.limits import Limits
-from tests.serving.conftest import running
+from tests.support.server import running
 
 schemathesis = pytest.importorskip('schemathesis', reason='pip install "palm_jax[test]"')
 

@@ -17,7 +17,8 @@ from palm_jax.training.best import BestCheckpoint, BestMetric, best_metric
 def states(micro):
     model, _ = micro()
     optimizer = optimizers.adamw(schedules.constant(1e-3))
-    return [state.unbox(state.init_state(model, optimizer, jax.random.key(seed))) for seed in range(4)]
+    init = jax.jit(lambda rng: state.unbox(state.init_state(model, optimizer, rng)))
+    return [init(jax.random.key(seed)) for seed in range(4)]
 
 
 def test_larger_is_better_but_for_losses_and_errors():
@@ -31,15 +32,15 @@ def test_the_best_is_kept_found_again_and_preferred(tmp_path, states):
     metadata, folder = CheckpointMetadata(vocabulary='bytes'), RunDirectory(tmp_path).best_checkpoints
     leader = BestCheckpoint(BestMetric('loss', patience=2), folder, metadata, period=10)
     for step, (value, s) in enumerate(zip((3.0, 2.0, 2.5, 2.2), states, strict=True), 1):
-        leader.offer(s, 10 * step, {'validation/loss': value, 'validation/accuracy': 0.5})
+        leader.offer(s, 10 * step, {'loss': value, 'accuracy': 0.5})
         assert leader.has_stalled(10 * step) == (step == 4)
     assert leader.step == 20
     leader.close()
 
     # A run that was killed evaluates again, with the same values, and keeps the same.
     again = BestCheckpoint(BestMetric('loss', patience=2), folder, metadata, period=10)
-    again.offer(states[0], 10, {'validation/loss': 3.0})
-    again.offer(states[2], 30, {'validation/loss': 2.5})
+    again.offer(states[0], 10, {'loss': 3.0})
+    again.offer(states[2], 30, {'loss': 2.5})
     assert again.step == 20 and again.has_stalled(40) and not again.has_stalled(39)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), states[0])
     restored = again.restore(shapes)
@@ -51,14 +52,14 @@ def test_the_best_is_kept_found_again_and_preferred(tmp_path, states):
 
 def test_an_unknown_measure_names_what_exists(tmp_path, states):
     leader = BestCheckpoint(BestMetric('acuracy'), tmp_path, CheckpointMetadata(), 1)
-    with pytest.raises(UserError, match=r"'acuracy'.*mean accuracy.* It has: accuracy, loss"):
-        leader.offer(states[0], 1, {'validation/loss': 1.0, 'validation/accuracy': 1.0})
+    with pytest.raises(UserError, match=r"'acuracy'.*mean accuracy.* It computes: accuracy, loss"):
+        leader.offer(states[0], 1, {'loss': 1.0, 'accuracy': 1.0})
     leader.close()
 
 
 def test_gin_names_a_measure_or_none():
     assert best_metric() is None and best_metric('loss', 3) == BestMetric('loss', 3)
-    with pytest.raises(UserError, match='PATIENCE needs a measure'):
+    with pytest.raises(UserError, match='PATIENCE needs a metric'):
         best_metric(None, 3)
     with pytest.raises(UserError, match='at least 1'):
         best_metric('loss', 0)

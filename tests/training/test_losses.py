@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from palm_jax.training.losses import LanguageModelLoss, softmax_cross_entropy
+from tests.support.models import applied
 
 B, L, D, V = 3, 37, 16, 101
 SCALE, Z = D**-0.5, 1e-2
@@ -34,7 +35,7 @@ def test_value_and_gradient_equal_the_plain_loss(arrays, chunk, skip):
     def chunked(h, e):
         return softmax_cross_entropy(h, e, targets, weights, SCALE, Z, chunk, skip)[0]
 
-    value, grads = jax.value_and_grad(chunked, argnums=(0, 1))(h, e)
+    value, grads = jax.jit(jax.value_and_grad(chunked, argnums=(0, 1)))(h, e)
     expected, expected_grads = jax.value_and_grad(plain, argnums=(0, 1))(h, e, targets, weights)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     np.testing.assert_allclose(chunked(h, e), expected, rtol=1e-6)  # without a gradient: another path
@@ -133,7 +134,7 @@ def test_weights_and_the_count(micro, batch):
 def test_z_loss_is_the_papers(micro, batch):
     """1e-4 · log² Z by default."""
     model, params = micro()
-    logits = np.asarray(model.apply({'params': params}, batch['decoder_input_tokens']), np.float64)
+    logits = np.asarray(applied(model, params, batch['decoder_input_tokens']), np.float64)
     log_z = np.log(np.exp(logits).sum(-1))
     expected = 1e-4 * np.sum(batch['decoder_loss_weights'] * log_z**2)
     np.testing.assert_allclose(LanguageModelLoss()(model, params, batch)[1]['z_loss'].total, expected, rtol=1e-4)

@@ -15,6 +15,8 @@ from palm_jax.data.readers import conll
 from palm_jax.data.registry import offline, stdlib
 from palm_jax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures('offline_tables')
+
 
 def rows(name):
     return [json.loads(line) for line in Path(offline.table(name)).read_text().splitlines()]

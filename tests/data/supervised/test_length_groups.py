@@ -13,10 +13,10 @@ from palm_jax.data.supervised.text_to_text import TextToText
 from palm_jax.errors import UserError
 from palm_jax.models.heads import Head
 from palm_jax.models.palm import Architecture, PaLM
-from palm_jax.training import state
 from palm_jax.training.head_losses import ClassLoss
 from palm_jax.training.losses import LanguageModelLoss
-from tests.conftest import MICRO
+from tests.support.architectures import MICRO
+from tests.support.models import initial
 
 E, L, GROUP = 256, 32, 4  # two windows of 32 groups are an epoch of 256
 
@@ -134,6 +134,6 @@ def test_the_loss_of_a_group_is_that_of_its_whole_rows(tables, kind):
     assert whole['decoder_input_tokens'].shape == kinds(tables, None)[kind][0].batch(0, 8)['decoder_input_tokens'].shape
     head = None if kind == 'text' else Head(len(data.labels), pooling='none' if kind == 'tags' else 'mean')
     model = PaLM(Architecture(**(MICRO | {'vocab_size': 260})), head=head)
-    params = state.unbox(state.init_params(model, jax.random.key(0)))
-    losses = [float(loss(model, params, b)[0]) for b in (batch, whole)]
+    params = initial(model)
+    losses = [float(jax.jit(lambda b: loss(model, params, b)[0])(b)) for b in (batch, whole)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

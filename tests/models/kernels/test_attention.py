@@ -1,4 +1,6 @@
-"""Every implementation of attention against NumPy, under every mask."""
+"""Every implementation of attention against NumPy and against the reference, under every mask."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +8,7 @@ import numpy as np
 import pytest
 
 from palm_jax.errors import UserError
-from palm_jax.models import attention
-from palm_jax.models.attention import attend
+from palm_jax.models.kernels.attention import attend, attend_in_blocks, reference_attend
 from palm_jax.models.masks import Mask
 
 B, L, H, K = 2, 150, 4, 8  # longer than a query block
@@ -61,10 +62,40 @@ def test_attention_equals_numpy(implementation, kv_heads, mask):
     np.testing.assert_allclose(ours, numpy_attention(q, k, v, allowed), atol=2e-6)
 
 
+@pytest.mark.parametrize('implementation', ['auto', 'blocks', 'xla'])
+@pytest.mark.parametrize('mask', MASKS.values(), ids=MASKS)
+def test_value_and_gradients_equal_the_reference(implementation, mask):
+    rng = np.random.default_rng(2)
+    q = rng.normal(size=(B, L, H, K)).astype(np.float32)
+    k, v = rng.normal(size=(2, B, L, 2, K)).astype(np.float32)
+
+    def value_and_gradients(attend):
+        loss = lambda q, k, v: jnp.sum(jnp.sin(attend(q, k, v, Mask(*mask))))  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(q, k, v)
+
+    ours = value_and_gradients(functools.partial(attend, implementation=implementation))
+    plain = value_and_gradients(reference_attend)
+    np.testing.assert_allclose(ours[0], plain[0], rtol=1e-5)
+    for a, b in zip(ours[1], plain[1], strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-5)
+
+
 def test_auto_is_the_blocks_on_a_cpu():
     if jax.default_backend() != 'cpu':
         pytest.skip('this machine has an accelerator')
-    assert attention.fastest_implementation(np.float32) == 'blocks'
+    q = jnp.asarray(np.random.default_rng(0).normal(size=(1, L, H, K)), jnp.float32)
+    auto, blocks = (jax.jit(f)(q, q, q, Mask()) for f in (attend, attend_in_blocks))
+    np.testing.assert_array_equal(auto, blocks)
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'cuda', 'tpu'])
+def test_auto_is_splash_on_a_tpu_where_it_applies(platform):
+    def lowered(length):
+        q = jax.ShapeDtypeStruct((1, length, 2, 128), jnp.float32)
+        return jax.jit(attend).trace(q, q, q, Mask()).lower(lowering_platforms=(platform,)).as_text()
+
+    assert ('tpu_custom_call' in lowered(256)) == (platform == 'tpu')
+    assert 'tpu_custom_call' not in lowered(200)
 
 
 @pytest.mark.skipif(jax.default_backend() != 'gpu', reason='needs a GPU')
@@ -75,20 +106,6 @@ def test_cudnn_does_not_attend_across_segments():
     segments = np.repeat([[1] * 100 + [2] * 156], B, axis=0).astype(np.int32)
     packed, plain = (attend(q, k, v, Mask(segments), name) for name in ('cudnn', 'xla'))
     np.testing.assert_allclose(np.asarray(packed, np.float32), np.asarray(plain, np.float32), atol=0.03)
-
-
-def test_rotation_is_relative():
-    """⟨R_m q, R_n k⟩ depends on m − n alone, the property that defines RoPE."""
-    from palm_jax.models.rotary import rotate
-
-    q, k = np.random.default_rng(1).normal(size=(2, 1, 1, 1, 16)).astype(np.float32)
-
-    def score(m, n):
-        return np.sum(np.asarray(rotate(q, np.array([[m]]))) * np.asarray(rotate(k, np.array([[n]]))))
-
-    np.testing.assert_allclose(score(5, 2), score(105, 102), rtol=1e-4)
-    np.testing.assert_allclose(score(0, 0), np.sum(q * k), rtol=1e-5)
-    assert abs(score(5, 2) - score(5, 3)) > 1e-3
 
 
 @pytest.mark.parametrize('groups', [1, 2])
@@ -103,7 +120,7 @@ def test_splash_attention_equals_the_plain_one(groups, packed):
 
     def value_and_gradients(implementation):
         loss = lambda q, k, v: jnp.sum(jnp.sin(attend(q, k, v, mask, implementation)))  # noqa: E731
-        return jax.value_and_grad(loss, argnums=(0, 1, 2))(q, k, v)
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(q, k, v)
 
     (ours, ours_grads), (plain, plain_grads) = map(value_and_gradients, ('splash', 'xla'))
     np.testing.assert_allclose(ours, plain, rtol=1e-5)
@@ -113,5 +130,5 @@ def test_splash_attention_equals_the_plain_one(groups, packed):
 
 def test_splash_attention_says_what_it_is_for():
     x = jnp.zeros((1, 48, 2, 16))
-    with pytest.raises(UserError, match='lengths and head sizes that 128 divides; here they are 48 and 16'):
+    with pytest.raises(UserError, match='multiples of 128; here they are 48 and 16'):
         attend(x, x[:, :, :1], x[:, :, :1], Mask(), 'splash')

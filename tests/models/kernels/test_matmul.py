@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from palm_jax.models.matmuls import matmul, product, transposed_product
+from palm_jax.models.kernels.matmul import (
+    matmul,
+    product,
+    reference_product,
+    reference_transposed_product,
+    transposed_product,
+)
 
 DTYPES = (jnp.float32, jnp.bfloat16)
 
@@ -52,3 +58,21 @@ def test_the_gradient_is_that_of_the_plain_product():
     plain = jax.grad(lambda x, w: ((x @ w) * dy).sum(), (0, 1))(x, w)
     for a, b in zip(ours, plain, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('batched', [False, True])
+def test_the_variants_of_the_cpu_equal_the_plain_products(dtype, batched):
+    x, y, w = operands(dtype, (2, 64, 32), (2, 64, 48), (2, 32, 48) if batched else (32, 48))
+    np.testing.assert_allclose(
+        jax.jit(lambda x, w: product(x, w, batched=batched))(x, w), reference_product(x, w, batched=batched), rtol=1e-5
+    )
+    ours = jax.jit(lambda x, y: transposed_product(x, y, batched=batched))(x, y)
+    np.testing.assert_allclose(ours, reference_transposed_product(x, y, batched=batched), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'cuda', 'tpu'])
+def test_only_a_cpu_transposes_in_memory(platform):
+    x, y = operands(jnp.bfloat16, (64, 32), (64, 48))
+    lowered = jax.jit(transposed_product).trace(x, y).lower(lowering_platforms=(platform,)).as_text()
+    assert ('LayoutConstraint' in lowered) == (platform == 'cpu')

@@ -1,6 +1,6 @@
-"""Splash attention: the fast attention of TPUs, which never writes the scores to memory.
+"""Splash attention: attention for TPUs that never writes the scores to memory.
 
-The kernel is JAX's own (`jax.experimental.pallas.ops.tpu.splash_attention`). It knows one device, so it is mapped
+The kernel is JAX's own (`jax.experimental.pallas.ops.tpu.splash_attention`). It runs on one device, so it is mapped
 over the mesh here: sequences over the axes of `act_batch`, query heads over those of `act_heads`.
 """
 
@@ -16,36 +16,41 @@ from jax.sharding import PartitionSpec
 
 from palm_jax.models.masks import Mask
 
-_BLOCK = 512  # queries and keys that are worked on at a time
-_LANES = 128  # of a TPU's vector unit
+_BLOCK = 512  # largest number of queries, and of keys, in one block
+_LANES = 128  # width of a TPU's vector unit
 
 
-def fits(q_BLHK: jax.Array, k_BMGK: jax.Array, mask: Mask) -> bool:
-    """Whether the kernel has what is asked: causal, perhaps packed, and shapes that fill its blocks."""
+def applies(q_BLHK: jax.Array, k_BMGK: jax.Array, mask: Mask) -> bool:
+    """Whether the mask is causal (packed or not) and L = M and K are multiples of 128."""
     causal = mask.causal_attention is None and mask.query_positions is None and mask.num_prefix == 0
     L, K = q_BLHK.shape[1], q_BLHK.shape[3]
     return causal and k_BMGK.shape[1] == L and L % _LANES == 0 and K % _LANES == 0
 
 
 def attend(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask: Mask, interpret: bool = False) -> jax.Array:
-    """Attention of every query head to its key/value head, scaled by 1/√K; [B, L, H, K] in q's dtype.
+    """softmax(q·kᵀ / √K)·v of every query head with its key/value head.
 
     Args:
-      q_BLHK, k_BMGK, v_BMGK: rotated queries and keys, and values; L = M and K are multiples of 128.
-      mask: causal, with segments or without.
-      interpret: computes the kernel without a TPU, slowly.
+      q_BLHK: rotated queries; L and K are multiples of 128.
+      k_BMGK: rotated keys; M = L.
+      v_BMGK: values.
+      mask: causal mask with or without segments.
+      interpret: run the kernel without a TPU, slowly.
+
+    Returns:
+      [B, L, H, K] in q's dtype.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    rules_are_here = bool(nn.get_logical_axis_rules()) and not mesh.empty
+    has_rules = bool(nn.get_logical_axis_rules()) and not mesh.empty
     axes = ('act_batch', 'act_length', 'act_heads', None)
-    q_spec = nn.logical_to_mesh_axes(axes) if rules_are_here else PartitionSpec()
+    q_spec = nn.logical_to_mesh_axes(axes) if has_rules else PartitionSpec()
     kv_spec = PartitionSpec(*q_spec[:1])
     segments_BL = mask.segment_ids
 
     def on_one_device(q_BLHK, k_BMGK, v_BMGK, segments_BL):
         return _attend(q_BLHK, k_BMGK, v_BMGK, segments_BL, interpret)
 
-    if not rules_are_here or math.prod(mesh.shape.values()) == 1:
+    if not has_rules or math.prod(mesh.shape.values()) == 1:
         return on_one_device(q_BLHK, k_BMGK, v_BMGK, segments_BL)
     mapped = jax.shard_map(
         on_one_device, mesh=mesh, in_specs=(q_spec, kv_spec, kv_spec, kv_spec), out_specs=q_spec, check_vma=False

@@ -1,0 +1,142 @@
+"""Attention with several query heads per key/value head."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.lax import platform_dependent
+
+from palm_jax.errors import UserError
+from palm_jax.models.kernels import splash_attention
+from palm_jax.models.kernels.matmul import product, transposed_product
+from palm_jax.models.masks import Mask
+
+QUERY_BLOCK = 128
+
+Variant = Callable[[jax.Array, jax.Array, jax.Array, Mask], jax.Array]
+
+
+def attend(
+    q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask: Mask, implementation: str = 'auto'
+) -> jax.Array:
+    """softmax(q·kᵀ / √K)·v of every query head with its key/value head.
+
+    Args:
+      q_BLHK: rotated queries; H is a multiple of G.
+      k_BMGK: rotated keys.
+      v_BMGK: values.
+      mask: the keys that each query may attend to.
+      implementation: `xla` or `cudnn` of `jax.nn.dot_product_attention`; `blocks`, which computes one block of queries
+        at a time against only the keys it can see, and needs no transposition with one key head: the fastest on CPUs;
+        `splash`, JAX's kernel for TPUs; or `auto`: `blocks` on a CPU, `cudnn` on a CUDA GPU in half precision,
+        `splash` on a TPU where it applies (causal attention, multiples of 128), else `xla`.
+
+    Returns:
+      [B, L, H, K] in q's dtype.
+
+    Raises:
+      UserError: `splash` does not apply to the mask or the shapes.
+    """
+    splash_applies = splash_attention.applies(q_BLHK, k_BMGK, mask)
+    if implementation == 'auto':
+        variants = {'cpu': attend_in_blocks, 'default': attend_with_xla}
+        if splash_applies:
+            variants['tpu'] = splash_attention.attend
+        # cuDNN's kernel cannot be traced where cuDNN is missing.
+        if jax.default_backend() == 'gpu' and q_BLHK.dtype in (jnp.bfloat16, jnp.float16):
+            variants['cuda'] = attend_with_cudnn
+        return platform_dependent(q_BLHK, k_BMGK, v_BMGK, mask, **variants)
+    if implementation == 'splash' and not splash_applies:
+        raise UserError(
+            'palm.Architecture.attention = splash requires causal attention, with a sequence length and a head size '
+            f'that are multiples of 128; here they are {q_BLHK.shape[1]} and {q_BLHK.shape[3]}. '
+            '`auto` uses splash where it applies.'
+        )
+    variants = {
+        'xla': attend_with_xla,
+        'cudnn': attend_with_cudnn,
+        'blocks': attend_in_blocks,
+        'splash': _attend_with_splash_anywhere,
+    }
+    return variants[implementation](q_BLHK, k_BMGK, v_BMGK, mask)
+
+
+def reference_attend(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask: Mask) -> jax.Array:
+    """`attend` as the formula, in float32."""
+    heads_per_group = q_BLHK.shape[2] // k_BMGK.shape[2]
+    q_BLHK, k_BMGK, v_BMGK = (x.astype(jnp.float32) for x in (q_BLHK, k_BMGK, v_BMGK))
+    k_BMHK, v_BMHK = (jnp.repeat(x, heads_per_group, axis=2) for x in (k_BMGK, v_BMGK))
+    score_BHLM = jnp.einsum('BLHK,BMHK->BHLM', q_BLHK, k_BMHK) / q_BLHK.shape[-1] ** 0.5
+    allowed_B1LM = mask.allowed(k_BMGK.shape[1])[:, None]
+    weight_BHLM = jax.nn.softmax(jnp.where(allowed_B1LM, score_BHLM, -jnp.inf), axis=-1)
+    return jnp.einsum('BHLM,BMHK->BLHK', weight_BHLM, v_BMHK)
+
+
+def _dot_product_attention(q_BLHK, k_BMGK, v_BMGK, mask, implementation):
+    allowed_B1LM = None if mask.only_causal else mask.allowed(k_BMGK.shape[1])[:, None]
+    return jax.nn.dot_product_attention(
+        q_BLHK, k_BMGK, v_BMGK, mask=allowed_B1LM, is_causal=mask.only_causal, implementation=implementation
+    )
+
+
+attend_with_xla: Variant = functools.partial(_dot_product_attention, implementation='xla')
+attend_with_cudnn: Variant = functools.partial(_dot_product_attention, implementation='cudnn')
+
+
+def _attend_with_splash_anywhere(q_BLHK, k_BMGK, v_BMGK, mask):
+    """The kernel on a TPU, and its (slow) interpretation elsewhere."""
+    interpreted = functools.partial(splash_attention.attend, interpret=True)
+    return platform_dependent(q_BLHK, k_BMGK, v_BMGK, mask, tpu=splash_attention.attend, default=interpreted)
+
+
+def attend_in_blocks(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask: Mask) -> jax.Array:
+    """The variant for CPUs: `QUERY_BLOCK` queries at a time, against only the keys that they can see."""
+    B, L, H, K = q_BLHK.shape
+    M, G = k_BMGK.shape[1:3]
+    q_BLGRK = (q_BLHK * K**-0.5).reshape(B, L, G, H // G, K)
+    blocks = []
+    for first in range(0, L, QUERY_BLOCK):
+        last = min(first + QUERY_BLOCK, L)
+        keys = mask.keys_needed(last, M)
+        allowed_BlM = mask.allowed(keys, first, last)
+        one_head = jax.vmap(_attend_to_one_head, in_axes=(2, 2, 2, None), out_axes=2)
+        blocks.append(one_head(q_BLGRK[:, first:last], k_BMGK[:, :keys], v_BMGK[:, :keys], allowed_BlM))
+    return jnp.concatenate(blocks, axis=1).reshape(B, L, H, K)
+
+
+@jax.custom_vjp
+def _attend_to_one_head(q_BLRK: jax.Array, k_BMK: jax.Array, v_BMK: jax.Array, allowed_BLM: jax.Array) -> jax.Array:
+    """All query heads of one key head, as more rows of the same matrix.
+
+    The gradient is written out so that all products are those of `kernels.matmul`: dP = dY·Vᵀ,
+    dS = P ⊙ (dP − Σ_m dP ⊙ P), dQ = dS·K, dK = dSᵀ·Q, dV = Pᵀ·dY.
+    """
+    return _attend_forward(q_BLRK, k_BMK, v_BMK, allowed_BLM)[0]
+
+
+def _attend_forward(q_BLRK, k_BMK, v_BMK, allowed_BLM):
+    B, L, R, K = q_BLRK.shape
+    q_BXK = q_BLRK.reshape(B, L * R, K)
+    score_BLRM = product(q_BXK, k_BMK, contract=1, batched=True).reshape(B, L, R, -1)
+    score_BLRM = jnp.where(allowed_BLM[:, :, None], score_BLRM, jnp.finfo(jnp.float32).min)
+    weight_BXM = jax.nn.softmax(score_BLRM, axis=-1).astype(v_BMK.dtype).reshape(B, L * R, -1)
+    y_BLRK = product(weight_BXM, v_BMK, batched=True).astype(v_BMK.dtype).reshape(q_BLRK.shape)
+    return y_BLRK, (q_BXK, k_BMK, v_BMK, weight_BXM)
+
+
+def _attend_backward(residuals, dy_BLRK):
+    q_BXK, k_BMK, v_BMK, weight_BXM = residuals
+    dy_BXK = dy_BLRK.reshape(q_BXK.shape)
+    d_weight_BXM = product(dy_BXK, v_BMK, contract=1, batched=True)
+    inner_BX1 = jnp.sum(d_weight_BXM * weight_BXM, axis=-1, keepdims=True)
+    d_score_BXM = (weight_BXM * (d_weight_BXM - inner_BX1)).astype(q_BXK.dtype)
+    dq_BXK = product(d_score_BXM, k_BMK, batched=True).astype(q_BXK.dtype)
+    dk_BMK = transposed_product(d_score_BXM, q_BXK, batched=True).astype(k_BMK.dtype)
+    dv_BMK = transposed_product(weight_BXM, dy_BXK, batched=True).astype(v_BMK.dtype)
+    return dq_BXK.reshape(dy_BLRK.shape), dk_BMK, dv_BMK, None
+
+
+_attend_to_one_head.defvjp(_attend_forward, _attend_backward)

@@ -1,0 +1,160 @@
+"""Token cross-entropy with z-loss over a large vocabulary, in chunks of the sequence."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from palm_jax.models.kernels.matmul import product, transposed_product
+from palm_jax.models.sharding import constrain, num_parts
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
+def softmax_cross_entropy(
+    h_BLD: jax.Array,
+    embedding_VD: jax.Array,
+    targets_BL: jax.Array,
+    weights_BL: jax.Array,
+    scale: float,
+    z_loss: float = 0.0,
+    chunk_length: int = 0,
+    skip_unweighted: bool = False,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+    """Cross-entropy of logits = scale · h·Eᵀ, computed without an array [B, L, V].
+
+    The loss of a chunk and its gradient are computed together, while the chunk's logits exist: with p = softmax(logits)
+    the gradient of w·(log Z − logit_t + z·log² Z) with respect to the logits is w·((1 + 2·z·log Z)·p − onehot(t)), so
+    the backward pass recomputes nothing. One implementation serves all platforms.
+
+    Args:
+      h_BLD: features of any float dtype, in which matmuls run; they accumulate in float32.
+      embedding_VD: output matrix in the same dtype.
+      targets_BL: int32 token ids in [0, V).
+      weights_BL: float32 weights of the targets, without a gradient.
+      scale: factor of the logits.
+      z_loss: weight z of log² Z.
+      chunk_length: positions in a chunk; 0 or ≥ L is one chunk.
+      skip_unweighted: move the weighted positions of every row to its front and skip chunks without any.
+
+    Returns:
+      The weighted sum of the loss and, without a gradient, the weighted sums of the cross-entropy, of z·log² Z and of
+      correct predictions; all float32 scalars.
+    """
+    xs = (h_BLD, targets_BL, weights_BL)
+    sums, _ = _scan_chunks(_chunk_sums, xs, embedding_VD, scale, z_loss, chunk_length, skip_unweighted)
+    return sums[0] + sums[1], sums
+
+
+def reference_softmax_cross_entropy(
+    h_BLD: jax.Array,
+    embedding_VD: jax.Array,
+    targets_BL: jax.Array,
+    weights_BL: jax.Array,
+    scale: float,
+    z_loss: float = 0.0,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+    """`softmax_cross_entropy` as the formula, with all logits at once."""
+    logits_BLV = scale * jnp.einsum('BLD,VD->BLV', h_BLD, embedding_VD, preferred_element_type=jnp.float32)
+    log_z_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
+    nll_BL = log_z_BL - jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)[..., 0]
+    correct_BL = logits_BLV.argmax(axis=-1) == targets_BL
+    sums = tuple(jnp.sum(weights_BL * x_BL) for x_BL in (nll_BL, z_loss * jnp.square(log_z_BL), correct_BL))
+    return sums[0] + sums[1], sums
+
+
+def _forward(h_BLD, embedding_VD, targets_BL, weights_BL, scale, z_loss, chunk_length, skip_unweighted):
+    wanted = embedding_VD.perturbed  # a frozen embedding needs no gradient, which saves a third of the work
+    h_BLD, embedding_VD, targets_BL, weights_BL = (x.value for x in (h_BLD, embedding_VD, targets_BL, weights_BL))
+
+    def step(h, targets, weights, embedding, scale, z_loss):
+        sums, logits, log_z, is_target = _logits_and_sums(h, targets, weights, embedding, scale, z_loss)
+        p = jnp.exp(logits - log_z[..., None])
+        d_logits = (1 + 2 * z_loss * log_z)[..., None] * p - is_target
+        d_logits = (d_logits * (weights * scale)[..., None]).astype(h.dtype)
+        dh = product(d_logits, embedding)
+        return (sums, _by_device(h, d_logits) if wanted else None), dh.astype(h.dtype)
+
+    xs = (h_BLD, targets_BL, weights_BL)
+    (sums, de_NDV), dh = _scan_chunks(step, xs, embedding_VD, scale, z_loss, chunk_length, skip_unweighted)
+    return (sums[0] + sums[1], sums), (dh, de_NDV.sum(0).T.astype(embedding_VD.dtype) if wanted else None)
+
+
+def _backward(scale, z_loss, chunk_length, skip_unweighted, residuals, cotangents):
+    dh, de = residuals
+    g, _ = cotangents
+    return (dh * g).astype(dh.dtype), None if de is None else (de * g).astype(de.dtype), None, None
+
+
+softmax_cross_entropy.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def _by_device(h_BlD: jax.Array, d_logits_BlV: jax.Array) -> jax.Array:
+    """hᵀ·d, [N, D, V]: one sum over rows for each of the N parts that the batch is split into.
+
+    Devices add up the chunks of their own rows and exchange the sum once, instead of once per chunk.
+    """
+    parts = num_parts('act_batch')
+    parts = parts if len(h_BlD) % parts == 0 else 1
+    h_NXD, d_NXV = (x.reshape(parts, -1, x.shape[-1]) for x in (h_BlD, d_logits_BlV))
+    return constrain(transposed_product(h_NXD, d_NXV, batched=True), 'act_batch', None, 'act_vocab')
+
+
+def _logits_and_sums(h, targets, weights, embedding, scale, z_loss):
+    logits = scale * product(h, embedding, contract=1)
+    logits = constrain(logits, 'act_batch', 'act_length', 'act_vocab')
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    ids = jnp.arange(logits.shape[-1])
+    is_target = targets[..., None] == ids
+    nll = log_z - jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
+    # The argmax as two reductions of one array each: XLA vectorizes those on a CPU, but not jnp.argmax.
+    is_largest = logits >= logits.max(axis=-1, keepdims=True)
+    correct = jnp.where(is_largest, ids, len(ids)).min(axis=-1) == targets
+    sums = tuple(jnp.sum(weights * value) for value in (nll, z_loss * jnp.square(log_z), correct))
+    return sums, logits, log_z, is_target
+
+
+def _chunk_sums(*args):
+    return _logits_and_sums(*args)[0], None
+
+
+def _scan_chunks(step, xs, embedding, scale, z_loss, chunk_length, skip_unweighted):
+    """Sum the first result of `step` over chunks of axis 1, and concatenate the second."""
+    length = xs[0].shape[1]
+    if not 0 < chunk_length < length:
+        return step(*xs, embedding, scale, z_loss)
+    if skip_unweighted:
+        weights_BL = xs[2]
+        order_BL = jnp.argsort(weights_BL == 0, axis=1, stable=True)
+        xs = jax.tree.map(lambda x: _reordered(x, order_BL), xs)
+    num_chunks = -(-length // chunk_length)
+    padding = num_chunks * chunk_length - length
+
+    def split(x):
+        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))  # weight 0
+        return jnp.moveaxis(x.reshape(x.shape[0], num_chunks, chunk_length, *x.shape[2:]), 1, 0)
+
+    def of_chunk(h, targets, weights):
+        return step(h, targets, weights, embedding, scale, z_loss)
+
+    chunks = jax.tree.map(split, xs)
+    shapes = jax.eval_shape(of_chunk, *jax.tree.map(lambda x: x[0], chunks))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    def body(carry, chunk):
+        if skip_unweighted:
+            sums, y = jax.lax.cond(jnp.any(chunk[2] != 0), of_chunk, lambda *_: zeros, *chunk)
+        else:
+            sums, y = of_chunk(*chunk)
+        return jax.tree.map(jnp.add, carry, sums), y
+
+    sums, ys = jax.lax.scan(body, zeros[0], chunks)
+    if ys is not None:
+        ys = jnp.moveaxis(ys, 0, 1).reshape(ys.shape[1], -1, *ys.shape[3:])[:, :length]
+        ys = _reordered(ys, jnp.argsort(order_BL, axis=1)) if skip_unweighted else ys
+    return sums, ys
+
+
+def _reordered(x, order_BL):
+    return jnp.take_along_axis(x, order_BL.reshape(*order_BL.shape, *[1] * (x.ndim - 2)), axis=1)

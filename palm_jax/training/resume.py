@@ -1,0 +1,92 @@
+"""Where the state of a run comes from: its own checkpoint, an initial checkpoint, or scratch."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from palm_jax.checkpoint_metadata import CheckpointMetadata
+from palm_jax.training.checkpoints import Checkpoints, fingerprint
+from palm_jax.training.metrics import Metrics
+from palm_jax.training.setup import Setup
+from palm_jax.training.state import TrainState
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A state and what its checkpoint kept with it.
+
+    Attributes:
+      state: the whole state, on the mesh.
+      sums: sums of the metrics since the last log line; None for none.
+      recent: usual values of loss and gradient norm, see `SpikeGuard`; None for none.
+    """
+
+    state: TrainState
+    sums: Metrics | None = None
+    recent: Mapping[str, list[float]] | None = None
+
+
+class Restorer:
+    """Makes the state of a run from (1) its own checkpoint, else (2) an initial checkpoint, else (3) scratch.
+
+    Checkpoints leave out the frozen parameters of an initial checkpoint, so those are read for (1), too.
+
+    Args:
+      setup: the adapted model, the optimizer and the state's shapes.
+      mesh: devices of the run.
+      seed: seed for initialization.
+      initial_checkpoint: a MODEL_DIR or a checkpoint of another run; None starts from scratch.
+      metadata: metadata of this run's checkpoints.
+
+    Attributes:
+      metadata: the same, with the fingerprint of the frozen parameters that the run's checkpoints leave out.
+    """
+
+    def __init__(
+        self, setup: Setup, mesh: Mesh, seed: int, initial_checkpoint: str | None, metadata: CheckpointMetadata
+    ):
+        self._setup, self._mesh, self._seed, self._initial_checkpoint = setup, mesh, seed, initial_checkpoint
+        self._target = setup.target(mesh)
+        self._begun: TrainState | None = None
+        self.metadata = metadata
+        if initial_checkpoint is not None and jax.tree.leaves(self._target.frozen):
+            self._begun = self.begin()
+            self.metadata = dataclasses.replace(metadata, base=fingerprint(self._begun.frozen))
+
+    def begin(self) -> TrainState:
+        """Return the state at step 0, from the initial checkpoint or from scratch."""
+        return self._setup.begin(self._mesh, self._seed, self._initial_checkpoint, self.metadata)
+
+    def resume(self, checkpoints: Checkpoints) -> Restored:
+        """Return the newest state of the run, else the state at step 0. To be called once."""
+        begun, self._begun = self._begun, None  # the state will be donated: no second reference to it
+        if checkpoints.latest is None:
+            return Restored(begun or self.begin())
+        restored = self.restore(checkpoints, checkpoints.latest, begun.frozen if begun else None)
+        _LOGGER.info('continuing from step %s of %s', f'{checkpoints.latest:,}', checkpoints.path(checkpoints.latest))
+        return restored
+
+    def restore(self, checkpoints: Checkpoints, step: int, frozen: Any) -> Restored:
+        """Return the state that a checkpoint holds.
+
+        Args:
+          checkpoints: the run's checkpoints, or those of its best step.
+          step: a finished step; step 0 may be missing, it is computed.
+          frozen: frozen parameters on the mesh, for checkpoints that leave them out.
+        """
+        if step not in checkpoints.steps:
+            return Restored(self.begin())
+        state, sums = checkpoints.restore(self.target(frozen), step)
+        return Restored(state, sums, checkpoints.metadata(step).recent)
+
+    def target(self, frozen: Any = None) -> TrainState:
+        """Return shapes and shardings of the state, around frozen parameters that are on the mesh already, if any."""
+        return self._target if frozen is None else dataclasses.replace(self._target, frozen=frozen)

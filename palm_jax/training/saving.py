@@ -1,0 +1,57 @@
+"""Saving a run so that it can be resumed bit for bit, also when it cannot go on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from palm_jax.errors import UserError
+from palm_jax.training import distributed
+from palm_jax.training.checkpoints import Checkpoints
+from palm_jax.training.metric_window import MetricWindow
+from palm_jax.training.spikes import SpikeGuard
+from palm_jax.training.state import TrainState
+
+
+class StateSaver:
+    """Saves the state together with what a resumed run needs in order to log and judge the same.
+
+    Args:
+      checkpoints: the run's checkpoints.
+      window: metrics since the last log line; their sums are kept with the state.
+      guard: spike detection; its recent values are kept with the state.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, window: MetricWindow, guard: SpikeGuard):
+        self._checkpoints, self._window, self._guard = checkpoints, window, guard
+
+    def save(self, state: TrainState, step: int) -> None:
+        """Start writing the state of a step; see `Checkpoints.save`."""
+        self._checkpoints.save(state, step, self._window.sums(), self._guard.recent or None)
+
+    @property
+    def newest(self) -> Path | None:
+        """Directory of the newest checkpoint, or None."""
+        step = self._checkpoints.latest
+        return None if step is None else self._checkpoints.path(step)
+
+    @contextlib.contextmanager
+    def saves_on_error(self, state: TrainState, step: int, advice: str, in_all_processes: bool) -> Iterator[None]:
+        """Save the state when the body raises a UserError, which is not the state's fault, and say so in the message.
+
+        Args:
+          state: state to save.
+          step: step of the state.
+          advice: last sentence of the message: how to continue.
+          in_all_processes: whether all processes meet the error. All have to take part in saving, so where only some
+            of several processes meet it, nothing is saved.
+        """
+        try:
+            yield
+        except UserError as error:
+            if distributed.are_several() and not in_all_processes:
+                raise
+            self.save(state, step)
+            self._checkpoints.wait()
+            raise UserError(f'{error}\nStep {step:,} is saved. {advice}') from None

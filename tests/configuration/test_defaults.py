@@ -1,0 +1,40 @@
+"""The default of a knob is the same in Python and in the part of gin that names it."""
+
+from palm_jax.configuration import reference
+from palm_jax.configuration.statements import Macro, Reference, as_gin, held, open_file, read_statements
+
+PARTS = [path for path in reference.package_files() if path.parent.name != 'gin']
+
+
+def knobs():
+    """Yield (part, parameter, value) of every parameter that reads a macro with a default.
+
+    Its default is the plain value that the same part gives it or, if no other part gives it another, some part does.
+    """
+    macros, read = {}, []
+    for path in PARTS:
+        statements, _ = read_statements(open_file(path), with_includes=False)
+        part = f'{path.parent.name}/{path.name}'
+        for statement in statements:
+            if statement.is_macro and not any(held(statement.value, Reference)):
+                macros.setdefault(statement.name, {})[part] = statement.value
+            elif isinstance(statement.value, Macro):
+                read.append((part, f'{statement.selector}.{statement.parameter}', statement.value.name))
+    for part, parameter, macro in read:
+        values = macros.get(macro, {})
+        if part in values or len(values) == 1:
+            yield part, parameter, values.get(part, next(iter(values.values())))
+
+
+def test_python_and_gin_have_the_same_defaults():
+    defaults = {binding.name: binding.default for binding in reference.read(PARTS)}
+    disagree = [
+        f'{part}: {parameter} is {as_gin(value)}, but {defaults[parameter]} in Python'
+        for part, parameter, value in knobs()
+        if defaults[parameter] not in (None, as_gin(value), as_gin(tuple(value)) if isinstance(value, list) else None)
+    ]
+    assert not disagree, '\n'.join(disagree)
+
+
+def test_most_knobs_are_compared():
+    assert len(list(knobs())) > 100

@@ -1,0 +1,40 @@
+"""What is measured of a language model."""
+
+import types
+
+import numpy as np
+import pytest
+
+from palm_jax.reports.language_model import TextReporter, measurements
+from palm_jax.training.metrics import Ratio
+
+
+def test_loss_is_shown_beside_baselines_the_best_first():
+    measured = measurements(2.0, 1.5, {'gzip -9': 1.2, '3-gram': 1.9}, [('To be', ' or')])
+    assert measured.metrics == {'loss': 2.0, 'bits_per_byte': 1.5}
+    assert measured.details['baselines'] == {'gzip -9': 1.2, '3-gram': 1.9}
+    assert measured.details['samples'] == [('To be', ' or')]
+    assert measured.details['perplexity'] == pytest.approx(np.exp(2.0))
+    assert [line.split()[0] for line in measured.lines[2:]] == ['gzip', 'this', '3-gram']
+    assert measured.samples == '--- sample 1: the prompt up to ⟦, the model from there\nTo be⟦ or\n'
+
+
+def test_a_reporter_measures_without_a_run():
+    data = types.SimpleNamespace(
+        vocabulary='v', length=9, validation_bytes=100, baselines=lambda sequences: {'n-gram': sequences / 10}
+    )
+    inputs = types.SimpleNamespace(
+        model='m', params='p', data=data, sequences_seen=20, evaluate=lambda: {'loss': Ratio(100 * np.log(2), 50.0)}
+    )
+    calls = []
+
+    def sampler(*arguments):
+        calls.append(arguments)
+        return ['b']
+
+    measured = TextReporter(sampler, ['a']).measure(inputs)
+    assert calls == [('m', 'p', 'v', ['a'], 9)]
+    assert measured.metrics['bits_per_byte'] == pytest.approx(1.0)
+    assert measured.metrics['loss'] == pytest.approx(2 * np.log(2))
+    assert measured.details['baselines'] == {'n-gram': 2.0}
+    assert TextReporter().measure(inputs).samples == ''

@@ -1,0 +1,70 @@
+"""The programs, as `python -m` runs them: in the process of the test, or in a process of their own.
+
+In the process of the test they need not import JAX and TensorFlow again, which takes longer than most small runs.
+What depends on a process (signals, kills, its environment, the order of its imports) is tested in one of its own.
+"""
+
+import contextlib
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from unittest import mock
+
+import pytest
+
+from palm_jax.cli import command_line
+from tests.support.paths import ROOT
+
+
+def run_here(module, *arguments, cwd=ROOT):
+    """Runs `python -m module arguments` in this process, by the same `command_line.run` that its `__main__` calls.
+
+    Returns:
+      A `subprocess.CompletedProcess`. Exceptions that `command_line.run` does not turn into a message pass.
+    """
+    program = importlib.import_module(module)
+    arguments = [str(argument) for argument in arguments]
+    path, interrupt, unraisable = list(sys.path), signal.getsignal(signal.SIGINT), sys.unraisablehook
+    try:
+        with (
+            tempfile.TemporaryFile('w+', encoding='utf-8') as output,
+            tempfile.TemporaryFile('w+', encoding='utf-8') as errors,
+            contextlib.chdir(cwd),
+            # Without tunables `restart_with_malloc_tunables` would replace this process.
+            mock.patch.dict(os.environ, {'GLIBC_TUNABLES': ''}),
+            mock.patch.object(sys, 'argv', [program.__file__, *arguments]),
+        ):
+            with (
+                pytest.raises(SystemExit) as ended,
+                contextlib.redirect_stdout(output),
+                contextlib.redirect_stderr(errors),
+            ):
+                command_line.run(program.main)
+            output.seek(0), errors.seek(0)
+            return subprocess.CompletedProcess(
+                [module, *arguments], ended.value.code or 0, output.read(), errors.read()
+            )
+    finally:
+        sys.path[:], sys.unraisablehook = path, unraisable
+        signal.signal(signal.SIGINT, interrupt)
+
+
+def run_alone(module, *arguments, cwd=ROOT, **environment):
+    """Runs `python -m module arguments` in a process of its own; returns a `subprocess.CompletedProcess`."""
+    return subprocess.run(
+        [sys.executable, '-m', module, *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def run_script(name, *arguments, **environment):
+    """Runs a module of tests/programs in a process of its own; returns a `subprocess.CompletedProcess`."""
+    return run_alone(f'tests.programs.{name}', *arguments, **environment)

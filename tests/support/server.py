@@ -1,0 +1,54 @@
+"""A real server on a free port, in a thread of the test."""
+
+import contextlib
+import socket
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip('fastapi', reason='the server is not installed: pip install "palm_jax[serve]"')
+import uvicorn
+
+from palm_jax.inference.engine import Engine
+from palm_jax.inference.generate import Sampler
+from palm_jax.serving import app, models
+from palm_jax.serving.limits import Limits
+
+
+@contextlib.contextmanager
+def running(served, limits=Limits(), slots=4, max_waiting=32):
+    """Yields the server's URL and port, the server, its engine and its thread; stops it at the end."""
+    engine = Engine(slots, max_waiting, chunk=4)
+    models.fill(engine, served)
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    config = uvicorn.Config(
+        app.create_app(served, engine, limits), port=port, log_level='warning', timeout_graceful_shutdown=60
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.05)
+    try:
+        yield SimpleNamespace(url=f'http://127.0.0.1:{port}', port=port, server=server, engine=engine, thread=thread)
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def alone(served, name, prompt, tokens=12):
+    """Completes a prompt greedily with a served model, without the server."""
+    return served[name].model.generate([prompt], Sampler(max_tokens=tokens, temperature=0.0))[0]
+
+
+def slowed(engine, seconds):
+    """Makes every chunk of an engine take `seconds` longer, so that clients can leave in the middle."""
+    for model in engine._models.values():
+        work = model.work
+        model.work = lambda chunk, work=work: (time.sleep(seconds), work(chunk))

@@ -1,0 +1,76 @@
+"""After a rollback nothing remembers the steps that are taken again."""
+
+import contextlib
+import json
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from palm_jax.errors import UserError
+from palm_jax.training.batch_sizes import BatchSizes
+from palm_jax.training.checkpoints import Checkpoints
+from palm_jax.training.clock import RunClock
+from palm_jax.training.metric_log import MetricLog
+from palm_jax.training.metric_window import MetricWindow
+from palm_jax.training.metrics import Ratio
+from palm_jax.training.resume import Restorer
+from palm_jax.training.rollback import Rollback
+from palm_jax.training.spikes import Spike, SpikeGuard, SpikeRule
+from palm_jax.training.writers import Jsonl, read_jsonl
+from tests.training.conftest import METADATA
+
+RULE = SpikeRule(window=6, rewind_steps=4, skip_steps_after=2, max_rollbacks=1)
+
+
+@pytest.fixture
+def run(setup, mesh, tmp_path):
+    """A run of twelve steps, saved at 4 and 8, with its rollback and its last state."""
+    restorer = Restorer(setup(), mesh, 3, None, METADATA)
+    state = restorer.begin()
+    window, guard = MetricWindow(), SpikeGuard(RULE, tmp_path)
+    with (
+        contextlib.closing(Checkpoints(tmp_path / 'checkpoints', 9, METADATA, period=4)) as checkpoints,
+        RunClock(0, 20, 1.0, time.monotonic(), lambda step: False) as clock,
+    ):
+        log = MetricLog([Jsonl()], tmp_path, '', 0)
+        for step in (4, 8, 12):
+            log.write(step, {'train/loss': 1.0 * step})
+            if step < 12:
+                checkpoints.save(state, step, {'loss': Ratio(1.0 * step, 1.0)}, {'loss': [1.0 * step]})
+        window.add({'loss': Ratio(np.float32(99), np.float32(1))})
+        yield Rollback(guard, checkpoints, restorer, window, log, clock, BatchSizes.of(4)), state
+        log.close()
+
+
+def test_everything_is_as_it_was_at_the_step_to_which_the_run_goes_back(run, tmp_path, capsys):
+    rollback, state = run
+    restored = rollback.before(Spike(9, 'loss is nan'), state)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    assert rollback.checkpoints.steps == [4]  # 8 is less than four steps before the spike
+    assert [record['step'] for record in read_jsonl(tmp_path / 'metrics.jsonl')] == [4]
+    assert rollback.window.sums()['loss'].value() == 4.0
+    assert rollback.guard.recent['loss'] == [4.0]
+    (skip,) = json.loads((tmp_path / 'skipped.json').read_text())
+    assert skip['step'] == 4 and skip['sequences'] == 4 * (9 + 2 + 1 - 4)
+    assert rollback.guard.offset(4) == skip['sequences'] and rollback.guard.offset(3) == 0
+    assert 'spike at step 10: loss is nan. Rewinding to step 4, from where 32 sequences are skipped' in (
+        capsys.readouterr().err
+    )
+
+
+def test_without_an_earlier_checkpoint_the_run_begins_again(run, tmp_path):
+    rollback, state = run
+    restored = rollback.before(Spike(2, 'loss is nan'), state)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    assert rollback.checkpoints.steps == [] and read_jsonl(tmp_path / 'metrics.jsonl') == []
+    assert rollback.window.sums() is None and rollback.guard.recent['loss'] == []
+
+
+def test_one_rollback_too_many_deletes_nothing(run, tmp_path):
+    rollback, state = run
+    rollback.before(Spike(9, 'loss is nan'), state)
+    with pytest.raises(UserError, match=r'A spike at step 6 \(loss is nan\), and 1 have been skipped already'):
+        rollback.before(Spike(5, 'loss is nan'), state)
+    assert rollback.checkpoints.steps == [4]
