@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from palm_jax import __version__
 from palm_jax.cli import command_line
+from palm_jax.configuration.load import load
 from palm_jax.errors import UserError
 from palm_jax.metrics import entities
 from palm_jax.metrics import texts as text_measures
@@ -190,7 +191,7 @@ def baseline(directory: Path, task: str, options: argparse.Namespace) -> dict[st
     """The line of the record for a simple model, on the examples that the run in `directory` held out."""
     flags = [('INITIAL_CHECKPOINT_PATH', str(options.base))]
     files = ['gin/finetune_lora.gin', f'gin/tasks/{task}.gin']
-    data = command_line.load_configuration('loop.train', files, flags).build('loop.train')['data']
+    data = load('loop.train', files, flags).build('loop.train')['data']
     held_out = [json.loads(line) for line in RunDirectory(directory).predictions.read_text().splitlines()]
     name, score = BASELINES[task](data, held_out)
     return {'task': task, 'method': NO_PRETRAINING, 'name': name, 'score': round(score, 4), 'seed': None, 'steps': None}

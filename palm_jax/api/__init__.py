@@ -8,6 +8,6 @@ model.save('runs/mine_whole')    # standalone, without its base
 model = api.load('runs/mine_whole')
 """
 
-from palm_jax.api.trained_model import Trained, finetune, load
+from palm_jax.api.trained_model import TrainedModel, finetune, load
 
-__all__ = ['Trained', 'finetune', 'load']
+__all__ = ['TrainedModel', 'finetune', 'load']

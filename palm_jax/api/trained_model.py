@@ -1,11 +1,11 @@
-"""Fine-tuning and its result in Python, for notebooks and programs.
+"""Trained models in Python: fine-tune one, load one, and use it.
 
-from palm_jax.api import trained_model
+from palm_jax import api
 
-model = trained_model.finetune('text_data.csv', base='runs/tiny', model_dir='runs/mine', TRAIN_STEPS=300)
+model = api.finetune('text_data.csv', base='runs/tiny', model_dir='runs/mine', TRAIN_STEPS=300)
 model.predict(['some text'])     # [{'a label': 0.93, ...}]
-model.save('runs/mine_whole')    # stands alone, without its base
-model = trained_model.load('runs/mine_whole')
+model.save('runs/mine_whole')    # standalone, without its base
+model = api.load('runs/mine_whole')
 """
 
 from __future__ import annotations
@@ -19,28 +19,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from palm_jax.api import training
 from palm_jax.checkpoint_metadata import CheckpointMetadata, read_metadata
-from palm_jax.cli import train
-from palm_jax.cli.command_line import load_configuration
 from palm_jax.configuration.compose import compose
-from palm_jax.data.supervised.labelled_text import LabelledText
-from palm_jax.data.supervised.tagged_text import TaggedText
-from palm_jax.data.supervised.text_to_text import TextToText
+from palm_jax.configuration.load import load as load_configuration
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
-from palm_jax.inference.decoding import EOS_ID, START_ID
-from palm_jax.inference.generate import Completion, Decoder, Sampler, encode_prompts
+from palm_jax.inference.generate import Completion, Decoder, Sampler
 from palm_jax.inference.scoring import Likelihood, likelihoods
-from palm_jax.metrics import entities
 from palm_jax.parameters import merge_matching
 from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import AdaptedModel
 from palm_jax.peft.trainable import join
+from palm_jax.predictors.language_model_predictor import LanguageModelPredictor
+from palm_jax.predictors.predictor import Predictor
 from palm_jax.run_directory import RunDirectory, find_checkpoint
 from palm_jax.training.checkpoints import Checkpoints, fingerprint, restore_params
-from palm_jax.training.head_losses import scores_of
 from palm_jax.training.setup import adapt_from_arguments
 from palm_jax.training.state import TrainState, init_params, unbox
 
@@ -51,40 +46,42 @@ def finetune(
     model_dir: str | Path,
     gin_files: Sequence[str] = ('gin/finetune_lora.gin',),
     **bindings: Any,
-) -> Trained:
-    """Fine-tunes on a table, as `python -m palm_jax.train` does; a run that is there is continued.
+) -> TrainedModel:
+    """Fine-tune a model on a table, as `palm-jax train` does; a run in `model_dir` is continued.
 
     Args:
-      table: TRAIN_FILES.
-      base: INITIAL_CHECKPOINT_PATH, a MODEL_DIR or a checkpoint.
-      model_dir: MODEL_DIR: checkpoints, report and curves go there.
-      gin_files: what `--gin_file` would name, in order.
-      bindings: macros, as in `--gin.TRAIN_STEPS=300`.
+      table: path or glob of the training table (TRAIN_FILES).
+      base: MODEL_DIR or checkpoint of the base model (INITIAL_CHECKPOINT_PATH).
+      model_dir: directory for checkpoints, report and curves (MODEL_DIR).
+      gin_files: configuration files, later ones override earlier ones.
+      bindings: macros that override the files: TRAIN_STEPS=300.
 
     Raises:
-      UserError: what the command would refuse.
+      UserError: if the configuration or the table is invalid, or if a signal interrupted the run.
     """
     of_run = {'TRAIN_FILES': str(table), 'INITIAL_CHECKPOINT_PATH': str(base), 'MODEL_DIR': str(model_dir)}
-    flags = [f'--gin.{name}={value!r}' for name, value in (of_run | bindings).items()]
-    code = train.main([*(f'--gin_file={name}' for name in gin_files), *flags])
-    if code:
-        raise UserError(f'The run was interrupted; what it had is in {model_dir}. Call finetune again to go on.')
+    if training.train(gin_files, _as_gin(of_run | bindings), f'finetune(..., model_dir={str(model_dir)!r})'):
+        raise UserError(f'The run was interrupted; its state is saved in {model_dir}. Call finetune again to continue.')
     return load(model_dir)
 
 
-def load(model_dir: str | Path, **bindings: Any) -> Trained:
-    """The model of a run, from its MODEL_DIR; of an adapter, with the base that it was trained on.
+def load(model_dir: str | Path, **bindings: Any) -> TrainedModel:
+    """Load the model of a run; an adapter is loaded together with the base that it was trained on.
 
-    The tables of the run need not be there any more.
+    The tables of the run are not needed any more.
 
     Args:
       model_dir: MODEL_DIR of the run.
-      bindings: macros of its configuration that are to be others, e.g. TEMPERATURE=0.0.
+      bindings: macros that override the run's configuration: TEMPERATURE=0.0.
 
     Raises:
-      UserError: there is no run, or its base is not where it was or another one.
+      UserError: if there is no run, or its base has moved or changed.
     """
-    return load_with(model_dir, [(name, repr(value)) for name, value in bindings.items()])
+    return load_with(model_dir, _as_gin(bindings))
+
+
+def _as_gin(bindings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name, repr(value)) for name, value in bindings.items()]
 
 
 def load_with(
@@ -92,7 +89,7 @@ def load_with(
     changes: Sequence[tuple[str, str]],
     gin_files: Sequence[str] = (),
     known: dict[Path, Any] | None = None,
-) -> Trained:
+) -> TrainedModel:
     """Load a model with bindings as gin text; see `load`.
 
     Args:
@@ -112,6 +109,7 @@ def load_with(
     overlay = compose(['gin/runs/loaded.gin'], {'LOADED_MODEL_DIR': str(model_dir)})
     configuration = load_configuration('loop.train', [str(config), *gin_files], changes, overlay)
     arguments = configuration.build('loop.train')
+    predictor = configuration.arguments_of('predictor.for_run').get('predictor', LanguageModelPredictor())
     model, selection = adapt_from_arguments(arguments)
     data, ours = arguments['data'], CheckpointMetadata(arguments['data'].vocabulary.fingerprint)
     sampler = getattr(arguments['reporter'], 'sampler', None) or Sampler()
@@ -128,7 +126,7 @@ def load_with(
                 f'but {arguments["initial_checkpoint"]} now holds {fingerprint(frozen)}.'
             )
         params = join(restore_params(checkpoint, part, ours), frozen)
-    return Trained(model, params, data, config, sampler, checkpoint, arguments)
+    return TrainedModel(model, params, data, config, predictor, sampler, checkpoint, arguments)
 
 
 def _base(
@@ -156,120 +154,120 @@ def _in_place(model: AdaptedModel, layout: MeshLayout) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
-    """A model with its parameters and its vocabulary.
+class TrainedModel:
+    """A model with its parameters, its vocabulary and its kind of task.
+
+    `predict` works for every kind of task; `generate`, `completions` and `extract_entities` are for those that their
+    names say.
 
     Attributes:
-      model: with its methods attached.
-      params: all of them, split over the devices as in the run.
-      data: of the run: `vocabulary`, `length` and, of a head, `labels`.
+      model: module with its methods attached.
+      params: its parameters, sharded as in the run.
+      data: data of the run: `vocabulary`, `length` and, of a head, `labels`.
       config: path of the run's config.gin.
-      sampler: of the run, which writes where no other is given.
-      checkpoint: where the parameters are from.
-      run: what `loop.train` was called with: loss, reporter, layout, ...
+      predictor: kind of task: reads rows, predicts, and turns predictions into JSON.
+      sampler: settings of the run for generating text.
+      checkpoint: directory that the parameters were read from.
+      run: arguments of `loop.train`: loss, reporter, layout, ...
     """
 
     model: AdaptedModel
     params: Any
     data: Any
     config: Path
+    predictor: Predictor = LanguageModelPredictor()
     sampler: Decoder = Sampler()
     checkpoint: Path | None = None
     run: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @functools.cached_property
     def for_decoding(self) -> tuple[Any, Any]:
-        """Model and parameters as decoding wants them, see `decoding.unstack_layers`."""
+        """Model and parameters as decoding needs them, see `decoding.unstack_layers`."""
         return decoding.unstack_layers(self.model, self.params, self.sampler.weights)
 
+    def predict(
+        self, inputs: Sequence[Any], second_texts: Sequence[str] | None = None, batch_size: int = 32, first: int = 0
+    ) -> list[Any]:
+        """Return the model's prediction for each input.
+
+        Args:
+          inputs: texts; for text to text also dicts of the columns that the template names, for dialogues lists of
+            messages, for taggers lists of words, for models of pairs also pairs of texts.
+          second_texts: the second text of each pair.
+          batch_size: inputs per forward pass of a head.
+          first: number of the first input, on which the random choices for it depend.
+
+        Returns:
+          For classes a dict of probabilities by label, the likeliest first; for numbers a float; for tags a list of
+          entities, see `extract_entities`; otherwise the generated text.
+        """
+        if second_texts is not None:
+            inputs = list(zip(inputs, second_texts, strict=True))
+        return self.predictor.predict(self, inputs, batch_size=batch_size, first=first)
+
+    def generate(self, inputs: Sequence[Any], sampler: Decoder | None = None, first: int = 0) -> list[str]:
+        """Return the best completion of each input as text; see `completions`."""
+        return [best.text for best, *_ in self._completions('generate', inputs, sampler, first)]
+
     def completions(
-        self, prompts: Sequence[str], sampler: Decoder | None = None, first: int = 0
+        self, inputs: Sequence[Any], sampler: Decoder | None = None, first: int = 0
     ) -> list[list[Completion]]:
-        """Continuations of every prompt, with their tokens and log-probabilities.
+        """Return the completions of each input, with tokens and log-probabilities.
 
         Args:
-          prompts: texts.
-          sampler: how, see `generate.Sampler` and `beam.BeamSearch`; the run's own by default.
-          first: number of the first prompt, which its random choices depend on.
-        """
-        encoded = encode_prompts(self.data.vocabulary, prompts, self.data.length)
-        return self._written(encoded, sampler or self.sampler, False, first)
-
-    def generate(self, prompts: Sequence[str], sampler: Decoder | None = None, first: int = 0) -> list[str]:
-        """The first, or best, continuation of every prompt as text; arguments as of `completions`."""
-        return [best.text for best, *_ in self.completions(prompts, sampler, first)]
-
-    def score(self, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> list[Likelihood]:
-        """How likely the model finds completions: (prompt, continuation) of each, or (input, answer)."""
-        encode, data = self.data.vocabulary.encode, self.data
-        if isinstance(data, TextToText):
-            ids = [(data.asked(given), [*encode(text), EOS_ID]) for given, text in pairs]
-        else:
-            ids = [([START_ID, *encode(prompt)], encode(text)) for prompt, text in pairs]
-        return likelihoods(self.model, self.params, ids, data.length, batch_size)
-
-    def answer(self, inputs: Sequence[Any], sampler: Decoder | None = None, first: int = 0) -> list[str]:
-        """What a model that was trained from text to text answers.
-
-        Args:
-          inputs: of each a text, or a dict of the columns that the template names; of a dialogue
-            a message, or a list of all that have been exchanged, the newest last.
-          sampler: the run's own by default, which is greedy where nothing binds TEMPERATURE.
-          first: number of the first of them, which its random choices depend on.
-        """
-        data = self._expect(TextToText, 'answer', 'from text to text')
-        sampler = sampler or self.sampler
-        sampler = dataclasses.replace(sampler, max_tokens=min(sampler.max_tokens, data.target_length))
-        prompts = [data.asked(given) for given in inputs]
-        return [best.text for best, *_ in self._written(prompts, sampler, data.bidirectional, first)]
-
-    def _written(self, prompts, sampler, bidirectional, first):
-        return sampler.generate(
-            *self.for_decoding, self.data.vocabulary, prompts, self.data.length, bidirectional, first
-        )
-
-    def predict(self, texts: Sequence[str], second_texts: Sequence[str] | None = None, batch_size: int = 32) -> list:
-        """What the head says of texts, or of pairs of texts.
-
-        Returns:
-          For every text a dict of probabilities by label, the likeliest first; of a number, the number.
-        """
-        data = self._expect(LabelledText, 'predict', 'to label texts')
-        features, _ = data.inputs(list(zip(texts, second_texts or [None] * len(texts), strict=True)))
-        scores = self._scores(features, len(texts), batch_size)
-        if data.table.kind == 'number':
-            return [float(row[0]) for row in scores]
-        as_p = jax.nn.softmax if data.table.kind == 'class' else jax.nn.sigmoid
-        named = [dict(zip(data.labels, np.asarray(as_p(row)).tolist(), strict=True)) for row in scores]
-        return [dict(sorted(row.items(), key=lambda item: -item[1])) for row in named]
-
-    def find(self, texts: Sequence[str | Sequence[str]], batch_size: int = 32) -> list[list[dict[str, Any]]]:
-        """The entities that a tagger finds.
-
-        Args:
-          texts: whole, or as words, which then are taken to stand a separator apart.
-          batch_size: texts scored at one time.
-
-        Returns:
-          For every text a list of {'type', 'text', 'start', 'end'}: its characters are text[start:end].
-        """
-        data = self._expect(TaggedText, 'find', 'to tag words')
-        texts = [text if isinstance(text, str) else data.separator.join(text) for text in texts]
-        words = [data.words(text) for text in texts]
-        features, places = data.inputs([[word.group() for word in row] for row in words])
-        found = []
-        scores = self._scores(features, len(texts), batch_size)
-        for text, row, ends, score in zip(texts, words, places, scores, strict=True):
-            tags = [data.labels[i] for i in score[ends].argmax(axis=-1)] if ends else []
-            spans = [(e.type, row[e.first].start(), row[e.last - 1].end()) for e in entities.decode(tags)]
-            found.append([{'type': t, 'text': text[start:end], 'start': start, 'end': end} for t, start, end in spans])
-        return found
-
-    def merged(self) -> Any:
-        """The parameters that compute the same without methods.
+          inputs: prompts; for text to text also dicts of the columns that the template names, for dialogues a
+            message each, or a list of all messages so far.
+          sampler: `generate.Sampler` or `beam.BeamSearch`; None uses the run's settings.
+          first: number of the first input, on which the random choices for it depend.
 
         Raises:
-          UserError: methods that compute what kernels cannot.
+          UserError: if the model does not generate text, or an input is too long or incomplete.
+        """
+        return self._completions('completions', inputs, sampler, first)
+
+    def _completions(self, method: str, inputs, sampler, first) -> list[list[Completion]]:
+        self._require(self.predictor.generates, method)
+        return self.predictor.completions(self, inputs, sampler, first)
+
+    def score(self, pairs: Sequence[tuple[Any, str]], batch_size: int = 32) -> list[Likelihood]:
+        """Return the likelihood of the continuation in each (input, continuation).
+
+        Raises:
+          UserError: if the model does not generate text.
+        """
+        self._require(self.predictor.generates, 'score')
+        ids = [(self.predictor.prompt(self, given), self.predictor.target(self, text)) for given, text in pairs]
+        return likelihoods(self.model, self.params, ids, self.data.length, batch_size)
+
+    def extract_entities(
+        self, texts: Sequence[str | Sequence[str]], batch_size: int = 32
+    ) -> list[list[dict[str, Any]]]:
+        """Return the entities that a tagger finds in each text.
+
+        Args:
+          texts: texts, or lists of words, which are joined by the separator that the model was trained with.
+          batch_size: texts per forward pass.
+
+        Returns:
+          For each text a list of {'type', 'text', 'start', 'end'}; the entity is text[start:end].
+
+        Raises:
+          UserError: if the model is not a tagger.
+        """
+        self._require(self.predictor.method == 'extract_entities', 'extract_entities')
+        return self.predict(texts, batch_size=batch_size)
+
+    def _require(self, fits: bool, method: str) -> None:
+        if not fits:
+            raise UserError(
+                f'{method}: this model was trained {self.predictor.purpose}; use {self.predictor.method}(...).'
+            )
+
+    def merged(self) -> Any:
+        """Return the parameters with all methods merged into the kernels.
+
+        Raises:
+          UserError: if a method cannot be merged.
         """
         return self.model.merge(self.params) if self.model.methods else self.params
 
@@ -302,22 +300,3 @@ class Trained:
         configuration.build('loop.train')
         run.config.write_text(configuration.text)
         return checkpoints.path(0)
-
-    def _scores(self, features: Mapping[str, np.ndarray], count: int, batch_size: int) -> list[np.ndarray]:
-        """The head's scores, an array a text."""
-        results: list[np.ndarray] = []
-        for first in range(0, count, batch_size):
-            rows = np.minimum(np.arange(first, first + batch_size), count - 1)  # the last batch repeats its end
-            batch = {name: values[rows] for name, values in features.items()}
-            results.extend(np.asarray(_scores_of(self.model, self.params, batch))[: count - first])
-        return results
-
-    def _expect(self, kind: type, method: str, purpose: str) -> Any:
-        if not isinstance(self.data, kind):
-            others = {LabelledText: 'predict', TaggedText: 'find', TextToText: 'answer'}
-            right = next((name for data, name in others.items() if isinstance(self.data, data)), 'write')
-            raise UserError(f'{method}: this model was not trained {purpose}; use {right}(...).')
-        return self.data
-
-
-_scores_of = jax.jit(scores_of, static_argnums=0)

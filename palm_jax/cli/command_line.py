@@ -16,7 +16,6 @@ from types import FrameType
 
 from palm_jax.cli.logs import show_logs
 from palm_jax.cli.malloc import restart_with_malloc_tunables
-from palm_jax.configuration.load import Configuration, load
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
 
@@ -64,15 +63,6 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, st
     if waiting is not None:
         raise UserError(f'--gin.{waiting} needs a value: --gin.{waiting}=...')
     return rest, flags
-
-
-def load_configuration(
-    root: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]], overlay: str | None = None
-) -> Configuration:
-    """Loads what binds `root`, with the caller's directory importable, so that gin can import the caller's modules."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    return load(root, gin_files, flags, overlay)
 
 
 def run_of(gin_files: Sequence[str]) -> tuple[RunDirectory, Sequence[str]]:

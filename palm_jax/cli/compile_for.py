@@ -33,6 +33,7 @@ from palm_jax.cache_directory import cache_dir
 from palm_jax.cli import command_line
 from palm_jax.compilation.collectives import collectives_of
 from palm_jax.compilation.matmul_flops import matmul_flops
+from palm_jax.configuration.load import load
 from palm_jax.errors import UserError, closest
 from palm_jax.training import flops
 from palm_jax.training.plan import Plan
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
     chip, devices = devices_of(options.topology)
 
     def compiled(*more: tuple[str, str]) -> Compiled:
-        configuration = command_line.load_configuration('loop.train', options.gin_file, [*flags, *more])
+        configuration = load('loop.train', options.gin_file, [*flags, *more])
         return compile_step(configuration.build('loop.train'), chip, devices)
 
     if options.sweep:

@@ -11,16 +11,18 @@ from palm_jax.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Flags to one call."""
+    """Export a model, and verify what was written."""
     parser = command_line.parser('export', 'Writes a trained model in the format of another project.')
     parser.add_argument(
         '--format', choices=['hf', 'peft', 'stablehlo', 'tflite'], default='hf',
-        help='hf: a directory that Transformers opens, methods merged; peft: the method alone, for peft; '
+        help='hf: a directory for Transformers, with methods merged; peft: the method alone, for peft; '
         'stablehlo: a file that jax runs without this code; tflite: files for small devices, one in int8',
     )  # fmt: skip
-    parser.add_argument('--base', type=Path, help='of peft: the directory that --format=hf has written of the base')
-    parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32', help='of the weights')
-    parser.add_argument('directory', type=Path, help='new or empty')
+    parser.add_argument('--base', type=Path, help='for peft: the directory that --format=hf wrote for the base model')
+    parser.add_argument(
+        '--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32', help='type of the weights'
+    )
+    parser.add_argument('directory', type=Path, help='new or empty directory')
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     if options.format == 'peft':
         if options.base is None:
-            raise UserError('--format=peft needs --base, what --format=hf has written of the run it was trained on.')
+            raise UserError('--format=peft needs --base: the directory that --format=hf wrote for the base model.')
         there = hf_directory.token_id_permutation(vocabulary, arch)
         print(peft_directory.write(model.model, model.params, there, options.base, options.directory))
         print(f"exported   {options.directory}: PeftModel.from_pretrained(base, '{options.directory}')")
@@ -46,14 +48,14 @@ def main(arguments: Sequence[str]) -> int:
 
         write = {'stablehlo': compiled.write_stablehlo, 'tflite': compiled.write_tflite}[options.format]
         held_out = list(itertools.islice(data.validation(4), 4))
-        print(write(model.model, model.params, data.length, options.directory, held_out))
+        print(write(model.predictor, model.model, model.params, data.length, options.directory, held_out))
         vocabulary.save(options.directory)
         print(f'exported   {options.directory}')
         return 0
     params = model.merged()
     hf_directory.write(params, arch, vocabulary, data.length, options.directory, options.dtype)
     if 'head' in params:
-        print(f'left out   the head for {", ".join(data.labels) or "a number"}: Cohere has none')
+        print(f'left out   the head for {", ".join(data.labels) or "a number"}: Cohere models have no head')
     print(hf_directory.verify(options.directory, params, arch, vocabulary, data.length))
     print(f"exported   {options.directory}: AutoModelForCausalLM.from_pretrained('{options.directory}')")
     return 0

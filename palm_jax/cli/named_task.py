@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from palm_jax.cli import command_line
+from palm_jax.configuration.load import load
 from palm_jax.configuration.statements import find_config
 from palm_jax.errors import UserError
 
@@ -27,5 +27,5 @@ def data(name: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) 
     else:
         entry = 'gin/pretrain_tiny.gin' if name == _PRETRAINING else 'gin/finetune_lora.gin'
         files, of_name = [entry, f'gin/tasks/{name}.gin'], []
-    configuration = command_line.load_configuration('loop.train', [*files, *gin_files], [*of_name, *flags])
+    configuration = load('loop.train', [*files, *gin_files], [*of_name, *flags])
     return configuration.build('loop.train')['data']

@@ -12,21 +12,25 @@ from palm_jax.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Flags to one call."""
+    """Serve models until a signal."""
     parser = argparse.ArgumentParser(
         prog='palm-jax serve',
-        description='Serves trained models over HTTP, by the API that OpenAI clients speak. /docs describes it.',
+        description='Serves trained models over HTTP with an API for OpenAI clients, which /docs describes.',
         epilog='--gin.NAME=value overrides a macro of the runs, e.g. --gin.DECODING_WEIGHTS=int8',
         allow_abbrev=False,
     )
     parser.add_argument('--model', action='append', required=True, help='[NAME=]MODEL_DIR; may be given several times')
-    parser.add_argument('--host', default='127.0.0.1', help='0.0.0.0 listens to other machines, too')
-    parser.add_argument('--port', type=int, default=8000, help='0 takes any that is free')
-    parser.add_argument('--slots', type=int, default=8, help='texts of a model that are written together')
-    parser.add_argument('--max_waiting', type=int, default=64, help='requests that wait for a place; one more gets 429')
-    parser.add_argument('--max_tokens', type=int, default=4096, help='of an answer at most')
-    parser.add_argument('--seconds', type=float, default=300, help='that an answer may take')
-    parser.add_argument('--body_bytes', type=int, default=4 << 20, help='of a request')
+    parser.add_argument('--host', default='127.0.0.1', help='address to listen on; 0.0.0.0 accepts other machines')
+    parser.add_argument('--port', type=int, default=8000, help='port to listen on; 0 takes any free one')
+    parser.add_argument(
+        '--slots', type=int, default=8, help='maximum number of sequences generated in parallel per model'
+    )
+    parser.add_argument(
+        '--max_waiting', type=int, default=64, help='maximum number of queued texts; further requests get 429'
+    )
+    parser.add_argument('--max_tokens', type=int, default=4096, help='maximum completion tokens')
+    parser.add_argument('--seconds', type=float, default=300, help='request timeout in seconds')
+    parser.add_argument('--body_bytes', type=int, default=4 << 20, help='maximum request body size in bytes')
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
     try:
@@ -39,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.inference.engine import Engine
 
     served = models.load(options.model, flags)
-    engine = Engine(options.places, options.max_waiting)
+    engine = Engine(options.slots, options.max_waiting)
     models.fill(engine, served)
     limits = Limits(
         body_bytes=options.body_bytes,
@@ -49,11 +53,11 @@ def main(arguments: Sequence[str]) -> int:
     )
     listening = _listening(options.host, options.port)
     address = f'http://{options.host}:{listening.getsockname()[1]}'
-    for name, one in served.items():
-        print(f'serving    {name} ({one.kind}): {one.model.checkpoint}')
+    for name, model in served.items():
+        print(f'serving    {name} ({model.predictor.kind}): {model.model.checkpoint}')
     print(f'chat page  {address}/    API  {address}/docs')
-    key = 'of PALM_JAX_TOKEN' if limits.token else 'none; set PALM_JAX_TOKEN to ask for one'
-    print(f'key        {key}', flush=True)
+    key = 'from PALM_JAX_TOKEN' if limits.token else 'none; set PALM_JAX_TOKEN to require one'
+    print(f'API key    {key}', flush=True)
     config = uvicorn.Config(
         app.create_app(served, engine, limits),
         log_level='warning',
@@ -64,9 +68,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """A socket that listens; of port 0 on any free one."""
+    """Return a listening socket."""
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
-        raise UserError(f'--host={host} --port={port}: {error}. Another one: --port=8001') from None
+        raise UserError(f'--host={host} --port={port}: {error}. Try another port: --port=8001') from None

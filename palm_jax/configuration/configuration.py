@@ -12,7 +12,8 @@ from palm_jax.configuration import gin_adapter
 from palm_jax.configuration.statements import Macro, Reference, Statement, held
 from palm_jax.errors import UserError, closest
 
-_READ_BY_PROGRAM = ('repeat.over_seeds',)  # `palm_jax.train` calls it itself
+# Functions besides the root whose arguments programs read from a configuration.
+_READ_BY_PROGRAM = ('repeat.over_seeds', 'predictor.for_run')
 _CALL_TRACE = re.compile(r'\n?\s*In call to configurable.*', re.DOTALL)
 
 
@@ -27,18 +28,16 @@ class Configuration:
 
     statements: tuple[Statement, ...]
     text: str = dataclasses.field(default='', init=False)
+    _read_by_program: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @property
     def effective(self) -> dict[str, Statement]:
         """The binding that holds, by name."""
         return {statement.name: statement for statement in self.statements}
 
-    def bound(self, name: str) -> Any:
-        """Return the plain value that a parameter has, through macros; None where nothing binds it."""
-        statement = self.effective.get(name)
-        while statement is not None and isinstance(statement.value, Macro):
-            statement = self.effective.get(statement.value.name)
-        return None if statement is None else statement.value
+    def arguments_of(self, function: str) -> dict[str, Any]:
+        """Return the arguments of a function that programs call besides the root; empty if none is bound or built."""
+        return self._read_by_program.get(function, {})
 
     def build(self, root: str) -> dict[str, Any]:
         """Build everything that the root function needs.
@@ -51,6 +50,7 @@ class Configuration:
         """
         try:
             arguments = gin.get_bindings(root)
+            self._read_by_program = {name: gin.get_bindings(name) for name in _READ_BY_PROGRAM if self._binds(name)}
         except (UserError, ValueError) as error:
             raise UserError(_CALL_TRACE.sub('', str(error)).strip()) from None
         except TypeError as error:
@@ -58,6 +58,10 @@ class Configuration:
         self._refuse_unused(root)
         self.text = self._text_in_use(root)
         return arguments
+
+    def _binds(self, function: str) -> bool:
+        selector = gin_adapter.selector(function)
+        return any(gin_adapter.selector(s.selector) == selector for s in self.effective.values() if not s.is_macro)
 
     def _text_in_use(self, root: str) -> str:
         """Return gin's text of all bindings but those of replaced parts."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,6 +43,8 @@ def load(
     Raises:
       UserError: with the location and the closest known name.
     """
+    if os.getcwd() not in sys.path:  # gin imports the modules of the caller
+        sys.path.insert(0, os.getcwd())
     gin_adapter.clear()
     register_search_paths()
     sources = [_open(name) for name in gin_files]

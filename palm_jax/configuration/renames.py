@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from palm_jax.configuration.earlier_tasks import add_task
 from palm_jax.configuration.statements import Import, Macro, Reference, Statement, held
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
@@ -148,8 +149,11 @@ def is_run_config(path: Path) -> bool:
 
 
 def translate(text: str) -> str:
-    """Return a run's configuration, one statement a line, with all names as they are now; quoted text stays."""
-    return ''.join(map(_translate_line, text.splitlines(keepends=True)))
+    """Return a run's configuration, one statement a line, with all names as they are now; quoted text stays.
+
+    A run of a version in which runs did not say their kind of task gets it, see `earlier_tasks`.
+    """
+    return add_task(''.join(map(_translate_line, text.splitlines(keepends=True))))
 
 
 def _translate_line(line: str) -> str:

@@ -1,8 +1,8 @@
-"""A trained model as one file that needs none of this code: StableHLO for jax, TFLite for small devices.
+"""A trained model as one file that runs without this code: StableHLO for jax, TFLite for small devices.
 
-Both take int32 tokens [1, L] behind the start mark, padded at the end; of a model with a head also
-int32 segment ids [1, L], 1 where a token is and 0 where padding. They give float32 logits [1, L, V],
-or the head's scores.
+The function in the file is that of the model's predictor. A model that generates text takes int32 tokens [1, L], BOS
+included and padded at the end, and gives float32 logits [1, L, V]. A model with a head also takes int32 segment ids
+[1, L], 1 for tokens and 0 for padding, and gives the head's scores.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import numpy as np
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.models.model import Model
+from palm_jax.predictors.predictor import Predictor
 
 Function = Callable[..., Any]
 _PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
-_EXAMPLES = 16  # of the held-out part, on which what was written is compared
+_EXAMPLES = 16  # held-out examples on which the file is compared with the model
 
 _RUNNER = '''"""python run.py 17 42 ...: continues token ids greedily. Needs jax alone."""
 import pathlib, sys
@@ -40,55 +41,62 @@ print(*ids[1:])
 '''
 
 
-def function(model: Model, params: Any) -> Function:
-    """The function that the file holds, with the weights as constants."""
+def function(predictor: Predictor, model: Model, params: Any) -> Function:
+    """Return the function that a file holds; the weights are constants in it."""
     # One program for several platforms cannot hold kernels that are lowered for one of them, as `auto` may choose.
     attention = 'blocks' if model.arch.attention == 'auto' else model.arch.attention
     model = model.clone(arch=dataclasses.replace(model.arch, attention=attention))
-    model, params = decoding.unstack_layers(model, params)  # apart, every matrix is one a converter knows
+    model, params = decoding.unstack_layers(model, params)  # converters know matrices, not stacks of them
 
-    def compute(*inputs: jax.Array) -> jax.Array:
-        if getattr(model, 'head', None) is None:
-            return model.apply({'params': params}, *inputs)
-        return model.apply({'params': params}, inputs[0], None, inputs[1], method='scores')
+    def compute(*features: jax.Array) -> jax.Array:
+        return predictor.apply(model, params, *features)
 
     return compute
 
 
-def write_stablehlo(model: Model, params: Any, length: int, directory: Path, batches: Sequence[dict]) -> str:
-    """model.stablehlo and run.py, which needs jax alone.
+def write_stablehlo(
+    predictor: Predictor, model: Model, params: Any, length: int, directory: Path, batches: Sequence[dict]
+) -> str:
+    """Write model.stablehlo and, for a model that generates text, run.py, which needs only jax.
 
     Args:
-      model, params: with methods or without.
+      predictor: kind of task; its `apply` is exported.
+      model: module, with or without methods.
+      params: its parameters.
       length: L.
-      directory: new or empty.
-      batches: held-out examples, on which the file is compared with the model.
+      directory: new or empty directory.
+      batches: held-out batches on which the file is compared with the model.
 
     Returns:
-      What was compared, as a table.
+      A table of the comparison.
+
+    Raises:
+      UserError: if the directory is not empty, or the file computes something else than the model.
     """
-    plain, specs = function(model, params), _specs(model, length)
+    plain, specs = function(predictor, model, params), _specs(predictor, length)
     # The constraint on memory order is not among the calls whose compatibility StableHLO guarantees.
     unguaranteed = jax.export.DisabledSafetyCheck.custom_call('LayoutConstraint')
     exported = jax.export.export(jax.jit(plain), platforms=_PLATFORMS, disabled_checks=[unguaranteed])(*specs)
     _prepare(directory)
     (directory / 'model.stablehlo').write_bytes(exported.serialize())
-    if len(specs) == 1:
+    if predictor.generates:
         (directory / 'run.py').write_text(_RUNNER)
     again = jax.export.deserialize(bytearray((directory / 'model.stablehlo').read_bytes()))
-    return _compared(plain, {'model.stablehlo': jax.jit(again.call)}, directory, specs, batches)
+    return _compare(predictor, plain, {'model.stablehlo': jax.jit(again.call)}, directory, batches)
 
 
-def write_tflite(model: Model, params: Any, length: int, directory: Path, batches: Sequence[dict]) -> str:
-    """model.tflite, and model_int8.tflite with the large matrices in eight bits; arguments as of `write_stablehlo`.
+def write_tflite(
+    predictor: Predictor, model: Model, params: Any, length: int, directory: Path, batches: Sequence[dict]
+) -> str:
+    """Write model.tflite, and model_int8.tflite with the large matrices in eight bits; see `write_stablehlo`.
 
-    TFLite has no products in half precision: a model of such a `dtype` computes in float32 there.
+    TFLite has no matrix products in half precision, so models of such a `dtype` compute in float32 there.
     """
     import tensorflow as tf
     from jax.experimental import jax2tf
 
     model = model.clone(arch=dataclasses.replace(model.arch, dtype='float32'))
-    plain, specs = function(model, params), _specs(model, length)
+    plain, specs = function(predictor, model, params), _specs(predictor, length)
     signature = [tf.TensorSpec(spec.shape, tf.int32) for spec in specs]
     # Lowered for a platform without variants of its own: TFLite does not know the constraint on memory order of CPUs.
     converted = jax2tf.convert(plain, with_gradient=False, native_serialization_platforms=('rocm',))
@@ -100,11 +108,11 @@ def write_tflite(model: Model, params: Any, length: int, directory: Path, batche
         converter.optimizations = optimizations
         (directory / name).write_bytes(converter.convert())
         calls[name] = _interpreter(directory / name)
-    return _compared(plain, calls, directory, specs, batches)
+    return _compare(predictor, plain, calls, directory, batches)
 
 
-def _specs(model: Model, length: int) -> list[jax.ShapeDtypeStruct]:
-    return [jax.ShapeDtypeStruct((1, length), np.int32)] * (1 if getattr(model, 'head', None) is None else 2)
+def _specs(predictor: Predictor, length: int) -> list[jax.ShapeDtypeStruct]:
+    return [jax.ShapeDtypeStruct((1, length), np.int32)] * len(predictor.features)
 
 
 def _prepare(directory: Path) -> None:
@@ -114,13 +122,13 @@ def _prepare(directory: Path) -> None:
 
 
 def _interpreter(file: Path) -> Function:
-    """A TFLite file as a function, run by the interpreter that is here."""
+    """Return a TFLite file as a function, run by the installed interpreter."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
         from tensorflow.lite.python.interpreter import Interpreter
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # that TensorFlow's will become LiteRT's
+        warnings.simplefilter('ignore')  # TensorFlow's interpreter is deprecated in favor of LiteRT's
         interpreter = Interpreter(str(file), num_threads=2)
     interpreter.allocate_tensors()
     inputs = sorted(interpreter.get_input_details(), key=lambda detail: detail['name'])
@@ -135,48 +143,51 @@ def _interpreter(file: Path) -> Function:
     return call
 
 
-def _compared(
-    plain: Function, calls: dict[str, Function], directory: Path, specs: Sequence[Any], batches: Sequence[dict]
+def _compare(
+    predictor: Predictor, plain: Function, calls: dict[str, Function], directory: Path, batches: Sequence[dict]
 ) -> str:
-    """Size, time a call, and the loss or the answers on held-out examples, beside the model itself."""
-    names = ('decoder_input_tokens', 'decoder_segment_ids')[: len(specs)]
+    """Return a table of the size, the time per call and the quality of each file on held-out examples.
+
+    The quality is the loss if the examples have target tokens, otherwise the share of equal answers.
+    """
     examples = [
-        [np.asarray(batch[name][row : row + 1], np.int32) for name in names] + [batch, row]
+        ([np.asarray(batch[name][row : row + 1], np.int32) for name in predictor.features], batch, row)
         for batch in batches
-        for row in range(len(batch[names[0]]))
+        for row in range(len(batch[predictor.features[0]]))
     ][:_EXAMPLES]
-    expected: list[np.ndarray] = []
-    lines = [
-        f'{"":20}{"size":>10}{"ms a call":>11}{"loss" if len(specs) == 1 else "same answer":>13}{"differs by":>12}'
-    ]
+    has_targets = 'decoder_target_tokens' in examples[0][1] and predictor.generates
+    expected = [np.asarray(jax.jit(plain)(*arrays)) for arrays, _, _ in examples]
+    scale = max(np.abs(x).max() for x in expected)
+    lines = [f'{"":20}{"size":>10}{"ms per call":>12}{"loss" if has_targets else "same answer":>13}{"differs by":>12}']
     for name, call in {'the model': jax.jit(plain), **calls}.items():
-        seconds, losses, same, difference = [], [], [], 0.0
-        for i, (*arrays, batch, row) in enumerate(examples):
-            start = time.perf_counter()
-            out = np.asarray(call(*arrays))
-            seconds.append(time.perf_counter() - start)
-            if len(expected) <= i:
-                expected.append(out)
-            difference = max(difference, float(np.abs(out - expected[i]).max()))
-            same.append(np.mean(out.argmax(-1) == expected[i].argmax(-1)))
-            if len(specs) == 1:
-                losses.append(_loss(out[0], batch['decoder_target_tokens'][row], batch['decoder_loss_weights'][row]))
+        outputs, seconds = zip(*(_timed(call, arrays) for arrays, _, _ in examples), strict=True)
+        difference = max(float(np.abs(out - x).max()) for out, x in zip(outputs, expected, strict=True))
+        if has_targets:
+            losses = [
+                _loss(out[0], batch['decoder_target_tokens'][row], batch['decoder_loss_weights'][row])
+                for out, (_, batch, row) in zip(outputs, examples, strict=True)
+            ]
+            total, count = map(sum, zip(*losses, strict=True))
+            quality = f'{total / max(count, 1):.4f}'
+        else:
+            same = [np.mean(out.argmax(-1) == x.argmax(-1)) for out, x in zip(outputs, expected, strict=True)]
+            quality = f'{np.mean(same):.1%}'
         size = '' if name == 'the model' else f'{(directory / name).stat().st_size / 2**20:.1f} MiB'
-        totals, counts = (sum(x) for x in zip(*losses, strict=True)) if losses else (0, 1)
-        quality = f'{totals / max(counts, 1):.4f}' if losses else f'{np.mean(same):.1%}'
         milliseconds = statistics.median(seconds) * 1e3
-        lines.append(f'{name:20}{size:>10}{milliseconds:>11.2f}{quality:>13}{difference:>12.2e}')
-        if (
-            name != 'the model'
-            and 'int8' not in name
-            and not difference <= 1e-3 * max(np.abs(x).max() for x in expected)
-        ):
-            raise UserError(f'{directory / name} computes something else:\n' + '\n'.join(lines))
+        lines.append(f'{name:20}{size:>10}{milliseconds:>12.2f}{quality:>13}{difference:>12.2e}')
+        if 'int8' not in name and not difference <= 1e-3 * scale:
+            raise UserError(f'{directory / name} computes something else than the model:\n' + '\n'.join(lines))
     return '\n'.join(lines)
 
 
+def _timed(call: Function, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
+    """Return the result of a call and its duration in seconds."""
+    start = time.perf_counter()
+    return np.asarray(call(*arrays)), time.perf_counter() - start
+
+
 def _loss(logits_LV: np.ndarray, targets_L: np.ndarray, weights_L: np.ndarray) -> tuple[float, float]:
-    """Sum of the cross-entropy and how many targets it counts."""
+    """Return the sum of the cross-entropy, and the number of targets that it counts."""
     x = logits_LV.astype(np.float64)
     x -= x.max(axis=-1, keepdims=True)
     logp = x - np.log(np.exp(x).sum(axis=-1, keepdims=True))

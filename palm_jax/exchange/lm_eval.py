@@ -2,8 +2,8 @@
 
 python -m palm_jax.exchange.lm_eval run --model palm_jax --model_args model_dir=runs/tiny --tasks hellaswag
 
-takes what `lm_eval` takes, and knows one model more (an entry point of the group `lm_eval.models` names it,
-which lm-eval 0.4.13 does not look up yet). In Python:
+accepts the arguments of `lm_eval`, with one more model (an entry point of the group `lm_eval.models` names it, but
+lm-eval 0.4.13 does not look it up yet). In Python:
 `lm_eval.simple_evaluate(model=palm_jax.exchange.lm_eval.PalmJax('runs/tiny'), tasks=[...])`.
 """
 
@@ -29,8 +29,8 @@ class PalmJax(TemplateLM):
 
     Args:
       model_dir: MODEL_DIR of a run.
-      batch_size: texts worked on at one time.
-      options: what the harness passes to every model, which means nothing here (device, ...).
+      batch_size: texts per forward pass; 32 for anything but a number, like the harness's `auto`.
+      options: further options that the harness passes to every model (device, ...); ignored.
     """
 
     def __init__(self, model_dir: str, batch_size: int | str = 32, **options: Any):
@@ -42,21 +42,21 @@ class PalmJax(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The end mark."""
+        """Id of EOS."""
         return EOS_ID
 
     @property
     def prefix_token_id(self) -> int:
-        """The start mark."""
+        """Id of BOS."""
         return START_ID
 
     @property
     def tokenizer_name(self) -> str:
-        """For the harness's caches."""
+        """Name of the tokenizer in the harness's caches."""
         return self._model.data.vocabulary.fingerprint
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: Any) -> list[int]:
-        """Ids, behind the start mark unless `add_special_tokens` is False, as the exported tokenizer gives them."""
+        """Return ids as the exported tokenizer does: after BOS, unless `add_special_tokens` is False."""
         start = [] if add_special_tokens is False else [START_ID]
         return [*start, *self._model.data.vocabulary.encode(string)]
 
@@ -69,7 +69,7 @@ class PalmJax(TemplateLM):
         ]
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihood of whole texts, in windows as long as the model reads."""
+        """Return the log-likelihoods of whole texts, in windows of the context length."""
         windows = [
             (number, ('', ''), *utils.make_disjoint_window(window))
             for number, request in enumerate(requests)

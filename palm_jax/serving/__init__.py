@@ -1,1 +1,1 @@
-"""Trained models over HTTP."""
+"""An HTTP server for trained models."""

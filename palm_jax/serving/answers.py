@@ -1,8 +1,10 @@
-"""From pieces of text and what heads say to the answers of the protocol, whole or as events."""
+"""Responses of the protocol from generated text, whole or as server-sent events."""
 
 from __future__ import annotations
 
 import json
+import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -10,31 +12,32 @@ from fastapi.responses import StreamingResponse
 
 from palm_jax.inference.engine import Delta, Token
 from palm_jax.serving import protocol
+from palm_jax.serving.models import ServedModel
 from palm_jax.serving.texts import Texts, failure_of
 
 
 def streamed(errors: dict[int, Any]) -> dict[int | str, Any]:
-    """What the description says of an answer that may come as events, with the errors that may come instead."""
+    """Return the description of a response that may be a stream, with those of its errors, for OpenAPI."""
     events = {'text/event-stream': {'schema': {'type': 'string'}}}
-    return {200: {'content': events, 'description': 'The answer, or with stream = true its pieces'}, **errors}
+    return {200: {'content': events, 'description': 'The response, or its events if stream = true'}, **errors}
 
 
 def stream(texts: Texts, chunk: Callable[[int, Delta], Any], last: Callable[[], Any | None]) -> StreamingResponse:
-    """Server-sent events; a client that leaves cancels the texts.
+    """Return server-sent events; a client that disconnects cancels the texts.
 
     Args:
-      texts: that are being written.
-      chunk: the event of a piece, by the number of its text.
-      last: the event behind all pieces, or None.
+      texts: texts that are being generated.
+      chunk: makes an event of a delta and the number of its text.
+      last: makes the event after all deltas, or None.
     """
 
     async def events() -> AsyncIterator[str]:
         try:
-            async for index, piece in texts.pieces():
-                if failure := failure_of(piece):
+            async for index, delta in texts.deltas():
+                if failure := failure_of(delta):
                     yield _event(failure.body)
                     return
-                yield _event(chunk(index, piece))
+                yield _event(chunk(index, delta))
             if (end := last()) is not None:
                 yield _event(end)
             yield 'data: [DONE]\n\n'
@@ -49,47 +52,116 @@ def _event(content: Any) -> str:
     return f'data: {text}\n\n'
 
 
-def reason(finish_reason: str | None) -> Any:
-    """`finish_reason` of a piece."""
-    return finish_reason if finish_reason in ('stop', 'length') else None
+class CompletionAnswer:
+    """Responses and events of one request of /v1/completions.
+
+    Args:
+      served: the model.
+      num_logprobs: alternatives per token to return with their log-probabilities; None returns none.
+    """
+
+    def __init__(self, served: ServedModel, num_logprobs: int | None):
+        self._decode, self._num_logprobs = served.model.data.vocabulary.decode, num_logprobs
+        self._fields = {'id': f'cmpl-{uuid.uuid4().hex}', 'created': int(time.time()), 'model': served.name}
+        self._lengths: dict[int, int] = {}
+
+    def whole(self, texts: Sequence[Delta], usage: protocol.Usage) -> protocol.Completion:
+        """Return the response."""
+        choices = [self._choice(index, delta, 0) for index, delta in enumerate(texts)]
+        return protocol.Completion(**self._fields, choices=choices, usage=usage)
+
+    def chunk(self, index: int, delta: Delta) -> protocol.Completion:
+        """Return the event of a delta."""
+        offset = self._lengths.get(index, 0)
+        self._lengths[index] = offset + len(delta.text)
+        return protocol.Completion(**self._fields, choices=[self._choice(index, delta, offset)])
+
+    def last(self, usage: protocol.Usage) -> protocol.Completion:
+        """Return the event with the number of tokens."""
+        return protocol.Completion(**self._fields, choices=[], usage=usage)
+
+    def _choice(self, index: int, delta: Delta, offset: int) -> protocol.CompletionChoice:
+        logprobs = None
+        if self._num_logprobs is not None:
+            logprobs = text_logprobs(delta.tokens, self._decode, self._num_logprobs, offset)
+        return protocol.CompletionChoice(
+            index=index, text=delta.text, logprobs=logprobs, finish_reason=delta.finish_reason
+        )
 
 
-def wants_usage(body: protocol.GenerationRequest) -> bool:
-    """Whether a stream ends with the number of tokens."""
-    return body.stream_options is not None and body.stream_options.include_usage
+class ChatAnswer:
+    """Responses and events of one request of /v1/chat/completions.
+
+    Args:
+      served: the model.
+      with_logprobs: whether to return the log-probabilities of tokens.
+      strips: whether to strip whitespace at the beginning of the answer.
+    """
+
+    def __init__(self, served: ServedModel, with_logprobs: bool, strips: bool):
+        self._decode, self._with_logprobs, self._strips = served.model.data.vocabulary.decode, with_logprobs, strips
+        self._fields = {'id': f'chatcmpl-{uuid.uuid4().hex}', 'created': int(time.time()), 'model': served.name}
+        self._begun: set[int] = set()
+
+    def whole(self, texts: Sequence[Delta], usage: protocol.Usage) -> protocol.ChatCompletion:
+        """Return the response."""
+        choices = [
+            protocol.ChatChoice(
+                index=index,
+                message=protocol.ChatMessage(content=delta.text.lstrip() if self._strips else delta.text),
+                logprobs=self._logprobs(delta),
+                finish_reason=delta.finish_reason,
+            )
+            for index, delta in enumerate(texts)
+        ]
+        return protocol.ChatCompletion(**self._fields, choices=choices, usage=usage)
+
+    def chunk(self, index: int, delta: Delta) -> dict[str, Any]:
+        """Return the event of a delta."""
+        is_first, text = index not in self._begun, delta.text
+        if is_first and self._strips:
+            text = text.lstrip()
+        if text:
+            self._begun.add(index)
+        logprobs = self._logprobs(delta)
+        choice = {
+            'index': index,
+            'delta': ({'role': 'assistant'} if is_first else {}) | {'content': text},
+            'logprobs': None if logprobs is None else logprobs.model_dump(),
+            'finish_reason': delta.finish_reason,
+        }
+        return self._event([choice])
+
+    def last(self, usage: protocol.Usage) -> dict[str, Any]:
+        """Return the event with the number of tokens."""
+        return self._event([]) | {'usage': usage.model_dump()}
+
+    def _event(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return self._fields | {'object': 'chat.completion.chunk', 'choices': choices}
+
+    def _logprobs(self, delta: Delta) -> protocol.ChatLogprobs | None:
+        return chat_logprobs(delta.tokens, self._decode) if self._with_logprobs else None
 
 
-def classified(index: int, said: float | dict[str, float], several: bool) -> protocol.Classified:
-    """What a head said of one text; `several` labels may hold together."""
-    if isinstance(said, float):
-        return protocol.Classified(index=index, label=None, labels=[], probabilities={}, number=said)
-    first = next(iter(said))
-    labels = [label for label, p in said.items() if p > 0.5] if several else [first]
-    return protocol.Classified(index=index, label=first, labels=labels, probabilities=said)
-
-
-def text_logprobs(tokens: Sequence[Token], decode, most: int, offset: int) -> protocol.TextLogprobs:
-    """Of a completion, whose text begins `offset` characters behind its start."""
+def text_logprobs(tokens: Sequence[Token], decode, num_top: int, offset: int) -> protocol.TextLogprobs:
+    """Return the log-probabilities of a completion's tokens, the first of which is at character `offset`."""
     names = [decode([t.id]) for t in tokens]
     offsets = [offset + sum(map(len, names[:i])) for i in range(len(names))]
-    top = [{decode([i]): p for i, p in t.top_logprobs} for t in tokens] if most else None
+    top = [{decode([i]): p for i, p in t.top_logprobs} for t in tokens] if num_top else None
     return protocol.TextLogprobs(
         tokens=names, token_logprobs=[t.logprob for t in tokens], top_logprobs=top, text_offset=offsets
     )
 
 
 def chat_logprobs(tokens: Sequence[Token], decode) -> protocol.ChatLogprobs:
-    """Of a chat."""
+    """Return the log-probabilities of a chat's tokens."""
 
-    def one(token: int, logprob: float) -> dict[str, Any]:
+    def fields(token: int, logprob: float) -> dict[str, Any]:
         text = decode([token])
         return {'token': text, 'logprob': logprob, 'bytes': list(text.encode())}
 
-    return protocol.ChatLogprobs(
-        content=[
-            protocol.TokenLogprob(
-                **one(t.id, t.logprob), top_logprobs=[protocol.TopLogprob(**one(*pair)) for pair in t.top_logprobs]
-            )
-            for t in tokens
-        ]
-    )
+    def with_alternatives(token: Token) -> protocol.TokenLogprob:
+        alternatives = [protocol.TopLogprob(**fields(*pair)) for pair in token.top_logprobs]
+        return protocol.TokenLogprob(**fields(token.id, token.logprob), top_logprobs=alternatives)
+
+    return protocol.ChatLogprobs(content=list(map(with_alternatives, tokens)))

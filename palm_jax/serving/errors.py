@@ -1,4 +1,4 @@
-"""Errors in OpenAI's shape, whoever raised them, and how the API's description tells of them."""
+"""Errors in the format of OpenAI's API, whoever raised them, and their description in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -15,37 +15,45 @@ from palm_jax.serving import protocol
 DOCUMENTED = {
     status: {'model': protocol.ErrorBody, 'description': description}
     for status, description in {
-        400: 'What was asked is wrong; the message says where',
-        401: 'The key is missing or wrong',
-        404: 'There is no such model',
-        408: 'The body came too slowly',
+        400: 'The request is invalid; the message says where',
+        401: 'The API key is missing or wrong',
+        404: 'The model does not exist',
+        408: 'The body arrived too slowly',
         413: 'The body is too large',
-        429: 'Too many requests wait; Retry-After says when to come again',
+        429: 'Too many queued requests; Retry-After says when to retry',
         500: 'The server failed',
-        503: 'The server is about to stop',
-        504: 'The answer took too long',
+        503: 'The server is shutting down',
+        504: 'Generating the answer took too long',
     }.items()
 }
 
 
 class Failure(Exception):
-    """An error to be answered in OpenAI's shape."""
+    """An error response in the format of OpenAI's API.
+
+    Args:
+      status: HTTP status.
+      message: text for the user.
+      code: machine-readable code.
+      param: field of the request that is wrong.
+      headers: headers of the response, with _ for -.
+    """
 
     def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None, **headers: str):
         super().__init__(message)
-        kinds = {401: 'authentication_error', 429: 'rate_limit_error', 404: 'not_found_error'}
-        kind = kinds.get(status, 'invalid_request_error' if status < 500 else 'server_error')
+        types = {401: 'authentication_error', 429: 'rate_limit_error', 404: 'not_found_error'}
+        error_type = types.get(status, 'invalid_request_error' if status < 500 else 'server_error')
         self.status = status
-        self.body = {'error': {'message': message, 'type': kind, 'param': param, 'code': code}}
+        self.body = {'error': {'message': message, 'type': error_type, 'param': param, 'code': code}}
         self.headers = {name.replace('_', '-'): value for name, value in headers.items()}
 
     def response(self) -> JSONResponse:
-        """What is sent."""
+        """Return the HTTP response."""
         return JSONResponse(self.body, self.status, self.headers)
 
 
 def handle(app: FastAPI) -> None:
-    """Answers all errors in OpenAI's shape, what is invalid with 400 as there."""
+    """Let an application answer all errors in the format of OpenAI's API, and invalid requests with 400 as it does."""
 
     @app.exception_handler(Failure)
     async def failure(_: Request, error: Failure) -> JSONResponse:
@@ -60,8 +68,8 @@ def handle(app: FastAPI) -> None:
         first = error.errors()[0]
         if first['loc'] == ('body',) and 'json' not in request.headers.get('content-type', ''):
             return Failure(400, 'Send JSON, with the header Content-Type: application/json.').response()
-        place = '.'.join(str(part) for part in first['loc'] if part != 'body') or 'body'
-        return Failure(400, f'{place}: {first["msg"]}', param=place).response()
+        field = '.'.join(str(part) for part in first['loc'] if part != 'body') or 'body'
+        return Failure(400, f'{field}: {first["msg"]}', param=field).response()
 
     @app.exception_handler(HTTPException)
     async def of_the_framework(_: Request, error: HTTPException) -> JSONResponse:

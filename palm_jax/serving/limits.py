@@ -1,4 +1,4 @@
-"""What every request passes first: the key, the size of its body and the time that takes to come."""
+"""Checks before every request: the API key, and the size and the arrival time of the body."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ App = Callable[[dict[str, Any], Callable, Callable], Awaitable[None]]
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a client may ask for.
+    """Limits on requests.
 
     Attributes:
-      body_bytes: of a request.
-      body_seconds: in which it must have come.
-      max_tokens: of an answer at most.
-      seconds: after which an answer ends as it is.
-      token: that must be given as `Authorization: Bearer ...`; None asks for none.
+      body_bytes: maximum size of a request's body.
+      body_seconds: maximum time for the body to arrive.
+      max_tokens: maximum number of tokens of a completion.
+      seconds: maximum time for a request; the text is ended after it.
+      token: API key that must be sent as `Authorization: Bearer ...`; None requires none.
     """
 
     body_bytes: int = 4 << 20
@@ -36,7 +36,7 @@ class Limits:
 
 
 class Gate:
-    """ASGI middleware around an app: checks, and counts what passes."""
+    """ASGI middleware that checks requests and counts them."""
 
     def __init__(self, app: App, limits: Limits, requests: Counter, seconds: Histogram):
         self._app, self._limits, self._requests, self._seconds = app, limits, requests, seconds
@@ -45,7 +45,7 @@ class Gate:
         if scope['type'] != 'http':
             await self._app(scope, receive, send)
             return
-        start, status = time.monotonic(), 499  # a client that left before there was an answer
+        start, status = time.monotonic(), 499  # if the client disconnects before the response
 
         async def counted_send(message: dict[str, Any]) -> None:
             nonlocal status
@@ -60,7 +60,7 @@ class Gate:
             try:
                 replayed = await asyncio.wait_for(self._body(receive), self._limits.body_seconds)
             except TimeoutError:
-                failure = Failure(408, f'The body did not come within {self._limits.body_seconds:g} s.')
+                failure = Failure(408, f'The body did not arrive within {self._limits.body_seconds:g} s.')
                 await failure.response()(scope, receive, counted_send)
                 return
             except Failure as failure:
@@ -78,7 +78,9 @@ class Gate:
         if self._limits.token is not None and scope['path'].startswith(('/v1/', '/metrics')):
             given = headers.get(b'authorization', b'').removeprefix(b'Bearer ')
             if not hmac.compare_digest(given, self._limits.token.encode()):
-                return Failure(401, 'Give the right key: Authorization: Bearer ...', 'invalid_api_key')
+                return Failure(
+                    401, 'The API key is missing or wrong: send Authorization: Bearer ...', 'invalid_api_key'
+                )
         length = headers.get(b'content-length', b'0')
         if length.isdigit() and int(length) > self._limits.body_bytes:
             return self._too_large()
@@ -88,7 +90,7 @@ class Gate:
         return Failure(413, f'The body is larger than {self._limits.body_bytes:,} bytes.', 'body_too_large')
 
     async def _body(self, receive: Callable) -> bytes | None:
-        """All of the body; None of a client that left."""
+        """Return the whole body, or None if the client disconnected."""
         parts, size = [], 0
         while True:
             message = await receive()
@@ -103,7 +105,7 @@ class Gate:
 
 
 def _replay(body: bytes, receive: Callable) -> Callable:
-    """What was read, once; then whatever comes."""
+    """Return a `receive` that yields the body once, and then what the client sends."""
     pending = [{'type': 'http.request', 'body': body, 'more_body': False}]
 
     async def again() -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""The texts of one request on their way from the engine's thread to the client, and what is counted on it."""
+"""The texts generated for one request, on their way from the engine's thread to the client, and the metrics."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from fastapi import Request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -17,115 +17,129 @@ from palm_jax.inference.generate import Sampler
 from palm_jax.serving import protocol
 from palm_jax.serving.errors import Failure
 from palm_jax.serving.limits import Limits
-from palm_jax.serving.models import Served
+from palm_jax.serving.models import ServedModel
 
 
 class Counters:
-    """What Prometheus is told, of one server."""
+    """Prometheus metrics of one server."""
 
     def __init__(self, engine: Engine):
         self.registry = CollectorRegistry()
         of = {'namespace': 'palm_jax', 'registry': self.registry}
-        self.requests = Counter('requests', 'Requests answered', ['route', 'status'], **of)
-        self.seconds = Histogram('request_seconds', 'Time of whole requests', ['route'], **of)
-        self.read = Counter('prompt_tokens', 'Tokens read', ['model'], **of)
-        self.written = Counter('completion_tokens', 'Tokens written', ['model'], **of)
-        self.first = Histogram('first_token_seconds', 'Time to the first piece of text', ['model'], **of)
-        Gauge('waiting', 'Texts that have no place yet', **of).set_function(lambda: engine.num_waiting)
-        Gauge('active', 'Texts being written', **of).set_function(lambda: engine.num_active)
+        self.requests = Counter('requests', 'Completed requests', ['route', 'status'], **of)
+        self.seconds = Histogram('request_seconds', 'Duration of requests', ['route'], **of)
+        self.prompt_tokens = Counter('prompt_tokens', 'Tokens of prompts', ['model'], **of)
+        self.completion_tokens = Counter('completion_tokens', 'Generated tokens', ['model'], **of)
+        self.first_token = Histogram('first_token_seconds', 'Time to the first token', ['model'], **of)
+        Gauge('waiting', 'Texts that wait for a slot', **of).set_function(lambda: engine.num_waiting)
+        Gauge('active', 'Texts that are being generated', **of).set_function(lambda: engine.num_active)
 
 
 class Texts:
-    """The texts of one request, on their way from the engine's thread to the client."""
+    """The texts generated for one request.
 
-    def __init__(self, engine: Engine, served: Served, counters: Counters, limits: Limits):
+    Args:
+      engine: generates them.
+      served: the model.
+      counters: metrics to be updated.
+      limits: limits on a request.
+    """
+
+    def __init__(self, engine: Engine, served: ServedModel, counters: Counters, limits: Limits):
         self._engine, self._served, self._counters, self._limits = engine, served, counters, limits
-        self._pieces: asyncio.Queue[tuple[int, Delta]] = asyncio.Queue()
+        self._deltas: asyncio.Queue[tuple[int, Delta]] = asyncio.Queue()
         self._requests: list[EngineRequest] = []
-        self.num_read, self.num_written = 0, 0
+        self._num_prompt_tokens, self._num_generated = 0, 0
 
     def submit(self, prompts: Sequence[Sequence[int]], n: int, sampler: Sampler, num_logprobs: int) -> None:
-        """Asks for n texts behind each prompt.
+        """Request n completions of each prompt.
 
         Raises:
-          Failure: no room, or too many at once.
+          Failure: if the queue is full, or too many or too long texts are requested.
         """
         loop, deadline = asyncio.get_running_loop(), time.monotonic() + self._limits.seconds
 
-        def hand_out_of(index: int):
-            def on_delta(piece: Delta) -> None:
+        def on_delta_of(index: int) -> Callable[[Delta], None]:
+            def on_delta(delta: Delta) -> None:
                 with contextlib.suppress(RuntimeError):  # the loop may have ended
-                    loop.call_soon_threadsafe(self._pieces.put_nowait, (index, piece))
+                    loop.call_soon_threadsafe(self._deltas.put_nowait, (index, delta))
 
             return on_delta
 
         for number, prompt in enumerate(prompts):
             for sample in range(n):
-                on_delta = hand_out_of(number * n + sample)
+                on_delta = on_delta_of(number * n + sample)
                 self._requests.append(EngineRequest(prompt, sampler, on_delta, sample, num_logprobs, deadline))
         if len(self._requests) > self._engine.max_waiting:
-            most = self._engine.max_waiting
-            raise Failure(400, f'{len(self._requests)} texts in one request; at most {most} may wait.', param='n')
-        self.num_read = sum(map(len, prompts))
-        self._counters.read.labels(self._served.name).inc(self.num_read)
+            limit = self._engine.max_waiting
+            raise Failure(400, f'{len(self._requests)} texts in one request; at most {limit} are allowed.', param='n')
+        self._num_prompt_tokens = sum(map(len, prompts))
+        self._counters.prompt_tokens.labels(self._served.name).inc(self._num_prompt_tokens)
         try:
             self._engine.submit(self._served.name, *self._requests)
         except Busy:
-            raise Failure(429, 'Too many requests wait. Come again soon.', 'busy', Retry_After='1') from None
+            raise Failure(429, 'Too many queued requests; retry later.', 'busy', Retry_After='1') from None
         except UserError as error:
             raise Failure(400, str(error), 'context_length_exceeded') from None
 
-    async def pieces(self) -> AsyncIterator[tuple[int, Delta]]:
-        """(number of the text, piece) as they come, until all have ended."""
-        start, open_texts = time.monotonic(), len(self._requests)
-        while open_texts:
-            index, piece = await self._pieces.get()
-            if not self.num_written and piece.tokens:
-                self._counters.first.labels(self._served.name).observe(time.monotonic() - start)
-            self.num_written += len(piece.tokens)
-            self._counters.written.labels(self._served.name).inc(len(piece.tokens))
-            open_texts -= piece.finish_reason is not None
-            yield index, piece
+    async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
+        """Yield (number of the text, delta) in order of arrival, until all texts have ended."""
+        start, num_open = time.monotonic(), len(self._requests)
+        while num_open:
+            index, delta = await self._deltas.get()
+            if not self._num_generated and delta.tokens:
+                self._counters.first_token.labels(self._served.name).observe(time.monotonic() - start)
+            self._num_generated += len(delta.tokens)
+            self._counters.completion_tokens.labels(self._served.name).inc(len(delta.tokens))
+            num_open -= delta.finish_reason is not None
+            yield index, delta
 
     async def whole(self, request: Request) -> list[Delta]:
-        """All texts once they have ended; a client that leaves cancels them."""
+        """Return all texts once they have ended; a client that disconnects cancels them.
+
+        Raises:
+          Failure: if a text ended by a timeout, an error or the end of the server.
+        """
         found = [Delta('', ())] * len(self._requests)
 
         async def collect() -> None:
-            async for index, piece in self.pieces():
-                had = found[index]
-                found[index] = Delta(had.text + piece.text, had.tokens + piece.tokens, piece.finish_reason)
+            async for index, delta in self.deltas():
+                before = found[index]
+                found[index] = Delta(before.text + delta.text, before.tokens + delta.tokens, delta.finish_reason)
 
         task = asyncio.create_task(collect())
         try:
             while not (await asyncio.wait({task}, timeout=0.25))[0]:
                 if await request.is_disconnected():
-                    raise Failure(400, 'The client left.')
+                    raise Failure(400, 'The client disconnected.')
             await task
         finally:
             task.cancel()
             self.cancel()
-        for piece in found:
-            if failure := failure_of(piece):
+        for delta in found:
+            if failure := failure_of(delta):
                 raise failure
         return found
 
     def cancel(self) -> None:
-        """Frees the places of all that still runs."""
+        """Cancel the texts that are still being generated, and free their slots."""
         for request in self._requests:
             request.cancel()
 
     @property
     def usage(self) -> protocol.Usage:
-        """Tokens so far."""
-        total = self.num_read + self.num_written
-        return protocol.Usage(prompt_tokens=self.num_read, completion_tokens=self.num_written, total_tokens=total)
+        """Number of tokens so far."""
+        return protocol.Usage(
+            prompt_tokens=self._num_prompt_tokens,
+            completion_tokens=self._num_generated,
+            total_tokens=self._num_prompt_tokens + self._num_generated,
+        )
 
 
-def failure_of(piece: Delta) -> Failure | None:
-    """Of a text that ended otherwise than by itself."""
+def failure_of(delta: Delta) -> Failure | None:
+    """Return the error of a text that was ended by the server, if it was."""
     return {
-        'timeout': Failure(504, 'The answer took too long.', 'timeout'),
-        'cancelled': Failure(503, 'The server is about to stop.'),
-        'error': Failure(500, 'The engine has failed; the log of the server says why.'),
-    }.get(piece.finish_reason)
+        'timeout': Failure(504, 'Generating the answer took too long.', 'timeout'),
+        'cancelled': Failure(503, 'The server is shutting down.'),
+        'error': Failure(500, "The engine has failed; see the server's log."),
+    }.get(delta.finish_reason)

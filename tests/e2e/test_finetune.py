@@ -92,7 +92,7 @@ def test_in_python_from_a_table_to_a_model_that_stands_alone(made, tmp_path):
     with pytest.raises(UserError, match='holds a run already'):
         model.save(tmp_path / 'whole')
     with pytest.raises(UserError, match='use predict'):
-        model.answer(texts)
+        model.generate(texts)
     table.unlink()
     assert load(tmp_path / 'run').predict(texts[:2])  # the labels are in the checkpoint
     shutil.rmtree(base)

@@ -55,7 +55,7 @@ def test_what_was_begun_is_continued_and_what_it_depends_on_must_be_the_same(mad
     with pytest.raises(UserError, match=r"is of another run \(model 'base', now 'other'\)"):
         predictions.write(model, source, str(cut), {'model': 'other'}, batch_size=4)
     assert predictions.write(model, source, str(cut), about, batch_size=4) == (11, 0)
-    assert 'continuing behind row 6' in capsys.readouterr().out
+    assert 'resuming after row 6' in capsys.readouterr().out
     assert cut.read_text() == whole.read_text()  # drawn by number, however the rows are batched
     assert predictions.write(model, source, str(tmp_path / 'other.jsonl'), about, batch_size=11) == (11, 0)
     assert (tmp_path / 'other.jsonl').read_text() == whole.read_text()

@@ -67,11 +67,11 @@ def test_every_kind_in_one_process(made, runs):
                              trained_model.load(runs / 'classes').predict(texts), strict=True):  # fmt: skip
             assert row['probabilities'] == pytest.approx(said, abs=1e-5) and row['label'] == next(iter(said))
         found = ask('/v1/tag', model='tagger', input='Ann7 is here')['data'][0]['entities']
-        assert found == trained_model.load(runs / 'tags').find(['Ann7 is here'])[0]
+        assert found == trained_model.load(runs / 'tags').extract_entities(['Ann7 is here'])[0]
         messages = [{'role': 'user', 'content': 'hi'}]
         said = ask('/v1/chat/completions', model='chat', messages=messages, temperature=0, max_tokens=6)
         model = trained_model.load(runs / 'chat', MAX_NEW_TOKENS=6)
-        assert said['choices'][0]['message']['content'] == model.answer([messages])[0]
+        assert said['choices'][0]['message']['content'] == model.generate([messages])[0]
         wrong = httpx.post(f'{url}/v1/classify', json={'model': 'classes', 'input': 'a', 'second_input': 'b'})
         assert wrong.status_code == 400 and 'single texts' in wrong.json()['error']['message']
     finally:

@@ -77,18 +77,18 @@ def test_a_task_runs_from_its_files_to_a_report_and_an_answer(made, small_tasks,
     monkeypatch.chdir(tmp_path)  # the task's files are not here, and need not be
     model = load(tmp_path / 'run')
     if task in WRITTEN:
-        (answer,) = model.answer([WRITTEN[task]])
+        (answer,) = model.generate([WRITTEN[task]])
         assert isinstance(answer, str)
-        with pytest.raises(UserError, match='use answer'):
-            model.find(['Ann'])
+        with pytest.raises(UserError, match='use generate'):
+            model.extract_entities(['Ann'])
     elif METRICS[task] == 'entity_f1':
         text = 'Ann met Bob, in Rome.'
-        (entities,) = model.find([text])
+        (entities,) = model.extract_entities([text])
         for entity in entities:
             assert (
                 text[entity['start'] : entity['end']] == entity['text'] and f'B-{entity["type"]}' in model.data.labels
             )
-        assert model.find([text.split()]) is not None and model.find([]) == []
+        assert model.extract_entities([text.split()]) is not None and model.extract_entities([]) == []
     else:
         (probabilities,) = model.predict(['what about it?'])
         assert probabilities.keys() == set(model.data.labels) and abs(sum(probabilities.values()) - 1) < 1e-5
@@ -106,7 +106,7 @@ def test_a_task_runs_from_its_files_to_a_report_and_an_answer(made, small_tasks,
     if task in WRITTEN:
         assert said['predicted'] == answer
     elif METRICS[task] == 'entity_f1':
-        assert said['entities'] == model.find([row['text']])[0]
+        assert said['entities'] == model.extract_entities([row['text']])[0]
     else:
         assert said['probabilities'] == pytest.approx(model.predict(list(row.values()))[0])
     assert 'line 2' in error['error']

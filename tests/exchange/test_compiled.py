@@ -9,10 +9,13 @@ import pytest
 from palm_jax.errors import UserError
 from palm_jax.exchange import compiled
 from palm_jax.inference.generate import Sampler
+from palm_jax.labels.single_label import SingleLabel
 from palm_jax.models.heads import Head
 from palm_jax.models.palm import PaLM
 from palm_jax.peft.lora import LoRA
 from palm_jax.peft.method import AdaptedModel
+from palm_jax.predictors.label_predictor import LabelPredictor
+from palm_jax.predictors.language_model_predictor import LanguageModelPredictor
 from tests.support.models import initial, shaken
 from tests.support.vocabularies import Numbers
 
@@ -33,7 +36,7 @@ def batch(rows=3):
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_stablehlo_is_run_by_jax_alone(dtype, micro, tmp_path):
     model, params = micro(dtype=dtype)
-    table = compiled.write_stablehlo(model, params, L, tmp_path / 'out', [batch()])
+    table = compiled.write_stablehlo(LanguageModelPredictor(), model, params, L, tmp_path / 'out', [batch()])
     (_, *rows) = [line.split() for line in table.splitlines()[1:]]
     assert rows[0][0] == 'model.stablehlo' and float(rows[0][-1]) < 1e-5
     code = 'import sys; sys.modules["palm_jax"] = None; import runpy; runpy.run_path(sys.argv.pop(1))'
@@ -45,7 +48,7 @@ def test_stablehlo_is_run_by_jax_alone(dtype, micro, tmp_path):
     (ours,) = Sampler(max_tokens=20, temperature=0).generate(model, params, Numbers(), [[0, *prompt]], L)[0]
     assert said[3 : 3 + len(ours.ids)] == list(ours.ids)
     with pytest.raises(UserError, match='is not empty'):
-        compiled.write_stablehlo(model, params, L, tmp_path / 'out', [batch()])
+        compiled.write_stablehlo(LanguageModelPredictor(), model, params, L, tmp_path / 'out', [batch()])
 
 
 @pytest.mark.parametrize(
@@ -55,7 +58,8 @@ def test_tflite_computes_the_same_and_in_int8_nearly_so(head, dtype, micro, tmp_
     arch = micro(d_model=64, vocab_size=256, dtype=dtype)[0].arch
     model = AdaptedModel(PaLM(arch, head=head), (LoRA(rank=2),))
     params = shaken(initial(model))
-    table = compiled.write_tflite(model, params, L, tmp_path / 'out', [batch()])
+    predictor = LanguageModelPredictor() if head is None else LabelPredictor(SingleLabel())
+    table = compiled.write_tflite(predictor, model, params, L, tmp_path / 'out', [batch()])
     header, plain, exact, small = table.splitlines()
     assert ('loss' in header) == (head is None) and plain.startswith('the model')
     assert float(exact.split()[-1]) < 1e-3 * 60 and exact.startswith('model.tflite')

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pytest
 
 pytest.importorskip('fastapi', reason='the server is not installed: pip install "palm_jax[serve]"')
-from palm_jax.api.trained_model import Trained
+from palm_jax.api.trained_model import TrainedModel
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import Bytes
 from palm_jax.peft.bitfit import BitFit
 from palm_jax.peft.method import AdaptedModel
-from palm_jax.serving.models import Served
+from palm_jax.serving.models import ServedModel
 from tests.support.models import initial, shaken
 
 BYTES = ExtendedVocabulary(Bytes(), 0)
@@ -23,7 +23,7 @@ def served(micro):
     data = SimpleNamespace(vocabulary=BYTES, length=64, labels=())
     adapted = AdaptedModel(model, (BitFit(),))
     both = {
-        'base': Trained(AdaptedModel(model), params, data, ''),
-        'adapter': Trained(adapted, shaken(initial(adapted)), data, ''),
+        'base': TrainedModel(AdaptedModel(model), params, data, ''),
+        'adapter': TrainedModel(adapted, shaken(initial(adapted)), data, ''),
     }
-    return {name: Served(name, trained) for name, trained in both.items()}
+    return {name: ServedModel(name, trained) for name, trained in both.items()}

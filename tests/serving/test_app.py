@@ -85,7 +85,11 @@ WRONG = {
     'what is not honoured': ({'model': 'base', 'prompt': 'a', 'presence_penalty': 1.0}, 400, 'presence_penalty'),
     'too long': ({'model': 'base', 'prompt': 'x' * 64}, 400, 'the context length is 64 tokens'),
     'unknown token': ({'model': 'base', 'prompt': [5, 9999]}, 400, 'Token 9999 is unknown'),
-    'too many at once': ({'model': 'base', 'prompt': ['a'] * 20, 'n': 2}, 400, '40 texts in one request; at most 32'),
+    'too many at once': (
+        {'model': 'base', 'prompt': ['a'] * 20, 'n': 2},
+        400,
+        '40 texts in one request; at most 32 are allowed',
+    ),
     'an empty stop': ({'model': 'base', 'prompt': 'a', 'stop': ''}, 400, 'stop'),
     'no header': ({'model': 'base', 'prompt': 'a'}, 400, 'Content-Type: application/json'),
     'no JSON': (b'{"model":', 400, 'JSON'),

@@ -44,7 +44,7 @@ def labels(name: str) -> dict[str, Any]:
 
 def entities(name: str) -> dict[str, Any]:
     """What a tagger finds: type, text, first and last character."""
-    found = trained_model.load(name).find(['Ann1 is 1', 'is Bnn44', '20 Ann20'])
+    found = trained_model.load(name).extract_entities(['Ann1 is 1', 'is Bnn44', '20 Ann20'])
     return {'entities': [[list(entity.values()) for entity in row] for row in found]}
 
 
@@ -52,7 +52,7 @@ def written(name: str) -> dict[str, Any]:
     """Greedy answers, and the log-probability of every token of a given one."""
     model = trained_model.load(name)
     scores = model.score([(text, 'yes') for text in TEXTS])
-    return {'texts': model.answer(TEXTS), 'log-probabilities': [list(score.logprobs) for score in scores]}
+    return {'texts': model.generate(TEXTS), 'log-probabilities': [list(score.logprobs) for score in scores]}
 
 
 ANSWERS: dict[str, Callable[[str], dict[str, Any]]] = {

@@ -1,18 +1,17 @@
-"""Turns of text, some of which are learned: pairs of a table, questions, dialogues."""
+"""Conversations: turns of text of which the model learns to generate some. Inputs with targets, and dialogues."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import json
 import string
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from palm_jax.data.readers import tables
 from palm_jax.data.readers.bad_rows import shared_bad_rows
-from palm_jax.data.readers.splits import is_held_out
+from palm_jax.data.readers.splits import Split, read_split
 from palm_jax.data.readers.tables import Row
 from palm_jax.errors import UserError, closest
 
@@ -22,7 +21,7 @@ _ROLE_KEYS = ('role', 'from', 'speaker')
 
 
 class Turn(NamedTuple):
-    """A text, and whether the model learns to write it."""
+    """A text, and whether the model learns to generate it."""
 
     text: str
     learned: bool
@@ -30,7 +29,13 @@ class Turn(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
-    """Turns in order, and where they stand; `references` are the right last turns where there are several."""
+    """Turns in order.
+
+    Attributes:
+      turns: the turns.
+      location: file and line, for messages.
+      references: all correct last turns, if there are several.
+    """
 
     turns: tuple[Turn, ...]
     location: str
@@ -38,13 +43,13 @@ class Conversation:
 
 
 class Source(Protocol):
-    """Where conversations come from."""
+    """A source of conversations."""
 
-    def examples(self, split: Literal['train', 'validation']) -> list[Conversation]:
-        """Those of a split."""
+    def examples(self, split: Split) -> list[Conversation]:
+        """Return the conversations of a split."""
 
-    def asked(self, given: Any) -> tuple[Turn, ...]:
-        """The turns that somebody who wants an answer has given."""
+    def prompt_turns(self, inputs: Any) -> tuple[Turn, ...]:
+        """Return the turns to be answered, from the inputs of a user of the trained model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,15 +57,18 @@ class PairTable:
     """Tables with an input and a target in every row; templates name the columns.
 
     Attributes:
-      train_files: a path or glob, see `tables.read`.
-      validation_files: the held-out part; None holds out one row in `held_out`, by the hash of its input.
-      input, target: templates: `question: {question} context: {context}`; {0} is the first column.
-      references_column: a JSON list of all right targets; None: all targets that rows with the same input have.
-      columns: names of the columns where the file has no header.
-      split_by: template whose hash decides what is held out, so that rows which share it stay together;
-        None: the input.
+      train_files: path or glob, see `tables.read`.
+      validation_files: path or glob of the validation split; None holds out one row in `held_out`, chosen by the hash
+        of its input.
+      input: template of the input, `question: {question} context: {context}`; {0} is the first column.
+      target: template of the target.
+      references_column: column with a JSON list of all correct targets; None takes the targets of all rows that have
+        the same input.
+      columns: column names of a file without a header.
+      split_by: template whose hash decides what is held out, so that rows that share its value stay together; None is
+        the input.
       held_out: see `validation_files`.
-      bad_rows: file for what cannot be used, see `BadRows`; None: the first of it is an error.
+      bad_rows: file that collects unusable rows, see `BadRows`; None makes the first of them an error.
     """
 
     train_files: str | None
@@ -73,8 +81,8 @@ class PairTable:
     held_out: int = 10
     bad_rows: str | None = None
 
-    def examples(self, split: Literal['train', 'validation']) -> list[Conversation]:
-        """The rows of a split."""
+    def examples(self, split: Split) -> list[Conversation]:
+        """Return a conversation of two turns for each row of a split."""
         rows = self._rows(split)
         inputs = [_fill(self.input, row.values) for row in rows]
         targets = [_fill(self.target, row.values) for row in rows]
@@ -92,26 +100,33 @@ class PairTable:
 
     @property
     def fields(self) -> list[str]:
-        """The columns that the input is made from."""
+        """Columns that the input template names."""
         return _fields(self.input)
 
-    def asked(self, given: str | Mapping[str, str]) -> tuple[Turn, ...]:
-        """An input from its columns; a text, as a row of a text file is, will do where the template has one."""
+    def prompt_turns(self, inputs: str | Mapping[str, str]) -> tuple[Turn, ...]:
+        """Return the input made from its columns; a text is enough if the template names at most one column."""
         fields = self.fields
-        if not isinstance(given, str) and given.keys() == {'text'}:
-            given = given['text']
-        if isinstance(given, str) and len(fields) < 2:
-            given = {fields[0] if fields else '0': given}
-        missing = fields if isinstance(given, str) else [name for name in fields if name not in given]
+        if not isinstance(inputs, str) and inputs.keys() == {'text'}:
+            inputs = inputs['text']  # a line of a text file
+        if isinstance(inputs, str) and len(fields) < 2:
+            inputs = {fields[0] if fields else '0': inputs}
+        missing = fields if isinstance(inputs, str) else [name for name in fields if name not in inputs]
         if missing:
             raise UserError(
                 f'The input is made from the template {self.input!r}: give a dict with {", ".join(fields)}.'
             )
-        return (Turn(_fill(self.input, dict(given)), False),)
+        return (Turn(_fill(self.input, dict(inputs)), False),)
 
-    def _rows(self, split: str) -> list[Row]:
-        read = functools.partial(_split, split, self.train_files, self.validation_files, self.held_out)
-        return read(self._read, lambda row: _fill(self.split_by or self.input, row.values))
+    def _rows(self, split: Split) -> list[Row]:
+        return read_split(
+            split,
+            self.train_files,
+            self.validation_files,
+            self.held_out,
+            self._read,
+            lambda row: _fill(self.split_by or self.input, row.values),
+            'rows',
+        )
 
     def _read(self, pattern: str, binding: str) -> Sequence[Row]:
         wanted = [('INPUT_TEMPLATE', name) for name in _fields(self.input)] + [
@@ -127,15 +142,15 @@ class PairTable:
 class Dialogues:
     """Transcripts: objects with `messages`, of which the model learns the replies only.
 
-    A message has a text (`content`, `message` or `text`) and perhaps a `role`; replies are the
-    assistant's, or where there are no roles every second message.
+    A message has a text (`content`, `message`, `text` or `value`) and optionally a `role`. Replies are the messages of
+    the assistant, or every second message if there are no roles.
 
     Attributes:
-      train_files: a path or glob of `.jsonl` (an object a line) or `.json` (a list) files.
-      validation_files: the held-out part; None holds out one transcript in `held_out`, by the hash
-        of its first message.
+      train_files: path or glob of `.jsonl` (an object per line) or `.json` (a list) files.
+      validation_files: path or glob of the validation split; None holds out one transcript in `held_out`, chosen by the
+        hash of its first message.
       held_out: see `validation_files`.
-      bad_rows: file for what cannot be used, see `BadRows`; None: the first of it is an error.
+      bad_rows: file that collects unusable transcripts, see `BadRows`; None makes the first of them an error.
     """
 
     train_files: str | None
@@ -143,18 +158,25 @@ class Dialogues:
     held_out: int = 10
     bad_rows: str | None = None
 
-    def examples(self, split: Literal['train', 'validation']) -> list[Conversation]:
-        """The transcripts of a split."""
-        read = functools.partial(_split, split, self.train_files, self.validation_files, self.held_out)
-        return read(self._read, lambda conversation: conversation.turns[0].text)
+    def examples(self, split: Split) -> list[Conversation]:
+        """Return the transcripts of a split."""
+        return read_split(
+            split,
+            self.train_files,
+            self.validation_files,
+            self.held_out,
+            self._read,
+            lambda conversation: conversation.turns[0].text,
+            'transcripts',
+        )
 
-    def asked(self, given: str | Sequence[Any] | Mapping[str, Any]) -> tuple[Turn, ...]:
-        """A message, or all that have been exchanged, the newest last, also as `messages` of a transcript."""
-        if isinstance(given, Mapping):
-            given = given.get('messages')
-        messages = [given] if isinstance(given, str) else given
+    def prompt_turns(self, inputs: str | Sequence[Any] | Mapping[str, Any]) -> tuple[Turn, ...]:
+        """Return the turns of a message, of a list of all messages so far, or of an object with such `messages`."""
+        if isinstance(inputs, Mapping):
+            inputs = inputs.get('messages')
+        messages = [inputs] if isinstance(inputs, str) else inputs
         if not isinstance(messages, Sequence) or not messages:
-            raise UserError('A dialogue is asked by a message, or by `messages`: a list of all, the newest last.')
+            raise UserError('A dialogue needs a message, or `messages`: a list of all messages, the newest last.')
         return tuple(Turn(_text(message, f'message {n}'), False) for n, message in enumerate(messages, 1))
 
     def _read(self, pattern: str, binding: str) -> list[Conversation]:
@@ -165,27 +187,11 @@ class Dialogues:
         return conversations
 
 
-def _split(split, train_files, validation_files, held_out, read, key):
-    if train_files is None:
-        raise UserError('Name a file with your texts: --gin.TRAIN_FILES=...')
-    if validation_files is not None:
-        given = (train_files, 'TRAIN_FILES') if split == 'train' else (validation_files, 'VALIDATION_FILES')
-        return list(read(*given))
-    everything = read(train_files, 'TRAIN_FILES')
-    chosen = [item for item in everything if is_held_out(key(item), held_out) == (split == 'validation')]
-    if not chosen:
-        raise UserError(
-            f'TRAIN_FILES = {train_files!r} has {len(everything)} examples, too few to hold a part out. '
-            'Name one with --gin.VALIDATION_FILES=...'
-        )
-    return chosen
-
-
 def _fields(template: str) -> list[str]:
     try:
         names = [name for _, name, _, _ in string.Formatter().parse(template)]
     except ValueError as error:
-        raise UserError(f'The template {template!r}: {error}. Columns stand in braces: "{{question}}".') from None
+        raise UserError(f'The template {template!r}: {error}. Put column names in braces: "{{question}}".') from None
     return [name for name in names if name is not None and not name.isdigit()]  # {0} is the first column
 
 
@@ -197,7 +203,7 @@ def _references(row: Row, column: str) -> list[str]:
     references = _json_list(row.values[column])
     if not references or not all(isinstance(text, str) for text in references):
         raise UserError(
-            f'{row.location}: REFERENCES_COLUMN = {column!r} is no JSON list of texts: {row.values[column]!r}.'
+            f'{row.location}: REFERENCES_COLUMN = {column!r} is not a JSON list of texts: {row.values[column]!r}.'
         )
     return references
 
@@ -213,7 +219,7 @@ def _json_list(text: str) -> list[Any] | None:
 def _turns(row: Row) -> tuple[Turn, ...]:
     messages = _json_list(row.values['messages'])
     if not messages:
-        raise UserError(f'{row.location}: `messages` is no list of messages.')
+        raise UserError(f'{row.location}: `messages` is not a list of messages.')
     turns = []
     for number, message in enumerate(messages, 1):
         text = _text(message, f'{row.location}, message {number}')
@@ -229,7 +235,7 @@ def _text(message: Any, location: str) -> str:
     if isinstance(message, dict):
         text = next((message[key] for key in _TEXT_KEYS if key in message), None)
     if not isinstance(text, str):
-        raise UserError(f'{location}: no text; it is one of {", ".join(_TEXT_KEYS)}.')
+        raise UserError(f'{location}: the message has no text; its key is one of {", ".join(_TEXT_KEYS)}.')
     return text
 
 

@@ -1,4 +1,4 @@
-"""Examples that fit into memory, as endless shuffled batches and as one ordered pass; how they become features."""
+"""Examples in memory, as endless shuffled batches and as one ordered pass, and their features."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Batch = dict[str, np.ndarray]
 
 
 def checked_seed(seed: int) -> int:
-    """The seed, if every generator of random numbers takes it."""
+    """Return the seed if every random number generator accepts it; otherwise raise UserError."""
     if not 0 <= seed < 2**31:
         raise UserError(f'SEED is {seed}; it must be at least 0 and below {2**31}.')
     return seed
 
 
 class Examples:
-    """Features with a row an example.
+    """Features with a row per example.
 
     Args:
       features: arrays [E, ...] by name.
-      seed: of the shuffling.
-      rows: the examples that one epoch goes through, one number as often as it is drawn; None: each once.
+      seed: seed for shuffling.
+      rows: numbers of the examples in an epoch, repeated as often as they are drawn; None takes each once.
     """
 
     def __init__(self, features: Batch, seed: int, rows: Sequence[int] | None = None):
@@ -37,21 +37,21 @@ class Examples:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of examples."""
         return len(next(iter(self.features.values())))
 
     @property
     def epoch(self) -> int:
-        """How many one epoch goes through."""
+        """Number of examples in an epoch."""
         return len(self._rows)
 
     def batch(self, first: int, size: int) -> Batch:
-        """Examples first, first + 1, ... of the shuffled, endless order."""
+        """Return examples first, first + 1, ... of the endless shuffled order."""
         rows = np.array([self._order[i] for i in range(first, first + size)])
         return {name: values[rows] for name, values in self.features.items()}
 
     def in_order(self, size: int, weights: str) -> Iterator[Batch]:
-        """All of them once; the last batch is filled up with examples whose `weights` are 0."""
+        """Yield all examples once; the last batch is filled up with examples whose `weights` are 0."""
         for first in range(0, self.count, size):
             rows = np.arange(first, first + size)
             batch = {name: values[np.minimum(rows, self.count - 1)] for name, values in self.features.items()}
@@ -60,12 +60,12 @@ class Examples:
 
 
 def token_features(ids: Sequence[Sequence[int]], length: int, bidirectional: bool) -> Batch:
-    """seqio's features of one segment a row, int32 [E, L], from ids of at most L a row.
+    """Return seqio's features of one segment per row, int32 [E, L].
 
     Args:
-      ids: of every example, its start mark included.
+      ids: at most L token ids of each example, BOS included.
       length: L.
-      bidirectional: adds `decoder_causal_attention`, 1 on the tokens.
+      bidirectional: whether to add `decoder_causal_attention`, 1 on the tokens.
     """
     tokens = np.zeros((len(ids), length), np.int32)
     segments = np.zeros_like(tokens)
@@ -76,29 +76,29 @@ def token_features(ids: Sequence[Sequence[int]], length: int, bidirectional: boo
 
 
 def check_lengths(lengths: Mapping[str, int]) -> int:
-    """The L of {'inputs': L}."""
+    """Return the L of {'inputs': L}."""
     if 'inputs' not in lengths or lengths['inputs'] < 3:
         raise UserError(f"TASK_FEATURE_LENGTHS is {dict(lengths)}; it needs 'inputs' of at least 3 tokens.")
     return lengths['inputs']
 
 
 def warn_truncated(num_cut: int, count: int, what: str, length: int) -> None:
-    """Tells how many examples were cut, if any."""
+    """Print how many examples were truncated, if any."""
     if num_cut:
         print(
-            f'{num_cut:,} of {count:,} {what} are longer than {length} tokens and are cut; '
+            f'{num_cut:,} of {count:,} {what} are longer than {length} tokens and are truncated; '
             f'--gin.TASK_FEATURE_LENGTHS="{{\'inputs\': ...}}" takes more.',
             flush=True,
         )
 
 
 def is_token(features: Batch) -> np.ndarray:
-    """Where rows have a token and no padding: boolean [E, L]."""
+    """Return the positions that hold a token, not padding: boolean [E, L]."""
     return features.get('decoder_segment_ids', features.get('decoder_target_tokens')) != 0
 
 
 def warn_padding(features: Batch, advice: str) -> None:
-    """Tells how much of the rows is padding, if it is much, and what helps."""
+    """Print the share of padding if it is at least 30%, with advice."""
     is_padding = ~is_token(features)
     if (share := is_padding.mean()) >= 0.3:
         count, length = is_padding.shape
@@ -106,16 +106,16 @@ def warn_padding(features: Batch, advice: str) -> None:
 
 
 def class_weights(given: str | Mapping[str, float], names: Sequence[str], used: Sequence[str]) -> np.ndarray:
-    """A weight a class, float32 [C].
+    """Return a weight per class, float32 [C].
 
     Args:
-      given: `balanced`: N / (C · the class's count), so that all count alike; or weights by
-        name, 1 for those it lacks.
-      names: of the classes.
-      used: the training part's labels.
+      given: `balanced` for N / (C · the class's count), so that all classes count alike; or weights by name, 1 for the
+        names that it lacks.
+      names: class names.
+      used: labels of the training split.
 
     Raises:
-      UserError: a name that is no class.
+      UserError: if a name is not a class.
     """
     if isinstance(given, str):
         counts = collections.Counter(used)

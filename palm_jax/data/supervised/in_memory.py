@@ -1,75 +1,80 @@
-"""What the data of every head is to the loop."""
+"""The base of all supervised data: examples in memory, as batches by number."""
 
 from __future__ import annotations
 
 import abc
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
+from palm_jax.data.readers.splits import Split
 from palm_jax.data.supervised.examples import Batch, Examples, checked_seed, warn_padding
 from palm_jax.data.supervised.length_groups import LengthGroups
 from palm_jax.data.vocabulary.vocabularies import Vocabulary, load_vocabulary
 
 
 class InMemoryData(abc.ABC):
-    """What the data of every head is to the loop: batches of examples in memory, with the base's vocabulary.
+    """Batches of examples in memory, tokenized with the vocabulary of the base model; implements `interfaces.Data`.
 
-    A kind of data says how a split becomes features (`encode`), which names its labels have, and
-    which feature says what counts.
+    A subclass implements `encode`, which makes features of a split.
 
     Args:
-      vocabulary: `bytes` or the path of a SentencePiece model: the base's.
-      seed: of the shuffling.
-      group_by_length: examples of like length stand together in groups of so many, see `LengthGroups`.
+      vocabulary: `bytes` or the path of a SentencePiece model: the vocabulary of the base model.
+      seed: seed for shuffling.
+      group_by_length: size of the groups of examples of similar length, see `LengthGroups`; None does not group.
+
+    Attributes:
+      labels: names of a head's classes or tags; empty without a head, and for numbers.
+      weights: name of the feature with the weights of the loss.
+      labels_along_text: whether there is a label per token, not per text.
+      against_padding: advice that is printed if much of the rows is padding.
     """
 
     labels: tuple[str, ...] = ()
     weights = 'label_weights'
-    labels_along_text = False  # a label a token, not a text
-    against_padding = '--gin.GROUP_BY_LENGTH=%BATCH_SIZE leaves most of it out'
+    labels_along_text = False
+    against_padding = '--gin.GROUP_BY_LENGTH=%BATCH_SIZE avoids most of it'
 
     def __init__(self, vocabulary: str, seed: int, group_by_length: int | None = None):
         self._vocabulary_name, self._seed, self.group = vocabulary, checked_seed(seed), group_by_length
 
     @abc.abstractmethod
-    def encode(self, split: Literal['train', 'validation']) -> Batch:
-        """The features of a split."""
+    def encode(self, split: Split) -> Batch:
+        """Return the features of a split."""
 
     def epoch(self, features: Batch) -> Sequence[int] | None:
-        """The examples that one epoch of training goes through; None: each once."""
+        """Return the numbers of the examples in an epoch of training; None takes each once."""
         del features
         return None
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
-        """The base's."""
+        """Vocabulary of the base model."""
         return load_vocabulary(self._vocabulary_name)
 
     @property
     def is_ready(self) -> bool:
-        """The vocabulary is the base's, so it exists."""
+        """True: the vocabulary of the base model exists already."""
         return True
 
     @property
     def num_sequences(self) -> int:
-        """Examples in one epoch."""
+        """Number of examples in an epoch."""
         return self._train.epoch
 
     def batch(self, first: int, size: int) -> Batch:
-        """Examples first, first + 1, ... of the shuffled, endless order."""
+        """Return examples first, first + 1, ... of the endless shuffled order."""
         return self._train.batch(first, size)
 
     def validation(self, size: int) -> Iterator[Batch]:
-        """The held-out part in its order, the last batch filled up with weight 0."""
+        """Yield the validation split in order; the last batch is filled up with examples of weight 0."""
         return self._validation.in_order(size, self.weights)
 
     def blank(self) -> Batch:
-        """An example, for the names, shapes and types of the features."""
+        """Return an example, for the names, shapes and types of the features."""
         return self.first()
 
     def first(self) -> Batch:
-        """The first training example."""
+        """Return the first training example."""
         return {name: values[0] for name, values in self._train.features.items()}
 
     @functools.cached_property

@@ -1,10 +1,9 @@
-"""Labelled text as batches: a class, labels, or a number for every text or pair of texts."""
+"""Batches of labelled texts, or of labelled pairs of texts."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from palm_jax.data.readers import tables
 from palm_jax.data.readers.bad_rows import shared_bad_rows
-from palm_jax.data.readers.splits import is_held_out
+from palm_jax.data.readers.splits import Split, read_split
 from palm_jax.data.supervised.examples import (
     Batch,
     check_lengths,
@@ -23,13 +22,13 @@ from palm_jax.data.supervised.examples import (
 from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.data.vocabulary.vocabularies import EOS_ID
 from palm_jax.errors import UserError, closest
-
-LABEL_SEPARATOR = '|'
+from palm_jax.labels.label_kind import LabelKind
+from palm_jax.labels.single_label import SingleLabel
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A text with its label as it stands in the table."""
+    """A text, or a pair of texts, with its label as the table has it."""
 
     text: str
     second_text: str | None
@@ -42,16 +41,17 @@ class LabelledTable:
     """Tables with a text and a label in every row.
 
     Attributes:
-      train_files: a path or glob, see `tables.read`.
-      validation_files: the held-out part; None holds out one row in `held_out`, chosen by the
-        hash of its text, so that equal texts stay together.
-      text_column, label_column: names in the header.
-      second_text_column: of sentence pairs.
+      train_files: path or glob, see `tables.read`.
+      validation_files: path or glob of the validation split; None holds out one row in `held_out`, chosen by the hash
+        of its text, so that equal texts stay together.
+      text_column: name of the column with the text.
+      label_column: name of the column with the label.
+      second_text_column: name of the column with the second text of a pair; None for single texts.
       held_out: see `validation_files`.
-      kind: what a label is: one `class`, several `labels` joined by |, or a `number`.
-      bad_rows: file for rows that cannot be used, see `BadRows`; None: the first of them is an error.
-      names: of the classes, in the order of the head's scores; None: those that the training
-        part has, in alphabetical order.
+      kind: kind of label, see `palm_jax.labels`.
+      names: class names in the order of the head's outputs; None takes those of the training split in alphabetical
+        order.
+      bad_rows: file that collects unusable rows, see `BadRows`; None makes the first of them an error.
     """
 
     train_files: str | None
@@ -60,56 +60,37 @@ class LabelledTable:
     label_column: str = 'label'
     second_text_column: str | None = None
     held_out: int = 10
-    kind: Literal['class', 'labels', 'number'] = 'class'
+    kind: LabelKind = SingleLabel()
     names: tuple[str, ...] | list[str] | None = None
     bad_rows: str | None = None
 
-    def examples(self, split: Literal['train', 'validation']) -> list[Example]:
-        """The rows of a split."""
-        if self.train_files is None:
-            raise UserError('Name a table with your texts and labels: --gin.TRAIN_FILES=text_data.csv')
-        if self.validation_files is not None:
-            if split == 'train':
-                return self._read(self.train_files, 'TRAIN_FILES')
-            return self._with_known_labels(self._read(self.validation_files, 'VALIDATION_FILES'))
-        rows = self._read(self.train_files, 'TRAIN_FILES')
-        chosen = [row for row in rows if is_held_out(row.text, self.held_out) == (split == 'validation')]
-        if not chosen:
-            raise UserError(
-                f'TRAIN_FILES = {self.train_files!r} has {len(rows)} rows, too few to hold a part out. '
-                'Name one with --gin.VALIDATION_FILES=...'
-            )
-        return chosen if split == 'train' else self._with_known_labels(chosen)
+    def examples(self, split: Split) -> list[Example]:
+        """Return the examples of a split."""
+        examples = read_split(
+            split, self.train_files, self.validation_files, self.held_out, self._read, lambda row: row.text, 'rows'
+        )
+        return examples if split == 'train' else self._with_known_labels(examples)
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
-        """The classes; none for numbers."""
-        if self.kind == 'number':
+        """Class names; empty for numbers."""
+        if not self.kind.has_classes:
             return ()
         found = self._names
-        if len(found) < 2 and self.kind == 'class' and self.names is None:
-            raise UserError(f'{self.train_files}: every label is {found[0]!r}; there is nothing to tell apart.')
+        if len(found) < 2 and self.kind.is_exclusive and self.names is None:
+            raise UserError(f'{self.train_files}: every label is {found[0]!r}; a classifier needs two classes.')
         return found
 
     @functools.cached_property
     def _names(self) -> tuple[str, ...]:
         if self.names is not None:
             return tuple(self.names)
-        return tuple(sorted({name for e in self.examples('train') for name in self.label_names(e.label)}))
-
-    def label_names(self, label: str) -> list[str]:
-        """The classes that a row's label names."""
-        return [label] if self.kind == 'class' else [name.strip() for name in label.split(LABEL_SEPARATOR)]
+        return tuple(sorted({name for e in self.examples('train') for name in self.kind.class_names(e.label)}))
 
     def encode(self, example: Example) -> np.ndarray:
-        """A label as int32 [] (class), float32 [C] (labels) or float32 [] (number)."""
-        if self.kind == 'number':
-            return _number(example.label, example.location)
-        labels = self.labels
-        ids = [self._id(name, example.location) for name in self.label_names(example.label)]
-        if self.kind == 'class':
-            return np.int32(ids[0])
-        return np.isin(np.arange(len(labels)), ids).astype(np.float32)
+        """Return an example's label as its kind encodes it."""
+        ids = [self._id(name, example.location) for name in self.kind.class_names(example.label)]
+        return self.kind.encode(example.label, ids, len(self.labels))
 
     def _id(self, name: str, location: str) -> int:
         if name not in self._ids:
@@ -121,7 +102,7 @@ class LabelledTable:
 
     def _with_known_labels(self, examples: list[Example]) -> list[Example]:
         def known(example: Example) -> Example:
-            for name in self.label_names(example.label) if self.kind != 'number' else ():
+            for name in self.kind.class_names(example.label):
                 self._id(name, example.location)
             return example
 
@@ -146,43 +127,35 @@ class LabelledTable:
     def _example(self, row: tables.Row) -> Example:
         second_text = None if self.second_text_column is None else row.values[self.second_text_column]
         label = row.values[self.label_column].strip()
-        if self.kind == 'number':
-            _number(label, row.location)
+        try:
+            self.kind.check(label)
+        except UserError as error:
+            raise UserError(f'{row.location}: {error}') from None
         return Example(row.values[self.text_column], second_text, label, row.location)
 
 
-def _number(label: str, location: str) -> np.float32:
-    try:
-        value = float(label)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f'{location}: the label {label!r} is no number.')
-    return np.float32(value)
-
-
 def num_outputs(table: LabelledTable) -> int:
-    """What a head needs for a table's labels: a score for every class, one for a number."""
-    return len(table.labels) or 1
+    """Return the number of outputs that a head needs for a table's labels."""
+    return table.kind.num_scores(len(table.labels))
 
 
 class LabelledText(InMemoryData):
-    """A labelled table as batches: `0 text EOS`, padded, with its label.
+    """A labelled table as padded rows of `0 text EOS`, each with its label.
 
-    A pair is `0 text EOS second EOS`. What is too long is cut at the end of the text (of the
-    longer text of a pair), and the number of cut texts is told.
+    A pair is `0 text EOS second EOS`. A text that is too long (of a pair, the longer one) is truncated at its end; the
+    number of truncated texts is printed.
 
     Args:
-      table: where the texts are.
-      lengths: {'inputs': L}.
-      vocabulary: `bytes` or the path of a SentencePiece model: the base's.
-      class_weights: `balanced` weighs a class by N / (C · its count) in training, so that all
-        count alike; a mapping gives weights by name, 1 for those it lacks; None weighs none.
-      sampling: `over` draws rare classes as often as the most frequent one, `under` frequent
-        ones as seldom as the rarest; None takes every example once an epoch.
-      bidirectional: a text's tokens see each other both ways, not only backwards.
-      group_by_length: examples of like length stand together in groups of so many, see `LengthGroups`.
-      seed: of the shuffling.
+      table: source of the texts and labels.
+      lengths: {'inputs': L}, tokens per row.
+      vocabulary: `bytes` or the path of a SentencePiece model: the vocabulary of the base model.
+      class_weights: `balanced` weights a class by N / (C · its count) in training, so that all classes count alike; a
+        mapping gives weights by name, 1 for the names that it lacks; None does not weight classes.
+      sampling: `over` draws rare classes as often as the most frequent one, `under` draws frequent ones as seldom as
+        the rarest; None takes every example once per epoch.
+      bidirectional: whether the tokens of a text attend to one another in both directions.
+      group_by_length: size of the groups of examples of similar length, see `LengthGroups`; None does not group.
+      seed: seed for shuffling.
     """
 
     def __init__(
@@ -196,19 +169,19 @@ class LabelledText(InMemoryData):
         group_by_length: int | None = None,
         seed: int = 0,
     ):
-        if table.kind != 'class' and (class_weights is not None or sampling is not None):
-            raise UserError('CLASS_WEIGHTS and SAMPLING are for classes, not for labels or numbers.')
+        if not table.kind.is_exclusive and (class_weights is not None or sampling is not None):
+            raise UserError('CLASS_WEIGHTS and SAMPLING need one class per text, not label sets or numbers.')
         super().__init__(vocabulary, seed, group_by_length)
         self.table, self.length = table, check_lengths(lengths)
         self._bidirectional, self._class_weights, self._sampling = bidirectional, class_weights, sampling
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the head's scores."""
+        """Class names in the order of the head's outputs."""
         return self.table.labels
 
     def epoch(self, features: Batch) -> list[int] | None:
-        """Rare classes as often as frequent ones, or frequent ones as seldom, as `sampling` says."""
+        """Return the examples of an epoch, with classes drawn equally often if `sampling` asks for it."""
         if self._sampling is None:
             return None
         labels = features['labels']
@@ -221,24 +194,22 @@ class LabelledText(InMemoryData):
 
     @functools.cached_property
     def validation_examples(self) -> list[Example]:
-        """What `validation` goes through."""
+        """Examples of the validation split, in order."""
         return self.table.examples('validation')
 
     def example(self) -> str:
-        """The first training example, decoded."""
+        """Return the first training example, decoded."""
         batch = self.first()
         ids = batch['decoder_input_tokens'][batch['decoder_segment_ids'] > 0]
-        label = str(batch['labels'])
-        if self.table.kind == 'class':
-            label += f' = {self.labels[batch["labels"]]!r}'
+        label = self.table.kind.describe(batch['labels'], self.labels)
         text = self.vocabulary.decode(ids)
-        return f'{len(ids)} of {self.length} tokens: {ids.tolist()}\ntext   {text!r}\nlabel  {label}'
+        return f'{len(ids)} of {self.length} tokens: {ids.tolist()}\ntext   {text!r}\nlabel  {label!r}'
 
-    def encode(self, split: str) -> Batch:
-        """Tokens and labels."""
+    def encode(self, split: Split) -> Batch:
+        """Return the features of a split: tokens, segment ids, `labels` and `label_weights`."""
         examples = self.table.examples(split)
-        features, num_cut = self.inputs([(example.text, example.second_text) for example in examples])
-        warn_truncated(num_cut, len(examples), f'{split} texts', self.length)
+        features, num_truncated = self.inputs([(example.text, example.second_text) for example in examples])
+        warn_truncated(num_truncated, len(examples), f'{split} texts', self.length)
         labels = np.stack([self.table.encode(example) for example in examples])
         weights = np.ones(len(examples), np.float32)
         if split == 'train' and self._class_weights is not None:
@@ -246,13 +217,13 @@ class LabelledText(InMemoryData):
         return features | {'labels': labels, 'label_weights': weights}
 
     def inputs(self, pairs: Sequence[tuple[str, str | None]]) -> tuple[Batch, int]:
-        """Tokens and segment ids [E, L] of texts (with None) or pairs of texts, and how many were cut."""
+        """Return features [E, L] of texts (with None) or of pairs of texts, and the number of truncated ones."""
         encoded = [self.tokens(*pair) for pair in pairs]
         features = token_features([ids for ids, _ in encoded], self.length, self._bidirectional)
-        return features, sum(was_cut for _, was_cut in encoded)
+        return features, sum(was_truncated for _, was_truncated in encoded)
 
     def tokens(self, text: str, second_text: str | None = None) -> tuple[list[int], bool]:
-        """Ids of an example, `0 text EOS [second EOS]`, and whether something was cut."""
+        """Return the ids of an example, `0 text EOS [second EOS]`, and whether it was truncated."""
         parts = [self.vocabulary.encode(t) for t in (text, second_text) if t is not None]
         excess = sum(map(len, parts)) + len(parts) + 1 - self.length
         for _ in range(excess):

@@ -1,4 +1,4 @@
-"""Sentences with a tag a word as batches: named entities and everything else that BIO tags say."""
+"""Batches of sentences with a tag per word: named entities and whatever else BIO tags mark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from palm_jax.data.readers import conll
 from palm_jax.data.readers.conll import Sentence
-from palm_jax.data.readers.splits import is_held_out
+from palm_jax.data.readers.splits import Split, read_split
 from palm_jax.data.supervised.examples import (
     Batch,
     check_lengths,
@@ -28,16 +28,18 @@ _WORD = r"[@#]?\w+(?:['’./:@&-]\w+)*|[^\w\s]"
 
 @dataclasses.dataclass(frozen=True)
 class TaggedTable:
-    """Files of sentences in CoNLL's columns.
+    """Files of sentences in the columns of CoNLL.
 
     Attributes:
-      train_files: a path or glob, see `conll.read`.
-      validation_files: the held-out part; None holds out one sentence in `held_out`, by the hash of its words.
-      tag_column, word_pattern: see `conll.read`.
+      train_files: path or glob, see `conll.read`.
+      validation_files: path or glob of the validation split; None holds out one sentence in `held_out`, chosen by the
+        hash of its words.
+      tag_column: index of the column with the tag, see `conll.read`.
+      word_pattern: regular expression whose first group is the word, see `conll.read`; None takes the whole column.
       held_out: see `validation_files`.
-      names: of the tags, in the order of the head's scores; None: O, then B and I of every type in
-        either part, so that a type which training never shows is a mistake of the model, not of the run.
-      bad_rows: file for sentences that cannot be used, see `BadRows`; None: the first of them is an error.
+      names: tags in the order of the head's outputs; None takes O, then B and I of every type in either split, so that
+        a type that only the validation split has counts as an error of the model instead of stopping the run.
+      bad_rows: file that collects unusable sentences, see `BadRows`; None makes the first of them an error.
     """
 
     train_files: str | None
@@ -48,30 +50,26 @@ class TaggedTable:
     names: tuple[str, ...] | list[str] | None = None
     bad_rows: str | None = None
 
-    def examples(self, split: Literal['train', 'validation']) -> list[Sentence]:
-        """The sentences of a split."""
-        if self.train_files is None:
-            raise UserError('Name a file with a word and its tag a line: --gin.TRAIN_FILES=train.conll')
-        if self.validation_files is not None:
-            given = self.train_files if split == 'train' else self.validation_files
-            return self._read(given, 'TRAIN_FILES' if split == 'train' else 'VALIDATION_FILES')
-        sentences = self._read(self.train_files, 'TRAIN_FILES')
-        chosen = [s for s in sentences if is_held_out(' '.join(s.words), self.held_out) == (split == 'validation')]
-        if not chosen:
-            raise UserError(
-                f'TRAIN_FILES = {self.train_files!r} has {len(sentences)} sentences, too few to hold a part out. '
-                'Name one with --gin.VALIDATION_FILES=...'
-            )
-        return chosen
+    def examples(self, split: Split) -> list[Sentence]:
+        """Return the sentences of a split."""
+        return read_split(
+            split,
+            self.train_files,
+            self.validation_files,
+            self.held_out,
+            self._read,
+            lambda sentence: ' '.join(sentence.words),
+            'sentences',
+        )
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
-        """The tags."""
+        """Tags in the order of the head's outputs."""
         if self.names is not None:
             return tuple(self.names)
         tags = {tag for split in ('train', 'validation') for s in self.examples(split) for tag in s.tags} - {'O'}
         if not tags:
-            raise UserError(f'{self.train_files}: every tag is O; there is nothing to find.')
+            raise UserError(f'{self.train_files}: every tag is O; a tagger needs at least one entity.')
         prefixes = {'B', 'I'} | {tag[0] for tag in tags}
         types = sorted({tag[2:] for tag in tags})
         return ('O', *(f'{prefix}-{name}' for name in types for prefix in sorted(prefixes)))
@@ -81,25 +79,25 @@ class TaggedTable:
 
 
 def num_outputs(table: TaggedTable) -> int:
-    """What a head needs for a table's tags."""
+    """Return the number of outputs that a head needs for a table's tags."""
     return len(table.labels)
 
 
 class TaggedText(InMemoryData):
-    """Tagged sentences as batches: `0 word word ...`, a tag at every word's last token.
+    """Tagged sentences as rows of `0 word word ...`, with a tag at the last token of each word.
 
-    A causal model has read the whole word there, so that is where a word is scored; other tokens
-    have weight 0. Words that do not fit are cut, counted, and taken for O in the report.
+    There a causal model has read the whole word; all other tokens have weight 0. Words beyond L tokens are dropped,
+    counted, and taken for O in the report.
 
     Args:
-      table: where the sentences are.
-      lengths: {'inputs': L}.
-      vocabulary: `bytes` or the path of a SentencePiece model: the base's.
-      separator: stands between words: a blank, or nothing where words are characters.
-      bidirectional: a sentence's tokens see each other both ways, not only backwards.
-      class_weights: of the tags, as of `LabelledText`.
-      group_by_length: examples of like length stand together in groups of so many, see `LengthGroups`.
-      seed: of the shuffling.
+      table: source of the sentences.
+      lengths: {'inputs': L}, tokens per row.
+      vocabulary: `bytes` or the path of a SentencePiece model: the vocabulary of the base model.
+      separator: text between words: a space, or nothing if words are characters.
+      bidirectional: whether the tokens of a sentence attend to one another in both directions.
+      class_weights: weights of the tags in training, see `LabelledText`.
+      group_by_length: size of the groups of examples of similar length, see `LengthGroups`; None does not group.
+      seed: seed for shuffling.
     """
 
     labels_along_text = True
@@ -121,18 +119,18 @@ class TaggedText(InMemoryData):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The tags in the order of the head's scores."""
+        """Tags in the order of the head's outputs."""
         return self.table.labels
 
     @functools.cached_property
     def validation_examples(self) -> list[Sentence]:
-        """What `validation` goes through."""
+        """Sentences of the validation split, in order."""
         return self.table.examples('validation')
 
     def example(self) -> str:
-        """The first training sentence, a token a line, with its tag where it counts."""
+        """Return the first training sentence, a token per line, with the tags that the loss counts."""
         row = self.first()
-        lines = ['position  token, its tag where the loss counts it']
+        lines = ['position  token, its tag if the loss counts it']
         for i in np.flatnonzero(row['decoder_segment_ids']):
             token = row['decoder_input_tokens'][i]
             tag = self.labels[row['labels'][i]] if row['label_weights'][i] else '·'
@@ -140,38 +138,38 @@ class TaggedText(InMemoryData):
         return '\n'.join(lines)
 
     def inputs(self, sentences: Sequence[Sequence[str]]) -> tuple[Batch, list[list[int]]]:
-        """Features [E, L] of sentences of words, and where each word's last token stands, as far as they fit."""
+        """Return features [E, L] of sentences of words, and the position of the last token of each word that fits."""
         rows, ends = [], []
         for words in sentences:
-            ids, places = [0], []
+            ids, positions = [0], []
             for i, word in enumerate(words):
                 pieces = self.vocabulary.encode(word if i == 0 else self.separator + word)
                 if len(ids) + len(pieces) > self.length:
                     break
                 ids += pieces
-                places.append(len(ids) - 1)
+                positions.append(len(ids) - 1)
             rows.append(ids)
-            ends.append(places)
+            ends.append(positions)
         return token_features(rows, self.length, self._bidirectional), ends
 
     def words(self, text: str) -> list[re.Match]:
-        """The words of a text, punctuation apart; its characters where words are characters."""
+        """Return the words of a text, punctuation apart; its characters if words are characters."""
         return list(re.finditer(_WORD if self.separator else r'\S', text))
 
     def encode(self, split: str) -> Batch:
-        """Tokens, and the tags at the words' ends."""
+        """Return the features of a split: tokens, segment ids, and tags with weights at the ends of words."""
         sentences, ids = self.table.examples(split), {name: i for i, name in enumerate(self.labels)}
         features, ends = self.inputs([s.words for s in sentences])
-        num_cut = sum(len(places) < len(s.words) for places, s in zip(ends, sentences, strict=True))
-        warn_truncated(num_cut, len(sentences), f'{split} sentences', self.length)
+        num_truncated = sum(len(positions) < len(s.words) for positions, s in zip(ends, sentences, strict=True))
+        warn_truncated(num_truncated, len(sentences), f'{split} sentences', self.length)
         labels = np.zeros((len(sentences), self.length), np.int32)
         weights = np.zeros(labels.shape, np.float32)
         by_tag = np.ones(len(self.labels), np.float32)
         if split == 'train' and self._class_weights is not None:
             by_tag = class_weights(self._class_weights, self.labels, [tag for s in sentences for tag in s.tags])
-        for row, (places, sentence) in enumerate(zip(ends, sentences, strict=True)):
-            labels[row, places] = [self._id(ids, tag, sentence) for tag in sentence.tags[: len(places)]]
-            weights[row, places] = by_tag[labels[row, places]]
+        for row, (positions, sentence) in enumerate(zip(ends, sentences, strict=True)):
+            labels[row, positions] = [self._id(ids, tag, sentence) for tag in sentence.tags[: len(positions)]]
+            weights[row, positions] = by_tag[labels[row, positions]]
         return features | {'labels': labels, 'label_weights': weights}
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Conversations as batches: the model reads all turns and learns to write some of them."""
+"""Batches of conversations: the model reads all turns and learns to generate some of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from palm_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class EvalPrompt:
-    """What is read before a held-out target: ids with the start mark, the text, the right targets."""
+    """The turns before a held-out target.
+
+    Attributes:
+      ids: token ids, BOS included.
+      text: the turns' text.
+      references: the correct targets.
+    """
 
     ids: tuple[int, ...]
     text: str
@@ -26,24 +32,25 @@ class EvalPrompt:
 
 
 class TextToText(InMemoryData):
-    """Conversations as batches: `0 turn EOS turn EOS ...`, the loss on the learned turns and their EOS only.
+    """Conversations as rows of `0 turn EOS turn EOS ...`, with the loss on the learned turns and their EOS only.
 
-    What is read is cut to `inputs` tokens: a single turn at its end, a history by leaving out its
-    oldest turns. What is learned is cut to `targets` tokens a turn. A long dialogue becomes several
-    sequences. How much was cut is told.
+    Turns that are only read are truncated to `inputs` tokens: a single turn at its end, a history by dropping its
+    oldest turns. A learned turn is truncated to `targets` tokens. A long dialogue becomes several sequences. The number
+    of truncated examples is printed.
 
     Args:
-      source: where the conversations are.
+      source: source of the conversations.
       lengths: {'inputs': I, 'targets': T}; sequences have I + T tokens.
-      vocabulary: `bytes` or the path of a SentencePiece model: the base's.
-      bidirectional: what is read before the first learned turn is seen both ways: a prefix LM.
-      pack: short sequences share a row, each a segment with its own positions that sees nothing of the others
-        (as Flan-PaLM's were, arXiv 2210.11416, section 2.2). A step of as many rows then learns from more examples.
-      group_by_length: examples of like length stand together in groups of so many, see `LengthGroups`.
-      seed: of the shuffling.
+      vocabulary: `bytes` or the path of a SentencePiece model: the vocabulary of the base model.
+      bidirectional: whether the turns before the first learned one attend in both directions: a prefix LM.
+      pack: whether short sequences share a row, each as a segment with positions of its own that attends to itself only
+        (as in Flan-PaLM, arXiv 2210.11416, section 2.2). A step over the same number of rows then learns from more
+        examples.
+      group_by_length: size of the groups of examples of similar length, see `LengthGroups`; None does not group.
+      seed: seed for shuffling.
     """
 
-    weights = 'decoder_loss_weights'  # there is no head
+    weights = 'decoder_loss_weights'
 
     def __init__(
         self,
@@ -67,10 +74,10 @@ class TextToText(InMemoryData):
         self.length = self.input_length + self.target_length
 
     def example(self) -> str:
-        """The first training sequence, token by token, with what the loss counts."""
+        """Return the first training sequence, token by token, with the positions that the loss counts."""
         row = self.first()
         end = int(np.flatnonzero(row['decoder_loss_weights'])[-1]) + 1
-        lines = ['position  input → target, ✓ where the loss counts it']
+        lines = ['position  input → target, ✓ if the loss counts it']
         for i in range(end):
             source, target = (int(row[f'decoder_{name}_tokens'][i]) for name in ('input', 'target'))
             shown = [repr(self.vocabulary.decode([token])) for token in (source, target)]
@@ -79,7 +86,7 @@ class TextToText(InMemoryData):
         return '\n'.join(lines)
 
     def prompts(self) -> list[EvalPrompt]:
-        """A prompt for every learned turn of the held-out part; equal prompts are one."""
+        """Return a prompt for each learned turn of the validation split; equal prompts are merged."""
         prompts: dict[tuple[int, ...], EvalPrompt] = {}
         for conversation in self.source.examples('validation'):
             for number, turn in enumerate(conversation.turns):
@@ -93,7 +100,7 @@ class TextToText(InMemoryData):
         return list(prompts.values())
 
     def prompt_ids(self, turns: Sequence[Turn]) -> tuple[int, ...]:
-        """What the model reads of turns before it answers: `0 turn EOS ...`, at most `inputs` tokens."""
+        """Return the ids of turns to be answered: `0 turn EOS ...`, at most `inputs` tokens."""
         ids: list[int] = []
         for turn in reversed(turns):
             encoded = [*self.vocabulary.encode(turn.text), EOS_ID]
@@ -104,22 +111,22 @@ class TextToText(InMemoryData):
             ids = encoded + ids
         return (0, *ids)
 
-    def asked(self, given: Any) -> tuple[int, ...]:
-        """The ids to answer behind; what is `given` is up to the source: a text, columns, a history."""
-        return self.prompt_ids(self.source.asked(given))
+    def prompt(self, inputs: Any) -> tuple[int, ...]:
+        """Return the ids of a user's inputs, see `Source.prompt_turns`: a text, columns or a history."""
+        return self.prompt_ids(self.source.prompt_turns(inputs))
 
     def encode(self, split: str) -> Batch:
-        """Targets, inputs one to the right of them, and which targets count."""
-        rows, num_cut = [], 0
+        """Return the features of a split: targets, inputs shifted right by one, and the weights of the targets."""
+        rows, num_truncated = [], 0
         conversations = self.source.examples(split)
         for conversation in conversations:
-            sequences, was_cut = self._sequences(conversation)
+            sequences, was_truncated = self._sequences(conversation)
             rows += sequences
-            num_cut += was_cut
-        if num_cut:
+            num_truncated += was_truncated
+        if num_truncated:
             print(
-                f'{num_cut:,} of {len(conversations):,} {split} examples are longer than {self.input_length} + '
-                f'{self.target_length} tokens and are cut; --gin.TASK_FEATURE_LENGTHS='
+                f'{num_truncated:,} of {len(conversations):,} {split} examples are longer than {self.input_length} + '
+                f'{self.target_length} tokens and are truncated; --gin.TASK_FEATURE_LENGTHS='
                 "\"{'inputs': ..., 'targets': ...}\" takes more.",
                 flush=True,
             )
@@ -134,7 +141,7 @@ class TextToText(InMemoryData):
                 place = (row, slice(start, start + len(ids)))
                 features['input_tokens'][place] = [0, *ids[:-1]]
                 features['target_tokens'][place], features['loss_weights'][place] = ids, learned
-                # Inputs stand one to the right of targets.
+                # Inputs are shifted right by one against targets.
                 features['causal_attention'][row, start : start + learned.index(True) + 1] = 1
                 features['segment_ids'][place], features['positions'][place] = segment, range(len(ids))
                 start += len(ids)
@@ -145,16 +152,16 @@ class TextToText(InMemoryData):
         return {f'decoder_{name}': values for name, values in features.items()}
 
     def _sequences(self, conversation: Conversation) -> tuple[list[tuple[list[int], list[bool]]], bool]:
-        """(ids, whether each is learned) of one conversation, cut to sequences, and whether something was lost."""
-        sequences, was_cut = [], False
+        """Return (ids, whether each is learned) of each sequence of a conversation, and whether it was truncated."""
+        sequences, was_truncated = [], False
         ids: list[int] = []
         learned: list[bool] = []
-        start = 0  # of the turns read since the last learned one
+        start = 0  # first turn after the last learned one
         for number, turn in enumerate(conversation.turns):
             if not turn.learned:
                 continue
             target = self.vocabulary.encode(turn.text)
-            was_cut |= len(target) + 1 > self.target_length
+            was_truncated |= len(target) + 1 > self.target_length
             target = [*target[: self.target_length - 1], EOS_ID]
             read = [i for t in conversation.turns[start:number] for i in (*self.vocabulary.encode(t.text), EOS_ID)]
             start = number + 1
@@ -162,9 +169,9 @@ class TextToText(InMemoryData):
                 if ids:
                     sequences.append((ids, learned))
                 first = self.prompt_ids(conversation.turns[:number])[1:]
-                was_cut |= len(first) < len(read)
+                was_truncated |= len(first) < len(read)
                 ids, learned = list(first), [False] * len(first)
             else:
                 ids, learned = ids + read, learned + [False] * len(read)
             ids, learned = ids + target, learned + [True] * len(target)
-        return [*sequences, (ids, learned)], was_cut
+        return [*sequences, (ids, learned)], was_truncated

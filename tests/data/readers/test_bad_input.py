@@ -13,6 +13,7 @@ from palm_jax.data.supervised.labelled_text import LabelledTable, LabelledText
 from palm_jax.data.supervised.tagged_text import TaggedTable, TaggedText
 from palm_jax.data.supervised.text_to_text import TextToText
 from palm_jax.errors import UserError
+from palm_jax.labels.number import Number
 
 
 @pytest.fixture(autouse=True)
@@ -112,15 +113,20 @@ CASES = {
         labels,
         lines('text,label', *[f't{i},a' for i in range(40)]),
         {},
-        "every label is 'a'; there is nothing to tell apart",
+        "every label is 'a'; a classifier needs two classes",
     ),
-    'few_rows.csv': (labels, lines('text,label', 'a,b'), {}, 'too few to hold a part out.*VALIDATION_FILES'),
-    'words.csv': (labels, TEXTS, {'kind': 'number'}, "words.csv, line 2: the label 'a' is no number"),
+    'few_rows.csv': (
+        labels,
+        lines('text,label', 'a,b'),
+        {},
+        'too few to hold some out for validation.*VALIDATION_FILES',
+    ),
+    'words.csv': (labels, TEXTS, {'kind': Number()}, "words.csv, line 2: the label 'a' is not a number"),
     'nan.csv': (
         labels,
         lines('text,label', *['t,1'] * 9, 't,nan'),
-        {'kind': 'number'},
-        "line 11: the label 'nan' is no",
+        {'kind': Number()},
+        "line 11: the label 'nan' is not a number",
     ),
     'length.csv': (labels, TEXTS, {'lengths': {'targets': 8}}, "it needs 'inputs' of at least 3 tokens"),
     # Tags.
@@ -149,7 +155,7 @@ CASES = {
         pairs,
         lines('input,target,refs', 'a,b,c'),
         {'references_column': 'refs', 'held_out': 10**9},
-        "line 2: REFERENCES_COLUMN = 'refs' is no JSON list of texts: 'c'",
+        "line 2: REFERENCES_COLUMN = 'refs' is not a JSON list of texts: 'c'",
     ),
     'squad.json': (
         pairs,
@@ -157,7 +163,7 @@ CASES = {
         {'input': '{question}', 'target': '{answer}'},
         "squad.json, question 7: SQuAD's format has 'answers' here; there is: id, question",
     ),
-    'text.jsonl': (chats, lines(json.dumps({'messages': 'hello'})), {}, 'line 1: `messages` is no list of messages'),
+    'text.jsonl': (chats, lines(json.dumps({'messages': 'hello'})), {}, 'line 1: `messages` is not a list of messages'),
     'role.jsonl': (
         chats,
         lines(json.dumps(CHAT), json.dumps({'messages': [{'role': 'asistant', 'content': 'x'}]})),

@@ -16,6 +16,7 @@ from palm_jax.data.readers.text_files import TextFiles
 from palm_jax.data.supervised.conversations import Dialogues, PairTable
 from palm_jax.data.supervised.labelled_text import LabelledTable
 from palm_jax.errors import UserError
+from palm_jax.labels.number import Number
 
 ROWS = [{'text': f'text {i}, "quoted"\nin two lines', 'label': 'ab'[i % 2]} for i in range(60)]
 PACKED = {'': bytes, '.gz': gzip.compress, '.bz2': bz2.compress, '.xz': lzma.compress, '.zst': zstandard.compress}
@@ -169,7 +170,7 @@ def test_bad_rows_are_skipped_told_and_written_down(tmp_path, name, capsys):
 def test_numbers_pairs_and_transcripts_set_their_bad_rows_aside_too(tmp_path):
     numbers = tmp_path / 'numbers.csv'
     numbers.write_text('text,label\n' + ''.join(f't{i},{i}\n' for i in range(40)) + 'x,many\ny,nan\nz,inf\n')
-    table = LabelledTable(str(numbers), kind='number', bad_rows=str(tmp_path / 'a.txt'))
+    table = LabelledTable(str(numbers), kind=Number(), bad_rows=str(tmp_path / 'a.txt'))
     assert len(table.examples('train')) + len(table.examples('validation')) == 40
     assert len((tmp_path / 'a.txt').read_text().splitlines()) == 3
     pairs = tmp_path / 'pairs.tsv'

@@ -9,6 +9,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from palm_jax.data.readers import tables
 from palm_jax.data.supervised.labelled_text import LabelledTable, LabelledText, num_outputs
 from palm_jax.errors import UserError
+from palm_jax.labels.label_set import LabelSet
+from palm_jax.labels.number import Number
 
 ROWS = [(f'text number {i}', 'abc'[0 if i < 30 else 1 + i % 2]) for i in range(60)]
 
@@ -67,7 +69,7 @@ def test_pairs_have_two_ends_and_the_longer_text_is_cut(csv, capsys):
     assert data.vocabulary.decode(ids[1 : ids.index(1)]) == 'abcdef'
     assert data.tokens('ab', 'xy')[1] is False
     data.batch(0, 1)
-    assert 'are longer than 12 tokens and are cut' in capsys.readouterr().out
+    assert 'are longer than 12 tokens and are truncated' in capsys.readouterr().out
 
 
 def test_balanced_weights_are_scikit_learns(csv):
@@ -94,12 +96,12 @@ def test_sampling_makes_classes_equally_frequent(csv, sampling, pick):
 def test_labels_and_numbers(tmp_path):
     path = tmp_path / 'rows.jsonl'
     path.write_text('\n'.join(json.dumps({'text': f't{i}', 'label': ('x | y' if i % 3 else 'y')}) for i in range(40)))
-    table = LabelledTable(str(path), kind='labels')
+    table = LabelledTable(str(path), kind=LabelSet())
     labels = make(table).batch(0, 36)['labels']
     assert table.labels == ('x', 'y') and set(map(tuple, labels.tolist())) == {(1.0, 1.0), (0.0, 1.0)}
     path = tmp_path / 'numbers.tsv'
     path.write_text('text\tlabel\n' + '\n'.join(f't{i}\t{i / 2}' for i in range(40)))
-    table = LabelledTable(str(path), kind='number')
+    table = LabelledTable(str(path), kind=Number())
     assert num_outputs(table) == 1 and make(table).batch(0, 4)['labels'].dtype == np.float32
 
 
@@ -144,7 +146,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_text(tmp_pat
     path = tmp_path / 'windows.csv'
     path.write_bytes(b'\xef\xbb\xbf' + b'text,label\r\n' + b''.join(b't%d,%d\r\n' % (i, i % 2) for i in range(40)))
     assert LabelledTable(str(path)).labels == ('0', '1')
-    with pytest.raises(UserError, match='is no number'):
+    with pytest.raises(UserError, match='is not a number'):
         path.write_text('text,label\n' + ''.join(f't{i},x{i}\n' for i in range(40)))
         tables.read.cache_clear()
-        make(LabelledTable(str(path), kind='number')).batch(0, 1)
+        make(LabelledTable(str(path), kind=Number())).batch(0, 1)

@@ -181,8 +181,8 @@ def test_packing_leaves_nothing_out_and_little_empty():
 def test_a_line_of_a_text_file_fills_a_template_of_one_column():
     source = PairTable(None, input='translate: {english}')
     for given in ('hello', {'text': 'hello'}, {'english': 'hello', 'id': '7'}):
-        assert source.asked(given)[0].text == 'translate: hello'
+        assert source.prompt_turns(given)[0].text == 'translate: hello'
     with pytest.raises(UserError, match='give a dict with english'):
-        source.asked({'French': 'hello'})
+        source.prompt_turns({'French': 'hello'})
     with pytest.raises(UserError, match='give a dict with english, to'):
-        PairTable(None, input='{english} to {to}').asked({'text': 'hello'})
+        PairTable(None, input='{english} to {to}').prompt_turns({'text': 'hello'})

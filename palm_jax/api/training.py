@@ -1,0 +1,83 @@
+"""Training runs, from gin files and bindings to the loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from palm_jax.configuration import record
+from palm_jax.configuration.load import Configuration, load
+from palm_jax.training import distributed, loop, repeat
+
+_ROOT = 'loop.train'
+
+
+def build(gin_files: Sequence[str], bindings: Sequence[tuple[str, str]]) -> tuple[Configuration, dict[str, Any]]:
+    """Return a run's configuration and the arguments of `loop.train`.
+
+    Of several processes, the first one makes tables, vocabulary and tokens for all.
+
+    Args:
+      gin_files: paths, later ones override earlier ones.
+      bindings: (name, value as gin text), which override the files.
+
+    Raises:
+      UserError: if the configuration, or what it is built of, is invalid.
+    """
+    configuration = load(_ROOT, gin_files, bindings)
+    with distributed.first_alone('the data is made'):
+        arguments = configuration.build(_ROOT)
+        if distributed.are_several():
+            data = arguments['data']
+            print(f'data       {data.num_sequences:,} training sequences')
+            next(iter(data.validation(1)))
+    return configuration, arguments
+
+
+def train(
+    gin_files: Sequence[str],
+    bindings: Sequence[tuple[str, str]],
+    command: str = '',
+    accept_changes: bool = False,
+    start: float | None = None,
+) -> int:
+    """Train what a configuration describes; a MODEL_DIR that holds a run is continued.
+
+    SEEDS trains one model per seed, in a directory of its own each.
+
+    Args:
+      gin_files: see `build`.
+      bindings: see `build`.
+      command: command that continues the run, for the report.
+      accept_changes: whether a run may be continued with another configuration.
+      start: when the program started, by `time.monotonic`; None is now.
+
+    Returns:
+      0, or 128 + the number of the signal that interrupted the run; its state is saved.
+
+    Raises:
+      UserError: see `build` and `loop.train`.
+    """
+    start = time.monotonic() if start is None else start
+    configuration, arguments = build(gin_files, bindings)
+    seeds = configuration.arguments_of('repeat.over_seeds').get('seeds')
+    if seeds is None:
+        return _train(configuration, arguments, command, accept_changes, start)
+
+    def train_with_seed(seed: int, model_dir: Path) -> int:
+        start = time.monotonic()
+        of_seed = [('SEED', str(seed)), ('MODEL_DIR', repr(str(model_dir))), ('SEEDS', 'None')]
+        return _train(*build(gin_files, [*bindings, *of_seed]), command, accept_changes, start)
+
+    return repeat.over_seeds(train_with_seed, Path(arguments['model_dir']), seeds)
+
+
+def _train(
+    configuration: Configuration, arguments: dict[str, Any], command: str, accept_changes: bool, start: float
+) -> int:
+    with distributed.first_alone('the configuration is kept'):
+        if distributed.is_first():
+            record.keep(Path(arguments['model_dir']), configuration.text, accept_changes)
+    return loop.train(**arguments, run=loop.Run(configuration.text, command, start))

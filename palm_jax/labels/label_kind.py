@@ -1,0 +1,87 @@
+"""The interface of a kind of label; data, reports and predictors ask it, and none of them knows which kinds exist."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+Table = Sequence[Sequence[str]]  # the first row is the header
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Predictions for E held-out examples, compared with their labels.
+
+    Attributes:
+      metrics: values by name; the first is the main metric.
+      interval: 95% bootstrap interval of the main metric.
+      predictions: an object per example with `label`, `predicted` and, where there are classes, `probabilities`.
+      badness: float [E], the size of each example's error; -inf if the prediction is right.
+      tables: further tables for the report, by title.
+      confusion: class ids of the labels and of the predictions, int [E] each, to be drawn as a confusion matrix; None
+        where a label is not a single class.
+      text: table for the terminal; empty where it would be too long.
+    """
+
+    metrics: Mapping[str, float]
+    interval: tuple[float, float]
+    predictions: Sequence[dict[str, Any]]
+    badness: np.ndarray
+    tables: Mapping[str, Table] = dataclasses.field(default_factory=dict)
+    confusion: tuple[np.ndarray, np.ndarray] | None = None
+    text: str = ''
+
+
+class LabelKind(Protocol):
+    """A kind of label: a frozen dataclass that gin builds.
+
+    Letters: E examples, C classes, S scores per example (`num_scores`).
+
+    Attributes:
+      has_classes: whether labels name classes; False for labels that are numbers.
+      is_exclusive: whether each example has exactly one class, encoded as int32 []. Only such labels can be balanced
+        by class weights or by sampling.
+    """
+
+    has_classes: bool
+    is_exclusive: bool
+
+    def class_names(self, label: str) -> list[str]:
+        """Return the classes that a label names as it is written in the table."""
+
+    def check(self, label: str) -> None:
+        """Raise UserError if a label can never be encoded, whichever classes exist."""
+
+    def encode(self, label: str, class_ids: Sequence[int], num_classes: int) -> np.ndarray:
+        """Return a label as the loss reads it; `class_ids` are the ids of its `class_names`, of C in all."""
+
+    def num_scores(self, num_classes: int) -> int:
+        """Return S, the outputs that a head needs for C classes."""
+
+    def describe(self, encoded: np.ndarray, names: Sequence[str]) -> Any:
+        """Return an encoded label as JSON: a name, a list of names or a number."""
+
+    def evaluate(self, scores_ES: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Evaluation:
+        """Compare the scores of examples, float64 [E, S], with their encoded labels [E, ...]."""
+
+    def predict(self, scores_S: np.ndarray, names: Sequence[str]) -> Any:
+        """Return the prediction for one example from its scores, as `model.predict` hands it out."""
+
+    def to_json(self, prediction: Any) -> dict[str, Any]:
+        """Return what `palm-jax infer` adds to a row: `predicted` and, where there are classes, `probabilities`."""
+
+    def to_response(self, prediction: Any) -> dict[str, Any]:
+        """Return the `label`, `labels`, `probabilities` and `number` of a response of /v1/classify."""
+
+
+def rank_by_probability(names: Sequence[str], p_C: np.ndarray) -> dict[str, float]:
+    """Return the probabilities of C classes by name, the likeliest first."""
+    return {names[c]: float(p_C[c]) for c in np.argsort(-np.asarray(p_C), kind='stable')}
+
+
+def top_probabilities(names: Sequence[str], p_C: np.ndarray, count: int = 5) -> dict[str, float]:
+    """Return the `count` likeliest classes, rounded, for a file of predictions."""
+    return {names[c]: round(float(p_C[c]), 6) for c in np.argsort(-p_C)[:count]}

@@ -1,0 +1,81 @@
+"""A number per text."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from palm_jax.errors import UserError
+from palm_jax.labels.label_kind import Evaluation
+from palm_jax.metrics import statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """A finite number per text, encoded as float32 []; the only score and the prediction are the number itself."""
+
+    has_classes = False
+    is_exclusive = False
+
+    def class_names(self, label: str) -> list[str]:
+        """Return no names."""
+        del label
+        return []
+
+    def check(self, label: str) -> None:
+        """Raise UserError for a label that is not a finite number."""
+        try:
+            is_finite = math.isfinite(float(label))
+        except ValueError:
+            is_finite = False
+        if not is_finite:
+            raise UserError(f'the label {label!r} is not a number.')
+
+    def encode(self, label: str, class_ids: Sequence[int], num_classes: int) -> np.ndarray:
+        """Return the number, float32 []."""
+        del class_ids, num_classes
+        self.check(label)
+        return np.float32(label)
+
+    def num_scores(self, num_classes: int) -> int:
+        """Return 1."""
+        del num_classes
+        return 1
+
+    def describe(self, encoded: np.ndarray, names: Sequence[str]) -> float:
+        """Return the number."""
+        del names
+        return float(encoded)
+
+    def evaluate(self, scores_E1: np.ndarray, labels_E: np.ndarray, names: Sequence[str]) -> Evaluation:
+        """Return correlations and errors."""
+        del names
+        predicted_E = scores_E1[:, 0]
+        return Evaluation(
+            metrics=statistics.of_numbers(labels_E, predicted_E),
+            interval=statistics.interval(
+                len(labels_E), lambda rows: statistics.pearson(labels_E[rows], predicted_E[rows])
+            ),
+            predictions=[
+                {'label': float(label), 'predicted': float(predicted)}
+                for label, predicted in zip(labels_E, predicted_E, strict=True)
+            ],
+            badness=np.abs(predicted_E - labels_E),
+        )
+
+    def predict(self, scores_1: np.ndarray, names: Sequence[str]) -> float:
+        """Return the number."""
+        del names
+        return float(scores_1[0])
+
+    def to_json(self, prediction: float) -> dict[str, Any]:
+        """Return the number as `predicted`."""
+        return {'predicted': prediction}
+
+    def to_response(self, prediction: float) -> dict[str, Any]:
+        """Return the number without a label."""
+        return {'label': None, 'labels': [], 'probabilities': {}, 'number': prediction}

@@ -1,0 +1,99 @@
+"""What the kinds of task share whose models generate text."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from palm_jax.data.readers.tables import Row
+from palm_jax.inference.generate import Completion, Decoder
+from palm_jax.predictors.predictor import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Generator(abc.ABC):
+    """A predictor whose predictions are generated texts."""
+
+    kind = 'text'
+    endpoint = '/v1/completions'
+    method = 'generate'
+    purpose = 'to generate text'
+    generates = True
+    features = ('decoder_input_tokens',)
+
+    @abc.abstractmethod
+    def parse(self, model: Model, row: Row) -> Any:
+        """See `Predictor.parse`."""
+
+    @abc.abstractmethod
+    def prompt(self, model: Model, given: Any) -> tuple[int, ...]:
+        """Return the ids of an input as the model was trained to read it, BOS included.
+
+        Raises:
+          UserError: if the input lacks something.
+        """
+
+    @abc.abstractmethod
+    def chat_prompt(
+        self, model: Model, messages: Sequence[Mapping[str, str]]
+    ) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Return the ids of a chat whose last message is to be answered, and stop strings that end the answer.
+
+        Args:
+          model: trained model.
+          messages: {'role', 'content'} of each, in order.
+        """
+
+    @abc.abstractmethod
+    def target(self, model: Model, text: str) -> list[int]:
+        """Return the ids of a continuation as the model was trained to generate it."""
+
+    @abc.abstractmethod
+    def answer(self, model: Model, prompts: Sequence[str]) -> list[str]:
+        """Return the text that follows each prompt of an evaluation task, however long the prompt is."""
+
+    def is_bidirectional(self, model: Model) -> bool:
+        """Return whether the tokens of a prompt attend to one another in both directions."""
+        del model
+        return False
+
+    def reads_pairs(self, model: Model) -> bool:
+        """Return False."""
+        del model
+        return False
+
+    def completions(
+        self, model: Model, inputs: Sequence[Any], sampler: Decoder | None = None, first: int = 0
+    ) -> list[list[Completion]]:
+        """Return the completions of each input, the best first; see `TrainedModel.completions`."""
+        return self.complete_ids(model, [self.prompt(model, given) for given in inputs], sampler, first)
+
+    def complete_ids(
+        self, model: Model, prompts: Sequence[Sequence[int]], sampler: Decoder | None = None, first: int = 0
+    ) -> list[list[Completion]]:
+        """Return the completions of prompts of ids."""
+        sampler, data = sampler or model.sampler, model.data
+        return sampler.generate(
+            *model.for_decoding, data.vocabulary, prompts, data.length, self.is_bidirectional(model), first
+        )
+
+    def predict(self, model: Model, inputs: Sequence[Any], batch_size: int = 32, first: int = 0) -> list[str]:
+        """Return the best completion of each input as text; the run's sampler has its own batch size."""
+        del batch_size
+        return [best.text for best, *_ in self.completions(model, inputs, first=first)]
+
+    def to_json(self, prediction: str) -> dict[str, Any]:
+        """Return the text as `predicted`."""
+        return {'predicted': prediction}
+
+    def to_response(self, prediction: str) -> dict[str, Any]:
+        """Return the text; the engine's answers are made of deltas instead, see `serving.answers`."""
+        return {'text': prediction}
+
+    def apply(self, model: Any, params: Any, *features: jax.Array) -> jax.Array:
+        """Return the logits of tokens, float32 [B, L, V]."""
+        return model.apply({'params': params}, *features)

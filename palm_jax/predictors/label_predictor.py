@@ -1,0 +1,69 @@
+"""Labels for texts or pairs of texts; the kind of label says which labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from palm_jax.data.readers import tables
+from palm_jax.data.readers.tables import Row
+from palm_jax.labels.label_kind import LabelKind
+from palm_jax.predictors.head_scores import FEATURES, apply_head, head_scores
+from palm_jax.predictors.predictor import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelPredictor:
+    """Predicts the label of a text or of a pair of texts from the scores of a head.
+
+    The data is `LabelledText`, or has its `inputs`, `labels` and `table`.
+
+    Attributes:
+      label_kind: kind of label: makes predictions of scores, and JSON of predictions.
+    """
+
+    label_kind: LabelKind
+
+    kind = 'classify'
+    endpoint = '/v1/classify'
+    method = 'predict'
+    purpose = 'to label texts'
+    generates = False
+    features = FEATURES
+
+    def parse(self, model: Model, row: Row) -> str | tuple[str, str]:
+        """Return the text, or the pair of texts, in the columns that the training table had."""
+        table = model.data.table
+        text = tables.require(row, table.text_column, 'TEXT_COLUMN')
+        if not self.reads_pairs(model):
+            return text
+        return text, tables.require(row, table.second_text_column, 'SECOND_TEXT_COLUMN')
+
+    def reads_pairs(self, model: Model) -> bool:
+        """Return whether the model was trained on pairs of texts."""
+        return model.data.table.second_text_column is not None
+
+    def predict(
+        self, model: Model, inputs: Sequence[str | tuple[str, str]], batch_size: int = 32, first: int = 0
+    ) -> list[Any]:
+        """Return the prediction of the kind of label for each text or pair of texts."""
+        del first
+        pairs = [(text, None) if isinstance(text, str) else tuple(text) for text in inputs]
+        features, _ = model.data.inputs(pairs)
+        scores = head_scores(model.model, model.params, features, len(pairs), batch_size)
+        return [self.label_kind.predict(scores_S, model.data.labels) for scores_S in scores]
+
+    def to_json(self, prediction: Any) -> dict[str, Any]:
+        """Return `predicted` and, where there are classes, `probabilities`."""
+        return self.label_kind.to_json(prediction)
+
+    def to_response(self, prediction: Any) -> dict[str, Any]:
+        """Return the fields of `protocol.Classified`."""
+        return self.label_kind.to_response(prediction)
+
+    def apply(self, model: Any, params: Any, *features: jax.Array) -> jax.Array:
+        """Return the head's scores, float32 [B, S]."""
+        return apply_head(model, params, *features)

@@ -1,0 +1,69 @@
+"""Continuations of texts by a model that was trained on text alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from palm_jax.data.readers import tables
+from palm_jax.data.readers.tables import Row
+from palm_jax.errors import UserError
+from palm_jax.inference.decoding import START_ID
+from palm_jax.inference.generate import Completion, Decoder, encode_prompts
+from palm_jax.predictors.generator import Generator
+from palm_jax.predictors.predictor import Model
+
+# A chat as a model sees it that was trained on text alone; it continues after the last colon.
+_PLAIN_TURN, _PLAIN_STOP = '{role}: {content}\n', '\nuser:'
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModelPredictor(Generator):
+    """Continues texts: `0 text`."""
+
+    purpose = 'on text alone'
+
+    def parse(self, model: Model, row: Row) -> str:
+        """Return the text in the column `text`, which must leave room for a token."""
+        text = tables.require(row, 'text', 'TEXT_COLUMN')
+        length = model.data.length
+        if len(self.prompt(model, text)) >= length:
+            raise UserError(f'{row.location}: the text is longer than the {length} tokens of the context.')
+        return text
+
+    def prompt(self, model: Model, given: str) -> tuple[int, ...]:
+        """Return `0 text`."""
+        return (START_ID, *model.data.vocabulary.encode(given))
+
+    def chat_prompt(
+        self, model: Model, messages: Sequence[Mapping[str, str]]
+    ) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Return the messages as `role: content` lines, which the next `user:` ends."""
+        turns = ''.join(_PLAIN_TURN.format(**message) for message in messages)
+        return self.prompt(model, f'{turns}assistant:'), (_PLAIN_STOP,)
+
+    def target(self, model: Model, text: str) -> list[int]:
+        """Return the text's ids."""
+        return model.data.vocabulary.encode(text)
+
+    def completions(
+        self, model: Model, inputs: Sequence[str], sampler: Decoder | None = None, first: int = 0
+    ) -> list[list[Completion]]:
+        """Return the completions of texts, each of which must leave room for a token."""
+        prompts = encode_prompts(model.data.vocabulary, inputs, model.data.length)
+        return self.complete_ids(model, prompts, sampler, first)
+
+    def answer(self, model: Model, prompts: Sequence[str]) -> list[str]:
+        """Return what follows each prompt; the beginning of a prompt that leaves too little room is dropped."""
+        length, sampler = model.data.length, model.sampler
+        room = max(length // 2, length - sampler.max_tokens)
+        encoded = [self.prompt(model, prompt) for prompt in prompts]
+        num_too_long = sum(len(ids) > room for ids in encoded)
+        if num_too_long:
+            print(
+                f'{num_too_long:,} of {len(prompts):,} prompts are longer than {room} tokens, which leaves room for '
+                f'the answer in a context of {length}: their beginnings are dropped. '
+                'Use fewer --shots or a smaller MAX_NEW_TOKENS.'
+            )
+        completions = self.complete_ids(model, [ids[-room:] for ids in encoded])
+        return [best.text for best, *_ in completions]

@@ -1,0 +1,86 @@
+"""Entities in texts, from a tag per word."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from palm_jax.data.readers import tables
+from palm_jax.data.readers.tables import Row
+from palm_jax.metrics import entities
+from palm_jax.predictors.head_scores import FEATURES, apply_head, head_scores
+from palm_jax.predictors.predictor import Model
+
+Entities = list[dict[str, Any]]  # {'type', 'text', 'start', 'end'} of each
+
+
+@dataclasses.dataclass(frozen=True)
+class TagPredictor:
+    """Finds entities in texts with a head that scores every token; the data is `TaggedText`."""
+
+    kind = 'tag'
+    endpoint = '/v1/tag'
+    method = 'extract_entities'
+    purpose = 'to tag words'
+    generates = False
+    features = FEATURES
+
+    def parse(self, model: Model, row: Row) -> str:
+        """Return the text in the column `text`."""
+        del model
+        return tables.require(row, 'text', 'TEXT_COLUMN')
+
+    def reads_pairs(self, model: Model) -> bool:
+        """Return False."""
+        del model
+        return False
+
+    def predict(
+        self, model: Model, inputs: Sequence[str | Sequence[str]], batch_size: int = 32, first: int = 0
+    ) -> list[Entities]:
+        """Return the entities of each text.
+
+        Args:
+          model: trained model.
+          inputs: texts, or lists of words, which are joined by the separator that the model was trained with.
+          batch_size: texts per forward pass.
+          first: ignored.
+
+        Returns:
+          For each text a list of {'type', 'text', 'start', 'end'}; the entity is text[start:end].
+        """
+        del first
+        data = model.data
+        texts = [text if isinstance(text, str) else data.separator.join(text) for text in inputs]
+        words = [data.words(text) for text in texts]
+        features, ends = data.inputs([[word.group() for word in row] for row in words])
+        scores = head_scores(model.model, model.params, features, len(texts), batch_size)
+        return [
+            _entities(text, row, decide_tags(scores_LC, row_ends, data.labels))
+            for text, row, row_ends, scores_LC in zip(texts, words, ends, scores, strict=True)
+        ]
+
+    def to_json(self, prediction: Entities) -> dict[str, Any]:
+        """Return the entities."""
+        return {'entities': prediction}
+
+    def to_response(self, prediction: Entities) -> dict[str, Any]:
+        """Return the fields of `protocol.Tagged`."""
+        return {'entities': prediction}
+
+    def apply(self, model: Any, params: Any, *features: jax.Array) -> jax.Array:
+        """Return the scores of every token, float32 [B, L, C]."""
+        return apply_head(model, params, *features)
+
+
+def decide_tags(scores_LC: Any, ends: Sequence[int], names: Sequence[str]) -> list[str]:
+    """Return the highest-scoring tag of each word, read at the word's last token."""
+    return [names[i] for i in scores_LC[ends].argmax(axis=-1)] if ends else []
+
+
+def _entities(text: str, words: Sequence[Any], tags: Sequence[str]) -> Entities:
+    spans = [(e.type, words[e.first].start(), words[e.last - 1].end()) for e in entities.decode(tags)]
+    return [{'type': t, 'text': text[start:end], 'start': start, 'end': end} for t, start, end in spans]

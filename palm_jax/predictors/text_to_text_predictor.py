@@ -1,0 +1,63 @@
+"""Texts generated from inputs: translations, summaries, answers to questions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from palm_jax.data.readers.tables import Row
+from palm_jax.errors import UserError
+from palm_jax.inference.decoding import EOS_ID
+from palm_jax.inference.generate import Completion, Decoder
+from palm_jax.predictors.generator import Generator
+from palm_jax.predictors.predictor import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class TextToTextPredictor(Generator):
+    """Generates a target from an input; the data is `data.supervised.text_to_text.TextToText`."""
+
+    kind = 'text to text'
+    purpose = 'from text to text'
+
+    def parse(self, model: Model, row: Row) -> dict[str, Any]:
+        """Return the row's columns, which must have those that the template names."""
+        return self._checked(model, row, dict(row.values))
+
+    def _checked(self, model: Model, row: Row, columns: dict[str, Any]) -> dict[str, Any]:
+        try:
+            self.prompt(model, columns)
+        except UserError as error:
+            raise UserError(f'{row.location}: {error}') from None
+        return columns
+
+    def prompt(self, model: Model, given: Any) -> tuple[int, ...]:
+        """Return `0 input EOS`; an input is a text or a dict of the columns that the template names."""
+        return model.data.prompt(given)
+
+    def chat_prompt(
+        self, model: Model, messages: Sequence[Mapping[str, str]]
+    ) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Return the last message as the input."""
+        return self.prompt(model, messages[-1]['content']), ()
+
+    def target(self, model: Model, text: str) -> list[int]:
+        """Return `text EOS`."""
+        return [*model.data.vocabulary.encode(text), EOS_ID]
+
+    def is_bidirectional(self, model: Model) -> bool:
+        """Return whether the model was trained as a prefix LM."""
+        return model.data.bidirectional
+
+    def complete_ids(
+        self, model: Model, prompts: Sequence[Sequence[int]], sampler: Decoder | None = None, first: int = 0
+    ) -> list[list[Completion]]:
+        """Return completions of at most the length of a training target."""
+        sampler = sampler or model.sampler
+        sampler = dataclasses.replace(sampler, max_tokens=min(sampler.max_tokens, model.data.target_length))
+        return super().complete_ids(model, prompts, sampler, first)
+
+    def answer(self, model: Model, prompts: Sequence[str]) -> list[str]:
+        """Return the answer to each prompt; the data cuts what is too long."""
+        return self.predict(model, prompts)
