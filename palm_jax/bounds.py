@@ -166,9 +166,10 @@ def _checked(function: Callable[..., Any], annotated: Any, name: str) -> Callabl
             arguments = signature.bind(*args, **kwargs).arguments
         except TypeError:
             return function(*args, **kwargs)  # raises Python's own message
-        for parameter, hint in hints().items():
-            if parameter in arguments and (message := violation(f'{name}.{parameter}', arguments[parameter], hint)):
-                raise UserError(f'{message}.')
+        given = ((parameter, hint) for parameter, hint in hints().items() if parameter in arguments)
+        found = [violation(f'{name}.{parameter}', arguments[parameter], hint) for parameter, hint in given]
+        if messages := [f'{message}.' for message in found if message is not None]:
+            raise UserError('\n'.join(messages))
         return function(*args, **kwargs)
 
     return call

@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 
+from palm_jax.configuration.compose import render
 from palm_jax.configuration.load import Configuration
-from palm_jax.configuration.statements import as_gin
 from palm_jax.errors import UserError
 from palm_jax.training.setup import Setup, adapt_from_arguments, check_steps
 
@@ -42,7 +42,7 @@ def explain(configuration: Configuration, arguments: dict[str, Any], num_devices
 
 
 def _sources(configuration: Configuration) -> str:
-    rows = [(s.name, as_gin(s.value), s.location) for s in configuration.effective.values()]
+    rows = [(s.name, render(s.value), s.location) for s in configuration.effective.values()]
     names = max(len(name) for name, _, _ in rows)
     values = min(48, max(len(value) for _, value, _ in rows))
     return '\n'.join(f'{name:<{names}}  {value:<{values}}  {location}' for name, value, location in sorted(rows))

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from palm_jax.configuration import gin_adapter, renames
-from palm_jax.configuration.statements import GinText, Macro, Statement, as_gin, read_statements
+from palm_jax.configuration.compose import render
+from palm_jax.configuration.statements import GinText, Macro, Statement, read_statements
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
 
@@ -73,7 +74,7 @@ def difference(old: str, new: str, ignore: Sequence[str] = ()) -> str:
     for name in sorted((before.keys() | after.keys()) - set(ignore)):
         if not _agree(name, before, after):
             sides = (('-', before), ('+', after))
-            lines += [f'{sign}{name} = {as_gin(side[name].value)}' for sign, side in sides if name in side]
+            lines += [f'{sign}{name} = {render(side[name].value)}' for sign, side in sides if name in side]
     return '\n'.join(lines)
 
 

@@ -13,12 +13,12 @@ from typing import Any, Literal, get_args, get_origin
 
 from palm_jax import bounds
 from palm_jax.configuration import types
+from palm_jax.configuration.compose import render
 from palm_jax.configuration.statements import (
     Import,
     Macro,
     Reference,
     Statement,
-    as_gin,
     held,
     open_file,
     read_statements,
@@ -122,7 +122,7 @@ def _parameters(owner: str, target: Any, statements: Sequence[Statement]) -> lis
                 name,
                 _type(hint),
                 _allowed(hint),
-                tuple((s.location, as_gin(s.value)) for s in own),
+                tuple((s.location, render(s.value)) for s in own),
                 None if parameter.default is parameter.empty else _as_text(parameter.default),
                 tuple(dict.fromkeys(macro.name for s in own for macro in held(s.value, Macro))),
                 described.get(parameter.name, ''),
@@ -139,7 +139,7 @@ def _macro(name: str, statements: Sequence[Statement], parameters: Mapping[str, 
     exact = [f'{_plain(s.selector)}.{s.parameter}' for s in readers if s.value == Macro(name) and not s.is_macro]
     known = [parameters[reader] for reader in exact if reader in parameters]
     best = next((parameter for parameter in known if parameter.description), known[0] if known else None)
-    values = tuple((s.location, as_gin(s.value)) for s in own)
+    values = tuple((s.location, render(s.value)) for s in own)
     if best is None:
         return Binding(name, '', '', values, None, reading, '')
     return Binding(name, best.type, best.allowed, values, None, reading, best.description)
@@ -163,7 +163,7 @@ def _as_text(default: Any) -> str:
     if isinstance(default, tuple):
         return f'({", ".join(map(_as_text, default))}{"," if len(default) == 1 else ""})'
     if isinstance(default, bool | int | float | str | list | dict | None):
-        return as_gin(default)
+        return render(default)
     if repr(default) == '<factory>':
         return 'a new one'
     return getattr(default, '__name__', None) or f'{type(default).__name__}()'

@@ -245,20 +245,6 @@ def held(value: Any, kind: type) -> Iterator[Any]:
             yield from held(item, kind)
 
 
-def as_gin(value: Any) -> str:
-    """Return a value as it is written in a gin file."""
-    if isinstance(value, Macro):
-        return f'%{value.name}'
-    if isinstance(value, Reference):
-        return f'@{value.name}' + ('()' if value.evaluated else '')
-    if isinstance(value, list | tuple):
-        inner = ', '.join(map(as_gin, value))
-        return f'[{inner}]' if isinstance(value, list) else f'({inner}{"," if len(value) == 1 else ""})'
-    if isinstance(value, dict):
-        return '{' + ', '.join(f'{as_gin(key)}: {as_gin(item)}' for key, item in value.items()) + '}'
-    return repr(value)
-
-
 def register_search_paths() -> None:
     """Let gin find the includes that `find_config` finds."""
     for root in search_roots():

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Annotated, Literal
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from palm_jax.errors import UserError
+from palm_jax.bounds import AtLeast, checked
 from palm_jax.inference import decoding
 from palm_jax.inference.decoding import EOS_ID, Weights
 from palm_jax.inference.generate import Completion, Decoder, next_power_of_two
 from palm_jax.inference.quantization import dequantize
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class BeamSearch(Decoder):
     """Beam search: the highest-scoring completions among those that `num_beams` beams find.
@@ -34,18 +35,11 @@ class BeamSearch(Decoder):
       weights: `stored` or `int8`, see `quantization`.
     """
 
-    num_beams: int = 4
-    length_penalty: float = 1.0
-    max_tokens: int = 96
-    batch_size: int = 8
+    num_beams: Annotated[int, AtLeast(1)] = 4
+    length_penalty: Annotated[float, AtLeast(0)] = 1.0
+    max_tokens: Annotated[int, AtLeast(1)] = 96
+    batch_size: Annotated[int, AtLeast(1)] = 8
     weights: Weights = 'stored'
-
-    def __post_init__(self) -> None:
-        if min(self.num_beams, self.max_tokens, self.batch_size) < 1 or self.length_penalty < 0:
-            raise UserError(
-                f'BeamSearch: num_beams = {self.num_beams}, max_tokens = {self.max_tokens} and batch_size = '
-                f'{self.batch_size} must be at least 1, length_penalty = {self.length_penalty} at least 0.'
-            )
 
     def _generate_batch(self, model, params, vocabulary, tokens, lengths, left, numbers, bidirectional):
         del numbers

@@ -6,11 +6,12 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
+from palm_jax.bounds import Above, AtLeast, AtMost, checked
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.decoding import EOS_ID, START_ID, Generated, Weights
@@ -129,6 +130,7 @@ def encode_prompts(vocabulary: Codec, prompts: Sequence[str], length: int) -> li
     return encoded
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Sampler(Decoder):
     """Greedy decoding and sampling; see `sampling.SamplingParams`.
@@ -147,33 +149,22 @@ class Sampler(Decoder):
       weights: `stored` or `int8`, see `quantization`.
     """
 
-    max_tokens: int = 96
-    temperature: float = 0.8
-    top_p: float = 0.95
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    max_tokens: Annotated[int, AtLeast(1)] = 96
+    temperature: Annotated[float, AtLeast(0)] = 0.8
+    top_p: Annotated[float, Above(0), AtMost(1)] = 0.95
+    top_k: Annotated[int, AtLeast(0)] = 0
+    min_p: Annotated[float, AtLeast(0), AtMost(1)] = 0.0
+    repetition_penalty: Annotated[float, Above(0)] = 1.0
     stop: Sequence[str] = ()
-    num_decodes: int = 1
+    num_decodes: Annotated[int, AtLeast(1)] = 1
     seed: int = 0
-    batch_size: int = 32
+    batch_size: Annotated[int, AtLeast(1)] = 32
     weights: Weights = 'stored'
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'stop', tuple(self.stop))
-        problems = {
-            f'max_tokens = {self.max_tokens} must be at least 1': self.max_tokens < 1,
-            f'batch_size = {self.batch_size} must be at least 1': self.batch_size < 1,
-            f'num_decodes = {self.num_decodes} must be at least 1': self.num_decodes < 1,
-            f'temperature = {self.temperature} must not be negative': not self.temperature >= 0,
-            f'top_p = {self.top_p} must be above 0 and at most 1': not 0 < self.top_p <= 1,
-            f'top_k = {self.top_k} must not be negative': self.top_k < 0,
-            f'min_p = {self.min_p} must be at least 0 and at most 1': not 0 <= self.min_p <= 1,
-            f'repetition_penalty = {self.repetition_penalty} must be above 0': not self.repetition_penalty > 0,
-            'stop contains an empty string': '' in self.stop,
-        }
-        if wrong := [problem for problem, holds in problems.items() if holds]:
-            raise UserError(f'Sampler: {"; ".join(wrong)}.')
+        if '' in self.stop:
+            raise UserError('generate.Sampler.stop contains an empty string.')
 
     def _generate_batch(self, model, params, vocabulary, tokens, lengths, left, numbers, bidirectional):
         B, n = len(tokens), self.num_decodes

@@ -14,11 +14,16 @@ Activation axes:  act_batch act_length act_embed act_heads act_mlp
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
+from palm_jax.bounds import Above, AtLeast, Below, Rate, checked
 from palm_jax.errors import UserError
 
+Size = Annotated[int, AtLeast(1), Below(2**31)]
+Positive = Annotated[float, Above(0)]
 
+
+@checked
 @dataclasses.dataclass(frozen=True)
 class Architecture:
     """All that distinguishes one PaLM from another.
@@ -55,40 +60,30 @@ class Architecture:
       param_dtype: dtype of the stored weights.
     """
 
-    vocab_size: int
-    num_layers: int
-    d_model: int
-    num_heads: int
-    head_dim: int = 256
-    num_kv_heads: int = 1
-    mlp_dim: int | None = None
+    vocab_size: Size
+    num_layers: Size
+    d_model: Size
+    num_heads: Size
+    head_dim: Size = 256
+    num_kv_heads: Size = 1
+    mlp_dim: Size | None = None
     norm: Literal['layernorm', 'rmsnorm'] = 'layernorm'
-    norm_epsilon: float = 1e-6
+    norm_epsilon: Positive = 1e-6
     parallel: bool = True
     qk_norm: bool = False
-    rope_theta: float = 10_000.0
-    xpos_scale_base: float | None = None
+    rope_theta: Positive = 10_000.0
+    xpos_scale_base: Positive | None = None
     final_norm: bool = True
-    logit_scale: float | None = None
-    dropout_rate: float = 0.0
+    logit_scale: Positive | None = None
+    dropout_rate: Rate = 0.0
     attention: Literal['auto', 'xla', 'cudnn', 'blocks', 'splash'] = 'auto'
     fuse_projections: bool = True
-    unroll_layers: int | Literal['auto'] = 1
+    unroll_layers: Annotated[int, AtLeast(0)] | Literal['auto'] = 'auto'
     remat: Literal['none', 'minimal', 'full'] = 'none'
     dtype: Literal['float32', 'bfloat16', 'float16'] = 'float32'
     param_dtype: Literal['float32', 'bfloat16', 'float16'] = 'float32'
 
     def __post_init__(self) -> None:
-        for field in ('vocab_size', 'num_layers', 'd_model', 'num_heads', 'head_dim', 'num_kv_heads', 'mlp_dim'):
-            size = getattr(self, field)
-            if size is not None and not 1 <= size < 2**31:
-                raise UserError(f'Architecture.{field} is {size}; it must be at least 1 and below {2**31}.')
-        if self.unroll_layers != 'auto' and self.unroll_layers < 0:
-            raise UserError(f'Architecture.unroll_layers is {self.unroll_layers}; it must be at least 0, or auto.')
-        for field in ('norm_epsilon', 'rope_theta', 'logit_scale', 'xpos_scale_base'):
-            value = getattr(self, field)
-            if value is not None and not 0 < value < float('inf'):
-                raise UserError(f'Architecture.{field} is {value}; it must be a number above 0.')
         if self.num_heads % self.num_kv_heads:
             divisors = [g for g in range(1, self.num_heads + 1) if self.num_heads % g == 0]
             raise UserError(
@@ -97,8 +92,6 @@ class Architecture:
             )
         if self.head_dim % 2:
             raise UserError(f'Architecture.head_dim is {self.head_dim}; RoPE rotates pairs, so it must be even.')
-        if not 0 <= self.dropout_rate < 1:
-            raise UserError(f'Architecture.dropout_rate is {self.dropout_rate}; it must be in [0, 1).')
 
     @property
     def hidden_dim(self) -> int:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from palm_jax.errors import UserError
+from palm_jax.bounds import AtLeast, Rate, checked
 
 
+@checked
 class Head(nn.Module):
     """A linear map of features to C scores, for whole sequences or for every token.
 
@@ -22,9 +23,9 @@ class Head(nn.Module):
       dropout_rate: dropout probability on the pooled features.
     """
 
-    num_outputs: int
+    num_outputs: Annotated[int, AtLeast(1)]
     pooling: Literal['last', 'first', 'mean', 'none'] = 'mean'
-    dropout_rate: float = 0.0
+    dropout_rate: Rate = 0.0
 
     @nn.compact
     def __call__(self, h_BLD: jax.Array, segment_ids_BL: jax.Array, deterministic: bool = True) -> jax.Array:
@@ -37,14 +38,7 @@ class Head(nn.Module):
 
         Returns:
           float32 [B, C], or [B, L, C] without pooling.
-
-        Raises:
-          UserError: `num_outputs` or `dropout_rate` is out of range.
         """
-        if self.num_outputs < 1:
-            raise UserError(f'heads.Head.num_outputs is {self.num_outputs}; it must be at least 1.')
-        if not 0 <= self.dropout_rate < 1:
-            raise UserError(f'heads.Head.dropout_rate is {self.dropout_rate}; it must be in [0, 1).')
         D = h_BLD.shape[-1]
         x = pool(h_BLD.astype(jnp.float32), segment_ids_BL, self.pooling)
         x = nn.Dropout(self.dropout_rate, deterministic=deterministic)(x)

@@ -30,23 +30,39 @@ class HeadReporter(RunReporter):
     def measure(self, inputs: EvaluationInput) -> Measurements:
         """Score every held-out example."""
         scores, labels = held_out_scores(inputs)
-        names, examples = inputs.data.labels, inputs.data.validation_examples
-        evaluation = self.kind.evaluate(np.concatenate(scores), np.stack(labels), names)
+        examples = inputs.data.validation_examples
         texts = [e.text if e.second_text is None else f'{e.text} / {e.second_text}' for e in examples]
-        predictions = [
-            {'text': text} | prediction for text, prediction in zip(texts, evaluation.predictions, strict=True)
-        ]
-        confusion = evaluation.confusion
-        figures = {} if confusion is None else {'confusion.png': lambda path: plot_confusion(*confusion, names, path)}
-        return measurements_of(
-            inputs.evaluate()['loss'].value(),
-            evaluation.metrics,
-            evaluation.interval,
-            predictions,
-            tables={**evaluation.tables, 'The worst errors': worst(predictions, evaluation.badness)},
-            figures=figures,
-            text=evaluation.text,
-        )
+        loss = inputs.evaluate()['loss'].value()
+        return evaluate(self.kind, loss, inputs.data.labels, texts, np.concatenate(scores), np.stack(labels))
+
+
+def evaluate(
+    kind: LabelKind, loss: float, names: Sequence[str], texts: Sequence[str], scores_ES: np.ndarray, labels: np.ndarray
+) -> Measurements:
+    """Evaluate the head's scores of E examples.
+
+    Args:
+      kind: kind of label.
+      loss: mean loss over the examples.
+      names: names of the classes, in the order of the scores.
+      texts: text of every example.
+      scores_ES: float64 [E, S], before softmax or sigmoid.
+      labels: encoded labels [E, ...], see `LabelKind.encode`.
+    """
+    evaluation = kind.evaluate(scores_ES, labels, names)
+    predictions = [{'text': text} | row for text, row in zip(texts, evaluation.predictions, strict=True)]
+    confusion, figures = evaluation.confusion, {}
+    if confusion is not None:
+        figures['confusion.png'] = lambda path: plot_confusion(confusion[0], confusion[1], names, path)
+    return measurements_of(
+        loss,
+        evaluation.metrics,
+        evaluation.interval,
+        predictions,
+        tables={**evaluation.tables, 'The worst errors': worst(predictions, evaluation.badness)},
+        figures=figures,
+        text=evaluation.text,
+    )
 
 
 def held_out_scores(inputs: EvaluationInput) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -16,7 +16,7 @@ def architecture(
     dropout_rate: float = 0.0,
     dtype: Literal['float32', 'bfloat16', 'float16'] = 'float32',
     remat: Literal['none', 'minimal', 'full'] = 'none',
-    unroll_layers: int | Literal['auto'] = 1,
+    unroll_layers: int | Literal['auto'] = 'auto',
 ) -> Architecture:
     """The architecture of a checkpoint's model, with other values for the fields that do not affect parameters.
 

@@ -1,7 +1,8 @@
 """The default of a knob is the same in Python and in the part of gin that names it."""
 
 from palm_jax.configuration import reference
-from palm_jax.configuration.statements import Macro, Reference, as_gin, held, open_file, read_statements
+from palm_jax.configuration.compose import render
+from palm_jax.configuration.statements import Macro, Reference, held, open_file, read_statements
 
 PARTS = [path for path in reference.package_files() if path.parent.name != 'gin']
 
@@ -29,9 +30,9 @@ def knobs():
 def test_python_and_gin_have_the_same_defaults():
     defaults = {binding.name: binding.default for binding in reference.read(PARTS)}
     disagree = [
-        f'{part}: {parameter} is {as_gin(value)}, but {defaults[parameter]} in Python'
+        f'{part}: {parameter} is {render(value)}, but {defaults[parameter]} in Python'
         for part, parameter, value in knobs()
-        if defaults[parameter] not in (None, as_gin(value), as_gin(tuple(value)) if isinstance(value, list) else None)
+        if defaults[parameter] not in (None, render(value), render(tuple(value)) if isinstance(value, list) else None)
     ]
     assert not disagree, '\n'.join(disagree)
 

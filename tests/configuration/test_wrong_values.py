@@ -69,7 +69,7 @@ def test_no_value_of_any_recipe_does(recipe, tmp_path, monkeypatch):
         ('WARMUP_STEPS', '-0.5', 'WARMUP_STEPS is -0.5; it must be at least 0'),
         ('optimizers.adafactor.beta1', '1.5', 'beta1 is 1.5; it must be at least 0 and below 1'),
         ('optimizers.adafactor.clip_norm', '0', 'clip_norm is 0; it must be above 0, or None'),
-        ('UNROLL_LAYERS', '-1', 'unroll_layers is -1; it must be at least 0, or auto'),
+        ('UNROLL_LAYERS', '-1', 'UNROLL_LAYERS is -1; it must be at least 0, or .auto.'),
         ('HEAD_DIM', '1000000000000', 'must be at least 1 and below 2147483648'),
         ('OPTIMIZER', 'None', 'must be Optimizer, but it is None'),
         ('MESH_MODEL', '0', 'does not fit'),

@@ -18,6 +18,6 @@ whole = jax.tree.map(np.asarray, split)
 prompts = [[0, *range(3, 3 + n)] for n in (2, 9, 4)]
 beam = BeamSearch(num_beams=2, max_tokens=5)
 for writer in (Sampler(max_tokens=8, temperature=0), Sampler(max_tokens=8, seed=3), beam):
-    one, eight = (writer.write(model, params, Numbers(), prompts, 32) for params in (whole, split))
+    one, eight = (writer.generate(model, params, Numbers(), prompts, 32) for params in (whole, split))
     assert [c.ids for of in one for c in of] == [c.ids for of in eight for c in of]
 print('equal')

@@ -3,13 +3,10 @@
 import jax
 import pytest
 
-from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.models.palm import Architecture, PaLM
 from palm_jax.partitioning import MeshLayout
 from palm_jax.training import optimizers, schedules
 from palm_jax.training.setup import Setup, adapt
-
-METADATA = CheckpointMetadata(vocabulary='bytes')
 
 
 @pytest.fixture(scope='module')

@@ -21,7 +21,7 @@ from palm_jax.training.metrics import Ratio
 from palm_jax.training.resume import Restorer
 from palm_jax.training.run import Run
 from palm_jax.training.writers import Jsonl, read_jsonl
-from tests.training.conftest import METADATA
+from tests.support.metadata import METADATA
 
 COMMAND = 'palm-jax train --gin.TRAIN_STEPS=20 --gin.SEED=1'
 

@@ -13,7 +13,7 @@ from palm_jax.errors import UserError
 from palm_jax.training.checkpoints import Checkpoints
 from palm_jax.training.metrics import Ratio
 from palm_jax.training.resume import Restorer
-from tests.training.conftest import METADATA
+from tests.support.metadata import METADATA
 
 NORMS = ['.*scale']  # all that is trained where a base stays frozen
 

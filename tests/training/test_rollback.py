@@ -19,7 +19,7 @@ from palm_jax.training.resume import Restorer
 from palm_jax.training.rollback import Rollback
 from palm_jax.training.spikes import Spike, SpikeGuard, SpikeRule
 from palm_jax.training.writers import Jsonl, read_jsonl
-from tests.training.conftest import METADATA
+from tests.support.metadata import METADATA
 
 RULE = SpikeRule(window=6, rewind_steps=4, skip_steps_after=2, max_rollbacks=1)
 

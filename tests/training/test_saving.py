@@ -13,7 +13,7 @@ from palm_jax.training.metrics import Ratio
 from palm_jax.training.resume import Restorer
 from palm_jax.training.saving import StateSaver
 from palm_jax.training.spikes import SpikeGuard, SpikeRule
-from tests.training.conftest import METADATA
+from tests.support.metadata import METADATA
 
 
 @pytest.fixture

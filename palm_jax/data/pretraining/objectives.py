@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 
+from palm_jax.bounds import Above, AtLeast, Below, checked
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import EOS_ID
 from palm_jax.errors import UserError
 
 Features = dict[str, np.ndarray]
+Share = Annotated[float, Above(0), Below(1)]
 Mode = Literal['[NLU]', '[NLG]', '[S2S]']
 
 
@@ -91,6 +93,7 @@ class CausalLM:
         }
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class PrefixLM:
     """The end of a sequence is predicted from its beginning, which is seen both ways (Raffel et al.,
@@ -102,15 +105,11 @@ class PrefixLM:
       share: see `Objective`.
     """
 
-    rate: float | None = None
+    rate: Share | None = None
     mode: Mode | None = None
     share: float = 1.0
     labels = ()
     is_bidirectional = True
-
-    def __post_init__(self):
-        if self.rate is not None:
-            _check_rate(self)
 
     def raw_length(self, length, vocabulary):
         return length - len(_mode(self.mode, vocabulary))
@@ -122,6 +121,7 @@ class PrefixLM:
         return _prefixed(np.r_[mode, tokens], length, first_learned=len(mode) + count - learned)
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class SpanCorruption:
     """Spans are cut out, a sentinel in the place of each, and are predicted behind the rest: T5's objective
@@ -137,17 +137,12 @@ class SpanCorruption:
       share: see `Objective`.
     """
 
-    rate: float = 0.15
-    mean_span: float = 3.0
+    rate: Share = 0.15
+    mean_span: Annotated[float, AtLeast(1)] = 3.0
     mode: Mode | None = None
     share: float = 1.0
     labels = ()
     is_bidirectional = True
-
-    def __post_init__(self):
-        _check_rate(self)
-        if self.mean_span < 1:
-            raise UserError(f'SpanCorruption.mean_span is {self.mean_span}; it must be at least 1.')
 
     def raw_length(self, length, vocabulary):
         """The most tokens that fit with their sentinels, both end marks and the mode."""
@@ -179,6 +174,7 @@ class SpanCorruption:
         return np.repeat(np.arange(2 * num_spans) % 2 == 1, lengths.ravel())
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class MaskedLM:
     """Some tokens are hidden and predicted in their places, everything seen both ways: BERT's objective
@@ -192,7 +188,7 @@ class MaskedLM:
       share: see `Objective`.
     """
 
-    rate: float = 0.15
+    rate: Share = 0.15
     mask_share: float = 0.8
     random_share: float = 0.1
     whole_words: bool = True
@@ -201,7 +197,6 @@ class MaskedLM:
     is_bidirectional = True
 
     def __post_init__(self):
-        _check_rate(self)
         if not (self.mask_share >= 0 and self.random_share >= 0 and self.mask_share + self.random_share <= 1):
             raise UserError('MaskedLM.mask_share and random_share must not be negative, nor more than 1 together.')
 
@@ -323,11 +318,6 @@ def _mode(mode: str | None, vocabulary: ExtendedVocabulary) -> list[int]:
 def _share_of(count: int, rate: float) -> int:
     """`rate` of so many tokens, one at least, and where there are two, not all."""
     return max(1, min(round(count * rate), count - 1))
-
-
-def _check_rate(objective) -> None:
-    if not 0 < objective.rate < 1:
-        raise UserError(f'{type(objective).__name__}.rate is {objective.rate}; it must be between 0 and 1.')
 
 
 def _divided(count: int, parts: int, rng: np.random.Generator) -> np.ndarray:
