@@ -1,8 +1,9 @@
-"""The report of heads that label texts; the kind of label decides what is measured."""
+"""Evaluation report for heads that label texts: classification, multi-label classification and regression."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -19,10 +20,10 @@ from palm_jax.training.result import EvaluationInput
 
 @dataclasses.dataclass(frozen=True)
 class HeadReporter(RunReporter):
-    """Predicts the labels of the held-out texts, and evaluates the predictions.
+    """Scores the held-out texts, and evaluates the head's predictions.
 
     Attributes:
-      kind: kind of label, see `palm_jax.labels`.
+      kind: kind of label, see `palm_jax.labels`; decides what is measured.
     """
 
     kind: LabelKind = SingleLabel()
@@ -66,7 +67,7 @@ def evaluate(
 
 
 def held_out_scores(inputs: EvaluationInput) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Score the held-out part: the head's scores, float64 [b, ...] per batch, and the labels of every example."""
+    """Return the head's scores of the held-out split, float64 [b, ...] per batch, and the labels per example."""
     scores, labels = [], []
     batches, missing = inputs.data.validation(inputs.batch_size), len(inputs.data.validation_examples)
     for batch in tqdm(batches, desc='predicting', unit=' batches', leave=False):
