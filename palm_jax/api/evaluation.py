@@ -24,7 +24,7 @@ _BOOTSTRAPS = 1000
 
 
 def on_held_out(model: TrainedModel) -> Measured:
-    """Evaluate a model as the report of its run did, on the run's held-out split."""
+    """Evaluate a model with the reporter of its run, on the run's held-out split."""
     run, step = model.run, int(model.checkpoint.name)
     layout, batch_sizes, loss = run.get('layout', MeshLayout()), BatchSizes.of(run['batch_size']), run.get('loss')
     batch_size, mesh, of_batches = batch_sizes.at(step), layout.mesh(), []
@@ -57,7 +57,7 @@ def on_held_out(model: TrainedModel) -> Measured:
 
 
 def _interval(batches: list[Metrics]) -> tuple[float, float]:
-    """Return the 95% confidence interval of the mean loss, by bootstrap over batches."""
+    """Return the 95% interval of the mean loss, by bootstrap over batches."""
     totals, counts = (np.array([float(getattr(b['loss'], part)) for b in batches]) for part in ('total', 'count'))
     rows = np.random.default_rng(0).integers(0, len(batches), (_BOOTSTRAPS, len(batches)))
     means = totals[rows].sum(axis=1) / counts[rows].sum(axis=1)

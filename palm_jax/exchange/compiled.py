@@ -42,7 +42,7 @@ print(*ids[1:])
 
 
 def function(predictor: Predictor, model: Model, params: Any) -> Function:
-    """Return the function that a file holds; the weights are constants in it."""
+    """Return the function that a file holds, with the weights as constants."""
     # One program for several platforms cannot hold kernels that are lowered for one of them, as `auto` may choose.
     attention = 'blocks' if model.arch.attention == 'auto' else model.arch.attention
     model = model.clone(arch=dataclasses.replace(model.arch, attention=attention))

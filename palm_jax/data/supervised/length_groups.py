@@ -1,4 +1,4 @@
-"""Batches of texts of like length, cut to the longest of them, so that little of a step is padding."""
+"""Batches of texts of similar length, cut to the longest of them, so that little of a step is padding."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from palm_jax.data.supervised.examples import Batch, Examples, is_token
 from palm_jax.errors import UserError
 
-_WINDOW = 32  # groups that are sorted together
-_SHAPES = 4  # lengths that rows come in: a step is compiled for each
+_WINDOW = 32  # groups sorted together
+_SHAPES = 4  # different lengths of rows, for each of which a step is compiled
 
 
 class LengthGroups(Examples):
-    """`Examples` in groups of like length; rows of a group keep a whole number of quarters of L.
+    """`Examples` in groups of similar length; the rows of a group have a length of one to four quarters of L.
 
     The endless shuffled order is taken in windows of 32 groups; a window is sorted by length, and its groups come in a
     random order. An epoch goes through every example as often as without; a batch stays a function of its number and
@@ -22,14 +22,14 @@ class LengthGroups(Examples):
 
     Args:
       features: arrays [E, ...] by name.
-      seed: of the shuffling.
+      seed: seed for shuffling.
       rows: see `Examples`.
-      group: examples of a group: the batch size, or a multiple of it.
-      along_text: names of the features that have an axis L behind the first, of which
-        `decoder_segment_ids` or `decoder_target_tokens` is 0 on padding.
+      group: number of examples in a group: the batch size, or a multiple of it.
+      along_text: names of the features whose second axis is L; one of them is `decoder_segment_ids` or
+        `decoder_target_tokens`, which is 0 on padding.
 
     Raises:
-      UserError: a group of less than one.
+      UserError: if a group is smaller than one example.
     """
 
     def __init__(self, features: Batch, seed: int, rows: Sequence[int] | None, group: int, along_text: Collection[str]):
@@ -45,10 +45,10 @@ class LengthGroups(Examples):
         self._sorted: tuple[int, np.ndarray] | None = None
 
     def batch(self, first: int, size: int) -> Batch:
-        """Examples first, first + 1, ... of the grouped order: features [size, at most L].
+        """Return examples first, first + 1, ... of the grouped order: features [size, at most L].
 
         Raises:
-          UserError: they are of two groups.
+          UserError: if they belong to two groups.
         """
         number, start = divmod(first, self._group)
         if start + size > self._group:
@@ -64,7 +64,7 @@ class LengthGroups(Examples):
         }
 
     def _window(self, number: int) -> np.ndarray:
-        """The groups [32, group] of a window."""
+        """Return the groups of a window, [32, group]."""
         if self._sorted is None or self._sorted[0] != number:
             size = _WINDOW * self._group
             rows = np.array([self._order[i] for i in range(number * size, (number + 1) * size)])

@@ -1,4 +1,4 @@
-"""Several examples in one row: what fits together, and what it saves."""
+"""Packing of several examples into one row."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Sequence
 
 
 def packed(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Groups of examples whose lengths add up to at most `capacity`: best fit, the longest first.
+    """Return groups of examples whose lengths add up to at most `capacity`, by best fit decreasing.
 
     Args:
-      lengths: of the examples, each at most `capacity`.
-      capacity: of a row.
+      lengths: length of each example, at most `capacity`.
+      capacity: length of a row.
 
     Returns:
-      Their numbers, each once; rows in the order of their first example, as are the examples of a row.
+      Numbers of the examples of each row, each once, in order; rows are in the order of their first example.
     """
     rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (what is left of a row, its number), in order
+    room: list[tuple[int, int]] = []  # (free positions of a row, its number), in order
     for number in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        place = bisect.bisect_left(room, (lengths[number], -1))
-        if place == len(room):
+        position = bisect.bisect_left(room, (lengths[number], -1))
+        if position == len(room):
             rows.append([number])
             left, row = capacity - lengths[number], len(rows) - 1
         else:
-            left, row = room.pop(place)
+            left, row = room.pop(position)
             rows[row].append(number)
             left -= lengths[number]
         bisect.insort(room, (left, row))
