@@ -125,11 +125,6 @@ class RunDirectory:
         return self.path / 'loss.png'
 
     @property
-    def confusion_plot(self) -> Path:
-        """The confusion matrix of a classifier."""
-        return self.path / 'confusion.png'
-
-    @property
     def predictions(self) -> Path:
         """Predictions for the validation examples, a JSON object per line."""
         return self.path / 'predictions.jsonl'

@@ -11,27 +11,36 @@ from palm_jax.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Flags to one call."""
+    """Parses the flags and imports the weights."""
     parser = argparse.ArgumentParser(
         prog='palm-jax import',
-        description='Makes a base to start from of published weights.',
+        description='Imports published weights as a base for fine-tuning.',
         allow_abbrev=False,
     )
     parser.add_argument(
         '--format', choices=['hf', 'palm-rlhf-pytorch'], default='hf',
-        help='hf: a Transformers directory of the Cohere kind; palm-rlhf-pytorch: a file of tensors',
+        help='hf: a Transformers directory of a Cohere-type model; palm-rlhf-pytorch: a file of tensors',
     )  # fmt: skip
-    parser.add_argument('--tokenizer', type=Path, help='of palm-rlhf-pytorch: a tokenizer.json with its config beside')
     parser.add_argument(
-        '--head_dim', type=command_line.positive, help='of palm-rlhf-pytorch, where the file does not tell'
+        '--tokenizer',
+        type=Path,
+        help='for palm-rlhf-pytorch: tokenizer.json, with tokenizer_config.json in the same folder',
     )
     parser.add_argument(
-        '--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32', help='to keep them in'
+        '--head_dim',
+        type=command_line.positive,
+        help='for palm-rlhf-pytorch: size of an attention head, if the file does not determine it',
     )
     parser.add_argument(
-        'source', type=Path, help='a directory with config.json, *.safetensors and tokenizer, or a file'
+        '--dtype',
+        choices=['float32', 'bfloat16', 'float16'],
+        default='float32',
+        help='type in which the weights are stored',
     )
-    parser.add_argument('model_dir', type=Path, help='new; INITIAL_CHECKPOINT_PATH takes it then')
+    parser.add_argument(
+        'source', type=Path, help='directory with config.json, *.safetensors and tokenizer.json, or file of tensors'
+    )
+    parser.add_argument('model_dir', type=Path, help='directory to create; pass it as INITIAL_CHECKPOINT_PATH')
     options = parser.parse_args(arguments)
 
     from palm_jax.exchange import imports
@@ -39,7 +48,9 @@ def main(arguments: Sequence[str]) -> int:
     if options.format == 'hf':
         print(imports.from_hf(options.source, options.model_dir, options.dtype))
     elif options.tokenizer is None:
-        raise UserError("--format=palm-rlhf-pytorch needs --tokenizer=.../tokenizer.json (GPT-NeoX's, say).")
+        raise UserError(
+            "--format=palm-rlhf-pytorch needs --tokenizer=.../tokenizer.json (GPT-NeoX's for conceptofmind/PaLM)."
+        )
     else:
         print(
             imports.from_palm_rlhf(
@@ -47,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
             )
         )
     print(
-        f'fine-tune with  python -m palm_jax.train --gin_file=gin/finetune_lora.gin --gin.TRAIN_FILES=text_data.csv '
+        f'fine-tune with  palm-jax train --gin_file=gin/finetune_lora.gin --gin.TRAIN_FILES=text_data.csv '
         f'--gin.INITIAL_CHECKPOINT_PATH={options.model_dir}'
     )
     return 0

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from palm_jax.checkpoint_metadata import METADATA, BestScore, CheckpointMetadata, read_metadata
+from palm_jax.checkpoint_metadata import METADATA, BestScore, CheckpointMetadata, metadata_folder, read_metadata
 from palm_jax.errors import UserError
 from palm_jax.parameters import path_name
 from palm_jax.run_directory import STATE, RunDirectory, find_checkpoint, steps_in
@@ -244,9 +244,9 @@ def restore_params(path: str | Path, fresh: Any, run: CheckpointMetadata, may_be
     metadata.check_vocabulary(run, checkpoint)
     may_be_new_path = re.compile('|'.join(may_be_new) or '(?!)').fullmatch
     keeps_head = metadata.labels == run.labels or not may_be_new_path('head/kernel')
-    folder = (checkpoint / STATE).absolute()
-    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    saved = _leaves(checkpointer.metadata(folder).item_metadata.tree)
+    handlers = {STATE: ocp.PyTreeCheckpointHandler(), metadata_folder(checkpoint).name: ocp.JsonCheckpointHandler()}
+    checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
+    saved = _leaves(checkpointer.metadata(checkpoint.absolute()).item_metadata[STATE])
     # A stacked leaf whose top layers alone were trained is saved in two parts, the frozen layers first.
     sources = {
         path: [f'{part}/{path}' for part in ('frozen', 'params') if f'{part}/{path}' in saved]
@@ -290,7 +290,7 @@ def restore_params(path: str | Path, fresh: Any, run: CheckpointMetadata, may_be
     args = ocp.args.PyTreeRestore(
         target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
     )
-    restored = _leaves(checkpointer.restore(folder, args=args))
+    restored = _leaves(checkpointer.restore(checkpoint.absolute(), args=ocp.args.Composite(**{STATE: args}))[STATE])
 
     def pick(key_path, leaf):
         parts = [restored[source] for source in sources[path_name(key_path)]]

@@ -1,6 +1,7 @@
 """What earlier code trained and exported (tests/goldens/runs) opens, answers as it did then, and continues."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -49,14 +50,15 @@ def test_the_interrupted_run_continues_with_its_command():
     'name',
     ['classifier', 'tagger', *(pytest.param(name, marks=pytest.mark.slow) for name in ('writer', 'regressor'))],
 )
-def test_a_run_continues_with_its_config(name, capsys):
+def test_a_run_continues_with_its_config(name, caplog):
+    caplog.set_level(logging.INFO)
     shutil.copytree(name, 'kept')
     try:
         assert_near(old_runs.continued(name), EXPECTED[f'{name}, continued'], 1e-4)
     finally:
         shutil.rmtree(name)
         shutil.move('kept', name)
-    assert 'continuing from step' in capsys.readouterr().out
+    assert 'continuing from step' in caplog.text
 
 
 def test_the_held_out_loss_is_the_one_that_the_run_reported():

@@ -6,6 +6,7 @@ What depends on a process (signals, kills, its environment, the order of its imp
 
 import contextlib
 import importlib
+import logging
 import os
 import signal
 import subprocess
@@ -28,6 +29,8 @@ def run_here(module, *arguments, cwd=ROOT):
     program = importlib.import_module(module)
     arguments = [str(argument) for argument in arguments]
     path, interrupt, unraisable = list(sys.path), signal.getsignal(signal.SIGINT), sys.unraisablehook
+    package = logging.getLogger('palm_jax')
+    level, propagate, handlers = package.level, package.propagate, list(package.handlers)
     try:
         with (
             tempfile.TemporaryFile('w+', encoding='utf-8') as output,
@@ -49,6 +52,8 @@ def run_here(module, *arguments, cwd=ROOT):
             )
     finally:
         sys.path[:], sys.unraisablehook = path, unraisable
+        package.setLevel(level)
+        package.propagate, package.handlers = propagate, handlers  # so that `caplog` sees the log again
         signal.signal(signal.SIGINT, interrupt)
 
 

@@ -1,6 +1,7 @@
 """Saving, restoring, starting from another run's parameters."""
 
 import dataclasses
+import logging
 
 import jax
 import numpy as np
@@ -113,3 +114,13 @@ def test_a_fingerprint_sees_every_change_and_no_layout(current):
         {'a': params['a'], 'b': {'c': -params['b']['c']}},
     ):
         assert fingerprint(other) != name
+
+
+@pytest.mark.parametrize('folder', ['metadata', 'about'])  # as it is called now, and as it was
+def test_parameters_are_read_without_a_warning(saved, current, caplog, folder):
+    checkpoint = saved / 'checkpoints' / '3'
+    (checkpoint / 'metadata').rename(checkpoint / folder)
+    for file in checkpoint.glob('checksums-*.json'):
+        file.unlink()
+    restore_params(checkpoint, fresh(current.params), METADATA)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

@@ -1,6 +1,7 @@
 """Several seeds: mean and spread of what the runs reached."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from palm_jax.errors import UserError
 from palm_jax.training import repeat
 
 
-def test_mean_and_spread_are_numpys(tmp_path, capsys):
+def test_mean_and_spread_are_numpys(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     values = {0: 0.5, 3: 0.75, 7: 0.625}
 
     def train(seed, directory):
@@ -23,7 +25,7 @@ def test_mean_and_spread_are_numpys(tmp_path, capsys):
     assert kept['seeds'] == [0, 3, 7] and list(kept['measures']) == ['accuracy', 'seconds']
     row, numbers = kept['measures']['accuracy'], np.array(list(values.values()))
     np.testing.assert_allclose(list(row.values()), [numbers.mean(), numbers.std(ddof=1), 0.5, 0.75])
-    assert 'accuracy' in capsys.readouterr().out
+    assert 'accuracy' in caplog.text
 
 
 def test_an_interrupted_run_ends_them_all(tmp_path):
