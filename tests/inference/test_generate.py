@@ -106,9 +106,7 @@ def test_a_prompt_without_room_is_refused(micro):
         Sampler()(model, params, Letters(), ['ABCDEFGHI'], 8)
     with pytest.raises(UserError, match='Prompt 2 has 9 tokens'):
         Sampler().generate(model, params, Letters(), [[0, 5], [0] * 9], 8)
-    with pytest.raises(
-        UserError, match=r'temperature is -1; it must be at least 0\.\n.*top_p is 0; it must be'
-    ):
+    with pytest.raises(UserError, match=r'temperature is -1; it must be at least 0\.\n.*top_p is 0; it must be'):
         Sampler(temperature=-1, top_p=0)
 
 
