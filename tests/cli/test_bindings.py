@@ -6,7 +6,7 @@ from palm_jax.cli import bindings
 from palm_jax.configuration import reference
 from palm_jax.configuration.statements import open_file, read_statements
 from palm_jax.errors import UserError
-from tests.configuration.test_load import ROOT
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,9 @@ import pytest
 from palm_jax.configuration import record, renames
 from palm_jax.configuration.load import load
 from palm_jax.errors import UserError
-from tests.support.paths import ROOT, TINY
+from tests.support.paths import ROOT
+
+TINY = 'gin/pretrain_tiny.gin'
 
 
 @pytest.fixture(autouse=True)
