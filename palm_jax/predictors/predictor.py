@@ -83,5 +83,9 @@ class Predictor(Protocol):
 
 
 def for_run(predictor: Predictor) -> Predictor:
-    """Return the predictor of a run: the function to whose parameter gin binds it."""
+    """Return the predictor of a run: the function to whose parameter gin binds it.
+
+    Args:
+      predictor: object that predicts with the model of a run and serves it.
+    """
     return predictor
