@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -29,11 +30,19 @@ import numpy as np
 import pytest
 
 from palm_jax.checkpoint_metadata import CheckpointMetadata
+from palm_jax.logs import show_logs
 from palm_jax.models.palm import Architecture, PaLM
 from tests.support.architectures import MICRO
 from tests.support.models import initial
 from tests.support.once import made_once
 from tests.support.paths import ROOT
+
+
+@pytest.fixture(scope='session', autouse=True)
+def logs_are_shown():
+    """The package's log is printed as the programs print it; `caplog` sees it, too."""
+    show_logs()
+    logging.getLogger('palm_jax').propagate = True
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from palm_jax.data.readers.bad_rows import BadRows
 from palm_jax.data.readers.files import glob_files
 from palm_jax.data.readers.tables import Row
 from palm_jax.errors import UserError
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def write(
@@ -47,7 +50,7 @@ def write(
     total = sum(1 for _ in rows())
     done = _resume(part, note, {**metadata, 'input': source, 'rows': total})
     if done:
-        print(f'resuming after row {done:,} of {part}')
+        _LOGGER.info('resuming after row %s of %s', f'{done:,}', part)
     num_bad = sum('error' in json.loads(line) for line in part.read_text().splitlines())
     with part.open('a') as file, tqdm(total=total, initial=done, unit=' rows') as progress:
         for first, batch in _batches(rows(), batch_size):

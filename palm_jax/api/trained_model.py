@@ -28,6 +28,7 @@ from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.generate import Completion, Decoder, Sampler
 from palm_jax.inference.scoring import Likelihood, likelihoods
+from palm_jax.logs import show_logs
 from palm_jax.parameters import merge_matching
 from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import AdaptedModel
@@ -59,6 +60,7 @@ def finetune(
     Raises:
       UserError: if the configuration or the table is invalid, or if a signal interrupted the run.
     """
+    show_logs()
     of_run = {'TRAIN_FILES': str(table), 'INITIAL_CHECKPOINT_PATH': str(base), 'MODEL_DIR': str(model_dir)}
     if training.train(gin_files, _as_gin(of_run | bindings), f'finetune(..., model_dir={str(model_dir)!r})'):
         raise UserError(f'The run was interrupted; its state is saved in {model_dir}. Call finetune again to continue.')

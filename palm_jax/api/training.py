@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from palm_jax.configuration import record
 from palm_jax.configuration.load import Configuration, load
 from palm_jax.training import distributed, loop, repeat
+
+_LOGGER = logging.getLogger(__name__)
 
 _ROOT = 'loop.train'
 
@@ -31,7 +34,7 @@ def build(gin_files: Sequence[str], bindings: Sequence[tuple[str, str]]) -> tupl
         arguments = configuration.build(_ROOT)
         if distributed.are_several():
             data = arguments['data']
-            print(f'data       {data.num_sequences:,} training sequences')
+            _LOGGER.info('data       %s training sequences', f'{data.num_sequences:,}')
             next(iter(data.validation(1)))
     return configuration, arguments
 

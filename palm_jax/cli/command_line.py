@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from palm_jax.cli.logs import show_logs
 from palm_jax.cli.malloc import restart_with_malloc_tunables
 from palm_jax.errors import UserError
+from palm_jax.logs import show_logs
 from palm_jax.run_directory import RunDirectory
 
 # A disk that is full, a folder that may not be written: no fault of the program.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 
 from palm_jax.data.readers import tables
@@ -12,6 +13,8 @@ from palm_jax.inference.decoding import START_ID
 from palm_jax.inference.generate import Completion, Decoder, encode_prompts
 from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.predictor import Model
+
+_LOGGER = logging.getLogger(__name__)
 
 # A chat as a model sees it that was trained on text alone; it continues after the last colon.
 _PLAIN_TURN, _PLAIN_STOP = '{role}: {content}\n', '\nuser:'
@@ -60,7 +63,7 @@ class LanguageModelPredictor(Generator):
         encoded = [self.prompt(model, prompt) for prompt in prompts]
         num_too_long = sum(len(ids) > room for ids in encoded)
         if num_too_long:
-            print(
+            _LOGGER.warning(
                 f'{num_too_long:,} of {len(prompts):,} prompts are longer than {room} tokens, which leaves room for '
                 f'the answer in a context of {length}: their beginnings are dropped. '
                 'Use fewer --shots or a smaller MAX_NEW_TOKENS.'

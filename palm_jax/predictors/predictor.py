@@ -86,6 +86,6 @@ def for_run(predictor: Predictor) -> Predictor:
     """Return the predictor of a run: the function to whose parameter gin binds it.
 
     Args:
-      predictor: kind of task: reads rows, predicts, makes JSON and names its endpoint.
+      predictor: object that predicts with the model of a run and serves it.
     """
     return predictor

@@ -7,7 +7,9 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
+from palm_jax.bounds import AtLeast, checked
 from palm_jax.checkpoint_metadata import BestScore, CheckpointMetadata
 from palm_jax.errors import UserError, closest
 from palm_jax.training.checkpoints import Checkpoints
@@ -16,6 +18,7 @@ from palm_jax.training.state import TrainState
 _SMALLER_IS_BETTER = re.compile(r'.*(loss|error|perplexity)')
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class BestMetric:
     """Which evaluation's checkpoint is kept and reported.
@@ -28,11 +31,7 @@ class BestMetric:
     """
 
     metric: str
-    patience: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.patience is not None and self.patience < 1:
-            raise UserError(f'PATIENCE is {self.patience}; it must be at least 1 evaluation, or None.')
+    patience: Annotated[int, AtLeast(1)] | None = None
 
     def is_better(self, value: float, than: float | None) -> bool:
         """Whether a value beats the best so far (None for the first); NaN beats nothing."""
@@ -41,7 +40,7 @@ class BestMetric:
         return value < than if _SMALLER_IS_BETTER.fullmatch(self.metric) else value > than
 
 
-def best_metric(metric: str | None = None, patience: int | None = None) -> BestMetric | None:
+def best_metric(metric: str | None = None, patience: Annotated[int, AtLeast(1)] | None = None) -> BestMetric | None:
     """Return a `BestMetric`, or None where no metric is named."""
     if metric is None:
         if patience is not None:

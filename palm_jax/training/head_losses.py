@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from palm_jax.errors import UserError
+from palm_jax.bounds import AtLeast, Rate, checked
 from palm_jax.models.model import Model
 from palm_jax.training.losses import LanguageModelLoss, features_of
 from palm_jax.training.metrics import Metrics, Ratio
@@ -31,6 +31,7 @@ def scores_of(
     )
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class ClassLoss:
     """Cross-entropy of one class among C, for texts ([B]) or tokens ([B, L]).
@@ -43,14 +44,8 @@ class ClassLoss:
         arXiv 1708.02002); 0 gives cross-entropy.
     """
 
-    label_smoothing: float = 0.0
-    focal_gamma: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f'ClassLoss.label_smoothing is {self.label_smoothing}; it must be in [0, 1).')
-        if self.focal_gamma < 0:
-            raise UserError(f'ClassLoss.focal_gamma is {self.focal_gamma}; it must not be negative.')
+    label_smoothing: Rate = 0.0
+    focal_gamma: Annotated[float, AtLeast(0)] = 0.0
 
     def __call__(
         self, model: Model, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None
@@ -98,12 +93,13 @@ class TokensAndLabelLoss:
     Attributes:
       tokens: loss of the tokens, which gives the metric `loss`.
       label: loss of the head's class, which gives the metrics `label_loss` and `label_accuracy`.
-      label_weight: weight of the loss of a sequence's class relative to the loss of one token.
+      label_weight: weight of the loss of a sequence's class relative to the loss of one token; BERT adds two
+        means, which is the number of masked tokens of a sequence.
     """
 
     tokens: LanguageModelLoss = LanguageModelLoss()
     label: ClassLoss = ClassLoss()
-    label_weight: float = 1.0
+    label_weight: float = 38.0
 
     def __call__(self, model, params, batch, dropout_rng=None):
         """Return the same as `LanguageModelLoss`; the batch also needs `labels` and `label_weights`."""

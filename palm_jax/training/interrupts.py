@@ -6,13 +6,15 @@ all processes agree on the step after which they save (`Checkpoints.preemption_a
 
 from __future__ import annotations
 
+import logging
 import signal
-import sys
 import threading
 from types import FrameType
 from typing import Self
 
 from palm_jax.training import distributed
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Interrupts:
@@ -50,4 +52,4 @@ class Interrupts:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
-        print(f'\n{self.received.name}: saving after this step; press Ctrl-C again to exit at once', file=sys.stderr)
+        _LOGGER.warning('\n%s: saving after this step; press Ctrl-C again to exit at once', self.received.name)

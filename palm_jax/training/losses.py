@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-from palm_jax.errors import UserError
+from palm_jax.bounds import AtLeast, checked
 from palm_jax.models.kernels.cross_entropy import softmax_cross_entropy
 from palm_jax.models.palm import PaLM
 from palm_jax.models.sharding import constrain
@@ -17,6 +17,7 @@ from palm_jax.training.metrics import Metrics, Ratio
 __all__ = ['LanguageModelLoss', 'features_of', 'softmax_cross_entropy']
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class LanguageModelLoss:
     """−log p(target) + z_loss · log² Z, the weighted sum over all targets.
@@ -33,14 +34,9 @@ class LanguageModelLoss:
         text, denoising) and chunks are shorter than rows.
     """
 
-    z_loss: float = 1e-4
-    chunk_length: int = 128
+    z_loss: Annotated[float, AtLeast(0)] = 1e-4
+    chunk_length: Annotated[int, AtLeast(0)] = 128
     skip_unweighted: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ('z_loss', 'chunk_length'):
-            if not 0 <= getattr(self, name) < float('inf'):
-                raise UserError(f'LanguageModelLoss.{name} is {getattr(self, name)}; it must not be negative.')
 
     def __call__(
         self, model: PaLM, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from typing import Annotated
 
-from palm_jax.errors import UserError
+from palm_jax.bounds import AtLeast, checked
+
+Count = Annotated[int, AtLeast(1)]
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Periods:
     """How often things happen, in steps.
@@ -21,18 +25,12 @@ class Periods:
       keep_every: checkpoints whose step this divides are kept besides; None keeps no others.
     """
 
-    log: int = 10
-    evaluate: int = 500
-    checkpoint: int = 500
-    evaluate_batches: int = 16
-    keep: int = 2
-    keep_every: int | None = None
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value is not None and value < 1:
-                raise UserError(f'loop.Periods.{field.name} is {value}; it must be at least 1.')
+    log: Count = 10
+    evaluate: Count = 1000
+    checkpoint: Count = 1000
+    evaluate_batches: Count = 16
+    keep: Count = 2
+    keep_every: Count | None = None
 
     def any_is_due(self, step: int) -> bool:
         """Whether something is logged, evaluated or saved after `step` steps."""

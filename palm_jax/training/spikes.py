@@ -13,8 +13,9 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from palm_jax.bounds import AtLeast, checked
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
 from palm_jax.training import metrics as metrics_lib
@@ -24,6 +25,7 @@ from palm_jax.training.metrics import Metrics
 _ROBUST = 1.4826  # standard deviation over median absolute deviation, of a normal distribution
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class SpikeRule:
     """When a loss or a gradient norm is a spike, and which batches are skipped then.
@@ -39,17 +41,12 @@ class SpikeRule:
       max_rollbacks: number of rollbacks in a run; one more ends it.
     """
 
-    window: int = 100
+    window: Annotated[int, AtLeast(2)] = 100
     loss_threshold: float | None = 10.0
     gradient_threshold: float | None = 50.0
-    rewind_steps: int = 100
-    skip_steps_after: int = 100
-    max_rollbacks: int = 5
-
-    def __post_init__(self) -> None:
-        for name, least in (('window', 2), ('rewind_steps', 1), ('skip_steps_after', 0), ('max_rollbacks', 1)):
-            if getattr(self, name) < least:
-                raise UserError(f'spikes.SpikeRule.{name} is {getattr(self, name)}; it must be at least {least}.')
+    rewind_steps: Annotated[int, AtLeast(1)] = 100
+    skip_steps_after: Annotated[int, AtLeast(0)] = 100
+    max_rollbacks: Annotated[int, AtLeast(1)] = 5
 
 
 class Spike(NamedTuple):

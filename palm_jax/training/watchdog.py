@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import collections
 import faulthandler
+import logging
 import statistics
 import sys
 import threading
 import time
 from typing import Self
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Watchdog:
@@ -57,10 +60,8 @@ class Watchdog:
             waited = time.monotonic() - self._last
             if self._is_watching and self._steps and waited > self.limit and reported != self._number:
                 reported, usual = self._number, statistics.median(self._steps)
-                print(
+                _LOGGER.warning(
                     f'\nstep {reported + 1:,} has taken {waited:.0f} s, but usually takes {usual:.2g} s. '
-                    'Stacks of all threads:',
-                    file=sys.stderr,
-                    flush=True,
+                    'Stacks of all threads:'
                 )
                 faulthandler.dump_traceback(sys.stderr.fileno(), all_threads=True)

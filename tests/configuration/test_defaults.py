@@ -4,6 +4,8 @@ from palm_jax.configuration import reference
 from palm_jax.configuration.compose import render
 from palm_jax.configuration.statements import Macro, Reference, held, open_file, read_statements
 
+# Prompts are Python code because the part's text is; a reporter in Python draws no samples without prompts.
+DIFFERENT = {'language_model.TextReporter.prompts'}
 PARTS = [path for path in reference.package_files() if path.parent.name != 'gin']
 
 
@@ -32,7 +34,8 @@ def test_python_and_gin_have_the_same_defaults():
     disagree = [
         f'{part}: {parameter} is {render(value)}, but {defaults[parameter]} in Python'
         for part, parameter, value in knobs()
-        if defaults[parameter] not in (None, render(value), render(tuple(value)) if isinstance(value, list) else None)
+        if parameter not in DIFFERENT
+        and defaults[parameter] not in (None, render(value), render(tuple(value)) if isinstance(value, list) else None)
     ]
     assert not disagree, '\n'.join(disagree)
 

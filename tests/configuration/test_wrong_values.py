@@ -74,7 +74,7 @@ def test_no_value_of_any_recipe_does(recipe, tmp_path, monkeypatch):
         ('OPTIMIZER', 'None', 'must be Optimizer, but it is None'),
         ('MESH_MODEL', '0', 'does not fit'),
         ('SEED', '-1', 'SEED is -1; it must be at least 0'),
-        ('Z_LOSS', '-1', 'z_loss is -1; it must not be negative'),
+        ('Z_LOSS', '-1', 'Z_LOSS is -1; it must be at least 0 .losses.LanguageModelLoss.z_loss'),
     ],
 )
 def test_it_says_what_would_do(name, value, message, tmp_path):

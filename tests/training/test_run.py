@@ -13,5 +13,5 @@ def test_something_is_due_when_any_period_divides_the_step():
 
 @pytest.mark.parametrize('name', ['log', 'evaluate', 'checkpoint', 'evaluate_batches', 'keep', 'keep_every'])
 def test_a_period_below_one_is_refused_by_name(name):
-    with pytest.raises(UserError, match=f'loop.Periods.{name} is 0; it must be at least 1'):
+    with pytest.raises(UserError, match=f'run.Periods.{name} is 0; it must be at least 1'):
         Periods(**{name: 0})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.data.supervised.packing import packed
 from palm_jax.data.vocabulary.vocabularies import EOS_ID
 from palm_jax.errors import UserError
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,15 +127,14 @@ class TextToText(InMemoryData):
             rows += sequences
             num_truncated += was_truncated
         if num_truncated:
-            print(
+            _LOGGER.warning(
                 f'{num_truncated:,} of {len(conversations):,} {split} examples are longer than {self.input_length} + '
                 f'{self.target_length} tokens and are truncated; --gin.TASK_FEATURE_LENGTHS='
-                "\"{'inputs': ..., 'targets': ...}\" takes more.",
-                flush=True,
+                "\"{'inputs': ..., 'targets': ...}\" takes more."
             )
         groups = packed([len(ids) for ids, _ in rows], self.length) if self._pack else [[i] for i in range(len(rows))]
         if split == 'train' and self._pack:
-            print(f'{len(rows):,} examples in {len(groups):,} rows of {self.length} tokens', flush=True)
+            _LOGGER.info('%s examples in %s rows of %d tokens', f'{len(rows):,}', f'{len(groups):,}', self.length)
         names = ('input_tokens', 'target_tokens', 'loss_weights', 'causal_attention', 'segment_ids', 'positions')
         features = {name: np.zeros((len(groups), self.length), np.int32) for name in names}
         for row, group in enumerate(groups):

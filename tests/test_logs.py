@@ -3,9 +3,9 @@
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
+
 PROGRAM = """
     import logging
     from palm_jax.cli import command_line

@@ -7,12 +7,16 @@ import sys
 
 
 def show_logs() -> None:
-    """Prints the package's log as plain text, warnings on stderr and the rest on stdout, and hides known noise.
+    """Print the package's log as plain text, warnings on stderr and the rest on stdout, and hide known noise.
+
+    A program that has configured the `palm_jax` logger itself keeps its own handlers.
 
     Orbax logs errors of its threads with their stacks although it raises them again where a save is awaited, and
     asyncio reports writes that TensorStore abandoned after a failure.
     """
     package = logging.getLogger('palm_jax')
+    if package.handlers:
+        return
     package.setLevel(logging.INFO)
     package.propagate = False
     package.handlers = [_Terminal()]
