@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from palm_jax.inference.quantization import dequantize, quantize
 from palm_jax.inference.sampling import SamplingParams, choose
 from palm_jax.parameters import path_name
+from palm_jax.special_ids import BOS_ID, EOS_ID
 
-START_ID, EOS_ID = 0, 1
+START_ID = BOS_ID  # the former name
 Weights = Literal['stored', 'int8']
 
 

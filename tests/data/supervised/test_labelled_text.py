@@ -107,16 +107,16 @@ def test_labels_and_numbers(tmp_path):
 
 BAD = {
     'missing.csv': (None, 'no such file'),
-    'empty.csv': ('', 'there is not one row'),
-    'header_only.csv': ('text,label\n', 'there is not one row'),
+    'empty.csv': ('', 'the file contains no rows'),
+    'header_only.csv': ('text,label\n', 'the file contains no rows'),
     'other.csv': ('txt,label\na,b\n', r"line 2: no column 'text'. Did you mean txt\? .*TEXT_COLUMN"),
     'ragged.csv': ('text,label\na,b\nc,d,e\n', r'line 3: 3 values, but the header has 2 columns \(text, label\)'),
     'quote.csv': ('text,label\n"a" b,c\n', 'line 2'),
     'no_label.csv': ('text,label\na,x\nb,\n', "line 3: the column 'label' is empty"),
     'one_class.csv': ('text,label\n' + ''.join(f'{i},x\n' for i in range(50)), "every label is 'x'"),
-    'nul.csv': ('text,label\na\0,x\n', 'line 2: a NUL byte'),
+    'nul.csv': ('text,label\na\0,x\n', 'line 2: contains a NUL byte'),
     'latin.csv': (b'text,label\na,x\nb\xe9,y\n', 'line 3: byte 0xe9 is not UTF-8'),
-    'broken.jsonl': ('{"text": "a", "label": "x"}\n{"text": \n', 'line 2, column .*no JSON'),
+    'broken.jsonl': ('{"text": "a", "label": "x"}\n{"text": \n', 'line 2, column .*invalid JSON'),
     'list.jsonl': ('[1]\n', 'line 1: expected an object'),
     'table.xlsx': ('', 'a table is one of .csv, .tsv, .txt, .jsonl, .json'),
 }

@@ -73,7 +73,7 @@ def test_characters_without_blanks(tmp_path):
     ('text', 'message'),
     [
         ('Ann B-PER\nlives\n', r'bad.conll, line 2: 1 column\(s\)'),
-        ('Ann PER\n', "line 1: 'PER' in 'Ann PER' is no tag"),
+        ('Ann PER\n', "line 1: 'PER' in 'Ann PER' is not a tag"),
         ('\n\n', 'not one sentence'),
         ('a O\n', 'every tag is O'),
     ],
