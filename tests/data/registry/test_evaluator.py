@@ -42,7 +42,7 @@ def task(request):
 
 @pytest.mark.parametrize('task', [broken], indirect=True)
 def test_a_metric_that_fails_is_named_with_what_it_said(task):
-    with pytest.raises(UserError, match="A metric of task 'numbers_broken' ended with ZeroDivisionError"):
+    with pytest.raises(UserError, match="A metric of task 'numbers_broken' failed with ZeroDivisionError"):
         evaluator.evaluate(task, 'validation', Bytes(), lambda prompts: WRITTEN, lambda pairs: [])
 
 

@@ -195,7 +195,7 @@ def test_an_unknown_task_or_split_is_said(small):
         list(tasks.rows('cldr_languages', 'dev'))
     with pytest.raises(UserError, match="'python_stdlib' has no inputs; it has targets"):
         list(tasks.rows('python_stdlib', 'train'))
-    with pytest.raises(UserError, match=r'has inputs to answer.*registered_text_to_text\.gin'):
+    with pytest.raises(UserError, match=r'has inputs, but .*registered_text_to_text\.gin'):
         next(tasks.token_examples('test_labels', 'train', Bytes()))
 
 
@@ -212,9 +212,9 @@ def test_few_shots_are_solved_examples_between_blank_lines(small):
             text, label = shot.rsplit('\n', 1)
             assert train[text] == label
     assert solved[0]['inputs'] != solved[1]['inputs'] and seqio_chains.few_shot('test_labels', 3) == name
-    with pytest.raises(UserError, match='no split `train` with text of inputs'):
+    with pytest.raises(UserError, match='no split `train` with text `inputs`'):
         seqio_chains.few_shot('python_stdlib', 2)
-    with pytest.raises(UserError, match=f'has {len(train)} training examples; 1000 before a question'):
+    with pytest.raises(UserError, match=f'has {len(train)} training examples; 1000 examples before a question'):
         seqio_chains.few_shot('test_labels', 1000)
 
 
@@ -225,7 +225,7 @@ def test_a_registered_task_is_a_table_for_every_head(small):
     path = task_tables.table('test_tags', 'validation', 'conll')
     sentences = TaggedTable(path, path).examples('train')
     assert [' '.join(s.words) for s in sentences] == [row['inputs'] for row in tasks.rows('test_tags', 'validation')]
-    with pytest.raises(UserError, match='no tagging task'):
+    with pytest.raises(UserError, match='not a tagging task'):
         task_tables.table('test_labels', 'train', 'conll')
 
 
