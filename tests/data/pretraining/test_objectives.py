@@ -11,8 +11,8 @@ from palm_jax.data.pretraining.dataset import LanguageModelData
 from palm_jax.data.pretraining.objectives import CausalLM, MaskedLM, NextSentence, PrefixLM, SpanCorruption
 from palm_jax.data.vocabulary import vocabularies
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
-from palm_jax.data.vocabulary.vocabularies import EOS_ID
 from palm_jax.errors import UserError
+from palm_jax.special_ids import EOS_ID
 
 L = 128
 VOCABULARY = ExtendedVocabulary(vocabularies.Bytes(), extra_ids=70)
@@ -192,7 +192,7 @@ def test_next_sentence_pairs_follow_or_do_not():
 
 def test_what_the_text_does_not_hold_is_refused_plainly():
     few = ExtendedVocabulary(vocabularies.Bytes(), 8)
-    with pytest.raises(UserError, match=r'EXTRA_IDS = 8 holds 2\. Bind at least --gin\.EXTRA_IDS=12'):
+    with pytest.raises(UserError, match=r'EXTRA_IDS = 8 provides 2\. Bind at least --gin\.EXTRA_IDS=12'):
         SpanCorruption().raw_length(L, few)
     with pytest.raises(UserError, match='EXTRA_IDS=128'):
         MaskedLM().raw_length(L, ExtendedVocabulary(vocabularies.Bytes()))
