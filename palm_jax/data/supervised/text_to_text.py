@@ -12,7 +12,7 @@ import numpy as np
 from palm_jax.data.supervised.conversations import Conversation, Source, Turn
 from palm_jax.data.supervised.examples import Batch
 from palm_jax.data.supervised.in_memory import InMemoryData
-from palm_jax.data.supervised.packing import pack
+from palm_jax.data.supervised.packing import packed
 from palm_jax.data.vocabulary.vocabularies import EOS_ID
 from palm_jax.errors import UserError
 
@@ -132,7 +132,7 @@ class TextToText(InMemoryData):
                 f'{self.target_length} tokens and are truncated; --gin.TASK_FEATURE_LENGTHS='
                 "\"{'inputs': ..., 'targets': ...}\" takes more."
             )
-        groups = pack([len(ids) for ids, _ in rows], self.length) if self._pack else [[i] for i in range(len(rows))]
+        groups = packed([len(ids) for ids, _ in rows], self.length) if self._pack else [[i] for i in range(len(rows))]
         if split == 'train' and self._pack:
             _LOGGER.info('%s examples in %s rows of %d tokens', f'{len(rows):,}', f'{len(groups):,}', self.length)
         names = ('input_tokens', 'target_tokens', 'loss_weights', 'causal_attention', 'segment_ids', 'positions')
