@@ -215,7 +215,7 @@ class Compiled:
         lines += [
             f'memory     {used / 2**30:.2f} of {self.chip.memory / 2**30:.0f} GiB per device ({parts}): '
             f'{"fits" if self.fits else "does not fit"}',
-            f'FLOPs      {self.counted_flops:.4g} per step in matrix products, full attention, {share:.1%} of the formula',
+            f'FLOPs      {self.counted_flops:.4g} per step in matrix products, {share:.1%} of the formula',
             'collectives per step and device',
         ]
         ordered = sorted(self.collectives.items(), key=lambda item: -item[1][0] * item[1][1])
