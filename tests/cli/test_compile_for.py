@@ -1,4 +1,4 @@
-"""A step compiled for TPUs that are not here: it fits, its FLOPs are the paper's, its collectives are counted."""
+"""Steps compiled for TPUs that are not attached: they fit, their FLOPs are the paper's, collectives are counted."""
 
 import re
 import shlex
@@ -31,7 +31,7 @@ def compiled(*arguments):
 
 @pytest.fixture(scope='module')
 def compiler():
-    """The TPU's, got by the command that the tool names where it is missing."""
+    """Install the TPU compiler, if it is missing, with the command that the program prints."""
     asked = compiled('--topology=v5e:2x2', '--gin_file=gin/pretrain_tiny.gin', '--gin.VOCABULARY=bytes')
     if asked.returncode:
         command = re.search(r'^  (.* pip install .*)$', asked.stderr, re.MULTILINE)

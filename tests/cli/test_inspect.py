@@ -1,4 +1,4 @@
-"""What a task feeds to the model is shown as it is."""
+"""Examples and statistics of a task as the model sees them."""
 
 import re
 

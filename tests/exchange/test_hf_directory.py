@@ -1,4 +1,4 @@
-"""To Transformers and back: the same logits, the same text, the same ids; what does not fit, as a table."""
+"""Export to Transformers and import: the same logits, text and ids; mismatches are reported as a table."""
 
 import dataclasses
 import json

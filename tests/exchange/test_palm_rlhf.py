@@ -1,4 +1,4 @@
-"""Weights of PaLM-rlhf-pytorch compute here what its own package computes."""
+"""Imported weights of PaLM-rlhf-pytorch give the logits of its own package."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_logits_are_those_of_the_package(tokenizer, tmp_path):
 
 @torch.no_grad()
 def test_older_versions(tokenizer, tmp_path):
-    """Norms that are stored with their unit, none before the logits, no buffers."""
+    """Norms stored with their unit offset, no norm before the logits, no buffers."""
     model = theirs()
     weights = {}
     for name, value in model.state_dict().items():

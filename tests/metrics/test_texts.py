@@ -1,4 +1,4 @@
-"""Written text: sacrebleu's and rouge_score's own numbers, SQuAD's by hand."""
+"""Metrics of generated text: the numbers of sacrebleu and rouge_score, SQuAD's by hand."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Batches are a function of seed and number; every token is seen; own files work."""
+"""Batches are a function of seed and number; every token is used; text files and mixtures work."""
 
 import contextlib
 import functools
@@ -179,7 +179,7 @@ def mixture(task, length=16, **changes):
 
 @pytest.fixture
 def letters(tmp_path):
-    """A folder of 40 texts of a's, and a table of 10 of b's."""
+    """Return a folder of 40 texts of a's, and a table of 10 of b's."""
     (tmp_path / 'a').mkdir()
     for i in range(40):
         (tmp_path / 'a' / f'{i}.txt').write_text('a' * (495 + i % 9))

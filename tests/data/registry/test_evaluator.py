@@ -1,4 +1,4 @@
-"""seqio's Evaluator over texts that a model writes."""
+"""seqio's Evaluator with a text-to-text model."""
 
 import numpy as np
 import pytest

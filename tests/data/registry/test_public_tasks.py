@@ -1,4 +1,4 @@
-"""Registered tasks: every one on data made for the test, the formats that T5's paper shows, few shots, tables."""
+"""Registered tasks: each on data made for the test, the formats of T5's paper, few-shot tasks, tables."""
 
 import json
 
@@ -28,7 +28,7 @@ SUPER_GLUE = ('boolq', 'cb', 'copa', 'multirc', 'record', 'rte', 'wic', 'wsc', '
 
 
 def prepared(name):
-    """A task as if TFDS had its data: without, it knows no splits."""
+    """Return a task as if TFDS had its data; without, it has no splits."""
     task = seqio.TaskRegistry.get(name)
     known = [
         tfds_splits.SplitInfo(name=split, shard_lengths=[200], num_bytes=0, filename_template=None) for split in SPLITS
@@ -38,7 +38,7 @@ def prepared(name):
 
 
 def rows(name, split, examples=None):
-    """The first rows of a task on random data, or on given examples."""
+    """Return the first rows of a task on random data, or on given examples."""
     given = None if examples is None else lambda self, **_: tf.data.Dataset.from_tensor_slices(examples)
     task = prepared(name)
     features = tuple(f for f in ('inputs', 'targets') if f in task.output_features)
@@ -175,7 +175,7 @@ def test_what_cannot_be_downloaded_is_said(monkeypatch):
 
 @pytest.fixture(scope='module')
 def small():
-    """Two tasks: labels of texts, tags of words."""
+    """Register two tasks: labels of texts, and tags of words."""
 
     def labels(split):
         return ({'inputs': f'text {split} {i}', 'targets': 'abc'[i % 3]} for i in range(60))

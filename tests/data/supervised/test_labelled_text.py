@@ -1,4 +1,4 @@
-"""Tables of labelled text: what becomes of a row, and what is said of a bad one."""
+"""Tables of labelled text: features of a row, and messages about bad ones."""
 
 import json
 

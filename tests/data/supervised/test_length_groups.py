@@ -1,4 +1,4 @@
-"""Batches of texts of like length: the same examples, less padding."""
+"""Batches of texts of similar length: the same examples, less padding."""
 
 import jax
 import numpy as np

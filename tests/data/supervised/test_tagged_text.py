@@ -1,4 +1,4 @@
-"""CoNLL's columns and their batches: a tag at every word's last token."""
+"""CoNLL tables and their batches: one tag at the last token of every word."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Pairs, questions and dialogues as batches: the loss on what is learned, and only there."""
+"""Batches of pairs, questions and conversations: the loss counts the targets, and only them."""
 
 import json
 
@@ -15,7 +15,7 @@ from palm_jax.training.losses import LanguageModelLoss
 
 
 def learned(data, row):
-    """The text that a row's loss counts."""
+    """Return the text that the loss counts in a row."""
     return data.vocabulary.decode(row['decoder_target_tokens'][row['decoder_loss_weights'] > 0])
 
 

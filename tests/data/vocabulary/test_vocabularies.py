@@ -1,4 +1,4 @@
-"""Vocabularies: lossless on anything, PaLM's settings, refusals."""
+"""Vocabularies: lossless round trips, PaLM's settings, errors."""
 
 import pytest
 
