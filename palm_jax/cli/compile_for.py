@@ -119,9 +119,8 @@ def _find_compiler() -> None:
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
     os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-8')
     os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
-    os.environ.setdefault(
-        'ALLOW_MULTIPLE_LIBTPU_LOAD', '1'
-    )  # it uses no chip, so other processes may compile at the same time
+    # It uses no chip, so other processes may compile at the same time.
+    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
     if 'TPU_LIBRARY_PATH' in os.environ:
         return
     separate, installed = cache_dir() / 'libtpu', importlib.util.find_spec('libtpu')

@@ -51,9 +51,9 @@ class _Source:
     @functools.cached_property
     def cache_key(self) -> str:
         """A key that changes when the text does."""
-        return (
-            '' if self.files is not None else cache_keys.task_cache_key(self.name)
-        )  # the title of files contains theirs
+        if self.files is not None:
+            return ''  # the title of files contains theirs
+        return cache_keys.task_cache_key(self.name)
 
 
 class Corpus:

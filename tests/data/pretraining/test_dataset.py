@@ -214,7 +214,7 @@ def test_own_files_and_registered_tasks_are_mixed(letters):
     'task, changes, message',
     [
         ({}, {}, 'at least one part'),
-        (['x/', 'x/'], {}, 'each once'),
+        (['x/', 'x/'], {}, 'each part once'),
         ({'x/': 0}, {}, "the rate of 'x/' is 0"),
         ({'x/': 'much'}, {}, "the rate of 'x/' is 'much'"),
         ({3: 1}, {}, '3 is not the name'),
