@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy import stats
@@ -97,7 +98,7 @@ def report(names: Sequence[str], comparison: Comparison) -> str:
 
 def read(model_dir: str) -> list[dict]:
     """Return the predictions of a run."""
-    path = RunDirectory(model_dir).predictions
+    path = RunDirectory(Path(model_dir)).predictions
     if not path.is_file():
         raise UserError(f'{path} does not exist; name the MODEL_DIR of a finished fine-tuning run.')
     return [json.loads(line) for line in path.read_text().splitlines()]

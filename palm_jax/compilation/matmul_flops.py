@@ -21,7 +21,7 @@ def matmul_flops(model: Model, length: int) -> float:
     Attention counts in full, as in the formula; the embedding lookup does not count.
     """
     arch = dataclasses.replace(model.arch, remat='none', attention='xla', dtype='float32', unroll_layers=1)
-    plain = dataclasses.replace(model, arch=arch, head=None)
+    plain = model.clone(arch=arch, head=None)
     tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
     params = unbox(jax.eval_shape(functools.partial(init_params, plain), jax.random.key(0)))
     traced = jax.make_jaxpr(lambda params, tokens: plain.apply({'params': params}, tokens))(params, tokens)

@@ -19,9 +19,8 @@ import jax.numpy as jnp
 from palm_jax.inference.quantization import dequantize, quantize
 from palm_jax.inference.sampling import SamplingParams, choose
 from palm_jax.parameters import path_name
-from palm_jax.special_ids import BOS_ID, EOS_ID
+from palm_jax.special_ids import EOS_ID
 
-START_ID = BOS_ID  # the former name
 Weights = Literal['stored', 'int8']
 
 

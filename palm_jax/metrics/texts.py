@@ -104,6 +104,3 @@ def compute(names: Sequence[str], texts: Texts, references: References, tokenize
         METRICS, bleu=functools.partial(bleu, tokenizer=tokenizer)
     )
     return {key: of_rows for name in names for key, of_rows in functions[name](texts, references).items()}
-
-
-MEASURES, measure = METRICS, compute  # the former names

@@ -29,6 +29,3 @@ def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
             remaining -= lengths[number]
         bisect.insort(room, (remaining, row))
     return sorted(sorted(row) for row in rows)
-
-
-packed = pack  # the former name

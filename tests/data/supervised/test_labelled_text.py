@@ -62,14 +62,14 @@ def test_validation_counts_every_example_once(csv):
     assert {len(b['labels']) for b in batches} == {4}
 
 
-def test_pairs_have_two_ends_and_the_longer_text_is_cut(csv, capsys):
+def test_pairs_have_two_ends_and_the_longer_text_is_cut(csv, caplog):
     data = make(LabelledTable(csv), length=12)
     ids, was_cut = data.tokens('abcdefghij', 'xyz')
     assert was_cut and len(ids) == 12 and ids.count(1) == 2
     assert data.vocabulary.decode(ids[1 : ids.index(1)]) == 'abcdef'
     assert data.tokens('ab', 'xy')[1] is False
     data.batch(0, 1)
-    assert 'are longer than 12 tokens and are truncated' in capsys.readouterr().out
+    assert 'are longer than 12 tokens and are truncated' in caplog.text
 
 
 def test_balanced_weights_are_scikit_learns(csv):

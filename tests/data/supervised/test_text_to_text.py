@@ -58,12 +58,12 @@ def test_prompts_are_what_training_reads_and_equal_ones_share_their_references(p
     assert prompts['say: cold'].ids == (0, *data.vocabulary.encode('say: cold'), 1)
 
 
-def test_what_is_too_long_is_cut_where_it_says(pairs, capsys):
+def test_what_is_too_long_is_cut_where_it_says(pairs, caplog):
     data = TextToText(pairs, {'inputs': 7, 'targets': 5}, 'bytes')
     for row in rows(data):
         assert learned(data, row) in ('It i', 'So h')
         assert data.vocabulary.decode(row['decoder_target_tokens']).startswith('say: ')
-    assert '3 of 3 train examples are longer than 7 + 5 tokens' in capsys.readouterr().out
+    assert '3 of 3 train examples are longer than 7 + 5 tokens' in caplog.text
     assert all(len(prompt.ids) <= 7 for prompt in data.prompts())
 
 
@@ -151,14 +151,15 @@ def test_lengths_are_for_both_sides(pairs):
 
 
 @pytest.mark.parametrize('bidirectional', [False, True])
-def test_packed_examples_are_learned_as_if_they_were_alone(tmp_path, micro, bidirectional, capsys):
+def test_packed_examples_are_learned_as_if_they_were_alone(tmp_path, micro, bidirectional, caplog):
+    caplog.set_level('INFO')
     path = tmp_path / 'pairs.csv'
     path.write_text('input,target\n' + ''.join(f'{"q" * (1 + i % 5)},{"a" * (1 + i % 3)}\n' for i in range(23)))
     table = PairTable(str(path), str(path))
     made = [TextToText(table, {'inputs': 12, 'targets': 12}, 'bytes', bidirectional, pack) for pack in (False, True)]
     alone, together = (data.encode('train') for data in made)
     assert len(together['decoder_segment_ids']) < len(alone['decoder_loss_weights']) / 2
-    assert f'23 examples in {len(together["decoder_segment_ids"])} rows' in capsys.readouterr().out
+    assert f'23 examples in {len(together["decoder_segment_ids"])} rows' in caplog.text
     tokens = [np.mean(features['decoder_target_tokens'] != 0) for features in (alone, together)]
     assert tokens[0] < 0.5 < 0.8 < tokens[1]
     model, params = micro(vocab_size=260)
