@@ -74,7 +74,7 @@ def test_characters_without_blanks(tmp_path):
     [
         ('Ann B-PER\nlives\n', r'bad.conll, line 2: 1 column\(s\)'),
         ('Ann PER\n', "line 1: 'PER' in 'Ann PER' is not a tag"),
-        ('\n\n', 'not one sentence'),
+        ('\n\n', 'the files contain no sentences'),
         ('a O\n', 'every tag is O'),
     ],
 )

@@ -127,7 +127,7 @@ def test_parts_of_a_json_file(tmp_path):
     read = tables.read(f'{tmp_path}/parts.json#*train', columns, 'TRAIN_FILES')
     assert [row.values for row in read] == [{'0': 'a', '1': 'x'}, {'0': 'b', '1': 'y'}]
     mistakes = {
-        '#dev': "nothing in it is called 'dev'.*There are: train, oos_train, val",
+        '#dev': "no list called 'dev'.*Its lists: train, oos_train, val",
         '#val': "item 1: no column 'text'.*There are: 0, 1",
         '': 'Name the part of it: .*parts.json#train',
     }
