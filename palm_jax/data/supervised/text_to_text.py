@@ -20,7 +20,6 @@ from palm_jax.special_ids import BOS_ID, EOS_ID
 _LOGGER = logging.getLogger(__name__)
 
 
-
 @dataclasses.dataclass(frozen=True)
 class EvalPrompt:
     """The turns before a held-out target.

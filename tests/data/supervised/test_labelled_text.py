@@ -118,7 +118,7 @@ BAD = {
     'latin.csv': (b'text,label\na,x\nb\xe9,y\n', 'line 3: byte 0xe9 is not UTF-8'),
     'broken.jsonl': ('{"text": "a", "label": "x"}\n{"text": \n', 'line 2, column .*invalid JSON'),
     'list.jsonl': ('[1]\n', 'line 1: expected an object'),
-    'table.xlsx': ('', ''.xlsx' is not a table format. Formats: .csv, .tsv, .txt, .jsonl, .json'),
+    'table.xlsx': ('', "'.xlsx' is not a table format. Formats: .csv, .tsv, .txt, .jsonl, .json"),
 }
 
 
