@@ -77,7 +77,7 @@ def test_drawn_rows_come_as_often_as_they_are_drawn(features):
 def test_a_batch_of_two_groups_is_refused(features):
     with pytest.raises(UserError, match='GROUP_BY_LENGTH = 4: examples 0 to 6 of a batch are in two groups'):
         grouped(features).batch(0, 6)
-    with pytest.raises(UserError, match='GROUP_BY_LENGTH is 0; it is the batch size'):
+    with pytest.raises(UserError, match='GROUP_BY_LENGTH is 0; it must be the batch size'):
         grouped(features, group=0)
 
 

@@ -128,7 +128,7 @@ def test_parts_of_a_json_file(tmp_path):
     assert [row.values for row in read] == [{'0': 'a', '1': 'x'}, {'0': 'b', '1': 'y'}]
     mistakes = {
         '#dev': "no list called 'dev'.*Its lists: train, oos_train, val",
-        '#val': "item 1: no column 'text'.*There are: 0, 1",
+        '#val': "item 1: no column 'text'.*Columns: 0, 1",
         '': 'Name the part of it: .*parts.json#train',
     }
     for part, message in mistakes.items():
