@@ -1,4 +1,4 @@
-"""Parameter trees and their paths, as users write them: `stack/attn/qkv/q`."""
+"""Parameter trees and the paths of their leaves: `stack/attn/qkv/q`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from palm_jax.errors import UserError
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """A leaf's path from jax's key path, the same whether the leaf is boxed with its axes or not."""
+    """Return the path of a leaf from its key path in JAX; the same for leaves boxed with their axes."""
     return '/'.join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
 def path_mask(patterns: Iterable[str], params: Any, binding: str) -> Any:
-    """A tree of bools: does one of the patterns match the whole path?
+    """Return a tree of bools: whether one of the patterns matches the whole path of the leaf.
 
     Args:
       patterns: regular expressions.
-      params: a tree of parameters.
-      binding: where the patterns come from, for the message.
+      params: tree of parameters.
+      binding: name of the setting with the patterns, for messages.
 
     Raises:
-      UserError: a pattern that matches no parameter, with the paths that exist, or that is no
-        regular expression.
+      UserError: if a pattern matches no parameter (the message lists the paths), or is not a regular expression.
     """
     paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     patterns = tuple(patterns)
@@ -34,7 +33,7 @@ def path_mask(patterns: Iterable[str], params: Any, binding: str) -> Any:
         try:
             found = any(re.fullmatch(pattern, path) for path in paths)
         except re.error as error:
-            raise UserError(f'{binding}: {pattern!r} is no regular expression ({error}).') from None
+            raise UserError(f'{binding}: {pattern!r} is not a regular expression ({error}).') from None
         if not found:
             listing = '\n  '.join(dict.fromkeys(paths))
             raise UserError(f'{binding}: {pattern!r} matches no parameter. Known paths:\n  {listing}')
@@ -44,10 +43,10 @@ def path_mask(patterns: Iterable[str], params: Any, binding: str) -> Any:
 
 
 def merge_matching(params: Any, others: Any) -> Any:
-    """A tree whose leaves are those of `others` where it has one of the same path and shape."""
+    """Return `params` with the leaves of `others` wherever it has one of the same path and shape."""
     theirs = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(others)}
 
-    def pick(path, leaf):
+    def pick(path: tuple[Any, ...], leaf: Any) -> Any:
         other = theirs.get(path_name(path), leaf)
         return other if other.shape == leaf.shape else leaf
 

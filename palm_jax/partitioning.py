@@ -1,9 +1,8 @@
-"""The mesh, what each logical axis maps to on it, and the shardings that follow.
+"""The device mesh, the mesh axis of every logical axis, and the resulting shardings.
 
-Models name their axes and know no device; a table says which mesh axis a logical axis is
-split over. Two axes: `data` splits the batch and, fully sharded (ZeRO-3), the weights;
-`model` splits heads, the MLP's hidden units and the vocabulary (tensor parallelism), and
-between the blocks width or length where the rules say so.
+Models name their axes and do not depend on devices; rules map logical axes to mesh axes. There are two mesh axes:
+`data` splits the batch and, if fully sharded (ZeRO-3), the weights; `model` splits heads, hidden units of the MLP and
+the vocabulary (tensor parallelism) and, if the rules say so, the width or length of activations between blocks.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -21,55 +20,55 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from palm_jax.errors import UserError
 
-Rules = tuple[tuple[str, str | None], ...]
+Rules: TypeAlias = tuple[tuple[str, str | None], ...]
 
-# What every layout shares: activations follow the batch and, inside a block, the weights.
+# Common to all layouts: activations follow the batch and, inside a block, the weights.
 _IN_BLOCKS: Rules = (('act_batch', 'data'), ('act_heads', 'model'), ('act_mlp', 'model'), ('act_vocab', 'model'))
 _ACTIVATIONS: Rules = (*_IN_BLOCKS, ('act_length', None), ('act_embed', None))
 _WEIGHTS: Rules = (('embed', 'data'), ('heads', 'model'), ('mlp', 'model'), ('vocab', 'model'))
-# One key/value head serves all query heads, so it is replicated; layers are scanned over.
+# One key/value head serves all query heads, so it is replicated; layers are scanned.
 _UNSPLIT: Rules = tuple(
     (axis, None) for axis in ('kv_heads', 'kv', 'layers', 'rank', 'bottleneck', 'prompt', 'classes')
 )
 
 
 def data_parallel() -> Rules:
-    """Every device holds all weights and a part of the batch."""
-    weights = (('embed', None), ('heads', 'model'), ('mlp', 'model'), ('vocab', 'model'))
+    """Return rules for data parallelism: every device holds all weights and a part of the batch."""
+    weights: Rules = (('embed', None), ('heads', 'model'), ('mlp', 'model'), ('vocab', 'model'))
     return (*_ACTIVATIONS, *weights, *_UNSPLIT)
 
 
 def fully_sharded() -> Rules:
-    """Weights and optimizer state are split over `data` too, gathered layer by layer (PaLM, section 4)."""
+    """Return rules that also split weights and optimizer state over `data`, gathered per layer (PaLM, section 4)."""
     return (*_ACTIVATIONS, *_WEIGHTS, *_UNSPLIT)
 
 
 def two_dimensional() -> Rules:
-    """Fully sharded, and between blocks activations are split over both axes: batch and width (PaLM, section 4).
+    """Return `fully_sharded` rules with activations between blocks split over both batch and width (PaLM, section 4).
 
-    What a block keeps for the backward pass then takes `model` times less memory.
+    The activations that a block stores for the backward pass take `model` times less memory.
     """
     return (*_IN_BLOCKS, ('act_length', None), ('act_embed', 'model'), *_WEIGHTS, *_UNSPLIT)
 
 
 def sequence() -> Rules:
-    """Fully sharded, and between blocks activations are split over batch and length (Korthikanti et al., 2205.05198).
+    """Return `fully_sharded` rules with activations between blocks split over both batch and length.
 
-    As `two_dimensional`; norms, too, work on a part of the positions then. Inside a block heads and hidden units take
-    the axis: rules that come first win.
+    Sequence parallelism (Korthikanti et al., arXiv 2205.05198): like `two_dimensional`, and norms are also split over
+    positions. Inside a block, heads and hidden units take the axis: the first matching rule wins.
     """
-    length = (('act_length', 'model'), ('act_length', None))  # or not at all, where the axis is taken
+    length: Rules = (('act_length', 'model'), ('act_length', None))  # or not split, where the axis is taken
     return (*_IN_BLOCKS, *length, ('act_embed', None), *_WEIGHTS, *_UNSPLIT)
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshLayout:
-    """A mesh's shape and the rules that place arrays on it.
+    """The shape of a mesh and the rules that place arrays on it.
 
     Attributes:
-      data: devices along `data`; -1 is all that remain.
-      model: devices along `model`.
-      rules: mesh axis by logical axis.
+      data: number of devices along `data`; -1 is all that remain.
+      model: number of devices along `model`.
+      rules: (logical axis, mesh axis or None) pairs.
     """
 
     data: int = -1
@@ -77,7 +76,7 @@ class MeshLayout:
     rules: Rules = dataclasses.field(default_factory=fully_sharded)
 
     def axis_sizes(self, num_devices: int) -> dict[str, int]:
-        """{'data': ..., 'model': ...} for so many devices."""
+        """Return {'data': ..., 'model': ...} for a number of devices."""
         data, model = self.data, self.model
         if data == -1:
             data = max(1, num_devices // max(1, model))
@@ -89,14 +88,14 @@ class MeshLayout:
         return {'data': data, 'model': model}
 
     def mesh(self, devices: list[jax.Device] | None = None) -> Mesh:
-        """The mesh over `devices` (default: all), neighbours on it neighbours in the machine where they can be."""
+        """Return the mesh over `devices` (default: all); neighbors on it are close in the machine if possible."""
         devices = jax.devices() if devices is None else devices
         sizes = self.axis_sizes(len(devices))
         placed = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
         return Mesh(placed, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
     def check(self, boxed: Any, axis_sizes: Mapping[str, int]) -> None:
-        """Says which dimension of which parameter a mesh does not divide, before XLA does."""
+        """Raise an error for the first parameter dimension that a mesh axis does not divide, before XLA does."""
         for path, leaf in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=_is_boxed):
             if not _is_boxed(leaf):
                 continue
@@ -104,22 +103,22 @@ class MeshLayout:
                 if mesh_axis is not None and size % axis_sizes[mesh_axis]:
                     raise UserError(
                         f'{jax.tree_util.keystr(path, simple=True, separator="/")}: axis `{name}` has size {size}, '
-                        f'which {mesh_axis} = {axis_sizes[mesh_axis]} devices do not divide. '
+                        f'which is not divisible by {mesh_axis} = {axis_sizes[mesh_axis]} devices. '
                         f'Change the mesh or map `{name}` to None in the rules.'
                     )
 
     def spec(self, leaf: Any) -> PartitionSpec:
-        """Mesh axes of one (boxed) leaf; plain leaves are replicated."""
+        """Return the mesh axes of a (boxed) leaf; plain leaves are replicated."""
         if not _is_boxed(leaf):
             return PartitionSpec()
         table = dict(self.rules)
         unknown = [name for name in leaf.names if name is not None and name not in table]
         if unknown:
-            raise UserError(f'No rule for the logical axes {unknown}. Known: {", ".join(table)}.')
+            raise UserError(f'No rule for the logical axes {unknown}. Axes with rules: {", ".join(table)}.')
         return PartitionSpec(*(table.get(name) for name in leaf.names))
 
     def shardings(self, boxed: Any, mesh: Mesh) -> Any:
-        """The sharding of every leaf of a tree as it will be once unboxed."""
+        """Return the sharding of every leaf of a tree, in the structure of the unboxed tree."""
 
         def place(leaf: Any) -> Any:
             sharding = NamedSharding(mesh, self.spec(leaf))
@@ -129,28 +128,30 @@ class MeshLayout:
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Host arrays [B, ...], which every process has whole, to global arrays split over `data`."""
+    """Turn host arrays [B, ...], complete in every process, into global arrays split over `data`."""
     size = len(next(iter(batch.values())))
     return read_batch(lambda first, count: {name: x[first : first + count] for name, x in batch.items()}, size, mesh)
 
 
 def read_batch(read: Callable[[int, int], Mapping[str, np.ndarray]], size: int, mesh: Mesh) -> dict[str, jax.Array]:
-    """A global batch split over `data`, of which every process reads the rows of its own devices alone.
+    """Read a global batch split over `data`; every process reads only the rows of its own devices.
 
     Args:
-      read: gives rows first, ..., first + count - 1 of the batch: arrays [count, ...].
+      read: function that returns rows first, ..., first + count - 1 of the batch: arrays [count, ...].
       size: B.
-      mesh: with an axis `data` that divides B.
+      mesh: mesh with an axis `data` that divides B.
     """
     sharding = NamedSharding(mesh, PartitionSpec('data'))
-    rows = {index[0].indices(size)[:2] for index in sharding.addressable_devices_indices_map((size,)).values()}
+    indices = sharding.addressable_devices_indices_map((size,)).values()
+    rows = {index[0].indices(size)[:2] for index in indices if index is not None}
     first, last = min(start for start, _ in rows), max(stop for _, stop in rows)
-    if sum(stop - start for start, stop in rows) == last - first:  # as on every mesh but an odd one
+    if sum(stop - start for start, stop in rows) == last - first:  # contiguous, as on all but unusual meshes
         rows = {(first, last)}
     parts = {span: read(span[0], span[1] - span[0]) for span in sorted(rows)}
 
     def global_array(name: str, like: np.ndarray) -> jax.Array:
-        def piece(index: tuple[slice, ...]) -> np.ndarray:
+        def piece(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None  # every device holds some rows
             start, stop, _ = index[0].indices(size)
             begin, part = next((s, part) for (s, e), part in parts.items() if s <= start and stop <= e)
             return part[name][start - begin : stop - begin]
@@ -161,11 +162,11 @@ def read_batch(read: Callable[[int, int], Mapping[str, np.ndarray]], size: int, 
 
 
 def bytes_per_device(boxed: Any, layout: MeshLayout, axis_sizes: Mapping[str, int]) -> int:
-    """Memory of a tree's leaves on one device of a mesh that need not exist here."""
+    """Return the bytes of a tree's leaves on one device of a mesh that need not exist on this machine."""
     total = 0
     for leaf in jax.tree.leaves(boxed, is_leaf=_is_boxed):
         split = math.prod(axis_sizes[axis] for axis in layout.spec(leaf) if axis is not None)
-        for array in jax.tree.leaves(leaf.value if _is_boxed(leaf) else leaf):  # none where an optimizer is masked
+        for array in jax.tree.leaves(leaf.value if _is_boxed(leaf) else leaf):  # no array where an optimizer is masked
             total += math.prod(array.shape) * array.dtype.itemsize // split
     return total
 

@@ -10,7 +10,7 @@ import pytest
 from tests.support.paths import ROOT
 
 PACKAGE = ROOT / 'palm_jax'
-EVERYWHERE = {'errors', 'bounds', 'run_directory', ''}
+EVERYWHERE = {'errors', 'bounds', 'run_directory', 'special_ids', ''}
 # room: the rooms of the project that it may import.
 ALLOWED = {
     'models': {'models'},

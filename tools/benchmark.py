@@ -4,14 +4,13 @@ python -m tools.benchmark decode --size=40m [--against=transformers]
 python -m tools.benchmark serve --size=40m
 python -m tools.benchmark data
 
-Speed on synthetic batches. `train`: tokens/s, step time, compile time, memory, MFU; with
-`--against`, beside peers of the same shape. `finetune`: of a classifier, training this or that
-part of it, each beside training everything: step time, memory, optimizer and checkpoint size.
-`decode`: time to read a prompt and to write a token, share of the memory-bandwidth bound.
-`serve`: the server's engine, requests together against one by one. `data`: batches from raw text
-and from the cache, beside tf.data with the same tokenizer.
-Contenders take a step in turn in one run (`tools/contenders.py`).
-Needs no TensorFlow (but for `data`); peers need `pip install "palm_jax[peers]"`.
+Measures speed on synthetic batches. `train`: tokens/s, step time, compile time, memory and MFU; with `--against`,
+compared with other implementations of the same shape. `finetune`: fine-tuning methods for a classifier, each compared
+with full fine-tuning: step time, memory, optimizer and checkpoint size. `decode`: prefill time, time per token, and
+share of the memory-bandwidth bound. `serve`: the engine of the server with concurrent and with sequential requests.
+`data`: batches from raw text and from the cache, compared with tf.data and the same tokenizer.
+Contenders run in turn, step by step (`tools/contenders.py`).
+TensorFlow is needed for `data` only; other implementations need `pip install "palm_jax[peers]"`.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from palm_jax.training import flops, head_losses, losses, optimizers, schedules,
 from tools import benchmark_data, benchmark_decoding
 from tools.contenders import Contender, Trainer, choose_device, resident_bytes
 
-# Layers, width, heads, head size; all with a vocabulary of 32,000.
+# Layers, width, heads, head size; the vocabulary has 32,000 ids.
 SIZES = {
     '40m': (8, 512, 8, 64),
     'base': (12, 832, 8, 128),
@@ -53,7 +52,7 @@ SIZES = {
     '2b': (26, 2304, 18, 128),
 }
 VOCABULARY, NUM_CLASSES = 32_000, 77
-# What `finetune` trains, by the name of its file in gin/peft/ and with that file's values.
+# What `finetune` trains, by the name of its file in gin/peft/.
 PARTS = {
     'full': {'trainable': ['.*']},
     'top_k_layers': {'trainable': ['stack/.*', 'final_norm/.*'], 'trainable_layers': 1},
@@ -72,29 +71,31 @@ PARTS = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parses, measures, prints."""
+    """Parse the arguments, and run a benchmark."""
     parser = argparse.ArgumentParser(
         prog='python -m tools.benchmark', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest='command', required=True)
     train = commands.add_parser('train', help='the train step')
-    finetune = commands.add_parser('finetune', help="the step of fine-tuning's methods against training everything")
+    finetune = commands.add_parser('finetune', help='fine-tuning methods compared with full fine-tuning')
     benchmark_decoding.add_arguments(commands, SIZES)
     benchmark_decoding.add_serving_arguments(commands, SIZES)
     benchmark_data.add_arguments(commands)
     for command, size, batch, length in ((train, '40m', 4, 512), (finetune, 'base', 8, 128)):
         command.add_argument('--size', choices=SIZES, default=size)
-        command.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='default: the first that jax finds')
-        command.add_argument('--batch', type=command_line.positive, default=batch, help='sequences a step')
-        command.add_argument('--length', type=command_line.positive, default=length, help='tokens a sequence')
+        command.add_argument(
+            '--device', choices=('cpu', 'gpu', 'tpu'), help='device; default: the first that jax finds'
+        )
+        command.add_argument('--batch', type=command_line.positive, default=batch, help='sequences per step')
+        command.add_argument('--length', type=command_line.positive, default=length, help='tokens per sequence')
         command.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
-        command.add_argument('--steps', type=command_line.positive, default=10, help='steps that are timed')
+        command.add_argument('--steps', type=command_line.positive, default=10, help='number of timed steps')
         command.add_argument('--unroll', type=int, default=0, help='layers per iteration of the scan; 0 is all')
         command.add_argument('--remat', choices=('none', 'minimal', 'full'), default='none')
-    train.add_argument('--chunk', type=int, default=128, help='positions whose logits exist at one time')
-    train.add_argument('--against', default='', help='comma-separated: palm-rlhf-pytorch, transformers')
-    train.add_argument('--compile_peers', action='store_true', help='peers also under torch.compile')
-    finetune.add_argument('--methods', default=','.join(PARTS), help='comma-separated')
+    train.add_argument('--chunk', type=int, default=128, help='number of positions whose logits exist at the same time')
+    train.add_argument('--against', default='', help='comma-separated list of palm-rlhf-pytorch, transformers')
+    train.add_argument('--compile_peers', action='store_true', help='also run the others with torch.compile')
+    finetune.add_argument('--methods', default=','.join(PARTS), help='comma-separated list')
     options = parser.parse_args(arguments)
     if options.command == 'decode':
         benchmark_decoding.compare(options, architecture(options))
@@ -108,12 +109,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def compare_training(options: argparse.Namespace) -> None:
-    """Everybody at once, a step each in turn."""
+    """Compare train steps; all contenders take a step in turn."""
     contenders = [Contender('palm_jax', functools.partial(ours, options))]
     for peer in filter(None, options.against.split(',')):
         for compiled in (False, True) if options.compile_peers else (False,):
             name = f'{peer}, {"torch.compile" if compiled else "eager"}'
-            contenders.append(Contender(name, functools.partial(torch_peer, peer, options, compiled)))
+            contenders.append(Contender(name, functools.partial(torch_trainer, peer, options, compiled)))
     for _ in tqdm(range(options.steps), unit='round', leave=False):
         for contender in contenders:
             contender.step()
@@ -123,17 +124,17 @@ def compare_training(options: argparse.Namespace) -> None:
 
 
 def compare_finetuning(options: argparse.Namespace) -> None:
-    """One part after the other, its steps in turn with those of training everything; a row each."""
+    """Compare fine-tuning methods, each in turn with full fine-tuning, step by step; print a row for each."""
     names = [name for name in options.methods.split(',') if name != 'full']
     unknown = [name for name in names if name not in PARTS]
     if unknown:
-        raise UserError(f'--methods knows {", ".join(PARTS)}, not {", ".join(unknown)}.')
+        raise UserError(f'--methods: unknown {", ".join(unknown)}. Known: {", ".join(PARTS)}.')
     full = Contender('full', functools.partial(finetuner, 'full', options))
     layers, width, heads, head_dim = SIZES[options.size]
     print(
         f'{options.size} on {full.facts["device"]}: {layers} layers, width {width}, {heads} heads of {head_dim}, '
         f'{full.facts["num_params"] / 1e6:.1f}M parameters, {NUM_CLASSES} classes, '
-        f'{options.batch} × {options.length} tokens a step, {options.dtype}, {options.steps} steps in turn'
+        f'{options.batch} × {options.length} tokens per step, {options.dtype}, {options.steps} steps in turn'
     )
     print(
         f'{"":16}{"trained":>12}{"step s":>8}{"min–max":>12}{"of full":>9}{"compile s":>11}'
@@ -162,12 +163,12 @@ def compare_finetuning(options: argparse.Namespace) -> None:
 
 
 def report(contenders: Sequence[Contender], options: argparse.Namespace) -> None:
-    """A row a contender, ratios to the first."""
+    """Print a row for every contender, with ratios to the first."""
     device = contenders[0].facts['device']
     layers, width, heads, head_dim = SIZES[options.size]
     print(
         f'{options.size} on {device}: {layers} layers, width {width}, {heads} heads of {head_dim}, '
-        f'{options.batch} × {options.length} tokens a step, {options.dtype}, {options.steps} steps in turn'
+        f'{options.batch} × {options.length} tokens per step, {options.dtype}, {options.steps} steps in turn'
     )
     columns = f'{"params":>8}{"tokens/s":>10}{"step s":>9}{"min–max":>14}{"compile s":>11}{"memory":>10}{"MFU":>7}'
     print(f'{"":34}{columns}  speed')
@@ -187,7 +188,7 @@ def report(contenders: Sequence[Contender], options: argparse.Namespace) -> None
 
 
 def architecture(options: argparse.Namespace) -> Architecture:
-    """The shape under test."""
+    """Return the architecture to measure."""
     layers, width, heads, head_dim = SIZES[options.size]
     return Architecture(
         vocab_size=VOCABULARY,
@@ -203,12 +204,12 @@ def architecture(options: argparse.Namespace) -> Architecture:
 
 
 def synthetic_tokens(options: argparse.Namespace) -> np.ndarray:
-    """The batch that everybody trains on."""
+    """Return the batch that all contenders train on."""
     return np.random.default_rng(0).integers(0, VOCABULARY, (options.batch, options.length)).astype(np.int32)
 
 
 def ours(options: argparse.Namespace) -> Trainer:
-    """palm_jax with AdamW."""
+    """Return a trainer for palm_jax with AdamW."""
     choose_device(options.device)
     tokens = synthetic_tokens(options)
     batch = {
@@ -221,7 +222,7 @@ def ours(options: argparse.Namespace) -> Trainer:
 
 
 def finetuner(name: str, options: argparse.Namespace) -> Trainer:
-    """A classifier of which one part is trained with AdamW."""
+    """Return a trainer for a classifier of which one part is trained with AdamW."""
     choose_device(options.device)
     tokens = synthetic_tokens(options)
     batch = {
@@ -240,7 +241,7 @@ def jax_trainer(
     batch: dict[str, np.ndarray],
     selection: Trainable = Trainable(),
 ) -> Trainer:
-    """Our own step, on what `selection` trains."""
+    """Return a trainer for the train step of palm_jax, on the parameters that `selection` trains."""
     optimizer = optimizers.adamw(schedules.constant(1e-4))
     if isinstance(model, AdaptedModel):
         optimizer, loss = model.wrap_optimizer(optimizer), model.penalized(loss)
@@ -275,8 +276,8 @@ def jax_trainer(
     return Trainer(run, facts, peak_memory)
 
 
-def torch_peer(name: str, options: argparse.Namespace, compiled: bool) -> Trainer:
-    """A PyTorch model of the same depth, width and parameter count with AdamW and clipping."""
+def torch_trainer(name: str, options: argparse.Namespace, compiled: bool) -> Trainer:
+    """Return a trainer for a PyTorch model of the same depth, width and parameter count, with AdamW and clipping."""
     import torch
 
     tokens = synthetic_tokens(options)
@@ -300,7 +301,7 @@ def torch_peer(name: str, options: argparse.Namespace, compiled: bool) -> Traine
             num_attention_heads=heads,
             num_key_value_heads=heads,
             head_dim=head_dim,
-            # The MLP that makes a block as large as PaLM's: 4·D·HK + 3·D·F = 2·D·HK + 2·D·K + 12·D².
+            # The size of the MLP with which a block is as large as PaLM's: 4·D·HK + 3·D·F = 2·D·HK + 2·D·K + 12·D².
             intermediate_size=round((12 * width + 2 * head_dim - 2 * heads * head_dim) / 3 / 32) * 32,
             tie_word_embeddings=True,
             max_position_embeddings=options.length,
@@ -310,7 +311,7 @@ def torch_peer(name: str, options: argparse.Namespace, compiled: bool) -> Traine
         model = LlamaForCausalLM(config)
         loss_of = lambda ids: model(input_ids=ids, labels=ids).loss  # noqa: E731
     else:
-        raise UserError(f'--against knows palm-rlhf-pytorch and transformers, not {name!r}.')
+        raise UserError(f'--against: unknown {name!r}. Known: palm-rlhf-pytorch, transformers.')
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     ids = torch.from_numpy(tokens.astype(np.int64)).to(device)

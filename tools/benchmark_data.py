@@ -1,4 +1,4 @@
-"""How fast batches are: `data`, from raw text and from the cache, beside tf.data with the same tokenizer."""
+"""`benchmark data`: speed of batches from raw text and from the cache, compared with tf.data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from palm_jax.data.vocabulary import vocabularies
 from palm_jax.data.vocabulary.vocabularies import Vocabulary
 
 _TASK, _VOCABULARY_SIZE = 'python_stdlib', 32_000
-_START = """
+_FIRST_BATCH = """
 import time
 start = time.monotonic()
 import sys
@@ -38,47 +38,53 @@ print(time.monotonic() - start)
 
 
 def add_arguments(commands: Any) -> None:
-    """Of the command `data`."""
+    """Add the arguments of the command `data`."""
     data = commands.add_parser('data', help='batches from raw text and from the cache; needs TensorFlow')
-    data.add_argument('--vocabulary', default='sentencepiece', help='sentencepiece (32,000 ids), bytes, or a file')
-    data.add_argument('--length', type=command_line.positive, default=2048, help='tokens of a sequence')
-    data.add_argument('--batch', type=command_line.positive, default=8, help='sequences a step')
-    data.add_argument('--steps', type=command_line.positive, default=5, help='times that everything is done')
-    data.add_argument('--documents', type=command_line.positive, default=600, help='of raw text, each time')
+    data.add_argument('--vocabulary', default='sentencepiece', help='sentencepiece (32,000 ids), bytes, or a path')
+    data.add_argument('--length', type=command_line.positive, default=2048, help='tokens per sequence')
+    data.add_argument('--batch', type=command_line.positive, default=8, help='sequences per step')
+    data.add_argument('--steps', type=command_line.positive, default=5, help='number of repetitions')
+    data.add_argument(
+        '--documents', type=command_line.positive, default=600, help='documents of raw text per repetition'
+    )
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Everything in turn, `steps` times; medians of tokens a second, and the time until the first batch."""
+    """Run all pipelines in turn, `steps` times; print medians of tokens/s and the time until the first batch."""
     corpus = Corpus(_TASK, options.vocabulary, _VOCABULARY_SIZE)
-    corpus.parts('train')  # the vocabulary and the cache are made where they are missing
+    corpus.parts('train')  # builds the vocabulary and the cache if they are missing
     data = LanguageModelData(corpus, {'targets': options.length})
     vocabulary = corpus.vocabulary.text
     texts = list(itertools.islice(corpus.texts(), options.documents))
-    ways: dict[str, Callable[[], int]] = {
-        'raw text, kept as a cache': lambda: _tokenize(options.documents, vocabulary),
-        'raw text, tf.data alone': lambda: _tensorflow(texts, vocabulary),
-        f'the cache, packed at {options.length}': lambda: _from_cache(data, options.batch),
+    pipelines: dict[str, Callable[[], int]] = {
+        'raw text to a cache': lambda: _tokenize(options.documents, vocabulary),
+        'raw text, tf.data only': lambda: _tensorflow(texts, vocabulary),
+        f'cache, packed at {options.length}': lambda: _from_cache(data, options.batch),
     }
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    speeds: dict[str, list[float]] = {name: [] for name in pipelines}
     starts = []
     for _ in range(options.steps):
-        for name, way in ways.items():
+        for name, pipeline in pipelines.items():
             start = time.monotonic()
-            count = way()
+            count = pipeline()
             speeds[name].append(count / (time.monotonic() - start))
         starts.append(_seconds_to_first_batch(options, corpus))
     cores = os.cpu_count() or 1
     print(f'{_TASK}, {vocabulary.fingerprint}, {cores} cores, medians of {options.steps}')
     for name, values in speeds.items():
         middle, low, high = statistics.median(values), min(values), max(values)
-        print(f'  {name:<32}{middle:>14,.0f} tokens/s ({low:,.0f} to {high:,.0f}), {middle / cores:,.0f} a core')
-    raw, alone = (statistics.median(speeds[name]) for name in list(ways)[:2])
-    print(f'  raw text is tokenized and kept {raw / alone:.2f} times as fast as tf.data tokenizes it alone')
-    print(f'  first batch from the cache {statistics.median(starts):.1f} s after the start, without TensorFlow')
+        print(f'  {name:<32}{middle:>14,.0f} tokens/s ({low:,.0f} to {high:,.0f}), {middle / cores:,.0f} per core')
+    raw, alone = (statistics.median(speeds[name]) for name in list(pipelines)[:2])
+    print(f'  raw text to a cache is {raw / alone:.2f} times as fast as tokenization with tf.data')
+    print(
+        print(
+            f'  first batch from the cache after {statistics.median(starts):.1f} s of a new process, without TensorFlow'
+        )
+    )
 
 
 def _tokenize(documents: int, vocabulary: Vocabulary) -> int:
-    """The way of a run's first start: the registered task, tokens, ArrayRecord files."""
+    """Build a token cache as the first run does: registered task, tokens, ArrayRecord files; return its tokens."""
     from palm_jax.data.registry import tasks
 
     def some(first: int) -> Iterable[token_cache.Example]:
@@ -91,7 +97,7 @@ def _tokenize(documents: int, vocabulary: Vocabulary) -> int:
 
 
 def _tensorflow(texts: list[str], vocabulary: Vocabulary) -> int:
-    """seqio's own vocabulary of the same kind in a tf.data pipeline, nothing else."""
+    """Tokenize with seqio's vocabulary of the same kind in a tf.data pipeline; return the number of tokens."""
     import seqio
     import tensorflow as tf
 
@@ -111,5 +117,5 @@ def _from_cache(data: LanguageModelData, batch: int, batches: int = 100) -> int:
 
 def _seconds_to_first_batch(options: argparse.Namespace, corpus: Corpus) -> float:
     vocabulary = 'bytes' if corpus.vocabulary_path is None else str(corpus.vocabulary_path)
-    code = _START.format(task=_TASK, vocabulary=vocabulary, length=options.length, batch=options.batch)
+    code = _FIRST_BATCH.format(task=_TASK, vocabulary=vocabulary, length=options.length, batch=options.batch)
     return float(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout)

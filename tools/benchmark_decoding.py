@@ -1,4 +1,4 @@
-"""How fast text is written: `decode` beside Transformers with the same weights, `serve` together and one by one."""
+"""`benchmark decode` and `benchmark serve`: speed of generation."""
 
 from __future__ import annotations
 
@@ -25,37 +25,41 @@ from palm_jax.models.palm import Architecture, PaLM
 from palm_jax.training import state
 from tools.contenders import Contender, Trainer, choose_device, resident_bytes
 
-FORMULA = 'bound = memory bandwidth ÷ (bytes of all weights + B · bytes of the keys and values of a full text)'
+FORMULA = 'bound = memory bandwidth ÷ (bytes of all weights + B · bytes of the keys and values of a full sequence)'
 
 
 def add_arguments(commands: Any, sizes: Iterable[str]) -> None:
-    """Of the command `decode`."""
-    decode = commands.add_parser('decode', help='writing text, a token at a time')
+    """Add the arguments of the command `decode`."""
+    decode = commands.add_parser('decode', help='prefill and token-by-token generation')
     decode.add_argument('--size', choices=list(sizes), default='40m')
-    decode.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='default: the first that jax finds')
-    decode.add_argument('--batches', default='1,8,64', help='comma-separated: texts written at one time')
-    decode.add_argument('--prompt', type=command_line.positive, default=64, help='tokens read')
-    decode.add_argument('--tokens', type=command_line.positive, default=64, help='tokens written')
+    decode.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='device; default: the first that jax finds')
+    decode.add_argument('--batches', default='1,8,64', help='comma-separated list of batch sizes')
+    decode.add_argument('--prompt', type=command_line.positive, default=64, help='tokens per prompt')
+    decode.add_argument('--tokens', type=command_line.positive, default=64, help='tokens to generate')
     decode.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
-    decode.add_argument('--weights', default='stored', help='comma-separated: stored, int8')
-    decode.add_argument('--steps', type=command_line.positive, default=5, help='times that everything is done')
-    decode.add_argument('--against', default='', help='transformers')
+    decode.add_argument('--weights', default='stored', help='comma-separated list of stored, int8')
+    decode.add_argument('--steps', type=command_line.positive, default=5, help='number of repetitions')
+    decode.add_argument('--against', default='', help='transformers, or nothing')
 
 
 def add_serving_arguments(commands: Any, sizes: Iterable[str]) -> None:
-    """Of the command `serve`."""
-    serve = commands.add_parser('serve', help="the server's engine: requests together against one by one")
+    """Add the arguments of the command `serve`."""
+    serve = commands.add_parser('serve', help='the engine of the server: concurrent and sequential requests')
     serve.add_argument('--size', choices=list(sizes), default='40m')
-    serve.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='default: the first that jax finds')
-    serve.add_argument('--requests', type=command_line.positive, default=32, help='of mixed lengths')
-    serve.add_argument('--slots', type=command_line.positive, default=8, help='written at one time')
-    serve.add_argument('--tokens', type=command_line.positive, default=48, help='written of each, at most')
+    serve.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='device; default: the first that jax finds')
+    serve.add_argument(
+        '--requests', type=command_line.positive, default=32, help='number of requests, of mixed lengths'
+    )
+    serve.add_argument('--slots', type=command_line.positive, default=8, help='sequences generated in parallel')
+    serve.add_argument(
+        '--tokens', type=command_line.positive, default=48, help='maximum number of tokens to generate per request'
+    )
     serve.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
-    serve.add_argument('--steps', type=command_line.positive, default=3, help='times that everything is done')
+    serve.add_argument('--steps', type=command_line.positive, default=3, help='number of repetitions')
 
 
 def compare_serving(options: argparse.Namespace, arch: Architecture) -> None:
-    """The same requests, all at once and each behind the one before, in turn."""
+    """Run the same requests concurrently and sequentially, in turn."""
     choose_device(options.device)
     rng, length = np.random.default_rng(0), 64 + options.tokens
     model, params = decoding.unstack_layers(PaLM(arch), _params(arch))
@@ -68,12 +72,12 @@ def compare_serving(options: argparse.Namespace, arch: Architecture) -> None:
     ]
 
     def run(together: bool) -> tuple[float, int, list[list[int]]]:
-        start, said = time.perf_counter(), [[] for _ in wanted]
+        start, generated = time.perf_counter(), [[] for _ in wanted]
         ended = [threading.Event() for _ in wanted]
         for i, (prompt, tokens) in enumerate(wanted):
 
             def on_delta(piece: Delta, i=i) -> None:
-                said[i] += [token.id for token in piece.tokens]
+                generated[i] += [token.id for token in piece.tokens]
                 if piece.finish_reason:
                     ended[i].set()
 
@@ -82,37 +86,37 @@ def compare_serving(options: argparse.Namespace, arch: Architecture) -> None:
                 ended[i].wait()
         for event in ended:
             event.wait()
-        return time.perf_counter() - start, sum(map(len, said)), said
+        return time.perf_counter() - start, sum(map(len, generated)), generated
 
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for repetition in tqdm(range(options.steps + 1), unit='round', leave=False):
-        answers = []
+        outputs = []
         for together in (True, False):
-            taken, written, said = run(together)
-            answers.append(said)
+            taken, num_tokens, generated = run(together)
+            outputs.append(generated)
             if repetition:  # the first compiles
                 seconds[together].append(taken)
-        assert answers[0] == answers[1], 'batch mates changed an answer'
+        assert outputs[0] == outputs[1], 'concurrent requests changed an output'
     engine.stop()
-    speed = {together: written / statistics.median(times) for together, times in seconds.items()}
+    speed = {together: num_tokens / statistics.median(times) for together, times in seconds.items()}
     print(
         f'{options.size} on {jax.devices()[0].device_kind}, {options.dtype}: {options.requests} requests, '
-        f'{written:,} tokens written, the same in both\n'
-        f'one by one   {speed[False]:>8,.0f} tokens/s\n'
-        f'{options.slots} together   {speed[True]:>8,.0f} tokens/s, {speed[True] / speed[False]:.2f}× as many'
+        f'{num_tokens:,} tokens generated, the same in both\n'
+        f'sequential     {speed[False]:>8,.0f} tokens/s\n'
+        f'{options.slots} in parallel  {speed[True]:>8,.0f} tokens/s, {speed[True] / speed[False]:.2f}× as many'
     )
 
 
 class _Numbers:
-    """Token i is its number."""
+    """A codec whose token i is the text of its number."""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Numbers with a blank between."""
+        """Return the numbers, separated by spaces."""
         return ' '.join(map(str, ids))
 
 
 def compare(options: argparse.Namespace, arch: Architecture) -> None:
-    """A row a batch size and contender: prefill, time a token, tokens/s, share of the bound."""
+    """Print a row for every batch size and contender: prefill, time per token, tokens/s, share of the bound."""
     options.param_dtype = options.dtype
     contenders = [
         Contender(f'palm_jax, {weights}', functools.partial(ours, arch, options, weights))
@@ -120,33 +124,33 @@ def compare(options: argparse.Namespace, arch: Architecture) -> None:
     ]
     if options.against:
         if options.against != 'transformers':
-            raise UserError(f'--against knows transformers, not {options.against!r}.')
+            raise UserError(f'--against: unknown {options.against!r}. Known: transformers.')
         contenders.append(Contender('transformers', functools.partial(theirs, arch, options)))
     facts = contenders[0].facts
     print(
-        f'{options.size} on {facts["device"]}, {options.dtype}: {options.prompt} tokens read, {options.tokens} '
-        f'written, greedily; memory bandwidth {facts["bandwidth"] / 1e9:.1f} GB/s (measured: a sum over 1 GiB)'
+        f'{options.size} on {facts["device"]}, {options.dtype}: {options.prompt} prompt tokens, {options.tokens} '
+        f'generated greedily; memory bandwidth {facts["bandwidth"] / 1e9:.1f} GB/s (measured: a sum over 1 GiB)'
     )
-    print(f'{"":22}{"batch":>6}{"prefill ms":>12}{"ms a token":>12}{"min–max":>15}{"tokens/s":>10}{"of bound":>10}')
+    print(f'{"":22}{"batch":>6}{"prefill ms":>12}{"ms/token":>12}{"min–max":>15}{"tokens/s":>10}{"of bound":>10}')
     for batch in map(int, options.batches.split(',')):
         times: dict[str, list[tuple[float, float]]] = {c.name: [] for c in contenders}
         for repetition in tqdm(range(options.steps + 1), unit='round', leave=False):
             for c in contenders:
                 prefill = c.step(batch, 1)
-                a_token = (c.step(batch, options.tokens) - prefill) / (options.tokens - 1)
+                per_token = (c.step(batch, options.tokens) - prefill) / (options.tokens - 1)
                 if repetition:  # the first compiles
-                    times[c.name].append((prefill, a_token))
+                    times[c.name].append((prefill, per_token))
         first = None
         for c in contenders:
-            prefill, a_token = (statistics.median(column) for column in zip(*times[c.name], strict=True))
+            prefill, per_token = (statistics.median(column) for column in zip(*times[c.name], strict=True))
             spread = f'{min(t for _, t in times[c.name]) * 1e3:.2f}–{max(t for _, t in times[c.name]) * 1e3:.2f}'
             bound = facts['bandwidth'] / (c.facts['weight_bytes'] + batch * c.facts['cache_bytes'])
-            first = first or a_token
-            share = 1 / a_token / bound
-            ratio = '' if c is contenders[0] else f'  {contenders[0].name} is {a_token / first:.2f}× as fast'
+            first = first or per_token
+            share = 1 / per_token / bound
+            ratio = '' if c is contenders[0] else f'  {contenders[0].name} is {per_token / first:.2f}× as fast'
             print(
-                f'{c.name:22}{batch:>6}{prefill * 1e3:>12.1f}{a_token * 1e3:>12.2f}'
-                f'{spread:>15}{batch / a_token:>10,.0f}{share:>10.1%}{ratio}'
+                f'{c.name:22}{batch:>6}{prefill * 1e3:>12.1f}{per_token * 1e3:>12.2f}'
+                f'{spread:>15}{batch / per_token:>10,.0f}{share:>10.1%}{ratio}'
             )
     for c in contenders:
         c.stop()
@@ -162,13 +166,13 @@ def _params(arch: Architecture) -> Any:
 
 
 def _cache_bytes(arch: Architecture, options: argparse.Namespace) -> int:
-    """Keys and values of one text, read to its end."""
+    """Return the bytes of the keys and values of one sequence of full length."""
     length = options.prompt + options.tokens
     return 2 * arch.num_layers * length * arch.num_kv_heads * arch.head_dim * jnp.dtype(arch.dtype).itemsize
 
 
 def ours(arch: Architecture, options: argparse.Namespace, weights: str) -> Trainer:
-    """palm_jax's sampler without an end mark, so that every text has its full length."""
+    """Return a trainer for palm_jax's decoding with sequences of full length: it asserts that none ends early."""
     choose_device(options.device)
     model, params = decoding.unstack_layers(PaLM(arch), _params(arch), weights)
     never = Sampler(temperature=0.0).sampling_params
@@ -176,11 +180,13 @@ def ours(arch: Architecture, options: argparse.Namespace, weights: str) -> Train
     def run(batch: int, tokens: int) -> None:
         prompts, zeros = _prompts(arch, options, batch), np.zeros(batch)
         lengths, left = np.full(batch, options.prompt, np.int32), np.full(batch, tokens, np.int32)
-        rows, _ = decoding.prefill(model, params, prompts, lengths, left, never(zeros, zeros), room=options.tokens)
+        decode_state, _ = decoding.prefill(
+            model, params, prompts, lengths, left, never(zeros, zeros), room=options.tokens
+        )
         if tokens > 1:
-            rows, _ = decoding.decode(model, params, rows, steps=options.tokens)
-        jax.block_until_ready(rows)
-        assert int(rows.num_generated.min()) == tokens, 'a text ended early: another seed is needed'
+            decode_state, _ = decoding.decode(model, params, decode_state, steps=options.tokens)
+        jax.block_until_ready(decode_state)
+        assert int(decode_state.num_generated.min()) == tokens, 'a text ended early: another seed is needed'
 
     device = jax.devices()[0]
     facts = {
@@ -193,7 +199,7 @@ def ours(arch: Architecture, options: argparse.Namespace, weights: str) -> Train
 
 
 def _bandwidth() -> float:
-    """Bytes a second that a sum over 1 GiB reads, the best of ten."""
+    """Return the bandwidth of a sum over 1 GiB in bytes/s, the best of ten."""
     x = jnp.ones(1 << 28, jnp.float32)
     total = jax.jit(jnp.sum)
     total(x).block_until_ready()
@@ -206,7 +212,7 @@ def _bandwidth() -> float:
 
 
 def theirs(arch: Architecture, options: argparse.Namespace) -> Trainer:
-    """Transformers' `generate` with the exported weights."""
+    """Return a trainer for Transformers' `generate` with the exported weights."""
     import torch
     import transformers
 

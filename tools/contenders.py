@@ -1,7 +1,7 @@
-"""What is measured against each other: each in a process of its own, a step in turn.
+"""Contenders of a benchmark, each in a process of its own, which take steps in turn.
 
-A machine whose speed drifts then slows all of them alike; ratios are of medians. A contender
-sleeps while another works: threads and heaps do not meet.
+If the speed of the machine drifts, it affects all of them alike; ratios are those of medians. A contender sleeps while
+another one works, so threads and heaps do not interfere.
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ from palm_jax.errors import UserError
 
 @dataclasses.dataclass
 class Trainer:
-    """Something that works: `step(...)` runs one step to its end; `facts` are numbers and texts about it."""
+    """The workload of a contender.
+
+    Attributes:
+      step: function that runs one step to its end.
+      facts: numbers and texts for the report.
+      peak_memory: function that returns the peak memory in bytes; None if unknown.
+    """
 
     step: Callable[..., None]
     facts: dict[str, Any]
@@ -34,12 +40,13 @@ class Contender:
     """A trainer in a process of its own.
 
     Args:
-      name: of its row.
-      make: makes the trainer, in the new process.
+      name: name of its row.
+      make: function that returns the trainer, called in the new process.
     """
 
     def __init__(self, name: str, make: Callable[[], Trainer]):
-        self.name, self.seconds = name, []
+        self.name = name
+        self.seconds: list[float] = []
         context = multiprocessing.get_context('spawn')
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, make), daemon=True)
@@ -48,22 +55,22 @@ class Contender:
         self.facts = self._receive()
 
     def step(self, *arguments: Any) -> float:
-        """One step, timed where it runs."""
+        """Run one step; return its seconds, measured in its process."""
         self._connection.send(arguments)
         self.seconds.append(self._receive())
         return self.seconds[-1]
 
     def stop(self) -> None:
-        """Ends the process; `peak_memory` is known from then on."""
+        """End the process; `peak_memory` is available from then on."""
         self._connection.send(None)
         self.peak_memory = self._receive()
         self._process.join()
 
-    def _receive(self):
+    def _receive(self) -> Any:
         try:
             return self._connection.recv()
         except EOFError:
-            raise UserError(f'{self.name} ended; its message is above.') from None
+            raise UserError(f'{self.name} ended unexpectedly; see its message above.') from None
 
     @property
     def median(self) -> float:
@@ -72,7 +79,7 @@ class Contender:
 
 
 def _serve(connection: Connection, make: Callable[[], Trainer]) -> None:
-    """A contender's process: makes the trainer, then steps when it is told to."""
+    """Run a contender: make the trainer, and run steps on request."""
     trainer = make()
     connection.send(trainer.facts)
     while (arguments := connection.recv()) is not None:
@@ -83,12 +90,12 @@ def _serve(connection: Connection, make: Callable[[], Trainer]) -> None:
 
 
 def choose_device(device: str | None) -> None:
-    """What `--device` says; a GPU is shared with the other contenders."""
+    """Select the device of `--device`; a GPU is shared with the other contenders."""
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
     if device:
         jax.config.update('jax_platforms', {'gpu': 'cuda'}.get(device, device))
 
 
 def resident_bytes() -> int:
-    """The most memory this process has had."""
+    """Return the peak resident memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,11 +1,10 @@
 """python -m tools.results --base=runs/tiny [--seeds=0,1,2] [--tasks=banking77] [--methods=lora,full] [--steps=300]
 
-Fine-tunes one base by every method on real tasks with several seeds, and writes what came out
-as a table: score, trained share, time, memory; beside it what a simple model without any
-pretraining reaches on the same held-out part. Every finished run is a line of the record (JSON
-lines), and the table is made from the record: what is in it is not made again, so the work can be
-stopped, go on elsewhere, and a table of what there is so far is always there.
-The tasks' data must lie where gin/tasks says. Needs `pip install "palm_jax[test]"` (scikit-learn).
+Fine-tunes one base with every method on real tasks and several seeds, and writes a table of the results: score,
+trained share, time and memory, with a baseline without pretraining on the same validation split. Every finished run is
+a line of the record (JSON lines), from which the table is made; runs in the record are not repeated, so an interrupted
+command can be rerun, also on another machine.
+The data of the tasks must be where gin/tasks expects it. Requires `pip install "palm_jax[test]"` (scikit-learn).
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ from palm_jax.cli import command_line
 from palm_jax.configuration.load import load
 from palm_jax.errors import UserError
 from palm_jax.metrics import entities
-from palm_jax.metrics import texts as text_measures
+from palm_jax.metrics import texts as text_metrics
 from palm_jax.metrics.statistics import entity_counts, precision_recall_f1
 from palm_jax.run_directory import RunDirectory
 
-# Flags that suit a method; the learning rates were not searched.
+# Flags per method; the learning rates were not tuned.
 METHODS = {
     'full': {'LEARNING_RATE': 1e-3},
     'top_k_layers': {'LEARNING_RATE': 1e-3},
@@ -55,30 +54,32 @@ METHODS = {
     'head_only': {'LEARNING_RATE': 1e-2},
 }
 TASKS = {'banking77': 'accuracy', 'wnut17': 'entity_f1', 'e2e_nlg': 'bleu'}
-WITHOUT_HEAD = ('e2e_nlg',)  # there a head alone is nothing
-NO_PRETRAINING = 'no pretraining'  # the method of a baseline's line in the record
+WITHOUT_HEAD = ('e2e_nlg',)  # without a head, head_only does not apply
+NO_PRETRAINING = 'no pretraining'  # method of a baseline in the record
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs what is missing; the table is written after each run."""
+    """Run what is missing from the record; the table is rewritten after every run."""
     parser = argparse.ArgumentParser(
         prog='python -m tools.results', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--base', required=True, help='MODEL_DIR of the pretrained model')
-    parser.add_argument('--runs', type=Path, default=Path('runs/results'), help='where the runs go')
-    parser.add_argument('--record', type=Path, default=Path('RESULTS.jsonl'), help='a line for every finished run')
-    parser.add_argument('--output', type=Path, default=Path('RESULTS.md'), help='the table')
-    parser.add_argument('--seeds', default='0,1,2', help='comma-separated')
-    parser.add_argument('--tasks', default=','.join(TASKS), help='comma-separated')
-    parser.add_argument('--methods', default=','.join(METHODS), help='comma-separated')
-    parser.add_argument('--steps', type=command_line.positive, default=300, help='of every run')
+    parser.add_argument('--runs', type=Path, default=Path('runs/results'), help='folder for the runs')
+    parser.add_argument(
+        '--record', type=Path, default=Path('RESULTS.jsonl'), help='record with a line per finished run'
+    )
+    parser.add_argument('--output', type=Path, default=Path('RESULTS.md'), help='table to write')
+    parser.add_argument('--seeds', default='0,1,2', help='comma-separated list')
+    parser.add_argument('--tasks', default=','.join(TASKS), help='comma-separated list')
+    parser.add_argument('--methods', default=','.join(METHODS), help='comma-separated list')
+    parser.add_argument('--steps', type=command_line.positive, default=300, help='steps per run')
     options = parser.parse_args(arguments)
     tasks, methods = options.tasks.split(','), options.methods.split(',')
-    for given, known in ((tasks, TASKS), (methods, METHODS)):
-        if unknown := [name for name in given if name not in known]:
-            raise UserError(f'{", ".join(unknown)}: unknown. Known: {", ".join(known)}.')
+    for names, known in ((tasks, TASKS), (methods, METHODS)):
+        if unknown := [name for name in names if name not in known]:
+            raise UserError(f'unknown {", ".join(unknown)}. Known: {", ".join(known)}.')
     if not RunDirectory(options.base).summary.is_file():
-        raise UserError(f'--base={options.base} holds no finished run.')
+        raise UserError(f'--base={options.base} is not a finished run.')
     record = read(options.record)
     made = {(line['task'], line['method'], line['seed']) for line in record if line['steps'] == options.steps}
     wanted = [
@@ -101,12 +102,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of the record; none if there is no record yet."""
+    """Return the lines of the record, none if it does not exist."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def run(directory: Path, task: str, method: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One run, and its line of the record: the score, the whole process's seconds and its peak memory."""
+    """Run one fine-tuning; return its line of the record, with the seconds and peak memory of the process."""
     flags = METHODS[method] | {'SEED': seed, 'TRAIN_STEPS': options.steps, 'EVAL_PERIOD': options.steps}
     flags |= {'INITIAL_CHECKPOINT_PATH': str(options.base), 'MODEL_DIR': str(directory)}
     files = ('gin/finetune_lora.gin', f'gin/tasks/{task}.gin', f'gin/peft/{method}.gin')
@@ -118,7 +119,9 @@ def run(directory: Path, task: str, method: str, seed: int, options: argparse.Na
         process = subprocess.Popen([*command, *flags_given], stdout=output, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
     if os.waitstatus_to_exitcode(status):
-        raise UserError(f'{task}, {method}, seed {seed} failed; its last words:\n{_end(directory / "output.txt")}')
+        raise UserError(
+            f'{task}, {method}, seed {seed} failed. The end of its output:\n{_end(directory / "output.txt")}'
+        )
     summary = json.loads(RunDirectory(directory).summary.read_text())
     return {
         'task': task,
@@ -137,7 +140,7 @@ def run(directory: Path, task: str, method: str, seed: int, options: argparse.Na
 
 
 def page(record: Sequence[dict[str, Any]]) -> str:
-    """The markdown: a table a task, in the order of `TASKS` and `METHODS`."""
+    """Return a Markdown page with a table per task, in the order of `TASKS` and `METHODS`."""
     runs = [line for line in record if line['method'] != NO_PRETRAINING]
     among = {name: _all(line[name] for line in runs) for name in ('steps', 'machine', 'base_bits_per_byte')}
     lines = [
@@ -148,7 +151,7 @@ def page(record: Sequence[dict[str, Any]]) -> str:
         'Python library).',
         f'Every run is {among["steps"]} steps of 32 examples. Score: mean ± standard deviation over the seeds named. '
         'Seconds of a whole run, start and report included, are medians on a shared machine; memory is the '
-        "process's peak. The learning rates were not searched: another may well change the order of the rows. "
+        "process's peak. The learning rates were not tuned; others may change the ranking. "
         'Every run is a line of RESULTS.jsonl.',
     ]
     for task in TASKS:
@@ -184,11 +187,11 @@ def _shown(score: float, task: str) -> str:
     return f'{score:.1f}' if TASKS[task] == 'bleu' else f'{score:.3f}'  # of 100, of 1
 
 
-# What no pretraining reaches.
+# Baselines without pretraining.
 
 
 def baseline(directory: Path, task: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The line of the record for a simple model, on the examples that the run in `directory` held out."""
+    """Return the record line of a baseline, evaluated on the validation examples of the run in `directory`."""
     flags = [('INITIAL_CHECKPOINT_PATH', str(options.base))]
     files = ['gin/finetune_lora.gin', f'gin/tasks/{task}.gin']
     data = load('loop.train', files, flags).build('loop.train')['data']
@@ -198,7 +201,7 @@ def baseline(directory: Path, task: str, options: argparse.Namespace) -> dict[st
 
 
 def classify(data: Any, held_out: Sequence[dict]) -> tuple[str, float]:
-    """TF-IDF of words and pairs of words, logistic regression."""
+    """Classify by logistic regression on TF-IDF of words and bigrams; return the name and the accuracy."""
     train = data.table.examples('train')
     vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     model = LogisticRegression(C=10, max_iter=2000)
@@ -209,7 +212,7 @@ def classify(data: Any, held_out: Sequence[dict]) -> tuple[str, float]:
 
 
 def tag(data: Any, held_out: Sequence[dict]) -> tuple[str, float]:
-    """Logistic regression on a word, its shape, its ends and its neighbours."""
+    """Tag by logistic regression on a word, its shape, prefix, suffix and neighbors; return the name and entity F1."""
 
     def shape(word: str) -> str:
         return ''.join('X' if c.isupper() else 'x' if c.islower() else '0' if c.isdigit() else c for c in word)
@@ -233,18 +236,18 @@ def tag(data: Any, held_out: Sequence[dict]) -> tuple[str, float]:
     return 'logistic regression on words in context', precision_recall_f1(*counts)[2]
 
 
-def write(data: Any, held_out: Sequence[dict]) -> tuple[str, float]:
-    """The answer of the training example whose input is nearest by TF-IDF."""
+def retrieve(data: Any, held_out: Sequence[dict]) -> tuple[str, float]:
+    """Answer with the target of the nearest training input by TF-IDF; return the name and BLEU."""
     train = data.source.examples('train')
     vectors = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r'[^,\s]+')
     known = vectors.fit_transform([c.turns[0].text for c in train])
     near = (vectors.transform([row['text'] for row in held_out]) @ known.T).argmax(axis=1)
     texts = [train[int(i)].turns[1].text for i in np.asarray(near).ravel()]
-    of_rows: Callable = text_measures.bleu(texts, [row['label'] for row in held_out])['bleu']
+    of_rows: Callable = text_metrics.bleu(texts, [row['label'] for row in held_out])['bleu']
     return 'the answer to the nearest training input by TF-IDF', float(of_rows(np.arange(len(texts))))
 
 
-BASELINES = {'banking77': classify, 'wnut17': tag, 'e2e_nlg': write}
+BASELINES = {'banking77': classify, 'wnut17': tag, 'e2e_nlg': retrieve}
 
 
 def _end(path: Path) -> str:

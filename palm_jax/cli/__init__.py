@@ -1,1 +1,1 @@
-"""The programs: flags to gin to one call. `palm-jax <program>` starts each of them."""
+"""The programs, each of which parses flags and makes one call. `palm-jax <program>` starts them."""

@@ -1,4 +1,4 @@
-"""Flags of the programs that take a gin file, and errors without a traceback."""
+"""Shared command line of the programs: flags for gin, user errors without a traceback, signals."""
 
 from __future__ import annotations
 
@@ -19,49 +19,56 @@ from palm_jax.errors import UserError
 from palm_jax.logs import show_logs
 from palm_jax.run_directory import RunDirectory
 
-# A disk that is full, a folder that may not be written: no fault of the program.
-_OF_THE_MACHINE = (
+# Errors of the machine, not of the program: a full disk, a read-only folder.
+_MACHINE_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
     *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR),
 )
 
 
 def parser(program: str, description: str) -> argparse.ArgumentParser:
-    """A parser with what all programs share."""
+    """Return a parser with the arguments that all programs with a gin file share."""
     result = argparse.ArgumentParser(
         prog=started_as(program),
         description=description,
         epilog='--gin.NAME=value overrides a macro or a binding, e.g. --gin.TRAIN_STEPS=100',
         allow_abbrev=False,
     )
-    result.add_argument('--gin_file', action='append', required=True, help='may be given several times; later ones win')
+    result.add_argument(
+        '--gin_file',
+        action='append',
+        required=True,
+        help='gin file; may be repeated, later files override earlier ones',
+    )
     return result
 
 
 def positive(text: str) -> int:
-    """An argparse type: a whole number of at least 1."""
+    """Parse a whole number of at least 1, as an argparse type."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f'{text} must be a whole number of at least 1')
     return int(text)
 
 
 def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Ordinary arguments, and (NAME, value) of every `--gin.NAME=value` or `--gin.NAME value`."""
-    rest, flags, waiting = [], [], None
+    """Split arguments into ordinary ones and (NAME, value) of every `--gin.NAME=value` or `--gin.NAME value`."""
+    rest: list[str] = []
+    flags: list[tuple[str, str]] = []
+    pending: str | None = None  # the NAME whose value is the next argument
     for argument in arguments:
-        if waiting is not None:
-            flags.append((waiting, argument))
-            waiting = None
+        if pending is not None:
+            flags.append((pending, argument))
+            pending = None
         elif argument.startswith('--gin.'):
             name, equals, value = argument.removeprefix('--gin.').partition('=')
             if equals:
                 flags.append((name.strip(), value.strip()))
             else:
-                waiting = name
+                pending = name
         else:
             rest.append(argument)
-    if waiting is not None:
-        raise UserError(f'--gin.{waiting} needs a value: --gin.{waiting}=...')
+    if pending is not None:
+        raise UserError(f'--gin.{pending} needs a value: --gin.{pending}=...')
     return rest, flags
 
 
@@ -86,12 +93,12 @@ def started_as(program: str) -> str:
     return f'palm-jax {program}'
 
 
-def _take_dropped(unraisable: sys.UnraisableHookArgs) -> None:
-    """What was raised where Python can only drop it.
+def _handle_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """Handle exceptions that Python cannot propagate.
 
-    Ctrl-C within a callback (JAX has one of the garbage collector) comes again after it. When a save
-    fails, TensorStore's threads tell the event loop, which is closed by then, of every other write;
-    `Checkpoints` says what failed.
+    Ctrl-C in a callback (JAX has one in the garbage collector) is raised again after it. When a save fails,
+    TensorStore's threads report every other write to the event loop, which is closed by then; these reports are
+    dropped, because `Checkpoints` reports the failure.
     """
     if unraisable.exc_type is KeyboardInterrupt:
         again = threading.Timer(0.05, _thread.interrupt_main)
@@ -102,43 +109,48 @@ def _take_dropped(unraisable: sys.UnraisableHookArgs) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C is a KeyboardInterrupt, but for one within an import: native modules that are being loaded drop it,
-    make an ImportError of it, or crash. There is nothing to save then, and the program ends.
+    """Raise KeyboardInterrupt on Ctrl-C; during an import, exit at once.
+
+    Native modules that are being loaded drop the exception, turn it into an ImportError, or crash, and there is
+    nothing to save yet.
     """
     while frame is not None:
         if frame.f_code.co_filename.startswith('<frozen importlib'):
-            _leave_interrupted()
+            _exit_interrupted()
         frame = frame.f_back
     raise KeyboardInterrupt
 
 
-def _leave_interrupted() -> None:
-    """Ends the process; Python's own way out crashes where native threads are in the middle of a compilation."""
+def _exit_interrupted() -> None:
+    """Exit at once; Python's regular exit crashes while native threads are compiling."""
     print('interrupted', file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(130)
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
-    """Exits with main's code; a user's mistake is a message and code 2."""
+    """Exit with the code of `main`; a UserError becomes a message and code 2."""
     restart_with_malloc_tunables()
     show_logs()
-    sys.unraisablehook = _take_dropped
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
+    sys.unraisablehook = _handle_unraisable
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # background jobs of a shell ignore it
         signal.signal(signal.SIGINT, _interrupt)
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # `| head` has read enough
+    except BrokenPipeError:  # the reader of the pipe, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        if error.errno not in _OF_THE_MACHINE:
+        if error.errno not in _MACHINE_ERRORS:
             raise
         where = f'{error.filename}: ' if error.filename else ''
-        print(f'error: {where}{error.strerror}. What was saved before is whole; mend it and go on.', file=sys.stderr)
+        print(
+            f'error: {where}{error.strerror}. Earlier checkpoints are intact. Fix the problem and rerun the command.',
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
-        _leave_interrupted()
+        _exit_interrupted()

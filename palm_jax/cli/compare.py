@@ -1,9 +1,9 @@
 """palm-jax compare runs/first runs/second
 
-Sets two fine-tuned runs side by side on the same held-out examples (their predictions.jsonl) and says
-whether they differ: McNemar's exact test on the examples that only one of them gets right, and a
-paired bootstrap of the difference. A tagged sentence is right when all its entities are. For numbers
-the bootstrap of the absolute error alone, for written texts that of each text's score.
+Compares two fine-tuned runs on the same validation examples (their predictions.jsonl), and tests whether they
+differ: McNemar's exact test on the examples that only one of them gets right, and a paired bootstrap of the
+difference. A tagged sentence is right if all of its entities are. For numbers there is only the bootstrap of
+the absolute error, for generated texts only that of the score per text.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy import stats
@@ -22,7 +23,7 @@ from palm_jax.run_directory import RunDirectory
 _BOOTSTRAPS = 10_000
 _LEVEL = 0.05
 _SHOWN = 5
-RIGHT = 'accuracy'  # of what is either right or wrong
+ACCURACY = 'accuracy'  # the metric of examples that are either right or wrong
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,17 +31,20 @@ class Comparison:
     """Two runs on the same examples.
 
     Attributes:
-      first, second: a score an example, higher is better: 1 for right and 0 for wrong, minus
-        the absolute error of a number, or the score of a written text.
-      measure: what their means are called.
-      lower, upper: the 95% interval of mean(second) − mean(first), by resampling examples.
-      only_first, only_second: examples that only one of them gets right; None where scores are no such thing.
-      p_value: McNemar's, exact and two-sided; None there, too.
+      first: a score per example, higher is better: 1 for right and 0 for wrong, minus the absolute error of a
+        number, or the score of a generated text.
+      second: scores of the second run.
+      metric: name of the mean score.
+      lower: lower end of the 95% bootstrap interval of mean(second) − mean(first).
+      upper: upper end of the interval.
+      only_first: number of examples that only the first run gets right; None if scores are not right or wrong.
+      only_second: number of examples that only the second run gets right; None likewise.
+      p_value: two-sided p-value of McNemar's exact test; None likewise.
     """
 
     first: np.ndarray
     second: np.ndarray
-    measure: str
+    metric: str
     lower: float
     upper: float
     only_first: int | None
@@ -49,34 +53,34 @@ class Comparison:
 
     @property
     def differ(self) -> bool:
-        """Whether the difference is more than chance at 5%: by both tests where there are two."""
+        """Whether the difference is significant at 5%, by both tests if there are two."""
         outside = self.lower > 0 or self.upper < 0
         return outside and (self.p_value is None or self.p_value < _LEVEL)
 
 
-def compare(first: np.ndarray, second: np.ndarray, measure: str = RIGHT, seed: int = 0) -> Comparison:
-    """Compares scores [E] of the same examples.
+def compare(first: np.ndarray, second: np.ndarray, metric: str = ACCURACY, seed: int = 0) -> Comparison:
+    """Compare scores [E] of the same examples.
 
-    McNemar (1947), exact: of the b + c examples that one run alone gets right, under no difference
-    each run gets half; p = P(Binomial(b + c, 1/2) at least as far from half as b).
+    McNemar's exact test (1947): of the b + c examples that only one run gets right, under the null hypothesis each
+    run gets half; p = P(Binomial(b + c, 1/2) at least as far from half as b).
     """
     difference = second - first
     rng = np.random.default_rng(seed)
     means = np.array([difference[rng.integers(0, len(difference), len(difference))].mean() for _ in range(_BOOTSTRAPS)])
     lower, upper = np.percentile(means, [100 * _LEVEL / 2, 100 * (1 - _LEVEL / 2)])
-    if measure != RIGHT:
-        return Comparison(first, second, measure, float(lower), float(upper), None, None, None)
+    if metric != ACCURACY:
+        return Comparison(first, second, metric, float(lower), float(upper), None, None, None)
     b, c = int(np.sum(difference < 0)), int(np.sum(difference > 0))
     p = float(stats.binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
-    return Comparison(first, second, measure, float(lower), float(upper), b, c, p)
+    return Comparison(first, second, metric, float(lower), float(upper), b, c, p)
 
 
 def report(names: Sequence[str], comparison: Comparison) -> str:
-    """The comparison in words."""
+    """Return a report of the comparison."""
     means = [abs(float(scores.mean())) for scores in (comparison.first, comparison.second)]
     gain = comparison.second.mean() - comparison.first.mean()
     lines = [f'{len(comparison.first):,} examples']
-    lines += [f'  {name}: {comparison.measure} {mean:.4f}' for name, mean in zip(names, means, strict=True)]
+    lines += [f'  {name}: {comparison.metric} {mean:.4f}' for name, mean in zip(names, means, strict=True)]
     lines.append(
         f'  the second is better by {gain:+.4f} (95% interval {comparison.lower:+.4f} to {comparison.upper:+.4f})'
     )
@@ -88,29 +92,29 @@ def report(names: Sequence[str], comparison: Comparison) -> str:
     if comparison.differ:
         lines.append(f'They differ: {names[1] if gain > 0 else names[0]} is better.')
     else:
-        lines.append('No difference is shown: what there is may be chance.')
+        lines.append('No significant difference.')
     return '\n'.join(lines)
 
 
 def read(model_dir: str) -> list[dict]:
-    """The predictions of a run."""
-    path = RunDirectory(model_dir).predictions
+    """Return the predictions of a run."""
+    path = RunDirectory(Path(model_dir)).predictions
     if not path.is_file():
-        raise UserError(f'{path} does not exist; give the MODEL_DIR of a fine-tuned run that has finished.')
+        raise UserError(f'{path} does not exist; name the MODEL_DIR of a finished fine-tuning run.')
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def scores(rows: Sequence[dict]) -> tuple[np.ndarray, str]:
-    """A score an example, higher is better, and what their mean is called."""
+    """Return a score per example, higher is better, and the name of their mean."""
     if isinstance(rows[0]['label'], float):
         return -np.array([abs(row['predicted'] - row['label']) for row in rows]), 'mean absolute error'
     if 'score' in rows[0]:
-        return np.array([float(row['score']) for row in rows]), 'mean score of a text'
-    return np.array([float(row['predicted'] == row['label']) for row in rows]), RIGHT
+        return np.array([float(row['score']) for row in rows]), 'mean score per text'
+    return np.array([float(row['predicted'] == row['label']) for row in rows]), ACCURACY
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Reads both, checks that they are of the same examples, prints."""
+    """Compare two runs, after a check that their examples are the same."""
     parser = argparse.ArgumentParser(
         prog='palm-jax compare', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -119,16 +123,16 @@ def main(arguments: Sequence[str]) -> int:
     first, second = map(read, options.runs)
     keys = [[(row['text'], str(row['label'])) for row in rows] for rows in (first, second)]
     if keys[0] != keys[1]:
-        place = next((i for i, pair in enumerate(zip(*keys, strict=False)) if pair[0] != pair[1]), min(map(len, keys)))
-        shown = [rows[place] if place < len(rows) else 'nothing' for rows in keys]
+        index = next((i for i, pair in enumerate(zip(*keys, strict=False)) if pair[0] != pair[1]), min(map(len, keys)))
+        shown = [rows[index] if index < len(rows) else 'nothing' for rows in keys]
         raise UserError(
-            f'The runs were not measured on the same examples: number {place + 1} is {shown[0]} in {options.runs[0]} '
-            f'and {shown[1]} in {options.runs[1]}. Give both the same VALIDATION_FILES.'
+            f'The runs were evaluated on different examples: number {index + 1} is {shown[0]} in {options.runs[0]} '
+            f'and {shown[1]} in {options.runs[1]}. Use the same VALIDATION_FILES for both.'
         )
-    (of_first, measure), (of_second, _) = scores(first), scores(second)
-    comparison = compare(of_first, of_second, measure)
+    (of_first, metric), (of_second, _) = scores(first), scores(second)
+    comparison = compare(of_first, of_second, metric)
     print(report(options.runs, comparison))
-    if measure == RIGHT:
+    if metric == ACCURACY:
         changed = np.flatnonzero(comparison.first != comparison.second)
         for i in changed[:_SHOWN]:
             print(f'  {first[i]["label"]}: {first[i]["predicted"]} / {second[i]["predicted"]} | {first[i]["text"]}')

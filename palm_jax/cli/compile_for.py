@@ -1,11 +1,11 @@
 """palm-jax compile-for --topology v5e:2x4 --gin_file=gin/pretrain_base.gin [--gin.NAME=value ...] [--sweep]
 
-Compiles a run's train step for TPUs that are not here, with the real TPU compiler, and says whether it fits: bytes on
-a device against the chip's memory, FLOPs against the paper's formula, every collective with its bytes, and what time
-they allow at best. --sweep tries meshes, batches and ways of rematerialization, and names the best that fits.
+Compiles the train step of a run for TPUs that are not attached, with the real TPU compiler, and reports whether it
+fits: memory per device, FLOPs compared with the paper's formula, the bytes of every collective, and a lower bound of
+the step time. --sweep tries meshes, batch sizes and rematerialization policies, and reports the best that fits.
 
-TOPOLOGY is a generation and its chips, e.g. v5e:2x2, v4:4x4x4, v5p:8x8x8, v6e:4x4. Needs libtpu (Linux), and says how
-to get it; no TPU.
+TOPOLOGY is a TPU generation and the shape of its chips, e.g. v5e:2x2, v4:4x4x4, v5p:8x8x8, v6e:4x4. Requires libtpu
+(Linux), but no TPU; if it is missing, the message has the command that installs it.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from palm_jax.training.setup import Setup, adapt_from_arguments, check_steps, re
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """A generation of TPUs, by its data sheet (cloud.google.com/tpu/docs).
+    """A TPU generation, from its data sheet (cloud.google.com/tpu/docs).
 
     Attributes:
-      kind: as jax names it.
+      kind: name in jax.
       memory: bytes of HBM.
-      links: bytes/s that all links of a chip to its neighbours send together, one way.
-      megacore: whether its two cores are one device.
+      links: bandwidth of all links of a chip to its neighbors together, one way, in bytes/s.
+      megacore: whether its two cores form one device.
     """
 
     kind: str
@@ -66,83 +66,87 @@ CHIPS = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compiles once, or sweeps."""
+    """Compile once, or sweep."""
     parser = argparse.ArgumentParser(
         prog='palm-jax compile-for',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--topology', required=True, help='e.g. v5e:2x4')
-    parser.add_argument('--gin_file', action='append', required=True, help='as of palm_jax.train')
-    parser.add_argument('--sweep', action='store_true', help='try meshes, batches and remat; name the best that fits')
+    parser.add_argument('--gin_file', action='append', required=True, help='gin file of the run; may be repeated')
+    parser.add_argument(
+        '--sweep', action='store_true', help='try meshes, batch sizes and remat, and report the best that fits'
+    )
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
     chip, devices = devices_of(options.topology)
 
-    def compiled(*more: tuple[str, str]) -> Compiled:
+    def compile_with(*more: tuple[str, str]) -> Compiled:
         configuration = load('loop.train', options.gin_file, [*flags, *more])
         return compile_step(configuration.build('loop.train'), chip, devices)
 
     if options.sweep:
-        sweep(compiled, options, flags, len(devices))
+        sweep(compile_with, options, flags, len(devices))
     else:
-        print(compiled().report())
+        print(compile_with().report())
     return 0
 
 
 def devices_of(topology: str) -> tuple[Chip, list[Any]]:
-    """The chip of a topology, and its devices as the compiler sees them.
+    """Return the chip of a topology, and its devices for the compiler.
 
     Raises:
-      UserError: no such generation or shape, or no libtpu.
+      UserError: if there is no such generation or shape, or libtpu is missing.
     """
     generation, _, shape = topology.partition(':')
     if generation not in CHIPS or not re.fullmatch(r'\d+x\d+(x\d+)?', shape):
         raise UserError(
-            f'--topology={topology}: a generation and its chips, e.g. v5e:2x4.{closest(generation, CHIPS)} '
-            f'Generations: {", ".join(CHIPS)}.'
+            f'--topology={topology}: expected a TPU generation and the shape of its chips, e.g. v5e:2x4.'
+            f'{closest(generation, CHIPS)} Generations: {", ".join(CHIPS)}.'
         )
     _find_compiler()
     chip = CHIPS[generation]
-    more = {'chip_config_name': 'megacore'} if chip.megacore else {}
+    extra = {'chip_config_name': 'megacore'} if chip.megacore else {}
     try:
-        found = topologies.get_topology_desc(platform='tpu', topology_name=topology, **more)
-    except Exception as error:  # of the compiler, which knows the shapes there are
-        raise UserError(f'--topology={topology}: the TPU compiler does not know it ({str(error)[:300]}).') from None
+        found = topologies.get_topology_desc(platform='tpu', topology_name=topology, **extra)
+    except Exception as error:  # the compiler rejects unknown shapes
+        raise UserError(f'--topology={topology}: the TPU compiler rejects it ({str(error)[:300]}).') from None
     return chip, list(found.devices)
 
 
 def _find_compiler() -> None:
-    """Sets what makes libtpu a compiler on a machine without a TPU."""
+    """Set the environment variables with which libtpu compiles on a machine without a TPU."""
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
     os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-8')
     os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
-    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # it uses no chip, so others may compile beside it
+    # It uses no chip, so other processes may compile at the same time.
+    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
     if 'TPU_LIBRARY_PATH' in os.environ:
         return
-    apart, installed = cache_dir() / 'libtpu', importlib.util.find_spec('libtpu')
-    places = [apart / 'libtpu', *map(Path, installed.submodule_search_locations if installed else ())]
-    found = next((place / 'libtpu.so' for place in places if (place / 'libtpu.so').is_file()), None)
+    separate, installed = cache_dir() / 'libtpu', importlib.util.find_spec('libtpu')
+    installed_in = installed.submodule_search_locations if installed else None
+    folders = [separate / 'libtpu', *map(Path, installed_in or ())]
+    found = next((folder / 'libtpu.so' for folder in folders if (folder / 'libtpu.so').is_file()), None)
     if found is None:
         raise UserError(
-            'The TPU compiler is in libtpu, which is not here. Where JAX does not take it for a TPU:\n'
-            f'  {shlex.join([sys.executable, "-m", "pip", "install", "--no-deps", f"--target={apart}", "libtpu"])}'
+            'libtpu, which contains the TPU compiler, is not installed. Install it where JAX does not find it:\n'
+            f'  {shlex.join([sys.executable, "-m", "pip", "install", "--no-deps", f"--target={separate}", "libtpu"])}'
         )
     os.environ['TPU_LIBRARY_PATH'] = str(found)
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A train step as the TPU compiler made it.
+    """A train step that the TPU compiler compiled.
 
     Attributes:
-      plan: of the run.
-      chip: what it was compiled for.
-      seconds: that it took.
-      memory: bytes on a device by what they hold.
-      counted_flops: of the matmuls of a step, without recomputation, on all devices.
-      collectives: (times a step, bytes a time) by kind and shape.
-      problem: what the compiler said when it does not fit.
+      plan: plan of the run.
+      chip: chip that it was compiled for.
+      seconds: compile time in seconds.
+      memory: bytes per device by content.
+      counted_flops: FLOPs of the matrix products of a step on all devices, without recomputation.
+      collectives: (calls per step, bytes per call) by kind and shape.
+      problem: message of the compiler if it fails; None if it succeeds.
     """
 
     plan: Plan
@@ -155,56 +159,63 @@ class Compiled:
 
     @property
     def tokens(self) -> int:
-        """Of a step."""
+        """Tokens per step."""
         return max(size for _, size in self.plan.batch_sizes.ramp) * self.plan.length
 
     @property
     def formula_flops(self) -> float:
-        """Of a step, by the paper's formula."""
+        """FLOPs per step by the paper's formula."""
         return self.plan.flops_per_token * self.tokens
 
     @property
     def num_devices(self) -> int:
-        """Of the mesh."""
+        """Number of devices of the mesh."""
         return math.prod(self.plan.axis_sizes.values())
 
     @property
+    def peak_flops(self) -> float:
+        """Peak FLOP/s of a device."""
+        peak = flops.peak(self.chip.kind)
+        assert peak is not None, f'no peak FLOP/s for {self.chip.kind}'
+        return peak
+
+    @property
     def compute_seconds(self) -> float:
-        """Of a step, at the chip's peak."""
-        return self.formula_flops / (self.num_devices * flops.peak(self.chip.kind))
+        """Seconds of matrix products per step at peak FLOP/s."""
+        return self.formula_flops / (self.num_devices * self.peak_flops)
 
     @property
     def collective_seconds(self) -> float:
-        """Of a step, when every byte crosses all of a chip's links at once."""
+        """Seconds of collectives per step, if every byte uses all links of a chip."""
         return sum(times * size for times, size in self.collectives.values()) / self.chip.links
 
     @property
     def fits(self) -> bool:
-        """Whether the chip's memory is enough."""
+        """Whether it compiled and fits in the memory of the chip."""
         return self.problem is None and sum(self.memory.values()) <= self.chip.memory
 
-    def in_short(self) -> str:
-        """Whether it fits, and how fast it can be, in one line."""
+    def summary_line(self) -> str:
+        """Return one line: whether it fits, and the upper bound of its speed."""
         if self.problem is not None:
-            return f'the compiler refuses it: {self.problem[:100]}'
+            return f'compilation failed: {self.problem[:100]}'
         bound = max(self.compute_seconds, self.collective_seconds)
         used = sum(self.memory.values()) / 2**30
         fits = 'fits' if self.fits else 'does not fit'
-        return f'{fits}, {used:.2f} GiB a device, {self.tokens / bound:,.0f} tokens/s at best'
+        return f'{fits}, {used:.2f} GiB per device, at most {self.tokens / bound:,.0f} tokens/s'
 
     def report(self) -> str:
-        """Everything, for the terminal."""
+        """Return the full report."""
         lines = [self.plan.summary(None), f'compiled   for {self.chip.kind} in {self.seconds:.0f} s']
         if self.problem is not None:
-            return '\n'.join([*lines, f'the compiler refuses it: {self.problem}'])
+            return '\n'.join([*lines, f'compilation failed: {self.problem}'])
         used = sum(self.memory.values())
         parts = ', '.join(f'{name} {size / 2**30:.2f}' for name, size in self.memory.items())
         share = self.counted_flops / self.formula_flops
         lines += [
-            f'memory     {used / 2**30:.2f} of {self.chip.memory / 2**30:.0f} GiB a device ({parts}): '
+            f'memory     {used / 2**30:.2f} of {self.chip.memory / 2**30:.0f} GiB per device ({parts}): '
             f'{"fits" if self.fits else "does not fit"}',
-            f'FLOPs      {self.counted_flops:.4g} a step in its matmuls, attention in full, {share:.1%} of the formula',
-            'collectives a step and device',
+            f'FLOPs      {self.counted_flops:.4g} per step in matrix products, {share:.1%} of the formula',
+            'collectives per step and device',
         ]
         ordered = sorted(self.collectives.items(), key=lambda item: -item[1][0] * item[1][1])
         lines += [
@@ -215,17 +226,17 @@ class Compiled:
             lines.append(f'    {rest / 2**20:>12,.1f} MiB  {len(ordered) - 12} other kinds')
         bound = max(self.compute_seconds, self.collective_seconds)
         lines += [
-            f'at best    {bound:.3g} s a step: {self.compute_seconds:.3g} s of matmuls at '
-            f'{flops.peak(self.chip.kind):.3g} FLOP/s, {self.collective_seconds:.3g} s of collectives at '
+            f'bound      {bound:.3g} s per step: {self.compute_seconds:.3g} s of matrix products at '
+            f'{self.peak_flops:.3g} FLOP/s, {self.collective_seconds:.3g} s of collectives at '
             f'{self.chip.links:.3g} B/s',
-            '           (matmuls at peak, nothing recomputed; collectives on all links at once, behind the matmuls)',
-            f'           {self.tokens / bound:,.0f} tokens/s, MFU at most {self.compute_seconds / bound:.0%}',
+            '           (products at peak without recomputation; collectives on all links, overlapping the products)',
+            f'           {self.tokens / bound:,.0f} tokens/s at most, MFU at most {self.compute_seconds / bound:.0%}',
         ]
         return '\n'.join(lines)
 
 
 def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -> Compiled:
-    """Compiles the step of `loop.train(**arguments)` for devices that are not here."""
+    """Compile the step of `loop.train(**arguments)` for devices that are not attached."""
     layout, data = arguments['layout'], arguments['data']
     model, selection = adapt_from_arguments(arguments, platform='tpu')
     optimizer, batch_size, total_steps = (arguments[name] for name in ('optimizer', 'batch_size', 'total_steps'))
@@ -239,13 +250,15 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
         for name, value in data.blank().items()
     }
     rng = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=on_all)
-    start, problem, memory, collectives = time.monotonic(), None, {}, {}
+    start, problem = time.monotonic(), None
+    memory: dict[str, float] = {}
+    collectives: dict[str, tuple[int, float]] = {}
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
         traced = setup.train_step(mesh, arguments['loss'], microbatches).trace(setup.target(mesh), batch, rng)
         try:
             compiled = traced.lower(lowering_platforms=('tpu',)).compile()
         except jax.errors.JaxRuntimeError as error:
-            problem = _in_short(str(error))
+            problem = _shorten(str(error))
         else:
             stats = compiled.memory_analysis()
             memory = {
@@ -260,44 +273,47 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
     return Compiled(plan, chip, seconds, memory, counted, collectives, problem)
 
 
-def _in_short(error: str) -> str:
+def _shorten(error: str) -> str:
     lines = [line.strip() for line in error.splitlines() if line.strip()]
-    told = [line for line in lines if re.search(r'hbm|memory|exceed', line, re.IGNORECASE)]
-    return ' '.join((told or lines)[:3])[:600]
+    relevant = [line for line in lines if re.search(r'hbm|memory|exceed', line, re.IGNORECASE)]
+    return ' '.join((relevant or lines)[:3])[:600]
 
 
 def sweep(
-    compiled: Callable[..., Compiled], options: argparse.Namespace, flags: Sequence[tuple[str, str]], num_devices: int
+    compile_with: Callable[..., Compiled],
+    options: argparse.Namespace,
+    flags: Sequence[tuple[str, str]],
+    num_devices: int,
 ) -> None:
-    """Tries powers of two along `model`, the batch up to eight times, and every remat; prints a line each.
+    """Try powers of two for `model`, up to eight times the batch size, and every remat policy; print a line for each.
 
-    A larger batch is not tried where a smaller one does not fit, nor more recomputation where less leaves room.
+    Larger batches are skipped if a smaller one does not fit, and more recomputation if less leaves enough memory.
     """
-    given = dict(flags).get('BATCH_SIZE')
-    if given is None or not given.isdigit():
-        raise UserError('--sweep multiplies the batch it is given: --gin.BATCH_SIZE=32')
+    batch_size = dict(flags).get('BATCH_SIZE')
+    if batch_size is None or not batch_size.isdigit():
+        raise UserError('--sweep multiplies BATCH_SIZE, which must be set: --gin.BATCH_SIZE=32')
     results: list[tuple[Compiled, str]] = []
-    roomy: set[tuple[int, int]] = set()  # (devices along `model`, times the batch) that fit already
+    fitting: set[tuple[int, int]] = set()  # (devices along `model`, factor of the batch size) that fit
     for mesh_model, remat in itertools.product((1, 2, 4, 8), ('none', 'minimal', 'full')):
-        if num_devices % mesh_model or (mesh_model, 8) in roomy:
+        if num_devices % mesh_model or (mesh_model, 8) in fitting:
             continue
         for factor in (1, 2, 4, 8):
             changes = [('MESH_MODEL', str(mesh_model)), ('MESH_DATA', '-1'), ('REMAT', remat)]
-            changes.append(('BATCH_SIZE', str(int(given) * factor)))
+            changes.append(('BATCH_SIZE', str(int(batch_size) * factor)))
             name = ' '.join(f'--gin.{key}={value}' for key, value in changes)
             try:
-                result = compiled(*changes)
+                result = compile_with(*changes)
             except UserError as error:
                 print(f'{name}: {error}', flush=True)
                 break
-            print(f'{name}: {result.in_short()}', flush=True)
+            print(f'{name}: {result.summary_line()}', flush=True)
             if not result.fits:
                 break
             results.append((result, name))
-            roomy.add((mesh_model, factor))
+            fitting.add((mesh_model, factor))
     if not results:
-        raise UserError(f'Nothing that was tried fits {options.topology}: more chips, a smaller batch or model.')
-    # Recomputation costs a third (all of the forward pass) or nothing (its matmuls are kept).
+        raise UserError(f'Nothing fits {options.topology}: use more chips, a smaller batch size or a smaller model.')
+    # Relative cost: recomputing everything repeats the forward pass (a third); keeping matrix products, little.
     cost = {'none': 1.0, 'minimal': 1.05, 'full': 4 / 3}
     best = min(
         results,

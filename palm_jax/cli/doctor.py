@@ -1,13 +1,14 @@
-"""palm-jax doctor: what this machine has, what is missing, and the command that mends it."""
+"""palm-jax doctor: check the installation, and print the commands that fix it."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import importlib.util
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from packaging.requirements import Requirement
 
@@ -16,20 +17,24 @@ from palm_jax.cache_directory import cache_dir
 _NIGHTLIES = {'seqio-nightly': 'seqio==0.0.20', 'tfds-nightly': 'tensorflow-datasets==4.9.10'}
 
 
-def main() -> int:
-    """Prints the findings; 1 when something that every run needs is wrong."""
+def main(arguments: Sequence[str]) -> int:
+    """Print the findings; return 1 if something that every run needs is missing or broken."""
+    parser = argparse.ArgumentParser(
+        prog='palm-jax doctor', description='Checks this installation and prints the commands that fix it.'
+    )
+    parser.parse_args(arguments)
     problems = 0
     print(f'python {platform.python_version()} on {platform.platform()}')
-    for ok, what, mend in (*_packages(), *_conflicts(), *_extras(), *_devices()):
-        print(f'  {"✓" if ok else ("·" if ok is None else "✗")} {what}' + (f'\n      mend: {mend}' if mend else ''))
+    for ok, finding, fix in (*_packages(), *_conflicts(), *_extras(), *_devices()):
+        print(f'  {"✓" if ok else ("·" if ok is None else "✗")} {finding}' + (f'\n      fix: {fix}' if fix else ''))
         problems += ok is False
-    print(f'cache  {cache_dir()}  (vocabularies and tokens; PALM_JAX_CACHE moves it)')
-    print('all is well' if not problems else f'{problems} problem(s)')
+    print(f'cache  {cache_dir()}  (vocabularies and tokens; set PALM_JAX_CACHE to move it)')
+    print('no problems found' if not problems else f'{problems} problem(s)')
     return 1 if problems else 0
 
 
 def _packages() -> Iterator[tuple[bool | None, str, str]]:
-    """Every requirement of palm_jax itself: installed, in bounds, importable."""
+    """Check every requirement of palm_jax: installed, with a supported version."""
     try:
         requirements = importlib.metadata.requires('palm_jax') or []
     except importlib.metadata.PackageNotFoundError:
@@ -44,12 +49,12 @@ def _packages() -> Iterator[tuple[bool | None, str, str]]:
             yield False, f'{requirement.name} is missing', f'pip install "{requirement}"'
             continue
         fits = requirement.specifier.contains(version, prereleases=True)
-        bounds = '' if fits else f', but palm_jax needs {requirement.specifier}'
+        bounds = '' if fits else f', but palm_jax requires {requirement.specifier}'
         yield fits, f'{requirement.name} {version}{bounds}', '' if fits else f'pip install "{requirement}"'
 
 
 def _conflicts() -> Iterator[tuple[bool | None, str, str]]:
-    """t5 asks for nightly builds that overwrite the releases' files."""
+    """Check for nightly builds, which t5 requires and which overwrite files of the releases."""
     for nightly, release in _NIGHTLIES.items():
         try:
             version = importlib.metadata.version(nightly)
@@ -57,30 +62,31 @@ def _conflicts() -> Iterator[tuple[bool | None, str, str]]:
             continue
         yield (
             False,
-            f'{nightly} {version} shares its files with {release}: whichever was unpacked last wins',
+            f'{nightly} {version} overwrites files of {release}, or the other way round',
             f'pip uninstall -y {nightly} && pip install --force-reinstall --no-deps {release}',
         )
 
 
 def _extras() -> Iterator[tuple[bool | None, str, str]]:
+    """List optional packages, with the command that installs the missing ones."""
     for name, module, use, command in (
         ('wandb', 'wandb', 'logging to Weights & Biases', 'pip install "palm_jax[wandb]"'),
         ('t5', 't5', 'the T5 tasks and preprocessors', 'pip install --no-deps t5==0.9.4'),
-        ('fastapi', 'fastapi', 'palm_jax.cli.serve', 'pip install "palm_jax[serve]"'),
-        ('transformers', 'transformers', 'palm_jax.cli.export and import_weights', 'pip install "palm_jax[hf]"'),
+        ('fastapi', 'fastapi', 'palm-jax serve', 'pip install "palm_jax[serve]"'),
+        ('transformers', 'transformers', 'palm-jax export and import', 'pip install "palm_jax[hf]"'),
         ('lm-eval', 'lm_eval', 'lm-evaluation-harness', 'pip install "palm_jax[eval]"'),
         ('torch', 'torch', 'the comparisons with PyTorch peers', 'pip install "palm_jax[peers]"'),
     ):
         found = importlib.util.find_spec(module) is not None
         yield (
             (True if found else None),
-            f'{name}: {"here" if found else f"not installed, only needed for {use}"}',
+            f'{name}: {"installed" if found else f"not installed, only needed for {use}"}',
             ('' if found else command),
         )
 
 
 def _devices() -> Iterator[tuple[bool | None, str, str]]:
-    """What jax sees, and a GPU or TPU it does not."""
+    """Check the devices of jax; a GPU that only the driver sees is a problem."""
     import jax
 
     try:

@@ -11,23 +11,27 @@ from palm_jax.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Flags to one call."""
-    parser = command_line.parser('eval', 'Measures a trained model, with 95% intervals.')
-    parser.add_argument('--task', help="a seqio task or mixture with metrics; default: the run's own held-out part")
-    parser.add_argument('--split', default='validation', help='of the task')
-    parser.add_argument('--examples', type=int, help='with --task: so many from the beginning of each; default: all')
-    parser.add_argument('--shots', type=int, help='with --task: so many solved examples before every question')
+    """Evaluate a model and write its scores."""
+    parser = command_line.parser('eval', 'Evaluates a trained model, with 95% confidence intervals.')
+    parser.add_argument('--task', help='seqio task or mixture with metrics; default: the validation split of the run')
+    parser.add_argument('--split', default='validation', help='split of --task')
+    parser.add_argument(
+        '--examples', type=int, help='with --task: number of examples per task, from its beginning; default: all'
+    )
+    parser.add_argument('--shots', type=int, help='with --task: number of few-shot examples per prompt')
     parser.add_argument('--output', type=Path, help='.json; default: eval.json in MODEL_DIR')
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
     output = options.output or run.evaluation
     if options.shots is not None and (options.task is None or options.shots < 0):
-        raise UserError('--shots wants a number of examples, 0 or more, and --task, whose training part has them.')
+        raise UserError(
+            '--shots must be at least 0 and requires --task (few-shot examples come from its training split).'
+        )
     if options.examples is not None and (options.task is None or options.examples < 1):
-        raise UserError('--examples wants a number of examples, 1 or more, and --task, of which they are the first.')
+        raise UserError('--examples must be at least 1 and requires --task (its first examples are evaluated).')
     if not output.parent.is_dir():
-        raise UserError(f'--output: there is no folder {output.parent}.')
+        raise UserError(f'--output: the folder {output.parent} does not exist.')
 
     from palm_jax.api import evaluation, trained_model
 

@@ -1,4 +1,4 @@
-"""What a run will do, before it does it: needs no accelerator and allocates no parameter."""
+"""`--explain`: what a run would do, without an accelerator and without allocating parameters."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from palm_jax.training.setup import Setup, adapt_from_arguments, check_steps
 
 
 def explain(configuration: Configuration, arguments: dict[str, Any], num_devices: int | None) -> str:
-    """The resolved configuration with sources, an example, the parameters, memory and work.
+    """Return the resolved configuration with sources, an example, the parameters, and the cost of the run.
 
     Args:
-      configuration: where every value came from.
-      arguments: of `loop.train`, built.
-      num_devices: to plan for; None asks the layout, and where it says "all", this machine.
+      configuration: configuration with the source of every value.
+      arguments: arguments of `loop.train`.
+      num_devices: number of devices to plan for; None takes that of the mesh layout, or of this machine if the layout
+        takes all.
     """
     layout, data = arguments['layout'], arguments['data']
     if num_devices is None:
@@ -37,7 +38,7 @@ def explain(configuration: Configuration, arguments: dict[str, Any], num_devices
     try:
         check_steps(plan.batch_sizes, data.group, plan.axis_sizes['data'], microbatches, total_steps)
     except UserError as error:
-        sections['what would stop the run'] = f'{error}'
+        sections['the run would fail'] = f'{error}'
     return '\n\n'.join(f'## {title}\n{body}' for title, body in sections.items())
 
 

@@ -11,7 +11,7 @@ from palm_jax.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parses the flags and imports the weights."""
+    """Import weights as a base model."""
     parser = argparse.ArgumentParser(
         prog='palm-jax import',
         description='Imports published weights as a base for fine-tuning.',

@@ -1,11 +1,11 @@
 """palm-jax inspect NAME [--gin_file=...] [--gin.NAME=value ...]
 
-Shows what a task feeds to the model: some examples, decoded, with what is seen both ways, what is
-learned and the label; how long examples are, how much of a batch is padding, how much of it the
-loss counts, how often each label occurs. What is cut or left out is said on the way.
+Shows the examples of a task as the model sees them: some examples, decoded, with their bidirectional part, their
+targets and their label; the lengths of examples, the share of padding, the share of positions that the loss
+counts, and the frequency of labels. Truncated and skipped examples are reported, too.
 
-NAME is a file of gin/tasks (banking77, python_stdlib, ...) or a registered seqio task or mixture;
-a task for fine-tuning takes its vocabulary from a base: --gin.INITIAL_CHECKPOINT_PATH=runs/tiny.
+NAME is a file of gin/tasks (banking77, python_stdlib, ...) or a registered seqio task or mixture; a task for
+fine-tuning takes its vocabulary from a base: --gin.INITIAL_CHECKPOINT_PATH=runs/tiny.
 """
 
 from __future__ import annotations
@@ -21,14 +21,18 @@ from palm_jax.cli import command_line, named_task
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Builds the data as a run would, and prints."""
+    """Build the data as a run does, and print examples and statistics."""
     parser = argparse.ArgumentParser(
         prog='palm-jax inspect', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('name', help='of the task')
-    parser.add_argument('--gin_file', action='append', default=[], help='more of the configuration, e.g. an objective')
-    parser.add_argument('--examples', type=command_line.positive, default=3, help='to show')
-    parser.add_argument('--batches', type=command_line.positive, default=20, help='of 32, to measure')
+    parser.add_argument('name', help='name of the task')
+    parser.add_argument(
+        '--gin_file', action='append', default=[], help='further gin file, such as an objective; may be repeated'
+    )
+    parser.add_argument('--examples', type=command_line.positive, default=3, help='number of examples to show')
+    parser.add_argument(
+        '--batches', type=command_line.positive, default=20, help='number of batches of 32 for the statistics'
+    )
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
     data = named_task.data(options.name, options.gin_file, flags)
@@ -38,29 +42,31 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def examples(data: Any, count: int) -> str:
-    """The first training examples: what is read (both ways in ⟪ ⟫), what is learned, the label."""
+    """Return the first training examples: inputs (bidirectional part in ⟪ ⟫), targets and label."""
     batch, decode = data.batch(0, count), data.vocabulary.decode
     lines = []
     for row in range(count):
         features = {name: values[row] for name, values in batch.items()}
         read = features['decoder_input_tokens'][: _used(features)]
-        both_ways = int(features.get('decoder_causal_attention', np.zeros(1)).sum())
-        shown = f'⟪{decode(read[:both_ways])}⟫{decode(read[both_ways:])}' if both_ways else decode(read)
-        lines += [f'--- example {row + 1}', f'read     {shown!r}']
+        prefix = int(features.get('decoder_causal_attention', np.zeros(1)).sum())
+        shown = f'⟪{decode(read[:prefix])}⟫{decode(read[prefix:])}' if prefix else decode(read)
+        lines += [f'--- example {row + 1}', f'input    {shown!r}']
         if 'decoder_loss_weights' in features:
             learned = features['decoder_target_tokens'][features['decoder_loss_weights'] > 0]
-            lines.append(f'learned  {decode(learned)!r}')
+            lines.append(f'target   {decode(learned)!r}')
         if 'labels' in features:
             labels = features['labels']
-            if features['label_weights'].ndim:  # of words: where one ends
+            if features['label_weights'].ndim:  # a label per word, where it ends
                 labels = labels[features['label_weights'] > 0]
             lines.append(f'label    {_label(labels, data.labels)}')
     return '\n'.join(lines)
 
 
 def statistics(data: Any, num_batches: int) -> str:
-    """Lengths, padding, what the loss counts, and labels, over some training batches."""
-    lengths, counted, positions, labels = [], 0, 0, []
+    """Return lengths, padding, the share that the loss counts, and labels of some training batches."""
+    lengths: list[int] = []
+    labels: list[np.ndarray] = []
+    counted, positions = 0, 0
     for number in range(num_batches):
         batch = data.batch(32 * number, 32)
         rows = [{name: values[row] for name, values in batch.items()} for row in range(32)]
@@ -71,10 +77,10 @@ def statistics(data: Any, num_batches: int) -> str:
     low, middle, high = np.percentile(lengths, (5, 50, 95))
     lines = [
         '',
-        f'one epoch    {data.num_sequences:,} sequences of {data.length} tokens',
+        f'epoch        {data.num_sequences:,} sequences of {data.length} tokens',
         f'vocabulary   {data.vocabulary.fingerprint}, {data.vocabulary.size:,} ids',
-        f'measured     the first {len(lengths):,} sequences',
-        f'tokens       {middle:.0f} in the middle one, {low:.0f} to {high:.0f} in nine of ten, {max(lengths)} at most',
+        f'sample       the first {len(lengths):,} sequences',
+        f'tokens       median {middle:.0f}, 5th to 95th percentile {low:.0f} to {high:.0f}, maximum {max(lengths)}',
         f'padding      {1 - sum(lengths) / positions:.1%} of the batch',
     ]
     if counted:
@@ -91,9 +97,10 @@ def statistics(data: Any, num_batches: int) -> str:
 
 
 def _used(features: dict[str, np.ndarray]) -> int:
-    """Tokens of a row up to its padding."""
-    tokens = features.get('decoder_segment_ids', features.get('decoder_target_tokens'))
-    return int(np.flatnonzero(tokens)[-1]) + 1 if tokens.any() else 0
+    """Return the number of tokens of a row without padding at the end."""
+    name = 'decoder_segment_ids' if 'decoder_segment_ids' in features else 'decoder_target_tokens'
+    positions = np.flatnonzero(features[name])
+    return int(positions[-1]) + 1 if len(positions) else 0
 
 
 def _label(label: np.ndarray, names: Sequence[str]) -> str:

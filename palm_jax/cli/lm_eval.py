@@ -18,6 +18,6 @@ def main(arguments: Sequence[str]) -> int:
     except ImportError as error:
         raise UserError(f'{error.name or error} is not installed: pip install "palm_jax[eval]"') from error
     register_model('palm_jax')(PalmJax)
-    sys.argv = ['palm-jax lm-eval', *arguments]  # which is where the harness reads its arguments
+    sys.argv = ['palm-jax lm-eval', *arguments]  # where the harness reads its arguments
     cli_evaluate()
     return 0

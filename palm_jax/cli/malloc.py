@@ -1,22 +1,21 @@
-"""Memory of a CPU run."""
+"""Settings of malloc for runs on a CPU."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-# Transparent huge pages, and one heap that grows but never gives back.
+# Transparent huge pages, and a single heap that is never trimmed.
 _TUNABLES = {'hugetlb': 1, 'mmap_max': 0, 'arena_max': 1, 'trim_threshold': sys.maxsize}
 
 
 def restart_with_malloc_tunables() -> None:
-    """Starts this process anew with a glibc heap that keeps its memory, where there is glibc.
+    """Restart this process with a glibc heap that keeps its memory; does nothing without glibc.
 
-    XLA allocates and frees gigabytes in every step. By default each is mapped, faulted in page
-    by page, and unmapped again; on a virtual machine, which takes free pages away, that can
-    double a step's time (BENCHMARKS.md). glibc reads its settings before main, so they can only
-    be given to a new process; call this before anything is imported that takes time. A
-    `GLIBC_TUNABLES` of the user's stays as it is.
+    XLA allocates and frees gigabytes in every step. By default each allocation is mapped, faulted in page by
+    page, and unmapped again; on a virtual machine, which reclaims free pages, that can double the time of a step
+    (BENCHMARKS.md). glibc reads its settings before main, so they only apply to a new process; call this before
+    any slow import. A user's `GLIBC_TUNABLES` is kept.
     """
     if sys.platform.startswith('linux') and 'GLIBC_TUNABLES' not in os.environ:
         tunables = ':'.join(f'glibc.malloc.{name}={value}' for name, value in _TUNABLES.items())

@@ -1,4 +1,4 @@
-"""The data of a task by its name, as a run would have it."""
+"""The data of a task by name, as in a run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _PRETRAINING = 'python_stdlib'
 
 
 def data(name: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) -> Any:
-    """What a run on a task would be given as data.
+    """Return the data of a run on a task.
 
     Args:
-      name: a file of gin/tasks (banking77, python_stdlib, ...), or a registered seqio task or mixture.
-      gin_files: more of the configuration, e.g. an objective.
+      name: file of gin/tasks (banking77, python_stdlib, ...), or registered seqio task or mixture.
+      gin_files: further gin files, such as an objective.
       flags: (NAME, value) of `--gin.NAME=value`.
     """
     try:

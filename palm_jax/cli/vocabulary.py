@@ -1,7 +1,7 @@
 """palm-jax vocabulary --task=python_stdlib --size=32000 --output=vocabulary.model
 
-Fits a SentencePiece vocabulary with PaLM's settings (byte fallback, digits split, white space
-kept) to a task, a mixture or your own files. A training run does the same on first use.
+Trains a SentencePiece vocabulary with PaLM's settings (byte fallback, split digits, preserved white space)
+on a task, a mixture or text files. A training run does the same on first use.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from palm_jax.data.vocabulary import fitting
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Fits, checks the round trip on the training text and says what a token holds."""
+    """Train a vocabulary, check the round trip on a text, and print its compression."""
     parser = argparse.ArgumentParser(prog='palm-jax vocabulary', description=__doc__, allow_abbrev=False)
-    parser.add_argument('--task', default='python_stdlib', help='a registered seqio task or mixture')
-    parser.add_argument('--train_files', help='own text instead: a file, a folder or a glob')
+    parser.add_argument('--task', default='python_stdlib', help='registered seqio task or mixture')
+    parser.add_argument('--train_files', help='text files to use instead of --task: a file, folder or glob')
     parser.add_argument('--size', type=command_line.positive, default=32_000, help='number of pieces')
-    parser.add_argument('--output', type=Path, required=True, help='the .model file to write')
+    parser.add_argument('--output', type=Path, required=True, help='.model file to write')
     options = parser.parse_args(arguments)
 
     corpus = Corpus(options.task, train_files=options.train_files)
@@ -29,6 +29,6 @@ def main(arguments: Sequence[str]) -> int:
     sample = next(iter(corpus.texts()))
     ids = vocabulary.encode(sample)
     assert vocabulary.decode(ids) == sample, 'the vocabulary is not lossless'
-    print(f'{vocabulary.fingerprint}: {len(sample.encode()) / len(ids):.2f} bytes a token on the first document')
+    print(f'{vocabulary.fingerprint}: {len(sample.encode()) / len(ids):.2f} bytes per token on the first document')
     print(f'use it with --gin.VOCABULARY={options.output} --gin.VOCABULARY_SIZE={vocabulary.size}')
     return 0

@@ -1,4 +1,4 @@
-"""What devices tell each other in a compiled step, read from its text (HLO)."""
+"""Collectives of a compiled step, read from its text (HLO)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _ITEM_BYTES |= {'f64': 8, 's64': 8, 'u64': 8}
 
 
 def collectives_of(hlo: str) -> dict[str, tuple[int, float]]:
-    """(times a step, bytes of the result on a device) of every collective in a compiled program, by kind and shape.
+    """Return (calls per step, result bytes per device) of the collectives of a compiled program, by kind and shape.
 
-    A loop's body counts as often as its counter, compared with a constant, lets it run.
+    The body of a loop counts as often as the constant in its condition says.
     """
     computations: dict[str, list[str]] = collections.defaultdict(list)
     name, entry = '', ''
@@ -52,7 +52,7 @@ def collectives_of(hlo: str) -> dict[str, tuple[int, float]]:
 
 
 def _bytes(shape: str, is_start: bool) -> float:
-    """Of an HLO shape; an asynchronous start's is a pair of operand and result, of which the result counts."""
+    """Return the bytes of an HLO shape; an asynchronous start has a pair of operand and result, whose result counts."""
     arrays = re.findall(r'(\w+)\[([\d,]*)\]', shape)
     sizes = [_ITEM_BYTES.get(kind, 4) * math.prod(int(n) for n in dims.split(',') if n) for kind, dims in arrays]
     if is_start and len(sizes) > 1:

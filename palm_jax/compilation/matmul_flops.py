@@ -1,4 +1,4 @@
-"""The FLOPs of a step's matmuls, counted in the traced model: what the paper's formula is held against."""
+"""FLOPs of the matrix products of a step, counted in the traced model, to compare with the paper's formula."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from palm_jax.training.state import init_params, unbox
 
 
 def matmul_flops(model: Model, length: int) -> float:
-    """FLOPs of the forward pass's matmuls for one sequence, three times: forward, and both gradients.
+    """Return the FLOPs of a sequence: three times those of the matrix products of the forward pass, for both gradients.
 
-    Attention counts in full, as in the formula; the lookup in the embedding is none.
+    Attention counts in full, as in the formula; the embedding lookup does not count.
     """
     arch = dataclasses.replace(model.arch, remat='none', attention='xla', dtype='float32', unroll_layers=1)
-    plain = dataclasses.replace(model, arch=arch, head=None)
+    plain = model.clone(arch=arch, head=None)
     tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
     params = unbox(jax.eval_shape(functools.partial(init_params, plain), jax.random.key(0)))
     traced = jax.make_jaxpr(lambda params, tokens: plain.apply({'params': params}, tokens))(params, tokens)

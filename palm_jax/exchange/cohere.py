@@ -1,90 +1,92 @@
-"""PaLM under the names of Transformers' Cohere: the same block, matrices the other way round.
+"""Conversion to and from Cohere of Transformers: the same block with transposed matrices.
 
-Cohere's model (`transformers.models.cohere`) is PaLM's parallel block with one LayerNorm, no biases
-and a shared, scaled embedding. It rotates neighbouring dimensions (2i, 2i + 1) where this project
-rotates halves (i, i + K/2), so the last axis of queries and keys is interleaved.
+Cohere's model (`transformers.models.cohere`) is PaLM's parallel block with a single LayerNorm, no biases
+and a tied, scaled embedding. Its rotary embedding pairs adjacent dimensions (2i, 2i + 1) where this project
+pairs the halves (i, i + K/2), so the last axis of queries and keys is permuted.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from palm_jax.errors import UserError
 from palm_jax.models.architecture import Architecture
 
+ParamDtype: TypeAlias = Literal['float32', 'bfloat16', 'float16']
 _SUPPORTED = {
     'norm': 'layernorm', 'parallel': True, 'qk_norm': False, 'xpos_scale_base': None, 'final_norm': True
 }  # fmt: skip
 
 
-def interleaved(x: np.ndarray) -> np.ndarray:
-    """Halves (i, i + K/2) of the last axis as neighbours (2i, 2i + 1), as Cohere rotates them."""
+def interleave(x: np.ndarray) -> np.ndarray:
+    """Permute the last axis from halves (i, i + K/2) to adjacent pairs (2i, 2i + 1), Cohere's order."""
     return np.stack(np.split(x, 2, axis=-1), axis=-1).reshape(x.shape)
 
 
-def _halved(x: np.ndarray) -> np.ndarray:
+def _deinterleave(x: np.ndarray) -> np.ndarray:
     return np.concatenate([x[..., ::2], x[..., 1::2]], axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One parameter here, one tensor (a layer) there.
+    """The mapping of a parameter of this project to a tensor of another (or to one per layer).
 
     Attributes:
-      path: here, below `params`; what lies in `stack` has a leading layers axis.
-      name: there; of a layer's tensors with {} for its number.
-      shape: of one layer, here.
-      out, back: from here to there and from there to here, one layer at a time.
+      path: path below `params`; parameters in `stack` have a leading layers axis.
+      name: name of the tensor, with {} for the number of the layer.
+      shape: shape of the parameter of one layer.
+      export_layer: function from the parameter of one layer to its tensor.
+      import_layer: function from the tensor of one layer to its parameter.
     """
 
     path: str
     name: str
     shape: tuple[int, ...]
-    out: Callable[[np.ndarray], np.ndarray]
-    back: Callable[[np.ndarray], np.ndarray]
+    export_layer: Callable[[np.ndarray], np.ndarray]
+    import_layer: Callable[[np.ndarray], np.ndarray]
 
     @property
     def is_layered(self) -> bool:
-        """Whether there is one of it in every layer."""
+        """Whether every layer has one."""
         return '{}' in self.name
 
     @property
-    def their_shape(self) -> tuple[int, ...]:
-        """Of one layer, there."""
-        return self.out(np.broadcast_to(np.int8(0), self.shape)).shape
+    def tensor_shape(self) -> tuple[int, ...]:
+        """Shape of the tensor of one layer."""
+        return self.export_layer(np.broadcast_to(np.int8(0), self.shape)).shape
 
 
 def tensors(arch: Architecture) -> list[Tensor]:
-    """All parameters of a model without a head."""
+    """Return the mappings of all parameters of a model without a head."""
     D, F, V = arch.d_model, arch.hidden_dim, arch.vocab_size
     H, K, G = arch.num_heads, arch.head_dim, arch.num_kv_heads
 
-    def same(path, name, *shape):
+    def unchanged(path: str, name: str, *shape: int) -> Tensor:
         return Tensor(path, name, shape, np.asarray, np.asarray)
 
-    def matrix(path, name, *shape):
+    def transposed(path: str, name: str, *shape: int) -> Tensor:
         return Tensor(path, name, shape, np.transpose, np.transpose)
 
-    def heads(path, name, count, rotated=False):
-        turn, turn_back = (interleaved, _halved) if rotated else (np.asarray, np.asarray)
+    def heads(path: str, name: str, count: int, rotated: bool = False) -> Tensor:
+        permute, permute_back = (interleave, _deinterleave) if rotated else (np.asarray, np.asarray)
         return Tensor(
             path,
             name,
             (D, count, K),
-            lambda x: turn(x).reshape(D, count * K).T,
-            lambda y: turn_back(y.T.reshape(D, count, K)),
+            lambda x: permute(x).reshape(D, count * K).T,
+            lambda y: permute_back(y.T.reshape(D, count, K)),
         )
 
     layer = 'model.layers.{}.'
     attention, mlp = layer + 'self_attn.', layer + 'mlp.'
     return [
-        same('embed/embedding', 'model.embed_tokens.weight', V, D),
-        same('final_norm/scale', 'model.norm.weight', D),
-        same('stack/norm/scale', layer + 'input_layernorm.weight', D),
+        unchanged('embed/embedding', 'model.embed_tokens.weight', V, D),
+        unchanged('final_norm/scale', 'model.norm.weight', D),
+        unchanged('stack/norm/scale', layer + 'input_layernorm.weight', D),
         heads('stack/attn/qkv/q', attention + 'q_proj.weight', H, rotated=True),
         heads('stack/attn/qkv/k', attention + 'k_proj.weight', G, rotated=True),
         heads('stack/attn/qkv/v', attention + 'v_proj.weight', G),
@@ -95,40 +97,41 @@ def tensors(arch: Architecture) -> list[Tensor]:
             lambda x: x.reshape(H * K, D).T,
             lambda y: y.T.reshape(H, K, D),
         ),
-        matrix('stack/mlp/in/gate', mlp + 'gate_proj.weight', D, F),
-        matrix('stack/mlp/in/up', mlp + 'up_proj.weight', D, F),
-        matrix('stack/mlp/out/kernel', mlp + 'down_proj.weight', F, D),
+        transposed('stack/mlp/in/gate', mlp + 'gate_proj.weight', D, F),
+        transposed('stack/mlp/in/up', mlp + 'up_proj.weight', D, F),
+        transposed('stack/mlp/out/kernel', mlp + 'down_proj.weight', F, D),
     ]
 
 
 def to_cohere(params: Mapping[str, Any], arch: Architecture) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, array) of every tensor, one at a time; a head is left out."""
+    """Yield (name, array) of every tensor, one at a time, without a head."""
     for tensor in tensors(arch):
-        leaf = params
+        leaf: Any = params
         for key in tensor.path.split('/'):
             leaf = leaf[key]
         if not tensor.is_layered:
-            yield tensor.name, np.ascontiguousarray(tensor.out(np.asarray(leaf)))
+            yield tensor.name, np.ascontiguousarray(tensor.export_layer(np.asarray(leaf)))
             continue
         for number in range(arch.num_layers):
-            yield tensor.name.format(number), np.ascontiguousarray(tensor.out(np.asarray(leaf[number])))
+            yield tensor.name.format(number), np.ascontiguousarray(tensor.export_layer(np.asarray(leaf[number])))
 
 
 def config(arch: Architecture, length: int, dtype: str, **ids: int) -> dict[str, Any]:
-    """What `config.json` says.
+    """Return the content of `config.json`.
 
     Args:
-      arch: of the model.
-      length: that it was trained on.
-      dtype: of the tensors.
+      arch: architecture of the model.
+      length: context length that the model was trained on.
+      dtype: type of the tensors.
       ids: bos_token_id, eos_token_id, pad_token_id.
 
     Raises:
-      UserError: an ablation that Cohere's block does not have.
+      UserError: if the architecture has an ablation that Cohere does not support.
     """
-    others = [f'{name} = {getattr(arch, name)!r}' for name, value in _SUPPORTED.items() if getattr(arch, name) != value]
-    if others:
-        raise UserError(f'Transformers has no model with this block: Cohere lacks {", ".join(others)}.')
+    differing = [name for name, value in _SUPPORTED.items() if getattr(arch, name) != value]
+    if differing:
+        unsupported = ', '.join(f'{name} = {getattr(arch, name)!r}' for name in differing)
+        raise UserError(f'Transformers has no model with this block: Cohere does not support {unsupported}.')
     return {
         'architectures': ['CohereForCausalLM'],
         'model_type': 'cohere',
@@ -152,15 +155,21 @@ def config(arch: Architecture, length: int, dtype: str, **ids: int) -> dict[str,
     }
 
 
-def architecture(config: Mapping[str, Any], dtype: str = 'float32') -> Architecture:
-    """The architecture that a Cohere `config.json` describes; `dtype` of the stored weights.
+def architecture(config: Mapping[str, Any], dtype: ParamDtype = 'float32') -> Architecture:
+    """Return the architecture that a Cohere `config.json` describes.
+
+    Args:
+      config: content of config.json.
+      dtype: type of the stored weights.
 
     Raises:
-      UserError: another kind of model, or a Cohere with what this block does not have.
+      UserError: if it is another kind of model, or a Cohere with features that the block here does not have.
     """
     if config.get('model_type') != 'cohere':
-        raise UserError(f"config.json is of a {config.get('model_type')!r}; only 'cohere' is the same block.")
-    wrong = [
+        raise UserError(
+            f"config.json describes a {config.get('model_type')!r} model; only 'cohere' has the same block."
+        )
+    unsupported = [
         f'{name} = {config[name]!r}'
         for name, value in (('use_qk_norm', False), ('attention_bias', False), ('hidden_act', 'silu'))
         if config.get(name, value) != value
@@ -169,9 +178,9 @@ def architecture(config: Mapping[str, Any], dtype: str = 'float32') -> Architect
         config.get('rope_scaling') or {}
     )
     if rope.get('rope_type', rope.get('type', 'default')) != 'default':
-        wrong.append(f'rope_parameters = {rope!r}')
-    if wrong:
-        raise UserError(f'This Cohere has {", ".join(wrong)}, which the block here has not.')
+        unsupported.append(f'rope_parameters = {rope!r}')
+    if unsupported:
+        raise UserError(f'This Cohere model has {", ".join(unsupported)}, which the block here does not support.')
     heads = config['num_attention_heads']
     return Architecture(
         vocab_size=config['vocab_size'],

@@ -1,4 +1,4 @@
-"""A vocabulary as a `tokenizer.json` of Hugging Face tokenizers."""
+"""Vocabularies as a `tokenizer.json` of Hugging Face tokenizers."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ from pathlib import Path
 import numpy as np
 
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
-from palm_jax.data.vocabulary.vocabularies import EOS_ID, PAD_ID, UNK_ID, Bytes, HuggingFace, SentencePiece
+from palm_jax.data.vocabulary.vocabularies import SPACE_MARK, HuggingFace, SentencePiece
+from palm_jax.special_ids import BOS_ID, EOS_ID, UNK_ID
 
-_SPECIAL = {PAD_ID: '<pad>', EOS_ID: '</s>', UNK_ID: '<unk>'}
-_SPACE_MARK = '▁'
+_SPECIAL = {BOS_ID: '<pad>', EOS_ID: '</s>', UNK_ID: '<unk>'}
 
 
 def write(vocabulary: ExtendedVocabulary, directory: Path, length: int) -> None:
-    """tokenizer.json and tokenizer_config.json, which `AutoTokenizer` reads.
+    """Write tokenizer.json and tokenizer_config.json for `AutoTokenizer`.
 
-    A text becomes its ids behind the start mark, id 0, as the model was trained. A literal `▁` is
-    taken for a blank there, and is not here.
+    It encodes a text as BOS and the ids of the text, as the model was trained. Unlike here, it reads a literal `▁` as a
+    space.
 
     Args:
-      vocabulary: bytes or SentencePiece (BPE), with its marks; a tokenizer.json is written as it was.
-      directory: to write to.
-      length: that the model was trained on.
+      vocabulary: bytes or SentencePiece (BPE), with its special tokens; a tokenizer.json is written unchanged.
+      directory: directory to write to.
+      length: context length that the model was trained on.
     """
     from tokenizers import AddedToken, processors
 
     if isinstance(vocabulary.text, HuggingFace):
         vocabulary.text.write_original(directory)
         return
-    tokenizer = _of_bytes() if isinstance(vocabulary.text, Bytes) else _of_sentencepiece(vocabulary.text)
+    text = vocabulary.text
+    tokenizer = _from_sentencepiece(text) if isinstance(text, SentencePiece) else _from_bytes()
     special = [AddedToken(name, special=True, normalized=False) for name in _SPECIAL.values()]
-    marks = [vocabulary.decode([i]) for i in range(vocabulary.text.size, vocabulary.size)]
-    special += [AddedToken(name, special=True, normalized=False) for name in marks]
+    above = [vocabulary.decode([i]) for i in range(vocabulary.text.size, vocabulary.size)]
+    special += [AddedToken(name, special=True, normalized=False) for name in above]
     tokenizer.add_special_tokens(special)
-    start = _SPECIAL[PAD_ID]
+    start = _SPECIAL[BOS_ID]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f'{start} $A', pair=f'{start} $A $B', special_tokens=[(start, PAD_ID)]
+        single=f'{start} $A', pair=f'{start} $A $B', special_tokens=[(start, BOS_ID)]
     )
     tokenizer.save(str(directory / 'tokenizer.json'))
     settings = {
@@ -54,35 +55,35 @@ def write(vocabulary: ExtendedVocabulary, directory: Path, length: int) -> None:
     (directory / 'tokenizer_config.json').write_text(json.dumps(settings, indent=2) + '\n')
 
 
-def their_ids(vocabulary: ExtendedVocabulary) -> np.ndarray:
-    """int64 [V]: the id in tokenizer.json of every id here; only those of a foreign tokenizer differ."""
+def original_ids(vocabulary: ExtendedVocabulary) -> np.ndarray:
+    """Return int64 [V]: the id in tokenizer.json of every id here; only those of an imported tokenizer differ."""
     text = vocabulary.text
-    return text.their_ids if isinstance(text, HuggingFace) else np.arange(vocabulary.size)
+    return text.original_ids if isinstance(text, HuggingFace) else np.arange(vocabulary.size)
 
 
 def differences(vocabulary: ExtendedVocabulary, directory: Path, texts: Sequence[str]) -> list[str]:
-    """The texts that `tokenizer.json` encodes or decodes otherwise."""
+    """Return the texts that `tokenizer.json` encodes or decodes differently."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(directory / 'tokenizer.json'))
-    theirs = their_ids(vocabulary)
+    permutation = original_ids(vocabulary)
 
     def is_same(text: str) -> bool:
         ids = tokenizer.encode(text, add_special_tokens=False).ids
-        return ids == theirs[vocabulary.encode(text)].tolist() and tokenizer.decode(ids) == vocabulary.decode(
+        return ids == permutation[vocabulary.encode(text)].tolist() and tokenizer.decode(ids) == vocabulary.decode(
             vocabulary.encode(text)
         )
 
     return [text for text in texts if not is_same(text)]
 
 
-def _of_bytes():
+def _from_bytes():
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    # GPT-2's way to write any byte as a printable character; an id is the byte behind the special ones.
+    # GPT-2's printable character for every byte; the id is the byte plus the number of special tokens.
     printable = [*range(ord('!'), ord('~') + 1), *range(ord('¡'), ord('¬') + 1), *range(ord('®'), ord('ÿ') + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    characters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+    unprintable = [byte for byte in range(256) if byte not in printable]
+    characters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(unprintable)}
     ids = {name: i for i, name in _SPECIAL.items()} | {characters[b]: b + len(_SPECIAL) for b in range(256)}
     tokenizer = Tokenizer(models.BPE(vocab=ids, merges=[], unk_token=_SPECIAL[UNK_ID]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -90,12 +91,12 @@ def _of_bytes():
     return tokenizer
 
 
-def _of_sentencepiece(vocabulary: SentencePiece):
+def _from_sentencepiece(vocabulary: SentencePiece):
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     pieces = [vocabulary.piece(i) for i in range(vocabulary.size)]
     ids = {_SPECIAL.get(i, piece): i for i, piece in enumerate(pieces)}
-    merges = []  # pieces stand in the order in which SentencePiece found them, which is that of merging
+    merges: list[tuple[str, str]] = []  # pieces are in the order of the merges of SentencePiece
     for i, piece in enumerate(pieces):
         if i in _SPECIAL or vocabulary.is_byte(i):
             continue
@@ -103,8 +104,6 @@ def _of_sentencepiece(vocabulary: SentencePiece):
         known = [(left, right) for left, right in splits if left in ids and right in ids]
         merges += sorted(known, key=lambda pair: (ids[pair[0]], ids[pair[1]]))
     tokenizer = Tokenizer(models.BPE(vocab=ids, merges=merges, unk_token=_SPECIAL[UNK_ID], byte_fallback=True))
-    tokenizer.normalizer = normalizers.Replace(' ', _SPACE_MARK)
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace(_SPACE_MARK, ' '), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    tokenizer.normalizer = normalizers.Replace(' ', SPACE_MARK)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE_MARK, ' '), decoders.ByteFallback(), decoders.Fuse()])
     return tokenizer

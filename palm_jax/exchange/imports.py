@@ -17,7 +17,7 @@ from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import HuggingFace
 from palm_jax.errors import UserError
 from palm_jax.exchange import cohere, hf_directory, palm_rlhf
-from palm_jax.exchange.cohere import Tensor
+from palm_jax.exchange.cohere import ParamDtype, Tensor
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import MeshLayout
@@ -26,7 +26,7 @@ from palm_jax.training.checkpoints import Checkpoints
 from palm_jax.training.state import TrainState, init_params
 
 
-def from_hf(source: Path, model_dir: Path, dtype: str = 'float32', layout: MeshLayout = MeshLayout()) -> str:
+def from_hf(source: Path, model_dir: Path, dtype: ParamDtype = 'float32', layout: MeshLayout = MeshLayout()) -> str:
     """Imports a Transformers directory of a Cohere-type model as a base for fine-tuning.
 
     Args:
@@ -54,7 +54,7 @@ def from_palm_rlhf(
     source: Path,
     tokenizer: Path,
     model_dir: Path,
-    dtype: str = 'float32',
+    dtype: ParamDtype = 'float32',
     head_dim: int | None = None,
     length: int = 2048,
     layout: MeshLayout = MeshLayout(),
@@ -108,7 +108,8 @@ def _assemble(
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
         boxed = jax.eval_shape(lambda rng: init_params(PaLM(arch), rng), jax.random.key(0))
         layout.check(boxed, dict(mesh.shape))
-        shardings, params = layout.shardings(boxed, mesh), {}
+        shardings = layout.shardings(boxed, mesh)
+        params: dict[str, Any] = {}
         for tensor in tqdm(tensors, desc='reading', unit=' parameters'):
             sharding = _leaf(shardings, tensor.path)
             _put(params, tensor.path, hf_directory.stack_layers(read, tensor, arch, vocabulary, sharding))

@@ -19,9 +19,9 @@ except ImportError as error:
     raise ImportError(f'{error.name} is not installed: pip install "palm_jax[eval]"') from error
 
 from palm_jax.api import trained_model
-from palm_jax.inference.decoding import EOS_ID, START_ID
 from palm_jax.inference.generate import Sampler
 from palm_jax.inference.scoring import likelihoods
+from palm_jax.special_ids import BOS_ID, EOS_ID
 
 
 class PalmJax(TemplateLM):
@@ -48,7 +48,7 @@ class PalmJax(TemplateLM):
     @property
     def prefix_token_id(self) -> int:
         """Id of BOS."""
-        return START_ID
+        return BOS_ID
 
     @property
     def tokenizer_name(self) -> str:
@@ -57,7 +57,7 @@ class PalmJax(TemplateLM):
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: Any) -> list[int]:
         """Return ids as the exported tokenizer does: after BOS, unless `add_special_tokens` is False."""
-        start = [] if add_special_tokens is False else [START_ID]
+        start = [] if add_special_tokens is False else [BOS_ID]
         return [*start, *self._model.data.vocabulary.encode(string)]
 
     def _loglikelihood_tokens(self, requests, **options) -> list[tuple[float, bool]]:

@@ -1,8 +1,8 @@
-"""PaLM under the names of lucidrains' PaLM-rlhf-pytorch, as conceptofmind's weights (150M to 2.1B) are stored.
+"""Import of weights of PaLM-rlhf-pytorch (lucidrains), as published by conceptofmind (150M to 2.1B).
 
-The block is PaLM's, with xPos, half-split rotations as here, the five input projections in one
-matrix (queries, keys, values, up, gate) and logits that are not scaled. Norms are stored with or
-without a unit offset, and older versions have no norm before the logits.
+The block is PaLM's, with xPos, rotary embeddings that pair halves as here, the five input projections in one
+matrix (queries, keys, values, up, gate) and unscaled logits. Norms are stored with or without a unit offset,
+and older versions have no norm before the logits.
 """
 
 from __future__ import annotations
@@ -16,58 +16,63 @@ from typing import Any
 import numpy as np
 
 from palm_jax.errors import UserError
-from palm_jax.exchange.cohere import Tensor
+from palm_jax.exchange.cohere import ParamDtype, Tensor
 from palm_jax.models.architecture import Architecture
 
 _LAYER = 'layers.{}.fn.'
 _FUSED = _LAYER + 'fused_attn_ff_proj.weight'
-_SCALE_BASE = 512.0  # the package's default, which its files do not tell
+_SCALE_BASE = 512.0  # the default of the package; its files do not contain it
 _UNUSED = re.compile(r'.*(\.beta|rotary_emb\.(inv_freq|scale)|\.mask|pos_emb)|to_logits\.weight')
 
 
 @contextmanager
 def open_weights(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The tensors of a file, mapped from disk; nothing but tensors is unpickled.
+    """Open the tensors of a file, memory-mapped; unpickles tensors only.
 
     Raises:
-      UserError: no such file, or one that holds something else.
+      UserError: if there is no such file, or it contains anything but tensors.
     """
     if not path.is_file():
-        raise UserError(f'{path}: no such file; name the .pt or .bin file that holds the weights.')
+        raise UserError(f'{path}: no such file; name the .pt or .bin file with the weights.')
     import torch
 
     try:
         content = torch.load(path, map_location='cpu', mmap=True, weights_only=True)
     except Exception as error:
-        raise UserError(f'{path}: this is no file of tensors alone ({str(error).splitlines()[0]}).') from None
+        raise UserError(f'{path}: not a file of tensors only ({str(error).splitlines()[0]}).') from None
     while isinstance(content, Mapping) and len(content) <= 4 and 'token_emb.weight' not in content:
-        inner = next((v for v in content.values() if isinstance(v, Mapping)), None)  # {'model': {...}}, say
+        inner = next((v for v in content.values() if isinstance(v, Mapping)), None)  # such as {'model': {...}}
         if inner is None:
             break
         content = inner
     prefix = next((n.removesuffix('token_emb.weight') for n in content if n.endswith('token_emb.weight')), None)
     if prefix is None:
-        raise UserError(f'{path} holds no token_emb.weight: it is no PaLM of PaLM-rlhf-pytorch.')
+        raise UserError(f'{path} has no token_emb.weight: it is not a PaLM of PaLM-rlhf-pytorch.')
     yield {name.removeprefix(prefix): tensor for name, tensor in content.items()}
 
 
-def architecture(found: Mapping[str, Any], dtype: str, head_dim: int | None = None) -> Architecture:
-    """What the shapes say; `head_dim` where the file lacks the rotary frequencies.
+def architecture(found: Mapping[str, Any], dtype: ParamDtype, head_dim: int | None = None) -> Architecture:
+    """Infer the architecture from the shapes.
+
+    Args:
+      found: tensors of the file.
+      dtype: type of the stored weights.
+      head_dim: size of a head, for files without rotary frequencies.
 
     Raises:
-      UserError: QK-norm, which is another than the one here, or a size that cannot be told.
+      UserError: if the weights have QK-norm, which differs from the one here, or a size cannot be inferred.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
     if any(name.endswith('q_scale') for name in shapes):
-        raise UserError('These weights have QK-norm (q_scale), which is computed otherwise here.')
+        raise UserError('These weights have QK-norm (q_scale), which is computed differently here.')
     depth = 1 + max((int(m[1]) for name in shapes if (m := re.match(r'layers\.(\d+)\.', name))), default=-1)
     frequencies = shapes.get(_LAYER.format(0) + 'rotary_emb.inv_freq')
     head_dim = head_dim or (2 * frequencies[0] if frequencies else None)
     if head_dim is None:
-        raise UserError('The file does not tell the size of a head: --head_dim=128')
+        raise UserError('The file does not contain the size of a head; name it: --head_dim=128')
     needed = ('attn_out.weight', 'ff_out.2.weight')
     if missing := [name for name in needed if _LAYER.format(0) + name not in shapes]:
-        raise UserError(f'layers.0.fn lacks {", ".join(missing)}: it is no PaLM of PaLM-rlhf-pytorch.')
+        raise UserError(f'layers.0.fn lacks {", ".join(missing)}: it is not a PaLM of PaLM-rlhf-pytorch.')
     (vocab_size, width), inner = shapes['token_emb.weight'], shapes[_LAYER.format(0) + 'attn_out.weight'][1]
     return Architecture(
         vocab_size=vocab_size,
@@ -85,21 +90,25 @@ def architecture(found: Mapping[str, Any], dtype: str, head_dim: int | None = No
 
 
 def tensors(arch: Architecture, found: Mapping[str, Any]) -> list[Tensor]:
-    """All parameters; the fused matrix stands for five of them, each of which takes its rows."""
+    """Return the mappings of all parameters; five of them take rows of the fused matrix."""
     D, F, V = arch.d_model, arch.hidden_dim, arch.vocab_size
     H, K = arch.num_heads, arch.head_dim
-    # Norms that begin at zero are stored without their unit.
+    # Norms initialized to zero are stored without their unit offset.
     gammas = [np.asarray(found[n].float()) for n in found if re.fullmatch(r'(layers\.\d+\.fn\.)?norm\.gamma', n)]
     unit = 1.0 if gammas and np.mean([gamma.mean() for gamma in gammas]) < 0.5 else 0.0
 
-    def norm(path, name):
+    def norm(path: str, name: str) -> Tensor:
         return Tensor(path, name, (D,), lambda x: x - unit, lambda y: y + unit)
 
-    def rows(path, first, count, shape):
-        def back(y: np.ndarray) -> np.ndarray:
+    def fused_shape(x: np.ndarray) -> np.ndarray:
+        """Return an array of the shape of the fused matrix, which is never exported."""
+        return np.broadcast_to(np.int8(0), (H * K + 2 * K + 2 * F, D))
+
+    def rows(path: str, first: int, count: int, shape: tuple[int, ...]) -> Tensor:
+        def import_layer(y: np.ndarray) -> np.ndarray:
             return y[first : first + count].T.reshape(shape)
 
-        return Tensor(path, _FUSED, shape, lambda x: np.broadcast_to(np.int8(0), (H * K + 2 * K + 2 * F, D)), back)
+        return Tensor(path, _FUSED, shape, fused_shape, import_layer)
 
     out = Tensor(
         'stack/attn/out/kernel', _LAYER + 'attn_out.weight', (H, K, D),
@@ -120,10 +129,10 @@ def tensors(arch: Architecture, found: Mapping[str, Any]) -> list[Tensor]:
 
 
 def shapes(found: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Of what must find a place here."""
+    """Return the shapes of the tensors that must match a parameter."""
     return {name: tuple(tensor.shape) for name, tensor in found.items() if not _UNUSED.fullmatch(name)}
 
 
 def reader(found: Mapping[str, Any]) -> Any:
-    """A function from (tensor, layer) to its array."""
+    """Return a function from (tensor, layer) to its array."""
     return lambda tensor, number: found[tensor.name.format(number)].float().numpy()

@@ -13,9 +13,10 @@ import numpy as np
 
 from palm_jax.bounds import AtLeast, checked
 from palm_jax.inference import decoding
-from palm_jax.inference.decoding import EOS_ID, Weights
+from palm_jax.inference.decoding import Weights
 from palm_jax.inference.generate import Completion, Decoder, next_power_of_two
 from palm_jax.inference.quantization import dequantize
+from palm_jax.special_ids import EOS_ID
 
 
 @checked

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from palm_jax.inference.quantization import dequantize, quantize
 from palm_jax.inference.sampling import SamplingParams, choose
 from palm_jax.parameters import path_name
+from palm_jax.special_ids import EOS_ID
 
-START_ID, EOS_ID = 0, 1
 Weights = Literal['stored', 'int8']
 
 

@@ -23,6 +23,7 @@ from palm_jax.inference import decoding
 from palm_jax.inference.decoding import Generated
 from palm_jax.inference.generate import Codec, RowText, Sampler, next_power_of_two
 from palm_jax.inference.sampling import SamplingParams
+from palm_jax.special_ids import BOS_ID, EOS_ID
 
 MAX_LOGPROBS = 20
 _LOGGER = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ class Engine:
     def start(self) -> None:
         """Compile the programs that the first requests need, then start the thread."""
         for model in self._models.values():
-            model.waiting.append(Request((decoding.START_ID,), Sampler(max_tokens=2), lambda delta: None))
+            model.waiting.append(Request((BOS_ID,), Sampler(max_tokens=2), lambda delta: None))
             model.work(self._chunk)
         self._thread.start()
 
@@ -197,7 +198,7 @@ class _Text:
             text = text[: len(text) - _uncertain(text, row.stop)]
         new = text[len(self._shown) :] if text.startswith(self._shown) else ''
         self._shown += new
-        delivered = tuple(t for t in tokens[: len(row.logprobs) - before] if t.id != decoding.EOS_ID)
+        delivered = tuple(t for t in tokens[: len(row.logprobs) - before] if t.id != EOS_ID)
         if new or delivered or finish_reason:
             self.request.on_delta(Delta(new, delivered, finish_reason))
         return finish_reason

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from palm_jax.bounds import Above, AtLeast, AtMost, checked
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
-from palm_jax.inference.decoding import EOS_ID, START_ID, Generated, Weights
+from palm_jax.inference.decoding import Generated, Weights
 from palm_jax.inference.sampling import SamplingParams
 from palm_jax.models.model import Model
+from palm_jax.special_ids import BOS_ID, EOS_ID
 
 _CHUNK = 16  # tokens generated between two searches for a stop sequence
 
@@ -123,7 +124,7 @@ def encode_prompts(vocabulary: Codec, prompts: Sequence[str], length: int) -> li
     Raises:
       UserError: a prompt leaves no room for a single token; the message quotes its beginning.
     """
-    encoded = [[START_ID, *vocabulary.encode(prompt)] for prompt in prompts]
+    encoded = [[BOS_ID, *vocabulary.encode(prompt)] for prompt in prompts]
     for prompt, ids in zip(prompts, encoded, strict=True):
         if len(ids) >= length:
             raise UserError(f'The prompt {prompt[:40]!r} has {len(ids) - 1} tokens; the context length is {length}.')

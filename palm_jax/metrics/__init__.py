@@ -1,1 +1,1 @@
-"""Measures of predictions: of classes, numbers, tags and texts. NumPy, SciPy, scikit-learn, sacrebleu; no JAX."""
+"""Metrics of predicted classes, numbers, tags and texts. NumPy, SciPy, scikit-learn, sacrebleu; no JAX."""

@@ -1,10 +1,11 @@
-"""What a model must beat to have learnt anything: a compressor and counting."""
+"""Baselines of compression: gzip and a byte n-gram model."""
 
 from __future__ import annotations
 
 import gzip
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,36 +16,36 @@ def bits_per_byte(nats: float, num_bytes: int) -> float:
 
 
 def gzip_bits_per_byte(documents: Sequence[bytes]) -> float:
-    """Bits per byte of `gzip -9` over all documents as one file, its best case."""
+    """Return bits per byte of `gzip -9` for all documents in one file, its best case."""
     text = b''.join(documents)
     return 8 * len(gzip.compress(text, compresslevel=9, mtime=0)) / len(text)
 
 
 def ngram_bits_per_byte(train: bytes, documents: Sequence[bytes], order: int = 3) -> float:
-    """Bits per byte of a byte n-gram with `order` bytes of context, trained on `train`.
+    """Return bits per byte of a byte n-gram with `order` bytes of context, trained on `train`.
 
-    Interpolated with all shorter contexts after Witten and Bell (1991): a context seen n
-    times with t different completions gives them n / (n + t) of the probability and leaves
-    the rest to the shorter context; below the empty context all bytes are equally likely.
+    It is interpolated with all shorter contexts (Witten and Bell, 1991): a context seen n times with t distinct next
+    bytes gives them n / (n + t) of the probability, and the rest to the shorter context; after the empty context, the
+    rest is uniform over bytes.
 
     Args:
-      train: the text that is counted.
-      documents: held-out texts; contexts do not cross them.
-      order: at most 7 bytes of context.
+      train: training text.
+      documents: held-out texts; contexts do not cross their boundaries.
+      order: number of bytes of context, at most 7.
     """
     log2_p, count = 0.0, 0
     tables = [_counts(train, k) for k in range(order + 1)]
     for document in documents:
         p = np.full(len(document), 1 / 256)
         for k, table in enumerate(tables):
-            p[k:] = _interpolate(document, k, p[k:], *table)
+            p[k:] = _interpolate(document, k, p[k:], table)
         log2_p += np.log2(p).sum()
         count += len(document)
     return float(-log2_p / count)
 
 
 def _codes(text: bytes, length: int) -> np.ndarray:
-    """Every substring of `length` bytes as one integer; [len(text) - length + 1]."""
+    """Return every substring of `length` bytes as an integer, [len(text) - length + 1]."""
     data = np.frombuffer(text, np.uint8).astype(np.uint64)
     codes = np.zeros(max(0, len(data) - length + 1), np.uint64)
     for i in range(length):
@@ -52,8 +53,11 @@ def _codes(text: bytes, length: int) -> np.ndarray:
     return codes
 
 
-def _counts(train: bytes, k: int):
-    """Sorted (k+1)-grams with their counts, and sorted contexts with n and t."""
+Table: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _counts(train: bytes, k: int) -> Table:
+    """Return sorted (k+1)-grams with their counts, and sorted contexts with n and t."""
     grams, gram_counts = np.unique(_codes(train, k + 1), return_counts=True)
     contexts, first = np.unique(grams >> np.uint64(8), return_index=True)
     n = np.add.reduceat(gram_counts, first)
@@ -61,7 +65,8 @@ def _counts(train: bytes, k: int):
     return grams, gram_counts, contexts, n, t
 
 
-def _interpolate(document, k, shorter, grams, gram_counts, contexts, n, t):
+def _interpolate(document: bytes, k: int, shorter: np.ndarray, table: Table) -> np.ndarray:
+    grams, gram_counts, contexts, n, t = table
     codes = _codes(document, k + 1)
     seen = _look_up(codes, grams, gram_counts)
     context = codes >> np.uint64(8)
@@ -70,7 +75,7 @@ def _interpolate(document, k, shorter, grams, gram_counts, contexts, n, t):
     return np.where(n > 0, (seen + t * shorter) / total, shorter)
 
 
-def _look_up(keys, known, values):
+def _look_up(keys: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.ndarray:
     if not len(known):
         return np.zeros(len(keys), values.dtype)
     index = np.minimum(np.searchsorted(known, keys), len(known) - 1)

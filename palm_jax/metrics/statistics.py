@@ -1,4 +1,4 @@
-"""Measures of predicted classes, labels, numbers and entities."""
+"""Metrics of predicted classes, label sets, numbers and entities."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ BOOTSTRAPS, _CONFIDENCE = 1000, 0.95
 
 
 def interval(
-    num_examples: int, measure: Callable[[np.ndarray], float], bootstraps: int = BOOTSTRAPS
+    num_examples: int, metric: Callable[[np.ndarray], float], bootstraps: int = BOOTSTRAPS
 ) -> tuple[float, float]:
-    """The 95% interval of measure(rows), by drawing the examples' rows with replacement again and again."""
+    """Return the 95% bootstrap interval of metric(rows), which takes indices of examples drawn with replacement."""
     rng = np.random.default_rng(0)
-    values = [measure(rng.integers(0, num_examples, num_examples)) for _ in range(bootstraps)]
+    values = [metric(rng.integers(0, num_examples, num_examples)) for _ in range(bootstraps)]
     tail = 100 * (1 - _CONFIDENCE) / 2
     low, high = np.nanpercentile(values, [tail, 100 - tail])
     return float(low), float(high)
 
 
 def of_classes(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Measures of one class an example; labels and predicted int [E], probabilities [E, C].
+    """Return metrics of one class per example.
 
-    `area_under_roc` is the mean over classes, one against the rest, of the classes that occur
-    and do not make up everything; `calibration_error` is the expected one over ten bins of
-    confidence (Guo et al., arXiv 1706.04599).
+    `area_under_roc` is the one-vs-rest mean over the classes that some examples have and some do not;
+    `calibration_error` is the expected calibration error with ten bins of confidence (Guo et al., arXiv 1706.04599).
+
+    Args:
+      labels: true classes, int [E].
+      predicted: predicted classes, int [E].
+      probabilities: predicted probabilities, float [E, C].
     """
     one_hot = np.eye(probabilities.shape[1])[labels]
     return _of_labels(labels, predicted, probabilities, one_hot) | {
@@ -38,11 +42,13 @@ def of_classes(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndar
 
 
 def of_label_sets(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Measures of labels that hold or not, all [E, C]; `accuracy` counts the examples that are all right."""
+    """Return metrics of label sets, all [E, C]; `accuracy` counts the examples with exactly the right set."""
     return _of_labels(labels, predicted, probabilities, labels)
 
 
-def _of_labels(labels, predicted, probabilities, one_hot) -> dict[str, float]:
+def _of_labels(
+    labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray, one_hot: np.ndarray
+) -> dict[str, float]:
     result = {'accuracy': float(sk.accuracy_score(labels, predicted))}
     for average in ('macro', 'weighted'):
         p, r, f, _ = sk.precision_recall_fscore_support(labels, predicted, average=average, zero_division=0)
@@ -53,7 +59,7 @@ def _of_labels(labels, predicted, probabilities, one_hot) -> dict[str, float]:
 
 
 def of_numbers(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Correlations and errors of numbers [E]; a correlation with a constant is not a number."""
+    """Return correlations and errors of numbers [E]; the correlation with a constant is NaN."""
     varied = len(labels) > 1 and np.ptp(labels) > 0 and np.ptp(predicted) > 0
     return {
         'pearson': pearson(labels, predicted),
@@ -64,18 +70,18 @@ def of_numbers(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
 
 def pearson(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's correlation; not a number where one of them is constant."""
+    """Return Pearson's correlation; NaN if either is constant."""
     return float(np.corrcoef(a, b)[0, 1]) if len(a) > 1 and np.ptp(a) and np.ptp(b) else float('nan')
 
 
 def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """The share of examples that are right, of label sets those that are all right."""
+    """Return the share of right examples; a label set is right if all of its labels are."""
     same = labels == predicted
     return float(np.mean(same if same.ndim == 1 else same.all(axis=1)))
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 10) -> float:
-    """Σ_b n_b / n · |accuracy_b − confidence_b| over equal bins of confidence (b−1, b]/bins."""
+    """Return Σ_b n_b / n · |accuracy_b − confidence_b| over equal bins of confidence (b−1, b]/bins."""
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = [
         np.sum(index == b) * abs(correct[index == b].mean() - confidence[index == b].mean())
@@ -86,12 +92,12 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 1
 
 
 def precision_recall_f1(num_right: float, num_predicted: float, num_true: float) -> tuple[float, float, float]:
-    """Of things found among things sought; 0 where nothing was found or sought."""
+    """Return precision, recall and F1; 0 where nothing is predicted or true."""
     precision = num_right / num_predicted if num_predicted else 0.0
     recall = num_right / num_true if num_true else 0.0
     return precision, recall, 2 * precision * recall / (precision + recall) if num_right else 0.0
 
 
 def entity_counts(true: Sequence[Any], predicted: Sequence[Any]) -> tuple[int, int, int]:
-    """(right, predicted, true) of one sentence's entities; right is the same type at the same place."""
+    """Return (right, predicted, true) counts of a sentence's entities; right ones have the same type and words."""
     return len(set(true) & set(predicted)), len(set(predicted)), len(set(true))

@@ -1,7 +1,7 @@
-"""Measures of written text against what was expected: BLEU, chrF, ROUGE, SQuAD's.
+"""Metrics of generated texts: BLEU, chrF, ROUGE, and F1 and exact match of SQuAD.
 
-A measure takes texts [E] and the right ones [E][≥ 1], and gives functions by name: of the rows
-of a part of the examples, what the measure is on them, 0 to 100.
+A metric takes texts [E] and references [E][≥ 1], and returns functions by name; each of them maps indices of examples
+to a value from 0 to 100, so that intervals can be bootstrapped.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 import re
 import string
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import sacrebleu
@@ -18,40 +19,41 @@ from rouge_score import rouge_scorer
 
 from palm_jax.metrics.statistics import precision_recall_f1
 
-OfRows = Callable[[np.ndarray], float]
-Texts, References = Sequence[str], Sequence[Sequence[str]]
-_CJK = '[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]'  # written without blanks: every character is a word
+OfRows: TypeAlias = Callable[[np.ndarray], float]
+Texts: TypeAlias = Sequence[str]
+References: TypeAlias = Sequence[Sequence[str]]
+_CJK = '[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]'  # written without spaces: every character is a word
 _CJK_PUNCTUATION = '\u3001\u3002\uff0c\uff1b\uff1a\uff1f\uff01\u201c\u201d\u2018\u2019\uff08\uff09\u300a\u300b'
 _PUNCTUATION = set(string.punctuation) | set(_CJK_PUNCTUATION)
 
 
 def bleu(texts: Texts, references: References, tokenizer: str = '13a') -> dict[str, OfRows]:
-    """sacrebleu's corpus BLEU; the tokenizer is one of sacrebleu's: `13a`, `zh`, `char`, ..."""
+    """Return sacrebleu's corpus BLEU with one of its tokenizers: `13a`, `zh`, `char`, ..."""
     return {'bleu': _corpus(sacrebleu.BLEU(tokenize=tokenizer), texts, references)}
 
 
 def chrf(texts: Texts, references: References) -> dict[str, OfRows]:
-    """sacrebleu's corpus chrF."""
+    """Return sacrebleu's corpus chrF."""
     return {'chrf': _corpus(sacrebleu.CHRF(), texts, references)}
 
 
 def rouge(texts: Texts, references: References) -> dict[str, OfRows]:
-    """F1 of ROUGE-1, -2 and -L with each text's best reference, means over texts. A Chinese character is a word."""
+    """Return mean F1 of ROUGE-1, -2 and -L with each text's best reference. A Chinese character is a word."""
     names = ('rougeL', 'rouge1', 'rouge2')
     scorer = rouge_scorer.RougeScorer(names, tokenizer=Words())
-    scores = [scorer.score_multi(list(right), text) for text, right in zip(texts, references, strict=True)]
+    scores = [scorer.score_multi(list(correct), text) for text, correct in zip(texts, references, strict=True)]
     return {name: _mean([score[name].fmeasure for score in scores]) for name in names}
 
 
 def squad(texts: Texts, references: References) -> dict[str, OfRows]:
-    """F1 of words and exact match with each text's best reference (Rajpurkar et al., arXiv 1606.05250).
+    """Return F1 of words and exact match with each text's best reference (Rajpurkar et al., arXiv 1606.05250).
 
-    Lower case, without punctuation and English articles. A Chinese character is a word.
+    Case, punctuation and English articles are ignored. A Chinese character is a word.
     """
     pairs = list(zip(texts, references, strict=True))
     return {
-        'f1': _mean([max(answer_f1(text, r) for r in right) for text, right in pairs]),
-        'exact_match': _mean([max(answer_words(text) == answer_words(r) for r in right) for text, right in pairs]),
+        'f1': _mean([max(answer_f1(text, r) for r in correct) for text, correct in pairs]),
+        'exact_match': _mean([max(answer_words(text) == answer_words(r) for r in correct) for text, correct in pairs]),
     }
 
 
@@ -59,18 +61,18 @@ class Words:
     """Lower-cased words, and single Chinese or Japanese characters: a tokenizer for `rouge_score`."""
 
     def tokenize(self, text: str) -> list[str]:
-        """The words of a text."""
+        """Return the words of a text."""
         return re.findall(rf'{_CJK}|(?:(?!{_CJK})\w)+', text.lower())
 
 
 def answer_words(text: str) -> list[str]:
-    """A text's words as SQuAD compares them."""
+    """Return the words of a text as SQuAD compares them."""
     text = ''.join(c for c in text.lower() if c not in _PUNCTUATION)
     return re.sub(f'({_CJK})', r' \1 ', re.sub(r'\b(a|an|the)\b', ' ', text)).split()
 
 
 def answer_f1(text: str, reference: str) -> float:
-    """F1 of the words that two answers share; of answers without words, whether both have none."""
+    """Return F1 of the words of two answers; of answers without words, 1 if both have none."""
     ours, theirs = collections.Counter(answer_words(text)), collections.Counter(answer_words(reference))
     if not ours or not theirs:
         return float(ours == theirs)
@@ -82,10 +84,10 @@ def _mean(values: Sequence[float]) -> OfRows:
     return lambda rows: float(array[rows].mean())
 
 
-def _corpus(metric, texts: Texts, references: References) -> OfRows:
-    """sacrebleu wants a list for every first, second, ... reference, None where a text has fewer."""
+def _corpus(metric: sacrebleu.metrics.base.Metric, texts: Texts, references: References) -> OfRows:
+    """Return a corpus metric; sacrebleu takes a list per n-th reference, with None where a text has fewer."""
     most = max(map(len, references))
-    columns = [[right[i] if i < len(right) else None for right in references] for i in range(most)]
+    columns = [[correct[i] if i < len(correct) else None for correct in references] for i in range(most)]
 
     def of_rows(rows: np.ndarray) -> float:
         return metric.corpus_score([texts[i] for i in rows], [[column[i] for i in rows] for column in columns]).score
@@ -93,10 +95,12 @@ def _corpus(metric, texts: Texts, references: References) -> OfRows:
     return of_rows
 
 
-MEASURES: dict[str, Callable[..., dict[str, OfRows]]] = {'bleu': bleu, 'chrf': chrf, 'rouge': rouge, 'squad': squad}
+METRICS: dict[str, Callable[..., dict[str, OfRows]]] = {'bleu': bleu, 'chrf': chrf, 'rouge': rouge, 'squad': squad}
 
 
-def measure(names: Sequence[str], texts: Texts, references: References, tokenizer: str) -> dict[str, OfRows]:
-    """All measures of some names of `METRICS`, in their order."""
-    functions = {**MEASURES, 'bleu': functools.partial(bleu, tokenizer=tokenizer)}
-    return {name: of_rows for wanted in names for name, of_rows in functions[wanted](texts, references).items()}
+def compute(names: Sequence[str], texts: Texts, references: References, tokenizer: str) -> dict[str, OfRows]:
+    """Return the metrics of these names of `METRICS`, in their order; for the tokenizer see `bleu`."""
+    functions: dict[str, Callable[..., dict[str, OfRows]]] = dict(
+        METRICS, bleu=functools.partial(bleu, tokenizer=tokenizer)
+    )
+    return {key: of_rows for name in names for key, of_rows in functions[name](texts, references).items()}

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from palm_jax.data.readers import tables
 from palm_jax.data.readers.tables import Row
 from palm_jax.errors import UserError
-from palm_jax.inference.decoding import START_ID
 from palm_jax.inference.generate import Completion, Decoder, encode_prompts
 from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.predictor import Model
+from palm_jax.special_ids import BOS_ID
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class LanguageModelPredictor(Generator):
 
     def prompt(self, model: Model, given: str) -> tuple[int, ...]:
         """Return `0 text`."""
-        return (START_ID, *model.data.vocabulary.encode(given))
+        return (BOS_ID, *model.data.vocabulary.encode(given))
 
     def chat_prompt(
         self, model: Model, messages: Sequence[Mapping[str, str]]

@@ -12,7 +12,7 @@ import numpy as np
 from palm_jax.errors import UserError, closest
 from palm_jax.inference.generate import Decoder, Sampler
 from palm_jax.metrics import statistics
-from palm_jax.metrics import texts as text_measures
+from palm_jax.metrics import texts as text_metrics
 from palm_jax.reports.report import Measurements, RunReporter, measurements_of, worst
 from palm_jax.training.result import EvaluationInput
 
@@ -36,7 +36,7 @@ class GenerationReporter(RunReporter):
     tokenizer: str = '13a'
 
     def __post_init__(self) -> None:
-        known = text_measures.MEASURES
+        known = text_metrics.METRICS
         for name in self.metrics:
             if name not in known:
                 raise UserError(f'METRICS: {name!r} is unknown.{closest(name, known)} Known: {", ".join(known)}.')
@@ -60,7 +60,7 @@ class GenerationReporter(RunReporter):
         )
         texts = [best.text for best, *_ in generated]
         references = [prompt.references for prompt in prompts]
-        of_rows = text_measures.measure(self.metrics, texts, references, self.tokenizer)
+        of_rows = text_metrics.compute(self.metrics, texts, references, self.tokenizer)
         everything, main = np.arange(len(texts)), next(iter(of_rows))
         bootstraps = _CORPUS_BOOTSTRAPS if main in ('bleu', 'chrf') else statistics.BOOTSTRAPS
         by_text = [of_rows[main](np.array([i])) for i in everything]

@@ -12,9 +12,9 @@ from palm_jax.api import trained_model
 from palm_jax.api.trained_model import TrainedModel
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
-from palm_jax.inference.decoding import START_ID
 from palm_jax.inference.engine import Engine
 from palm_jax.predictors.predictor import Predictor
+from palm_jax.special_ids import BOS_ID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ServedModel:
         size = self.model.data.vocabulary.size
         if unknown := [i for i in given if i >= size]:
             raise UserError(f'Token {unknown[0]} is unknown: the vocabulary has {size}.')
-        return (START_ID, *given)
+        return (BOS_ID, *given)
 
 
 def load(wanted: Sequence[str], bindings: Sequence[tuple[str, str]]) -> dict[str, ServedModel]:

@@ -1,4 +1,4 @@
-"""What every program does with what is raised where Python can only drop it, Ctrl-C above all."""
+"""Exceptions that Python cannot propagate, above all Ctrl-C, in every program; parsing of arguments."""
 
 import argparse
 

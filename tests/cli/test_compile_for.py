@@ -1,4 +1,4 @@
-"""A step compiled for TPUs that are not here: it fits, its FLOPs are the paper's, its collectives are counted."""
+"""Steps compiled for TPUs that are not attached: they fit, their FLOPs are the paper's, collectives are counted."""
 
 import re
 import shlex
@@ -31,7 +31,7 @@ def compiled(*arguments):
 
 @pytest.fixture(scope='module')
 def compiler():
-    """The TPU's, got by the command that the tool names where it is missing."""
+    """Install the TPU compiler, if it is missing, with the command that the program prints."""
     asked = compiled('--topology=v5e:2x2', '--gin_file=gin/pretrain_tiny.gin', '--gin.VOCABULARY=bytes')
     if asked.returncode:
         command = re.search(r'^  (.* pip install .*)$', asked.stderr, re.MULTILINE)
@@ -43,7 +43,7 @@ def compiler():
 def test_base_for_four_chips(compiler):
     result = compiled('--topology=v5e:2x2', '--gin_file=gin/pretrain_base.gin', '--gin.VOCABULARY=bytes')
     assert result.returncode == 0, result.stderr[-3000:]
-    for shown in ('of 16 GiB a device', ': fits', '100.0% of the formula', '× all-gather', 'at best', 'MFU at most'):
+    for shown in ('of 16 GiB per device', ': fits', '100.0% of the formula', '× all-gather', 'bound', 'MFU at most'):
         assert shown in result.stdout, result.stdout
 
 
@@ -54,7 +54,7 @@ def test_another_objective_and_a_mesh_that_does_not_fit(compiler):
     for flags, message in (
         (['--gin.MESH_MODEL=3'], 'does not fit 4 device(s)'),
         (['--gin.BATCH_SIZE=6'], '4 or 8 would do'),
-        (['--sweep'], '--sweep multiplies the batch it is given'),
+        (['--sweep'], '--sweep multiplies BATCH_SIZE'),
     ):
         refused = compiled(*tiny, *flags)
         assert refused.returncode == 2 and message in refused.stderr and 'Traceback' not in refused.stderr

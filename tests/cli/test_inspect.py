@@ -1,4 +1,4 @@
-"""What a task feeds to the model is shown as it is."""
+"""Examples and statistics of a task as the model sees them."""
 
 import re
 
@@ -27,7 +27,7 @@ def test_a_task_for_pretraining_with_its_objective(capsys, tmp_path):
     assert '[MASK]' in output and '⟪' in output and 'padding      0.0%' in output
     counted = float(re.search(r'the loss +counts ([\d.]+)%', output)[1])
     assert 12 < counted <= 15
-    assert re.search(r'measured +the first 64 sequences', output)
+    assert re.search(r'sample +the first 64 sequences', output)
 
 
 def test_a_task_for_fine_tuning(capsys, base_and_table, offline_tables):
@@ -37,7 +37,7 @@ def test_a_task_for_fine_tuning(capsys, base_and_table, offline_tables):
     output = shown(capsys, 'stdlib_tokens', f'--gin.{base}')
     assert 'B-' in output and 'labels  ' not in output
     output = shown(capsys, 'stdlib_sessions', f'--gin.{base}')
-    assert 'learned' in output and 'the loss     counts' in output
+    assert 'target ' in output and 'the loss     counts' in output
 
 
 def test_what_there_is_not(capsys):

@@ -93,10 +93,10 @@ def test_a_seqio_task_with_its_own_metrics(made, tmp_path):
     assert shot['examples'] == 3 and shot['metrics']['mean_score'] != measured['metrics']['mean_score']
     crowded = evaluate(*command, '--examples=3', '--shots=11', cwd=tmp_path)
     assert crowded.returncode == 0, crowded.stderr[-3000:]
-    assert '3 of 3 prompts are longer than' in crowded.stdout and 'beginnings are left out' in crowded.stdout
+    assert '3 of 3 prompts are longer than' in crowded.stdout and 'beginnings are dropped' in crowded.stdout
     mistakes = {
-        ('--shots=2',): '--shots wants',
-        ('--task=squares', '--examples=0'): '--examples wants',
+        ('--shots=2',): '--shots must be',
+        ('--task=squares', '--examples=0'): '--examples must be',
         ('--task=squars',): 'Did you mean squares?',
         ('--task=squares', '--split=test'): "has no split 'test'; it has: train, validation",
         ('--task=no_metrics',): 'has no metrics',

@@ -1,4 +1,4 @@
-"""A model in one file, run by others: jax without this code, and TFLite's own interpreter."""
+"""Compiled models in one file, run by jax without this code and by the interpreter of TFLite."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Weights of PaLM-rlhf-pytorch compute here what its own package computes."""
+"""Imported weights of PaLM-rlhf-pytorch give the logits of its own package."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_logits_are_those_of_the_package(tokenizer, tmp_path):
     imports.from_palm_rlhf(tmp_path / 'w.pt', tokenizer, tmp_path / 'ours')
     ours = load(tmp_path / 'ours')
     vocabulary = ours.data.vocabulary
-    rows = np.r_[vocabulary.text.their_ids, np.arange(vocabulary.size, 320)]
+    rows = np.r_[vocabulary.text.original_ids, np.arange(vocabulary.size, 320)]
     tokens = np.random.default_rng(0).integers(0, 320, (2, 60))
     expected = model(torch.from_numpy(rows[tokens])).numpy()[..., rows]
     logits = np.asarray(ours.model.apply({'params': ours.params}, tokens))
@@ -46,7 +46,7 @@ def test_logits_are_those_of_the_package(tokenizer, tmp_path):
 
 @torch.no_grad()
 def test_older_versions(tokenizer, tmp_path):
-    """Norms that are stored with their unit, none before the logits, no buffers."""
+    """Norms stored with their unit offset, no norm before the logits, no buffers."""
     model = theirs()
     weights = {}
     for name, value in model.state_dict().items():
@@ -61,7 +61,7 @@ def test_older_versions(tokenizer, tmp_path):
     assert not ours.model.arch.final_norm
     model.norm = torch.nn.Identity()
     tokens = np.random.default_rng(1).integers(0, 320, (2, 33))
-    rows = np.r_[ours.data.vocabulary.text.their_ids, np.arange(ours.data.vocabulary.size, 320)]
+    rows = np.r_[ours.data.vocabulary.text.original_ids, np.arange(ours.data.vocabulary.size, 320)]
     expected = model(torch.from_numpy(rows[tokens])).numpy()[..., rows]
     logits = np.asarray(ours.model.apply({'params': ours.params}, tokens))
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
@@ -81,7 +81,7 @@ def test_what_does_not_fit_is_said(tokenizer, tmp_path):
     with pytest.raises(UserError, match='QK-norm'):
         imports.from_palm_rlhf(tmp_path / 'qk.pt', tokenizer, tmp_path / 'ours')
     torch.save({'code': np.sum}, tmp_path / 'code.pt')  # unpickling it would run something
-    with pytest.raises(UserError, match='no file of tensors alone'):
+    with pytest.raises(UserError, match='not a file of tensors only'):
         imports.from_palm_rlhf(tmp_path / 'code.pt', tokenizer, tmp_path / 'ours')
     with pytest.raises(UserError, match='no such file'):
         imports.from_palm_rlhf(tmp_path / 'nothing.pt', tokenizer, tmp_path / 'ours')

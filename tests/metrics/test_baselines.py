@@ -1,4 +1,4 @@
-"""gzip and the n-gram against their definitions."""
+"""gzip and the n-gram model compared with their definitions."""
 
 import gzip
 import math
@@ -13,7 +13,7 @@ HELD_OUT = [b'the rat on the mat ', b'a cat!']
 
 
 def slow_ngram(train, documents, order):
-    """Witten-Bell by dictionaries, a byte at a time."""
+    """Return Witten-Bell bits per byte, computed with dictionaries, byte by byte."""
     bits = count = 0
     for document in documents:
         for i, byte in enumerate(document):

@@ -1,4 +1,4 @@
-"""Entities against seqeval 1.2.2, whose answers on random tags are kept in goldens/seqeval.json.
+"""Entities compared with seqeval 1.2.2, whose results on random tags are in goldens/seqeval.json.
 
 (seqeval itself does not install into a fresh environment: its setup asks for eggs that no longer build.)
 """

@@ -1,4 +1,4 @@
-"""The measures of a head's predictions."""
+"""Metrics of the predictions of a head."""
 
 import numpy as np
 import pytest

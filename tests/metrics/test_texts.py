@@ -1,4 +1,4 @@
-"""Written text: sacrebleu's and rouge_score's own numbers, SQuAD's by hand."""
+"""Metrics of generated text: the numbers of sacrebleu and rouge_score, SQuAD's by hand."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import sacrebleu
 from rouge_score import rouge_scorer
 
 from palm_jax.errors import UserError
-from palm_jax.metrics.texts import Words, answer_f1, answer_words, measure
+from palm_jax.metrics.texts import Words, answer_f1, answer_words, compute
 from palm_jax.reports.generation import GenerationReporter
 
 TEXTS = ['the cat sat on the mat', 'a dog barks loudly', 'nothing']
@@ -14,7 +14,7 @@ REFERENCES = [['the cat sat on a mat', 'a cat is on the mat'], ['the dog barks']
 
 
 def test_bleu_and_chrf_are_sacrebleus_also_with_ragged_references():
-    ours = measure(['bleu', 'chrf'], TEXTS, REFERENCES, '13a')
+    ours = compute(['bleu', 'chrf'], TEXTS, REFERENCES, '13a')
     columns = [[r[0] for r in REFERENCES], [REFERENCES[0][1], None, None]]
     np.testing.assert_allclose(ours['bleu'](np.arange(3)), sacrebleu.corpus_bleu(TEXTS, columns).score)
     np.testing.assert_allclose(ours['chrf'](np.arange(3)), sacrebleu.corpus_chrf(TEXTS, columns).score)
@@ -23,7 +23,7 @@ def test_bleu_and_chrf_are_sacrebleus_also_with_ragged_references():
 
 
 def test_rouge_is_rouge_scores_on_english():
-    ours = measure(['rouge'], TEXTS, REFERENCES, '13a')
+    ours = compute(['rouge'], TEXTS, REFERENCES, '13a')
     scorer = rouge_scorer.RougeScorer(['rouge1', 'rouge2', 'rougeL'])
     theirs = [scorer.score_multi(r, t) for t, r in zip(TEXTS, REFERENCES, strict=True)]
     for name in ('rouge1', 'rouge2', 'rougeL'):
@@ -46,7 +46,7 @@ def test_answers_as_squad_compares_them(text, reference, f1):
 
 
 def test_the_best_reference_counts():
-    ours = measure(['squad'], ['the mat'], [['a cat', 'mat']], '13a')
+    ours = compute(['squad'], ['the mat'], [['a cat', 'mat']], '13a')
     assert ours['f1'](np.arange(1)) == ours['exact_match'](np.arange(1)) == 100
     assert answer_words("It's A Test.") == ['its', 'test']
 

@@ -1,4 +1,4 @@
-"""Text for pretraining: seqio tasks, own files or a mixture of both, their vocabulary and cached tokens."""
+"""Corpora for pretraining: seqio tasks, text files or a mixture of both, with a vocabulary and cached tokens."""
 
 from __future__ import annotations
 
@@ -6,32 +6,37 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import TypeAlias
 
 from palm_jax.cache_directory import cache_dir
 from palm_jax.data.pretraining import token_cache
 from palm_jax.data.pretraining.token_cache import TokenCache
+from palm_jax.data.readers.splits import Split
 from palm_jax.data.readers.text_files import TextFiles, is_text_or_table
 from palm_jax.data.registry import cache_keys
 from palm_jax.data.vocabulary import fitting, vocabularies
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.errors import UserError
 
+_LOGGER = logging.getLogger(__name__)
 _BINDING = 'MIXTURE_OR_TASK_NAME'
-Names = str | Sequence[str] | Mapping[str, float]
+Names: TypeAlias = str | Sequence[str] | Mapping[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """What a mixture names: a registered task or mixture, or own files.
+    """A part of a mixture: a registered task or mixture, or text files.
 
     Attributes:
-      name: as it was given.
-      rate: of its tokens against the others', or None: by its size.
-      files: own text, or None.
+      name: name in MIXTURE_OR_TASK_NAME, or TRAIN_FILES.
+      rate: rate relative to the other parts; None is by size.
+      files: text files; None for a registered task or mixture.
     """
 
     name: str
@@ -40,29 +45,35 @@ class _Source:
 
     @property
     def title(self) -> str:
-        """For file names and messages."""
+        """Name for file names and messages."""
         return self.name if self.files is None else f'text_files_{self.files.cache_key()}'
 
     @functools.cached_property
     def cache_key(self) -> str:
-        """Changes when the text does."""
-        return '' if self.files is not None else cache_keys.task_cache_key(self.name)  # that of files is in the title
+        """A key that changes when the text does."""
+        if self.files is not None:
+            return ''  # the title of files contains theirs
+        return cache_keys.task_cache_key(self.name)
 
 
 class Corpus:
-    """Where the text comes from and how it becomes ids.
+    """The text of a run and its vocabulary.
 
     Args:
-      task: a registered task or mixture, or a mixture of one's own: `{'notes/': 2, 'reviews.csv': 1}` with rates,
-        `['notes/', 'wiki40b_en']` by size. What has a file's suffix, a `/` or a `*`, or lies there, is a file
-        or a folder.
-      vocabulary: `bytes`, `sentencepiece` (fitted to the text on first use and kept) or the path
-        of a SentencePiece model or a tokenizer.json.
-      vocabulary_size: ids of a fitted vocabulary, the extra ones included.
-      extra_ids: so many above the text's own stand for what no text holds: sentinels, masks,
-        modes; see `Marked`.
-      train_files, validation_files, text_column, bad_rows: own text instead of `task`; see `TextFiles`.
-      temperature: of a mixture by size: a part is drawn in proportion to its tokens to the power of 1 / temperature.
+      task: registered task or mixture, or a mixture of your own: `{'notes/': 2, 'reviews.csv': 1}` with rates,
+        `['notes/', 'wiki40b_en']` by size. A name with the suffix of a file, a `/` or a `*`, or that exists as a
+        path, is a file or folder.
+      vocabulary: `bytes`, `sentencepiece` (trained on the text on first use and cached), or the path of a SentencePiece
+        model or a tokenizer.json.
+      vocabulary_size: number of ids of a trained vocabulary, including the extra ones.
+      extra_ids: number of ids above those of the text, for special tokens: sentinels, masks and modes; see
+        `ExtendedVocabulary`.
+      train_files: text files to use instead of `task`; see `TextFiles`.
+      validation_files: text files of the validation split; see `TextFiles`.
+      text_column: column of tables that holds the text; see `TextFiles`.
+      bad_rows: file that collects unusable rows; see `TextFiles`.
+      temperature: temperature of a mixture by size: the rate of a part is its number of tokens to the power of
+        1 / temperature.
     """
 
     def __init__(
@@ -78,26 +89,26 @@ class Corpus:
         temperature: float = 1.0,
     ):
         if validation_files is not None and train_files is None:
-            raise UserError('VALIDATION_FILES is set and TRAIN_FILES is not.')
+            raise UserError('VALIDATION_FILES is set, but TRAIN_FILES is not.')
         if not 0 <= extra_ids < vocabulary_size:
             raise UserError(
                 f'EXTRA_IDS is {extra_ids}; it must be at least 0 and below VOCABULARY_SIZE = {vocabulary_size}.'
             )
         if temperature <= 0:
-            raise UserError(f'MIXTURE_TEMPERATURE is {temperature}; it must be above 0 (1: by size).')
+            raise UserError(f'MIXTURE_TEMPERATURE is {temperature}; it must be above 0 (1 is by size).')
         if train_files is not None:
             self._sources = [
                 _Source(train_files, None, TextFiles(train_files, validation_files, text_column, bad_rows))
             ]
         else:
             self._sources = [
-                _Source(name, rate, TextFiles(name, None, text_column, bad_rows, _BINDING) if _is_file(name) else None)
+                _Source(name, rate, TextFiles(name, None, text_column, bad_rows, _BINDING) if _is_path(name) else None)
                 for name, rate in _rates(task)
             ]
         has_rates = any(source.rate is not None for source in self._sources)
         if temperature != 1 and (has_rates or len(self._sources) == 1):
             raise UserError(
-                f'MIXTURE_TEMPERATURE = {temperature} is for a mixture by size, a list of names: '
+                f'MIXTURE_TEMPERATURE = {temperature} requires a mixture by size, a list of names: '
                 "--gin.MIXTURE_OR_TASK_NAME=\"['notes/', 'wiki40b_en']\""
             )
         self._temperature = temperature
@@ -105,12 +116,12 @@ class Corpus:
 
     @functools.cached_property
     def task(self) -> str:
-        """What the text is called, in messages and file names."""
+        """Name of the text in messages and file names."""
         return self._sources[0].title if len(self._sources) == 1 else f'mixture_of_{len(self._sources)}'
 
     @functools.cached_property
     def vocabulary(self) -> ExtendedVocabulary:
-        """The run's vocabulary, fitted first where it does not exist yet."""
+        """The vocabulary of the run, trained first if it does not exist yet."""
         path = self.vocabulary_path
         if path is None:
             return ExtendedVocabulary(vocabularies.Bytes(), self.extra_ids)
@@ -120,7 +131,7 @@ class Corpus:
 
     @property
     def vocabulary_path(self) -> Path | None:
-        """Where the vocabulary's file is or will be; None for bytes."""
+        """Path of the vocabulary, whether or not it exists yet; None for bytes."""
         if self._vocabulary_name == 'bytes':
             return None
         if self._vocabulary_name == 'sentencepiece':
@@ -129,22 +140,23 @@ class Corpus:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the vocabulary exists; the first run makes it."""
+        """Whether the vocabulary exists; the first run trains it."""
         return self.vocabulary_path is None or self.vocabulary_path.is_file()
 
     def texts(self) -> Iterator[str]:
-        """The training text, a document at a time, of a mixture's parts in turn, as they are drawn in training."""
-        tasks, rates = self._registry(), {}
+        """Yield the training documents; the parts of a mixture alternate at their rates, as in training."""
+        tasks = self._registry()
+        rates: dict[str, float] = {}
         for source in self._sources:
             for part, share in tasks.parts(source.title).items():
                 rates[part] = share * (1.0 if source.rate is None else source.rate)
-        return _in_turn({part: (tasks.texts(part), rate) for part, rate in rates.items() if rate})
+        return _interleave({part: (tasks.texts(part), rate) for part, rate in rates.items() if rate})
 
     @functools.cache  # noqa: B019 - one corpus lives as long as the run
-    def parts(self, split: str) -> list[tuple[TokenCache, float]]:
-        """The token caches of all parts, made where missing, and their shares."""
+    def parts(self, split: Split) -> list[tuple[TokenCache, float]]:
+        """Return the token caches of all parts, built where missing, and their rates, which sum to 1."""
         found = [(part, share, source) for source in self._sources for part, share in self._parts_of(source).items()]
-        caches = [token_cache.TokenCache(self._made(source, part, split)) for part, _, source in found]
+        caches = [token_cache.TokenCache(self._build(source, part, split)) for part, _, source in found]
         rates = []
         for cache, (_, share, source) in zip(caches, found, strict=True):
             by_size = cache.num_tokens ** (1 / self._temperature) if len(self._sources) > 1 else 1.0
@@ -152,11 +164,11 @@ class Corpus:
         total = sum(rates)
         return [(cache, rate / total) for cache, rate in zip(caches, rates, strict=True) if rate]
 
-    def make(self, split: str) -> list[Path]:
-        """The folders of all parts' token caches, made where missing."""
-        return [self._made(source, part, split) for source in self._sources for part in self._parts_of(source)]
+    def build(self, split: Split) -> list[Path]:
+        """Build the token caches of all parts where missing, and return their folders."""
+        return [self._build(source, part, split) for source in self._sources for part in self._parts_of(source)]
 
-    def _made(self, source: _Source, part: str, split: str) -> Path:
+    def _build(self, source: _Source, part: str, split: Split) -> Path:
         cache_key = '' if source.files is not None else cache_keys.task_cache_key(part)
         directory = cache_dir() / 'tokens' / cache_keys.cache_name(part, cache_key, self.vocabulary.fingerprint) / split
         if not token_cache.exists(directory):
@@ -165,15 +177,15 @@ class Corpus:
         return directory
 
     def _parts_of(self, source: _Source) -> dict[str, float]:
-        """The tasks of a source with their shares: its own, or a registered mixture's, kept for runs from the cache."""
+        """Return the tasks of a source with their shares, from the cache if TensorFlow is not loaded."""
         if source.files is not None or source.name == 'python_stdlib':
             return {source.title: 1.0}
-        known = cache_dir() / 'mixtures' / f'{cache_keys.cache_name(source.title, source.cache_key)}.json'
-        if known.is_file() and 'seqio' not in sys.modules:
-            return json.loads(known.read_text())
+        file = cache_dir() / 'mixtures' / f'{cache_keys.cache_name(source.title, source.cache_key)}.json'
+        if file.is_file() and 'seqio' not in sys.modules:
+            return json.loads(file.read_text())
         shares = self._registry().parts(source.title)
-        known.parent.mkdir(parents=True, exist_ok=True)
-        known.write_text(json.dumps(shares))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(shares))
         return shares
 
     @functools.cached_property
@@ -183,11 +195,11 @@ class Corpus:
         listing = [(source.title, source.cache_key, source.rate) for source in self._sources]
         return hashlib.sha256(repr(listing).encode()).hexdigest()[:12]
 
-    def _registry(self):
-        """`palm_jax.data.registry.tasks`, imported only when tokens have to be made: it brings TensorFlow."""
+    def _registry(self) -> ModuleType:
+        """Import `palm_jax.data.registry.tasks`, which loads TensorFlow, only when tokens have to be made."""
         if 'palm_jax.data.registry.tasks' not in sys.modules:
-            os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # it reports missing GPUs, which it is not to use
-            print('reading the task with seqio (loading TensorFlow takes some seconds) ...', flush=True)
+            os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # no warnings about GPUs, which TensorFlow is not to use
+            _LOGGER.info('reading the task with seqio (loading TensorFlow takes some seconds) ...')
         from palm_jax.data.registry import tasks
 
         for source in self._sources:
@@ -196,27 +208,27 @@ class Corpus:
         return tasks
 
 
-def _is_file(name: str) -> bool:
+def _is_path(name: str) -> bool:
     return any(character in name for character in '/*') or is_text_or_table(name) or Path(name).exists()
 
 
 def _rates(task: Names) -> list[tuple[str, float | None]]:
-    """Names with their rates, None where they go by size."""
+    """Return names with their rates; None is by size."""
     if isinstance(task, str):
         return [(task, None)]
-    rates = dict(task) if isinstance(task, Mapping) else dict.fromkeys(task)
+    rates: dict[str, float | None] = dict(task) if isinstance(task, Mapping) else dict.fromkeys(task)
     if not rates or len(rates) < len(task):
-        raise UserError(f'{_BINDING} = {task!r}: a mixture names at least one part, and each once.')
+        raise UserError(f'{_BINDING} = {task!r}: a mixture needs at least one part, and each part once.')
     for name, rate in rates.items():
         if not isinstance(name, str):
-            raise UserError(f'{_BINDING}: {name!r} is no name of a task, a file or a folder.')
+            raise UserError(f'{_BINDING}: {name!r} is not the name of a task, a file or a folder.')
         if rate is not None and not (isinstance(rate, int | float) and rate > 0):
-            raise UserError(f'{_BINDING}: the rate of {name!r} is {rate!r}; a rate is a number above 0.')
+            raise UserError(f'{_BINDING}: the rate of {name!r} is {rate!r}; it must be a number above 0.')
     return list(rates.items())
 
 
-def _in_turn(parts: Mapping[str, tuple[Iterator[str], float]]) -> Iterator[str]:
-    """Texts of all parts until all have ended; the part that is furthest behind its rate in characters comes next."""
+def _interleave(parts: Mapping[str, tuple[Iterator[str], float]]) -> Iterator[str]:
+    """Yield the texts of all parts; the next part is the one furthest behind its rate in characters."""
     texts = {name: iterator for name, (iterator, _) in parts.items()}
     taken = dict.fromkeys(parts, 0.0)
     while texts:

@@ -1,10 +1,9 @@
-"""Batches as a function of the seed and the step.
+"""Pretraining batches as a function of the seed and the step.
 
-Documents are concatenated, each with its end mark, and the stream is split into sequences
-of equal length, as PaLM's were (paper, section 5). Sequences are shuffled anew every epoch, and
-an objective says what the model reads of one and what it is to predict. Number i of the
-shuffled order, its random choices included, is computed from the seed and i alone, so a run
-resumes at any step at once, on any number of hosts.
+Documents are concatenated, each with EOS, and the stream is split into sequences of equal length, as for
+PaLM (paper, section 5). Sequences are reshuffled every epoch, and an objective turns each into inputs and
+targets. Sequence number i of the shuffled order, including its random choices, depends on the seed and i
+alone, so a run resumes at any step at once, on any number of hosts.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _SHOWN_TOKENS, _SHOWN_CHARACTERS = 48, 400
 
 @dataclasses.dataclass(frozen=True)
 class _Sequences:
-    """Random access to the stream cut into `length` tokens: grain's data source."""
+    """The stream as sequences of `length` tokens with random access, a data source for grain."""
 
     cache: TokenCache
     length: int
@@ -48,16 +47,16 @@ class _Sequences:
 
 
 class LanguageModelData:
-    """A corpus as batches for self-supervised training.
+    """Batches of a corpus for self-supervised training.
 
     Args:
-      corpus: the text and its vocabulary.
+      corpus: text and vocabulary.
       lengths: {'targets': L}.
-      objective: what is read and predicted; several are mixed, each by its `share`.
-      seed: of the shuffling and of the objective's random choices.
+      objective: one or more objectives, mixed by their `share`.
+      seed: seed for shuffling and for the random choices of the objective.
     """
 
-    group: int | None = None  # sequences have one length
+    group: int | None = None  # batches of similar length: none, all sequences have the same length
 
     def __init__(
         self,
@@ -69,7 +68,7 @@ class LanguageModelData:
         if 'targets' not in lengths or lengths['targets'] < 2:
             raise UserError(f"TASK_FEATURE_LENGTHS is {dict(lengths)}; it needs 'targets' of at least 2 tokens.")
         if not objective:
-            raise UserError('OBJECTIVE is empty; include one of gin/objectives.')
+            raise UserError('OBJECTIVE is empty; include a file of gin/objectives.')
         self.corpus, self.length, self.objective = corpus, lengths['targets'], tuple(objective)
         self._seed = checked_seed(seed)
         total = sum(o.share for o in self.objective)
@@ -77,43 +76,43 @@ class LanguageModelData:
 
     @property
     def vocabulary(self) -> ExtendedVocabulary:
-        """The corpus's."""
+        """Vocabulary of the corpus."""
         return self.corpus.vocabulary
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classes, where the objective has a head."""
+        """Class names of the objective's head; empty if it has none."""
         return self.objective[0].labels
 
     @property
     def is_ready(self) -> bool:
-        """Whether the vocabulary exists; the first run makes it."""
+        """Whether the vocabulary exists; the first run trains it."""
         return self.corpus.is_ready
 
     def blank(self) -> Features:
-        """A sequence without content: names, shapes and types of the features, known before any text is read."""
-        stand_in = ExtendedVocabulary(Bytes(), self.corpus.extra_ids)
-        return self._features(blank(self.objective[0], self.length, stand_in))
+        """Return a sequence without content: names, shapes and types of the features, known before text is read."""
+        vocabulary = ExtendedVocabulary(Bytes(), self.corpus.extra_ids)
+        return self._features(blank(self.objective[0], self.length, vocabulary))
 
     def example(self) -> str:
-        """The beginning of the first training sequence, token by token, with what the loss counts."""
+        """Show the beginning of the first training sequence, token by token, and which positions the loss counts."""
         if not self.is_ready:
             text = next(iter(self.corpus.texts()))[:_SHOWN_CHARACTERS]
             return (
-                f'The vocabulary {self.corpus.vocabulary_path} does not exist yet; the first run makes it. '
-                f'The text begins:\n{text}'
+                f'The vocabulary {self.corpus.vocabulary_path} does not exist yet; the first run trains it. '
+                f'The text begins with:\n{text}'
             )
         return '\n'.join(
             f'{type(objective).__name__}, {share:.0%} of the sequences:\n'
-            + self._shown(self._features(self._dataset(objective)[0]))
+            + self._show(self._features(self._dataset(objective)[0]))
             for objective, share in zip(self.objective, self._shares, strict=True)
         )
 
-    def _shown(self, features: Features) -> str:
+    def _show(self, features: Features) -> str:
         names = ('input_tokens', 'target_tokens', 'loss_weights')
         inputs, targets, weights = (features[f'decoder_{name}'] for name in names)
         both_ways = features.get('decoder_causal_attention', np.zeros_like(inputs))
-        rows = ['position  input → target, ✓ where the loss counts it, ↔ where the input is seen both ways']
+        rows = ['position  input → target, ✓ if the loss counts it, ↔ if the input is attended bidirectionally']
         for i in range(min(_SHOWN_TOKENS, len(targets))):
             source, target = (repr(self.vocabulary.decode([int(t)])) for t in (inputs[i], targets[i]))
             mark = ('✓' if weights[i] else '·') + (' ↔' if both_ways[i] else '')
@@ -124,12 +123,12 @@ class LanguageModelData:
     # Training.
 
     def batch(self, first: int, size: int) -> Batch:
-        """Sequences first, first + 1, ... of the shuffled, endless order: features [size, L]."""
+        """Return sequences first, first + 1, ... of the shuffled, endless order: features [size, L]."""
         return _stack([self._features(self._order[i]) for i in range(first, first + size)])
 
     @property
     def num_sequences(self) -> int:
-        """Sequences in one epoch; objectives that write more than they read make more of a text."""
+        """Number of sequences in an epoch; depends on the length of text that the objectives read."""
         raw = [objective.raw_length(self.length, self.vocabulary) for objective in self.objective]
         mean = sum(share * length for share, length in zip(self._shares, raw, strict=True))
         return sum(int(cache.num_tokens / mean) for cache, _ in self.corpus.parts('train'))
@@ -140,7 +139,7 @@ class LanguageModelData:
         return datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, self._shares)
 
     def _dataset(self, objective: Objective, index: int = 0) -> grain.MapDataset:
-        """The endless order of one objective's sequences, each with what it became."""
+        """Return the endless shuffled sequences of one objective, as features."""
         length = objective.raw_length(self.length, self.vocabulary)
         parts = self.corpus.parts('train')
         datasets = []
@@ -149,7 +148,7 @@ class LanguageModelData:
             if not len(sequences):
                 raise UserError(
                     f'Task {self.corpus.task!r} has {cache.num_tokens:,} training tokens, less than one sequence of '
-                    f"{length}. Give more text or lower TASK_FEATURE_LENGTHS = {{'targets': {self.length}}}."
+                    f"{length}. Provide more text or lower TASK_FEATURE_LENGTHS = {{'targets': {self.length}}}."
                 )
             order = grain.MapDataset.source(sequences).shuffle(seed=self._seed + number).repeat()
             corrupt = functools.partial(self._apply, objective, sequences)
@@ -162,7 +161,7 @@ class LanguageModelData:
         return objective(tokens, self.length, self.vocabulary, rng, another)
 
     def _features(self, features: Features) -> Features:
-        """With what other objectives of the mixture have: attention that is bidirectional nowhere."""
+        """Add the features that other objectives of the mixture have: attention that is causal everywhere."""
         if any(o.is_bidirectional for o in self.objective) and 'decoder_causal_attention' not in features:
             features |= {'decoder_causal_attention': np.zeros(self.length, np.int32)}
         return features
@@ -170,10 +169,10 @@ class LanguageModelData:
     # Validation.
 
     def validation(self, size: int) -> Iterator[Batch]:
-        """The whole held-out part, every token once, the last batch filled up with weight 0.
+        """Yield the whole validation split, every token once; weight 0 pads the last batch.
 
-        Sequences come in a fixed shuffled order, so that the first batches stand for all. Of
-        several objectives each takes its share of them.
+        Sequences come in a fixed shuffled order, so that the first batches are representative. Each of several
+        objectives takes its share of them.
         """
         held_out = []
         for (cache, _), (number, objective) in itertools.product(
@@ -194,11 +193,11 @@ class LanguageModelData:
 
     @property
     def validation_bytes(self) -> int:
-        """UTF-8 bytes of the held-out text: the divisor of bits per byte."""
+        """Number of UTF-8 bytes of the validation text: the divisor of bits per byte."""
         return sum(cache.num_bytes for cache, _ in self.corpus.parts('validation'))
 
     def baselines(self, sequences_seen: int) -> dict[str, float]:
-        """Bits per byte that `gzip -9` and an order-3 n-gram of the text seen reach on the held-out text."""
+        """Return the bits per byte of `gzip -9` and of an order-3 n-gram of the seen text on the validation text."""
         seen = range(min(sequences_seen, self.num_sequences))
         train = ''.join(self.vocabulary.decode(self._order[i]['decoder_target_tokens']) for i in seen).encode()
         held_out = [

@@ -1,7 +1,7 @@
-"""Token ids on disk: made once, checksummed, read at random without TensorFlow.
+"""Cache of token ids on disk: written once, checksummed, with random access, without TensorFlow.
 
-A split of a task is one stream of tokens, documents one after another, in ArrayRecord files of many
-records of `BLOCK` tokens each. Making it goes on after the last whole file when it was interrupted.
+A split of a task is one stream of tokens, one document after another, in ArrayRecord files with many
+records of `BLOCK` tokens each. An interrupted build resumes after its last complete file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import grain
 import numpy as np
@@ -23,22 +23,22 @@ from tqdm import tqdm
 
 from palm_jax.errors import UserError
 
-BLOCK = 4096  # tokens of a record
-RECORDS = 4096  # of a file: 32 MiB of two-byte ids
+BLOCK = 4096  # tokens per record
+RECORDS = 4096  # records per file: 32 MiB of two-byte ids
 _OFFSETS, _MANIFEST = 'offsets.npy', 'manifest.json'
 
-Example = tuple[np.ndarray, int]  # token ids with their end mark, UTF-8 bytes of the text
+Example: TypeAlias = tuple[np.ndarray, int]  # token ids with EOS, number of UTF-8 bytes of the text
 
 
 class TokenCache:
-    """One split of one task as one stream of tokens.
+    """A split of a task as one stream of tokens.
 
     Args:
-      directory: what `build` made.
+      directory: folder that `build` wrote.
 
     Attributes:
-      num_tokens: T, of the stream.
-      num_bytes: UTF-8 bytes of the text the tokens stand for.
+      num_tokens: T, length of the stream.
+      num_bytes: number of UTF-8 bytes of its text.
     """
 
     def __init__(self, directory: Path):
@@ -46,59 +46,59 @@ class TokenCache:
         files = [(directory / part['file'], part['size']) for part in manifest['files']]
         for file, size in files:
             if not file.is_file() or file.stat().st_size != size:
-                raise UserError(_damaged(directory))
+                raise UserError(_damage_message(directory))
         self.num_tokens, self.num_bytes, self._block = (manifest[name] for name in ('tokens', 'num_bytes', 'block'))
         self._directory, self._dtype = directory, np.dtype(manifest['dtype'])
-        with self._checked():
+        with self._integrity_errors():
             self._records = grain.sources.ArrayRecordDataSource([str(file) for file, _ in files])
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Tokens start to stop of the stream, int32.
+        """Return tokens start to stop of the stream, int32.
 
         Raises:
-          UserError: what lies there is not what was written; ArrayRecord keeps checksums.
+          UserError: if a record fails the checksum of ArrayRecord.
         """
         first, last = start // self._block, -(-stop // self._block)
-        with self._checked():
+        with self._integrity_errors():
             blocks = [np.frombuffer(self._records[i], self._dtype) for i in range(first, last)]
         tokens = np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
         return tokens[start - first * self._block : stop - first * self._block].astype(np.int32)
 
     @functools.cached_property
     def offsets(self) -> np.ndarray:
-        """int64 [documents + 1], where each begins."""
+        """int64 [documents + 1]: start of every document, and the end of the last."""
         return np.load(self._directory / _OFFSETS, mmap_mode='r')
 
     def documents(self) -> Iterator[np.ndarray]:
-        """The tokens of one document after another."""
+        """Yield the tokens of each document."""
         for start, stop in itertools.pairwise(self.offsets):
             yield self.read(int(start), int(stop))
 
     @contextlib.contextmanager
-    def _checked(self) -> Iterator[None]:
+    def _integrity_errors(self) -> Iterator[None]:
         try:
             yield
         except (RuntimeError, ValueError) as error:
-            raise UserError(f'{_damaged(self._directory)} ({error})') from None
+            raise UserError(f'{_damage_message(self._directory)} ({error})') from None
 
 
 def build(examples: Callable[[int], Iterable[Example]], directory: Path, vocabulary_size: int, label: str) -> None:
-    """Writes tokens into `directory`, whole or not at all; goes on where it was interrupted.
+    """Write tokens to `directory`, completely or not at all; an interrupted build is resumed.
 
     Args:
-      examples: those from number n on, the same every time.
-      directory: of the cache.
-      vocabulary_size: every id is below it.
-      label: for progress and messages.
+      examples: function that returns the examples from number n on, always the same.
+      directory: folder of the cache.
+      vocabulary_size: upper bound of the ids (exclusive).
+      label: name for the progress bar and messages.
 
     Raises:
-      UserError: there is not one example.
+      UserError: if there are no examples.
     """
     unfinished = directory.with_name(directory.name + '.unfinished')
     unfinished.mkdir(parents=True, exist_ok=True)
     dtype = np.dtype(np.uint16 if vocabulary_size <= 1 << 16 else np.uint32)
     parts = _parts_of(unfinished)
-    done, rest = _continue_from(parts, dtype)
+    done, rest = _resume_from(parts, dtype)
     with tqdm(unit=' tokens', unit_scale=True, desc=label, initial=done['tokens']) as progress:
         following = iter(examples(done['documents']))
         for number in itertools.count(len(parts)):
@@ -108,72 +108,72 @@ def build(examples: Callable[[int], Iterable[Example]], directory: Path, vocabul
             parts.append(part)
     if not parts:
         shutil.rmtree(unfinished)
-        raise UserError(f'{label}: there is not one example. Check the task and its files.')
+        raise UserError(f'{label}: no examples. Check the task and its files.')
     offsets = [np.load(_offsets_of(unfinished / part['file'])) for part in parts]
     np.save(unfinished / _OFFSETS, np.cumsum(np.concatenate([[0], *offsets]), dtype=np.int64))
     totals = {name: sum(part[name] for part in parts) for name in ('tokens', 'documents', 'num_bytes')}
     manifest = {'dtype': dtype.name, 'block': BLOCK} | totals | {'files': parts}
     (unfinished / _MANIFEST).write_text(json.dumps(manifest, indent=2))
     for part in parts:
-        for made in (_offsets_of(unfinished / part['file']), _summary_of(unfinished / part['file'])):
-            made.unlink()
+        for file in (_offsets_of(unfinished / part['file']), _summary_of(unfinished / part['file'])):
+            file.unlink()
     shutil.rmtree(directory, ignore_errors=True)
     unfinished.rename(directory)
 
 
 def exists(directory: Path) -> bool:
-    """Whether a finished cache is there."""
+    """Return whether a complete cache exists."""
     return (directory / _MANIFEST).is_file()
 
 
 def verify(directory: Path) -> int:
-    """Reads all files of a finished cache and compares their checksums; gives the number of files.
+    """Compare the checksums of all files of a complete cache; return the number of files.
 
     Raises:
-      UserError: one of them is not what was written.
+      UserError: if a file has changed.
     """
     files = json.loads((directory / _MANIFEST).read_text())['files']
     for part in tqdm(files, desc=f'checking {directory.name}', unit=' files', leave=False):
         if not (directory / part['file']).is_file() or _sha256(directory / part['file']) != part['sha256']:
-            raise UserError(f'{_damaged(directory)} ({part["file"]})')
+            raise UserError(f'{_damage_message(directory)} ({part["file"]})')
     return len(files)
 
 
 def _write_file(
     path: Path, examples: Iterator[Example], rest: np.ndarray, dtype: np.dtype, progress: tqdm
 ) -> tuple[dict[str, Any] | None, np.ndarray]:
-    """One file, with what is known of it beside it; and the tokens that did not fill a record.
+    """Write one file and its summary; return the summary, and the tokens that did not fill a record.
 
-    Documents end in the file they begin in, but for the tokens of the last record, which begin the next file.
+    A document ends in the file that it begins in, except for the tokens of its last record, which begin the next file.
     """
     unfinished = path.with_suffix('.unfinished')
     writer, records, lengths, num_bytes = ArrayRecordWriter(str(unfinished), 'group_size:1'), 0, [], 0
-    waiting, num_waiting = [rest], len(rest)
+    buffered, num_buffered = [rest], len(rest)
     for ids, size in examples:
-        waiting.append(ids.astype(dtype))
-        num_waiting += len(ids)
+        buffered.append(ids.astype(dtype))
+        num_buffered += len(ids)
         lengths.append(len(ids))
         num_bytes += size
         progress.update(len(ids))
-        if num_waiting >= BLOCK:
-            tokens = np.concatenate(waiting)
+        if num_buffered >= BLOCK:
+            tokens = np.concatenate(buffered)
             whole = len(tokens) // BLOCK
             for block in tokens[: whole * BLOCK].reshape(whole, BLOCK):
                 writer.write(block.tobytes())
             records += whole
-            waiting, num_waiting = [tokens[whole * BLOCK :]], len(tokens) - whole * BLOCK
+            buffered, num_buffered = [tokens[whole * BLOCK :]], len(tokens) - whole * BLOCK
             if records >= RECORDS:
                 break
     else:  # no example follows: the last file ends with a shorter record
-        if num_waiting:
-            writer.write(np.concatenate(waiting).tobytes())
-            records, waiting = records + 1, [np.zeros(0, dtype)]
+        if num_buffered:
+            writer.write(np.concatenate(buffered).tobytes())
+            records, buffered = records + 1, [np.zeros(0, dtype)]
     writer.close()
     if not records:
         unfinished.unlink()
         return None, rest
     unfinished.rename(path)
-    rest = np.concatenate(waiting)
+    rest = np.concatenate(buffered)
     np.save(_offsets_of(path), np.array(lengths, np.int64))
     part = {
         'file': path.name,
@@ -189,16 +189,14 @@ def _write_file(
 
 
 def _parts_of(directory: Path) -> list[dict[str, Any]]:
-    """What is known of the whole files in a cache that was interrupted."""
-    parts = []
-    for number in itertools.count():
-        summary = _summary_of(directory / f'tokens-{number:05}.array_record')
-        if not summary.is_file():
-            return parts
+    """Return the summaries of the complete files of an interrupted build."""
+    parts: list[dict[str, Any]] = []
+    while (summary := _summary_of(directory / f'tokens-{len(parts):05}.array_record')).is_file():
         parts.append(json.loads(summary.read_text()))
+    return parts
 
 
-def _continue_from(parts: list[dict[str, Any]], dtype: np.dtype) -> tuple[dict[str, int], np.ndarray]:
+def _resume_from(parts: list[dict[str, Any]], dtype: np.dtype) -> tuple[dict[str, int], np.ndarray]:
     done = {name: sum(part[name] for part in parts) for name in ('documents', 'tokens')}
     rest = np.array([part.pop('rest') for part in parts][-1] if parts else [], dtype)
     return done, rest
@@ -217,5 +215,5 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def _damaged(directory: Path) -> str:
-    return f'The token cache {directory} is damaged. Delete this folder; it will be made again.'
+def _damage_message(directory: Path) -> str:
+    return f'The token cache {directory} is damaged. Delete this folder; the next run rebuilds it.'

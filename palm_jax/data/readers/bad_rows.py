@@ -1,29 +1,32 @@
-"""What becomes of rows that cannot be used: the first is an error, or all are set aside."""
+"""Handling of unusable rows: the first one is an error, or all of them are skipped and listed in a file."""
 
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from palm_jax.errors import UserError
 
-Given, Made = TypeVar('Given'), TypeVar('Made')
+Item = TypeVar('Item')
+Parsed = TypeVar('Parsed')
+_LOGGER = logging.getLogger(__name__)
 
 
 class BadRows:
-    """Met one at a time; with a file they are counted, skipped and written there, each once.
+    """Unusable rows: with a file they are skipped, counted and written to it, each one once.
 
     Args:
-      path: of the file, begun anew by every process; None: the first bad row ends the run.
+      path: file to write the messages to, overwritten by every process; None makes the first bad row an error.
     """
 
     def __init__(self, path: str | None = None):
-        self._path, self._known, self._told = path, dict[str, None](), 0
+        self._path, self._known, self._num_reported = path, dict[str, None](), 0
 
     def handle(self, error: UserError) -> None:
-        """Raises the error, or sets its row aside."""
+        """Raise the error, or record it in the file."""
         if self._path is None:
             raise error
         message = ' '.join(str(error).split())
@@ -33,25 +36,30 @@ class BadRows:
             with Path(self._path).expanduser().open(mode) as file:
                 file.write(message + '\n')
 
-    def keep(self, items: Iterable[Given], make: Callable[[Given], Made]) -> Iterator[Made]:
-        """What `make` makes of the items, without those of which it cannot."""
+    def keep(self, items: Iterable[Item], parse: Callable[[Item], Parsed]) -> Iterator[Parsed]:
+        """Yield `parse(item)` for every item, without the items that it raises a UserError for."""
         for item in items:
             try:
-                made = make(item)
+                parsed = parse(item)
             except UserError as error:
                 self.handle(error)
             else:
-                yield made
+                yield parsed
 
     def report(self) -> None:
-        """Says how many there are, where they stand, if there are more than when it last said so."""
-        if len(self._known) > self._told:
-            self._told = len(self._known)
+        """Log the number of skipped rows if it has grown since the last call."""
+        if len(self._known) > self._num_reported:
+            self._num_reported = len(self._known)
             first = next(iter(self._known))
-            print(f'{self._told:,} bad row(s) are skipped; {self._path} has each with its place. The first: {first}')
+            _LOGGER.warning(
+                'skipped %s bad row(s), listed with their locations in %s. The first: %s',
+                f'{self._num_reported:,}',
+                self._path,
+                first,
+            )
 
 
 @functools.cache
 def shared_bad_rows(path: str | None) -> BadRows:
-    """Those of one file, whoever meets them."""
+    """Return the bad rows of a file, shared by all readers that write to it."""
     return BadRows(path)

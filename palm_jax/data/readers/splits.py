@@ -1,20 +1,26 @@
-"""Train and validation splits of texts that come without one."""
+"""Train and validation splits, also of texts that come without them: a hash holds some out."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from palm_jax.errors import UserError
 
-Split = Literal['train', 'validation']
+Split: TypeAlias = Literal['train', 'validation']
+SPLITS: tuple[Split, ...] = ('train', 'validation')
 Item = TypeVar('Item')
 
 
 def is_held_out(text: str, one_in: int) -> bool:
     """Return whether a text belongs to the validation split, one in `one_in` by hash: equal texts stay together."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) % one_in == 0
+
+
+def is_in_split(text: str, one_in: int, split: Split) -> bool:
+    """Return whether a text belongs to a split; see `is_held_out`."""
+    return is_held_out(text, one_in) == (split == 'validation')
 
 
 def read_split(
@@ -46,7 +52,7 @@ def read_split(
         given = (train_files, 'TRAIN_FILES') if split == 'train' else (validation_files, 'VALIDATION_FILES')
         return list(read(*given))
     items = read(train_files, 'TRAIN_FILES')
-    chosen = [item for item in items if is_held_out(key(item), held_out) == (split == 'validation')]
+    chosen = [item for item in items if is_in_split(key(item), held_out, split)]
     if not chosen:
         raise UserError(
             f'TRAIN_FILES = {train_files!r} has {len(items)} {what}, too few to hold some out for validation. '

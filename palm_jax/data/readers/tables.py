@@ -1,4 +1,4 @@
-"""Tables of text: CSV, TSV, JSON lines, JSON and Parquet, read with the place of every mistake."""
+"""Tables of text: CSV, TSV, JSON lines, JSON and Parquet; errors name the file and the row."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
 from palm_jax.data.readers.bad_rows import BadRows, shared_bad_rows
-from palm_jax.data.readers.files import COMPRESSED, LONGEST_LINE, File, checked, glob_files
+from palm_jax.data.readers.files import COMPRESSED, LONGEST_LINE, File, check_text, glob_files
 from palm_jax.errors import UserError, closest
 
 _DELIMITERS = {'.csv': ',', '.tsv': '\t', '.txt': '\t'}
 csv.field_size_limit(LONGEST_LINE)  # a text may be longer than Python's 131,072 characters
 SUFFIXES = (*_DELIMITERS, '.jsonl', '.json', '.parquet')
-UNANSWERABLE = 'unanswerable'  # the answer to a question of SQuAD 2 that has none
+UNANSWERABLE = 'unanswerable'  # the answer to a SQuAD 2 question that has none
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row's values by column, and where it stands: `file, line 7`."""
+    """A row.
+
+    Attributes:
+      values: values by column name.
+      location: file and line: `file, line 7`.
+    """
 
     values: dict[str, str]
     location: str
@@ -39,46 +44,46 @@ def read(
     header: tuple[str, ...] | None = None,
     bad_rows: str | None = None,
 ) -> tuple[Row, ...]:
-    """The rows of a file, or of all files that a glob matches.
+    """Read the rows of a file, or of all files that a glob matches.
 
     Args:
-      pattern: path, glob or URL, UTF-8, plain or compressed (`.gz`, `.zst`, ...), of one of these:
-        `.csv`, `.tsv`: a row a line, below a header; `.txt`: between tabs, without one;
-        `.jsonl`: an object a line; `.parquet`;
-        `.json`: a list of objects or of lists; of an object that holds several lists,
-        `file.json#name` (or a glob of names) takes those; SQuAD's questions become rows with
-        `question`, `context`, `answer` and `answers`.
-      columns: (binding, name) of the columns that every row must have.
-      binding: names the pattern in messages.
-      header: names of the columns where the file has none.
-      bad_rows: file for rows that cannot be used, see `BadRows`.
+      pattern: path, glob or URL of UTF-8 files, plain or compressed (`.gz`, `.zst`, ...), in one of these formats:
+        `.csv`, `.tsv`: one row per line, after a header; `.txt`: tab-separated, without a header;
+        `.jsonl`: one object per line; `.parquet`;
+        `.json`: a list of objects or of lists; `file.json#name` (or a glob of names) selects lists from an object
+        that holds several; SQuAD questions become rows with `question`, `context`, `answer` and `answers`.
+      columns: (macro, name) of the columns that every row must have.
+      binding: macro that holds the pattern, for messages.
+      header: column names for files without a header.
+      bad_rows: file that collects unusable rows, see `BadRows`; None makes the first of them an error.
 
     Raises:
-      UserError: with the file, the line, what was found and what was expected.
+      UserError: if a row is invalid (the message gives the file, the line, what was found and what was
+        expected), or if there are no rows.
     """
     split = re.fullmatch(r'(.*\.json(?:\.\w+)?)#(.+)', pattern)
     files, part = (pattern, None) if split is None else split.groups()
     bad = shared_bad_rows(bad_rows)
 
-    def complete(row: Row) -> Row:
+    def check_columns(row: Row) -> Row:
         for name_binding, column in columns:
             require(row, column, name_binding)
         return row
 
     everything = (row for file in glob_files(files, binding) for row in rows(file, binding, header, part, bad))
-    found = tuple(bad.keep(everything, complete))
+    found = tuple(bad.keep(everything, check_columns))
     bad.report()
     if not found:
-        raise UserError(f'{binding} = {pattern!r}: there is not one row.')
+        raise UserError(f'{binding} = {pattern!r}: the file contains no rows.')
     return found
 
 
 def require(row: Row, column: str, binding: str) -> str:
-    """A row's value in a column that it must have."""
+    """Return the value of a column that a row must have."""
     if column not in row.values:
         raise UserError(
             f'{row.location}: no column {column!r}.{closest(column, row.values)} '
-            f'There are: {", ".join(row.values)}. Name yours with --gin.{binding}=...'
+            f'Columns: {", ".join(row.values)}. Name yours with --gin.{binding}=...'
         )
     if not row.values[column].strip():
         raise UserError(f'{row.location}: the column {column!r} is empty.')
@@ -92,72 +97,73 @@ def rows(
     part: str | None = None,
     bad: BadRows = shared_bad_rows(None),
 ) -> Iterator[Row]:
-    """The rows of one file, one at a time where its format allows; arguments as of `read`."""
+    """Yield the rows of one file, one at a time where its format allows it; for the arguments see `read`."""
     if file.suffix not in SUFFIXES:
         raise UserError(
-            f'{binding} = {file.name!r}: a table is one of {", ".join(SUFFIXES)} (and compressed: '
-            f'{", ".join(COMPRESSED)}), not {file.suffix!r}.'
+            f'{binding} = {file.name!r}: {file.suffix!r} is not a table format. Formats: {", ".join(SUFFIXES)} '
+            f'(and compressed: {", ".join(COMPRESSED)}).'
         )
     if file.suffix == '.jsonl':
         lines = ((f'{file.name}, line {number}', line.rstrip()) for number, line in file.lines() if line.strip())
-        return bad.keep(lines, lambda line: _row(_parse(checked(line[1], line[0]), line[0]), line[0]))
+        return bad.keep(lines, lambda line: _row(_parse_json(check_text(line[1], line[0]), line[0]), line[0]))
     if file.suffix == '.parquet':
         return bad.keep(_parquet(file), lambda row: _row(*row))
     if file.suffix == '.json':
         return bad.keep(_json(file.text(), file.name, header, part), lambda row: _row(*row))
-    return bad.keep(_delimited(file, header), lambda make: make())
+    return bad.keep(_delimited(file, header), lambda parse: parse())
 
 
 def _delimited(file: File, header: Sequence[str] | None) -> Iterator[Callable[[], Row]]:
-    """For every line a function that makes its row, or says what is wrong with it."""
+    """Yield a function for every line that returns its row or raises what is wrong with it."""
     if file.suffix == '.txt' and header is None:
         raise UserError(
             f"{file.name}: a .txt table has no header; name its columns: --gin.COLUMNS=\"['input', 'target']\"."
         )
     delimiter = _DELIMITERS[file.suffix]
-    quoting = csv.QUOTE_NONE if file.suffix == '.txt' else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if file.suffix == '.txt' else csv.QUOTE_MINIMAL
     reader = csv.reader((line for _, line in file.lines()), delimiter=delimiter, strict=True, quoting=quoting)
 
-    def make(values: list[str] | csv.Error, location: str) -> Row:
+    def parse(values: list[str] | csv.Error, names: Sequence[str], location: str) -> Row:
         if isinstance(values, csv.Error):
             raise UserError(
-                f'{location}: {values}. Quotes around a text are closed, and doubled inside it: "a ""b"" c".'
+                f'{location}: {values}. Close the quotes around a text, and double those inside it: "a ""b"" c".'
             )
         for value in values:
-            checked(value, location)
-        if len(values) != len(header):
+            check_text(value, location)
+        if len(values) != len(names):
             raise UserError(
-                f'{location}: {len(values)} values, but the header has {len(header)} columns '
-                f'({", ".join(header)}). A text that holds {delimiter!r} needs quotes.'
+                f'{location}: {len(values)} values, but the header has {len(names)} columns '
+                f'({", ".join(names)}). Put quotes around texts that contain {delimiter!r}.'
             )
-        return Row(dict(zip(header, values, strict=True)), location)
+        return Row(dict(zip(names, values, strict=True)), location)
 
     while True:
         try:
-            values = next(reader)
+            values: list[str] | csv.Error = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             values = error
         if not values:
             continue
+        location = f'{file.name}, line {reader.line_num}'
         if header is None and not isinstance(values, csv.Error):
-            header = _header(values, f'{file.name}, line {reader.line_num}', file.suffix)
+            header = _header(values, location, file.suffix)
             continue
-        yield functools.partial(make, values, f'{file.name}, line {reader.line_num}')
+        yield functools.partial(parse, values, header or (), location)
 
 
 def _header(values: Sequence[str], location: str, suffix: str) -> list[str]:
     delimiter = _DELIMITERS[suffix]
-    names = [checked(name, location).strip() for name in values]
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if twice:
-        raise UserError(f'{location}: the header names the column {twice[0]!r} {names.count(twice[0])} times.')
+    names = [check_text(name, location).strip() for name in values]
+    repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if repeated:
+        raise UserError(f'{location}: the header names the column {repeated[0]!r} {names.count(repeated[0])} times.')
     other = next((mark for mark in ';\t|,' if mark != delimiter and mark in names[0]), None)
     if len(names) == 1 and other is not None:
         raise UserError(
-            f'{location}: the columns are separated by {other!r}, and a {suffix} file separates them by '
-            f'{delimiter!r}. Save it so, or name it .tsv where they are separated by tabs.'
+            f'{location}: the columns are separated by {other!r}, but those of a {suffix} file by '
+            f'{delimiter!r}. Save it with {delimiter!r}, or name it .tsv if they are separated by tabs.'
         )
     return names
 
@@ -172,44 +178,43 @@ def _parquet(file: File) -> Iterator[tuple[Any, str]]:
             for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
                 yield row, f'{file.name}, row {number}'
         except ArrowInvalid as error:
-            raise UserError(f'{file.name}: this is no Parquet file ({error}).') from None
+            raise UserError(f'{file.name}: not a valid Parquet file ({error}).') from None
 
 
 def _json(text: str, path: str, header: Sequence[str] | None, part: str | None) -> list[tuple[Any, str]]:
-    value = _parse(text, path)
+    value = _parse_json(text, path)
     if isinstance(value, dict) and part is None and _is_squad(value):
         return _squad(value, path)
     if part is not None:
         lists = value if isinstance(value, dict) else {}
         names = [name for name in lists if fnmatch.fnmatchcase(name, part)]
         if not names:
-            raise UserError(
-                f'{path}: nothing in it is called {part!r}.{closest(part, lists)} There are: {", ".join(lists)}.'
-            )
+            raise UserError(f'{path}: no list called {part!r}.{closest(part, lists)} Its lists: {", ".join(lists)}.')
         value = [item for name in names for item in lists[name]]
     if not isinstance(value, list | dict):
         raise UserError(f'{path}: expected a list of rows [...], found {type(value).__name__}.')
     if isinstance(value, dict):
-        raise UserError(f'{path}: an object, not a list. Name the part of it: {path}#{next(iter(value), "...")}')
-    places = [f'{path}, item {number}' for number in range(1, len(value) + 1)]
-    return [(_with_names(item, location, header), location) for item, location in zip(value, places, strict=True)]
+        name = next(iter(value), '...')
+        raise UserError(f'{path}: expected a list of rows, found an object. Name a list in it: {path}#{name}')
+    locations = [f'{path}, item {number}' for number in range(1, len(value) + 1)]
+    return [(_with_names(item, location, header), location) for item, location in zip(value, locations, strict=True)]
 
 
-def _parse(text: str, location: str) -> Any:
+def _parse_json(text: str, location: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         line = f', line {error.lineno}' if 'line' not in location else ''
-        raise UserError(f'{location}{line}, column {error.colno}: no JSON ({error.msg}).') from None
+        raise UserError(f'{location}{line}, column {error.colno}: invalid JSON ({error.msg}).') from None
 
 
 def _with_names(value: Any, location: str, header: Sequence[str] | None) -> Any:
-    """A list as an object with the header's names, else 0, 1, ...; anything else as it is."""
+    """Return a list as an object with the names of the header, else 0, 1, ...; return other values unchanged."""
     if not isinstance(value, list):
         return value
     names = header or [str(i) for i in range(len(value))]
     if len(names) != len(value):
-        raise UserError(f'{location}: {len(value)} values, but COLUMNS names {len(names)}.')
+        raise UserError(f'{location}: {len(value)} values, but COLUMNS has {len(names)} names.')
     return dict(zip(names, value, strict=True))
 
 
@@ -231,7 +236,7 @@ def _is_squad(value: dict[str, Any]) -> bool:
 
 
 def _squad(value: dict[str, Any], path: str) -> list[tuple[Any, str]]:
-    found = []
+    found: list[tuple[Any, str]] = []
     for number, paragraph in enumerate((p for article in value['data'] for p in article['paragraphs']), 1):
         location = f'{path}, paragraph {number}'
         for question in _part(paragraph, 'qas', location):
@@ -250,6 +255,6 @@ def _squad(value: dict[str, Any], path: str) -> list[tuple[Any, str]]:
 
 def _part(value: Any, name: str, location: str) -> Any:
     if not isinstance(value, dict) or name not in value:
-        there = ', '.join(value) if isinstance(value, dict) else type(value).__name__
-        raise UserError(f"{location}: SQuAD's format has {name!r} here; there is: {there}.")
+        found = ', '.join(value) if isinstance(value, dict) else type(value).__name__
+        raise UserError(f"{location}: SQuAD's format requires {name!r} here; found: {found}.")
     return value[name]

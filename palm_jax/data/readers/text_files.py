@@ -1,4 +1,4 @@
-"""A user's own text: files, folders, globs and URLs, read one document at a time."""
+"""Text files of the user: files, folders, globs and URLs, read one document at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from palm_jax.data.readers import files, tables
 from palm_jax.data.readers.bad_rows import shared_bad_rows
 from palm_jax.data.readers.files import File
-from palm_jax.data.readers.splits import is_held_out
+from palm_jax.data.readers.splits import Split, is_held_out, is_in_split
 from palm_jax.errors import UserError
 
 _HELD_OUT_ONE_IN = 20
@@ -22,16 +22,16 @@ _TABLE_SUFFIXES = tuple(suffix for suffix in tables.SUFFIXES if suffix != '.txt'
 class TextFiles:
     """UTF-8 text for language modelling, plain or compressed (`.gz`, `.zst`, `.bz2`, `.xz`).
 
-    A text file is a document; of a table (`.csv`, `.tsv`, `.jsonl`, `.json`, `.parquet`) every row is one.
+    A text file is one document; in a table (`.csv`, `.tsv`, `.jsonl`, `.json`, `.parquet`) every row is one.
 
     Attributes:
-      train: a file, a glob, a URL, or a folder: its text files, at any depth; where it has none, its tables.
-      validation: the same for the held-out part; None holds out every twentieth document by the
-        hash of its text, or of a single document its last twentieth, cut at a line's end.
-      text_column: of tables.
-      bad_rows: file for rows of tables, and names of files, that cannot be used, see `BadRows`; None: the first of
-        them is an error.
-      binding: names `train` in messages.
+      train: file, glob, URL or folder. Of a folder, the text files at any depth; if it has none, its tables.
+      validation: the same for the validation split; None holds out every twentieth document by the hash of its text
+        or, of a single document, its last twentieth, cut at the end of a line.
+      text_column: column of a table that holds the text.
+      bad_rows: file that collects unusable rows of tables and names of unusable files, see `BadRows`; None makes the
+        first of them an error.
+      binding: macro that holds `train`, for messages.
     """
 
     train: str
@@ -40,50 +40,50 @@ class TextFiles:
     bad_rows: str | None = None
     binding: str = 'TRAIN_FILES'
 
-    def examples(self, split: str) -> Iterator[dict[str, str]]:
-        """{'text': a document, 'name': where it stands}."""
+    def examples(self, split: Split) -> Iterator[dict[str, str]]:
+        """Yield {'text': a document, 'name': its location}."""
         if self.validation is not None:
-            source = (self.train, self.binding) if split == 'train' else (self.validation, 'VALIDATION_FILES')
-            yield from self._documents(*source)
+            yield from self._documents(split)
             return
-        summary, wants_held_out = self._summary, split == 'validation'
-        for number, document in enumerate(self._documents(self.train, self.binding), 1):
+        summary = self._summary
+        for number, document in enumerate(self._documents('train'), 1):
             if summary.documents == 1:
-                yield _part_of_only(document, wants_held_out)
-            else:
-                held_out = (
-                    is_held_out(document['text'], _HELD_OUT_ONE_IN)
-                    if summary.held_out
-                    else (number == summary.documents)
-                )
-                if held_out == wants_held_out:
+                yield _split_document(document, split)
+            elif summary.held_out:
+                if is_in_split(document['text'], _HELD_OUT_ONE_IN, split):
                     yield document
+            elif (number == summary.documents) == (split == 'validation'):  # no hash holds any out: the last one is
+                yield document
 
     def cache_key(self) -> str:
-        """Changes when a text does."""
+        """Return a key that changes when a text does."""
         return self._summary.cache_key
 
     @functools.cached_property
     def _summary(self) -> _Summary:
-        """What one pass over everything tells."""
-        digest, documents, held_out, first = hashlib.sha256(), 0, 0, None
-        for split in ('train',) if self.validation is None else ('train', 'validation'):
-            source = (self.train, self.binding) if split == 'train' else (self.validation, 'VALIDATION_FILES')
-            for document in self._documents(*source):
+        """Counts and digest from one pass over all texts."""
+        digest, documents, held_out, first = hashlib.sha256(), 0, 0, dict[str, str]()
+        splits: tuple[Split, ...] = ('train',) if self.validation is None else ('train', 'validation')
+        for split in splits:
+            for document in self._documents(split):
                 text = document['text'].encode()
                 digest.update(f'{split}{len(text)}'.encode())
                 digest.update(text)
                 documents, first = documents + 1, first or document
                 held_out += is_held_out(document['text'], _HELD_OUT_ONE_IN)
         if documents == 1 and self.validation is None:
-            _part_of_only(first, held_out=True)  # an error that is better told now than from inside TensorFlow
+            _split_document(first, 'validation')  # raises its error now instead of inside TensorFlow
         return _Summary(digest.hexdigest()[:12], documents, held_out)
 
-    def _documents(self, pattern: str, binding: str) -> Iterator[dict[str, str]]:
-        found, any_text, bad = _find(pattern, binding), False, shared_bad_rows(self.bad_rows)
+    def _documents(self, split: Split) -> Iterator[dict[str, str]]:
+        """Yield the documents of the files of a split; without validation files, all of them are in `train`."""
+        pattern, binding = self.train, self.binding
+        if split == 'validation' and self.validation is not None:
+            pattern, binding = self.validation, 'VALIDATION_FILES'
+        found, any_text, bad = _find_files(pattern, binding), False, shared_bad_rows(self.bad_rows)
         for file in found:
             if file.suffix in _TABLE_SUFFIXES:
-                for document in bad.keep(tables.rows(file, binding, bad=bad), self._of_row):
+                for document in bad.keep(tables.rows(file, binding, bad=bad), self._document):
                     any_text = True
                     yield document
             else:
@@ -92,14 +92,14 @@ class TextFiles:
                     yield {'text': text, 'name': file.name}
         bad.report()
         if not any_text:
-            raise UserError(f'{binding} = {pattern!r}: {len(found)} file(s) match, and all are empty.')
+            raise UserError(f'{binding} = {pattern!r}: {len(found)} file(s) match, but all of them are empty.')
 
-    def _of_row(self, row: tables.Row) -> dict[str, str]:
+    def _document(self, row: tables.Row) -> dict[str, str]:
         return {'text': tables.require(row, self.text_column, 'TEXT_COLUMN'), 'name': row.location}
 
 
 def is_text_or_table(name: str) -> bool:
-    """Whether a name ends as one of the files that are read here."""
+    """Return whether a name has the suffix of a file that `TextFiles` reads."""
     return File(name).suffix in (*_TEXT_SUFFIXES, *_TABLE_SUFFIXES)
 
 
@@ -110,7 +110,7 @@ class _Summary:
     held_out: int
 
 
-def _find(pattern: str, binding: str) -> list[File]:
+def _find_files(pattern: str, binding: str) -> list[File]:
     if not files.is_folder(pattern):
         return files.glob_files(pattern, binding)
     everything = files.glob_below(pattern)
@@ -118,12 +118,16 @@ def _find(pattern: str, binding: str) -> list[File]:
         if found := [file for file in everything if file.suffix in suffixes]:
             return found
     known = ', '.join((*_TEXT_SUFFIXES, *_TABLE_SUFFIXES))
-    raise UserError(f'{binding} = {pattern!r}: no {known} file below this folder.')
+    raise UserError(f'{binding} = {pattern!r}: no {known} files below this folder.')
 
 
-def _part_of_only(document: dict[str, str], held_out: bool) -> dict[str, str]:
+def _split_document(document: dict[str, str], split: Split) -> dict[str, str]:
+    """Return a split of a single document, cut at the end of a line."""
     text = document['text']
     cut = text.rfind('\n', 0, len(text) - len(text) // _HELD_OUT_ONE_IN) + 1
     if not 0 < cut < len(text):
-        raise UserError(f'{document["name"]} is too short to hold a part out. Name one with --gin.VALIDATION_FILES=...')
-    return document | {'text': text[cut:] if held_out else text[:cut]}
+        raise UserError(
+            f'{document["name"]} is too short to hold some of it out for validation. '
+            'Name a validation file: --gin.VALIDATION_FILES=...'
+        )
+    return document | {'text': text[:cut] if split == 'train' else text[cut:]}

@@ -1,4 +1,4 @@
-"""What names a registered task's text in the cache: another text, another name."""
+"""Cache keys of registered tasks; they change when the text of the task changes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from palm_jax.data.registry import stdlib
 
 
 def task_cache_key(name: str) -> str:
-    """Changes when a task's text does, as far as can be known without reading it; empty for public data sets.
+    """Return a key that changes when the text of a task may have changed; empty for public datasets.
 
-    The library's text is the interpreter's and CLDR's is Babel's; a task of the user's own has the code that makes it.
+    The text of the standard library depends on the interpreter, that of CLDR on Babel's version, and that of a user's
+    task on the code that makes it.
     """
     family = name.partition('_')[0]
     if name == 'python_stdlib' or family == 'stdlib':
@@ -20,12 +21,12 @@ def task_cache_key(name: str) -> str:
     if family == 'cldr':
         return f'babel{babel.__version__}'
     if 'seqio' not in sys.modules:
-        return ''  # then no module of the user's has registered anything, and TensorFlow need not be loaded
+        return ''  # no module of the user has registered a task, so TensorFlow need not be loaded
     from palm_jax.data.registry import tasks
 
     return tasks.cache_key(name)
 
 
 def cache_name(*parts: str) -> str:
-    """A file name of those parts that are not empty."""
+    """Join the parts that are not empty to a file name."""
     return '_'.join(filter(None, parts))

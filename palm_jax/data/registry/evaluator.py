@@ -1,8 +1,9 @@
-"""seqio's Evaluator on any task or mixture, for a model that reads and writes text."""
+"""seqio's Evaluator for any task or mixture, with a text-to-text model."""
 
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -19,12 +20,12 @@ _BOOTSTRAPS = 200
 
 @dataclasses.dataclass(frozen=True)
 class Evaluated:
-    """What a task's own metrics say.
+    """Results of a task with its own metrics.
 
     Attributes:
-      examples: how many there were.
-      metrics: by name.
-      intervals: 95% by bootstrap over the examples, by name.
+      examples: number of examples.
+      metrics: metrics by name.
+      intervals: 95% bootstrap intervals over the examples, by name.
     """
 
     examples: int
@@ -32,10 +33,10 @@ class Evaluated:
     intervals: Mapping[str, tuple[float, float]]
 
 
-class _AsItIs(seqio.PassThroughFeatureConverter):
-    """Examples as the task gives them, of any length."""
+class _Unconverted(seqio.PassThroughFeatureConverter):
+    """A feature converter that leaves examples of any length unchanged."""
 
-    # What the evaluator asks of a converter, and this one of seqio's does not say.
+    # Required by the evaluator, but not defined by seqio's class.
     TASK_FEATURES: ClassVar[dict] = {}
     pack = False
 
@@ -49,36 +50,50 @@ def evaluate(
     num_examples: int | None = None,
     shots: int | None = None,
 ) -> dict[str, Evaluated]:
-    """Every task of a task or mixture, with the metrics and the postprocessing that it was registered with.
+    """Evaluate every task of a task or mixture with its registered metrics and postprocessing.
 
     Args:
-      name: of a registered task or mixture with `inputs` and `targets`.
-      split: of its data.
-      vocabulary: of the model.
-      predict: texts that the model writes for inputs.
-      score: log-likelihoods of (input, target).
-      num_examples: so many from the beginning of each task; None is all.
-      shots: so many solved examples of its training part before every question, see `few_shot`; None: as it is.
+      name: registered task or mixture with `inputs` and `targets`.
+      split: split to evaluate on.
+      vocabulary: vocabulary of the model.
+      predict: function that generates a text for every input.
+      score: function that returns the log-likelihood of every (input, target).
+      num_examples: number of examples per task, from the beginning; None is all.
+      shots: number of solved training examples before every question, see `few_shot`; None leaves the inputs
+        unchanged.
+
+      Returns:
+        Results by task.
 
     Raises:
-      UserError: no such task or split, or one without metrics.
+      UserError: if there is no such task or split, or it has no metrics.
     """
-    return {task: _of_task(task, split, vocabulary, predict, score, num_examples, shots) for task in tasks.parts(name)}
+    return {
+        task: _evaluate_task(task, split, vocabulary, predict, score, num_examples, shots) for task in tasks.parts(name)
+    }
 
 
-def _of_task(name, split, vocabulary, predict, score, num_examples, shots) -> Evaluated:
+def _evaluate_task(
+    name: str,
+    split: str,
+    vocabulary: Vocabulary,
+    predict: Callable[[Sequence[str]], Sequence[str]],
+    score: Callable[[Sequence[tuple[str, str]]], Sequence[float]],
+    num_examples: int | None,
+    shots: int | None,
+) -> Evaluated:
     registered = tasks.task_of(name, split)
     if not registered.metric_fns:
         raise UserError(f'Task {name!r} has no metrics; register it with metric_fns=[...].')
     if 'inputs' not in registered.output_features:
-        raise UserError(f'Task {name!r} has no `inputs` to answer; its loss is what a run on it reports.')
+        raise UserError(f'Task {name!r} has no `inputs`, so there is nothing to predict; runs on it report its loss.')
     if shots is not None:
         registered = seqio.TaskRegistry.get(few_shot(name, shots))
     task = tasks.with_vocabulary(registered, vocabulary)
     if task.name not in seqio.TaskRegistry.names():
         seqio.TaskRegistry.add_provider(task.name, task)
     evaluator = seqio.Evaluator(
-        task.name, _AsItIs(), eval_split=split, num_examples=num_examples,
+        task.name, _Unconverted(), eval_split=split, num_examples=num_examples,
         async_compute_metrics=False,
     )  # fmt: skip
 
@@ -86,7 +101,8 @@ def _of_task(name, split, vocabulary, predict, score, num_examples, shots) -> Ev
         return [_text(example, feature, vocabulary) for _, example in dataset.as_numpy_iterator()]
 
     def predict_fn(dataset: Any) -> list[tuple[int, str]]:
-        return list(enumerate(predict(texts(dataset, 'inputs'))))  # what is one text an example, seqio does not decode
+        # seqio does not decode outputs that are one text per example.
+        return list(enumerate(predict(texts(dataset, 'inputs'))))
 
     def score_fn(dataset: Any) -> list[tuple[int, float]]:
         pairs = list(zip(texts(dataset, 'inputs'), texts(dataset, 'targets'), strict=True))
@@ -95,11 +111,11 @@ def _of_task(name, split, vocabulary, predict, score, num_examples, shots) -> Ev
     try:
         results, outputs = evaluator.evaluate(compute_metrics=True, predict_fn=predict_fn, score_fn=score_fn)
     except ValueError as error:
-        if not str(error).startswith('Failed to evaluate task'):  # as seqio says of whatever a metric raised
+        if not str(error).startswith('Failed to evaluate task'):  # the message of seqio for any error in a metric
             raise
-        raise UserError(f'A metric of task {name!r} ended with {error.__cause__!r}.') from error
+        raise UserError(f'A metric of task {name!r} failed with {error.__cause__!r}.') from error
     metrics = {key: float(value) for key, value in results.result()[task.name].items()}
-    samples = _resampled(task, evaluator, outputs[task.name])
+    samples = _bootstrap(task, evaluator, outputs[task.name])
     intervals = {
         key: tuple(np.quantile([sample[key] for sample in samples], [0.025, 0.975]).tolist())
         for key in metrics
@@ -110,35 +126,36 @@ def _of_task(name, split, vocabulary, predict, score, num_examples, shots) -> Ev
 
 
 def _text(example: Mapping[str, Any], feature: str, vocabulary: Any) -> str:
-    """As it was before it became tokens, or as these say."""
+    """Return the pretokenized text if available, else the decoded tokens."""
     raw = example.get(f'{feature}_pretokenized')
     return vocabulary.decode(example[feature].tolist()) if raw is None else raw.decode()
 
 
-def _resampled(task: seqio.Task, evaluator: seqio.Evaluator, outputs: Mapping[Any, Any]) -> list[dict[str, float]]:
-    """The metrics of examples drawn with replacement."""
+def _bootstrap(task: seqio.Task, evaluator: seqio.Evaluator, outputs: Mapping[Any, Any]) -> list[dict[str, float]]:
+    """Return the metrics of examples drawn with replacement, for every draw."""
     vocabulary, rng = task.output_features['targets'].vocabulary, np.random.default_rng(0)
     examples = list(evaluator.cached_task_datasets[task.name].as_numpy_iterator())
 
-    def postprocessed(texts: Sequence[str], is_target: bool) -> list[Any]:
+    def postprocess(texts: Sequence[str], is_target: bool) -> list[Any]:
         pairs = zip(texts, examples, strict=True)
         return [task.postprocess_fn(text, example=example, is_target=is_target) for text, example in pairs]
 
-    targets, given = postprocessed([_text(e, 'targets', vocabulary) for e in examples], True), []
+    targets = postprocess([_text(e, 'targets', vocabulary) for e in examples], True)
+    metrics: list[tuple[Callable[..., Mapping[str, Any]], list[Any]]] = []
     kinds = seqio.metrics.ModelOutputType
     if kinds.PREDICTION in outputs:
-        predicted = postprocessed(outputs[kinds.PREDICTION], False)
-        given += [(fn, predicted) for fn in task.predict_metric_fns]
+        predicted = postprocess(outputs[kinds.PREDICTION], False)
+        metrics += [(fn, predicted) for fn in task.predict_metric_fns]
     if kinds.SCORE in outputs:
-        given += [(fn, list(outputs[kinds.SCORE])) for fn in task.score_metric_fns]
+        metrics += [(fn, list(outputs[kinds.SCORE])) for fn in task.score_metric_fns]
     samples = []
     for _ in range(_BOOTSTRAPS):
         rows = rng.integers(0, len(targets), len(targets))
         sample: dict[str, float] = {}
-        for fn, said in given:
+        for fn, outputs_of_fn in metrics:
             try:
-                sample |= fn([targets[i] for i in rows], [said[i] for i in rows])
-            except Exception:  # of its own, and of all examples in their order: then there is no interval
+                sample |= fn([targets[i] for i in rows], [outputs_of_fn[i] for i in rows])
+            except Exception:  # a metric that needs all examples in their order has no interval
                 continue
-        samples.append({key: float(value) for key, value in sample.items() if np.isscalar(value)})
+        samples.append({key: float(value) for key, value in sample.items() if isinstance(value, numbers.Real)})
     return samples

@@ -1,8 +1,8 @@
-"""Tables on every machine, with nothing downloaded: made from what is installed.
+"""Tables made from installed packages, available on every machine without a download.
 
-Of the Python standard library's source: functions with what their docstring says and how they
-are called, tokens with their types, interactive sessions. Of Unicode's CLDR, which Babel brings:
-names of territories, languages and currencies in many languages, and questions about them.
+From the source of Python's standard library: functions with their docstring and name, tokens with their
+types, interactive sessions. From Unicode's CLDR, which Babel includes: names of territories, languages and
+currencies in many languages, and questions about them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from babel.numbers import get_territory_currencies
 from tqdm import tqdm
 
 from palm_jax.cache_directory import cache_dir
+from palm_jax.data.readers.splits import SPLITS
 from palm_jax.data.registry import stdlib
 from palm_jax.errors import UserError, closest
 
@@ -31,14 +32,14 @@ LOCALES = (
     *('en', 'de', 'fr', 'es', 'it', 'pt', 'nl', 'sv', 'pl', 'cs', 'ru', 'uk', 'el'),
     *('tr', 'ar', 'he', 'hi', 'ta', 'th', 'vi', 'id', 'sw', 'zh', 'ja', 'ko'),
 )
-_LONGEST = 1_200  # characters of a function's source
+_LONGEST = 1_200  # characters of a function's source at most
 
 Kind = Literal['jsonl', 'conll']
 
 
 @functools.cache
 def table(name: str) -> str:
-    """The path of a table, for TRAIN_FILES; it is made on first use and kept.
+    """Return the path of a table, for TRAIN_FILES; it is built on first use and cached.
 
     Args:
       name: `docstrings` {source, summary, module}, `function_names` {source, name, module},
@@ -47,17 +48,17 @@ def table(name: str) -> str:
         `territories` {question, context, answer, territory}.
 
     Raises:
-      UserError: there is no such table.
+      UserError: if there is no such table.
     """
     if name not in TABLES:
-        raise UserError(f'offline.table.name = {name!r}.{closest(name, TABLES)} There are: {", ".join(TABLES)}.')
+        raise UserError(f'offline.table.name = {name!r}.{closest(name, TABLES)} Tables: {", ".join(TABLES)}.')
     kind, cache_key, rows = TABLES[name]
     path = cache_dir() / 'offline' / f'{name}_{cache_key()}.{kind}'
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix('.unfinished')
         with unfinished.open('w', encoding='utf-8') as file:
-            for row in tqdm(rows(), desc=f'making the table {name}', unit=' rows', leave=False):
+            for row in tqdm(rows(), desc=f'building the table {name}', unit=' rows', leave=False):
                 file.write(row if kind == 'conll' else json.dumps(row, ensure_ascii=False) + '\n')
         unfinished.rename(path)
     return str(path)
@@ -67,18 +68,18 @@ def table(name: str) -> str:
 
 
 def _modules() -> Iterator[tuple[str, str]]:
-    for split in ('train', 'validation'):
+    for split in SPLITS:
         for example in stdlib.examples(split):
             yield example['name'], example['text']
 
 
 def _documented() -> Iterator[tuple[str, ast.AST, str]]:
-    """(module, node, docstring) of everything that has one."""
+    """Yield (module, node, docstring) of everything with a docstring."""
     for module, text in _modules():
         try:
             tree = ast.parse(text)
         except (SyntaxError, ValueError):
-            continue  # a template, or written for another version
+            continue  # a template, or for another version of Python
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 docstring = ast.get_docstring(node)
@@ -87,7 +88,7 @@ def _documented() -> Iterator[tuple[str, ast.AST, str]]:
 
 
 def _functions() -> Iterator[tuple[str, ast.FunctionDef, str]]:
-    """(module, function without its docstring, docstring) where code is left and is not too long."""
+    """Yield (module, function without its docstring, docstring) of functions with more than a docstring."""
     for module, node, docstring in _documented():
         if isinstance(node, ast.FunctionDef) and len(node.body) > 1:
             node.body, node.decorator_list = node.body[1:], []
@@ -95,7 +96,7 @@ def _functions() -> Iterator[tuple[str, ast.FunctionDef, str]]:
 
 
 def docstrings() -> Iterator[dict[str, str]]:
-    """A function's source, and its docstring's first sentence."""
+    """Yield the source of functions with the first sentence of their docstring."""
     for module, node, docstring in _functions():
         source = ast.unparse(node)
         paragraph = ' '.join(docstring.split('\n\n')[0].split())
@@ -105,7 +106,7 @@ def docstrings() -> Iterator[dict[str, str]]:
 
 
 def function_names() -> Iterator[dict[str, str]]:
-    """A function's source without its name, and the name's words."""
+    """Yield the source of functions without their name, with the words of the name."""
     for module, node, _ in _functions():
         name, node.name = node.name, '_'
         source = ast.unparse(node)
@@ -115,18 +116,18 @@ def function_names() -> Iterator[dict[str, str]]:
 
 
 def tokens(every: int = 16) -> Iterator[str]:
-    """Lines of code as CoNLL sentences: names are O, other tokens B- and their type; one line in `every`."""
+    """Yield every `every`-th line of code as a CoNLL sentence: names are O, other tokens B- and their type."""
     number = 0
     for _, text in _modules():
         try:
-            of_file = list(tokenize.generate_tokens(io.StringIO(text).readline))
+            file_tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
         except (tokenize.TokenError, SyntaxError):
             continue
         lines: dict[int, list[tuple[str, str]]] = {}
-        for token in of_file:
+        for token in file_tokens:
             if token.string.strip() and token.type != tokenize.ENDMARKER:
                 kind = 'KEYWORD' if keyword.iskeyword(token.string) else tokenize.tok_name[token.type]
-                # From 3.12 on an f-string is several tokens; lines with one, or with half a string, are left out.
+                # From 3.12 on an f-string is several tokens; lines with one, or with a part of a string, are skipped.
                 whole = token.start[0] == token.end[0] and '\t' not in token.string and 'FSTRING' not in kind
                 tag = 'O' if kind == 'NAME' else f'B-{kind}'
                 lines.setdefault(token.start[0], []).append((token.string, tag if whole else ''))
@@ -137,14 +138,15 @@ def tokens(every: int = 16) -> Iterator[str]:
 
 
 def sessions() -> Iterator[dict[str, object]]:
-    """Interactive sessions of docstrings as dialogues: what is typed, what Python answers."""
+    """Yield interactive sessions of docstrings as conversations: the user's input and Python's output."""
     parser = doctest.DocTestParser()
     for module, _, docstring in _documented():
         try:
             examples = parser.get_examples(docstring)
         except ValueError:
             continue
-        messages, typed = [], ''
+        messages: list[dict[str, str]] = []
+        typed = ''
         for example in examples:
             typed += example.source
             if example.want and example.exc_msg is None:
@@ -167,7 +169,7 @@ def _names(locale: babel.Locale) -> dict[str, dict[str, str]]:
 
 
 def languages() -> Iterator[dict[str, str]]:
-    """Names of territories, languages and currencies with their language, without those that languages share."""
+    """Yield names of territories, languages and currencies that are of one language, with that language."""
     labels: dict[str, set[str]] = {}
     for code in LOCALES:
         for names in _names(babel.Locale(code)).values():
@@ -179,7 +181,7 @@ def languages() -> Iterator[dict[str, str]]:
 
 
 def translations() -> Iterator[dict[str, str]]:
-    """English names with their translations, `target` is the language's English name."""
+    """Yield English names with their translations; `target` is the English name of the language."""
     english = babel.Locale('en')
     of_english = _names(english)
     for code in ('de', 'fr', 'es', 'zh', 'ru'):
@@ -192,14 +194,15 @@ def translations() -> Iterator[dict[str, str]]:
 
 
 def territories() -> Iterator[dict[str, str]]:
-    """What is paid with and spoken in a territory, as a context, questions and answers out of it."""
+    """Yield questions about the currency, language and code of territories, with context and answer."""
     english = babel.Locale('en')
     for code, territory in _names(english)['territory'].items():
         currencies = [english.currencies.get(c, c) for c in get_territory_currencies(code)]
-        spoken = [english.languages.get(c, c) for c in get_official_languages(code)]
+        official = [english.languages.get(c, c) for c in get_official_languages(code)]
         facts = [('Which currency is used in {}?', 'People pay with the {}.', currencies[0])] if currencies else []
-        facts += [('Which language is official in {}?', 'The official language is {}.', spoken[0])] if spoken else []
-        facts += [('What is the code of {}?', '', code)]
+        if official:
+            facts.append(('Which language is official in {}?', 'The official language is {}.', official[0]))
+        facts.append(('What is the code of {}?', '', code))
         context = ' '.join(
             [f'{territory}.', *(fact.format(answer) for _, fact, answer in facts if fact), f'Its code is {code}.']
         )
@@ -212,7 +215,7 @@ def territories() -> Iterator[dict[str, str]]:
             }
 
 
-def _of_babel() -> str:
+def _babel_version() -> str:
     return babel.__version__
 
 
@@ -221,7 +224,7 @@ TABLES: dict[str, tuple[Kind, Callable[[], str], Callable[[], Iterator]]] = {
     'function_names': ('jsonl', stdlib.cache_key, function_names),
     'tokens': ('conll', stdlib.cache_key, tokens),
     'sessions': ('jsonl', stdlib.cache_key, sessions),
-    'languages': ('jsonl', _of_babel, languages),
-    'translations': ('jsonl', _of_babel, translations),
-    'territories': ('jsonl', _of_babel, territories),
+    'languages': ('jsonl', _babel_version, languages),
+    'translations': ('jsonl', _babel_version, translations),
+    'territories': ('jsonl', _babel_version, territories),
 }

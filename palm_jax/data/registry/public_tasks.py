@@ -1,8 +1,8 @@
-"""Public data sets under names: text for pretraining, and tasks with inputs and targets.
+"""Public datasets as registered tasks: text for pretraining, and tasks with inputs and targets.
 
-Nothing is downloaded before a run asks for it; TFDS does that, or fsspec. GLUE, SuperGLUE, SQuAD, summaries,
-translations and reviews have the format of T5 (Raffel et al., arXiv 1910.10683, appendix D), made by `t5`'s own
-preprocessors and measured by its metrics; they are registered when one of them is asked for.
+Data is downloaded on first use, by TFDS or fsspec. GLUE, SuperGLUE, SQuAD, summarization, translation and reviews
+have the format of T5 (Raffel et al., arXiv 1910.10683, appendix D), with the preprocessors and metrics of `t5`; they
+are registered when a name is not found among the others.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from palm_jax.data.readers import files, tables
-from palm_jax.data.readers.splits import is_held_out
+from palm_jax.data.readers.splits import SPLITS, Split, is_in_split
 from palm_jax.data.registry.seqio_chains import (
     add_language_model_task,
     add_text_to_text_task,
-    filled,
+    fill_templates,
     generator_source,
 )
 from palm_jax.data.registry.task_metrics import accuracy, entity_f1, text_metric
@@ -35,7 +35,7 @@ WIKI40B = (
 GITHUB_CODE = 'hf://datasets/codeparrot/github-code-clean/data/train-*.parquet'
 KDCONV = 'https://raw.githubusercontent.com/thu-coai/KdConv/master/data/{domain}/{part}.json'
 NEEDS_T5 = (
-    'GLUE, SuperGLUE, SQuAD, CNN/DailyMail, XSum, WMT and IMDB have the format of t5, which is not installed here: '
+    'GLUE, SuperGLUE, SQuAD, CNN/DailyMail, XSum, WMT and IMDB need t5, which is not installed: '
     'pip install --no-deps t5==0.9.4'
 )
 _PART_OF_TRAIN = {'train': 'train[:99%]', 'validation': 'train[99%:]'}
@@ -43,17 +43,17 @@ _TEST = {'train': 'train', 'validation': 'test'}
 
 
 def add() -> None:
-    """Registers all that need no t5."""
+    """Register the tasks that do not need t5."""
     _add_pretraining()
     _add_others()
 
 
 @functools.cache
 def add_in_t5_format() -> bool:
-    """Registers the others, once, and says whether it could: importing t5 takes a second, and it may not be there."""
+    """Register the tasks that need t5; return whether it is installed. Importing it takes a second."""
     if importlib.util.find_spec('t5') is None:
         return False
-    with gin.unlock_config():  # t5 makes its functions configurable
+    with gin.unlock_config():  # type: ignore[attr-defined]  # t5 registers with gin; mypy finds the folder gin/ instead
         from t5.data import glue_utils, postprocessors, preprocessors
         from t5.evaluation import metrics
     _add_in_t5_format(glue_utils, postprocessors, preprocessors, metrics)
@@ -64,7 +64,9 @@ def add_in_t5_format() -> bool:
 
 
 def _add_pretraining() -> None:
-    def add(name: str, tfds_name: str, splits: Mapping[str, str] | None = None, text: str = 'text', *before: Callable):
+    def add(
+        name: str, tfds_name: str, splits: Mapping[str, str] | None = None, text: str = 'text', *before: Callable
+    ) -> None:
         add_language_model_task(name, seqio.TfdsDataSource(tfds_name, splits=splits), text, before)
 
     add('c4_en', 'c4/en:3.1.0')
@@ -75,9 +77,9 @@ def _add_pretraining() -> None:
     add('reddit', 'reddit:1.0.0', _PART_OF_TRAIN, 'content')
     for language in WIKI40B:
         name = f'wiki40b_{language.replace("-", "_")}'
-        add(name, f'wiki40b/{language}:1.3.0', None, 'text', without_wiki40b_marks)
-    add_language_model_task('github_code', generator_source(_code, ('train', 'validation')))
-    # The paper's six parts and shares (section 3.1, table 2) with what is open in the place of what is not.
+        add(name, f'wiki40b/{language}:1.3.0', None, 'text', without_wiki40b_markers)
+    add_language_model_task('github_code', generator_source(_code, SPLITS))
+    # The six parts and rates of the paper (section 3.1, table 2), with open datasets in place of those that are not.
     seqio.MixtureRegistry.add(
         'palm_template',
         [
@@ -92,18 +94,18 @@ def _add_pretraining() -> None:
 
 
 @seqio.map_over_dataset
-def without_wiki40b_marks(example):
-    """Wiki-40B's text with headings on lines of their own instead of `_START_SECTION_` and its like."""
+def without_wiki40b_markers(example):
+    """Wiki-40B's text with headings on separate lines instead of `_START_SECTION_` and similar markers."""
     text = tf.strings.regex_replace(example['text'], r'\n?_START_(ARTICLE|SECTION|PARAGRAPH)_\n', '\n')
     return example | {'text': tf.strings.strip(tf.strings.regex_replace(text, '_NEWLINE_', '\n'))}
 
 
-def _code(split: str) -> Iterator[dict[str, str]]:
-    """Files of permissively licensed repositories; one in a thousand is held out."""
+def _code(split: Split) -> Iterator[dict[str, str]]:
+    """Yield source files under permissive licenses; one in a thousand is in the validation split."""
     for file in files.glob_files(GITHUB_CODE, 'public_tasks.GITHUB_CODE'):
         for row in tables.rows(file, 'public_tasks.GITHUB_CODE'):
             text = tables.require(row, 'code', 'TEXT_COLUMN')
-            if is_held_out(text, 1000) == (split == 'validation'):
+            if is_in_split(text, 1000, split):
                 yield {'text': text}
 
 
@@ -111,9 +113,9 @@ def _code(split: str) -> Iterator[dict[str, str]]:
 
 
 def _add_in_t5_format(glue_utils, postprocessors, preprocessors, metrics) -> None:
-    def add(name: str, tfds_name: str, splits, before, measures, postprocess=None) -> None:
+    def add(name: str, tfds_name: str, splits, before, metrics, postprocess=None) -> None:
         source = seqio.TfdsDataSource(tfds_name, splits=splits)
-        add_text_to_text_task(name, source, before, measures, postprocess)
+        add_text_to_text_task(name, source, before, metrics, postprocess)
 
     of_mnli = {'train': 'train', 'validation': 'validation_matched', 'test': 'test_matched'}
     for config in tfds.text.glue.Glue.builder_configs.values():
@@ -126,7 +128,7 @@ def _add_in_t5_format(glue_utils, postprocessors, preprocessors, metrics) -> Non
     of_axb = {'premise': 'sentence1', 'hypothesis': 'sentence2', 'label': 'label', 'idx': 'idx'}
     for config in tfds.text.super_glue.SuperGlue.builder_configs.values():
         if config.name == 'wsc':
-            continue  # wsc.fixed is the same task with its spans mended
+            continue  # wsc.fixed is the same task with corrected spans
         name = f'super_glue_{config.name.removesuffix(".fixed")}'
         before = [glue_utils.get_glue_text_preprocessor(config)]
         if config.name == 'axb':
@@ -174,25 +176,25 @@ def _add_in_t5_format(glue_utils, postprocessors, preprocessors, metrics) -> Non
 
 
 def _add_others() -> None:
-    ner = ('O', *(f'{place}-{kind}' for kind in ('PER', 'ORG', 'LOC', 'MISC') for place in 'BI'))
+    ner = ('O', *(f'{prefix}-{kind}' for kind in ('PER', 'ORG', 'LOC', 'MISC') for prefix in 'BI'))
     conll = seqio.TfdsDataSource('conll2003:1.0.0')
-    add_text_to_text_task('conll2003', conll, [tagged('ner', ner)], [entity_f1])
+    add_text_to_text_task('conll2003', conll, [join_tags('ner', ner)], [entity_f1])
     # Chinese: classification, named entities, question answering, dialogue.
-    pairs = filled(inputs='paws sentence1: {sentence1} sentence2: {sentence2}')
+    pairs = fill_templates(inputs='paws sentence1: {sentence1} sentence2: {sentence2}')
     add_text_to_text_task(
         'paws_x_zh',
         seqio.TfdsDataSource('paws_x_wiki/zh:1.0.0'),
-        [pairs, labelled(('different_meaning', 'paraphrase'))],
+        [pairs, name_labels(('different_meaning', 'paraphrase'))],
         [accuracy],
     )
     wikiann = seqio.TfdsDataSource('wikiann/zh:1.0.0')
-    add_text_to_text_task('wikiann_zh', wikiann, [tagged('tags', ner[:-2])], [entity_f1])
+    add_text_to_text_task('wikiann_zh', wikiann, [join_tags('tags', ner[:-2])], [entity_f1])
     for language in ('zh', 'en'):
         xquad = seqio.TfdsDataSource(
             f'xquad/{language}:3.0.0',
             splits=_TEST | {'train': 'translate-train'} if language != 'en' else {'validation': 'test'},
         )
-        answers = [_first_answer, filled(inputs='question: {question} context: {context}')]
+        answers = [_first_answer, fill_templates(inputs='question: {question} context: {context}')]
         add_text_to_text_task(f'xquad_{language}', xquad, answers, [text_metric('squad')])
     for domain in ('film', 'music', 'travel'):
         replies = functools.partial(_replies, domain)
@@ -200,13 +202,13 @@ def _add_others() -> None:
         add_text_to_text_task(f'kdconv_{domain}', source, [], [text_metric('chrf', 'bleu', tokenizer='zh')])
 
 
-def labelled(names: tuple[str, ...]) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-    """A preprocessor: `targets` is the name of the class `label`."""
+def name_labels(names: tuple[str, ...]) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+    """Return a preprocessor that sets `targets` to the name of the class `label`."""
     return seqio.map_over_dataset(lambda example: example | {'targets': tf.gather(names, example['label'])})
 
 
-def tagged(feature: str, names: tuple[str, ...]) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-    """A preprocessor: words and their tags, as many of each, with blanks between."""
+def join_tags(feature: str, names: tuple[str, ...]) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+    """Return a preprocessor that joins words to `inputs` and the names of their tags to `targets`, with spaces."""
 
     def of_example(example):
         words = tf.strings.regex_replace(example['tokens'], r'\s', '_')
@@ -222,10 +224,10 @@ def _first_answer(example):
 
 
 def _replies(domain: str, split: str) -> Iterator[dict[str, str]]:
-    """Every turn of a dialogue but the first, behind what was said before it."""
+    """Yield every turn of a dialogue but the first, with the previous turns as inputs."""
     path = KDCONV.format(domain=domain, part={'validation': 'dev'}.get(split, split))
     for conversation in conversations.Dialogues(path, path).examples('train'):
-        said = [turn.text for turn in conversation.turns]
+        turns = [turn.text for turn in conversation.turns]
         for number, turn in enumerate(conversation.turns):
             if turn.learned:
-                yield {'inputs': '\n'.join(said[:number]), 'targets': turn.text}
+                yield {'inputs': '\n'.join(turns[:number]), 'targets': turn.text}

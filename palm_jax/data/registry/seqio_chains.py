@@ -1,8 +1,7 @@
-"""What seqio tasks are made of here: our vocabularies, chains of preprocessors, sources.
+"""Building blocks of seqio tasks: vocabularies, preprocessors and data sources.
 
-With `tasks`, `public_tasks` and `evaluator` the only modules that import seqio, and with it
-TensorFlow (seconds to load): they are imported when tokens have to be made, not when they are
-read from the cache.
+Like `tasks`, `public_tasks` and `evaluator`, it imports seqio and TensorFlow, which take seconds to load; these
+modules are imported only when tokens have to be made, not to read them from the cache.
 """
 
 from __future__ import annotations
@@ -17,14 +16,15 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from palm_jax.data.vocabulary.vocabularies import EOS_ID, UNK_ID, Bytes, Vocabulary
+from palm_jax.data.vocabulary.vocabularies import Bytes, Vocabulary
 from palm_jax.errors import UserError
+from palm_jax.special_ids import EOS_ID, UNK_ID
 
-tf.config.set_visible_devices([], 'GPU')  # TensorFlow only reads data; the accelerator is JAX's
+tf.config.set_visible_devices([], 'GPU')  # TensorFlow only reads data; JAX uses the accelerator
 
 
 class SeqioVocabulary(seqio.Vocabulary):
-    """One of our vocabularies as seqio's `tokenize` and evaluators expect it."""
+    """A vocabulary of this package with the interface of seqio."""
 
     def __init__(self, vocabulary: Vocabulary):
         super().__init__(extra_ids=0)
@@ -58,7 +58,7 @@ class SeqioVocabulary(seqio.Vocabulary):
 
 
 def language_model_preprocessors(text_key: str = 'text', before: Sequence[Callable] = ()) -> list:
-    """A document's text, after what comes `before`, becomes `targets`: tokens and an end mark ([eod] in the paper)."""
+    """Return preprocessors that, after `before`, tokenize a text to `targets` with EOS ([eod] in the paper)."""
     return [
         *before,
         functools.partial(seqio.preprocessors.rekey, key_map={'targets': text_key}),
@@ -70,7 +70,7 @@ def language_model_preprocessors(text_key: str = 'text', before: Sequence[Callab
 def add_language_model_task(
     name: str, source: seqio.DataSource, text_key: str = 'text', before: Sequence[Callable] = ()
 ) -> None:
-    """Registers `source`, whose examples hold a text, for language modelling."""
+    """Register a language modeling task on the texts of `source`."""
     seqio.TaskRegistry.add(
         name,
         source=source,
@@ -79,17 +79,17 @@ def add_language_model_task(
     )
 
 
-_CHUNK = 32  # examples that cross from Python to TensorFlow at once, which is most of what it costs
-_failures: list[UserError] = []  # of generators, which TensorFlow would turn into its own
+_CHUNK = 32  # examples per transfer from Python to TensorFlow, which is most of the cost
+_failures: list[UserError] = []  # raised in generators; TensorFlow would wrap them in its own errors
 
 
 def generator_source(
-    generate: Callable[[str], Iterable[Mapping[str, str]]], splits: Sequence[str], features: Sequence[str] = ('text',)
+    generate: Callable[[Any], Iterable[Mapping[str, str]]], splits: Sequence[str], features: Sequence[str] = ('text',)
 ) -> seqio.FunctionDataSource:
-    """A source of examples with text `features` from a Python generator by split."""
+    """Return a data source with text `features` from a Python generator of the examples of a split."""
 
     def dataset_fn(split: str, shuffle_files: bool = False, seed: int | None = None) -> tf.data.Dataset:
-        del shuffle_files, seed  # order is fixed; batches are shuffled from the token cache
+        del shuffle_files, seed  # the order is fixed; batches are shuffled from the token cache
 
         def chunks():
             examples = iter(generate(split))
@@ -103,12 +103,13 @@ def generator_source(
         signature = {name: tf.TensorSpec([None], tf.string) for name in features}
         return tf.data.Dataset.from_generator(chunks, output_signature=signature).unbatch()
 
-    dataset_fn.generate = generate  # whose code decides about the text
+    # `tasks.cache_key` reads the source of the generator.
+    dataset_fn.generate = generate  # type: ignore[attr-defined]  # functions take any attribute
     return seqio.FunctionDataSource(dataset_fn, splits=splits)
 
 
-def examples_of(dataset: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:
-    """The examples of a dataset; what a generator behind it says of the user's data is said as it was."""
+def examples_of(dataset: tf.data.Dataset) -> Iterator[dict[str, Any]]:
+    """Yield the examples of a dataset; a UserError of its generator is raised unchanged."""
     _failures.clear()
     try:
         yield from dataset.as_numpy_iterator()
@@ -125,76 +126,77 @@ def add_text_to_text_task(
     metrics: Iterable[Callable] = (),
     postprocess: Callable | None = None,
 ) -> None:
-    """Registers what `preprocessors` make `inputs` and `targets` of, both text."""
-    bytes_ = SeqioVocabulary(Bytes())
+    """Register a task whose preprocessors turn the examples of a source into the texts `inputs` and `targets`."""
+    vocabulary = SeqioVocabulary(Bytes())
     seqio.TaskRegistry.add(
         name,
         source=source,
         preprocessors=[*preprocessors, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
         output_features={
-            'inputs': seqio.Feature(bytes_, add_eos=False, required=False, dtype=tf.int32),
-            'targets': seqio.Feature(bytes_, add_eos=True, dtype=tf.int32),
+            'inputs': seqio.Feature(vocabulary, add_eos=False, required=False, dtype=tf.int32),
+            'targets': seqio.Feature(vocabulary, add_eos=True, dtype=tf.int32),
         },
         metric_fns=list(metrics),
         postprocess_fn=postprocess,
     )
 
 
-def at_tokenization(task: seqio.Task) -> tuple[list[Callable], list[Callable]] | None:
-    """A task's preprocessors before seqio's `tokenize`, and from it on; None where it is not among them."""
+def split_at_tokenization(task: seqio.Task) -> tuple[list[Callable], list[Callable]] | None:
+    """Return the preprocessors before seqio's `tokenize`, and from it on; None if the task does not use it."""
     functions = [getattr(fn, 'func', fn) for fn in task.preprocessors]
     if seqio.preprocessors.tokenize not in functions:
         return None
-    place = functions.index(seqio.preprocessors.tokenize)
-    return list(task.preprocessors[:place]), list(task.preprocessors[place:])
+    index = functions.index(seqio.preprocessors.tokenize)
+    return list(task.preprocessors[:index]), list(task.preprocessors[index:])
 
 
-def filled(**templates: str) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-    """A preprocessor: features from templates of others, `question: {question}`; the other features stay."""
+def fill_templates(**templates: str) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+    """Return a preprocessor that adds features from templates of others: `question: {question}`."""
 
-    def of_example(example: dict[str, Any]) -> dict[str, Any]:
+    def add_features(example: dict[str, Any]) -> dict[str, Any]:
         def fill(template: str) -> tf.Tensor:
             parts = [(text, field) for text, field, _, _ in string.Formatter().parse(template)]
             return tf.strings.join([p for text, field in parts for p in (text, example[field] if field else '')])
 
         return example | {name: fill(template) for name, template in templates.items()}
 
-    return seqio.map_over_dataset(of_example)
+    return seqio.map_over_dataset(add_features)
 
 
 def few_shot(name: str, shots: int, separator: str = '\n\n', targets_prefix: str = '\n') -> str:
-    """Registers `<name>_<shots>_shot`: a task whose inputs begin with solved examples of its training part.
+    """Register `<name>_<shots>_shot`, a task whose inputs begin with solved training examples.
 
-    The examples, drawn anew for every question from a fixed seed, are separated by a blank line (PaLM, section 6).
+    The examples, drawn for every question from a fixed seed, are separated by a blank line (PaLM, section 6).
 
     Args:
-      name: of a registered task with `inputs` and `targets`.
-      shots: how many examples; 0 leaves the question alone, with `targets_prefix` behind it.
-      separator: between examples.
-      targets_prefix: between an input and its target.
+      name: registered task with `inputs` and `targets`.
+      shots: number of examples; 0 leaves only the question, with `targets_prefix` after it.
+      separator: text between examples.
+      targets_prefix: text between an input and its target.
 
     Returns:
-      The new task's name.
+      Name of the new task.
 
     Raises:
-      UserError: the task has no training part, fewer examples in it than asked for, or no inputs.
+      UserError: if the task has no training split, too few examples in it, or no inputs.
     """
     task, new = seqio.TaskRegistry.get(name), f'{name}_{shots}_shot'
     if new in seqio.TaskRegistry.names():
         return new
-    if 'train' not in task.splits or 'inputs' not in task.output_features or at_tokenization(task) is None:
-        raise UserError(f'Task {name!r} has no split `train` with text of inputs and targets to take examples from.')
+    parts = split_at_tokenization(task)
+    if 'train' not in task.splits or 'inputs' not in task.output_features or parts is None:
+        raise UserError(f'Task {name!r} has no split `train` with text `inputs` and `targets` to take examples from.')
     available = sum(1 for _ in task.source.get_dataset('train', shuffle=False).take(shots))
     if available < shots:
         raise UserError(
-            f'Task {name!r} has {available} training examples; {shots} before a question would repeat them.'
+            f'Task {name!r} has {available} training examples; {shots} examples before a question would repeat some.'
         )
-    before, then = at_tokenization(task)
+    before, after = parts
     source = seqio.experimental.FewshotDataSource(
         task.source, num_shots=shots, train_preprocessors=before, eval_preprocessors=before
     )
-    put_before = functools.partial(
+    prepend = functools.partial(
         seqio.experimental.fewshot_preprocessor, example_separator=separator, targets_prefix=targets_prefix
     )
-    seqio.TaskRegistry.add_provider(new, task.replace(name=new, source=source, preprocessors=[put_before, *then]))
+    seqio.TaskRegistry.add_provider(new, task.replace(name=new, source=source, preprocessors=[prepend, *after]))
     return new

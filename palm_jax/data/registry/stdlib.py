@@ -1,4 +1,4 @@
-"""A corpus that is on every machine that has Python: the standard library's source text."""
+"""A corpus available wherever Python is: the source of the standard library."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from palm_jax.data.readers.splits import is_held_out
+from palm_jax.data.readers.splits import SPLITS, Split, is_in_split
 
-# Tests are not on every machine; the rest is other people's or generated.
+# Tests are not installed everywhere; the others are third-party or generated.
 _SKIPPED = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__', 'pydoc_data', 'lib2to3'}
-_HELD_OUT_SHARE = 20  # one file in twenty, chosen by the hash of its name
+_HELD_OUT_ONE_IN = 20  # files, by the hash of their path
 
 
 @functools.cache
-def files(split: str) -> tuple[Path, ...]:
-    """The modules of a split, `train` or `validation`, in a fixed order."""
+def files(split: Split) -> tuple[Path, ...]:
+    """Return the modules of a split in a fixed order."""
     root = Path(sysconfig.get_path('stdlib'))
     found = (path.relative_to(root) for path in root.rglob('*.py'))
     kept = sorted(path.as_posix() for path in found if not _SKIPPED & set(path.parts))
-    return tuple(root / path for path in kept if is_held_out(path, _HELD_OUT_SHARE) == (split == 'validation'))
+    return tuple(root / path for path in kept if is_in_split(path, _HELD_OUT_ONE_IN, split))
 
 
-def examples(split: str) -> Iterator[dict[str, str]]:
-    """{'text': a module's whole source, 'name': its path below the library}; other encodings are skipped."""
+def examples(split: Split) -> Iterator[dict[str, str]]:
+    """Yield {'text': source of a module, 'name': its path in the library}, without those that are not UTF-8."""
     root = Path(sysconfig.get_path('stdlib'))
     for path in files(split):
         try:
@@ -38,6 +38,6 @@ def examples(split: str) -> Iterator[dict[str, str]]:
 
 
 def cache_key() -> str:
-    """Changes when the text does: the interpreter and every file's name and size."""
-    listing = [(path.name, path.stat().st_size) for split in ('train', 'validation') for path in files(split)]
+    """Return a key of the interpreter and of the name and size of every file."""
+    listing = [(path.name, path.stat().st_size) for split in SPLITS for path in files(split)]
     return hashlib.sha256(repr((sys.version, listing)).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""The seqio registry: what is registered here, and how a task becomes tokens or rows of text."""
+"""The seqio registry: registered tasks, and their examples as tokens or text."""
 
 from __future__ import annotations
 
@@ -6,39 +6,48 @@ import contextlib
 import hashlib
 import inspect
 import itertools
+import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
+from palm_jax.data.readers.splits import SPLITS
 from palm_jax.data.readers.text_files import TextFiles
 from palm_jax.data.registry import offline_tasks, public_tasks
 from palm_jax.data.registry.seqio_chains import (
     SeqioVocabulary,
     add_language_model_task,
-    at_tokenization,
     examples_of,
     generator_source,
+    split_at_tokenization,
 )
-from palm_jax.data.vocabulary.vocabularies import EOS_ID, Vocabulary
+from palm_jax.data.vocabulary.vocabularies import Vocabulary
 from palm_jax.errors import UserError, closest
+from palm_jax.special_ids import EOS_ID
 
-_END_MARKS = {seqio.preprocessors.append_eos, seqio.preprocessors.append_eos_after_trim}
-_OURS = ('palm_jax.', 'seqio.', 't5.', 'functools', 'tensorflow')
+_LOGGER = logging.getLogger(__name__)
+_APPEND_EOS = {seqio.preprocessors.append_eos, seqio.preprocessors.append_eos_after_trim}
+_NOT_OF_USER = ('palm_jax.', 'seqio.', 't5.', 'functools', 'tensorflow')
 
 offline_tasks.add()
 public_tasks.add()
 
 
 def add_text_files(name: str, files: TextFiles) -> None:
-    """Registers a user's own text files under `name`, once."""
+    """Register text files as a task, once."""
     if name not in seqio.TaskRegistry.names():
-        add_language_model_task(name, generator_source(files.examples, ('train', 'validation')))
+        add_language_model_task(name, generator_source(files.examples, SPLITS))
 
 
 def parts(name: str) -> dict[str, float]:
-    """The tasks of a task or mixture with their shares, or an error that names what exists."""
+    """Return the tasks of a task or mixture with their shares, which sum to 1.
+
+    Raises:
+      UserError: if there is no such task or mixture; the message lists those that exist.
+    """
     is_known = any(name in registry.names() for registry in (seqio.TaskRegistry, seqio.MixtureRegistry))
     has_t5 = is_known or public_tasks.add_in_t5_format()
     if name in seqio.TaskRegistry.names():
@@ -53,13 +62,17 @@ def parts(name: str) -> dict[str, float]:
     known = sorted((*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()))
     raise UserError(
         f'No task or mixture is called {name!r}.{closest(name, known)}\nRegistered: {", ".join(known)}.\n'
-        'A module of your own that registers tasks is loaded by a line `import my_tasks` in the gin file.'
+        'To register tasks of your own, import their module in the gin file: `import my_tasks`.'
         + ('' if has_t5 else f'\n{public_tasks.NEEDS_T5}')
     )
 
 
 def task_of(name: str, split: str) -> seqio.Task:
-    """A registered task that has a split, or an error that names what exists."""
+    """Return a registered task, downloaded if necessary.
+
+    Raises:
+      UserError: if there is no such task or split; the message lists those that exist.
+    """
     parts(name)
     task = seqio.TaskRegistry.get(name)
     _download(task.source)
@@ -69,35 +82,36 @@ def task_of(name: str, split: str) -> seqio.Task:
 
 
 def cache_key(name: str) -> str:
-    """Changes when the code that makes a user's own task does; empty for tasks that are registered here."""
-    own = []
+    """Return a key that changes with the code of a user's task; empty for tasks of this package."""
+    sources = []
     for part in parts(name):
         task = seqio.TaskRegistry.get(part)
         for fn in (*task.preprocessors, getattr(task.source, '_dataset_fn', None)):
-            function = _undecorated(fn)
-            if not (getattr(function, '__module__', None) or 'seqio.').startswith(_OURS):
-                own.append(_code(function))
-    return hashlib.sha256('\n'.join(own).encode()).hexdigest()[:12] if own else ''
+            function = _unwrap(fn)
+            if not (getattr(function, '__module__', None) or 'seqio.').startswith(_NOT_OF_USER):
+                sources.append(_code(function))
+    return hashlib.sha256('\n'.join(sources).encode()).hexdigest()[:12] if sources else ''
 
 
-def _undecorated(fn: Callable) -> Callable:
-    """What somebody wrote, inside partials, decorators and `generator_source`."""
-    around = ('func', '__wrapped__', 'generate')
-    while inner := next((getattr(fn, name) for name in around if hasattr(fn, name)), None):
+def _unwrap(fn: Callable) -> Callable:
+    """Return the innermost function of partials, decorators and `generator_source`."""
+    wrapped = ('func', '__wrapped__', 'generate')
+    while inner := next((getattr(fn, name) for name in wrapped if hasattr(fn, name)), None):
         fn = inner
     return fn
 
 
 def _code(function: Callable) -> str:
-    """The source of a function's module, or of a notebook's function its own."""
-    for thing in (inspect.getmodule(function), function):
-        with contextlib.suppress(OSError, TypeError):
-            return inspect.getsource(thing)
+    """Return the source of a function's module; of a function in a notebook, its own."""
+    with contextlib.suppress(OSError, TypeError):
+        return inspect.getsource(inspect.getmodule(function) or function)
+    with contextlib.suppress(OSError, TypeError):
+        return inspect.getsource(function)
     return repr(function)
 
 
 def with_vocabulary(task: seqio.Task, vocabulary: Vocabulary) -> seqio.Task:
-    """The same task in the ids of a vocabulary of ours."""
+    """Return the task with the ids of a vocabulary of this package."""
     features = {
         name: seqio.Feature(SeqioVocabulary(vocabulary), feature.add_eos, feature.required, feature.dtype, feature.rank)
         for name, feature in task.output_features.items()
@@ -108,14 +122,14 @@ def with_vocabulary(task: seqio.Task, vocabulary: Vocabulary) -> seqio.Task:
 def token_examples(
     task_name: str, split: str, vocabulary: Vocabulary, first: int = 0
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """(token ids, bytes of text) of a task's split, in a fixed order, from example number `first` on.
+    """Yield (token ids, number of bytes of text) of the examples of a split, in a fixed order, from number `first` on.
 
-    Where nothing but the end mark comes behind tokenization, as in all tasks here, the vocabulary reads whole
-    batches of texts instead of one after another through TensorFlow: the same ids, several times as fast.
+    If only EOS follows tokenization, as in all tasks of this package, the vocabulary encodes whole batches of texts
+    instead of single ones through TensorFlow: the same ids, several times as fast.
     """
     task = task_of(task_name, split)
-    found = at_tokenization(task)
-    if found is not None and {getattr(fn, 'func', fn) for fn in found[1][1:]} <= _END_MARKS:
+    found = split_at_tokenization(task)
+    if found is not None and {getattr(fn, 'func', fn) for fn in found[1][1:]} <= _APPEND_EOS:
         features = tuple(name for name in ('inputs', 'targets') if name in task.output_features)
         for batch in _batches(itertools.islice(rows(task_name, split, features), first, None)):
             if any(row.get('inputs') for row in batch):
@@ -126,31 +140,31 @@ def token_examples(
     for example in itertools.islice(_examples(with_vocabulary(task, vocabulary), split), first, None):
         if len(example.get('inputs', ())):
             raise _has_inputs(task_name)
-        ids, text = np.asarray(example['targets']), example.get('targets_pretokenized')
-        yield ids, len(vocabulary.decode(ids).encode() if text is None else text)
+        tokens, text = np.asarray(example['targets']), example.get('targets_pretokenized')
+        yield tokens, len(vocabulary.decode(tokens).encode() if text is None else text)
 
 
 def texts(task_name: str, split: str = 'train') -> Iterator[str]:
-    """The raw text of every example of a task's split, as its preprocessors leave it before tokenization."""
+    """Yield the text of every example of a split after the preprocessors that precede tokenization."""
     for row in rows(task_name, split, ('targets',)):
         yield row['targets']
 
 
 def rows(task_name: str, split: str, features: tuple[str, ...] = ('inputs', 'targets')) -> Iterator[dict[str, str]]:
-    """The text of every example's features, as the task's preprocessors leave it before tokenization.
+    """Yield the text of the features of every example after the preprocessors that precede tokenization.
 
     Raises:
-      UserError: no such task or split, or it has not all of the features.
+      UserError: if there is no such task or split, or it lacks one of the features.
     """
     task = task_of(task_name, split)
-    lacking = [name for name in features if name not in task.output_features]
-    if lacking:
+    missing = [name for name in features if name not in task.output_features]
+    if missing:
         raise UserError(
-            f'Task {task_name!r} has no {lacking[0]}; it has {", ".join(task.output_features)}. '
-            'What has text alone is pretrained on: --gin_file=gin/pretrain_tiny.gin'
+            f'Task {task_name!r} has no {missing[0]}; it has {", ".join(task.output_features)}. '
+            'Text without inputs is for pretraining: --gin_file=gin/pretrain_tiny.gin'
         )
-    found = at_tokenization(task)
-    if found is None:  # it makes ids in a way of its own
+    found = split_at_tokenization(task)
+    if found is None:  # the task makes ids in its own way
         for example in _examples(task, split):
             yield {name: task.output_features[name].vocabulary.decode(example[name].tolist()) for name in features}
         return
@@ -161,12 +175,12 @@ def rows(task_name: str, split: str, features: tuple[str, ...] = ('inputs', 'tar
         yield {name: example[name].decode('utf-8') for name in features}
 
 
-def _examples(task: seqio.Task, split: str) -> Iterator[dict[str, np.ndarray]]:
+def _examples(task: seqio.Task, split: str) -> Iterator[dict[str, Any]]:
     return examples_of(task.get_dataset(sequence_length=None, split=split, shuffle=False))
 
 
 def _batches(examples: Iterator[dict[str, str]], characters: int = 1 << 20) -> Iterator[list[dict[str, str]]]:
-    """Lists of examples with about so many characters."""
+    """Yield lists of examples with at least `characters` characters."""
     batch, size = [], 0
     for example in examples:
         batch.append(example)
@@ -180,22 +194,22 @@ def _batches(examples: Iterator[dict[str, str]], characters: int = 1 << 20) -> I
 
 def _has_inputs(task_name: str) -> UserError:
     return UserError(
-        f'Task {task_name!r} has inputs to answer; text alone is trained on here. Fine-tune on it: '
+        f'Task {task_name!r} has inputs, but this run trains on text without inputs. Fine-tune on the task instead: '
         '--gin_file=gin/finetune_lora.gin --gin_file=gin/tasks/registered_text_to_text.gin'
     )
 
 
 def _download(source: seqio.DataSource) -> None:
-    """What TFDS does not have yet, it downloads and prepares, with its own progress bars."""
+    """Download and prepare a dataset that TFDS does not have yet, with its progress bars."""
     if not isinstance(source, seqio.TfdsDataSource) or source.tfds_dataset.builder.info.splits:
         return
     builder = source.tfds_dataset.builder
-    print(f'TFDS prepares {source.tfds_dataset.name} ({builder.info.download_size}) in {builder.data_dir}', flush=True)
+    _LOGGER.info('TFDS prepares %s (%s) in %s', source.tfds_dataset.name, builder.info.download_size, builder.data_dir)
     try:
         builder.download_and_prepare()
-    except Exception as error:  # of the network, of the site, of Beam
+    except Exception as error:  # network, server or Beam
         raise UserError(
             f'TFDS could not prepare {source.tfds_dataset.name}: {type(error).__name__}: {str(error)[:500]}\n'
-            f'Prepare it where it can be: tfds build {source.tfds_dataset.name.partition(":")[0]}, and name its folder '
-            'with TFDS_DATA_DIR.'
+            f'Prepare it where that works: tfds build {source.tfds_dataset.name.partition(":")[0]}, and set '
+            'TFDS_DATA_DIR to its folder.'
         ) from None

@@ -110,8 +110,7 @@ class PairTable:
             inputs = inputs['text']  # a line of a text file
         if isinstance(inputs, str) and len(fields) < 2:
             inputs = {fields[0] if fields else '0': inputs}
-        missing = fields if isinstance(inputs, str) else [name for name in fields if name not in inputs]
-        if missing:
+        if isinstance(inputs, str) or any(name not in inputs for name in fields):
             raise UserError(
                 f'The input is made from the template {self.input!r}: give a dict with {", ".join(fields)}.'
             )
@@ -172,9 +171,9 @@ class Dialogues:
 
     def prompt_turns(self, inputs: str | Sequence[Any] | Mapping[str, Any]) -> tuple[Turn, ...]:
         """Return the turns of a message, of a list of all messages so far, or of an object with such `messages`."""
-        if isinstance(inputs, Mapping):
-            inputs = inputs.get('messages')
-        messages = [inputs] if isinstance(inputs, str) else inputs
+        messages = inputs.get('messages') if isinstance(inputs, Mapping) else inputs
+        if isinstance(messages, str):
+            messages = [messages]
         if not isinstance(messages, Sequence) or not messages:
             raise UserError('A dialogue needs a message, or `messages`: a list of all messages, the newest last.')
         return tuple(Turn(_text(message, f'message {n}'), False) for n, message in enumerate(messages, 1))

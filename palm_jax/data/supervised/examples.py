@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import collections
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import grain
 import numpy as np
 
 from palm_jax.errors import UserError, closest
 
-Batch = dict[str, np.ndarray]
+Batch: TypeAlias = dict[str, np.ndarray]
+_LOGGER = logging.getLogger(__name__)
 
 
 def checked_seed(seed: int) -> int:
@@ -83,26 +86,26 @@ def check_lengths(lengths: Mapping[str, int]) -> int:
 
 
 def warn_truncated(num_cut: int, count: int, what: str, length: int) -> None:
-    """Print how many examples were truncated, if any."""
+    """Log how many examples were truncated, if any."""
     if num_cut:
-        print(
+        _LOGGER.warning(
             f'{num_cut:,} of {count:,} {what} are longer than {length} tokens and are truncated; '
-            f'--gin.TASK_FEATURE_LENGTHS="{{\'inputs\': ...}}" takes more.',
-            flush=True,
+            f'--gin.TASK_FEATURE_LENGTHS="{{\'inputs\': ...}}" takes more.'
         )
 
 
 def is_token(features: Batch) -> np.ndarray:
     """Return the positions that hold a token, not padding: boolean [E, L]."""
-    return features.get('decoder_segment_ids', features.get('decoder_target_tokens')) != 0
+    name = 'decoder_segment_ids' if 'decoder_segment_ids' in features else 'decoder_target_tokens'
+    return np.not_equal(features[name], 0)
 
 
 def warn_padding(features: Batch, advice: str) -> None:
-    """Print the share of padding if it is at least 30%, with advice."""
+    """Log the share of padding if it is at least 30%, with advice."""
     is_padding = ~is_token(features)
     if (share := is_padding.mean()) >= 0.3:
         count, length = is_padding.shape
-        print(f'{count:,} rows of {length} tokens, {share:.0%} of them padding; {advice}', flush=True)
+        _LOGGER.warning(f'{count:,} rows of {length} tokens, {share:.0%} of them padding; {advice}')
 
 
 def class_weights(given: str | Mapping[str, float], names: Sequence[str], used: Sequence[str]) -> np.ndarray:

@@ -23,19 +23,22 @@ class InMemoryData(abc.ABC):
       group_by_length: size of the groups of examples of similar length, see `LengthGroups`; None does not group.
 
     Attributes:
-      labels: names of a head's classes or tags; empty without a head, and for numbers.
       weights: name of the feature with the weights of the loss.
       labels_along_text: whether there is a label per token, not per text.
       against_padding: advice that is printed if much of the rows is padding.
     """
 
-    labels: tuple[str, ...] = ()
     weights = 'label_weights'
     labels_along_text = False
     against_padding = '--gin.GROUP_BY_LENGTH=%BATCH_SIZE avoids most of it'
 
     def __init__(self, vocabulary: str, seed: int, group_by_length: int | None = None):
         self._vocabulary_name, self._seed, self.group = vocabulary, checked_seed(seed), group_by_length
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of a head's classes or tags; empty without a head, and for numbers."""
+        return ()
 
     @abc.abstractmethod
     def encode(self, split: Split) -> Batch:

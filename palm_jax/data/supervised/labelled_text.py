@@ -20,10 +20,10 @@ from palm_jax.data.supervised.examples import (
     warn_truncated,
 )
 from palm_jax.data.supervised.in_memory import InMemoryData
-from palm_jax.data.vocabulary.vocabularies import EOS_ID
 from palm_jax.errors import UserError, closest
 from palm_jax.labels.label_kind import LabelKind
 from palm_jax.labels.single_label import SingleLabel
+from palm_jax.special_ids import BOS_ID, EOS_ID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ class LabelledTable:
         return {name: i for i, name in enumerate(self._names)}
 
     def _read(self, pattern: str, binding: str) -> list[Example]:
-        columns = (('TEXT_COLUMN', self.text_column), ('LABEL_COLUMN', self.label_column))
+        columns: tuple[tuple[str, str], ...] = (('TEXT_COLUMN', self.text_column), ('LABEL_COLUMN', self.label_column))
         if self.second_text_column is not None:
             columns += (('SECOND_TEXT_COLUMN', self.second_text_column),)
         rows, bad = tables.read(pattern, columns, binding, bad_rows=self.bad_rows), shared_bad_rows(self.bad_rows)
@@ -228,4 +228,4 @@ class LabelledText(InMemoryData):
         excess = sum(map(len, parts)) + len(parts) + 1 - self.length
         for _ in range(excess):
             max(parts, key=len).pop()
-        return [0] + [i for part in parts for i in (*part, EOS_ID)], excess > 0
+        return [BOS_ID] + [i for part in parts for i in (*part, EOS_ID)], excess > 0

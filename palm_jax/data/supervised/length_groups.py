@@ -16,9 +16,9 @@ _SHAPES = 4  # different lengths of rows, for each of which a step is compiled
 class LengthGroups(Examples):
     """`Examples` in groups of similar length; the rows of a group have a length of one to four quarters of L.
 
-    The endless shuffled order is taken in windows of 32 groups; a window is sorted by length, and its groups come in a
-    random order. An epoch goes through every example as often as without; a batch stays a function of its number and
-    the seed.
+    The endless shuffled order is divided into windows of 32 groups; a window is sorted by length, and its groups are
+    shuffled. An epoch contains the same examples as without groups; a batch remains a function of its number and the
+    seed.
 
     Args:
       features: arrays [E, ...] by name.
@@ -35,12 +35,12 @@ class LengthGroups(Examples):
     def __init__(self, features: Batch, seed: int, rows: Sequence[int] | None, group: int, along_text: Collection[str]):
         super().__init__(features, seed, rows)
         if group < 1:
-            raise UserError(f'GROUP_BY_LENGTH is {group}; it is the batch size, or a multiple of it.')
+            raise UserError(f'GROUP_BY_LENGTH is {group}; it must be the batch size, or a multiple of it.')
         self._seed, self._group, self._along_text = seed, group, along_text
-        used = is_token(features)
-        longest = used.shape[1]
+        is_used = is_token(features)
+        longest = is_used.shape[1]
         quarter = -(-longest // _SHAPES)
-        lengths = longest - used[:, ::-1].argmax(axis=1)
+        lengths = longest - is_used[:, ::-1].argmax(axis=1)
         self._lengths = np.minimum(-(-lengths // quarter) * quarter, longest)
         self._sorted: tuple[int, np.ndarray] | None = None
 
@@ -53,8 +53,8 @@ class LengthGroups(Examples):
         number, start = divmod(first, self._group)
         if start + size > self._group:
             raise UserError(
-                f'GROUP_BY_LENGTH = {self._group}: examples {first} to {first + size} of a batch are of two groups. '
-                'Give it the batch size, or a multiple of it.'
+                f'GROUP_BY_LENGTH = {self._group}: examples {first} to {first + size} of a batch are in two groups. '
+                'Set it to the batch size, or a multiple of it.'
             )
         group = self._window(number // _WINDOW)[number % _WINDOW]
         rows, length = group[start : start + size], self._lengths[group].max()

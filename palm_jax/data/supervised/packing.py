@@ -6,26 +6,26 @@ import bisect
 from collections.abc import Sequence
 
 
-def packed(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Return groups of examples whose lengths add up to at most `capacity`, by best fit decreasing.
+def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Group examples so that the lengths of a group add up to at most `capacity`: best fit, longest first.
 
     Args:
-      lengths: length of each example, at most `capacity`.
+      lengths: lengths of the examples, each at most `capacity`.
       capacity: length of a row.
 
     Returns:
-      Numbers of the examples of each row, each once, in order; rows are in the order of their first example.
+      Indices of the examples of every row, each once, in ascending order; rows in the order of their first example.
     """
     rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (free positions of a row, its number), in order
+    room: list[tuple[int, int]] = []  # (remaining capacity, index of the row), sorted
     for number in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         position = bisect.bisect_left(room, (lengths[number], -1))
         if position == len(room):
             rows.append([number])
-            left, row = capacity - lengths[number], len(rows) - 1
+            remaining, row = capacity - lengths[number], len(rows) - 1
         else:
-            left, row = room.pop(position)
+            remaining, row = room.pop(position)
             rows[row].append(number)
-            left -= lengths[number]
-        bisect.insort(room, (left, row))
+            remaining -= lengths[number]
+        bisect.insort(room, (remaining, row))
     return sorted(sorted(row) for row in rows)

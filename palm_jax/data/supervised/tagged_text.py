@@ -22,6 +22,7 @@ from palm_jax.data.supervised.examples import (
 )
 from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.errors import UserError
+from palm_jax.special_ids import BOS_ID
 
 _WORD = r"[@#]?\w+(?:['’./:@&-]\w+)*|[^\w\s]"
 
@@ -141,7 +142,7 @@ class TaggedText(InMemoryData):
         """Return features [E, L] of sentences of words, and the position of the last token of each word that fits."""
         rows, ends = [], []
         for words in sentences:
-            ids, positions = [0], []
+            ids, positions = [BOS_ID], []
             for i, word in enumerate(words):
                 pieces = self.vocabulary.encode(word if i == 0 else self.separator + word)
                 if len(ids) + len(pieces) > self.length:
@@ -156,7 +157,7 @@ class TaggedText(InMemoryData):
         """Return the words of a text, punctuation apart; its characters if words are characters."""
         return list(re.finditer(_WORD if self.separator else r'\S', text))
 
-    def encode(self, split: str) -> Batch:
+    def encode(self, split: Split) -> Batch:
         """Return the features of a split: tokens, segment ids, and tags with weights at the ends of words."""
         sentences, ids = self.table.examples(split), {name: i for i, name in enumerate(self.labels)}
         features, ends = self.inputs([s.words for s in sentences])

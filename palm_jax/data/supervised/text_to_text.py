@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from palm_jax.data.readers.splits import Split
 from palm_jax.data.supervised.conversations import Conversation, Source, Turn
 from palm_jax.data.supervised.examples import Batch
 from palm_jax.data.supervised.in_memory import InMemoryData
-from palm_jax.data.supervised.packing import packed
-from palm_jax.data.vocabulary.vocabularies import EOS_ID
+from palm_jax.data.supervised.packing import pack
 from palm_jax.errors import UserError
+from palm_jax.special_ids import BOS_ID, EOS_ID
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -112,13 +113,13 @@ class TextToText(InMemoryData):
                     ids = [*encoded[: self.input_length - 2], EOS_ID]
                 break
             ids = encoded + ids
-        return (0, *ids)
+        return (BOS_ID, *ids)
 
     def prompt(self, inputs: Any) -> tuple[int, ...]:
         """Return the ids of a user's inputs, see `Source.prompt_turns`: a text, columns or a history."""
         return self.prompt_ids(self.source.prompt_turns(inputs))
 
-    def encode(self, split: str) -> Batch:
+    def encode(self, split: Split) -> Batch:
         """Return the features of a split: targets, inputs shifted right by one, and the weights of the targets."""
         rows, num_truncated = [], 0
         conversations = self.source.examples(split)
@@ -132,7 +133,7 @@ class TextToText(InMemoryData):
                 f'{self.target_length} tokens and are truncated; --gin.TASK_FEATURE_LENGTHS='
                 "\"{'inputs': ..., 'targets': ...}\" takes more."
             )
-        groups = packed([len(ids) for ids, _ in rows], self.length) if self._pack else [[i] for i in range(len(rows))]
+        groups = pack([len(ids) for ids, _ in rows], self.length) if self._pack else [[i] for i in range(len(rows))]
         if split == 'train' and self._pack:
             _LOGGER.info('%s examples in %s rows of %d tokens', f'{len(rows):,}', f'{len(groups):,}', self.length)
         names = ('input_tokens', 'target_tokens', 'loss_weights', 'causal_attention', 'segment_ids', 'positions')
@@ -141,7 +142,7 @@ class TextToText(InMemoryData):
             start = 0
             for segment, (ids, learned) in enumerate((rows[i] for i in group), 1):
                 place = (row, slice(start, start + len(ids)))
-                features['input_tokens'][place] = [0, *ids[:-1]]
+                features['input_tokens'][place] = [BOS_ID, *ids[:-1]]
                 features['target_tokens'][place], features['loss_weights'][place] = ids, learned
                 # Inputs are shifted right by one against targets.
                 features['causal_attention'][row, start : start + learned.index(True) + 1] = 1

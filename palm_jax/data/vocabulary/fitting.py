@@ -1,18 +1,22 @@
-"""A SentencePiece vocabulary from text, with PaLM's settings (paper, section 2.2)."""
+"""Training of SentencePiece vocabularies with PaLM's settings (paper, section 2.2)."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 from tqdm import tqdm
 
-from palm_jax.data.vocabulary.vocabularies import EOS_ID, PAD_ID, SPACE_MARK, UNK_ID, SentencePiece
+from palm_jax.data.vocabulary.vocabularies import SPACE_MARK, SentencePiece
 from palm_jax.errors import UserError
+from palm_jax.special_ids import EOS_ID, PAD_ID, UNK_ID
 
-_PALM_SETTINGS = {
+_LOGGER = logging.getLogger(__name__)
+_PALM_SETTINGS: dict[str, Any] = {
     'model_type': 'bpe',
     'byte_fallback': True,
     'split_digits': True,
@@ -31,16 +35,16 @@ _PALM_SETTINGS = {
 
 
 def fit(texts: Iterable[str], size: int, path: Path, max_bytes: int = 8_000_000) -> SentencePiece:
-    """Fits a SentencePiece vocabulary (BPE) with PaLM's settings and keeps it at `path`.
+    """Train a SentencePiece vocabulary (BPE) with PaLM's settings, and write it to `path`.
 
     Args:
-      texts: read until `max_bytes` characters have been seen.
-      size: number of ids, the 3 specials and 256 bytes included.
-      path: the `.model` file, written whole or not at all.
-      max_bytes: how much text the fit sees.
+      texts: training texts, read until `max_bytes` characters have been seen.
+      size: number of ids, including the 3 special ones and the 256 bytes.
+      path: `.model` file to write, completely or not at all.
+      max_bytes: number of characters to train on.
 
     Raises:
-      UserError: the text is too little for so many pieces.
+      UserError: if there is too little text for this number of pieces.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix('.unfinished')
@@ -61,16 +65,16 @@ def fit(texts: Iterable[str], size: int, path: Path, max_bytes: int = 8_000_000)
     except RuntimeError as error:
         unfinished.unlink()
         raise UserError(
-            f'A vocabulary of {size} pieces could not be fitted: {str(error).splitlines()[-1].strip()}\n'
-            'Give more text, or another VOCABULARY_SIZE: every byte and every frequent character takes a piece of it.'
+            f'A vocabulary of {size} pieces could not be trained: {str(error).splitlines()[-1].strip()}\n'
+            'Provide more text or another VOCABULARY_SIZE: every byte and every frequent character takes one piece.'
         ) from error
     unfinished.replace(path)
-    print(f'fitted a vocabulary of {size} pieces in {time.monotonic() - start:.0f} s: {path}')
+    _LOGGER.info('trained a vocabulary of %d pieces in %.0f s: %s', size, time.monotonic() - start, path)
     return SentencePiece(str(path))
 
 
 def _passages(texts: Iterable[str], max_bytes: int, progress: tqdm) -> Iterator[str]:
-    """Passages of up to a thousand characters, newlines kept so that pieces may hold them."""
+    """Yield passages of up to a thousand characters; newlines stay, so that pieces may contain them."""
     seen = 0
     for text in texts:
         for first in range(0, len(text), 1000):

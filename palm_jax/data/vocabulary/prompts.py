@@ -1,4 +1,4 @@
-"""What a soft prompt begins as (Lester et al., arXiv 2104.08691, section 3.2)."""
+"""Initialization of soft prompts (Lester et al., arXiv 2104.08691, section 3.2)."""
 
 from __future__ import annotations
 
@@ -12,30 +12,29 @@ from palm_jax.errors import UserError
 def initial_ids(
     vocabulary: str, length: int, text: str | None = None, labels: Sequence[str] | None = None
 ) -> list[list[int]] | None:
-    """The tokens whose mean embedding each place of a prompt begins with; None is common tokens.
+    """Return the tokens whose mean embedding initializes each position of a prompt; None for common tokens.
 
     Args:
-      vocabulary: `bytes` or a SentencePiece model.
-      length: places of the prompt.
-      text: its tokens are the places, from the beginning again where they are too few.
-      labels: each is a place, as in "class label" initialisation; places beyond them are common tokens.
+      vocabulary: `bytes` or the path of a vocabulary.
+      length: number of positions of the prompt.
+      text: text whose tokens initialize the positions, repeated if they are too few.
+      labels: one label per position ("class label" initialization); further positions take common tokens.
 
     Raises:
-      UserError: both are given, or one that is empty.
+      UserError: if both are given, or one of them is empty.
     """
-    if text is None and labels is None:
-        return None
     if text is not None and labels is not None:
-        raise UserError('PROMPT_TEXT and PROMPT_LABELS are both given; a prompt begins as one of them.')
-    vocab = load_vocabulary(vocabulary)
+        raise UserError('PROMPT_TEXT and PROMPT_LABELS are both set; a prompt is initialized from one of them.')
     if text is not None:
-        ids = [[token] for token in vocab.encode(text)]
+        ids = [[token] for token in load_vocabulary(vocabulary).encode(text)]
         if not ids:
-            raise UserError('PROMPT_TEXT is empty; None begins the prompt with common tokens.')
+            raise UserError('PROMPT_TEXT is empty; None initializes the prompt with common tokens.')
         return list(itertools.islice(itertools.cycle(ids), length))
-    ids = [vocab.encode(label) for label in labels]
+    if labels is None:
+        return None
+    ids = load_vocabulary(vocabulary).encode_all(labels)
     if not all(ids) or len(ids) > length:
         raise UserError(
-            f'PROMPT_LABELS has {len(ids)} labels for PROMPT_LENGTH = {length} places; none of them may be empty.'
+            f'PROMPT_LABELS has {len(ids)} labels for PROMPT_LENGTH = {length} positions; none of them may be empty.'
         )
     return ids

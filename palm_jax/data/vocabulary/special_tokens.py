@@ -1,4 +1,4 @@
-"""Ids for what no text holds: masks, sentinels, modes."""
+"""Special tokens: masks, sentinels and mode tokens, with ids above those of the text."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-from palm_jax.data.vocabulary.vocabularies import Vocabulary
+from palm_jax.data.vocabulary.vocabularies import Ids, Vocabulary
 from palm_jax.errors import UserError, closest
 
 
 @dataclasses.dataclass(frozen=True)
 class ExtendedVocabulary:
-    """A vocabulary with ids above its own for what no text holds.
+    """A vocabulary with special tokens above its own ids.
 
-    From below: the mask, [CLS] and [SEP] of BERT, and the modes of UL2; from the top down the
-    sentinels, as in T5. The mapping of text is the vocabulary's own, and so are fingerprint and file.
+    Counted up from the text's ids: the mask, [CLS] and [SEP] of BERT, and the mode tokens of UL2; counted down from the
+    last id: the sentinels, as in T5. Text is encoded by the text's vocabulary, whose fingerprint and file are kept.
 
     Attributes:
-      text: the vocabulary of the text.
-      extra_ids: how many there are above it.
+      text: vocabulary of the text.
+      extra_ids: number of ids above it.
     """
 
     SPECIAL_TOKENS = ('[MASK]', '[CLS]', '[SEP]', '[NLU]', '[NLG]', '[S2S]')
@@ -41,14 +41,14 @@ class ExtendedVocabulary:
 
     @property
     def num_sentinels(self) -> int:
-        """Sentinels there are."""
+        """Number of sentinels."""
         return max(0, self.extra_ids - len(self.SPECIAL_TOKENS))
 
     def special_id(self, name: str) -> int:
-        """The id of one of `SPECIAL_TOKENS`.
+        """Return the id of one of `SPECIAL_TOKENS`.
 
         Raises:
-          UserError: the vocabulary has no ids for marks.
+          UserError: if the name is unknown, or the vocabulary has no ids for special tokens.
         """
         if name not in self.SPECIAL_TOKENS:
             raise UserError(
@@ -57,22 +57,22 @@ class ExtendedVocabulary:
             )
         if self.extra_ids < len(self.SPECIAL_TOKENS):
             raise UserError(
-                f'This objective writes {name}, and the vocabulary has EXTRA_IDS = {self.extra_ids} ids above the '
-                f"text's. Bind at least {len(self.SPECIAL_TOKENS)}, and one for every sentinel: --gin.EXTRA_IDS=128"
+                f'This objective needs {name}, but EXTRA_IDS = {self.extra_ids} leaves no ids for special tokens. '
+                f'Bind at least {len(self.SPECIAL_TOKENS)}, plus one for every sentinel: --gin.EXTRA_IDS=128'
             )
         return self.text.size + self.SPECIAL_TOKENS.index(name)
 
     def sentinel(self, number: int) -> int:
-        """The id of sentinel `number`, counted down from the top.
+        """Return the id of sentinel `number`, counted down from the last id.
 
         Raises:
-          UserError: there are not so many.
+          UserError: if there are not enough sentinels.
         """
         if number >= self.num_sentinels:
             needed = number + 1 + len(self.SPECIAL_TOKENS)
             raise UserError(
-                f'This objective needs {number + 1} sentinels, and EXTRA_IDS = {self.extra_ids} holds '
-                f'{self.num_sentinels}. Bind at least --gin.EXTRA_IDS={needed}, or shorter sequences.'
+                f'This objective needs {number + 1} sentinels, but EXTRA_IDS = {self.extra_ids} provides '
+                f'{self.num_sentinels}. Bind at least --gin.EXTRA_IDS={needed}, or use shorter sequences.'
             )
         return self.size - 1 - number
 
@@ -82,29 +82,33 @@ class ExtendedVocabulary:
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         return self.text.encode_all(texts)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """As of `text`, with marks and sentinels by their names."""
+    def decode(self, ids: Ids) -> str:
+        """Return the text of ids, with special tokens by their names."""
         pieces = []
         for is_text, group in itertools.groupby(map(int, ids), lambda i: i < self.text.size):
             run = list(group)
             pieces.append(self.text.decode(run) if is_text else ''.join(map(self._name, run)))
         return ''.join(pieces)
 
-    def _name(self, mark: int) -> str:
-        if mark >= self.size:
-            return ''  # a row of the model's table that stands for nothing
-        above = mark - self.text.size
-        return self.SPECIAL_TOKENS[above] if above < len(self.SPECIAL_TOKENS) else f'<extra_id_{self.size - 1 - mark}>'
+    def _name(self, special_id: int) -> str:
+        if special_id >= self.size:
+            return ''  # an unused row of the model's embedding table
+        index = special_id - self.text.size
+        return (
+            self.SPECIAL_TOKENS[index]
+            if index < len(self.SPECIAL_TOKENS)
+            else f'<extra_id_{self.size - 1 - special_id}>'
+        )
 
     def save(self, directory: Path) -> None:
         self.text.save(directory)
 
     @functools.cached_property
     def word_ends(self) -> tuple[np.ndarray, np.ndarray]:
-        """bool [V], bool [V]: whether an id's text begins, and ends, inside a word.
+        """Two arrays bool [V]: whether the text of an id begins, and ends, inside a word.
 
-        Letters, digits and _ are a word's; a Chinese or Japanese character is a word of its own;
-        what is no character by itself (a byte of one) belongs to the word it stands in.
+        Words consist of letters, digits and _; every Chinese or Japanese character is a word of its own; an id that is
+        not a whole character (a byte of one) belongs to the word around it.
         """
         texts = [self.text.decode([i]) for i in range(self.text.size)]
         begins, ends = (np.zeros(self.size, bool) for _ in range(2))
@@ -114,6 +118,6 @@ class ExtendedVocabulary:
 
 
 def _in_word(character: str) -> bool:
-    if '\u3040' <= character <= '\u9fff':  # kana and Chinese characters, which no space parts
+    if '\u3040' <= character <= '\u9fff':  # kana and Chinese characters, written without spaces
         return False
     return character.isalnum() or character in ('_', '\ufffd')

@@ -1,7 +1,7 @@
 """Text to token ids and back, without loss.
 
-Ids 0, 1, 2 are padding, end of document and unknown, as in T5. A vocabulary needs no
-TensorFlow; `palm_jax.data.registry.tasks` hands it to seqio.
+Ids 0, 1 and 2 are padding (also BOS), EOS and unknown, as in T5; see `palm_jax.special_ids`. A vocabulary needs no
+TensorFlow; `palm_jax.data.registry.tasks` passes it to seqio.
 """
 
 from __future__ import annotations
@@ -13,21 +13,24 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import sentencepiece
 
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
+from palm_jax.special_ids import BOS_ID, EOS_ID, PAD_ID
 
-PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 _SPECIAL = 3
-SPACE_MARK = '▁'  # U+2581 stands for the space inside SentencePiece, so text may not hold it as is
+SPACE_MARK = '▁'  # U+2581 represents the space inside SentencePiece, so in text it is encoded as bytes
+
+
+Ids: TypeAlias = Sequence[int] | np.ndarray
 
 
 class Vocabulary(Protocol):
-    """What the data layer and the samplers need of a vocabulary."""
+    """The interface of vocabularies."""
 
     @property
     def size(self) -> int:
@@ -35,24 +38,24 @@ class Vocabulary(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Names the exact mapping; kept in checkpoints."""
+        """Name of the exact mapping; checkpoints contain it."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without an end mark."""
+        """Return the ids of a text, without EOS."""
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of every text, on as many threads as there are."""
+        """Return `encode(text)` for every text, computed on all cores."""
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; padding and end marks are left out."""
+    def decode(self, ids: Ids) -> str:
+        """Return the text of ids, without padding and EOS."""
 
     def save(self, directory: Path) -> None:
-        """Writes its file below a directory, where it has one, under a name of its kind."""
+        """Write the vocabulary to its file in a directory, if it has one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Bytes:
-    """UTF-8 bytes, shifted by the three special ids (ByT5, arXiv 2105.13626)."""
+    """UTF-8 bytes as ids, above the three special ids (ByT5, arXiv 2105.13626)."""
 
     @property
     def size(self) -> int:
@@ -68,7 +71,7 @@ class Bytes:
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         return list(map(self.encode, texts))
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Ids) -> str:
         values = bytes(int(i) - _SPECIAL for i in ids if _SPECIAL <= int(i) < self.size)
         return values.decode('utf-8', errors='replace')
 
@@ -80,11 +83,11 @@ class Bytes:
 class SentencePiece:
     """A SentencePiece model with PaLM's settings (paper, section 2.2).
 
-    Bytes stand in for characters it has never seen, numbers are split into digits, white
-    space is kept exactly: `decode(encode(text)) == text` for every text.
+    Unknown characters are encoded as bytes, numbers are split into digits, and white space is preserved:
+    `decode(encode(text)) == text` for every text.
 
     Attributes:
-      path: the `.model` file.
+      path: `.model` file.
     """
 
     path: str
@@ -92,7 +95,7 @@ class SentencePiece:
     @functools.cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor:
         if not Path(self.path).is_file():
-            raise UserError(f'No vocabulary at {self.path}. Make one with: palm-jax vocabulary --help')
+            raise UserError(f'No vocabulary at {self.path}. Train one with: palm-jax vocabulary --help')
         try:
             return sentencepiece.SentencePieceProcessor(model_file=self.path)
         except (RuntimeError, OSError) as error:
@@ -112,11 +115,11 @@ class SentencePiece:
         return [self._processor.piece_to_id(f'<0x{byte:02X}>') for byte in SPACE_MARK.encode()]
 
     def piece(self, i: int) -> str:
-        """How the model writes an id, ▁ for blanks."""
+        """Return the piece of an id, with ▁ for spaces."""
         return self._processor.id_to_piece(i)
 
     def is_byte(self, i: int) -> bool:
-        """Whether an id stands for one byte of what no piece holds."""
+        """Return whether an id represents a single byte."""
         return self._processor.is_byte(i)
 
     def encode(self, text: str) -> list[int]:
@@ -126,11 +129,10 @@ class SentencePiece:
         return first + [i for ids in rest for i in (*self._space_mark_ids, *ids)]
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        found = self._processor.encode([t for t in texts if SPACE_MARK not in t], num_threads=os.cpu_count())
-        of_plain = iter(found)
-        return [self.encode(text) if SPACE_MARK in text else next(of_plain) for text in texts]
+        plain = iter(self._processor.encode([t for t in texts if SPACE_MARK not in t], num_threads=os.cpu_count()))
+        return [self.encode(text) if SPACE_MARK in text else next(plain) for text in texts]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Ids) -> str:
         return self._processor.decode([int(i) for i in ids if int(i) not in (PAD_ID, EOS_ID)])
 
     def save(self, directory: Path) -> None:
@@ -141,18 +143,18 @@ class SentencePiece:
 class HuggingFace:
     """A `tokenizer.json` of Hugging Face tokenizers.
 
-    Ids are renumbered by two swaps, so that 0 begins a text and 1 ends it as everywhere here;
-    `their_ids` says which is which.
+    Two swaps renumber the ids so that BOS and EOS have the ids that they have everywhere here; `original_ids` is the
+    mapping.
 
     Attributes:
-      path: a tokenizer.json beside its tokenizer_config.json, or what `save` wrote.
+      path: tokenizer.json, next to its tokenizer_config.json, or a file that `save` wrote.
     """
 
     path: str
 
     @functools.cached_property
     def _content(self) -> dict[str, Any]:
-        """The tokenizer's JSON, and the ids that begin and end a text, under their names."""
+        """The tokenizer's JSON with the ids of BOS (`start_id`) and EOS (`end_id`)."""
         file = Path(self.path)
         try:
             content = json.loads(file.read_text())
@@ -162,7 +164,7 @@ class HuggingFace:
         except FileNotFoundError as error:
             raise UserError(f'No vocabulary at {error.filename}.') from None
         except (ValueError, UnicodeDecodeError) as error:
-            raise UserError(f'{self.path} is no tokenizer.json ({error}).') from None
+            raise UserError(f'{self.path} is not a valid tokenizer.json ({error}).') from None
         names = {name: settings.get(name) for name in ('bos_token', 'pad_token', 'unk_token', 'eos_token')}
         names = {name: v['content'] if isinstance(v, dict) else v for name, v in names.items() if v is not None}
         end = names.pop('eos_token', None)
@@ -171,7 +173,7 @@ class HuggingFace:
         start = next((token for token in (*names.values(), *special) if token != end), None)
         ids |= content.get('model', {}).get('vocab', {}) if isinstance(content['model']['vocab'], dict) else {}
         if start not in ids or end not in ids:
-            raise UserError(f'{self.path}: its tokenizer_config.json names no bos_token and eos_token of its own.')
+            raise UserError(f'{self.path}: its tokenizer_config.json does not define distinct bos_token and eos_token.')
         return {'tokenizer': content, 'start_id': ids[start], 'end_id': ids[end]}
 
     @functools.cached_property
@@ -181,20 +183,20 @@ class HuggingFace:
         try:
             return Tokenizer.from_str(json.dumps(self._content['tokenizer']))
         except Exception as error:
-            raise UserError(f'{self.path} is no tokenizer.json ({error}).') from None
+            raise UserError(f'{self.path} is not a valid tokenizer.json ({error}).') from None
 
     @functools.cached_property
-    def their_ids(self) -> np.ndarray:
-        """int64 [V]: the tokenizer's id of every id here."""
+    def original_ids(self) -> np.ndarray:
+        """int64 [V]: the id in the tokenizer of every id here."""
         ids = np.arange(self.size)
-        for here, name in ((PAD_ID, 'start_id'), (EOS_ID, 'end_id')):
+        for here, name in ((BOS_ID, 'start_id'), (EOS_ID, 'end_id')):
             there = int(np.flatnonzero(ids == self._content[name])[0])
             ids[[here, there]] = ids[[there, here]]
         return ids
 
     @functools.cached_property
-    def _our_ids(self) -> np.ndarray:
-        return np.argsort(self.their_ids)
+    def _ids_here(self) -> np.ndarray:
+        return np.argsort(self.original_ids)
 
     @property
     def size(self) -> int:
@@ -206,21 +208,21 @@ class HuggingFace:
         return f'tokenizers_{self.size}_{hashlib.sha256(text.encode()).hexdigest()[:16]}'
 
     def encode(self, text: str) -> list[int]:
-        return self._our_ids[self._tokenizer.encode(text, add_special_tokens=False).ids].tolist() if text else []
+        return self._ids_here[self._tokenizer.encode(text, add_special_tokens=False).ids].tolist() if text else []
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [self._our_ids[one.ids].tolist() if one.ids else [] for one in encoded]
+        return [self._ids_here[encoding.ids].tolist() if encoding.ids else [] for encoding in encoded]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        kept = [int(self.their_ids[int(i)]) for i in ids if int(i) not in (PAD_ID, EOS_ID) and int(i) < self.size]
+    def decode(self, ids: Ids) -> str:
+        kept = [int(self.original_ids[int(i)]) for i in ids if int(i) not in (PAD_ID, EOS_ID) and int(i) < self.size]
         return self._tokenizer.decode(kept, skip_special_tokens=False)
 
     def save(self, directory: Path) -> None:
         _write_once(RunDirectory(directory).tokenizers_vocabulary, json.dumps(self._content).encode())
 
     def write_original(self, directory: Path) -> tuple[int, int]:
-        """tokenizer.json as it was; gives the ids there that begin and end a text."""
+        """Write the original tokenizer.json; return its ids of BOS and EOS."""
         (directory / 'tokenizer.json').write_text(json.dumps(self._content['tokenizer'], ensure_ascii=False))
         return self._content['start_id'], self._content['end_id']
 
@@ -232,7 +234,7 @@ def _write_once(file: Path, content: bytes) -> None:
 
 
 def load_vocabulary(name: str) -> Vocabulary:
-    """`bytes`, or the SentencePiece model or the tokenizer.json at a path."""
+    """Return the vocabulary of a name: `bytes`, or the path of a SentencePiece model or a tokenizer.json."""
     if name == 'bytes':
         return Bytes()
     path = str(Path(name).expanduser())

@@ -1,4 +1,4 @@
-"""Batches are a function of seed and number; every token is seen; own files work."""
+"""Batches are a function of seed and number; every token is used; text files and mixtures work."""
 
 import contextlib
 import functools
@@ -102,7 +102,7 @@ def test_the_second_opening_reads_the_cache_and_notices_damage(folder, monkeypat
     again = data(folder, seed=9)
     monkeypatch.setattr(Corpus, '_registry', lambda self: pytest.fail('made tokens again'))
     np.testing.assert_array_equal(again.batch(0, 4)['decoder_target_tokens'], first['decoder_target_tokens'])
-    (directory,) = again.corpus.make('train')
+    (directory,) = again.corpus.build('train')
     (file,) = directory.glob('*.array_record')
     content = file.read_bytes()
     for place in range(100, len(content), len(content) // 16):  # its parts, wherever they were changed
@@ -135,7 +135,7 @@ def test_a_single_file_holds_out_its_end(tmp_path):
         (lambda p: {'train_files': str(p / 'none')}, 'no such file'),
         (lambda p: {'train_files': str(p)}, r'no .txt'),
         (lambda p: {'train_files': _write(p / 'latin.txt', b'ok\ncaf\xe9\n')}, 'line 2: byte 0xe9'),
-        (lambda p: {'train_files': _write(p / 'empty.txt', b' \n')}, 'all are empty'),
+        (lambda p: {'train_files': _write(p / 'empty.txt', b' \n')}, 'all of them are empty'),
         (lambda p: {'train_files': _write(p / 'short.txt', b'x')}, 'too short'),
         (lambda p: {'train_files': None, 'validation_files': 'x'}, 'TRAIN_FILES is not'),
         (lambda p: {'lengths': {'inputs': 3}}, "needs 'targets'"),
@@ -179,7 +179,7 @@ def mixture(task, length=16, **changes):
 
 @pytest.fixture
 def letters(tmp_path):
-    """A folder of 40 texts of a's, and a table of 10 of b's."""
+    """Return a folder of 40 texts of a's, and a table of 10 of b's."""
     (tmp_path / 'a').mkdir()
     for i in range(40):
         (tmp_path / 'a' / f'{i}.txt').write_text('a' * (495 + i % 9))
@@ -214,13 +214,13 @@ def test_own_files_and_registered_tasks_are_mixed(letters):
     'task, changes, message',
     [
         ({}, {}, 'at least one part'),
-        (['x/', 'x/'], {}, 'each once'),
+        (['x/', 'x/'], {}, 'each part once'),
         ({'x/': 0}, {}, "the rate of 'x/' is 0"),
         ({'x/': 'much'}, {}, "the rate of 'x/' is 'much'"),
-        ({3: 1}, {}, '3 is no name'),
+        ({3: 1}, {}, '3 is not the name'),
         (['nowhere/', 'python_stdlib'], {}, "MIXTURE_OR_TASK_NAME = 'nowhere/': no such file"),
         (['python_stdlib', 'python_stdlb'], {}, 'Did you mean python_stdlib'),
-        ({'python_stdlib': 1, 'x/': 1}, {'temperature': 2.0}, 'MIXTURE_TEMPERATURE = 2.0 is for a mixture by size'),
+        ({'python_stdlib': 1, 'x/': 1}, {'temperature': 2.0}, 'MIXTURE_TEMPERATURE = 2.0 requires a mixture by size'),
         ('python_stdlib', {'temperature': -1.0}, 'must be above 0'),
     ],
 )
@@ -234,7 +234,7 @@ def test_an_empty_part_of_a_mixture_is_an_error(letters):
 
     source = chains.generator_source(lambda split: iter(()), ('train', 'validation'))
     chains.add_language_model_task('test_empty', source)
-    with pytest.raises(UserError, match='tokens of test_empty train: there is not one example'):
+    with pytest.raises(UserError, match='tokens of test_empty train: no examples'):
         mixture({letters[0]: 1, 'test_empty': 1}).batch(0, 1)
 
 

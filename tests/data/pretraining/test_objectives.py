@@ -1,4 +1,4 @@
-"""Objectives: what is read, hidden and counted, against small references; the published numbers."""
+"""Objectives: inputs, targets and loss weights against small references; the published numbers."""
 
 import numpy as np
 import pytest
@@ -11,8 +11,8 @@ from palm_jax.data.pretraining.dataset import LanguageModelData
 from palm_jax.data.pretraining.objectives import CausalLM, MaskedLM, NextSentence, PrefixLM, SpanCorruption
 from palm_jax.data.vocabulary import vocabularies
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
-from palm_jax.data.vocabulary.vocabularies import EOS_ID
 from palm_jax.errors import UserError
+from palm_jax.special_ids import EOS_ID
 
 L = 128
 VOCABULARY = ExtendedVocabulary(vocabularies.Bytes(), extra_ids=70)
@@ -30,7 +30,7 @@ def made(objective, seed=0, text=None, another=None):
 
 
 def restored(features):
-    """The text that inputs and targets of span corruption tell together, by a reference that reads them in order."""
+    """Reconstruct the text from inputs and targets of span corruption, by a reference that reads them in order."""
     targets, weights = features['decoder_target_tokens'].tolist(), features['decoder_loss_weights']
     first = int(np.flatnonzero(weights)[0])
     read, written = targets[:first], targets[first:]
@@ -69,7 +69,7 @@ def test_span_corruption_cuts_what_it_says_and_loses_nothing(rate, mean_span):
 
 @pytest.mark.parametrize('rate, mean_span', [(0.15, 3.0), (0.15, 8.0), (0.5, 3.0), (0.5, 64.0), (0.15, 32.0)])
 def test_spans_are_those_of_t5s_own_preprocessor(rate, mean_span):
-    """As many tokens in as many spans, of lengths that are spread alike; T5 draws them from a stream, we by number."""
+    """The numbers of tokens and spans are T5's, and the lengths have the same distribution, but not the same draws."""
     preprocessors = pytest.importorskip('t5.data.preprocessors')
     objective = SpanCorruption(rate=rate, mean_span=mean_span)
     rng, ours, theirs = np.random.default_rng(0), [], []
@@ -192,7 +192,7 @@ def test_next_sentence_pairs_follow_or_do_not():
 
 def test_what_the_text_does_not_hold_is_refused_plainly():
     few = ExtendedVocabulary(vocabularies.Bytes(), 8)
-    with pytest.raises(UserError, match=r'EXTRA_IDS = 8 holds 2\. Bind at least --gin\.EXTRA_IDS=12'):
+    with pytest.raises(UserError, match=r'EXTRA_IDS = 8 provides 2\. Bind at least --gin\.EXTRA_IDS=12'):
         SpanCorruption().raw_length(L, few)
     with pytest.raises(UserError, match='EXTRA_IDS=128'):
         MaskedLM().raw_length(L, ExtendedVocabulary(vocabularies.Bytes()))

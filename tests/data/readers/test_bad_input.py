@@ -1,4 +1,4 @@
-"""What is said of data that is not what it was thought to be: one message, with the place and what to do."""
+"""Messages about invalid input: one message, with the location and what to do."""
 
 import gzip
 import json
@@ -61,47 +61,57 @@ def chats(path, **changes):
 # Name: what reads it, the file's content, its arguments, what the message says.
 CASES = {
     # Files.
-    'missing.txt': (text, None, {}, r"TRAIN_FILES = 'missing.txt': no such file.*as a glob it matches none \(from "),
-    'no_*.csv': (labels, None, {}, r"TRAIN_FILES = 'no_\*.csv': no such file, and as a glob"),
-    'empty.txt': (text, b'', {}, r'1 file\(s\) match, and all are empty'),
-    'blank.txt': (text, b' \n\n \n', {}, 'all are empty'),
-    'short.txt': (text, b'x', {}, r'too short to hold a part out.*VALIDATION_FILES'),
-    'empty.csv': (labels, b'', {}, 'there is not one row'),
-    'header.csv': (labels, b'text,label\n', {}, 'there is not one row'),
-    'sheet.xlsx': (labels, b'PK\3\4', {}, r"a table is one of \.csv, .*, not '\.xlsx'"),
-    'cut.csv.gz': (labels, gzip.compress(TEXTS)[:-9], {}, 'cut.csv.gz: this is no whole compressed file'),
-    'plain.txt.gz': (text, b'not packed', {}, 'no whole compressed file'),
+    'missing.txt': (text, None, {}, r"TRAIN_FILES = 'missing.txt': no such file.*no match for it as a glob \(from "),
+    'no_*.csv': (labels, None, {}, r"TRAIN_FILES = 'no_\*.csv': no such file, and no match for it as a glob"),
+    'empty.txt': (text, b'', {}, r'1 file\(s\) match, but all of them are empty'),
+    'blank.txt': (text, b' \n\n \n', {}, 'all of them are empty'),
+    'short.txt': (text, b'x', {}, r'too short to hold some of it out.*VALIDATION_FILES'),
+    'empty.csv': (labels, b'', {}, 'the file contains no rows'),
+    'header.csv': (labels, b'text,label\n', {}, 'the file contains no rows'),
+    'sheet.xlsx': (labels, b'PK\3\4', {}, r"'\.xlsx' is not a table format. Formats: \.csv, "),
+    'cut.csv.gz': (labels, gzip.compress(TEXTS)[:-9], {}, 'cut.csv.gz: truncated or corrupt compressed file'),
+    'plain.txt.gz': (text, b'not packed', {}, 'truncated or corrupt compressed file'),
     # Text.
     'latin.txt': (text, b'ok\ncaf\xe9\n', {}, r'latin.txt, line 2: byte 0xe9 is not UTF-8.*iconv -f latin1'),
     'utf16.txt': (text, 'hello'.encode('utf-16'), {}, r'line 1: this is UTF-16.*iconv -f utf-16'),
-    'nul.txt': (text, b'ok\nok\na\0b\n', {}, 'nul.txt, line 3: a NUL byte; this is no text'),
+    'nul.txt': (text, b'ok\nok\na\0b\n', {}, 'nul.txt, line 3: contains a NUL byte, so it is not text'),
     'latin.csv': (labels, lines('text,label', *GOOD) + b'caf\xe9,a\n', {}, 'latin.csv, line 42: byte 0xe9'),
-    'quoted.csv': (labels, lines('text,label', *GOOD) + b'"a\nb\n\xe9",a\n', {}, 'line 44, 2 line.s. below: byte 0xe9'),
-    'nul.csv': (labels, lines('text,label', *GOOD) + b'a\0b,a\n', {}, 'nul.csv, line 42: a NUL byte'),
+    'quoted.csv': (
+        labels,
+        lines('text,label', *GOOD) + b'"a\nb\n\xe9",a\n',
+        {},
+        '2 line.s. further down: byte 0xe9',
+    ),
+    'nul.csv': (labels, lines('text,label', *GOOD) + b'a\0b,a\n', {}, 'nul.csv, line 42: contains a NUL byte'),
     'latin.jsonl': (text, b'{"text": "a"}\n{"text": "\xe9"}\n', {}, 'latin.jsonl, line 2: byte 0xe9'),
     'latin.conll': (tags, WORDS + b'caf\xe9 O\n', {}, 'latin.conll, line 121: byte 0xe9'),
-    'nul.conll': (tags, WORDS + b'a\0 O\n', {}, 'nul.conll, line 121: a NUL byte'),
+    'nul.conll': (tags, WORDS + b'a\0 O\n', {}, 'nul.conll, line 121: contains a NUL byte'),
     # Tables.
     'column.csv': (
         labels,
         lines('txt,label', *GOOD),
         {},
-        r"line 2: no column 'text'. Did you mean txt\? There are: txt",
+        r"line 2: no column 'text'. Did you mean txt\? Columns: txt",
     ),
     'ragged.csv': (labels, lines('text,label', *GOOD, 'a,b,c'), {}, 'line 42: 3 values, but the header has 2 columns'),
     'few.csv': (labels, lines('text,label', *GOOD, 'a'), {}, 'line 42: 1 values, but the header has 2 columns'),
     'twice.csv': (labels, lines('text,text,label', 'a,b,c'), {}, "line 1: the header names the column 'text' 2 times"),
-    'semicolon.csv': (labels, lines('text;label', 'a;b'), {}, "line 1: the columns are separated by ';'.*save it so"),
+    'semicolon.csv': (
+        labels,
+        lines('text;label', 'a;b'),
+        {},
+        "line 1: the columns are separated by ';'.*save it",
+    ),
     'open.csv': (labels, TEXTS + b'"a,b\n', {}, 'open.csv, line 4[23]: unexpected end of data'),
     'quote.csv': (labels, TEXTS + b'"x" y,b\n', {}, 'quote.csv, line 42: .*expected after'),
     'blank.csv': (labels, TEXTS + b'  ,b\n', {}, "blank.csv, line 42: the column 'text' is empty"),
     'nolabel.csv': (labels, TEXTS + b'c,\n', {}, "nolabel.csv, line 42: the column 'label' is empty"),
-    'half.jsonl': (text, b'{"text": "a"}\n{"text": "b"\n', {}, 'half.jsonl, line 2, column 13: no JSON'),
+    'half.jsonl': (text, b'{"text": "a"}\n{"text": "b"\n', {}, 'half.jsonl, line 2, column 13: invalid JSON'),
     'number.jsonl': (text, b'{"text": "a"}\n7\n', {}, r'line 2: expected an object \{...\}, found int'),
     'null.jsonl': (text, b'{"text": "a"}\n{"text": null}\n', {}, "line 2: the column 'text' is empty"),
     'scalar.json': (labels, b'7', {}, r'scalar.json: expected a list of rows \[...\], found int'),
-    'object.json': (labels, b'{"rows": []}', {}, 'an object, not a list. Name the part of it: .*#rows'),
-    'text.parquet': (labels, TEXTS, {}, 'no Parquet file'),
+    'object.json': (labels, b'{"rows": []}', {}, 'found an object. Name a list in it: .*#rows'),
+    'text.parquet': (labels, TEXTS, {}, 'not a valid Parquet file'),
     # Labels.
     'unseen.csv': (
         labels,
@@ -134,18 +144,18 @@ CASES = {
         tags,
         WORDS + b'alone\n',
         {},
-        r"line 121: 1 column\(s\) in 'alone', but a line is a word and its tag",
+        r"line 121: 1 column\(s\) in 'alone'; a line needs a word and its tag",
     ),
     'far.conll': (tags, WORDS, {'tag_column': 4}, r'line 1: 2 column\(s\).*TAG_COLUMN = 4'),
-    'tag.conll': (tags, WORDS + b'Bob PER\n', {}, "line 121: 'PER' in 'Bob PER' is no tag; tags are O, B-TYPE"),
-    'pattern.conll': (tags, WORDS, {'word_pattern': r'(.)\d'}, 'line 1: WORD_PATTERN = .* finds no word'),
+    'tag.conll': (tags, WORDS + b'Bob PER\n', {}, "line 121: 'PER' in 'Bob PER' is not a tag; tags are O, B-TYPE"),
+    'pattern.conll': (tags, WORDS, {'word_pattern': r'(.)\d'}, 'line 1: WORD_PATTERN = .* does not match a word'),
     'only_o.conll': (
         tags,
         b''.join(b'a%d O\n\n' % i for i in range(40)),
         {},
         'every tag is O; there is nothing to find',
     ),
-    'nothing.conll': (tags, b'\n\n', {}, 'there is not one sentence'),
+    'nothing.conll': (tags, b'\n\n', {}, 'the files contain no sentences'),
     'names.conll': (tags, WORDS, {'names': ['O', 'B-LOC']}, "the tag 'B-PER' is not one of O, B-LOC"),
     # Pairs and dialogues.
     'field.csv': (pairs, lines('q,target', 'a,b'), {}, "line 2: no column 'input'.*--gin.INPUT_TEMPLATE"),
@@ -161,7 +171,7 @@ CASES = {
         pairs,
         json.dumps({'data': [{'paragraphs': [{'context': 'c', 'qas': [{'id': '7', 'question': 'q'}]}]}]}).encode(),
         {'input': '{question}', 'target': '{answer}'},
-        "squad.json, question 7: SQuAD's format has 'answers' here; there is: id, question",
+        "squad.json, question 7: SQuAD's format requires 'answers' here; found: id, question",
     ),
     'text.jsonl': (chats, lines(json.dumps({'messages': 'hello'})), {}, 'line 1: `messages` is not a list of messages'),
     'role.jsonl': (
@@ -180,7 +190,7 @@ CASES = {
     # Vocabularies and names.
     'vocabulary.txt': (text, b'hello\n' * 99, {'vocabulary': 'none.model'}, 'No vocabulary at none.model'),
     'not_one.txt': (text, b'hello\n' * 99, {'vocabulary': 'not_one.txt'}, 'not_one.txt is not a SentencePiece model'),
-    'json.txt': (text, b'hello\n' * 99, {'vocabulary': 'v.csv.json'}, 'v.csv.json is no tokenizer.json'),
+    'json.txt': (text, b'hello\n' * 99, {'vocabulary': 'v.csv.json'}, 'v.csv.json is not a valid tokenizer.json'),
 }
 
 
@@ -209,7 +219,7 @@ def test_a_folder_where_files_are_wanted(tmp_path):
     (tmp_path / 'folder').mkdir()
     with pytest.raises(UserError, match=r"TRAIN_FILES = 'folder' is a folder; name its files: folder/\*\.csv"):
         labels('folder')
-    with pytest.raises(UserError, match=r'no \.txt, .* file below this folder'):
+    with pytest.raises(UserError, match=r'no \.txt, .* files below this folder'):
         text('folder')
 
 
@@ -263,14 +273,14 @@ ASIDE = {
 
 
 @pytest.mark.parametrize('name', ASIDE)
-def test_bad_rows_are_counted_skipped_and_written_down(name, tmp_path, capsys):
+def test_bad_rows_are_counted_skipped_and_written_down(name, tmp_path, caplog):
     read, content, changes, count, first = ASIDE[name]
     (tmp_path / name).write_bytes(content)
     (tmp_path / 'v.csv').write_text('text,label\nx,A\ny,a\n')
     read(name, bad_rows='bad.txt', **changes)
     written = (tmp_path / 'bad.txt').read_text().splitlines()
     assert len(written) == count and first in written[0]
-    assert f'{count} bad row(s) are skipped; bad.txt has each with its place' in capsys.readouterr().out
+    assert f'skipped {count} bad row(s), listed with their locations in bad.txt' in caplog.text
 
 
 def test_a_folder_with_one_bad_file_among_good_ones(tmp_path):

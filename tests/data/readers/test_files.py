@@ -1,4 +1,4 @@
-"""Everybody's files: formats, compression, URLs; what is said of a bad one, and what is set aside."""
+"""Input files: formats, compression, URLs; messages about bad files, and skipped rows."""
 
 import bz2
 import gzip
@@ -80,29 +80,29 @@ def test_a_url_is_read_by_fsspec():
     assert len(files.glob_files(pattern, 'TRAIN_FILES')) == 3
     table = LabelledTable(pattern)
     assert len(table.examples('train')) + len(table.examples('validation')) == 60
-    with pytest.raises(UserError, match='nothing is there'):
+    with pytest.raises(UserError, match='no files there'):
         files.glob_files('memory://bucket/*.csv', 'TRAIN_FILES')
     with pytest.raises(UserError, match="TRAIN_FILES = 'nowhere://x': nowhere:// cannot be read here"):
         files.glob_files('nowhere://x', 'TRAIN_FILES')
 
 
 BAD = {
-    'cut.csv.gz': (gzip.compress(content('.csv'))[:-20], 'no whole compressed file'),
-    'plain.csv.gz': (content('.csv'), 'no whole compressed file'),
-    'plain.jsonl.zst': (content('.jsonl'), 'no whole compressed file'),
-    'plain.jsonl.xz': (content('.jsonl'), 'no whole compressed file'),
-    'text.parquet': (b'text,label\na,b\n', 'no Parquet file'),
+    'cut.csv.gz': (gzip.compress(content('.csv'))[:-20], 'truncated or corrupt compressed file'),
+    'plain.csv.gz': (content('.csv'), 'truncated or corrupt compressed file'),
+    'plain.jsonl.zst': (content('.jsonl'), 'truncated or corrupt compressed file'),
+    'plain.jsonl.xz': (content('.jsonl'), 'truncated or corrupt compressed file'),
+    'text.parquet': (b'text,label\na,b\n', 'not a valid Parquet file'),
     'latin.jsonl': (b'{"text": "a"}\n{"text": "\xe9"}\n', 'latin.jsonl, line 2: byte 0xe9 is not UTF-8.*iconv'),
     'utf16.csv': ('text,label\na,b\n'.encode('utf-16'), 'line 1: this is UTF-16, not UTF-8.*iconv -f utf-16'),
-    'nul.jsonl': (b'{"text": "a"}\n{"text": "\0"}\n', 'line 2: a NUL byte'),
+    'nul.jsonl': (b'{"text": "a"}\n{"text": "\0"}\n', 'line 2: contains a NUL byte'),
     'number.jsonl': (b'{"text": "a"}\n7\n', 'line 2: expected an object {...}, found int'),
-    'half.jsonl': (b'{"text": "a"}\n{"text": "b"\n', 'line 2, column 13: no JSON'),
+    'half.jsonl': (b'{"text": "a"}\n{"text": "b"\n', 'line 2, column 13: invalid JSON'),
     'column.jsonl': (b'{"txt": "a"}\n', r"line 1: no column 'text'. Did you mean txt\?"),
     'blank.csv': (b'text,label\n  ,b\n', "line 2: the column 'text' is empty"),
     'open.csv': (b'text,label\n"a,b\n', 'unexpected end of data'),
-    'empty.jsonl': (b'', 'all are empty'),
-    'empty.txt.gz': (gzip.compress(b'\n'), 'all are empty'),
-    'one.txt': (b'a line without end', 'too short to hold a part out'),
+    'empty.jsonl': (b'', 'all of them are empty'),
+    'empty.txt.gz': (gzip.compress(b'\n'), 'all of them are empty'),
+    'one.txt': (b'a line without end', 'too short to hold some of it out'),
 }
 
 
@@ -115,12 +115,12 @@ def test_a_bad_file_is_one_message_with_its_place(tmp_path, name):
 
 
 def test_a_folder_or_a_file_that_cannot_be_read(tmp_path):
-    with pytest.raises(UserError, match=r'no \.txt, .*\.parquet file below this folder'):
+    with pytest.raises(UserError, match=r'no \.txt, .*\.parquet files below this folder'):
         TextFiles(str(tmp_path)).cache_key()
     (tmp_path / 'picture.png').write_bytes(b'\x89PNG')
     with pytest.raises(UserError, match=r'no \.txt'):
         TextFiles(str(tmp_path)).cache_key()
-    with pytest.raises(UserError, match=r"TRAIN_FILES = '.*picture.png': a table is one of .csv.*not '.png'"):
+    with pytest.raises(UserError, match=r"TRAIN_FILES = '.*picture.png': '.png' is not a table format. Formats: .csv"):
         LabelledTable(str(tmp_path / 'picture.png')).examples('train')
 
 
@@ -128,7 +128,7 @@ def test_one_broken_line_among_many_is_found_by_its_number(tmp_path):
     lines = content('.jsonl', ROWS * 500).split(b'\n')
     lines[23_456] = lines[23_456][:-3]
     (tmp_path / 'many.jsonl').write_bytes(b'\n'.join(lines))
-    with pytest.raises(UserError, match=r'many.jsonl, line 23457, column \d+: no JSON'):
+    with pytest.raises(UserError, match=r'many.jsonl, line 23457, column \d+: invalid JSON'):
         TextFiles(str(tmp_path / 'many.jsonl')).cache_key()
 
 
@@ -139,7 +139,7 @@ def test_a_line_of_many_megabytes_is_a_text_like_any_other(tmp_path):
     assert max(len(d['text']) for d in texts.examples('train')) == len(long)
 
 
-# Bad rows, set aside.
+# Skipped rows.
 
 SPOILED = {
     'rows.jsonl': [*content('.jsonl').split(b'\n'), b'{"text": "open', b'[]', b'{"text": "a"}', b'{"label": "a"}'],
@@ -148,7 +148,7 @@ SPOILED = {
 
 
 @pytest.mark.parametrize('name', SPOILED)
-def test_bad_rows_are_skipped_told_and_written_down(tmp_path, name, capsys):
+def test_bad_rows_are_skipped_told_and_written_down(tmp_path, name, caplog):
     path, aside = tmp_path / name, tmp_path / 'bad.txt'
     path.write_bytes(b'\n'.join(SPOILED[name]))
     with pytest.raises(UserError, match=r'line 6[12]|line 5'):
@@ -157,7 +157,7 @@ def test_bad_rows_are_skipped_told_and_written_down(tmp_path, name, capsys):
     assert len(table.examples('train')) + len(table.examples('validation')) == 60
     written = aside.read_text().splitlines()
     assert len(written) == 4 and all(f'{path}, line ' in line for line in written)
-    assert '4 bad row(s) are skipped' in capsys.readouterr().out
+    assert 'skipped 4 bad row(s)' in caplog.text
     aside.unlink()
     bad_rows.shared_bad_rows.cache_clear()
     texts = TextFiles(str(path), text_column='text', bad_rows=str(aside))

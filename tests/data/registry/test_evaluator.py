@@ -1,4 +1,4 @@
-"""seqio's Evaluator over texts that a model writes."""
+"""seqio's Evaluator with a text-to-text model."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def task(request):
 
 @pytest.mark.parametrize('task', [broken], indirect=True)
 def test_a_metric_that_fails_is_named_with_what_it_said(task):
-    with pytest.raises(UserError, match="A metric of task 'numbers_broken' ended with ZeroDivisionError"):
+    with pytest.raises(UserError, match="A metric of task 'numbers_broken' failed with ZeroDivisionError"):
         evaluator.evaluate(task, 'validation', Bytes(), lambda prompts: WRITTEN, lambda pairs: [])
 
 

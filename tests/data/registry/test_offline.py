@@ -1,4 +1,4 @@
-"""Tables made from what is installed say what is true of it."""
+"""Tables made from installed packages have the right content."""
 
 import ast
 import contextlib

@@ -1,4 +1,4 @@
-"""Registered tasks: every one on data made for the test, the formats that T5's paper shows, few shots, tables."""
+"""Registered tasks: each on data made for the test, the formats of T5's paper, few-shot tasks, tables."""
 
 import json
 
@@ -28,7 +28,7 @@ SUPER_GLUE = ('boolq', 'cb', 'copa', 'multirc', 'record', 'rte', 'wic', 'wsc', '
 
 
 def prepared(name):
-    """A task as if TFDS had its data: without, it knows no splits."""
+    """Return a task as if TFDS had its data; without, it has no splits."""
     task = seqio.TaskRegistry.get(name)
     known = [
         tfds_splits.SplitInfo(name=split, shard_lengths=[200], num_bytes=0, filename_template=None) for split in SPLITS
@@ -38,7 +38,7 @@ def prepared(name):
 
 
 def rows(name, split, examples=None):
-    """The first rows of a task on random data, or on given examples."""
+    """Return the first rows of a task on random data, or on given examples."""
     given = None if examples is None else lambda self, **_: tf.data.Dataset.from_tensor_slices(examples)
     task = prepared(name)
     features = tuple(f for f in ('inputs', 'targets') if f in task.output_features)
@@ -175,7 +175,7 @@ def test_what_cannot_be_downloaded_is_said(monkeypatch):
 
 @pytest.fixture(scope='module')
 def small():
-    """Two tasks: labels of texts, tags of words."""
+    """Register two tasks: labels of texts, and tags of words."""
 
     def labels(split):
         return ({'inputs': f'text {split} {i}', 'targets': 'abc'[i % 3]} for i in range(60))
@@ -195,7 +195,7 @@ def test_an_unknown_task_or_split_is_said(small):
         list(tasks.rows('cldr_languages', 'dev'))
     with pytest.raises(UserError, match="'python_stdlib' has no inputs; it has targets"):
         list(tasks.rows('python_stdlib', 'train'))
-    with pytest.raises(UserError, match=r'has inputs to answer.*registered_text_to_text\.gin'):
+    with pytest.raises(UserError, match=r'has inputs, but .*registered_text_to_text\.gin'):
         next(tasks.token_examples('test_labels', 'train', Bytes()))
 
 
@@ -212,9 +212,9 @@ def test_few_shots_are_solved_examples_between_blank_lines(small):
             text, label = shot.rsplit('\n', 1)
             assert train[text] == label
     assert solved[0]['inputs'] != solved[1]['inputs'] and seqio_chains.few_shot('test_labels', 3) == name
-    with pytest.raises(UserError, match='no split `train` with text of inputs'):
+    with pytest.raises(UserError, match='no split `train` with text `inputs`'):
         seqio_chains.few_shot('python_stdlib', 2)
-    with pytest.raises(UserError, match=f'has {len(train)} training examples; 1000 before a question'):
+    with pytest.raises(UserError, match=f'has {len(train)} training examples; 1000 examples before a question'):
         seqio_chains.few_shot('test_labels', 1000)
 
 
@@ -225,7 +225,7 @@ def test_a_registered_task_is_a_table_for_every_head(small):
     path = task_tables.table('test_tags', 'validation', 'conll')
     sentences = TaggedTable(path, path).examples('train')
     assert [' '.join(s.words) for s in sentences] == [row['inputs'] for row in tasks.rows('test_tags', 'validation')]
-    with pytest.raises(UserError, match='no tagging task'):
+    with pytest.raises(UserError, match='not a tagging task'):
         task_tables.table('test_labels', 'train', 'conll')
 
 

@@ -1,4 +1,4 @@
-"""Tables of labelled text: what becomes of a row, and what is said of a bad one."""
+"""Tables of labelled text: features of a row, and messages about bad ones."""
 
 import json
 
@@ -62,14 +62,14 @@ def test_validation_counts_every_example_once(csv):
     assert {len(b['labels']) for b in batches} == {4}
 
 
-def test_pairs_have_two_ends_and_the_longer_text_is_cut(csv, capsys):
+def test_pairs_have_two_ends_and_the_longer_text_is_cut(csv, caplog):
     data = make(LabelledTable(csv), length=12)
     ids, was_cut = data.tokens('abcdefghij', 'xyz')
     assert was_cut and len(ids) == 12 and ids.count(1) == 2
     assert data.vocabulary.decode(ids[1 : ids.index(1)]) == 'abcdef'
     assert data.tokens('ab', 'xy')[1] is False
     data.batch(0, 1)
-    assert 'are longer than 12 tokens and are truncated' in capsys.readouterr().out
+    assert 'are longer than 12 tokens and are truncated' in caplog.text
 
 
 def test_balanced_weights_are_scikit_learns(csv):
@@ -107,18 +107,18 @@ def test_labels_and_numbers(tmp_path):
 
 BAD = {
     'missing.csv': (None, 'no such file'),
-    'empty.csv': ('', 'there is not one row'),
-    'header_only.csv': ('text,label\n', 'there is not one row'),
+    'empty.csv': ('', 'the file contains no rows'),
+    'header_only.csv': ('text,label\n', 'the file contains no rows'),
     'other.csv': ('txt,label\na,b\n', r"line 2: no column 'text'. Did you mean txt\? .*TEXT_COLUMN"),
     'ragged.csv': ('text,label\na,b\nc,d,e\n', r'line 3: 3 values, but the header has 2 columns \(text, label\)'),
     'quote.csv': ('text,label\n"a" b,c\n', 'line 2'),
     'no_label.csv': ('text,label\na,x\nb,\n', "line 3: the column 'label' is empty"),
     'one_class.csv': ('text,label\n' + ''.join(f'{i},x\n' for i in range(50)), "every label is 'x'"),
-    'nul.csv': ('text,label\na\0,x\n', 'line 2: a NUL byte'),
+    'nul.csv': ('text,label\na\0,x\n', 'line 2: contains a NUL byte'),
     'latin.csv': (b'text,label\na,x\nb\xe9,y\n', 'line 3: byte 0xe9 is not UTF-8'),
-    'broken.jsonl': ('{"text": "a", "label": "x"}\n{"text": \n', 'line 2, column .*no JSON'),
+    'broken.jsonl': ('{"text": "a", "label": "x"}\n{"text": \n', 'line 2, column .*invalid JSON'),
     'list.jsonl': ('[1]\n', 'line 1: expected an object'),
-    'table.xlsx': ('', 'a table is one of .csv, .tsv, .txt, .jsonl, .json'),
+    'table.xlsx': ('', "'.xlsx' is not a table format. Formats: .csv, .tsv, .txt, .jsonl, .json"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Batches of texts of like length: the same examples, less padding."""
+"""Batches of texts of similar length: the same examples, less padding."""
 
 import jax
 import numpy as np
@@ -75,9 +75,9 @@ def test_drawn_rows_come_as_often_as_they_are_drawn(features):
 
 
 def test_a_batch_of_two_groups_is_refused(features):
-    with pytest.raises(UserError, match='GROUP_BY_LENGTH = 4: examples 0 to 6 of a batch are of two groups'):
+    with pytest.raises(UserError, match='GROUP_BY_LENGTH = 4: examples 0 to 6 of a batch are in two groups'):
         grouped(features).batch(0, 6)
-    with pytest.raises(UserError, match='GROUP_BY_LENGTH is 0; it is the batch size'):
+    with pytest.raises(UserError, match='GROUP_BY_LENGTH is 0; it must be the batch size'):
         grouped(features, group=0)
 
 
@@ -102,23 +102,25 @@ def kinds(tables, group):
     }
 
 
-def test_packed_rows_that_are_half_empty_are_not_told_to_be_packed(tmp_path, capsys):
+def test_packed_rows_that_are_half_empty_are_not_told_to_be_packed(tmp_path, caplog):
+    caplog.set_level('INFO')
     (tmp_path / 'pairs.csv').write_text('input,target\n' + f'{"q" * 20},a\n' * 40)
     table = PairTable(str(tmp_path / 'pairs.csv'), str(tmp_path / 'pairs.csv'))
     TextToText(table, {'inputs': 32, 'targets': 8}, 'bytes', pack=True).batch(0, 4)
-    said = capsys.readouterr().out
+    said = caplog.text
     assert '40 examples in 40 rows of 40 tokens' in said and 'of them padding' in said and 'PACK' not in said
 
 
 @pytest.mark.parametrize('kind', ['class', 'tags', 'text'])
-def test_much_padding_is_told_with_what_helps(tables, kind, capsys):
+def test_much_padding_is_told_with_what_helps(tables, kind, caplog):
     batch = kinds(tables, None)[kind][0].batch(0, 64)
     share = 1 - is_token(batch).mean()
-    said = capsys.readouterr().out
+    said = caplog.text
     assert f'64 rows of {batch["decoder_input_tokens"].shape[1]} tokens, {share:.0%} of them padding' in said
     assert '--gin.GROUP_BY_LENGTH=%BATCH_SIZE' in said and ('--gin.PACK=True' in said) == (kind == 'text')
+    caplog.clear()
     kinds(tables, 8)[kind][0].batch(0, 8)
-    assert not capsys.readouterr().out
+    assert not caplog.text
 
 
 @pytest.mark.parametrize('kind', ['class', 'tags', 'text'])

@@ -1,4 +1,4 @@
-"""CoNLL's columns and their batches: a tag at every word's last token."""
+"""CoNLL tables and their batches: one tag at the last token of every word."""
 
 import numpy as np
 import pytest
@@ -41,11 +41,11 @@ def test_a_tag_stands_at_the_last_token_of_its_word(files):
     assert 'decoder_causal_attention' not in data(files, bidirectional=False).batch(0, 1)
 
 
-def test_words_that_do_not_fit_are_cut_and_told(files, capsys):
+def test_words_that_do_not_fit_are_cut_and_told(files, caplog):
     ours = data(files, length=10)  # 0, `Ann lives`
     weights = ours.batch(0, 2)['label_weights']
     assert sorted(weights.sum(axis=1)) == [2, 2]
-    assert '1 of 2 train sentences are longer than 10 tokens' in capsys.readouterr().out
+    assert '1 of 2 train sentences are longer than 10 tokens' in caplog.text
     assert [len(places) for places in ours.inputs([['a', 'b'], ['abcdefghijk']])[1]] == [2, 0]
 
 
@@ -73,8 +73,8 @@ def test_characters_without_blanks(tmp_path):
     ('text', 'message'),
     [
         ('Ann B-PER\nlives\n', r'bad.conll, line 2: 1 column\(s\)'),
-        ('Ann PER\n', "line 1: 'PER' in 'Ann PER' is no tag"),
-        ('\n\n', 'not one sentence'),
+        ('Ann PER\n', "line 1: 'PER' in 'Ann PER' is not a tag"),
+        ('\n\n', 'the files contain no sentences'),
         ('a O\n', 'every tag is O'),
     ],
 )

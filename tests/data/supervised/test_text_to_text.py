@@ -1,4 +1,4 @@
-"""Pairs, questions and dialogues as batches: the loss on what is learned, and only there."""
+"""Batches of pairs, questions and conversations: the loss counts the targets, and only them."""
 
 import json
 
@@ -8,14 +8,14 @@ import pytest
 
 from palm_jax.data.readers import tables
 from palm_jax.data.supervised.conversations import Dialogues, PairTable
-from palm_jax.data.supervised.packing import packed
+from palm_jax.data.supervised.packing import pack
 from palm_jax.data.supervised.text_to_text import TextToText
 from palm_jax.errors import UserError
 from palm_jax.training.losses import LanguageModelLoss
 
 
 def learned(data, row):
-    """The text that a row's loss counts."""
+    """Return the text that the loss counts in a row."""
     return data.vocabulary.decode(row['decoder_target_tokens'][row['decoder_loss_weights'] > 0])
 
 
@@ -58,12 +58,12 @@ def test_prompts_are_what_training_reads_and_equal_ones_share_their_references(p
     assert prompts['say: cold'].ids == (0, *data.vocabulary.encode('say: cold'), 1)
 
 
-def test_what_is_too_long_is_cut_where_it_says(pairs, capsys):
+def test_what_is_too_long_is_cut_where_it_says(pairs, caplog):
     data = TextToText(pairs, {'inputs': 7, 'targets': 5}, 'bytes')
     for row in rows(data):
         assert learned(data, row) in ('It i', 'So h')
         assert data.vocabulary.decode(row['decoder_target_tokens']).startswith('say: ')
-    assert '3 of 3 train examples are longer than 7 + 5 tokens' in capsys.readouterr().out
+    assert '3 of 3 train examples are longer than 7 + 5 tokens' in caplog.text
     assert all(len(prompt.ids) <= 7 for prompt in data.prompts())
 
 
@@ -127,8 +127,8 @@ def test_parts_of_a_json_file(tmp_path):
     read = tables.read(f'{tmp_path}/parts.json#*train', columns, 'TRAIN_FILES')
     assert [row.values for row in read] == [{'0': 'a', '1': 'x'}, {'0': 'b', '1': 'y'}]
     mistakes = {
-        '#dev': "nothing in it is called 'dev'.*There are: train, oos_train, val",
-        '#val': "item 1: no column 'text'.*There are: 0, 1",
+        '#dev': "no list called 'dev'.*Its lists: train, oos_train, val",
+        '#val': "item 1: no column 'text'.*Columns: 0, 1",
         '': 'Name the part of it: .*parts.json#train',
     }
     for part, message in mistakes.items():
@@ -151,14 +151,15 @@ def test_lengths_are_for_both_sides(pairs):
 
 
 @pytest.mark.parametrize('bidirectional', [False, True])
-def test_packed_examples_are_learned_as_if_they_were_alone(tmp_path, micro, bidirectional, capsys):
+def test_packed_examples_are_learned_as_if_they_were_alone(tmp_path, micro, bidirectional, caplog):
+    caplog.set_level('INFO')
     path = tmp_path / 'pairs.csv'
     path.write_text('input,target\n' + ''.join(f'{"q" * (1 + i % 5)},{"a" * (1 + i % 3)}\n' for i in range(23)))
     table = PairTable(str(path), str(path))
     made = [TextToText(table, {'inputs': 12, 'targets': 12}, 'bytes', bidirectional, pack) for pack in (False, True)]
     alone, together = (data.encode('train') for data in made)
     assert len(together['decoder_segment_ids']) < len(alone['decoder_loss_weights']) / 2
-    assert f'23 examples in {len(together["decoder_segment_ids"])} rows' in capsys.readouterr().out
+    assert f'23 examples in {len(together["decoder_segment_ids"])} rows' in caplog.text
     tokens = [np.mean(features['decoder_target_tokens'] != 0) for features in (alone, together)]
     assert tokens[0] < 0.5 < 0.8 < tokens[1]
     model, params = micro(vocab_size=260)
@@ -172,10 +173,10 @@ def test_packed_examples_are_learned_as_if_they_were_alone(tmp_path, micro, bidi
 
 def test_packing_leaves_nothing_out_and_little_empty():
     lengths = np.random.default_rng(0).integers(1, 100, 2000).tolist()
-    groups = packed(lengths, 128)
+    groups = pack(lengths, 128)
     assert sorted(i for group in groups for i in group) == list(range(2000))
     assert all(sum(lengths[i] for i in group) <= 128 for group in groups)
-    assert sum(lengths) / (128 * len(groups)) > 0.97 and packed([], 8) == []
+    assert sum(lengths) / (128 * len(groups)) > 0.97 and pack([], 8) == []
 
 
 def test_a_line_of_a_text_file_fills_a_template_of_one_column():

@@ -1,4 +1,4 @@
-"""Vocabularies: lossless on anything, PaLM's settings, refusals."""
+"""Vocabularies: lossless round trips, PaLM's settings, errors."""
 
 import pytest
 
@@ -63,7 +63,7 @@ def test_too_little_text_and_no_model_are_said(tmp_path):
     with pytest.raises(UserError, match='VOCABULARY_SIZE'):
         fitting.fit(['three words here'], 5000, tmp_path / 'v.model')
     assert not list(tmp_path.iterdir())
-    with pytest.raises(UserError, match='train_vocabulary'):
+    with pytest.raises(UserError, match='palm-jax vocabulary'):
         _ = vocabularies.SentencePiece(str(tmp_path / 'none.model')).size
     (tmp_path / 'bad.model').write_text('no model')
     with pytest.raises(UserError, match='not a SentencePiece model'):
