@@ -1,0 +1,43 @@
+"""Shared by the tests of the examples: whole runs in this process, at micro size."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from palm_jax.cli import train
+
+ROOT = Path(__file__).parents[2]
+MICRO = (
+    *('NUM_LAYERS=2', 'D_MODEL=32', 'NUM_HEADS=2', 'HEAD_DIM=16', 'VOCABULARY=bytes', 'VOCABULARY_SIZE=387'),
+    *('BATCH_SIZE=4', 'LOG_PERIOD=1', 'EVAL_BATCHES=1', "TASK_FEATURE_LENGTHS={'targets': 64}"),
+)
+
+
+@pytest.fixture(scope='session')
+def text(tmp_path_factory):
+    """A file of text to pretrain on."""
+    path = tmp_path_factory.mktemp('examples') / 'text.txt'
+    path.write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(1500)))
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Trains as `python -m palm_jax.train` does, from the root of the repository; returns what it prints."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, 'path', [str(ROOT), *sys.path])
+
+    def call(gin_file, model_dir, *bindings):
+        flags = [f'--gin.{binding}' for binding in (f'MODEL_DIR={model_dir}', *bindings)]
+        assert train.main([f'--gin_file={gin_file}', *flags]) == 0
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def base(run, text, tmp_path):
+    """The MODEL_DIR of a pretrained micro model."""
+    run('gin/pretrain_tiny.gin', tmp_path / 'base', *MICRO, f'TRAIN_FILES={text}', 'TRAIN_STEPS=2', 'MAX_NEW_TOKENS=4')
+    return tmp_path / 'base'

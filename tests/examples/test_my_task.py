@@ -1,0 +1,24 @@
+"""examples/my_task: its examples, and a whole run of its gin file."""
+
+import json
+
+from examples.my_task import my_task
+
+
+def test_no_sum_is_in_both_splits():
+    train, validation = (list(my_task.examples(split)) for split in my_task.SPLITS)
+    assert (len(train), len(validation)) == (80, 20)
+    assert not [example for example in validation if example in train]
+    assert {'first': 'three', 'second': 'five', 'sum': '8'} in train + validation
+
+
+def test_the_task_is_fine_tuned_on_and_evaluated(run, base, tmp_path, capsys):
+    bindings = (f'INITIAL_CHECKPOINT_PATH={base}', 'TRAIN_STEPS=2', 'BATCH_SIZE=4', 'EVAL_EXAMPLES=3')
+    run('examples/my_task/my_task.gin', tmp_path / 'run', *bindings)
+    summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
+    assert 0 <= summary['exact_match'] <= 100
+    from palm_jax.cli import eval as eval_program
+
+    config = tmp_path / 'run' / 'config.gin'
+    assert eval_program.main([f'--gin_file={config}', '--task=my_sums', '--shots=2', '--examples=3']) == 0
+    assert 'accuracy' in capsys.readouterr().out
