@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from palm_jax import api
 from palm_jax.cli.command_line import split_flags
 from palm_jax.cli.main import main
 from palm_jax.configuration.load import load
@@ -140,13 +141,14 @@ def test_a_binding_of_a_table_is_understood(cell, finetunes, monkeypatch, base_a
 def test_python_blocks_are_python_and_name_what_exists():
     blocks = [block for text in TEXTS.values() for block in re.findall(r'```python\n(.*?)```', text, re.DOTALL)]
     names = {name for text in TEXTS.values() for name in re.findall(r'`(palm_jax\.[\w.]+)`', text)}
+    of_model = api.load.__annotations__['return']
     for block in blocks:
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and node.module.startswith('palm_jax'):
                 names |= {f'{node.module}.{alias.name}' for alias in node.names}
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(('model.', 'api.')):
-                of_model = 'palm_jax.api.Trained' if ast.unparse(node.func).startswith('model.') else 'palm_jax.api'
-                names.add(f'{of_model}.{node.func.attr}')
+                is_model = ast.unparse(node.func).startswith('model.')
+                names.add(f'palm_jax.api.{of_model + "." if is_model else ""}{node.func.attr}')
     assert len(names) > 5
     for name in names:
         pkgutil.resolve_name(name)
