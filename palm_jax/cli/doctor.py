@@ -1,13 +1,14 @@
-"""palm-jax doctor: what this machine has, what is missing, and the command that mends it."""
+"""palm-jax doctor: checks this installation and prints the command that fixes each problem."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import importlib.util
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from packaging.requirements import Requirement
 
@@ -16,12 +17,13 @@ from palm_jax.cache_directory import cache_dir
 _NIGHTLIES = {'seqio-nightly': 'seqio==0.0.20', 'tfds-nightly': 'tensorflow-datasets==4.9.10'}
 
 
-def main() -> int:
-    """Prints the findings; 1 when something that every run needs is wrong."""
+def main(arguments: Sequence[str]) -> int:
+    """Print the findings; return 1 if something that every run needs is wrong."""
+    argparse.ArgumentParser(prog='palm-jax doctor', description=__doc__.partition(': ')[2]).parse_args(arguments)
     problems = 0
     print(f'python {platform.python_version()} on {platform.platform()}')
-    for ok, what, mend in (*_packages(), *_conflicts(), *_extras(), *_devices()):
-        print(f'  {"✓" if ok else ("·" if ok is None else "✗")} {what}' + (f'\n      mend: {mend}' if mend else ''))
+    for ok, what, fix in (*_packages(), *_conflicts(), *_extras(), *_devices()):
+        print(f'  {"✓" if ok else ("·" if ok is None else "✗")} {what}' + (f'\n      fix: {fix}' if fix else ''))
         problems += ok is False
     print(f'cache  {cache_dir()}  (vocabularies and tokens; PALM_JAX_CACHE moves it)')
     print('all is well' if not problems else f'{problems} problem(s)')
@@ -49,7 +51,7 @@ def _packages() -> Iterator[tuple[bool | None, str, str]]:
 
 
 def _conflicts() -> Iterator[tuple[bool | None, str, str]]:
-    """t5 asks for nightly builds that overwrite the releases' files."""
+    """Nightly builds, which t5 requires and which overwrite the releases' files."""
     for nightly, release in _NIGHTLIES.items():
         try:
             version = importlib.metadata.version(nightly)
@@ -57,7 +59,7 @@ def _conflicts() -> Iterator[tuple[bool | None, str, str]]:
             continue
         yield (
             False,
-            f'{nightly} {version} shares its files with {release}: whichever was unpacked last wins',
+            f'{nightly} {version} shares its files with {release}: the package that was unpacked last wins',
             f'pip uninstall -y {nightly} && pip install --force-reinstall --no-deps {release}',
         )
 
@@ -66,8 +68,8 @@ def _extras() -> Iterator[tuple[bool | None, str, str]]:
     for name, module, use, command in (
         ('wandb', 'wandb', 'logging to Weights & Biases', 'pip install "palm_jax[wandb]"'),
         ('t5', 't5', 'the T5 tasks and preprocessors', 'pip install --no-deps t5==0.9.4'),
-        ('fastapi', 'fastapi', 'palm_jax.cli.serve', 'pip install "palm_jax[serve]"'),
-        ('transformers', 'transformers', 'palm_jax.cli.export and import_weights', 'pip install "palm_jax[hf]"'),
+        ('fastapi', 'fastapi', 'palm-jax serve', 'pip install "palm_jax[serve]"'),
+        ('transformers', 'transformers', 'palm-jax export and import', 'pip install "palm_jax[hf]"'),
         ('lm-eval', 'lm_eval', 'lm-evaluation-harness', 'pip install "palm_jax[eval]"'),
         ('torch', 'torch', 'the comparisons with PyTorch peers', 'pip install "palm_jax[peers]"'),
     ):
@@ -80,7 +82,7 @@ def _extras() -> Iterator[tuple[bool | None, str, str]]:
 
 
 def _devices() -> Iterator[tuple[bool | None, str, str]]:
-    """What jax sees, and a GPU or TPU it does not."""
+    """The devices that jax finds, and a GPU that it does not find."""
     import jax
 
     try:
