@@ -1,6 +1,7 @@
 """Shared by the tests of the examples: whole runs in this process, at micro size."""
 
-import sys
+import contextlib
+import io
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,13 @@ MICRO = (
 )
 
 
+def run(gin_file, model_dir, *bindings):
+    """Trains as `python -m palm_jax.train` does, from the root of the repository."""
+    flags = [f'--gin.{binding}' for binding in (f'MODEL_DIR={model_dir}', *bindings)]
+    with contextlib.chdir(ROOT), contextlib.redirect_stdout(io.StringIO()) as said:
+        assert train.main([f'--gin_file={gin_file}', *flags]) == 0, said.getvalue()
+
+
 @pytest.fixture(scope='session')
 def text(tmp_path_factory):
     """A file of text to pretrain on."""
@@ -22,22 +30,9 @@ def text(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Trains as `python -m palm_jax.train` does, from the root of the repository; returns what it prints."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, 'path', [str(ROOT), *sys.path])
-
-    def call(gin_file, model_dir, *bindings):
-        flags = [f'--gin.{binding}' for binding in (f'MODEL_DIR={model_dir}', *bindings)]
-        assert train.main([f'--gin_file={gin_file}', *flags]) == 0
-        return capsys.readouterr().out
-
-    return call
-
-
-@pytest.fixture
-def base(run, text, tmp_path):
+@pytest.fixture(scope='session')
+def base(text):
     """The MODEL_DIR of a pretrained micro model."""
-    run('gin/pretrain_tiny.gin', tmp_path / 'base', *MICRO, f'TRAIN_FILES={text}', 'TRAIN_STEPS=2', 'MAX_NEW_TOKENS=4')
-    return tmp_path / 'base'
+    folder = text.with_name('base')
+    run('gin/pretrain_tiny.gin', folder, *MICRO, f'TRAIN_FILES={text}', 'TRAIN_STEPS=2', 'MAX_NEW_TOKENS=4')
+    return folder

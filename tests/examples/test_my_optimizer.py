@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from examples.my_optimizer.my_optimizer import lion
-from tests.examples.conftest import MICRO
+from tests.examples.conftest import MICRO, run
 
 
 def test_it_computes_what_optax_computes():
@@ -25,7 +25,7 @@ def test_it_computes_what_optax_computes():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *both)
 
 
-def test_the_gin_file_trains(run, text, tmp_path):
+def test_the_gin_file_trains(text, tmp_path):
     bindings = (*MICRO, f'TRAIN_FILES={text}', 'TRAIN_STEPS=2', 'MAX_NEW_TOKENS=4')
     run('examples/my_optimizer/my_optimizer.gin', tmp_path, *bindings)
     assert json.loads((tmp_path / 'summary.json').read_text())['bits_per_byte'] > 0
