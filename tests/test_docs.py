@@ -4,15 +4,14 @@ import math
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import pytest
 
 from palm_jax.configuration.load import load
 from palm_jax.training import setup, state
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
 METHODS = {path.stem for path in (ROOT / 'gin' / 'peft').glob('*.gin')} | {'dora'}
 TABLE = re.findall(

@@ -9,11 +9,11 @@ import collections
 import re
 import subprocess
 import textwrap
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support.paths import ROOT
+
 SUFFIXES = ('.py', '.md', '.gin', '.html', '.ipynb')
 NOT_CHECKED = ('tests/test_language.py', 'LICENSE')
 

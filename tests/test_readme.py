@@ -13,10 +13,10 @@ import pytest
 
 from palm_jax import api
 from palm_jax.cli.command_line import split_flags
-from palm_jax.cli.main import main
 from palm_jax.configuration.load import load
+from tests.support.paths import ROOT
+from tests.support.programs import run_alone, run_here
 
-ROOT = Path(__file__).parents[1]
 GENERATED = ROOT / 'docs' / 'reference' / 'bindings.md'
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in PAGES if path != GENERATED}
@@ -51,32 +51,25 @@ TABLE = [
 ]
 
 
+def split(command):
+    """The module and the arguments of `palm-jax program arguments` or `python -m module arguments`."""
+    words = shlex.split(command)
+    if words[0] == 'palm-jax':
+        return 'palm_jax.cli.main', *words[1:]
+    assert words[:2] == ['python', '-m']
+    return tuple(words[2:])
+
+
 def run(command, cwd=ROOT):
     """Runs a command in a process of its own."""
-    arguments = shlex.split(command)
-    program = {'python': [sys.executable], 'palm-jax': [sys.executable, '-m', 'palm_jax']}[arguments[0]]
-    return subprocess.run(
-        [*program, *arguments[1:]],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    return run_alone(*split(command), cwd=cwd)
 
 
-@pytest.fixture
-def run_here(monkeypatch, capsys):
-    """Runs a command in this process, which need not import everything again; returns what it prints."""
-
-    def call(command, cwd=ROOT):
-        monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, 'path', list(sys.path))
-        program, *arguments = shlex.split(re.sub('^python -m palm_jax.train', 'palm-jax train', command))
-        assert program == 'palm-jax' and main(arguments) == 0, capsys.readouterr().err
-        return capsys.readouterr().out
-
-    return call
+def said(command, cwd=ROOT):
+    """Runs a command in this process; returns what it prints."""
+    result = run_here(*split(command), cwd=cwd)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
 
 
 def of(*start):
@@ -102,7 +95,7 @@ def test_every_command_is_run_by_a_test():
 
 
 @pytest.mark.parametrize('command', TRAINING)
-def test_a_training_command_is_understood(command, base_and_table, small_tasks, tmp_path, run_here):
+def test_a_training_command_is_understood(command, base_and_table, small_tasks, tmp_path):
     explained = re.sub(r'^palm-jax compile-for --topology \S+', 'palm-jax train --explain --devices=3072', command)
     explained += '' if '--explain' in explained else ' --explain'
     for name, value in base_and_table:
@@ -117,7 +110,7 @@ def test_a_training_command_is_understood(command, base_and_table, small_tasks, 
         for i in range(30):
             (folder / 'notes' / f'{i}.txt').write_text(f'a note, number {i}\n' * 9)
         (folder / 'reviews.csv').write_text('text\n' + ''.join(f'review {i}\n' for i in range(40)))
-    assert '## parameters' in run_here(explained, folder)
+    assert '## parameters' in said(explained, folder)
 
 
 @pytest.mark.parametrize('cell, finetunes', TABLE)
@@ -167,9 +160,8 @@ def test_files_that_are_named_exist(page):
 
 
 def test_the_doctor_finds_this_machine_well():
-    result = run(of('palm-jax', 'doctor'))
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert 'all is well' in result.stdout and 'jax 0.' in result.stdout
+    shown = said(of('palm-jax', 'doctor'))
+    assert 'all is well' in shown and 'jax 0.' in shown
 
 
 def test_the_tasks_that_are_named_are_registered():
@@ -187,23 +179,23 @@ def test_the_tasks_that_are_named_are_registered():
     assert sum(name.startswith('wiki40b_') for name in seqio.TaskRegistry.names()) == 41
 
 
-def test_tokens_are_made_beforehand_and_verified(tmp_path, run_here):
+def test_tokens_are_made_beforehand_and_verified(tmp_path):
     (tmp_path / 'text.txt').write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(2000)))
     plain, verify = (c for c in PROGRAMS if c.startswith('palm-jax cache'))
     assert verify == f'{plain} --verify'
     for command in (plain, verify):
-        said = run_here(f'{command} --gin.TRAIN_FILES={tmp_path}/text.txt --gin.VOCABULARY=bytes')
-        assert len(re.findall(r'tokens of 1 documents in .*', said)) == 2
-    assert said.count('1 file(s) are as they were written') == 2
-    refused = run('palm-jax cache cldr_languages --gin.INITIAL_CHECKPOINT_PATH=nowhere')
+        shown = said(f'{command} --gin.TRAIN_FILES={tmp_path}/text.txt --gin.VOCABULARY=bytes')
+        assert len(re.findall(r'tokens of 1 documents in .*', shown)) == 2
+    assert shown.count('1 file(s) are as they were written') == 2
+    refused = run_here(*split('palm-jax cache cldr_languages --gin.INITIAL_CHECKPOINT_PATH=nowhere'))
     assert refused.returncode == 2 and 'Traceback' not in refused.stderr
 
 
-def test_a_task_is_inspected(tmp_path, run_here):
+def test_a_task_is_inspected(tmp_path):
     (tmp_path / 'text.txt').write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(2000)))
     own = f'--gin.TRAIN_FILES={tmp_path}/text.txt --gin.VOCABULARY=bytes --examples=1 --batches=1'
-    said = run_here(f'{of("palm-jax", "inspect")} {own}')
-    assert '[NLU]' in said or '[NLG]' in said or '[S2S]' in said
+    shown = said(f'{of("palm-jax", "inspect")} {own}')
+    assert any(mode in shown for mode in ('[NLU]', '[NLG]', '[S2S]'))
 
 
 def test_the_benchmark_of_data():
@@ -213,10 +205,10 @@ def test_the_benchmark_of_data():
     assert 'as fast as tf.data tokenizes it alone' in result.stdout and 'without TensorFlow' in result.stdout
 
 
-def test_the_vocabulary_program(tmp_path, run_here):
+def test_the_vocabulary_program(tmp_path):
     command = of('palm-jax', 'vocabulary').replace('32000', '420').replace('my_folder', str(ROOT / 'CONTRIBUTING.md'))
-    said = run_here(command, tmp_path)
-    assert (tmp_path / 'my.model').exists() and 'sentencepiece_420_' in said
+    shown = said(command, tmp_path)
+    assert (tmp_path / 'my.model').exists() and 'sentencepiece_420_' in shown
 
 
 def test_the_benchmark_tool():
@@ -256,21 +248,21 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
     assert 'image/png' in outputs and shown[path.stem] in outputs
 
 
-def test_the_commands_that_use_a_model_work(tmp_path, run_here):
+def test_the_commands_that_use_a_model_work(tmp_path):
     """As they stand, one after the other, in a folder where runs/tiny is a model of some steps."""
     few = '--gin.TRAIN_STEPS=2 --gin.TASK_FEATURE_LENGTHS={"targets":64} --gin.MAX_NEW_TOKENS=4 --gin.PROMPTS=["def"]'
     text = tmp_path / 'text.txt'
     text.write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(1500)))
     data = f'--gin.TRAIN_FILES={text} --gin.VOCABULARY=bytes'
     few = few.replace('"', '\\"')
-    run_here(f'python -m palm_jax.train --gin_file=gin/pretrain_tiny.gin {data} {few}', tmp_path)
+    said(f'python -m palm_jax.train --gin_file=gin/pretrain_tiny.gin {data} {few}', tmp_path)
     (tmp_path / 'prompts.txt').write_text('the square\nof 3 is\n')
-    for name, said in (('infer', 'answered   2 rows'), ('eval', '95% interval'), ('export', 'differ by at most')):
-        assert said in run_here(of('palm-jax', name), tmp_path), name
+    for name, expected in (('infer', 'answered   2 rows'), ('eval', '95% interval'), ('export', 'differ by at most')):
+        assert expected in said(of('palm-jax', name), tmp_path), name
     assert len((tmp_path / 'predictions.jsonl').read_text().splitlines()) == 2
     assert (tmp_path / 'exported' / 'model.safetensors').exists() and (tmp_path / 'runs/tiny/eval.json').exists()
     for name in ('ls', 'show'):
-        assert run_here(of('palm-jax', 'checkpoint', name), tmp_path)
+        assert said(of('palm-jax', 'checkpoint', name), tmp_path)
     command = of('palm-jax', 'serve').replace('8000', '0')  # whatever port is free here
     process = subprocess.Popen(
         [sys.executable, '-m', 'palm_jax', *shlex.split(command)[1:]], cwd=tmp_path, stdout=subprocess.PIPE, text=True

@@ -1,14 +1,9 @@
 """Shared by the tests of the examples: whole runs in this process, at micro size."""
 
-import contextlib
-import io
-from pathlib import Path
-
 import pytest
 
-from palm_jax.cli import train
+from tests.support.programs import run_here
 
-ROOT = Path(__file__).parents[2]
 MICRO = (
     *('NUM_LAYERS=2', 'D_MODEL=32', 'NUM_HEADS=2', 'HEAD_DIM=16', 'VOCABULARY=bytes', 'VOCABULARY_SIZE=387'),
     *('BATCH_SIZE=4', 'LOG_PERIOD=1', 'EVAL_BATCHES=1', "TASK_FEATURE_LENGTHS={'targets': 64}"),
@@ -18,8 +13,8 @@ MICRO = (
 def run(gin_file, model_dir, *bindings):
     """Trains as `python -m palm_jax.train` does, from the root of the repository."""
     flags = [f'--gin.{binding}' for binding in (f'MODEL_DIR={model_dir}', *bindings)]
-    with contextlib.chdir(ROOT), contextlib.redirect_stdout(io.StringIO()) as said:
-        assert train.main([f'--gin_file={gin_file}', *flags]) == 0, said.getvalue()
+    result = run_here('palm_jax.train', f'--gin_file={gin_file}', *flags)
+    assert result.returncode == 0, result.stderr[-3000:]
 
 
 @pytest.fixture(scope='session')

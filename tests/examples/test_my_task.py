@@ -3,8 +3,8 @@
 import json
 
 from examples.my_task import my_task
-from palm_jax.cli import eval as eval_program
 from tests.examples.conftest import run
+from tests.support.programs import run_here
 
 
 def test_no_sum_is_in_both_splits():
@@ -20,6 +20,7 @@ def test_the_task_is_fine_tuned_on_and_evaluated(base, tmp_path):
     summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
     assert 0 <= summary['exact_match'] <= 100
     config = tmp_path / 'run' / 'config.gin'
-    assert eval_program.main([f'--gin_file={config}', '--task=my_sums', '--shots=2', '--examples=3']) == 0
+    result = run_here('palm_jax.cli.eval', f'--gin_file={config}', '--task=my_sums', '--shots=2', '--examples=3')
+    assert result.returncode == 0, result.stderr[-3000:]
     (measured,) = json.loads((tmp_path / 'run' / 'eval.json').read_text())['measured'].values()
     assert 0 <= measured['metrics']['accuracy'] <= 1
