@@ -40,6 +40,7 @@ RUN = {
     'palm-jax vocabulary': 'test_the_vocabulary_program',
     'palm-jax cache': 'test_tokens_are_made_beforehand_and_verified',
     'palm-jax inspect': 'test_a_task_is_inspected',
+    'palm-jax bindings': 'test_bindings_are_listed',
     **{f'palm-jax {name}': 'test_the_commands_that_use_a_model_work' for name in ('infer', 'eval', 'export', 'serve')},
     'palm-jax checkpoint': 'test_the_commands_that_use_a_model_work',
 }
@@ -203,6 +204,12 @@ def test_the_benchmark_of_data():
     assert result.returncode == 0, result.stderr[-2000:]
     assert re.search(r'the cache, packed at 64 +[\d,]+ tokens/s', result.stdout)
     assert 'as fast as tf.data tokenizes it alone' in result.stdout and 'without TensorFlow' in result.stdout
+
+
+@pytest.mark.parametrize('command', [c for c in PROGRAMS if c.startswith('palm-jax bindings')])
+def test_bindings_are_listed(command):
+    name = 'LORA_RANK' if 'lora' in command else 'TRAIN_STEPS'
+    assert name in said(command)
 
 
 def test_the_vocabulary_program(tmp_path):
