@@ -11,6 +11,7 @@ import pytest
 from palm_jax.configuration.load import load
 from palm_jax.training import setup, state
 from tests.support.paths import ROOT
+from tests.test_imports import imports, modules, room_of
 
 DOCS = ROOT / 'docs'
 METHODS = {path.stem for path in (ROOT / 'gin' / 'peft').glob('*.gin')} | {'dora'}
@@ -62,6 +63,18 @@ def test_the_reference_has_the_public_classes_and_their_attributes(site):
         ('data', 'palm_jax.data.pretraining.objectives.SpanCorruption'),
     ):
         assert f'id="{name}"' in (reference / page / 'index.html').read_text(), name
+
+
+def test_the_floors_of_the_house_are_as_drawn():
+    rows = re.findall(r'^\| (\d) \| (.*) \|$', (DOCS / 'architecture.md').read_text(), re.MULTILINE)
+    floor = {room: int(number) for number, rooms in rows for room in re.findall(r'`([\w/]+)`', rooms)}
+    outside = {'', '__init__', '__main__', 'train', 'data', '__version__'}
+    for path in modules():
+        room = room_of('.'.join(path.relative_to(ROOT).with_suffix('').parts))
+        for name in imports(path):
+            imported = room_of(name) if name.startswith('palm_jax.') else room
+            if room != imported and not {room, imported} & outside:
+                assert floor[imported] < floor[room], (path, name)
 
 
 def test_every_method_has_a_page_in_the_same_form():
