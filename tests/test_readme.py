@@ -153,8 +153,7 @@ def test_python_blocks_are_python_and_name_what_exists():
 def test_files_that_are_named_exist(page):
     text, folder = TEXTS[page], (ROOT / page).parent
     for link in re.findall(r'\]\((?!http)([^)#]+)[^)]*\)', text):
-        if link != 'reference/bindings.md':  # which is generated
-            assert (folder / link).exists(), link
+        assert (folder / link).exists(), link
     roots = 'palm_jax|tests|gin|examples|docs|notebooks'
     for path in re.findall(rf'`((?:{roots})/[\w./]*)`', text) + re.findall(r'gin/[\w/]+\.gin', text):
         assert (ROOT / path).exists(), path
