@@ -1,5 +1,6 @@
-"""Every command of the README and every notebook works. CI runs the two set-up commands themselves."""
+"""Every command of the README and of docs/ works, and every notebook. CI runs the two set-up commands themselves."""
 
+import ast
 import pkgutil
 import re
 import shlex
@@ -10,24 +11,52 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from palm_jax import api
 from palm_jax.cli.command_line import split_flags
-from palm_jax.cli.main import PROGRAMS
 from palm_jax.configuration.load import load
 from tests.support.paths import ROOT
 from tests.support.programs import run_alone, run_here
 
-README = (ROOT / 'README.md').read_text()
-BLOCKS = re.findall(r'```bash\n(.*?)```', README, re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith('python -m palm_jax.train')]
-INLINE = [c for c in re.findall(r'`(python -m [^`]+)`', README) if 'palm_jax.train' in c]
-TABLE = re.findall(r'^\| [^|]+ \| (.*--gin.*) \|$', README, re.MULTILINE)
+GENERATED = ROOT / 'docs' / 'reference' / 'bindings.md'
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in PAGES if path != GENERATED}
+README = TEXTS['README.md']
+
+
+def commands():
+    """All commands of ```bash blocks, each once. Blocks without a language hold what cannot be run here (clusters)."""
+    blocks = [block for text in TEXTS.values() for block in re.findall(r'```bash\n(.*?)```', text, re.DOTALL)]
+    return list(dict.fromkeys(line for block in blocks for line in block.splitlines() if line.strip()))
+
+
+TRAINING = [
+    c for c in commands() if c.startswith(('python -m palm_jax.train', 'palm-jax train', 'palm-jax compile-for'))
+]
+SET_UP = [c for c in commands() if c.startswith('python3 -m venv')]
+PROGRAMS = [c for c in commands() if c not in TRAINING + SET_UP]
+# What runs a command that is not one of training: a test of this file.
+RUN = {
+    'palm-jax doctor': 'test_the_doctor_finds_this_machine_well',
+    'palm-jax vocabulary': 'test_the_vocabulary_program',
+    'palm-jax cache': 'test_tokens_are_made_beforehand_and_verified',
+    'palm-jax inspect': 'test_a_task_is_inspected',
+    'palm-jax bindings': 'test_bindings_are_listed',
+    **{f'palm-jax {name}': 'test_the_commands_that_use_a_model_work' for name in ('infer', 'eval', 'export', 'serve')},
+    'palm-jax checkpoint': 'test_the_commands_that_use_a_model_work',
+}
+TABLE = [
+    pytest.param(cell, 'finetuning/' in name, id=f'{Path(name).stem}: {cell}')
+    for name, text in TEXTS.items()
+    for cell in re.findall(r'^\| [^|]+ \| (.*--gin.*) \|$', text, re.MULTILINE)
+    if '`--gin_file=`' not in cell  # a header
+]
 
 
 def split(command):
-    """The module and the arguments of `python -m module arguments` or `palm-jax program arguments`."""
+    """The module and the arguments of `palm-jax program arguments` or `python -m module arguments`."""
     words = shlex.split(command)
     if words[0] == 'palm-jax':
-        return f'palm_jax.cli.{PROGRAMS[words[1]][0]}', *words[2:]
+        return 'palm_jax.cli.main', *words[1:]
     assert words[:2] == ['python', '-m']
     return tuple(words[2:])
 
@@ -37,40 +66,63 @@ def run(command, cwd=ROOT):
     return run_alone(*split(command), cwd=cwd)
 
 
+def said(command, cwd=ROOT):
+    """Runs a command in this process; returns what it prints."""
+    result = run_here(*split(command), cwd=cwd)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+def of(*start):
+    """The only command of the pages that begins so."""
+    (command,) = [command for command in PROGRAMS if shlex.split(command)[: len(start)] == list(start)]
+    return command
+
+
 def test_ci_finds_both_set_up_commands():
     for name in ('train', 'test'):
         assert re.search(rf'^<!-- command: {name} -->\n```bash\npython3 -m venv', README, re.MULTILINE)
 
 
-@pytest.mark.parametrize('command', [*COMMANDS, *INLINE])
+def test_the_readme_is_short():
+    assert README.count('\n') < 150
+
+
+def test_every_command_is_run_by_a_test():
+    for command in PROGRAMS:
+        test = RUN[' '.join(command.split()[:2])]
+        assert test in globals(), command
+    assert set(SET_UP) <= set(re.findall(r'^python3 -m venv.*', README, re.MULTILINE))
+
+
+@pytest.mark.parametrize('command', TRAINING)
 def test_a_training_command_is_understood(command, base_and_table, small_tasks, tmp_path):
-    explained, task = (
-        command if '--explain' in command else f'{command} --explain',
-        re.search(r'gin/tasks/(\w+)', command),
-    )
-    if 'finetune' in command:
-        given = base_and_table[1:] if task else base_and_table
-        explained += ''.join(f' --gin.{name}={value}' for name, value in given)
-    folder = small_tasks[task[1]] if task else tmp_path if 'notes/' in command else ROOT
-    if folder == tmp_path:
+    explained = re.sub(r'^palm-jax compile-for --topology \S+', 'palm-jax train --explain --devices=3072', command)
+    explained += '' if '--explain' in explained else ' --explain'
+    for name, value in base_and_table:
+        if f'--gin.{name}=' in command and 'README.md' not in command:
+            explained += f' --gin.{name}={value}'
+    folder = ROOT
+    if task := re.search(r'gin/tasks/(\w+)', command):
+        folder = small_tasks[task[1]]
+    if 'notes/' in command:
+        folder = tmp_path
         (folder / 'notes').mkdir()
         for i in range(30):
             (folder / 'notes' / f'{i}.txt').write_text(f'a note, number {i}\n' * 9)
         (folder / 'reviews.csv').write_text('text\n' + ''.join(f'review {i}\n' for i in range(40)))
-    result = run_here(*split(explained), cwd=folder)
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert '## parameters' in result.stdout
+    assert '## parameters' in said(explained, folder)
 
 
-@pytest.mark.parametrize('cell', TABLE)
-def test_a_binding_of_the_table_is_understood(cell, monkeypatch, base_and_table, small_tasks):
+@pytest.mark.parametrize('cell, finetunes', TABLE)
+def test_a_binding_of_a_table_is_understood(cell, finetunes, monkeypatch, base_and_table, small_tasks, tmp_path):
     monkeypatch.chdir(ROOT)
-    flags = [part for part in re.findall(r'`([^`]+)`', cell) if part.startswith('--gin')]
-    assert flags
-    for flag in flags:
-        rest, pairs = split_flags(shlex.split(flag))
+    parts = [part for part in re.findall(r'`([^`]+)`', cell) if part.startswith('--gin')]
+    assert parts
+    for part in parts:
+        rest, pairs = split_flags(shlex.split(part))
         files = [argument.removeprefix('--gin_file=') for argument in rest]
-        if cell in README.partition('## Fine-tune')[2]:
+        if finetunes:
             names = {name for name, _ in pairs}
             given = [pair for pair in base_and_table if pair[0] not in names]
             if any(value.startswith('data/') for _, value in pairs):  # a public set in the place its file names
@@ -81,23 +133,35 @@ def test_a_binding_of_the_table_is_understood(cell, monkeypatch, base_and_table,
             load('loop.train', ['gin/pretrain_tiny.gin', *files], pairs).build('loop.train')
 
 
-def test_what_is_named_in_python_exists():
-    names = set(re.findall(r'`(palm_jax\.[\w.]+)`', README))
-    assert names
+def test_python_blocks_are_python_and_name_what_exists():
+    blocks = [block for text in TEXTS.values() for block in re.findall(r'```python\n(.*?)```', text, re.DOTALL)]
+    names = {name for text in TEXTS.values() for name in re.findall(r'`(palm_jax\.[\w.]+)`', text)}
+    of_model = api.load.__annotations__['return']
+    for block in blocks:
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith('palm_jax'):
+                names |= {f'{node.module}.{alias.name}' for alias in node.names}
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(('model.', 'api.')):
+                is_model = ast.unparse(node.func).startswith('model.')
+                names.add(f'palm_jax.api.{of_model + "." if is_model else ""}{node.func.attr}')
+    assert len(names) > 5
     for name in names:
         pkgutil.resolve_name(name)
 
 
-def test_files_that_are_named_exist():
-    named = re.findall(r'\]\((?!http)([^)#]+)\)', README) + re.findall(r'gin/[\w/]+\.gin', README)
-    for path in named:
+@pytest.mark.parametrize('page', TEXTS)
+def test_files_that_are_named_exist(page):
+    text, folder = TEXTS[page], (ROOT / page).parent
+    for link in re.findall(r'\]\((?!http)([^)#]+)[^)]*\)', text):
+        assert (folder / link).exists(), link
+    roots = 'palm_jax|tests|gin|examples|docs|notebooks'
+    for path in re.findall(rf'`((?:{roots})/[\w./]*)`', text) + re.findall(r'gin/[\w/]+\.gin', text):
         assert (ROOT / path).exists(), path
 
 
 def test_the_doctor_finds_this_machine_well():
-    result = run('palm-jax doctor')
-    assert result.returncode == 0, result.stdout
-    assert 'no problems found' in result.stdout and 'jax 0.' in result.stdout
+    shown = said(of('palm-jax', 'doctor'))
+    assert 'no problems found' in shown and 'jax 0.' in shown
 
 
 def test_the_tasks_that_are_named_are_registered():
@@ -105,7 +169,7 @@ def test_the_tasks_that_are_named_are_registered():
 
     from palm_jax.data.registry import public_tasks, tasks
 
-    table = README.partition('Registered are, by')[2].partition('A seqio or t5 task')[0]
+    table = TEXTS['docs/data.md'].partition('These are registered, by')[2].partition('A seqio task or mixture')[0]
     names = [n for n in re.findall(r'`(\w+)`', table) if n != '--gin.MIXTURE_OR_TASK_NAME=']
     if not public_tasks.add_in_t5_format():
         names = [n for n in names if 'T5' not in next(line for line in table.splitlines() if f'`{n}`' in line)]
@@ -117,14 +181,21 @@ def test_the_tasks_that_are_named_are_registered():
 
 def test_tokens_are_made_beforehand_and_verified(tmp_path):
     (tmp_path / 'text.txt').write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(2000)))
-    command = f'palm-jax cache python_stdlib --gin.TRAIN_FILES={tmp_path}/text.txt --gin.VOCABULARY=bytes'
-    for flags in ('', ' --verify'):
-        result = run(command + flags)
-        assert result.returncode == 0, result.stderr[-2000:]
-        assert len(re.findall(r'tokens of 1 documents in .*', result.stdout)) == 2
-    assert result.stdout.count('1 file(s) are as they were written') == 2
-    refused = run_here('palm_jax.cli.cache', 'cldr_languages', '--gin.INITIAL_CHECKPOINT_PATH=nowhere')
+    plain, verify = (c for c in PROGRAMS if c.startswith('palm-jax cache'))
+    assert verify == f'{plain} --verify'
+    for command in (plain, verify):
+        shown = said(f'{command} --gin.TRAIN_FILES={tmp_path}/text.txt --gin.VOCABULARY=bytes')
+        assert len(re.findall(r'tokens of 1 documents in .*', shown)) == 2
+    assert shown.count('1 file(s) are as they were written') == 2
+    refused = run_here(*split('palm-jax cache cldr_languages --gin.INITIAL_CHECKPOINT_PATH=nowhere'))
     assert refused.returncode == 2 and 'Traceback' not in refused.stderr
+
+
+def test_a_task_is_inspected(tmp_path):
+    (tmp_path / 'text.txt').write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(2000)))
+    own = f'--gin.TRAIN_FILES={tmp_path}/text.txt --gin.VOCABULARY=bytes --examples=1 --batches=1'
+    shown = said(f'{of("palm-jax", "inspect")} {own}')
+    assert any(mode in shown for mode in ('[NLU]', '[NLG]', '[S2S]'))
 
 
 def test_the_benchmark_of_data():
@@ -134,10 +205,16 @@ def test_the_benchmark_of_data():
     assert 'as fast as tf.data tokenizes it alone' in result.stdout and 'without TensorFlow' in result.stdout
 
 
-def test_the_vocabulary_tool(tmp_path):
-    result = run(f'palm-jax vocabulary --output={tmp_path / "v.model"} --size=420 --train_files=README.md')
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert (tmp_path / 'v.model').exists() and 'sentencepiece_420_' in result.stdout
+@pytest.mark.parametrize('command', [c for c in PROGRAMS if c.startswith('palm-jax bindings')])
+def test_bindings_are_listed(command):
+    name = 'LORA_RANK' if 'lora' in command else 'TRAIN_STEPS'
+    assert name in said(command)
+
+
+def test_the_vocabulary_program(tmp_path):
+    command = of('palm-jax', 'vocabulary').replace('32000', '420').replace('my_folder', str(ROOT / 'CONTRIBUTING.md'))
+    shown = said(command, tmp_path)
+    assert (tmp_path / 'my.model').exists() and 'sentencepiece_420_' in shown
 
 
 def test_the_benchmark_tool():
@@ -177,11 +254,6 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
     assert 'image/png' in outputs and shown[path.stem] in outputs
 
 
-def of(name):
-    """The README's command of a name, for `--model` and config.gin of a model in this folder."""
-    return re.search(rf'<!-- command: {name} -->\n```bash\n(.*?)\n```', README)[1]
-
-
 def test_the_commands_that_use_a_model_work(tmp_path):
     """As they stand, one after the other, in a folder where runs/tiny is a model of some steps."""
     few = '--gin.TRAIN_STEPS=2 --gin.TASK_FEATURE_LENGTHS={"targets":64} --gin.MAX_NEW_TOKENS=4 --gin.PROMPTS=["def"]'
@@ -189,18 +261,17 @@ def test_the_commands_that_use_a_model_work(tmp_path):
     text.write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(1500)))
     data = f'--gin.TRAIN_FILES={text} --gin.VOCABULARY=bytes'
     few = few.replace('"', '\\"')
-    train = f'python -m palm_jax.train --gin_file=gin/pretrain_tiny.gin {data} {few}'
-    made = run_here(*split(train), cwd=tmp_path)
-    assert made.returncode == 0, made.stderr[-3000:]
+    said(f'python -m palm_jax.train --gin_file=gin/pretrain_tiny.gin {data} {few}', tmp_path)
     (tmp_path / 'prompts.txt').write_text('the square\nof 3 is\n')
-    for name, said in (('infer', 'predicted  2 rows'), ('eval', '95% interval'), ('export', 'differ by at most')):
-        result = run(of(name), tmp_path)
-        assert result.returncode == 0 and said in result.stdout, (name, result.stderr[-3000:])
-    assert len((tmp_path / 'written.jsonl').read_text().splitlines()) == 2
+    for name, expected in (('infer', 'predicted  2 rows'), ('eval', '95% interval'), ('export', 'differ by at most')):
+        assert expected in said(of('palm-jax', name), tmp_path), name
+    assert len((tmp_path / 'predictions.jsonl').read_text().splitlines()) == 2
     assert (tmp_path / 'exported' / 'model.safetensors').exists() and (tmp_path / 'runs/tiny/eval.json').exists()
-    command = of('serve').replace('8000', '0')  # whatever port is free here
+    for name in ('ls', 'show'):
+        assert said(of('palm-jax', 'checkpoint', name), tmp_path)
+    command = of('palm-jax', 'serve').replace('8000', '0')  # whatever port is free here
     process = subprocess.Popen(
-        [sys.executable, *shlex.split(command)[1:]], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        [sys.executable, '-m', 'palm_jax', *shlex.split(command)[1:]], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
     try:
         shown = next(line for line in process.stdout if 'chat page' in line)

@@ -74,10 +74,11 @@ def _examples(inputs: EvaluationInput, batch: dict[str, np.ndarray]) -> list[tup
     features = [batch.get(f'decoder_{name}') for name in names]
     logits = jax.jit(inputs.model.apply)({'params': inputs.params}, *features)
     likeliest, decode = np.asarray(logits.argmax(axis=-1)), inputs.data.vocabulary.decode
+    both_ways = batch.get('decoder_causal_attention', np.zeros_like(batch['decoder_loss_weights']))
     shown = []
     for row in range(len(likeliest)):
         learned = batch['decoder_loss_weights'][row] > 0
-        in_place = batch['decoder_causal_attention'][row][learned].all()  # else the targets follow the text
+        in_place = both_ways[row][learned].all()  # else the targets follow the text
         read = batch['decoder_input_tokens'][row] if in_place else batch['decoder_target_tokens'][row][~learned]
         hidden = batch['decoder_target_tokens'][row][learned]
         shown.append((decode(read), decode(hidden), decode(likeliest[row][learned])))
