@@ -92,7 +92,7 @@ def test_span_corruption_fills_the_sequence():
 
 def test_every_way_to_divide_is_equally_likely():
     rng = np.random.default_rng(0)
-    drawn = [tuple(objectives._divided(6, 3, rng)) for _ in range(20_000)]
+    drawn = [tuple(objectives._divide(6, 3, rng)) for _ in range(20_000)]
     ways = {(a, b, 6 - a - b) for a in range(1, 5) for b in range(1, 6 - a)}
     assert set(drawn) == ways
     counts = np.array([drawn.count(way) for way in ways])
