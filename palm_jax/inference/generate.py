@@ -142,7 +142,7 @@ class Sampler(Decoder):
       top_p: nucleus sampling threshold; 1 keeps every token.
       top_k: number of most probable tokens to sample from; 0 keeps every token.
       min_p: minimum probability relative to the most probable token; 0 keeps every token.
-      repetition_penalty: penalty on tokens that the sequence already contains; 1 is no penalty.
+      repetition_penalty: penalty on tokens that the sequence already contains; 1 applies none.
       stop: stop sequences: generation ends at the first, which is not part of the completion.
       num_decodes: number of completions of each prompt.
       seed: random seed; the same seed gives the same text at any batch size.

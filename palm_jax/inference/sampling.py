@@ -23,7 +23,7 @@ class SamplingParams:
         (Holtzman et al., arXiv 1904.09751).
       min_p: minimum probability relative to the most probable token (Nguyen et al., arXiv 2407.01082).
       repetition_penalty: divisor of positive logits, and factor of negative ones, of tokens that the
-        row already contains (Keskar et al., arXiv 1909.05858); 1 is no penalty.
+        row already contains (Keskar et al., arXiv 1909.05858); 1 applies none.
       seed: random seed. Random choices depend on it, on `number`, `sample` and the number of generated tokens.
       number: index of the row's prompt.
       sample: index of the completion among those of its prompt.

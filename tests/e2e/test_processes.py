@@ -63,7 +63,7 @@ def test_processes_train_to_the_loss_of_one(text, tmp_path, count):
     assert many.keys() == one.keys() and len(one) > 20
     for path in one:
         np.testing.assert_allclose(many[path], one[path], rtol=1e-3, atol=2e-5, err_msg=path)
-    report = run(text, tmp_path / 'many', *STEPS)  # one process goes on where several were
+    report = run(text, tmp_path / 'many', *STEPS)  # one process continues what several began
     assert report.returncode == 0 and 'this model' in report.stdout, report.stderr[-2000:]
 
 

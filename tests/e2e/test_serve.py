@@ -76,7 +76,7 @@ def test_every_kind_in_one_process(made, runs):
         assert wrong.status_code == 400 and 'single texts' in wrong.json()['error']['message']
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) in (0, -signal.SIGTERM)  # uvicorn stops in order, then ends as it was told to
+        assert process.wait(60) in (0, -signal.SIGTERM)  # uvicorn stops in order, then ends by the signal
     assert 'Traceback' not in process.stdout.read()
 
 

@@ -50,7 +50,7 @@ def test_the_top_layers_are_the_last_ones(micro):
 def test_a_pattern_that_matches_nothing_lists_what_exists():
     with pytest.raises(UserError, match=r"(?s)TRAINABLE: 'stack/atn/.\*' matches no parameter.*stack/attn/qkv/q\n"):
         boxed(Trainable(('stack/atn/.*',)))
-    with pytest.raises(UserError, match='is no regular expression'):
+    with pytest.raises(UserError, match='is not a regular expression'):
         boxed(Trainable(('stack/(',)))
     with pytest.raises(UserError, match='TRAINABLE_LAYERS = 6: the model has 5 layers'):
         boxed(Trainable(('stack/.*',), top_layers=6))

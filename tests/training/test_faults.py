@@ -230,7 +230,7 @@ def test_batches_around_a_spike_are_left_out_and_the_run_is_reproducible(texts, 
     losses = metrics_of(tmp_path / 'whole')
     assert [line['step'] for line in losses] == list(range(3, 61, 3))
     assert all(line['train/loss'] < 7 for line in losses)
-    # What was learned from is what was read behind the last time that the run went back to it.
+    # The batches trained on are those read after the last rewind.
     poisoned = [bool((data._data.batch(first, 4)['decoder_target_tokens'] == POISON).any()) for first in data.read]
     assert any(poisoned) and not any(poisoned[-20:])
     assert data.read[-1] == 59 * 4 + sum(skip['sequences'] for skip in skips if not skip['superseded'])

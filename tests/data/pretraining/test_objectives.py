@@ -269,7 +269,7 @@ def test_a_batch_of_any_objective_is_a_function_of_seed_and_number(name, corpus)
     n = data.num_sequences
     epochs = [fresh.batch(k * n, n) for k in range(2)]
     rows = [sorted(map(tuple, np.hstack([e['decoder_input_tokens'], e['decoder_loss_weights']]))) for e in epochs]
-    assert rows[0] != rows[1]  # hidden anew in every epoch
+    assert rows[0] != rows[1]  # masked differently in every epoch
     both = [list(d.validation(3)) for d in (data, fresh)]
     for a, b in zip(*both, strict=True):
         for feature in a:
