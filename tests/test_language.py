@@ -48,7 +48,9 @@ def files():
         cwd=ROOT, capture_output=True, text=True, check=False,
     ).stdout.split('\n')  # fmt: skip
     names = listed if any(listed) else [p.relative_to(ROOT).as_posix() for p in ROOT.rglob('*')]
-    return [n for n in sorted(set(names)) if n.endswith(SUFFIXES) and not n.startswith(NOT_CHECKED) and (ROOT / n).is_file()]
+    return [
+        n for n in sorted(set(names)) if n.endswith(SUFFIXES) and not n.startswith(NOT_CHECKED) and (ROOT / n).is_file()
+    ]
 
 
 def fragments(text):

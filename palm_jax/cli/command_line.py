@@ -128,6 +128,16 @@ def _exit_interrupted() -> None:
     os._exit(130)
 
 
+_RENAMED_FLAGS = {'--places': '--slots'}
+
+
+def _refuse_old_flags(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        name = argument.partition('=')[0]
+        if name in _RENAMED_FLAGS:
+            raise UserError(f'{name} is now called {_RENAMED_FLAGS[name]}: write that instead.')
+
+
 def run(main: Callable[[Sequence[str]], int]) -> None:
     """Exit with the code of `main`; a UserError becomes a message and code 2."""
     restart_with_malloc_tunables()
@@ -136,6 +146,7 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # background jobs of a shell ignore it
         signal.signal(signal.SIGINT, _interrupt)
     try:
+        _refuse_old_flags(sys.argv[1:])
         sys.exit(main(sys.argv[1:]))
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)

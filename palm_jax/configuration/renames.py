@@ -78,6 +78,14 @@ PARAMETERS: Mapping[str, str] = {
     'spikes.SpikeRule.most': 'max_rollbacks',
 }
 
+# Where a kind of label was a string, and the gin file that now binds it.
+LABEL_KIND_NAMES = ('LABEL_KIND', 'labelled_text.LabelledTable.kind', 'labels.HeadReporter.kind')
+LABEL_KIND_FILES = {
+    'class': 'gin/heads/classification.gin',
+    'labels': 'gin/heads/multilabel.gin',
+    'number': 'gin/heads/regression.gin',
+}
+
 _ALIASES = {old.rpartition('.')[2]: new.rpartition('.')[2] for old, new in MODULES.items()}
 _TEXT = r"""'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*\""""
 _NAME = re.compile(rf'(?P<text>{_TEXT})|(?P<name>[A-Za-z_][\w./]*)')
@@ -123,6 +131,11 @@ def refuse_old_names(statements: Sequence[Statement], imports: Sequence[Import])
     used = {macro.name for s in statements for macro in held(s.value, Macro)}
     theirs = (defined & used) | {line.bound_name for line in imports}
     for statement in reversed(statements):
+        if statement.name in LABEL_KIND_NAMES and statement.value in LABEL_KIND_FILES:
+            raise UserError(
+                f'{statement.location}: the kind of label is no longer the string {statement.value!r}: '
+                f'write --gin_file={LABEL_KIND_FILES[statement.value]} instead.'
+            )
         for old, new in _old_names(statement, theirs):
             raise UserError(f'{statement.location}: {old} is now called {new}: write that instead.')
 

@@ -133,3 +133,11 @@ def test_the_configuration_of_an_earlier_run_is_loaded_and_differs_from_todays_i
     (tmp_path / 'mine.gin').write_text(old)
     with pytest.raises(UserError, match=r'mine\.gin, line .* is now called'):
         load('loop.train', [str(tmp_path / 'mine.gin')], [])
+
+
+@pytest.mark.parametrize(
+    'kind, head', [('class', 'classification'), ('labels', 'multilabel'), ('number', 'regression')]
+)
+def test_a_kind_of_label_as_a_string_names_the_gin_file_that_binds_it(kind, head):
+    with pytest.raises(UserError, match=f'--gin.LABEL_KIND={kind}: .*write --gin_file=gin/heads/{head}.gin instead'):
+        load('loop.train', ['gin/finetune_lora.gin'], [('LABEL_KIND', kind)])
