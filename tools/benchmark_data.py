@@ -76,11 +76,7 @@ def compare(options: argparse.Namespace) -> None:
         print(f'  {name:<32}{middle:>14,.0f} tokens/s ({low:,.0f} to {high:,.0f}), {middle / cores:,.0f} per core')
     raw, alone = (statistics.median(speeds[name]) for name in list(pipelines)[:2])
     print(f'  raw text to a cache is {raw / alone:.2f} times as fast as tokenization with tf.data')
-    print(
-        print(
-            f'  first batch from the cache after {statistics.median(starts):.1f} s of a new process, without TensorFlow'
-        )
-    )
+    print(f'  first batch from the cache after {statistics.median(starts):.1f} s of a new process, without TensorFlow')
 
 
 def _tokenize(documents: int, vocabulary: Vocabulary) -> int:

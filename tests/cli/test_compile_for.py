@@ -103,7 +103,11 @@ def test_collectives_of_a_loop_count_as_often_as_it_runs():
 
 @pytest.mark.parametrize(
     'topology, message',
-    [('v5:2x2', 'Did you mean v5[ep]'), ('v5e', 'a generation and its chips'), ('v5e:two', 'e.g. v5e:2x4')],
+    [
+        ('v5:2x2', 'Did you mean v5[ep]'),
+        ('v5e', 'a TPU generation and the shape of its chips'),
+        ('v5e:two', 'e.g. v5e:2x4'),
+    ],
 )
 def test_a_bad_topology_is_said(topology, message):
     with pytest.raises(UserError, match=message):

@@ -72,5 +72,5 @@ def test_one_beam_is_greedy_and_wrong_numbers_are_refused(micro):
         for writer in (Sampler(max_tokens=6, temperature=0), BeamSearch(num_beams=1, max_tokens=6))
     )
     assert greedy == beam
-    with pytest.raises(UserError, match='beams = 0'):
+    with pytest.raises(UserError, match='num_beams is 0'):
         BeamSearch(num_beams=0)

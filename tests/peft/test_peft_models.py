@@ -81,7 +81,7 @@ def test_what_peft_has_not_is_refused(base, tmp_path):
     adapted, params = with_method(base[0], Adapter(bottleneck_dim=4))
     with pytest.raises(UserError, match=r'peft has no Adapter'):
         peft_directory.attach(None, adapted.methods[0], params, base[0].arch)
-    with pytest.raises(UserError, match=r'holds no Transformers model'):
+    with pytest.raises(UserError, match=r'is not a Transformers model'):
         peft_directory.write(adapted, params, np.arange(61), tmp_path, tmp_path / 'adapter')
     with pytest.raises(UserError, match=r'has 0'):
         peft_directory.write(AdaptedModel(base[0]), params, np.arange(61), tmp_path, tmp_path / 'adapter')

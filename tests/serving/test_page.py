@@ -73,7 +73,7 @@ def test_stop_frees_the_place_and_errors_are_read(served, browser):
     with running(served, Limits(token='secret'), slots=1) as site:
         browser.get(site.url)
         wait_until(lambda: browser.find_elements('css selector', 'article.error'))
-        assert 'Give the right key' in browser.find_element('css selector', 'article.error').text
+        assert 'The API key is missing or wrong' in browser.find_element('css selector', 'article.error').text
         browser.find_element('css selector', 'summary').click()
         by_id(browser, 'key').send_keys('secret\t')
         wait_until(lambda: len(browser.find_elements('css selector', '#model option')) == 2)
@@ -88,4 +88,4 @@ def test_stop_frees_the_place_and_errors_are_read(served, browser):
         assert len(answers(browser)[0]) == length
         ask(browser, 'x' * 70)
         wait_until(lambda: len(browser.find_elements('css selector', 'article.error')) == 2)
-        assert 'reads and writes 64' in browser.find_elements('css selector', 'article.error')[1].text
+        assert 'the context length is 64 tokens' in browser.find_elements('css selector', 'article.error')[1].text

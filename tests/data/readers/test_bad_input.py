@@ -153,7 +153,7 @@ CASES = {
         tags,
         b''.join(b'a%d O\n\n' % i for i in range(40)),
         {},
-        'every tag is O; there is nothing to find',
+        'every tag is O; a tagger needs at least one entity',
     ),
     'nothing.conll': (tags, b'\n\n', {}, 'the files contain no sentences'),
     'names.conll': (tags, WORDS, {'names': ['O', 'B-LOC']}, "the tag 'B-PER' is not one of O, B-LOC"),
