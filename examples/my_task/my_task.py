@@ -21,7 +21,7 @@ from collections.abc import Iterator
 import seqio
 
 from palm_jax.data.registry import task_metrics
-from palm_jax.data.registry.seqio_chains import add_text_to_text_task, filled, generator_source
+from palm_jax.data.registry.seqio_chains import add_text_to_text_task, fill_templates, generator_source
 
 NAME = 'my_sums'
 SPLITS = ('train', 'validation')
@@ -51,7 +51,7 @@ def register() -> None:
     add_text_to_text_task(
         NAME,
         source=generator_source(examples, SPLITS, features=('first', 'second', 'sum')),
-        preprocessors=[filled(inputs='add: {first} and {second}', targets='{sum}')],
+        preprocessors=[fill_templates(inputs='add: {first} and {second}', targets='{sum}')],
         metrics=[task_metrics.accuracy],
     )
 
