@@ -48,9 +48,8 @@ def files():
         cwd=ROOT, capture_output=True, text=True, check=False,
     ).stdout.split('\n')  # fmt: skip
     names = listed if any(listed) else [p.relative_to(ROOT).as_posix() for p in ROOT.rglob('*')]
-    return [
-        n for n in sorted(set(names)) if n.endswith(SUFFIXES) and not n.startswith(NOT_CHECKED) and (ROOT / n).is_file()
-    ]
+    names = [name for name in sorted(set(names)) if name.endswith(SUFFIXES) and not name.startswith(NOT_CHECKED)]
+    return [name for name in names if (ROOT / name).is_file()]
 
 
 def fragments(text):

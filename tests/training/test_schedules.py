@@ -19,9 +19,7 @@ def test_palm_is_constant_then_inverse_square_root():
 
 def test_the_others_at_their_corners():
     np.testing.assert_allclose(at(schedules.constant(2.0, warmup_steps=4), 0, 2, 4, 99), [0, 1, 2, 2])
-    np.testing.assert_allclose(
-        at(schedules.constant(2.0), 0, 9), [2, 2]
-    )  # without warm-up the rate does not start at zero
+    np.testing.assert_allclose(at(schedules.constant(2.0), 0, 9), [2, 2])  # no warm-up: not zero at first
     np.testing.assert_allclose(at(schedules.linear(2.0, 10), 0, 5), [2, 1])
     np.testing.assert_allclose(at(schedules.warmup_stable_decay(2.0, 10), 0, 8), [2, 2])
     np.testing.assert_allclose(at(schedules.linear(2.0, 40, warmup_steps=0.1), 0, 2, 4), [0, 1, 2])  # a share
