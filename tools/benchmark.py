@@ -45,6 +45,7 @@ from tools.contenders import Contender, Trainer, choose_device, resident_bytes
 
 # Layers, width, heads, head size; the vocabulary has 32,000 ids.
 SIZES = {
+    'tiny': (4, 192, 4, 48),
     '40m': (8, 512, 8, 64),
     'base': (12, 832, 8, 128),
     '400m': (24, 1024, 16, 64),

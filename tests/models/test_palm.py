@@ -185,7 +185,7 @@ def test_dropout_needs_and_uses_its_key(micro, tokens):
         ({'num_kv_heads': 3}, 'Possible: 1, 2, 4'),
         ({'head_dim': 7}, 'even'),
         ({'num_layers': 0}, 'at least 1'),
-        ({'dropout_rate': 1.0}, r'\[0, 1\)'),
+        ({'dropout_rate': 1.0}, 'must be at least 0 and below 1'),
     ],
 )
 def test_impossible_architectures_say_what_is_possible(micro, changes, message):

@@ -249,7 +249,7 @@ def test_a_prefix_is_what_a_cache_of_tokens_before_the_text_would_be():
         (lambda: LoRA(rank=0), 'LoRA.rank is 0'),
         (lambda: AdaLoRA(rank=4, target_rank=2, dropout_rate=1.0), 'dropout_rate is 1.0'),
         (lambda: Adapter(bottleneck_dim=0), 'Adapter.bottleneck_dim is 0'),
-        (lambda: Prefix(length=0), 'length = 0 must be at least 1'),
+        (lambda: Prefix(length=0), 'Prefix.length is 0; it must be at least 1'),
     ],
 )
 def test_a_size_that_cannot_be_is_refused(make, message):
