@@ -14,7 +14,7 @@ import numbers
 import types
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeGuard, TypeVar, Union
 
 from palm_jax.errors import UserError
 
@@ -92,7 +92,7 @@ def parts(hint: Any) -> tuple[Any, tuple[Bound, ...]]:
 def hold(value: Any, hint: Any) -> bool:
     """Return whether a value is inside the bounds of its annotation; what is not a number has none."""
     plain, bounds = parts(hint)
-    if bounds and isinstance(value, numbers.Real) and not isinstance(value, bool):
+    if bounds and _is_number(value):
         is_finite = isinstance(value, numbers.Integral) or math.isfinite(value)
         if not is_finite or not all(bound.holds(value) for bound in bounds):
             return False
@@ -108,8 +108,11 @@ def _fits_plainly(value: Any, hint: Any) -> bool:
         return value in typing.get_args(plain)
     if plain in (None, type(None)):
         return value is None
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_number == (plain in (int, float))
+    return _is_number(value) == (plain in (int, float))
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def describe(hint: Any) -> str:
@@ -147,7 +150,8 @@ def checked(target: _T) -> _T:
     """
     name = f'{target.__module__.rpartition(".")[2]}.{target.__qualname__}'
     if inspect.isclass(target):
-        target.__init__ = _checked(target.__init__, target, name)  # type: ignore[misc]
+        dataclass: Any = target
+        dataclass.__init__ = _checked(dataclass.__init__, dataclass, name)
         return target
     return typing.cast(_T, _checked(target, target, name))
 

@@ -61,7 +61,7 @@ def test_values_inside_are_taken_and_signatures_stay():
     assert Part(norm=None, unroll='auto').norm is None and share(1) == 1
     assert list(inspect.signature(Part).parameters) == ['size', 'norm', 'unroll', 'rate']
     with pytest.raises(TypeError, match='unexpected keyword'):
-        Part(sise=1)
+        Part(width=1)
 
 
 def test_traced_values_are_not_compared():

@@ -13,6 +13,7 @@ from palm_jax.api.trained_model import TrainedModel
 from palm_jax.errors import UserError
 from palm_jax.inference.quantization import dequantize
 from palm_jax.partitioning import MeshLayout, shard_batch
+from palm_jax.predictors.generator import Generator
 from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.batch_sizes import BatchSizes
 from palm_jax.training.losses import LanguageModelLoss
@@ -25,9 +26,11 @@ _BOOTSTRAPS = 1000
 
 def on_held_out(model: TrainedModel) -> Measured:
     """Evaluate a model with the reporter of its run, on the run's held-out split."""
+    assert model.checkpoint is not None, 'made by hand, not loaded from a run'
     run, step = model.run, int(model.checkpoint.name)
     layout, batch_sizes, loss = run.get('layout', MeshLayout()), BatchSizes.of(run['batch_size']), run.get('loss')
-    batch_size, mesh, of_batches = batch_sizes.at(step), layout.mesh(), []
+    batch_size, mesh = batch_sizes.at(step), layout.mesh()
+    of_batches: list[Metrics] = []
     adapted, params = model.model, model.params
     if model.sampler.weights == 'int8':  # to measure what rounding costs
         adapted, params = model.for_decoding
@@ -79,10 +82,11 @@ def on_tasks(
     Raises:
       UserError: if the model does not generate text, or `data.registry.evaluator.evaluate` refuses the task.
     """
-    if not model.predictor.generates:
+    predictor = model.predictor
+    if not isinstance(predictor, Generator):
         raise UserError(
             f'--task={name} needs a model that generates text, and {model.checkpoint} was trained '
-            f'{model.predictor.purpose}. Leave out --task.'
+            f'{predictor.purpose}. Leave out --task.'
         )
     from palm_jax.data.registry import evaluator
 
@@ -90,7 +94,7 @@ def on_tasks(
         name,
         split,
         model.data.vocabulary,
-        lambda prompts: model.predictor.answer(model, prompts),
+        lambda prompts: predictor.answer(model, prompts),
         lambda pairs: [likelihood.total for likelihood in model.score(pairs)],
         num_examples,
         shots,

@@ -33,6 +33,7 @@ from palm_jax.parameters import merge_matching
 from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import AdaptedModel
 from palm_jax.peft.trainable import join
+from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.language_model_predictor import LanguageModelPredictor
 from palm_jax.predictors.predictor import Predictor
 from palm_jax.run_directory import RunDirectory, find_checkpoint
@@ -105,7 +106,7 @@ def load_with(
       UserError: there is no run, or its base has moved or changed.
     """
     known = {} if known is None else known
-    checkpoint, config = find_checkpoint(model_dir, 'MODEL_DIR'), RunDirectory(model_dir).config
+    checkpoint, config = find_checkpoint(model_dir, 'MODEL_DIR'), RunDirectory(Path(model_dir)).config
     if not config.is_file():
         raise UserError(f'{model_dir} has no {config.name}: it is not the MODEL_DIR of a run.')
     overlay = compose(['gin/runs/loaded.gin'], {'LOADED_MODEL_DIR': str(model_dir)})
@@ -227,9 +228,10 @@ class TrainedModel:
         """
         return self._completions('completions', inputs, sampler, first)
 
-    def _completions(self, method: str, inputs, sampler, first) -> list[list[Completion]]:
-        self._require(self.predictor.generates, method)
-        return self.predictor.completions(self, inputs, sampler, first)
+    def _completions(
+        self, method: str, inputs: Sequence[Any], sampler: Decoder | None, first: int
+    ) -> list[list[Completion]]:
+        return self._generator(method).completions(self, inputs, sampler, first)
 
     def score(self, pairs: Sequence[tuple[Any, str]], batch_size: int = 32) -> list[Likelihood]:
         """Return the likelihood of the continuation in each (input, continuation).
@@ -237,8 +239,8 @@ class TrainedModel:
         Raises:
           UserError: if the model does not generate text.
         """
-        self._require(self.predictor.generates, 'score')
-        ids = [(self.predictor.prompt(self, given), self.predictor.target(self, text)) for given, text in pairs]
+        predictor = self._generator('score')
+        ids = [(predictor.prompt(self, given), predictor.target(self, text)) for given, text in pairs]
         return likelihoods(self.model, self.params, ids, self.data.length, batch_size)
 
     def extract_entities(
@@ -256,14 +258,20 @@ class TrainedModel:
         Raises:
           UserError: if the model is not a tagger.
         """
-        self._require(self.predictor.method == 'extract_entities', 'extract_entities')
+        if self.predictor.method != 'extract_entities':
+            raise self._unsuited('extract_entities')
         return self.predict(texts, batch_size=batch_size)
 
-    def _require(self, fits: bool, method: str) -> None:
-        if not fits:
-            raise UserError(
-                f'{method}: this model was trained {self.predictor.purpose}; use {self.predictor.method}(...).'
-            )
+    def _generator(self, method: str) -> Generator:
+        if not isinstance(self.predictor, Generator):
+            raise self._unsuited(method)
+        return self.predictor
+
+    def _unsuited(self, method: str) -> UserError:
+        """Return the error of a method that models of another kind have."""
+        return UserError(
+            f'{method}: this model was trained {self.predictor.purpose}; use {self.predictor.method}(...).'
+        )
 
     def merged(self) -> Any:
         """Return the parameters with all methods merged into the kernels.
@@ -285,7 +293,7 @@ class TrainedModel:
         Raises:
           UserError: the directory holds a run.
         """
-        run, params, parts = RunDirectory(model_dir), self.params, ['gin/runs/loaded.gin']
+        run, params, parts = RunDirectory(Path(model_dir)), self.params, ['gin/runs/loaded.gin']
         if run.config.exists():
             raise UserError(f'{run} holds a run already; save to another directory.')
         if self.model.methods:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from palm_jax.cli import command_line
 from palm_jax.configuration import reference
-from palm_jax.configuration.statements import find_config, open_file, read_flag, read_statements
+from palm_jax.configuration.statements import Import, Statement, find_config, open_file, read_flag, read_statements
 from palm_jax.errors import UserError, closest
 
 PAGE = Path('docs/reference/bindings.md')
@@ -53,7 +53,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _bindings(gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) -> list[reference.Binding]:
     """Return the bindings that hold in some files and flags."""
-    effective, imports = {}, []
+    effective: dict[str, Statement] = {}
+    imports: list[Import] = []
     for name in gin_files:
         statements, file_imports = read_statements(open_file(find_config(name, '--gin_file')))
         effective |= {statement.name: statement for statement in statements}

@@ -127,7 +127,8 @@ def diff(one: Path, other: Path) -> str:
             same += 1
         else:
             left, right = a[name].astype(np.float64), b[name].astype(np.float64)
-            most, norm = np.abs(left - right).max(), np.linalg.norm(left - right) / max(np.linalg.norm(left), 1e-30)
+            most = np.abs(left - right).max()
+            norm = np.linalg.norm(left - right) / np.maximum(np.linalg.norm(left), 1e-30)
             lines.append(f'~ {name}: differs by at most {most:.4g}, {norm:.2%} of its norm')
     lines.append(f'{same} of {len(a.keys() | b.keys())} arrays are bit-for-bit identical')
     return '\n'.join(lines)

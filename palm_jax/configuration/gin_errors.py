@@ -22,11 +22,12 @@ def explain(error: Exception, statements: Sequence[Statement]) -> str:
     message = str(error).strip()
     complaint = message.splitlines()[0] if message else type(error).__name__
     if match := re.match(r"Configurable '(.+)' doesn't have a parameter named '(\w+)'", complaint):
-        location = _location(statements, lambda s: s.selector == match[1] and s.parameter == match[2])
-        parameters = inspect.signature(gin_adapter.function(match[1])).parameters
+        selector, parameter = match.groups()
+        location = _location(statements, lambda s: s.selector == selector and s.parameter == parameter)
+        parameters = inspect.signature(gin_adapter.function(selector)).parameters
         names = [name for name in parameters if name not in ('self', 'parent', 'name')]
-        suggestion = closest(match[2], names)
-        return f'{location}{match[1]} has no parameter {match[2]}.{suggestion}\nIt has: {", ".join(names)}.'
+        suggestion = closest(parameter, names)
+        return f'{location}{selector} has no parameter {parameter}.{suggestion}\nIt has: {", ".join(names)}.'
     for pattern in _UNKNOWN_NAME:
         if match := re.match(pattern, complaint):
             return _unknown_name(match['name'], statements)

@@ -101,7 +101,7 @@ class GinText:
     def as_file(self) -> io.StringIO:
         """Return the text as an open file, by whose name gin reports errors."""
         file = io.StringIO(self.text)
-        file.name = self.display  # type: ignore[misc]
+        file.name = self.display
         return file
 
 
@@ -232,7 +232,7 @@ def _display(path: Path) -> str:
     return str(path)
 
 
-def held(value: Any, kind: type) -> Iterator[Any]:
+def held(value: Any, kind: type | tuple[type, ...]) -> Iterator[Any]:
     """Yield all references or macros inside a value."""
     if isinstance(value, kind):
         yield value

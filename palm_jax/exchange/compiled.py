@@ -21,6 +21,7 @@ import numpy as np
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.models.model import Model
+from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.predictor import Predictor
 
 Function = Callable[..., Any]
@@ -79,7 +80,7 @@ def write_stablehlo(
     exported = jax.export.export(jax.jit(plain), platforms=_PLATFORMS, disabled_checks=[unguaranteed])(*specs)
     _prepare(directory)
     (directory / 'model.stablehlo').write_bytes(exported.serialize())
-    if predictor.generates:
+    if isinstance(predictor, Generator):
         (directory / 'run.py').write_text(_RUNNER)
     again = jax.export.deserialize(bytearray((directory / 'model.stablehlo').read_bytes()))
     return _compare(predictor, plain, {'model.stablehlo': jax.jit(again.call)}, directory, batches)
@@ -155,11 +156,12 @@ def _compare(
         for batch in batches
         for row in range(len(batch[predictor.features[0]]))
     ][:_EXAMPLES]
-    has_targets = 'decoder_target_tokens' in examples[0][1] and predictor.generates
+    has_targets = 'decoder_target_tokens' in examples[0][1] and isinstance(predictor, Generator)
     expected = [np.asarray(jax.jit(plain)(*arrays)) for arrays, _, _ in examples]
     scale = max(np.abs(x).max() for x in expected)
     lines = [f'{"":20}{"size":>10}{"ms per call":>12}{"loss" if has_targets else "same answer":>13}{"differs by":>12}']
-    for name, call in {'the model': jax.jit(plain), **calls}.items():
+    functions: dict[str, Function] = {'the model': jax.jit(plain), **calls}
+    for name, call in functions.items():
         outputs, seconds = zip(*(_timed(call, arrays) for arrays, _, _ in examples), strict=True)
         difference = max(float(np.abs(out - x).max()) for out, x in zip(outputs, expected, strict=True))
         if has_targets:

@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -61,6 +61,7 @@ class Decoder(abc.ABC):
       weights: `stored` or `int8`, see `quantization`.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # `dataclasses.replace` takes any decoder
     max_tokens: int
     batch_size: int
     weights: Weights

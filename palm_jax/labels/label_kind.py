@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 Table = Sequence[Sequence[str]]  # the first row is the header
+Encoded = np.ndarray | np.number  # a label as the loss reads it; NumPy scalars are arrays of shape []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +56,13 @@ class LabelKind(Protocol):
     def check(self, label: str) -> None:
         """Raise UserError if a label can never be encoded, whichever classes exist."""
 
-    def encode(self, label: str, class_ids: Sequence[int], num_classes: int) -> np.ndarray:
+    def encode(self, label: str, class_ids: Sequence[int], num_classes: int) -> Encoded:
         """Return a label as the loss reads it; `class_ids` are the ids of its `class_names`, of C in all."""
 
     def num_scores(self, num_classes: int) -> int:
         """Return S, the outputs that a head needs for C classes."""
 
-    def describe(self, encoded: np.ndarray, names: Sequence[str]) -> Any:
+    def describe(self, encoded: Encoded, names: Sequence[str]) -> Any:
         """Return an encoded label as JSON: a name, a list of names or a number."""
 
     def evaluate(self, scores_ES: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Evaluation:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from palm_jax.labels.label_kind import Evaluation, rank_by_probability, top_probabilities
+from palm_jax.labels.label_kind import Encoded, Evaluation, rank_by_probability, top_probabilities
 from palm_jax.labels.single_label import report_of_classes
 from palm_jax.metrics import statistics
 
@@ -42,9 +42,9 @@ class LabelSet:
         """Return C."""
         return num_classes
 
-    def describe(self, encoded: np.ndarray, names: Sequence[str]) -> list[str]:
+    def describe(self, encoded: Encoded, names: Sequence[str]) -> list[str]:
         """Return the names of the label's classes."""
-        return [name for name, holds in zip(names, encoded, strict=True) if holds]
+        return [name for name, holds in zip(names, np.asarray(encoded), strict=True) if holds]
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
         """Return sigmoid(scores), [..., C] in float64."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from palm_jax.errors import UserError
-from palm_jax.labels.label_kind import Evaluation
+from palm_jax.labels.label_kind import Encoded, Evaluation
 from palm_jax.metrics import statistics
 
 
@@ -35,7 +35,7 @@ class Number:
         if not is_finite:
             raise UserError(f'the label {label!r} is not a number.')
 
-    def encode(self, label: str, class_ids: Sequence[int], num_classes: int) -> np.ndarray:
+    def encode(self, label: str, class_ids: Sequence[int], num_classes: int) -> Encoded:
         """Return the number, float32 []."""
         del class_ids, num_classes
         self.check(label)
@@ -46,7 +46,7 @@ class Number:
         del num_classes
         return 1
 
-    def describe(self, encoded: np.ndarray, names: Sequence[str]) -> float:
+    def describe(self, encoded: Encoded, names: Sequence[str]) -> float:
         """Return the number."""
         del names
         return float(encoded)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import classification_report, precision_recall_fscore_support
 
-from palm_jax.labels.label_kind import Evaluation, rank_by_probability, top_probabilities
+from palm_jax.labels.label_kind import Encoded, Evaluation, rank_by_probability, top_probabilities
 from palm_jax.metrics import statistics
 
 _MAX_CLASSES_IN_TERMINAL = 20
@@ -32,7 +32,7 @@ class SingleLabel:
     def check(self, label: str) -> None:
         """Accept every label."""
 
-    def encode(self, label: str, class_ids: Sequence[int], num_classes: int) -> np.ndarray:
+    def encode(self, label: str, class_ids: Sequence[int], num_classes: int) -> Encoded:
         """Return the class's id, int32 []."""
         del label, num_classes
         return np.int32(class_ids[0])
@@ -41,7 +41,7 @@ class SingleLabel:
         """Return C."""
         return num_classes
 
-    def describe(self, encoded: np.ndarray, names: Sequence[str]) -> str:
+    def describe(self, encoded: Encoded, names: Sequence[str]) -> str:
         """Return the class's name."""
         return names[int(encoded)]
 
@@ -85,8 +85,10 @@ class SingleLabel:
 
 def table_of_classes(labels_E: np.ndarray, predicted_E: np.ndarray, names: Sequence[str]) -> list[tuple[str, ...]]:
     """Return precision, recall, F1 and number of examples of every class, below a header."""
-    ids = np.arange(len(names))
-    precision, recall, f1, count = precision_recall_fscore_support(labels_E, predicted_E, labels=ids, zero_division=0)
+    ids = range(len(names))
+    precision, recall, f1, count = precision_recall_fscore_support(
+        labels_E, predicted_E, labels=np.array(ids), zero_division=0
+    )
     rows = [(names[c], f'{precision[c]:.3f}', f'{recall[c]:.3f}', f'{f1[c]:.3f}', str(count[c])) for c in ids]
     return [('class', 'precision', 'recall', 'F1', 'examples'), *rows]
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from palm_jax.bounds import AtLeast, Rate, checked
+from palm_jax.models.layers import create_param
 
 
 @checked
@@ -42,15 +43,9 @@ class Head(nn.Module):
         D = h_BLD.shape[-1]
         x = pool(h_BLD.astype(jnp.float32), segment_ids_BL, self.pooling)
         x = nn.Dropout(self.dropout_rate, deterministic=deterministic)(x)
-        kernel_DC = self.param(
-            'kernel',
-            nn.with_logical_partitioning(nn.initializers.normal(stddev=D**-0.5), ('embed', 'classes')),
-            (D, self.num_outputs),
-            jnp.float32,
-        )
-        bias_C = self.param(
-            'bias', nn.with_logical_partitioning(nn.initializers.zeros, ('classes',)), (self.num_outputs,), jnp.float32
-        )
+        init, C = nn.initializers.normal(stddev=D**-0.5), self.num_outputs
+        kernel_DC = create_param(self, 'kernel', init, (D, C), ('embed', 'classes'), jnp.float32)
+        bias_C = create_param(self, 'bias', nn.initializers.zeros, (C,), ('classes',), jnp.float32)
         return x @ kernel_DC + bias_C
 
 

@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.kernels.matmul import matmul, product
 from palm_jax.models.sharding import constrain, num_parts
+
+
+def create_param(
+    module: nn.Module,
+    name: str,
+    init: Callable[..., Any],
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    dtype: DTypeLike,
+) -> jax.Array:
+    """Create a parameter of a module that is boxed with its logical axes, and return its value.
+
+    Args:
+      module: module that is being applied or initialized.
+      name: name of the parameter.
+      init: initializer: a function of (key, shape, dtype).
+      shape: shape of the parameter.
+      axes: logical axis of each dimension; None is never split over devices.
+      dtype: dtype of the parameter.
+    """
+    value: Any = module.param(name, nn.with_logical_partitioning(init, axes), shape, dtype)  # unboxed by `param`
+    return value
 
 
 class Projection(nn.Module):
@@ -44,12 +68,8 @@ class Projection(nn.Module):
         init = nn.initializers.normal(stddev=fan_in**-0.5)  # the paper's N(0, 1/√fan_in)
         kernels = []
         for name, shape in self.outputs.items():
-            kernel = self.param(
-                name,
-                nn.with_logical_partitioning(init, (*self.input_axes, *self.axes[name])),
-                (*input_shape, *shape),
-                self.arch.param_dtype,
-            )
+            axes = (*self.input_axes, *self.axes[name])
+            kernel = create_param(self, name, init, (*input_shape, *shape), axes, self.arch.param_dtype)
             kernels.append(kernel.reshape(fan_in, -1).astype(self.arch.dtype))
         if self.arch.fuse_projections and max(num_parts(axis) for axes in self.axes.values() for axis in axes) == 1:
             widths = [kernel.shape[1] for kernel in kernels]
@@ -72,12 +92,8 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalize the last axis; the result has the compute dtype."""
-        scale = self.param(
-            'scale',
-            nn.with_logical_partitioning(nn.initializers.ones, self.axes),
-            (x.shape[-1],),
-            self.arch.param_dtype,
-        )
+        init = nn.initializers.ones
+        scale = create_param(self, 'scale', init, (x.shape[-1],), self.axes, self.arch.param_dtype)
         x = x.astype(jnp.float32)
         if self.arch.norm == 'layernorm':
             x = x - x.mean(axis=-1, keepdims=True)
@@ -91,12 +107,9 @@ class Embed(nn.Module):
     arch: Architecture
 
     def setup(self) -> None:
-        self.embedding = self.param(
-            'embedding',
-            nn.with_logical_partitioning(nn.initializers.normal(stddev=1.0), ('vocab', 'embed')),
-            (self.arch.vocab_size, self.arch.d_model),
-            self.arch.param_dtype,
-        )
+        arch, init = self.arch, nn.initializers.normal(stddev=1.0)
+        shape, axes = (arch.vocab_size, arch.d_model), ('vocab', 'embed')
+        self.embedding = create_param(self, 'embedding', init, shape, axes, arch.param_dtype)
 
     def __call__(self, tokens_BL: jax.Array) -> jax.Array:
         """Map token ids [B, L] to embeddings [B, L, D]."""

@@ -165,13 +165,23 @@ class PaLM(nn.Module):
 
         return nn.map_variables(run, 'params', trans_in_fn=part)
 
-    def scores(self, *inputs: jax.Array | None, deterministic: bool = True) -> jax.Array:
-        """The head's scores of sequences or tokens; the inputs are those of `__call__`, with segment ids.
+    def scores(
+        self,
+        tokens_BL: jax.Array,
+        positions_BL: jax.Array | None,
+        segment_ids_BL: jax.Array,
+        causal_attention_BL: jax.Array | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """The head's scores of sequences or tokens; the arguments are those of `__call__`, with segment ids.
 
         Returns:
           float32 [B, C] or [B, L, C]; see `Head`.
         """
-        return self.head(self.features(*inputs, deterministic=deterministic), inputs[2], deterministic)
+        assert self.head is not None, 'a language model has no scores'
+        h_BLD = self.features(tokens_BL, positions_BL, segment_ids_BL, causal_attention_BL, deterministic)
+        return self.head(h_BLD, segment_ids_BL, deterministic)
 
     def init_all(self, tokens_BL: jax.Array) -> None:
         """Use every parameter once; the method for `init`."""

@@ -25,7 +25,7 @@ from flax.linen.module import InterceptorContext
 
 from palm_jax.errors import UserError
 from palm_jax.models.architecture import Architecture
-from palm_jax.models.layers import Projection
+from palm_jax.models.layers import Projection, create_param
 from palm_jax.models.palm import PaLM
 
 
@@ -118,17 +118,21 @@ class AdaptedModel:
     def init_from_base(self, params: Any) -> Any:
         """Return the parameters to start from, given those of the base; see `Method.init_from_base`."""
         for method in self.methods:
-            params = _visit(
-                params, method.name, lambda siblings, params, m=method: ({}, m.init_from_base(siblings, params))
-            )
+
+            def change(siblings: dict, params: dict, method: Method = method) -> tuple[dict, dict | None]:
+                return {}, method.init_from_base(siblings, params)
+
+            params = _visit(params, method.name, change)
         return params
 
     def merge(self, params: Any) -> Any:
         """Return parameters with which the base alone computes the same; see `Method.merge`."""
         for method in self.methods:
-            params = _visit(
-                params, method.name, lambda siblings, params, m=method: (m.merge(_kernels(siblings), params), None)
-            )
+
+            def change(siblings: dict, params: dict, method: Method = method) -> tuple[dict, dict | None]:
+                return method.merge(_kernels(siblings), params), None
+
+            params = _visit(params, method.name, change)
         return params
 
     def penalized(self, loss: Callable[..., tuple[jax.Array, dict]]) -> Callable[..., tuple[jax.Array, dict]]:
@@ -202,11 +206,11 @@ def change_targets(
       pattern: regular expression of kernels.
       change: function of (projection, matching outputs by name) that returns their new values by name.
     """
-    outputs, names = next_fun(*args, **kwargs), targets(context, pattern)
-    if not names:
+    outputs, names, module = next_fun(*args, **kwargs), targets(context, pattern), context.module
+    if not names or not isinstance(module, Projection):
         return outputs
-    outputs = outputs_by_name(context.module, outputs)
-    return tuple((outputs | change(context.module, {name: outputs[name] for name in names})).values())
+    by_name = outputs_by_name(module, outputs)
+    return tuple((by_name | change(module, {name: by_name[name] for name in names})).values())
 
 
 def outputs_by_name(projection: Projection, outputs: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
@@ -214,6 +218,8 @@ def outputs_by_name(projection: Projection, outputs: tuple[jax.Array, ...]) -> d
     return dict(zip(projection.outputs, outputs, strict=True))
 
 
-def new_param(module: nn.Module, name: str, init: Callable, shape: tuple[int, ...], axes: tuple[str, ...]) -> jax.Array:
+def new_param(
+    module: nn.Module, name: str, init: Callable, shape: tuple[int, ...], axes: tuple[str | None, ...]
+) -> jax.Array:
     """Create a weight of a method with its logical axes, in the dtype of the base's parameters."""
-    return module.param(name, nn.with_logical_partitioning(init, axes), shape, module.arch.param_dtype)
+    return create_param(module, name, init, shape, axes, module.arch.param_dtype)

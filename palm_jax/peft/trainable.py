@@ -52,7 +52,10 @@ class Trainable:
                     result[key] = inner
             elif chosen[key] and stacked and self.top_layers is not None:
                 num_layers = _length(value)
-                self._check(num_layers)
+                if not 0 < self.top_layers <= num_layers:
+                    raise UserError(
+                        f'TRAINABLE_LAYERS is {self.top_layers}; it must be at least 1 and at most {num_layers}.'
+                    )
                 first = num_layers - self.top_layers
                 part = slice(first, None) if trained else slice(0, first)
                 if trained or first:
@@ -63,12 +66,9 @@ class Trainable:
 
     def frozen_layers(self, trained: Any, num_layers: int) -> int:
         """Return how many layers at the bottom need no backward pass; `trained` is the first part of `split`."""
-        from_the_top = self.top_layers is not None and trained.keys() <= {'stack', 'final_norm', 'head'}
-        return num_layers - self.top_layers if from_the_top else 0
-
-    def _check(self, num_layers: int) -> None:
-        if not 0 < self.top_layers <= num_layers:
-            raise UserError(f'TRAINABLE_LAYERS is {self.top_layers}; it must be at least 1 and at most {num_layers}.')
+        if self.top_layers is None or not trained.keys() <= {'stack', 'final_norm', 'head'}:
+            return 0
+        return num_layers - self.top_layers
 
 
 def join(trained: Any, frozen: Any) -> Any:

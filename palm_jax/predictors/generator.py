@@ -22,7 +22,6 @@ class Generator(abc.ABC):
     endpoint = '/v1/completions'
     method = 'generate'
     purpose = 'to generate text'
-    generates = True
     features = ('decoder_input_tokens',)
 
     @abc.abstractmethod

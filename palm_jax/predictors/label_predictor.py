@@ -31,7 +31,6 @@ class LabelPredictor:
     endpoint = '/v1/classify'
     method = 'predict'
     purpose = 'to label texts'
-    generates = False
     features = FEATURES
 
     def parse(self, model: Model, row: Row) -> str | tuple[str, str]:

@@ -26,22 +26,32 @@ class Model(Protocol):
       for_decoding: (model, params) as decoding needs them.
     """
 
-    model: Any
-    params: Any
-    data: Any
-    sampler: Decoder
-    for_decoding: tuple[Any, Any]
+    @property
+    def model(self) -> Any: ...
+
+    @property
+    def params(self) -> Any: ...
+
+    @property
+    def data(self) -> Any: ...
+
+    @property
+    def sampler(self) -> Decoder: ...
+
+    @property
+    def for_decoding(self) -> tuple[Any, Any]: ...
 
 
 class Predictor(Protocol):
     """A kind of task: a frozen dataclass that gin builds.
+
+    A kind whose models generate text is a `generator.Generator`, and is served by the engine.
 
     Attributes:
       kind: name of the kind in `GET /v1/models`.
       endpoint: path of the HTTP API that serves it.
       method: the method of the Python API that answers its inputs, named when another one is called.
       purpose: what models of this kind are trained to do: `to label texts`.
-      generates: whether it generates text and is served by the engine; if so, it is a `generator.Generator`.
       features: names of the batch's features that `apply` reads.
     """
 
@@ -49,8 +59,9 @@ class Predictor(Protocol):
     endpoint: str
     method: str
     purpose: str
-    generates: bool
-    features: tuple[str, ...]
+
+    @property
+    def features(self) -> tuple[str, ...]: ...
 
     def parse(self, model: Model, row: Row) -> Any:
         """Return the input that a row of a table holds.
@@ -76,7 +87,7 @@ class Predictor(Protocol):
         """Return what `palm-jax infer` adds to a row."""
 
     def to_response(self, prediction: Any) -> dict[str, Any]:
-        """Return the fields of an answer of `endpoint`; called only where `generates` is False."""
+        """Return the fields of an answer of `endpoint`; not called for a `Generator`."""
 
     def apply(self, model: Any, params: Any, *features: jax.Array) -> jax.Array:
         """Return logits or scores from the arrays named by `features`: the function that `palm-jax export` writes."""

@@ -25,7 +25,6 @@ class TagPredictor:
     endpoint = '/v1/tag'
     method = 'extract_entities'
     purpose = 'to tag words'
-    generates = False
     features = FEATURES
 
     def parse(self, model: Model, row: Row) -> str:

@@ -125,7 +125,7 @@ class RunReport:
           continue_command: command that trains the model further.
         """
         measured, files = self.measurements, RunDirectory(model_dir)
-        rows = [('loss curve', files.loss_plot)]
+        rows: list[tuple[str, str | Path]] = [('loss curve', files.loss_plot)]
         rows += [('samples', files.samples)] if measured.samples is not None else []
         rows += [('predictions', files.predictions)] if measured.predictions is not None else []
         rows += [('report', f'{files.html_report} (and {files.markdown_report.name})')] if measured.tables else []

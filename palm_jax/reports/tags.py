@@ -53,8 +53,8 @@ def measurements(loss: float, sentences: Sequence[Any], predicted: Sequence[list
             by_type[name] += statistics.entity_counts(*one)
     rows = []
     for name in sorted(by_type):
-        p, r, f = statistics.precision_recall_f1(*by_type[name])
-        rows.append((name, f'{p:.3f}', f'{r:.3f}', f'{f:.3f}', f'{by_type[name][2]:.0f}'))
+        scores = (f'{score:.3f}' for score in statistics.precision_recall_f1(*by_type[name]))
+        rows.append((name, *scores, f'{by_type[name][2]:.0f}'))
     right = sum(a == b for s, tags in zip(sentences, predicted, strict=True) for a, b in zip(s.tags, tags, strict=True))
     predictions = [
         {

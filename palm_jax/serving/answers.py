@@ -16,7 +16,7 @@ from palm_jax.serving.models import ServedModel
 from palm_jax.serving.texts import Texts, failure_of
 
 
-def streamed(errors: dict[int, Any]) -> dict[int | str, Any]:
+def streamed(errors: dict[int | str, Any]) -> dict[int | str, Any]:
     """Return the description of a response that may be a stream, with those of its errors, for OpenAPI."""
     events = {'text/event-stream': {'schema': {'type': 'string'}}}
     return {200: {'content': events, 'description': 'The response, or its events if stream = true'}, **errors}
@@ -52,6 +52,22 @@ def _event(content: Any) -> str:
     return f'data: {text}\n\n'
 
 
+def _fields(identifier: str, served: ServedModel) -> dict[str, Any]:
+    """Return the fields that the response and all events of a request share."""
+    return {'id': identifier, 'created': int(time.time()), 'model': served.name}
+
+
+def _finish_reason(delta: Delta) -> protocol.FinishReason | None:
+    return None if delta.finish_reason is None else _reason_of_end(delta)
+
+
+def _reason_of_end(delta: Delta) -> protocol.FinishReason:
+    """Return why a text has ended that was not ended by the server; see `texts.failure_of`."""
+    if delta.finish_reason in ('stop', 'length'):
+        return delta.finish_reason
+    raise ValueError(f'{delta.finish_reason} is not a reason of the protocol')
+
+
 class CompletionAnswer:
     """Responses and events of one request of /v1/completions.
 
@@ -62,7 +78,7 @@ class CompletionAnswer:
 
     def __init__(self, served: ServedModel, num_logprobs: int | None):
         self._decode, self._num_logprobs = served.model.data.vocabulary.decode, num_logprobs
-        self._fields = {'id': f'cmpl-{uuid.uuid4().hex}', 'created': int(time.time()), 'model': served.name}
+        self._fields = _fields(f'cmpl-{uuid.uuid4().hex}', served)
         self._lengths: dict[int, int] = {}
 
     def whole(self, texts: Sequence[Delta], usage: protocol.Usage) -> protocol.Completion:
@@ -85,7 +101,7 @@ class CompletionAnswer:
         if self._num_logprobs is not None:
             logprobs = text_logprobs(delta.tokens, self._decode, self._num_logprobs, offset)
         return protocol.CompletionChoice(
-            index=index, text=delta.text, logprobs=logprobs, finish_reason=delta.finish_reason
+            index=index, text=delta.text, logprobs=logprobs, finish_reason=_finish_reason(delta)
         )
 
 
@@ -100,7 +116,7 @@ class ChatAnswer:
 
     def __init__(self, served: ServedModel, with_logprobs: bool, strips: bool):
         self._decode, self._with_logprobs, self._strips = served.model.data.vocabulary.decode, with_logprobs, strips
-        self._fields = {'id': f'chatcmpl-{uuid.uuid4().hex}', 'created': int(time.time()), 'model': served.name}
+        self._fields = _fields(f'chatcmpl-{uuid.uuid4().hex}', served)
         self._begun: set[int] = set()
 
     def whole(self, texts: Sequence[Delta], usage: protocol.Usage) -> protocol.ChatCompletion:
@@ -110,7 +126,7 @@ class ChatAnswer:
                 index=index,
                 message=protocol.ChatMessage(content=delta.text.lstrip() if self._strips else delta.text),
                 logprobs=self._logprobs(delta),
-                finish_reason=delta.finish_reason,
+                finish_reason=_reason_of_end(delta),
             )
             for index, delta in enumerate(texts)
         ]

@@ -19,6 +19,7 @@ from palm_jax import __version__
 from palm_jax.errors import closest
 from palm_jax.inference.engine import Engine
 from palm_jax.inference.generate import Sampler, next_power_of_two
+from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.predictor import Predictor
 from palm_jax.serving import answers, errors, protocol
 from palm_jax.serving.errors import Failure
@@ -138,7 +139,7 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
     @router.post('/v1/completions', responses=responses)
     async def completions(body: protocol.CompletionRequest, request: Request) -> protocol.Completion:
         """Complete prompts."""
-        model = models.find(body.model, lambda predictor: predictor.generates)
+        model = models.find(body.model, lambda predictor: isinstance(predictor, Generator))
         prompts = [model.prompt(prompt) for prompt in body.prompts]
         texts = submit(body, model, prompts, (), body.max_tokens, body.logprobs or 0)
         return await respond(body, texts, answers.CompletionAnswer(model, body.logprobs), request)
@@ -146,9 +147,9 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
     @router.post('/v1/chat/completions', responses=responses)
     async def chat(body: protocol.ChatRequest, request: Request) -> protocol.ChatCompletion:
         """Answer the last message of a chat."""
-        model = models.find(body.model, lambda predictor: predictor.generates)
+        model = models.find(body.model, lambda predictor: isinstance(predictor, Generator))
         messages = [{'role': message.role, 'content': message.content} for message in body.messages]
-        prompt, stop = model.predictor.chat_prompt(model.model, messages)
+        prompt, stop = model.generator.chat_prompt(model.model, messages)
         num_logprobs = body.top_logprobs or 0
         if num_logprobs and not body.logprobs:
             raise Failure(400, 'top_logprobs needs logprobs = true.', param='top_logprobs')
@@ -214,7 +215,8 @@ def _routes_of_state(engine: Engine, counters: Counters) -> APIRouter:
 
 def _inputs(body: protocol.HeadRequest, model: ServedModel) -> list[Any]:
     """Return texts or pairs of texts, whichever the model reads."""
-    texts, seconds = ([x] if isinstance(x, str) else x for x in (body.input, body.second_input))
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    seconds = [body.second_input] if isinstance(body.second_input, str) else body.second_input
     reads_pairs = model.predictor.reads_pairs(model.model)
     if reads_pairs != (seconds is not None) or (seconds is not None and len(seconds) != len(texts)):
         expected = 'pairs: a second_input for every input' if reads_pairs else 'single texts: no second_input'

@@ -94,4 +94,4 @@ def _document_400_instead_of_422(app: FastAPI) -> None:
             document['components']['schemas'].pop(name, None)
         return document
 
-    app.openapi = openapi
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to change the schema

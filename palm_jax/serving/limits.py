@@ -6,14 +6,11 @@ import asyncio
 import dataclasses
 import hmac
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 from prometheus_client import Counter, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from palm_jax.serving.errors import Failure
-
-App = Callable[[dict[str, Any], Callable, Callable], Awaitable[None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,16 +35,16 @@ class Limits:
 class Gate:
     """ASGI middleware that checks requests and counts them."""
 
-    def __init__(self, app: App, limits: Limits, requests: Counter, seconds: Histogram):
+    def __init__(self, app: ASGIApp, limits: Limits, requests: Counter, seconds: Histogram):
         self._app, self._limits, self._requests, self._seconds = app, limits, requests, seconds
 
-    async def __call__(self, scope: dict[str, Any], receive: Callable, send: Callable) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] != 'http':
             await self._app(scope, receive, send)
             return
         start, status = time.monotonic(), 499  # if the client disconnects before the response
 
-        async def counted_send(message: dict[str, Any]) -> None:
+        async def counted_send(message: Message) -> None:
             nonlocal status
             if message['type'] == 'http.response.start':
                 status = message['status']
@@ -73,7 +70,7 @@ class Gate:
             self._requests.labels(getattr(route, 'path', 'none'), str(status)).inc()
             self._seconds.labels(getattr(route, 'path', 'none')).observe(time.monotonic() - start)
 
-    def _refusal(self, scope: dict[str, Any]) -> Failure | None:
+    def _refusal(self, scope: Scope) -> Failure | None:
         headers = dict(scope['headers'])
         if self._limits.token is not None and scope['path'].startswith(('/v1/', '/metrics')):
             given = headers.get(b'authorization', b'').removeprefix(b'Bearer ')
@@ -89,7 +86,7 @@ class Gate:
     def _too_large(self) -> Failure:
         return Failure(413, f'The body is larger than {self._limits.body_bytes:,} bytes.', 'body_too_large')
 
-    async def _body(self, receive: Callable) -> bytes | None:
+    async def _body(self, receive: Receive) -> bytes | None:
         """Return the whole body, or None if the client disconnected."""
         parts, size = [], 0
         while True:
@@ -104,11 +101,11 @@ class Gate:
                 return b''.join(parts)
 
 
-def _replay(body: bytes, receive: Callable) -> Callable:
+def _replay(body: bytes, receive: Receive) -> Receive:
     """Return a `receive` that yields the body once, and then what the client sends."""
-    pending = [{'type': 'http.request', 'body': body, 'more_body': False}]
+    pending: list[Message] = [{'type': 'http.request', 'body': body, 'more_body': False}]
 
-    async def again() -> dict[str, Any]:
+    async def again() -> Message:
         return pending.pop() if pending else await receive()
 
     return again

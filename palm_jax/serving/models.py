@@ -13,6 +13,7 @@ from palm_jax.api.trained_model import TrainedModel
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.engine import Engine
+from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.predictor import Predictor
 from palm_jax.special_ids import BOS_ID
 
@@ -36,6 +37,17 @@ class ServedModel:
         """Kind of task of the model."""
         return self.model.predictor
 
+    @property
+    def generator(self) -> Generator:
+        """Kind of task of a model that generates text.
+
+        Raises:
+          UserError: if the model does not generate text.
+        """
+        if not isinstance(self.predictor, Generator):
+            raise UserError(f'The model {self.name!r} is for {self.predictor.kind}; it does not generate text.')
+        return self.predictor
+
     def prompt(self, given: str | Sequence[int]) -> tuple[int, ...]:
         """Return the ids of a prompt, from a text as the model was trained to read it or from ids without BOS.
 
@@ -43,7 +55,7 @@ class ServedModel:
           UserError: if an id is not in the vocabulary, or the text lacks something.
         """
         if isinstance(given, str):
-            return self.predictor.prompt(self.model, given)
+            return self.generator.prompt(self.model, given)
         size = self.model.data.vocabulary.size
         if unknown := [i for i in given if i >= size]:
             raise UserError(f'Token {unknown[0]} is unknown: the vocabulary has {size}.')
@@ -79,7 +91,7 @@ def fill(engine: Engine, served: dict[str, ServedModel]) -> None:
     """Add all models that generate text to the engine."""
     copies: dict[int, Any] = {}
     for name, entry in served.items():
-        if entry.predictor.generates:
+        if isinstance(entry.predictor, Generator):
             model = entry.model
             unstacked = decoding.unstack_layers(model.model, model.params, model.sampler.weights, copies)
             is_bidirectional = entry.predictor.is_bidirectional(model)

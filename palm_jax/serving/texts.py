@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 from fastapi import Request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -25,7 +26,7 @@ class Counters:
 
     def __init__(self, engine: Engine):
         self.registry = CollectorRegistry()
-        of = {'namespace': 'palm_jax', 'registry': self.registry}
+        of: dict[str, Any] = {'namespace': 'palm_jax', 'registry': self.registry}
         self.requests = Counter('requests', 'Completed requests', ['route', 'status'], **of)
         self.seconds = Histogram('request_seconds', 'Duration of requests', ['route'], **of)
         self.prompt_tokens = Counter('prompt_tokens', 'Tokens of prompts', ['model'], **of)
@@ -138,8 +139,10 @@ class Texts:
 
 def failure_of(delta: Delta) -> Failure | None:
     """Return the error of a text that was ended by the server, if it was."""
-    return {
-        'timeout': Failure(504, 'Generating the answer took too long.', 'timeout'),
-        'cancelled': Failure(503, 'The server is shutting down.'),
-        'error': Failure(500, "The engine has failed; see the server's log."),
-    }.get(delta.finish_reason)
+    if delta.finish_reason == 'timeout':
+        return Failure(504, 'Generating the answer took too long.', 'timeout')
+    if delta.finish_reason == 'cancelled':
+        return Failure(503, 'The server is shutting down.')
+    if delta.finish_reason == 'error':
+        return Failure(500, "The engine has failed; see the server's log.")
+    return None

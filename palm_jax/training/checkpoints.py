@@ -134,9 +134,11 @@ class Checkpoints:
           step: step to restore; None: the newest.
 
         Raises:
-          UserError: the checkpoint has another vocabulary, other labels or another base.
+          UserError: there is no checkpoint, or it has another vocabulary, other labels or another base.
         """
         step = self.latest if step is None else step
+        if step is None:
+            raise UserError(f'{self.directory} holds no checkpoint.')
         saved = self.metadata(step)
         saved.check_compatible(self._metadata, self.path(step))
         target = jax.tree.map(
@@ -244,7 +246,9 @@ def restore_params(path: str | Path, fresh: Any, run: CheckpointMetadata, may_be
     metadata.check_vocabulary(run, checkpoint)
     may_be_new_path = re.compile('|'.join(may_be_new) or '(?!)').fullmatch
     keeps_head = metadata.labels == run.labels or not may_be_new_path('head/kernel')
-    handlers = {STATE: ocp.PyTreeCheckpointHandler(), metadata_folder(checkpoint).name: ocp.JsonCheckpointHandler()}
+    folder = metadata_folder(checkpoint)
+    assert folder is not None, '`read_metadata` has read it'
+    handlers = {STATE: ocp.PyTreeCheckpointHandler(), folder.name: ocp.JsonCheckpointHandler()}
     checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
     saved = _leaves(checkpointer.metadata(checkpoint.absolute()).item_metadata[STATE])
     # A stacked leaf whose top layers alone were trained is saved in two parts, the frozen layers first.

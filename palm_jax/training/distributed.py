@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -31,7 +32,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     """
     if not _were_started_together(environment):
         return
-    given = {}
+    given: dict[str, Any] = {}
     if 'JAX_NUM_PROCESSES' in environment:
         try:
             given = {

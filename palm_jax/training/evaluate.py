@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from palm_jax.training.state import TrainState
 
 
 def evaluate(
-    eval_step: Callable[[dict[str, Any]], Metrics], batches: Iterable[dict[str, np.ndarray]], mesh: Mesh
+    eval_step: Callable[[dict[str, Any]], Metrics], batches: Iterable[Mapping[str, np.ndarray]], mesh: Mesh
 ) -> Metrics:
     """Sum the metrics of all batches.
 

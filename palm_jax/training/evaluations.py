@@ -69,4 +69,5 @@ class Evaluations:
 
     def stall_message(self, step: int) -> str:
         """Why the run ends early at a step."""
+        assert self._best is not None, 'only a run with a best metric stalls'
         return f'no better {self._best.metric} since step {self._best.step:,}: the run ends at step {step:,}'

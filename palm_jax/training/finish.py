@@ -45,7 +45,7 @@ def reported_state(
     state: TrainState, checkpoints: Checkpoints, best: BestCheckpoint | None, restorer: Restorer
 ) -> Reported:
     """Return the best state of a run that kept one, else its last state."""
-    if best is None or best.step is None:
+    if best is None or best.step is None or best.path is None:
         step = int(state.step)
         return Reported(state, step, checkpoints.path(step), 'validation')
     return Reported(best.restore(restorer.target(state.frozen)), best.step, best.path, 'best')
@@ -101,8 +101,9 @@ class Finish:
 
     def _interrupted(self, step: int, clock: RunClock) -> int:
         self.log.close()
-        name = clock.received_signal.name
-        _LOGGER.info('\n%s: saved step %s. Continue with\n  %s', name, f'{step:,}', self.run.command)
+        received = clock.received_signal
+        assert received is not None, 'only a signal interrupts a run'
+        _LOGGER.info('\n%s: saved step %s. Continue with\n  %s', received.name, f'{step:,}', self.run.command)
         return clock.exit_code
 
     def _report_loss(self, reported: Reported) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from palm_jax.bounds import AtLeast, checked
 from palm_jax.models.kernels.cross_entropy import softmax_cross_entropy
-from palm_jax.models.palm import PaLM
+from palm_jax.models.model import Model
 from palm_jax.models.sharding import constrain
 from palm_jax.training.metrics import Metrics, Ratio
 
@@ -39,7 +39,7 @@ class LanguageModelLoss:
     skip_unweighted: bool = False
 
     def __call__(
-        self, model: PaLM, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None
+        self, model: Model, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None
     ) -> tuple[jax.Array, Metrics]:
         """Compute the loss of one batch.
 
@@ -58,7 +58,7 @@ class LanguageModelLoss:
         return self.of_features(features_of(model, params, batch, dropout_rng), model, params, batch)
 
     def of_features(
-        self, h_BLD: jax.Array, model: PaLM, params: Any, batch: dict[str, jax.Array]
+        self, h_BLD: jax.Array, model: Model, params: Any, batch: dict[str, jax.Array]
     ) -> tuple[jax.Array, Metrics]:
         """Compute the loss from features [B, L, D]; the other arguments and the result are those of `__call__`."""
         weights_BL = batch['decoder_loss_weights'].astype(jnp.float32)
@@ -81,7 +81,7 @@ class LanguageModelLoss:
 
 
 def features_of(
-    model: PaLM, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None
+    model: Model, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None
 ) -> jax.Array:
     """Compute the model's features of a batch, [B, L, D]; the arguments are those of `LanguageModelLoss`."""
     return model.apply(

@@ -23,7 +23,8 @@ class MetricWindow:
 
     def reset(self, sums: Metrics | None) -> None:
         """Replace the contents of the window by sums from a checkpoint, or by nothing."""
-        self._sums, self._pending = sums, []
+        self._sums: Metrics = sums or {}
+        self._pending: list[Metrics] = []
 
     def add(self, metrics: Metrics) -> None:
         """Add a step's metrics, after waiting for the step before it: the host is at most one step ahead."""
@@ -34,10 +35,10 @@ class MetricWindow:
     def sums(self) -> Metrics | None:
         """Sums over the window so far, fetched from the device; None for an empty window."""
         self._sums, self._pending = metrics_lib.total(self._pending, self._sums), []
-        return self._sums
+        return self._sums or None
 
-    def take(self) -> Metrics | None:
-        """Return the sums and empty the window."""
-        sums = self.sums()
+    def take(self) -> Metrics:
+        """Return the sums, nothing for an empty window, and empty the window."""
+        sums = self.sums() or {}
         self.reset(None)
         return sums

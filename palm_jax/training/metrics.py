@@ -13,8 +13,8 @@ import jax.numpy as jnp
 class Ratio:
     """A weighted mean that has not been divided yet, so that it adds up over microbatches, hosts and steps."""
 
-    total: jax.Array
-    count: jax.Array
+    total: jax.Array | float
+    count: jax.Array | float
 
     def __add__(self, other: Ratio) -> Ratio:
         return Ratio(self.total + other.total, self.count + other.count)
@@ -56,10 +56,10 @@ def total(batches: Sequence[Metrics], before: Metrics | None = None) -> Metrics:
       before: sums of earlier batches; with them, the result is bit for bit that of all batches at once.
 
     Returns:
-      The sums; `before` where there are no batches.
+      The sums; `before`, or nothing without it, where there are no batches.
     """
-    result = before
+    result = before or {}
     for batch in jax.device_get(list(batches)):
         wide = {name: Ratio(float(ratio.total), float(ratio.count)) for name, ratio in batch.items()}
-        result = wide if result is None else add(result, wide)
+        result = add(result, wide) if result else wide
     return result

@@ -31,8 +31,9 @@ def architecture(
     fields = read_metadata(checkpoint).architecture
     if fields is None:
         raise UserError(f'{checkpoint} does not record its architecture; give one with --gin_file=gin/models/...')
-    changes = {'dropout_rate': dropout_rate, 'dtype': dtype, 'remat': remat, 'unroll_layers': unroll_layers}
-    return dataclasses.replace(Architecture(**fields), **changes)
+    return dataclasses.replace(
+        Architecture(**fields), dropout_rate=dropout_rate, dtype=dtype, remat=remat, unroll_layers=unroll_layers
+    )
 
 
 def vocabulary(path: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Self
+from typing import Any, Self
 
 import jax
 from tqdm import tqdm
@@ -30,7 +30,8 @@ class Progress:
             mininterval=0.5 if sys.stderr.isatty() else 15.0,  # seldom in a log file
         )
         self._flops_per_token = flops_per_token
-        self._tokens, self._start, self._postfix = 0, time.monotonic(), {}
+        self._tokens, self._start = 0, time.monotonic()
+        self._postfix: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         return self

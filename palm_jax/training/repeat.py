@@ -44,12 +44,12 @@ def over_seeds(train: Callable[[int, Path], int], model_dir: Path, seeds: Sequen
 
 def spread(summaries: Mapping[int, Mapping[str, object]]) -> dict[str, dict[str, float]]:
     """Return mean, sample standard deviation, minimum and maximum of every number that all summaries have."""
-    first, *others = summaries.values()
-    table = {}
-    for name, value in first.items():
-        if not isinstance(value, float) or not all(isinstance(other.get(name), float) for other in others):
+    table: dict[str, dict[str, float]] = {}
+    for name in next(iter(summaries.values())):
+        found = [summary.get(name) for summary in summaries.values()]
+        values = [value for value in found if isinstance(value, float)]
+        if len(values) < len(found):
             continue
-        values = [summary[name] for summary in summaries.values()]
         deviation = statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
         table[name] = {
             'mean': sum(values) / len(values),

@@ -133,7 +133,7 @@ class SpikeGuard:
             value, recent = values[name], self._recent[name]
             if not math.isfinite(value):
                 return f'{name} is {value}'
-            if threshold is not None and len(recent) == self.rule.window:
+            if threshold is not None and len(recent) == recent.maxlen:
                 middle = statistics.median(recent)
                 spread = _ROBUST * statistics.median(abs(v - middle) for v in recent)
                 if value > middle + threshold * max(spread, 1e-3 * abs(middle)):
@@ -144,10 +144,10 @@ class SpikeGuard:
 
     def back_from(self, spike_step: int, saved: Sequence[int]) -> int:
         """The step to go back to: of those saved (or 0) the newest that is far enough before the spike."""
+        assert self.rule is not None, 'without a rule there are no spikes'
+        latest = spike_step - self.rule.rewind_steps
         before = [step for step in saved if step <= spike_step]
-        return max(
-            (step for step in before if step <= spike_step - self.rule.rewind_steps), default=min(before, default=0)
-        )
+        return max((step for step in before if step <= latest), default=min(before, default=0))
 
     def skip(self, step: int, spike_step: int, reason: str, batch_sizes: BatchSizes) -> Skip:
         """Skip, from `step` on, the batches up to the spike and `skip_steps_after` more; recorded on disk at once.
@@ -160,6 +160,7 @@ class SpikeGuard:
         Raises:
           UserError: there have been `max_rollbacks` already.
         """
+        assert self.rule is not None, 'without a rule there are no spikes'
         if len(self.skips) >= self.rule.max_rollbacks:
             raise UserError(
                 f'A spike at step {spike_step + 1:,} ({reason}), and {len(self.skips)} have been skipped already '

@@ -49,9 +49,8 @@ def init_state(model: Model, optimizer: Optimizer, rng: jax.Array, trainable: Tr
 
 def unbox(state: TrainState) -> TrainState:
     """Remove the logical axes, leaving arrays (or their shapes)."""
-    boxed = nn.meta.AxisMetadata
     return jax.tree.map(
-        lambda leaf: leaf.value if isinstance(leaf, boxed) else leaf,
+        lambda leaf: leaf.value if isinstance(leaf, nn.Partitioned) else leaf,
         state,
-        is_leaf=lambda leaf: isinstance(leaf, boxed),
+        is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
@@ -76,10 +76,10 @@ class WeightsAndBiases:
 
     Args:
       project: name of the project on wandb.ai.
-      mode: `online`, or `offline` to upload later with `wandb sync`.
+      mode: `online`, `offline` to upload later with `wandb sync`, `shared` or `disabled`; see `wandb.init`.
     """
 
-    def __init__(self, project: str = 'palm_jax', mode: str = 'online'):
+    def __init__(self, project: str = 'palm_jax', mode: Literal['online', 'offline', 'shared', 'disabled'] = 'online'):
         self._project, self._mode = project, mode
 
     def open(self, model_dir: Path, first_step: int, config: str) -> None:

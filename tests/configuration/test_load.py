@@ -54,7 +54,7 @@ def test_a_wrong_flag(flag, message):
 
 FILES = {
     'unquoted path': ('MODEL_DIR = runs/mine', r"line 2.*MODEL_DIR = 'runs/mine'"),
-    'missing include': ("include 'gin/modles/base.gin'", r'line 2.*Did you mean gin/models/base.gin\?'),
+    'missing include': ("include 'gin/modelz/base.gin'", r'line 2.*Did you mean gin/models/base.gin\?'),
     'unquoted include': ('include gin/models/base.gin', "line 2.*include 'gin/models/base.gin'"),
     'misspelt macro': ('TRAIN_STEP = 5', r'line 2.*nothing uses.*Did you mean TRAIN_STEPS\?'),
     'misspelt parameter': ('loop.train.total_step = 5', r'line 2.*Did you mean total_steps\?'),

@@ -19,6 +19,7 @@ from palm_jax.models.heads import Head
 from palm_jax.models.palm import PaLM
 from palm_jax.peft.method import AdaptedModel
 from palm_jax.predictors.chat_predictor import ChatPredictor
+from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.label_predictor import LabelPredictor
 from palm_jax.predictors.language_model_predictor import LanguageModelPredictor
 from palm_jax.predictors.tag_predictor import TagPredictor
@@ -65,7 +66,7 @@ def test_labels_of_texts_and_of_pairs(trained):
     scores = np.asarray(model.predictor.apply(model.model, model.params, tokens, segments))
     for prediction, p in zip(predictions, softmax(scores, axis=-1), strict=True):
         assert [prediction[name] for name in ('no', 'yes')] == pytest.approx(p, abs=1e-5)
-    assert model.predictor.endpoint == '/v1/classify' and not model.predictor.generates
+    assert model.predictor.endpoint == '/v1/classify' and not isinstance(model.predictor, Generator)
     assert model.predict([]) == []
 
     pairs = trained(labelled(kind=Number(), second_text_column='b'), LabelPredictor(Number()), Head(1))
@@ -154,6 +155,6 @@ def test_the_wrong_method_names_the_right_one(trained, kind):
     model = trained(data(), predictor, head)
     calls = {'extract_entities': model.extract_entities, 'generate': model.generate, 'score': model.score}
     for name, call in calls.items():
-        if name != predictor.method and not (name == 'score' and predictor.generates):
+        if name != predictor.method and not (name == 'score' and isinstance(predictor, Generator)):
             with pytest.raises(UserError, match=rf'{name}: this model was trained {message}\(\.\.\.\)'):
                 call(['text'])

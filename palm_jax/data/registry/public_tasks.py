@@ -53,7 +53,7 @@ def add_in_t5_format() -> bool:
     """Register the tasks that need t5; return whether it is installed. Importing it takes a second."""
     if importlib.util.find_spec('t5') is None:
         return False
-    with gin.unlock_config():  # type: ignore[attr-defined]  # t5 registers with gin; mypy finds the folder gin/ instead
+    with gin.unlock_config():  # t5 registers with gin
         from t5.data import glue_utils, postprocessors, preprocessors
         from t5.evaluation import metrics
     _add_in_t5_format(glue_utils, postprocessors, preprocessors, metrics)

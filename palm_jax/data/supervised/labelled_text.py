@@ -21,7 +21,7 @@ from palm_jax.data.supervised.examples import (
 )
 from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.errors import UserError, closest
-from palm_jax.labels.label_kind import LabelKind
+from palm_jax.labels.label_kind import Encoded, LabelKind
 from palm_jax.labels.single_label import SingleLabel
 from palm_jax.special_ids import BOS_ID, EOS_ID
 
@@ -87,7 +87,7 @@ class LabelledTable:
             return tuple(self.names)
         return tuple(sorted({name for e in self.examples('train') for name in self.kind.class_names(e.label)}))
 
-    def encode(self, example: Example) -> np.ndarray:
+    def encode(self, example: Example) -> Encoded:
         """Return an example's label as its kind encodes it."""
         ids = [self._id(name, example.location) for name in self.kind.class_names(example.label)]
         return self.kind.encode(example.label, ids, len(self.labels))

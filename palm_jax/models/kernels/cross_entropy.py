@@ -60,8 +60,9 @@ def reference_softmax_cross_entropy(
     log_z_BL = jax.nn.logsumexp(logits_BLV, axis=-1)
     nll_BL = log_z_BL - jnp.take_along_axis(logits_BLV, targets_BL[..., None], axis=-1)[..., 0]
     correct_BL = logits_BLV.argmax(axis=-1) == targets_BL
-    sums = tuple(jnp.sum(weights_BL * x_BL) for x_BL in (nll_BL, z_loss * jnp.square(log_z_BL), correct_BL))
-    return sums[0] + sums[1], sums
+    terms = (nll_BL, z_loss * jnp.square(log_z_BL), correct_BL)
+    cross_entropy, penalty, correct = (jnp.sum(weights_BL * x_BL) for x_BL in terms)
+    return cross_entropy + penalty, (cross_entropy, penalty, correct)
 
 
 def _forward(h_BLD, embedding_VD, targets_BL, weights_BL, scale, z_loss, chunk_length, skip_unweighted):

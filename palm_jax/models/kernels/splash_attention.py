@@ -43,7 +43,7 @@ def attend(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask: Mask, 
     mesh = jax.sharding.get_abstract_mesh()
     has_rules = bool(nn.get_logical_axis_rules()) and not mesh.empty
     axes = ('act_batch', 'act_length', 'act_heads', None)
-    q_spec = nn.logical_to_mesh_axes(axes) if has_rules else PartitionSpec()
+    q_spec = (nn.logical_to_mesh_axes(axes) if has_rules else None) or PartitionSpec()
     kv_spec = PartitionSpec(*q_spec[:1])
     segments_BL = mask.segment_ids
 
@@ -77,6 +77,14 @@ def _mask(heads: int, length: int) -> splash_attention.MultiHeadMask:
 
 def _kernel(heads: int, length: int, interpret: bool):
     block = next(size for size in (_BLOCK, 256, _LANES) if length % size == 0)
-    names = ('block_q', 'block_kv', 'block_kv_compute', 'block_q_dkv', 'block_kv_dkv', 'block_kv_dkv_compute')
-    sizes = splash_attention.BlockSizes(**dict.fromkeys((*names, 'block_q_dq', 'block_kv_dq'), block))
+    sizes = splash_attention.BlockSizes(
+        block_q=block,
+        block_kv=block,
+        block_kv_compute=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_kv_dkv_compute=block,
+        block_q_dq=block,
+        block_kv_dq=block,
+    )
     return splash_attention.make_splash_mqa_single_device(_mask(heads, length), block_sizes=sizes, interpret=interpret)
