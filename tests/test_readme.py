@@ -228,7 +228,10 @@ def test_the_benchmark_tool():
 
 
 def test_the_benchmark_of_writing():
-    result = run('python -m tools.benchmark decode --size=tiny --batches=2 --prompt=4 --tokens=3 --steps=1 --against=transformers')
+    result = run(
+        'python -m tools.benchmark decode --size=tiny --batches=2 --prompt=4 --tokens=3 --steps=1 '
+        '--against=transformers'
+    )
     assert result.returncode == 0, result.stderr[-2000:]
     assert re.search(r'palm_jax, stored +2 ', result.stdout) and 'of bound' in result.stdout
     assert re.search(r'transformers +2 .*palm_jax, stored is \d+\.\d\d× as fast', result.stdout)
