@@ -11,7 +11,7 @@ import pytest
 from palm_jax.configuration.load import load
 from palm_jax.training import setup, state
 from tests.support.paths import ROOT
-from tests.test_imports import imports, modules, room_of
+from tests.support.source import imports, modules, room_of
 
 DOCS = ROOT / 'docs'
 METHODS = {path.stem for path in (ROOT / 'gin' / 'peft').glob('*.gin')} | {'dora'}

@@ -1,6 +1,5 @@
 """The walls of the house: which room imports which, and where TensorFlow may be."""
 
-import ast
 import importlib.util
 import subprocess
 import sys
@@ -8,9 +7,9 @@ import sys
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.source import PACKAGE, imports, modules, room_of
 
-PACKAGE = ROOT / 'palm_jax'
-EVERYWHERE = {'errors', 'bounds', 'run_directory', 'special_ids', ''}
+EVERYWHERE = {'errors', 'bounds', 'logs', 'run_directory', 'special_ids', ''}
 # room: the rooms of the project that it may import.
 ALLOWED = {
     'models': {'models'},
@@ -67,25 +66,6 @@ ALLOWED = {
 MAY_IMPORT_TENSORFLOW = ('data/registry/', 'data/pretraining/seqio_preprocessors.py', 'exchange/compiled.py')
 LIGHT_PROGRAMS = ('train', 'eval', 'infer', 'serve', 'export', 'import_weights', 'doctor')
 TENSORFLOW = {'tensorflow', 'tensorflow_text', 'tensorflow_datasets', 'seqio', 't5'}
-
-
-def modules(room=''):
-    return sorted((PACKAGE / room).rglob('*.py'))
-
-
-def imports(path):
-    """Yields the full name of everything that a module imports, anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f'{node.module}.{alias.name}' for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-
-
-def room_of(name):
-    """`data/readers` for `palm_jax.data.readers.files.File`."""
-    _, first, *rest = [*name.split('.'), '']
-    return f'{first}/{rest[0]}' if first == 'data' else first
 
 
 @pytest.mark.parametrize('room', ALLOWED)

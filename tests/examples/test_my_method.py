@@ -7,7 +7,7 @@ import numpy as np
 
 from examples.my_method.my_method import RowsAndColumns
 from palm_jax.training import setup, state
-from tests.examples.conftest import run
+from tests.support.examples import run
 
 
 def logits(model, params, tokens):

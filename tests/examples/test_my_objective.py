@@ -9,7 +9,7 @@ from examples.my_objective.my_objective import FillInTheMiddle
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import Bytes
 from palm_jax.errors import UserError
-from tests.examples.conftest import MICRO, run
+from tests.support.examples import MICRO, run
 
 VOCABULARY = ExtendedVocabulary(Bytes(), extra_ids=16)
 

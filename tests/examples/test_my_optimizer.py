@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from examples.my_optimizer.my_optimizer import lion
-from tests.examples.conftest import MICRO, run
+from tests.support.examples import MICRO, run
 
 
 def test_it_computes_what_optax_computes():

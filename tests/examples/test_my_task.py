@@ -3,7 +3,7 @@
 import json
 
 from examples.my_task import my_task
-from tests.examples.conftest import run
+from tests.support.examples import run
 from tests.support.programs import run_here
 
 
