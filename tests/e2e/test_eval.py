@@ -93,7 +93,7 @@ def test_a_seqio_task_with_its_own_metrics(made, tmp_path):
     assert shot['examples'] == 3 and shot['metrics']['mean_score'] != measured['metrics']['mean_score']
     crowded = evaluate(*command, '--examples=3', '--shots=11', cwd=tmp_path)
     assert crowded.returncode == 0, crowded.stderr[-3000:]
-    assert '3 of 3 prompts are longer than' in crowded.stdout and 'beginnings are dropped' in crowded.stdout
+    assert '3 of 3 prompts are longer than' in crowded.stderr and 'beginnings are dropped' in crowded.stderr
     mistakes = {
         ('--shots=2',): '--shots must be',
         ('--task=squares', '--examples=0'): '--examples must be',

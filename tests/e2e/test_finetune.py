@@ -63,7 +63,7 @@ def test_a_mistake_is_one_message(made, tmp_path):
         (['--gin.LABEL_COLUMN=category'], "no column 'category'"),
         (["--gin.TRAINABLE=['stack/atn/.*']"], "TRAINABLE: 'stack/atn/.*' matches no parameter"),
         (['--gin.INITIAL_CHECKPOINT_PATH=nowhere'], "'nowhere' is not a checkpoint"),
-        (['--gin.TRAINABLE_LAYERS=9'], 'the model has 2 layers'),
+        (['--gin.TRAINABLE_LAYERS=9'], 'TRAINABLE_LAYERS is 9; it must be at least 1 and at most 2'),
         (['--gin.GROUP_BY_LENGTH=48'], 'GROUP_BY_LENGTH is 48; it must be BATCH_SIZE = 32 or a multiple'),
     ):
         result = finetune(made, tmp_path / 'run', *flags, steps=1)

@@ -17,6 +17,7 @@ from unittest import mock
 import pytest
 
 from palm_jax.cli import command_line
+from palm_jax.cli.main import PROGRAMS
 from tests.support.paths import ROOT
 
 
@@ -58,9 +59,14 @@ def run_here(module, *arguments, cwd=ROOT):
 
 
 def run_alone(module, *arguments, cwd=ROOT, **environment):
-    """Runs `python -m module arguments` in a process of its own; returns a `subprocess.CompletedProcess`."""
+    """Runs `python -m module arguments` in a process of its own; returns a `subprocess.CompletedProcess`.
+
+    A program of `palm_jax.cli` is started as `python -m palm_jax program`.
+    """
+    names = {f'palm_jax.cli.{file}': name for name, (file, _) in PROGRAMS.items()}
+    start = ['palm_jax', names[module]] if module in names else [module]
     return subprocess.run(
-        [sys.executable, '-m', module, *map(str, arguments)],
+        [sys.executable, '-m', *start, *map(str, arguments)],
         cwd=cwd,
         env=os.environ | environment,
         capture_output=True,
