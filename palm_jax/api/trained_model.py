@@ -175,7 +175,7 @@ class TrainedModel:
     """
 
     model: AdaptedModel
-    params: Any
+    params: Any = dataclasses.field(repr=False)
     data: Any
     config: Path
     predictor: Predictor = LanguageModelPredictor()

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument('name', help='name of the task')
     parser.add_argument('--gin_file', action='append', default=[], help='further gin file; may be repeated')
-    parser.add_argument('--splits', nargs='+', default=['train', 'validation'])
+    parser.add_argument('--splits', nargs='+', default=['train', 'validation'], help='default: %(default)s')
     parser.add_argument('--verify', action='store_true', help='compare checksums')
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)

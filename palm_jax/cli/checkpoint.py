@@ -34,6 +34,13 @@ from palm_jax.training import integrity
 
 Arrays = dict[str, np.ndarray]
 _DTYPES = {'bfloat16': ml_dtypes.bfloat16, 'float32': np.float32}
+_COMMANDS = (  # name, number of paths, description
+    ('ls', 1, 'List the checkpoints of a MODEL_DIR.'),
+    ('show', 1, 'List the arrays of a checkpoint.'),
+    ('diff', 2, 'Compare two checkpoints array by array.'),
+    ('convert', 2, 'Write the parameters of a checkpoint in another dtype to a new MODEL_DIR, the second path.'),
+    ('average', '+', 'Write the mean of the parameters of several checkpoints to a new MODEL_DIR, the last path.'),
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,11 +51,11 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest='command', required=True)
-    for name, paths in (('ls', 1), ('show', 1), ('diff', 2), ('convert', 2), ('average', '+')):
-        command = commands.add_parser(name)
-        command.add_argument('paths', nargs=paths)
+    for name, paths, summary in _COMMANDS:
+        command = commands.add_parser(name, description=summary, help=summary)
+        command.add_argument('paths', nargs=paths, metavar='PATH', help='MODEL_DIR, or a step of its checkpoints')
         if name == 'convert':
-            command.add_argument('--dtype', choices=_DTYPES, default='bfloat16')
+            command.add_argument('--dtype', choices=_DTYPES, default='bfloat16', help='default: %(default)s')
     options = parser.parse_args(arguments)
     logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax warns about a missing file that is not needed
     if options.command == 'ls':

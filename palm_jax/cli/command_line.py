@@ -141,6 +141,7 @@ def _refuse_old_flags(arguments: Sequence[str]) -> None:
 def run(main: Callable[[Sequence[str]], int]) -> None:
     """Exit with the code of `main`; a UserError becomes a message and code 2."""
     restart_with_malloc_tunables()
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # TensorFlow reports missing GPUs as errors
     show_logs()
     sys.unraisablehook = _handle_unraisable
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # background jobs of a shell ignore it

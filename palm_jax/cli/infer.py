@@ -21,11 +21,11 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.api import predictions, trained_model
 
     model = trained_model.load_with(run.path, flags, changes)
-    about = {'model': str(model.checkpoint), 'files': list(changes), 'bindings': flags}
+    metadata = {'model': str(model.checkpoint), 'files': list(changes), 'bindings': [list(flag) for flag in flags]}
     try:
-        answered, bad = predictions.write(model, options.input, options.output, about, options.batch_size)
+        answered, bad = predictions.write(model, options.input, options.output, metadata, options.batch_size)
     except KeyboardInterrupt:
-        print('interrupted; finished rows are kept, and the same command resumes after them', file=sys.stderr)
-        return 130
+        print('finished rows are kept, and the same command resumes after them', file=sys.stderr)
+        raise
     print(f'predicted  {answered:,} rows, {bad:,} with an error: {options.output}')
     return 1 if bad and not answered else 0

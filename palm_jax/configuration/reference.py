@@ -197,7 +197,8 @@ def descriptions(target: Any) -> dict[str, str]:
 
 def _sentence(text: str) -> str:
     first = re.split(r'(?<=[^.\s]\.)\s+(?=[A-Z`(])', text.strip(), maxsplit=1)[0].rstrip('.;')
-    return f'{first[:1].upper()}{first[1:]}.' if first else ''
+    begin = first[:1].upper() if first[:1].isascii() else first[:1]  # γ is another symbol than Γ
+    return f'{begin}{first[1:]}.' if first else ''
 
 
 def as_text(bindings: Sequence[Binding]) -> str:

@@ -1,13 +1,18 @@
 """A file in, a file out: the order, what is bad, what was begun."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from palm_jax.api import predictions, trained_model
 from palm_jax.errors import UserError
+from tests.support.paths import ROOT
 from tests.support.programs import run_here
 from tests.support.runs import finetune
+from tests.support.waiting import wait_until
 
 
 def infer(*arguments):
@@ -60,6 +65,25 @@ def test_what_was_begun_is_continued_and_what_it_depends_on_must_be_the_same(mad
     assert predictions.write(model, source, str(tmp_path / 'other.jsonl'), about, batch_size=11) == (11, 0)
     assert (tmp_path / 'other.jsonl').read_text() == whole.read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ['cut.jsonl', 'in.txt', 'other.jsonl', 'whole.jsonl']
+
+
+def test_an_interrupted_command_is_continued_by_the_same_command(made, tmp_path):
+    (tmp_path / 'in.txt').write_text('\n'.join(f'the square of {i}' for i in range(120)))
+    part, output = tmp_path / 'out.jsonl.part', tmp_path / 'out.jsonl'
+    flags = [f'--gin_file={made}/base/config.gin', f'--input={tmp_path}/in.txt', f'--output={output}', '--batch_size=1']
+    flags.append('--gin.TEMPERATURE=0.0')  # flags are compared with those of the beginning
+    command = [sys.executable, '-m', 'palm_jax', 'infer', *flags]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: part.exists() and part.read_text().count('\n') >= 2, seconds=120)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and 'finished rows are kept' in errors and 'Traceback' not in errors, errors[
+        -2000:
+    ]
+    assert 2 <= part.read_text().count('\n') < 120
+    again = infer(*flags)
+    assert again.returncode == 0 and 'resuming after row' in again.stdout, again.stderr[-2000:]
+    assert len(read(output)) == 120
 
 
 def test_mistakes_are_one_message(classifier, made, tmp_path):
