@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 
@@ -20,6 +21,8 @@ def show_logs() -> None:
     package.setLevel(logging.INFO)
     package.propagate = False
     package.handlers = [_Terminal()]
+    with contextlib.suppress(ImportError):
+        import absl.logging  # noqa: F401 - absl replaces the class of its logger, which must exist before the filter
     logging.getLogger('absl').addFilter(_is_not_an_error_of_orbax)
     logging.getLogger('asyncio').addFilter(_is_not_about_tensorstore)
 

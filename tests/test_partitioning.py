@@ -77,7 +77,7 @@ def boxed(**changes):
 
 def test_what_a_mesh_does_not_divide_is_named():
     layout = partitioning.MeshLayout(model=3)
-    with pytest.raises(UserError, match='vocab` has size 64, which model = 3'):
+    with pytest.raises(UserError, match='vocab` has size 64, which is not divisible by model = 3'):
         layout.check(boxed(), layout.axis_sizes(3))
     with pytest.raises(UserError, match='does not fit 8 device'):
         layout.axis_sizes(8)

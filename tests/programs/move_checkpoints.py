@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from palm_jax import partitioning
+from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.models.palm import Architecture, PaLM
 from palm_jax.partitioning import MeshLayout
 from palm_jax.training import optimizers, schedules, state
@@ -29,7 +30,7 @@ places = {name: layout.shardings(boxed, layout.mesh(devices)) for name, (layout,
 original = jax.jit(lambda rng: state.unbox(init(rng)))(jax.random.key(5))
 for source, there in places.items():
     folder = Path(sys.argv[1]) / source
-    checkpoints = Checkpoints(folder, 1, {'vocabulary': 'bytes'})
+    checkpoints = Checkpoints(folder, 1, CheckpointMetadata(vocabulary='bytes'))
     checkpoints.save(jax.device_put(original, there), 1)
     checkpoints.wait()
     for here in places.values():

@@ -71,5 +71,5 @@ def test_by_default_nothing_changes_and_nothing_is_kept(params):
 
 @pytest.mark.parametrize('options', [{'layer_decay': 0.0}, {'layer_decay': 1.5}, {'l2_sp': -1.0}])
 def test_what_makes_no_sense_is_refused(options):
-    with pytest.raises(UserError, match=next(iter(options)).upper()):
+    with pytest.raises(UserError, match=f'{next(iter(options))} is '):
         finetuning.layerwise_decay_and_l2_sp(plain(), **options)

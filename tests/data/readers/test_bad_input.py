@@ -159,7 +159,7 @@ CASES = {
     'names.conll': (tags, WORDS, {'names': ['O', 'B-LOC']}, "the tag 'B-PER' is not one of O, B-LOC"),
     # Pairs and dialogues.
     'field.csv': (pairs, lines('q,target', 'a,b'), {}, "line 2: no column 'input'.*--gin.INPUT_TEMPLATE"),
-    'brace.csv': (pairs, TEXTS, {'input': '{text'}, r"The template '\{text'.*Columns stand in braces"),
+    'brace.csv': (pairs, TEXTS, {'input': '{text'}, r"The template '\{text'.*Put column names in braces"),
     'sides.csv': (pairs, TEXTS, {'lengths': {'inputs': 16}}, "it needs 'inputs' and 'targets'"),
     'refs.csv': (
         pairs,
@@ -180,7 +180,12 @@ CASES = {
         {},
         r"line 2, message 1: the role 'asistant' is unknown. Did you mean assistant\?",
     ),
-    'no_text.jsonl': (chats, lines(json.dumps({'messages': [{'role': 'user'}]})), {}, 'line 1, message 1: no text'),
+    'no_text.jsonl': (
+        chats,
+        lines(json.dumps({'messages': [{'role': 'user'}]})),
+        {},
+        'line 1, message 1: the message has no text',
+    ),
     'no_reply.jsonl': (
         chats,
         lines(json.dumps({'messages': [{'role': 'user', 'content': 'x'}]})),

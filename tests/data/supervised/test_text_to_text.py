@@ -129,7 +129,7 @@ def test_parts_of_a_json_file(tmp_path):
     mistakes = {
         '#dev': "no list called 'dev'.*Its lists: train, oos_train, val",
         '#val': "item 1: no column 'text'.*Columns: 0, 1",
-        '': 'Name the part of it: .*parts.json#train',
+        '': 'Name a list in it: .*parts.json#train',
     }
     for part, message in mistakes.items():
         with pytest.raises(UserError, match=message):
