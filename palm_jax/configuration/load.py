@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -20,6 +21,7 @@ from palm_jax.configuration.statements import (
     Statement,
     entry_files,
     find_config,
+    gin_files,
     held,
     open_file,
     read_flag,
@@ -90,10 +92,27 @@ def _refuse_unknown_flags(flags: Sequence[tuple[str, str]], statements: Sequence
     macros = {s.name for s in statements if s.is_macro} | _used_macros(statements)
     for name, value in flags:
         if '.' not in name and name not in macros:
+            location = f'command line, --gin.{name}={value}'
+            if parts := _parts_with(name):
+                raise UserError(
+                    f'{location}: no file of this run has the macro {name}; it is in {", ".join(parts)}. '
+                    f'Add e.g. --gin_file={parts[0]}'
+                )
             raise UserError(
-                f'command line, --gin.{name}={value}: no macro is called {name}.{closest(name, macros)}\n'
+                f'{location}: no macro is called {name}.{closest(name, macros)}\n'
                 f'Macros here: {", ".join(sorted(macros))}.'
             )
+
+
+def _parts_with(macro: str) -> list[str]:
+    """Return the gin files that set a macro; files that cannot be read are left out."""
+    found = []
+    for name in gin_files():
+        with contextlib.suppress(UserError):
+            statements, _ = read_statements(open_file(find_config(name, '--gin_file')), with_includes=False)
+            if any(s.is_macro and s.name == macro for s in statements):
+                found.append(name)
+    return found
 
 
 def _used_macros(statements: Sequence[Statement]) -> set[str]:

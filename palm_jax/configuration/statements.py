@@ -135,16 +135,17 @@ def find_config(name: str, location: str) -> Path:
         if candidate.is_file():
             return candidate
     raise UserError(
-        f'{location}: no gin file {name!r}.{closest(name, _gin_files())}\nEntry files: {", ".join(entry_files())}.'
+        f'{location}: no gin file {name!r}.{closest(name, gin_files())}\nEntry files: {", ".join(entry_files())}.'
     )
 
 
 def entry_files() -> list[str]:
     """Return the gin files that are whole runs: those directly in a `gin` folder."""
-    return [name for name in _gin_files() if name.count('/') == 1]
+    return [name for name in gin_files() if name.count('/') == 1]
 
 
-def _gin_files() -> list[str]:
+def gin_files() -> list[str]:
+    """Return the names of all gin files in `gin` folders, whole runs and parts."""
     return sorted({p.relative_to(root).as_posix() for root in search_roots() for p in (root / 'gin').rglob('*.gin')})
 
 

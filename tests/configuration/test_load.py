@@ -165,3 +165,10 @@ def test_a_parameter_that_one_side_binds_to_its_default_is_no_difference():
     assert record.difference(other.text, configuration.text) == '-CLIP_NORM = 0.5\n+CLIP_NORM = 1.0'
     inlined = configuration.text.replace('clip_norm = %CLIP_NORM', 'clip_norm = 1.0')
     assert record.difference(inlined, configuration.text) == ''
+
+
+def test_a_macro_of_a_part_that_is_not_included_names_the_part():
+    with pytest.raises(
+        UserError, match=r'LORA_RANK; it is in gin/peft/lora.gin. Add e.g. --gin_file=gin/peft/lora.gin'
+    ):
+        load('loop.train', [TINY], [('LORA_RANK', '3')])
