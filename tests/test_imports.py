@@ -63,7 +63,10 @@ ALLOWED = {
 }
 # TensorFlow takes seconds to load: one folder, and one module that gives our objectives to other people's pipelines.
 # (`exchange/compiled.py` writes TensorFlow's own formats, on request.)
-MAY_IMPORT_TENSORFLOW = ('data/registry/', 'data/pretraining/seqio_preprocessors.py', 'exchange/compiled.py')
+MAY_IMPORT_TENSORFLOW = (
+    *('data/registry/', 'data/pretraining/seqio_preprocessors.py', 'exchange/compiled.py'),
+    'exchange/runner.py',  # a program that is copied beside an exported model
+)
 LIGHT_PROGRAMS = ('train', 'eval', 'infer', 'serve', 'export', 'import_weights', 'doctor')
 TENSORFLOW = {'tensorflow', 'tensorflow_text', 'tensorflow_datasets', 'seqio', 't5'}
 

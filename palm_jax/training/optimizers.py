@@ -172,7 +172,7 @@ def muon(
 
 def _muon_axes(path, p):
     name = path_name(path)
-    if not name.startswith('stack/') or p.ndim < 3:
+    if not name.startswith('stack/') or 'qkv_bias' in name or p.ndim < 3:
         return None
     # All kernels but attn/out/kernel [N, H, K, D] contract one axis: the first after layers.
     reduction = tuple(range(1, p.ndim - 1)) if name.endswith('out/kernel') else (1,)

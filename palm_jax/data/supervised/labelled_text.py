@@ -173,7 +173,7 @@ class LabelledText(InMemoryData):
             raise UserError('CLASS_WEIGHTS and SAMPLING need one class per text, not label sets or numbers.')
         super().__init__(vocabulary, seed, group_by_length)
         self.table, self.length = table, check_lengths(lengths)
-        self._bidirectional, self._class_weights, self._sampling = bidirectional, class_weights, sampling
+        self.bidirectional, self._class_weights, self._sampling = bidirectional, class_weights, sampling
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -219,7 +219,7 @@ class LabelledText(InMemoryData):
     def inputs(self, pairs: Sequence[tuple[str, str | None]]) -> tuple[Batch, int]:
         """Return features [E, L] of texts (with None) or of pairs of texts, and the number of truncated ones."""
         encoded = [self.tokens(*pair) for pair in pairs]
-        features = token_features([ids for ids, _ in encoded], self.length, self._bidirectional)
+        features = token_features([ids for ids, _ in encoded], self.length, self.bidirectional)
         return features, sum(was_truncated for _, was_truncated in encoded)
 
     def tokens(self, text: str, second_text: str | None = None) -> tuple[list[int], bool]:

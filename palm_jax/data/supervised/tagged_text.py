@@ -116,12 +116,17 @@ class TaggedText(InMemoryData):
     ):
         super().__init__(vocabulary, seed, group_by_length)
         self.table, self.length, self.separator = table, check_lengths(lengths), separator
-        self._bidirectional, self._class_weights = bidirectional, class_weights
+        self.bidirectional, self._class_weights = bidirectional, class_weights
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Tags in the order of the head's outputs."""
         return self.table.labels
+
+    @property
+    def word_pattern(self) -> str:
+        """Regular expression of the words of a text that is not split into words yet."""
+        return _WORD if self.separator else r'\S'
 
     @functools.cached_property
     def validation_examples(self) -> list[Sentence]:
@@ -151,11 +156,11 @@ class TaggedText(InMemoryData):
                 positions.append(len(ids) - 1)
             rows.append(ids)
             ends.append(positions)
-        return token_features(rows, self.length, self._bidirectional), ends
+        return token_features(rows, self.length, self.bidirectional), ends
 
     def words(self, text: str) -> list[re.Match]:
         """Return the words of a text, punctuation apart; its characters if words are characters."""
-        return list(re.finditer(_WORD if self.separator else r'\S', text))
+        return list(re.finditer(self.word_pattern, text))
 
     def encode(self, split: Split) -> Batch:
         """Return the features of a split: tokens, segment ids, and tags with weights at the ends of words."""
