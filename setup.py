@@ -28,6 +28,7 @@ DATA = [
     'seqio==0.0.20',
     'fsspec>=2025.3',
     'zstandard>=0.23',
+    'chardet>=6',  # what a file looks like that is not UTF-8
     'pyarrow>=18',
     'tensorflow>=2.21,<2.22',
     'tensorflow-text>=2.21,<2.22',

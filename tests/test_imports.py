@@ -9,7 +9,7 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.source import PACKAGE, imports, modules, room_of
 
-EVERYWHERE = {'errors', 'bounds', 'logs', 'run_directory', 'special_ids', ''}
+EVERYWHERE = {'characters', 'errors', 'bounds', 'logs', 'run_directory', 'special_ids', ''}
 # room: the rooms of the project that it may import.
 ALLOWED = {
     'models': {'models'},

@@ -15,8 +15,9 @@ from tqdm import tqdm
 from palm_jax.api.trained_model import TrainedModel
 from palm_jax.data.readers import tables
 from palm_jax.data.readers.bad_rows import BadRows
-from palm_jax.data.readers.files import glob_files
-from palm_jax.data.readers.tables import Row
+from palm_jax.data.readers.delimited import Layout
+from palm_jax.data.readers.files import File, check_text, glob_files
+from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def write(
     final, part, note = Path(output), Path(f'{output}.part'), Path(f'{output}.part.json')
     if final.exists():
         raise UserError(f'--output={output} exists already. Name another file, or remove it.')
-    rows = functools.partial(_rows, source)
+    rows = functools.partial(_rows, source, getattr(model.data, 'layout', Layout()))
     total = sum(1 for _ in rows())
     done = _resume(part, note, {**metadata, 'input': source, 'rows': total})
     if done:
@@ -81,12 +82,18 @@ class _InPlace(BadRows):
                 yield error
 
 
-def _rows(source: str) -> Iterator[Row | UserError]:
+def _rows(source: str, layout: Layout) -> Iterator[Row | UserError]:
     for file in glob_files(source, '--input'):
         if file.suffix == '.txt':
-            yield from (Row({'text': line.rstrip('\r\n')}, f'{file.name}, line {n}') for n, line in file.lines())
+            yield from _InPlace().keep(file.lines(), functools.partial(_line, file))
         else:
-            yield from tables.rows(file, '--input', bad=_InPlace())
+            yield from tables.rows(file, '--input', layout, bad=_InPlace())
+
+
+def _line(file: File, numbered: tuple[int, str]) -> Row:
+    number, line = numbered
+    location = f'{file.name}, line {number}'
+    return Row({'text': check_text(line.rstrip('\r\n'), location, file)}, location, is_line=True)
 
 
 def _batches(rows: Iterator[Row | UserError], size: int) -> Iterator[tuple[int, list[Row | UserError]]]:

@@ -196,8 +196,8 @@ def read_flag(name: str, value: str) -> tuple[Statement, str]:
             raise SyntaxError  # of `1 2` the parser reads only the first word
         text = value
     except (SyntaxError, ValueError, tokenize.TokenError):
-        is_template = re.match(r'\{\w+\}', value)  # of columns, e.g. {question}
-        if value.lstrip()[:1] in '@%[({' and not is_template:
+        is_template = re.match(r'\{[^{}\'":]+\}', value)  # of columns, e.g. {question}
+        if value.startswith(('@', '%', '[', '(', '{')) and not is_template:
             raise UserError(
                 f"{location}: not a gin value. Quote it for the shell, e.g. '--gin.{name}={value}'"
             ) from None

@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
-from palm_jax.data.readers import tables
-from palm_jax.data.readers.tables import Row
+from palm_jax.data.readers import columns
+from palm_jax.data.readers.row import Row
 from palm_jax.metrics import entities
 from palm_jax.predictors.head_scores import FEATURES, apply_head, head_scores
 from palm_jax.predictors.predictor import Model
@@ -30,7 +30,7 @@ class TagPredictor:
     def parse(self, model: Model, row: Row) -> str:
         """Return the text in the column `text`."""
         del model
-        return tables.require(row, 'text', 'TEXT_COLUMN')
+        return columns.text(row, 'text', None)
 
     def reads_pairs(self, model: Model) -> bool:
         """Return False."""

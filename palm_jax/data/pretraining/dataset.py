@@ -19,6 +19,7 @@ import numpy as np
 from palm_jax.data.pretraining.corpus import Corpus
 from palm_jax.data.pretraining.objectives import CausalLM, Features, Objective, blank
 from palm_jax.data.pretraining.token_cache import TokenCache
+from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.supervised.examples import checked_seed
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import Bytes
@@ -73,6 +74,16 @@ class LanguageModelData:
         self._seed = checked_seed(seed)
         total = sum(o.share for o in self.objective)
         self._shares = [o.share / total for o in self.objective]
+
+    @property
+    def text_column(self) -> str:
+        """Column of tables that holds the text."""
+        return self.corpus.text_column
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of tables."""
+        return self.corpus.layout
 
     @property
     def vocabulary(self) -> ExtendedVocabulary:

@@ -6,6 +6,7 @@ import abc
 import functools
 from collections.abc import Iterator, Sequence
 
+from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.splits import Split
 from palm_jax.data.supervised.examples import Batch, Examples, checked_seed, warn_padding
 from palm_jax.data.supervised.length_groups import LengthGroups
@@ -39,6 +40,11 @@ class InMemoryData(abc.ABC):
     def labels(self) -> tuple[str, ...]:
         """Names of a head's classes or tags; empty without a head, and for numbers."""
         return ()
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the tables, for further tables of the same kind."""
+        return Layout()
 
     @abc.abstractmethod
     def encode(self, split: Split) -> Batch:

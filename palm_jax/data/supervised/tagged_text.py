@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from palm_jax.characters import check_characters
 from palm_jax.data.readers import conll
 from palm_jax.data.readers.conll import Sentence
 from palm_jax.data.readers.splits import Split, read_split
@@ -22,7 +23,7 @@ from palm_jax.data.supervised.examples import (
 )
 from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.errors import UserError
-from palm_jax.special_ids import BOS_ID
+from palm_jax.special_ids import BOS_ID, UNK_ID
 
 _WORD = r"[@#]?\w+(?:['’./:@&-]\w+)*|[^\w\s]"
 
@@ -67,7 +68,7 @@ class TaggedTable:
     def labels(self) -> tuple[str, ...]:
         """Tags in the order of the head's outputs."""
         if self.names is not None:
-            return tuple(self.names)
+            return tuple(map(conll.normal_tag, self.names))
         tags = {tag for split in ('train', 'validation') for s in self.examples(split) for tag in s.tags} - {'O'}
         if not tags:
             raise UserError(f'{self.train_files}: every tag is O; a tagger needs at least one entity.')
@@ -87,7 +88,8 @@ def num_outputs(table: TaggedTable) -> int:
 class TaggedText(InMemoryData):
     """Tagged sentences as rows of `0 word word ...`, with a tag at the last token of each word.
 
-    There a causal model has read the whole word; all other tokens have weight 0. Words beyond L tokens are dropped,
+    There a causal model has read the whole word; all other tokens have weight 0. A word without tokens is read as UNK.
+    Words beyond L tokens are dropped,
     counted, and taken for O in the report.
 
     Args:
@@ -144,7 +146,9 @@ class TaggedText(InMemoryData):
         for words in sentences:
             ids, positions = [BOS_ID], []
             for i, word in enumerate(words):
-                pieces = self.vocabulary.encode(word if i == 0 else self.separator + word)
+                check_characters(word, f'word {i + 1}')
+                # A vocabulary may have nothing for a blank or an invisible character, but a tag needs a position.
+                pieces = self.vocabulary.encode(word if i == 0 else self.separator + word) or [UNK_ID]
                 if len(ids) + len(pieces) > self.length:
                     break
                 ids += pieces

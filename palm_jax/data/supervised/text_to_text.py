@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.splits import Split
-from palm_jax.data.supervised.conversations import Conversation, Source, Turn
+from palm_jax.data.supervised.conversations import Conversation, Source
 from palm_jax.data.supervised.examples import Batch
 from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.data.supervised.packing import pack
+from palm_jax.data.supervised.turns import Turn
 from palm_jax.errors import UserError
 from palm_jax.special_ids import BOS_ID, EOS_ID
 
@@ -76,6 +78,11 @@ class TextToText(InMemoryData):
             self.against_padding += ', --gin.PACK=True puts several examples into a row'
         self.input_length, self.target_length = lengths['inputs'], lengths['targets']
         self.length = self.input_length + self.target_length
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the tables."""
+        return self.source.layout
 
     def example(self) -> str:
         """Return the first training sequence, token by token, with the positions that the loss counts."""
