@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from palm_jax.cli import command_line
 from palm_jax.errors import UserError
 
+_OTHER_FILES = 256  # what the process opens beside connections
+
 
 def main(arguments: Sequence[str]) -> int:
     """Serve models until a signal."""
@@ -31,12 +33,20 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--max_tokens', type=int, default=4096, help='maximum completion tokens')
     parser.add_argument('--seconds', type=float, default=300, help='request timeout in seconds')
     parser.add_argument('--body_bytes', type=int, default=4 << 20, help='maximum request body size in bytes')
+    parser.add_argument(
+        '--max_connections', type=int, default=1024, help='maximum number of open connections; further ones get 429'
+    )
+    parser.add_argument(
+        '--allowed_host',
+        action='append',
+        default=[],
+        help='further name of this server in the Host header, as behind a proxy; may be given several times; *.NAME '
+        'accepts all names below, * any',
+    )
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
     try:
-        import uvicorn
-
-        from palm_jax.serving import app, models
+        from palm_jax.serving import app, connections, hosts, models
         from palm_jax.serving.limits import Limits
     except ImportError as error:
         raise UserError(f'{error.name} is not installed: pip install "palm_jax[serve]"') from None
@@ -45,26 +55,52 @@ def main(arguments: Sequence[str]) -> int:
     served = models.load(options.model, flags)
     engine = Engine(options.slots, options.max_waiting)
     models.fill(engine, served)
+    listening = _listening(options.host, options.port)
+    address, port, *_ = listening.getsockname()
     limits = Limits(
         body_bytes=options.body_bytes,
         max_tokens=options.max_tokens,
         seconds=options.seconds,
-        token=os.environ.get('PALM_JAX_TOKEN') or None,
+        token=_token(),
+        hosts=hosts.hosts_of(options.host, address, options.allowed_host),
+        max_connections=_max_connections(options.max_connections),
     )
-    listening = _listening(options.host, options.port)
-    address = f'http://{options.host}:{listening.getsockname()[1]}'
+    shown = f'[{options.host}]' if ':' in options.host else options.host
+    url = f'http://{shown}:{port}'
     for name, model in served.items():
         print(f'serving    {name} ({model.predictor.kind}): {model.model.checkpoint}')
-    print(f'chat page  {address}/    API  {address}/docs')
+    print(f'chat page  {url}/    API  {url}/docs')
     key = 'from PALM_JAX_TOKEN' if limits.token else 'none; set PALM_JAX_TOKEN to require one'
     print(f'API key    {key}', flush=True)
-    config = uvicorn.Config(
-        app.create_app(served, engine, limits),
-        log_level='warning',
-        timeout_graceful_shutdown=int(options.seconds) + 1,
-    )
-    uvicorn.Server(config).run(sockets=[listening])
+    server = connections.create_server(app.create_app(served, engine, limits), limits)
+    server.run(sockets=[listening])
     return 0
+
+
+def _token() -> str | None:
+    """Return the API key that clients must send, if there is one."""
+    token = os.environ.get('PALM_JAX_TOKEN', '').strip()
+    if not (token.isascii() and token.isprintable()):
+        raise UserError('PALM_JAX_TOKEN has characters that a header cannot hold: use letters and digits.')
+    return token or None
+
+
+def _max_connections(wanted: int) -> int:
+    """Let the process have as many connections open as wanted, and return how many it may have."""
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return wanted
+    needed = 2 * wanted + _OTHER_FILES  # refusals are connections, too
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < needed:
+            most = max((soft - _OTHER_FILES) // 2, 1)
+            print(f'note       at most {most:,} connections: this system allows {soft:,} open files')
+            return most
+    return wanted
 
 
 def _listening(host: str, port: int) -> socket.socket:
