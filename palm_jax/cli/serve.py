@@ -31,6 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--max_tokens', type=int, default=4096, help='maximum completion tokens')
     parser.add_argument('--seconds', type=float, default=300, help='request timeout in seconds')
     parser.add_argument('--body_bytes', type=int, default=4 << 20, help='maximum request body size in bytes')
+    command_line.add_trust(parser)
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
     try:
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f'{error.name} is not installed: pip install "palm_jax[serve]"') from None
     from palm_jax.inference.engine import Engine
 
-    served = models.load(options.model, flags)
+    served = models.load(options.model, flags, options.trust_modules)
     engine = Engine(options.slots, options.max_waiting)
     models.fill(engine, served)
     limits = Limits(
