@@ -43,6 +43,17 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
     return result
 
 
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add the flag by which a user trusts code that a run names; programs that only use runs have it."""
+    parser.add_argument(
+        '--trust_modules',
+        metavar='MODULE[,MODULE]',
+        type=lambda text: tuple(name.strip() for name in text.split(',') if name.strip()),
+        default=(),
+        help='modules outside palm_jax whose functions and classes a run may name; loading the run executes their code',
+    )
+
+
 def positive(text: str) -> int:
     """Parse a whole number of at least 1, as an argparse type."""
     if not text.isdecimal() or int(text) < 1:

@@ -20,6 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument('--shots', type=int, help='with --task: number of few-shot examples per prompt')
     parser.add_argument('--output', type=Path, help='.json; default: eval.json in MODEL_DIR')
+    command_line.add_trust(parser)
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from palm_jax.api import evaluation, trained_model
 
-    model = trained_model.load_with(run.path, flags, changes)
+    model = trained_model.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
     if options.task is None:
         measured = {'held-out part': evaluation.on_held_out(model)}
     else:

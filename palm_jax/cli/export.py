@@ -22,6 +22,7 @@ def main(arguments: Sequence[str]) -> int:
         '--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32', help='type of the weights'
     )
     parser.add_argument('directory', type=Path, help='new or empty directory')
+    command_line.add_trust(parser)
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.exchange import compiled, described, directories, hf_directory, hf_heads, peft_directory
 
     directories.check(options.directory)
-    model = trained_model.load_with(run.path, flags, changes)
+    model = trained_model.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
     arch, data, directory = model.model.arch, model.data, options.directory
     vocabulary = (
         data.vocabulary if isinstance(data.vocabulary, ExtendedVocabulary) else ExtendedVocabulary(data.vocabulary)

@@ -14,13 +14,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--input', required=True, help='.jsonl, .csv, .tsv, .parquet, or .txt with one text per line')
     parser.add_argument('--output', required=True, help='.jsonl; one output line per input row, in input order')
     parser.add_argument('--batch_size', type=command_line.positive, default=32, help='batch size')
+    command_line.add_trust(parser)
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
 
     from palm_jax.api import predictions, trained_model
 
-    model = trained_model.load_with(run.path, flags, changes)
+    model = trained_model.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
     metadata = {'model': str(model.checkpoint), 'files': list(changes), 'bindings': [list(flag) for flag in flags]}
     try:
         answered, bad = predictions.write(model, options.input, options.output, metadata, options.batch_size)

@@ -33,9 +33,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         '--batches', type=command_line.positive, default=20, help='number of batches of 32 for the statistics'
     )
+    command_line.add_trust(parser)
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
-    data = named_task.data(options.name, options.gin_file, flags)
+    data = named_task.data(options.name, options.gin_file, flags, options.trust_modules)
     print(examples(data, options.examples))
     print(statistics(data, options.batches))
     return 0

@@ -43,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         help='further name of this server in the Host header, as behind a proxy; may be given several times; *.NAME '
         'accepts all names below, * any',
     )
+    command_line.add_trust(parser)
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
     try:
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f'{error.name} is not installed: pip install "palm_jax[serve]"') from None
     from palm_jax.inference.engine import Engine
 
-    served = models.load(options.model, flags)
+    served = models.load(options.model, flags, options.trust_modules)
     engine = Engine(options.slots, options.max_waiting)
     models.fill(engine, served)
     listening = _listening(options.host, options.port)

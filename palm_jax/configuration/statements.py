@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import gin
 from gin import config_parser
 
 import palm_jax
@@ -93,10 +92,12 @@ class GinText:
     Attributes:
       text: what gin is to parse.
       display: name of the file for messages.
+      is_of_run: whether it is the `config.gin` of a MODEL_DIR, which a program wrote; see `trust`.
     """
 
     text: str
     display: str
+    is_of_run: bool = False
 
     def as_file(self) -> io.StringIO:
         """Return the text as an open file, by whose name gin reports errors."""
@@ -244,9 +245,3 @@ def held(value: Any, kind: type | tuple[type, ...]) -> Iterator[Any]:
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for item in value:
             yield from held(item, kind)
-
-
-def register_search_paths() -> None:
-    """Let gin find the includes that `find_config` finds."""
-    for root in search_roots():
-        gin.add_config_file_search_path(str(root))

@@ -78,12 +78,15 @@ def parse(text: str) -> tuple[str, str]:
     return name or Path(directory).resolve().name, directory
 
 
-def load(wanted: Sequence[str], bindings: Sequence[tuple[str, str]]) -> dict[str, ServedModel]:
+def load(
+    wanted: Sequence[str], bindings: Sequence[tuple[str, str]], trust_modules: Sequence[str] = ()
+) -> dict[str, ServedModel]:
     """Load the models of `[NAME=]MODEL_DIR`.
 
     Args:
       wanted: directories, each optionally with a name; the default name is that of the directory.
       bindings: (name, value as gin text) that override the configurations of all models.
+      trust_modules: modules that their configurations may name besides those of palm_jax.
 
     Returns:
       Models by name. Adapters on one base share its arrays.
@@ -97,7 +100,9 @@ def load(wanted: Sequence[str], bindings: Sequence[tuple[str, str]]) -> dict[str
         name, directory = parse(text)
         if name in served:
             raise UserError(f'Two models are called {name}; name one of them: --model=another={directory}')
-        served[name] = ServedModel(name, trained_model.load_with(directory, bindings, known=known))
+        served[name] = ServedModel(
+            name, trained_model.load_with(directory, bindings, known=known, trust_modules=trust_modules)
+        )
     return served
 
 
