@@ -24,6 +24,7 @@ from palm_jax.api import training
 from palm_jax.checkpoint_metadata import CheckpointMetadata, read_metadata
 from palm_jax.configuration.compose import compose
 from palm_jax.configuration.load import load as load_configuration
+from palm_jax.configuration.statements import given_in_python
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.generate import Completion, Decoder, Sampler
@@ -63,7 +64,9 @@ def finetune(
     """
     show_logs()
     of_run = {'TRAIN_FILES': str(table), 'INITIAL_CHECKPOINT_PATH': str(base), 'MODEL_DIR': str(model_dir)}
-    if training.train(gin_files, _as_gin(of_run | bindings), f'finetune(..., model_dir={str(model_dir)!r})'):
+    with given_in_python():
+        code = training.train(gin_files, _as_gin(of_run | bindings), f'finetune(..., model_dir={str(model_dir)!r})')
+    if code:
         raise UserError(f'The run was interrupted; its state is saved in {model_dir}. Call finetune again to continue.')
     return load(model_dir)
 
@@ -80,7 +83,8 @@ def load(model_dir: str | Path, **bindings: Any) -> TrainedModel:
     Raises:
       UserError: if there is no run, or its base has moved or changed.
     """
-    return load_with(model_dir, _as_gin(bindings))
+    with given_in_python():
+        return load_with(model_dir, _as_gin(bindings))
 
 
 def _as_gin(bindings: Mapping[str, Any]) -> list[tuple[str, str]]:
