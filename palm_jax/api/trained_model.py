@@ -25,6 +25,7 @@ from palm_jax.checkpoint_metadata import CheckpointMetadata, read_metadata
 from palm_jax.configuration.compose import compose
 from palm_jax.configuration.load import load as load_configuration
 from palm_jax.configuration.trust import Trust
+from palm_jax.configuration.statements import given_in_python
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.generate import Completion, Decoder, Sampler
@@ -64,11 +65,11 @@ def finetune(
     """
     show_logs()
     of_run = {'TRAIN_FILES': str(table), 'INITIAL_CHECKPOINT_PATH': str(base), 'MODEL_DIR': str(model_dir)}
-    if training.train(gin_files, _as_gin(of_run | bindings), f'finetune(..., model_dir={str(model_dir)!r})'):
+    with given_in_python():
+        code = training.train(gin_files, _as_gin(of_run | bindings), f'finetune(..., model_dir={str(model_dir)!r})')
+    if code:
         raise UserError(f'The run was interrupted; its state is saved in {model_dir}. Call finetune again to continue.')
-    return load_with(
-        model_dir, [], trust_modules=None
-    )  # what this process has just trained by files that the caller named
+    return load_with(model_dir, [], trust_modules=None)  # this process has just trained it, from the caller's files
 
 
 def load(model_dir: str | Path, *, trust_modules: Sequence[str] = (), **bindings: Any) -> TrainedModel:
@@ -85,7 +86,8 @@ def load(model_dir: str | Path, *, trust_modules: Sequence[str] = (), **bindings
     Raises:
       UserError: if there is no run, its base has moved or changed, or it names code that is not trusted.
     """
-    return load_with(model_dir, _as_gin(bindings), trust_modules=trust_modules)
+    with given_in_python():
+        return load_with(model_dir, _as_gin(bindings), trust_modules=trust_modules)
 
 
 def _as_gin(bindings: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -11,13 +11,22 @@ from palm_jax.errors import UserError
 
 def main(arguments: Sequence[str]) -> int:
     """Export a model, and verify what was written."""
-    parser = command_line.parser('export', 'Writes a trained model in the format of another project.')
+    parser = command_line.parser(
+        'export',
+        'Writes a trained model in the format of another project.',
+        '--format=hf --gin_file=runs/tiny/config.gin exported',
+        command_line.RUN_CONFIG,
+    )
     parser.add_argument(
         '--format', choices=['hf', 'peft', 'stablehlo', 'tflite'], default='hf',
         help='hf: a directory for Transformers, with methods merged; peft: the method alone, for peft; '
         'stablehlo: a file that jax runs without this code; tflite: files for small devices, one in int8',
     )  # fmt: skip
-    parser.add_argument('--base', type=Path, help='for peft: the directory that --format=hf wrote for the base model')
+    parser.add_argument(
+        '--base',
+        type=Path,
+        help='for peft, which requires it: the directory that --format=hf wrote for the base; default: none',
+    )
     parser.add_argument(
         '--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32', help='type of the weights'
     )

@@ -6,14 +6,27 @@ import sys
 from collections.abc import Sequence
 
 from palm_jax.cli import command_line
+from palm_jax.cli.parser import file_name, positive
 
 
 def main(arguments: Sequence[str]) -> int:
     """Predict every row of a file."""
-    parser = command_line.parser('infer', 'Predicts every row of a file with a trained model.')
+    parser = command_line.parser(
+        'infer',
+        'Predicts every row of a file with a trained model.',
+        '--gin_file=runs/finetuned/config.gin --input=in.jsonl --output=out.jsonl',
+        command_line.RUN_CONFIG,
+    )
     parser.add_argument('--input', required=True, help='.jsonl, .csv, .tsv, .parquet, or .txt with one text per line')
-    parser.add_argument('--output', required=True, help='.jsonl; one output line per input row, in input order')
-    parser.add_argument('--batch_size', type=command_line.positive, default=32, help='batch size')
+    parser.add_argument(
+        '--output',
+        type=file_name('.jsonl'),
+        required=True,
+        help='.jsonl file to write; one output line per input row, in input order',
+    )
+    parser.add_argument(
+        '--batch_size', type=positive, default=32, help='number of rows predicted together'
+    )
     command_line.add_trust(parser)
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
@@ -24,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     model = trained_model.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
     metadata = {'model': str(model.checkpoint), 'files': list(changes), 'bindings': [list(flag) for flag in flags]}
     try:
-        answered, bad = predictions.write(model, options.input, options.output, metadata, options.batch_size)
+        answered, bad = predictions.write(model, options.input, str(options.output), metadata, options.batch_size)
     except KeyboardInterrupt:
         print('finished rows are kept, and the same command resumes after them', file=sys.stderr)
         raise

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 from collections.abc import Sequence
+from typing import Annotated
 
+from palm_jax.bounds import Above, AtLeast, AtMost
 from palm_jax.cli import command_line
+from palm_jax.cli.parser import Parser, number, positive
 from palm_jax.errors import UserError
 
 _OTHER_FILES = 256  # what the process opens beside connections
@@ -15,26 +17,23 @@ _OTHER_FILES = 256  # what the process opens beside connections
 
 def main(arguments: Sequence[str]) -> int:
     """Serve models until a signal."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='palm-jax serve',
         description='Serves trained models over HTTP with an API for OpenAI clients, which /docs describes.',
         epilog='--gin.NAME=value overrides a macro of the runs, e.g. --gin.DECODING_WEIGHTS=int8',
-        allow_abbrev=False,
+        example='palm-jax serve --model=runs/tiny',
+        takes_bindings=True,
     )
     parser.add_argument('--model', action='append', required=True, help='[NAME=]MODEL_DIR; may be given several times')
     parser.add_argument('--host', default='127.0.0.1', help='address to listen on; 0.0.0.0 accepts other machines')
-    parser.add_argument('--port', type=int, default=8000, help='port to listen on; 0 takes any free one')
     parser.add_argument(
-        '--slots', type=int, default=8, help='maximum number of sequences generated in parallel per model'
+        '--port',
+        type=number(Annotated[int, AtLeast(0), AtMost(65535)]),
+        default=8000,
+        help='port to listen on; 0 takes any free one',
     )
     parser.add_argument(
-        '--max_waiting', type=int, default=64, help='maximum number of queued texts; further requests get 429'
-    )
-    parser.add_argument('--max_tokens', type=int, default=4096, help='maximum completion tokens')
-    parser.add_argument('--seconds', type=float, default=300, help='request timeout in seconds')
-    parser.add_argument('--body_bytes', type=int, default=4 << 20, help='maximum request body size in bytes')
-    parser.add_argument(
-        '--max_connections', type=int, default=1024, help='maximum number of open connections; further ones get 429'
+        '--slots', type=positive, default=8, help='maximum number of sequences generated in parallel per model'
     )
     parser.add_argument(
         '--allowed_host',
@@ -42,6 +41,20 @@ def main(arguments: Sequence[str]) -> int:
         default=[],
         help='further name of this server in the Host header, as behind a proxy; may be given several times; *.NAME '
         'accepts all names below, * any',
+    )
+    parser.add_argument(
+        '--max_waiting', type=positive, default=64, help='maximum number of queued texts; further requests get 429'
+    )
+    parser.add_argument('--max_tokens', type=positive, default=4096, help='maximum completion tokens')
+    parser.add_argument(
+        '--seconds', type=number(Annotated[float, Above(0)]), default=300, help='request timeout in seconds'
+    )
+    parser.add_argument('--body_bytes', type=positive, default=4 << 20, help='maximum request body size in bytes')
+    parser.add_argument(
+        '--max_connections',
+        type=positive,
+        default=1024,
+        help='maximum number of open connections; further ones get 429',
     )
     command_line.add_trust(parser)
     rest, flags = command_line.split_flags(arguments)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import os
@@ -22,9 +21,10 @@ from palm_jax.configuration.statements import (
     Statement,
     entry_files,
     find_config,
-    gin_files,
+    flag_location,
     held,
     open_file,
+    read_all,
     read_flag,
     read_statements,
 )
@@ -105,8 +105,8 @@ def _refuse_unknown_flags(flags: Sequence[tuple[str, str]], statements: Sequence
     macros = {s.name for s in statements if s.is_macro} | _used_macros(statements)
     for name, value in flags:
         if '.' not in name and name not in macros:
-            location = f'command line, --gin.{name}={value}'
-            if parts := _parts_with(name):
+            location = flag_location(name, value)
+            if parts := [file for file, of_file, _ in read_all() if name in {s.name for s in of_file}]:
                 raise UserError(
                     f'{location}: no file of this run has the macro {name}; it is in {", ".join(parts)}. '
                     f'Add e.g. --gin_file={parts[0]}'
@@ -115,17 +115,6 @@ def _refuse_unknown_flags(flags: Sequence[tuple[str, str]], statements: Sequence
                 f'{location}: no macro is called {name}.{closest(name, macros)}\n'
                 f'Macros here: {", ".join(sorted(macros))}.'
             )
-
-
-def _parts_with(macro: str) -> list[str]:
-    """Return the gin files that set a macro; files that cannot be read are left out."""
-    found = []
-    for name in gin_files():
-        with contextlib.suppress(UserError):
-            statements, _ = read_statements(open_file(find_config(name, '--gin_file')), with_includes=False)
-            if any(s.is_macro and s.name == macro for s in statements):
-                found.append(name)
-    return found
 
 
 def _used_macros(statements: Sequence[Statement]) -> set[str]:
@@ -147,6 +136,11 @@ def _check_macros(statements: Sequence[Statement]) -> None:
     # Uses that a later binding has overridden count: replacing a part must not make its macros unused.
     used = _used_macros(statements)
     for name in sorted(defined - used):
+        if readers := [file for file, of_file, _ in read_all() if name in _used_macros(of_file)]:
+            raise UserError(
+                f'{effective[name].location}: nothing in this run reads {name}; it is read by {", ".join(readers)}. '
+                'Leave the file that sets it out, or add one of these.'
+            )
         raise UserError(
             f'{effective[name].location}: nothing uses the macro {name}.{closest(name, used - {name})}\n'
             f'Used here: {", ".join(sorted(used))}.'
@@ -189,7 +183,8 @@ def _check_values(statements: Sequence[Statement]) -> None:
         if not types.fits(value, hint):
             raise UserError(
                 f'{culprit.location}: {culprit.name}{via} must be {types.describe(hint)}, '
-                f'but it is {value!r}, {_kind(value)}.{_closest_choice(value, hint)}'
+                f'but it is {_shown(value)}, {_kind(value)}.{_closest_choice(value, hint)}'
+                f'{_as_list(culprit, hint)}'
             )
         if message := bounds.violation(culprit.name, value, hint):
             raise UserError(f'{culprit.location}: {message}{via}.')
@@ -198,6 +193,18 @@ def _check_values(statements: Sequence[Statement]) -> None:
 def _closest_choice(value: Any, hint: Any) -> str:
     choices = [choice for choice in getattr(hint, '__args__', ()) if isinstance(choice, str)]
     return closest(value, choices) if isinstance(value, str) and choices else ''
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f'{text[:100]}...'
+
+
+def _as_list(statement: Statement, hint: Any) -> str:
+    """Return the advice to write a list for a value that would do as its only item."""
+    if isinstance(statement.value, str) and types.fits([statement.value], hint):
+        return f' Write {statement.name} = {[statement.value]!r}.'
+    return ''
 
 
 def _kind(value: Any) -> str:

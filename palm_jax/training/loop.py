@@ -11,11 +11,12 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 
+from palm_jax.bounds import AtLeast, NotEmpty, Pattern, Seed
 from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
@@ -138,7 +139,7 @@ class Loop:
 
 def train(
     *,
-    model_dir: str,
+    model_dir: Annotated[str, NotEmpty()],
     model: PaLM,
     data: Data,
     optimizer: Optimizer,
@@ -150,11 +151,11 @@ def train(
     periods: Periods = Periods(),
     best: BestMetric | None = None,
     spikes: SpikeRule | None = None,
-    microbatches: int = 1,
-    seed: int = 0,
+    microbatches: Annotated[int, AtLeast(1)] = 1,
+    seed: Seed = 0,
     initial_checkpoint: str | None = None,
     methods: Sequence[Method] = (),
-    trainable: Sequence[str] | None = None,
+    trainable: Sequence[Pattern] | None = None,
     trainable_layers: int | None = None,
     writers: Sequence[Writer] = (Jsonl(), TensorBoard()),
     run: Run | None = None,

@@ -16,10 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import grain
 import numpy as np
 
+from palm_jax.bounds import Seed, checked
 from palm_jax.data.pretraining.corpus import Corpus
 from palm_jax.data.pretraining.objectives import CausalLM, Features, Objective, blank
 from palm_jax.data.pretraining.token_cache import TokenCache
-from palm_jax.data.supervised.examples import checked_seed
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import Bytes
 from palm_jax.errors import UserError
@@ -46,6 +46,7 @@ class _Sequences:
         return self.cache.read(start, min(start + self.length, self.cache.num_tokens))
 
 
+@checked
 class LanguageModelData:
     """Batches of a corpus for self-supervised training.
 
@@ -63,14 +64,14 @@ class LanguageModelData:
         corpus: Corpus,
         lengths: Mapping[str, int],
         objective: Sequence[Objective] = (CausalLM(),),
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         if 'targets' not in lengths or lengths['targets'] < 2:
             raise UserError(f"TASK_FEATURE_LENGTHS is {dict(lengths)}; it needs 'targets' of at least 2 tokens.")
         if not objective:
             raise UserError('OBJECTIVE is empty; include a file of gin/objectives.')
         self.corpus, self.length, self.objective = corpus, lengths['targets'], tuple(objective)
-        self._seed = checked_seed(seed)
+        self._seed = seed
         total = sum(o.share for o in self.objective)
         self._shares = [o.share / total for o in self.objective]
 

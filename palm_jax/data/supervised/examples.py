@@ -16,13 +16,6 @@ Batch: TypeAlias = dict[str, np.ndarray]
 _LOGGER = logging.getLogger(__name__)
 
 
-def checked_seed(seed: int) -> int:
-    """Return the seed if every random number generator accepts it; otherwise raise UserError."""
-    if not 0 <= seed < 2**31:
-        raise UserError(f'SEED is {seed}; it must be at least 0 and below {2**31}.')
-    return seed
-
-
 class Examples:
     """Features with a row per example.
 

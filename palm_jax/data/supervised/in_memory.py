@@ -6,12 +6,14 @@ import abc
 import functools
 from collections.abc import Iterator, Sequence
 
+from palm_jax.bounds import Seed, checked
 from palm_jax.data.readers.splits import Split
-from palm_jax.data.supervised.examples import Batch, Examples, checked_seed, warn_padding
+from palm_jax.data.supervised.examples import Batch, Examples, warn_padding
 from palm_jax.data.supervised.length_groups import LengthGroups
 from palm_jax.data.vocabulary.vocabularies import Vocabulary, load_vocabulary
 
 
+@checked
 class InMemoryData(abc.ABC):
     """Batches of examples in memory, tokenized with the vocabulary of the base model; implements `interfaces.Data`.
 
@@ -32,8 +34,8 @@ class InMemoryData(abc.ABC):
     labels_along_text = False
     against_padding = '--gin.GROUP_BY_LENGTH=%BATCH_SIZE avoids most of it'
 
-    def __init__(self, vocabulary: str, seed: int, group_by_length: int | None = None):
-        self._vocabulary_name, self._seed, self.group = vocabulary, checked_seed(seed), group_by_length
+    def __init__(self, vocabulary: str, seed: Seed, group_by_length: int | None = None):
+        self._vocabulary_name, self._seed, self.group = vocabulary, seed, group_by_length
 
     @property
     def labels(self) -> tuple[str, ...]:

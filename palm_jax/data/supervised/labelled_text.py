@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from palm_jax.bounds import Seed
 from palm_jax.data.readers import tables
 from palm_jax.data.readers.bad_rows import shared_bad_rows
 from palm_jax.data.readers.splits import Split, read_split
@@ -167,7 +168,7 @@ class LabelledText(InMemoryData):
         sampling: Literal['over', 'under'] | None = None,
         bidirectional: bool = False,
         group_by_length: int | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         if not table.kind.is_exclusive and (class_weights is not None or sampling is not None):
             raise UserError('CLASS_WEIGHTS and SAMPLING need one class per text, not label sets or numbers.')

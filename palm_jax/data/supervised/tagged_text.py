@@ -6,10 +6,11 @@ import dataclasses
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
+from palm_jax.bounds import RegularExpression, Seed
 from palm_jax.data.readers import conll
 from palm_jax.data.readers.conll import Sentence
 from palm_jax.data.readers.splits import Split, read_split
@@ -46,7 +47,7 @@ class TaggedTable:
     train_files: str | None
     validation_files: str | None = None
     tag_column: int = -1
-    word_pattern: str | None = None
+    word_pattern: Annotated[str, RegularExpression(num_groups=1)] | None = None
     held_out: int = 10
     names: tuple[str, ...] | list[str] | None = None
     bad_rows: str | None = None
@@ -112,7 +113,7 @@ class TaggedText(InMemoryData):
         bidirectional: bool = True,
         class_weights: Literal['balanced'] | Mapping[str, float] | None = None,
         group_by_length: int | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         super().__init__(vocabulary, seed, group_by_length)
         self.table, self.length, self.separator = table, check_lengths(lengths), separator

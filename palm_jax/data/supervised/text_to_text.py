@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from palm_jax.bounds import Seed
 from palm_jax.data.readers.splits import Split
 from palm_jax.data.supervised.conversations import Conversation, Source, Turn
 from palm_jax.data.supervised.examples import Batch
@@ -64,7 +65,7 @@ class TextToText(InMemoryData):
         bidirectional: bool = False,
         pack: bool = False,
         group_by_length: int | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         if {'inputs', 'targets'} - set(lengths) or min(lengths['inputs'], lengths['targets']) < 3:
             raise UserError(
