@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from palm_jax.cli import command_line, named_task
-from palm_jax.cli.parser import Parser
+from palm_jax.cli.parser import Parser, positive
 
 
 def main(arguments: Sequence[str]) -> int:

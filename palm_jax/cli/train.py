@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from palm_jax.cli import command_line
+from palm_jax.cli.parser import positive
 from palm_jax.configuration.statements import entry_files
 
 

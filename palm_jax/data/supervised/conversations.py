@@ -43,7 +43,14 @@ class Conversation:
 
 
 class Source(Protocol):
-    """A source of conversations."""
+    """A source of conversations.
+
+    Attributes:
+      validation_files: files of the validation split; None holds out some of the others.
+    """
+
+    @property
+    def validation_files(self) -> str | None: ...
 
     def examples(self, split: Split) -> list[Conversation]:
         """Return the conversations of a split."""
@@ -59,7 +66,7 @@ class PairTable:
     Attributes:
       train_files: path or glob, see `tables.read`.
       validation_files: path or glob of the validation split; None holds out one row in `held_out`, chosen by the hash
-        of its input.
+        of its input, so that rows with the same input stay together.
       input: template of the input, `question: {question} context: {context}`; {0} is the first column.
       target: template of the target.
       references_column: column with a JSON list of all correct targets; None takes the targets of all rows that have
@@ -123,9 +130,15 @@ class PairTable:
             self.validation_files,
             self.held_out,
             self._read,
-            lambda row: _fill(self.split_by or self.input, row.values),
+            self._keys,
             'rows',
         )
+
+    def _keys(self, row: Row) -> tuple[str, ...]:
+        """Return what identifies a row: its input, or its input and target where many have the input."""
+        if self.split_by is not None:
+            return (_fill(self.split_by, row.values),)
+        return _fill(self.input, row.values), _fill(self.target, row.values)
 
     def _read(self, pattern: str, binding: str) -> Sequence[Row]:
         wanted = [('INPUT_TEMPLATE', name) for name in _fields(self.input)] + [
@@ -147,7 +160,7 @@ class Dialogues:
     Attributes:
       train_files: path or glob of `.jsonl` (an object per line) or `.json` (a list) files.
       validation_files: path or glob of the validation split; None holds out one transcript in `held_out`, chosen by the
-        hash of its first message.
+        hash of its messages before the first reply or, where many have those, of further messages.
       held_out: see `validation_files`.
       bad_rows: file that collects unusable transcripts, see `BadRows`; None makes the first of them an error.
     """
@@ -165,7 +178,7 @@ class Dialogues:
             self.validation_files,
             self.held_out,
             self._read,
-            lambda conversation: conversation.turns[0].text,
+            _keys_of_turns,
             'transcripts',
         )
 
@@ -184,6 +197,14 @@ class Dialogues:
         conversations = list(bad.keep(rows, lambda row: Conversation(_turns(row), row.location)))
         bad.report()
         return conversations
+
+
+def _keys_of_turns(conversation: Conversation) -> tuple[str, ...]:
+    """Return the turns before the first reply, those from there to before the last reply, and the rest."""
+    replies = [number for number, turn in enumerate(conversation.turns) if turn.learned]
+    first, last = min(replies, default=0), max(replies, default=0)
+    texts = [turn.text for turn in conversation.turns]
+    return tuple('\x1f'.join(part) for part in (texts[:first], texts[first:last], texts[last:]))
 
 
 def _fields(template: str) -> list[str]:

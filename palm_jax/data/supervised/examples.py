@@ -82,7 +82,7 @@ def warn_truncated(num_cut: int, count: int, what: str, length: int) -> None:
     """Log how many examples were truncated, if any."""
     if num_cut:
         _LOGGER.warning(
-            f'{num_cut:,} of {count:,} {what} are longer than {length} tokens and are truncated; '
+            f'{num_cut:,} of {count:,} {what} ({num_cut / count:.0%}) are longer than {length} tokens and are truncated; '
             f'--gin.TASK_FEATURE_LENGTHS="{{\'inputs\': ...}}" takes more.'
         )
 

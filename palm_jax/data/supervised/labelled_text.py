@@ -36,6 +36,11 @@ class Example:
     label: str
     location: str
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text or both texts."""
+        return (self.text,) if self.second_text is None else (self.text, self.second_text)
+
 
 @dataclasses.dataclass(frozen=True)
 class LabelledTable:
@@ -44,7 +49,7 @@ class LabelledTable:
     Attributes:
       train_files: path or glob, see `tables.read`.
       validation_files: path or glob of the validation split; None holds out one row in `held_out`, chosen by the hash
-        of its text, so that equal texts stay together.
+        of its text, so that equal texts stay together, and so that no class is held out completely.
       text_column: name of the column with the text.
       label_column: name of the column with the label.
       second_text_column: name of the column with the second text of a pair; None for single texts.
@@ -68,7 +73,14 @@ class LabelledTable:
     def examples(self, split: Split) -> list[Example]:
         """Return the examples of a split."""
         examples = read_split(
-            split, self.train_files, self.validation_files, self.held_out, self._read, lambda row: row.text, 'rows'
+            split,
+            self.train_files,
+            self.validation_files,
+            self.held_out,
+            self._read,
+            lambda example: example.texts,
+            'rows',
+            lambda example: self.kind.class_names(example.label),
         )
         return examples if split == 'train' else self._with_known_labels(examples)
 
@@ -193,6 +205,23 @@ class LabelledText(InMemoryData):
         chosen = [np.resize(rng.permutation(group), wanted) for group in groups if len(group)]
         return sorted(np.concatenate(chosen).tolist())
 
+    @property
+    def is_split_by_hash(self) -> bool:
+        """Whether the held-out part is chosen from TRAIN_FILES."""
+        return self.table.validation_files is None
+
+    def examples(self, split: Split) -> list[Example]:
+        """Return the examples of a split."""
+        return self.table.examples(split)
+
+    def texts(self, example: Example) -> tuple[str, ...]:
+        """Return the text of an example, or both texts."""
+        return example.texts
+
+    def classes(self, example: Example) -> list[str]:
+        """Return the classes of an example."""
+        return self.table.kind.class_names(example.label)
+
     @functools.cached_property
     def validation_examples(self) -> list[Example]:
         """Examples of the validation split, in order."""
@@ -210,6 +239,7 @@ class LabelledText(InMemoryData):
         """Return the features of a split: tokens, segment ids, `labels` and `label_weights`."""
         examples = self.table.examples(split)
         features, num_truncated = self.inputs([(example.text, example.second_text) for example in examples])
+        self._num_truncated[split] = num_truncated
         warn_truncated(num_truncated, len(examples), f'{split} texts', self.length)
         labels = np.stack([self.table.encode(example) for example in examples])
         weights = np.ones(len(examples), np.float32)

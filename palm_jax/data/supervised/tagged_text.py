@@ -23,6 +23,7 @@ from palm_jax.data.supervised.examples import (
 )
 from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.errors import UserError
+from palm_jax.metrics import entities
 from palm_jax.special_ids import BOS_ID
 
 _WORD = r"[@#]?\w+(?:['’./:@&-]\w+)*|[^\w\s]"
@@ -35,7 +36,7 @@ class TaggedTable:
     Attributes:
       train_files: path or glob, see `conll.read`.
       validation_files: path or glob of the validation split; None holds out one sentence in `held_out`, chosen by the
-        hash of its words.
+        hash of its words, so that equal sentences stay together, and so that no tag is held out completely.
       tag_column: index of the column with the tag, see `conll.read`.
       word_pattern: regular expression whose first group is the word, see `conll.read`; None takes the whole column.
       held_out: see `validation_files`.
@@ -60,8 +61,9 @@ class TaggedTable:
             self.validation_files,
             self.held_out,
             self._read,
-            lambda sentence: ' '.join(sentence.words),
+            lambda sentence: (' '.join(sentence.words),),
             'sentences',
+            lambda sentence: sentence.tags,
         )
 
     @functools.cached_property
@@ -103,6 +105,7 @@ class TaggedText(InMemoryData):
     """
 
     labels_along_text = True
+    noun = 'sentence'
 
     def __init__(
         self,
@@ -128,6 +131,23 @@ class TaggedText(InMemoryData):
     def word_pattern(self) -> str:
         """Regular expression of the words of a text that is not split into words yet."""
         return _WORD if self.separator else r'\S'
+
+    @property
+    def is_split_by_hash(self) -> bool:
+        """Whether the held-out part is chosen from TRAIN_FILES."""
+        return self.table.validation_files is None
+
+    def examples(self, split: Split) -> list[Sentence]:
+        """Return the sentences of a split."""
+        return self.table.examples(split)
+
+    def texts(self, example: Sentence) -> tuple[str]:
+        """Return the sentence."""
+        return (self.separator.join(example.words),)
+
+    def classes(self, example: Sentence) -> list[str]:
+        """Return the types of the entities of a sentence."""
+        return [entity.type for entity in entities.decode(example.tags)]
 
     @functools.cached_property
     def validation_examples(self) -> list[Sentence]:
@@ -168,6 +188,7 @@ class TaggedText(InMemoryData):
         sentences, ids = self.table.examples(split), {name: i for i, name in enumerate(self.labels)}
         features, ends = self.inputs([s.words for s in sentences])
         num_truncated = sum(len(positions) < len(s.words) for positions, s in zip(ends, sentences, strict=True))
+        self._num_truncated[split] = num_truncated
         warn_truncated(num_truncated, len(sentences), f'{split} sentences', self.length)
         labels = np.zeros((len(sentences), self.length), np.int32)
         weights = np.zeros(labels.shape, np.float32)
