@@ -50,7 +50,7 @@ ALLOWED = {
         'partitioning',
     },
     'api': {
-        *('api', 'checkpoint_metadata', 'configuration', 'predictors', 'data/readers', 'data/registry'),
+        *('api', 'locks', 'checkpoint_metadata', 'configuration', 'predictors', 'data/readers', 'data/registry'),
         'training',
         'peft',
         'inference',

@@ -33,13 +33,17 @@ def main(arguments: Sequence[str]) -> int:
     run, changes = command_line.run_of(options.gin_file)
 
     from palm_jax.api import predictions, trained_model
+    from palm_jax.configuration.statements import find_config
+    from palm_jax.data.readers.files import glob_files
 
-    model = trained_model.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
-    metadata = {'model': str(model.checkpoint), 'files': list(changes), 'bindings': [list(flag) for flag in flags]}
-    try:
-        answered, bad = predictions.write(model, options.input, str(options.output), metadata, options.batch_size)
-    except KeyboardInterrupt:
-        print('finished rows are kept, and the same command resumes after them', file=sys.stderr)
-        raise
+    with predictions.reserve(str(options.output)) as output:
+        glob_files(options.input, '--input')
+        files = [find_config(name, '--gin_file').read_text() for name in changes]
+        model = trained_model.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+        try:
+            answered, bad = output.write(model, options.input, {'files': files, 'flags': flags}, options.batch_size)
+        except KeyboardInterrupt:
+            print('finished rows are kept, and the same command resumes after them', file=sys.stderr)
+            raise
     print(f'predicted  {answered:,} rows, {bad:,} with an error: {options.output}')
     return 1 if bad and not answered else 0
