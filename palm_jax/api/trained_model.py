@@ -24,6 +24,8 @@ from palm_jax.api import training
 from palm_jax.checkpoint_metadata import CheckpointMetadata, read_metadata
 from palm_jax.configuration.compose import compose
 from palm_jax.configuration.load import load as load_configuration
+from palm_jax.configuration.statements import given_in_python
+from palm_jax.configuration.trust import Trust
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.generate import Completion, Decoder, Sampler
@@ -63,24 +65,29 @@ def finetune(
     """
     show_logs()
     of_run = {'TRAIN_FILES': str(table), 'INITIAL_CHECKPOINT_PATH': str(base), 'MODEL_DIR': str(model_dir)}
-    if training.train(gin_files, _as_gin(of_run | bindings), f'finetune(..., model_dir={str(model_dir)!r})'):
+    with given_in_python():
+        code = training.train(gin_files, _as_gin(of_run | bindings), f'finetune(..., model_dir={str(model_dir)!r})')
+    if code:
         raise UserError(f'The run was interrupted; its state is saved in {model_dir}. Call finetune again to continue.')
-    return load(model_dir)
+    return load_with(model_dir, [], trust_modules=None)  # this process has just trained it, from the caller's files
 
 
-def load(model_dir: str | Path, **bindings: Any) -> TrainedModel:
+def load(model_dir: str | Path, *, trust_modules: Sequence[str] = (), **bindings: Any) -> TrainedModel:
     """Load the model of a run; an adapter is loaded together with the base that it was trained on.
 
     The tables of the run are not needed any more.
 
     Args:
       model_dir: MODEL_DIR of the run.
+      trust_modules: modules outside palm_jax whose functions and classes the run's configuration may name; they are
+        imported, which runs their code.
       bindings: macros that override the run's configuration: TEMPERATURE=0.0.
 
     Raises:
-      UserError: if there is no run, or its base has moved or changed.
+      UserError: if there is no run, its base has moved or changed, or it names code that is not trusted.
     """
-    return load_with(model_dir, _as_gin(bindings))
+    with given_in_python():
+        return load_with(model_dir, _as_gin(bindings), trust_modules=trust_modules)
 
 
 def _as_gin(bindings: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -92,6 +99,7 @@ def load_with(
     changes: Sequence[tuple[str, str]],
     gin_files: Sequence[str] = (),
     known: dict[Path, Any] | None = None,
+    trust_modules: Sequence[str] | None = (),
 ) -> TrainedModel:
     """Load a model with bindings as gin text; see `load`.
 
@@ -101,16 +109,18 @@ def load_with(
       gin_files: files that override the run's configuration.
       known: parameters of the checkpoints loaded by earlier calls, by path; this call adds its own. Adapters on one
         base share its arrays.
+      trust_modules: modules that the run's configuration may name besides those of palm_jax; None: any.
 
     Raises:
-      UserError: there is no run, or its base has moved or changed.
+      UserError: there is no run, its base has moved or changed, or it names code that is not trusted.
     """
     known = {} if known is None else known
+    trust = None if trust_modules is None else Trust(tuple(trust_modules))
     checkpoint, config = find_checkpoint(model_dir, 'MODEL_DIR'), RunDirectory(Path(model_dir)).config
     if not config.is_file():
         raise UserError(f'{model_dir} has no {config.name}: it is not the MODEL_DIR of a run.')
     overlay = compose(['gin/runs/loaded.gin'], {'LOADED_MODEL_DIR': str(model_dir)})
-    configuration = load_configuration('loop.train', [str(config), *gin_files], changes, overlay)
+    configuration = load_configuration('loop.train', [str(config), *gin_files], changes, overlay, trust)
     arguments = configuration.build('loop.train')
     predictor = configuration.arguments_of('predictor.for_run').get('predictor', LanguageModelPredictor())
     model, selection = adapt_from_arguments(arguments)
@@ -129,7 +139,7 @@ def load_with(
                 f'but {arguments["initial_checkpoint"]} now holds {fingerprint(frozen)}.'
             )
         params = join(restore_params(checkpoint, part, ours), frozen)
-    return TrainedModel(model, params, data, config, predictor, sampler, checkpoint, arguments)
+    return TrainedModel(model, params, data, config, predictor, sampler, checkpoint, arguments, trust)
 
 
 def _base(
@@ -172,6 +182,7 @@ class TrainedModel:
       sampler: settings of the run for generating text.
       checkpoint: directory that the parameters were read from.
       run: arguments of `loop.train`: loss, reporter, layout, ...
+      trust: what the configuration may name, see `load_with`.
     """
 
     model: AdaptedModel
@@ -182,6 +193,7 @@ class TrainedModel:
     sampler: Decoder = Sampler()
     checkpoint: Path | None = None
     run: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    trust: Trust | None = Trust()
 
     @functools.cached_property
     def for_decoding(self) -> tuple[Any, Any]:
@@ -306,7 +318,7 @@ class TrainedModel:
         checkpoints.close()
         self.data.vocabulary.save(run.path)
         itself = dict.fromkeys(('MODEL_DIR', 'INITIAL_CHECKPOINT_PATH', 'LOADED_MODEL_DIR'), str(run))
-        configuration = load_configuration('loop.train', [str(self.config)], [], compose(parts, itself))
+        configuration = load_configuration('loop.train', [str(self.config)], [], compose(parts, itself), self.trust)
         configuration.build('loop.train')
         run.config.write_text(configuration.text)
         return checkpoints.path(0)

@@ -10,6 +10,7 @@ from typing import Any
 
 from palm_jax.configuration import record
 from palm_jax.configuration.load import Configuration, load
+from palm_jax.errors import UserError
 from palm_jax.training import distributed, loop, repeat
 
 _LOGGER = logging.getLogger(__name__)
@@ -83,4 +84,7 @@ def _train(
     with distributed.first_alone('the configuration is kept'):
         if distributed.is_first():
             record.keep(Path(arguments['model_dir']), configuration.text, accept_changes)
-    return loop.train(**arguments, run=loop.Run(configuration.text, command, start))
+    try:
+        return loop.train(**arguments, run=loop.Run(configuration.text, command, start))
+    except UserError as error:
+        raise UserError(configuration.located(str(error))) from error

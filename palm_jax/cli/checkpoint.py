@@ -14,7 +14,6 @@ used as a base (INITIAL_CHECKPOINT_PATH); it holds no optimizer state.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ import orbax.checkpoint as ocp
 from tqdm import tqdm
 
 from palm_jax.checkpoint_metadata import METADATA, CheckpointMetadata, read_metadata
+from palm_jax.cli.parser import Parser
 from palm_jax.errors import UserError
 from palm_jax.run_directory import STATE, RunDirectory, find_checkpoint
 from palm_jax.training import integrity
@@ -45,17 +45,13 @@ _COMMANDS = (  # name, number of paths, description
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one of the five commands."""
-    parser = argparse.ArgumentParser(
-        prog='palm-jax checkpoint',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest='command', required=True)
+    parser = Parser(prog='palm-jax checkpoint', description=__doc__, example='palm-jax checkpoint ls runs/tiny')
+    commands = parser.add_subparsers(dest='command', required=True, help='what to do')
     for name, paths, summary in _COMMANDS:
         command = commands.add_parser(name, description=summary, help=summary)
         command.add_argument('paths', nargs=paths, metavar='PATH', help='MODEL_DIR, or a step of its checkpoints')
         if name == 'convert':
-            command.add_argument('--dtype', choices=_DTYPES, default='bfloat16', help='default: %(default)s')
+            command.add_argument('--dtype', choices=_DTYPES, default='bfloat16', help='type to write')
     options = parser.parse_args(arguments)
     logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax warns about a missing file that is not needed
     if options.command == 'ls':

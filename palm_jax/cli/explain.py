@@ -31,6 +31,7 @@ def explain(configuration: Configuration, arguments: dict[str, Any], num_devices
     num_sequences = data.num_sequences if data.is_ready else None
     sections = {
         'configuration': _sources(configuration),
+        'training and held-out data': data.describe(),
         'one training example': data.example(),
         'parameters': plan.parameter_table(),
         f'the run on {num_devices} device(s)': plan.summary(num_sequences),

@@ -47,7 +47,7 @@ def _rounded(weight: jax.Array, inputs: tuple[int, ...]) -> Int8:
 
 def _input_axes(path: str, ndim: int) -> tuple[int, ...] | None:
     """Return the axes that a product with this parameter sums over; None if it is not a large matrix of the base."""
-    if path == 'embed/embedding':
+    if path in ('embed/embedding', 'embed/output'):
         return (1,)
     if re.fullmatch(r'stack/(attn/qkv/[qkv]|mlp/in/(gate|up))', path):
         return (0,)

@@ -101,8 +101,27 @@ class Norm(nn.Module):
         return (x * inverse * scale.astype(jnp.float32)).astype(self.arch.dtype)
 
 
+class Biases(nn.Module):
+    """Biases of named arrays, which PaLM does not have; see `Architecture.qkv_bias`."""
+
+    arch: Architecture
+    axes: Mapping[str, tuple[str, ...]]
+
+    @nn.compact
+    def __call__(self, *outputs: jax.Array) -> tuple[jax.Array, ...]:
+        """Return the arrays plus their biases, in the order of `axes`."""
+        init, dtype = nn.initializers.zeros, self.arch.param_dtype
+        return tuple(
+            y + create_param(self, name, init, y.shape[-len(axes) :], axes, dtype).astype(y.dtype)
+            for y, (name, axes) in zip(outputs, self.axes.items(), strict=True)
+        )
+
+
 class Embed(nn.Module):
-    """The matrix E shared by input and output: rows are looked up, and logits are h·Eᵀ / √D."""
+    """The matrix E shared by input and output: rows are looked up, and logits are h·Eᵀ / √D.
+
+    With `Architecture.shared_embedding = False` the logits have a matrix of their own, `output` [V, D].
+    """
 
     arch: Architecture
 
@@ -110,15 +129,24 @@ class Embed(nn.Module):
         arch, init = self.arch, nn.initializers.normal(stddev=1.0)
         shape, axes = (arch.vocab_size, arch.d_model), ('vocab', 'embed')
         self.embedding = create_param(self, 'embedding', init, shape, axes, arch.param_dtype)
+        if not arch.shared_embedding:
+            self.output = create_param(self, 'output', init, shape, axes, arch.param_dtype)
 
     def __call__(self, tokens_BL: jax.Array) -> jax.Array:
         """Map token ids [B, L] to embeddings [B, L, D]."""
         x_BLD = jnp.take(self.embedding, tokens_BL, axis=0).astype(self.arch.dtype)
+        if self.arch.embedding_scale != 1:
+            x_BLD = x_BLD * jnp.asarray(self.arch.embedding_scale, self.arch.dtype)
         if num_parts('embed') > 1:  # each device looks up its columns of all tokens, then receives the rows of its own
             x_BLD = constrain(x_BLD, None, None, 'embed')
         return constrain(x_BLD, 'act_batch', 'act_length', 'act_embed')
 
     def attend(self, h_BLD: jax.Array) -> jax.Array:
         """Map features [B, L, D] to float32 logits [B, L, V]."""
-        dtype = self.arch.dtype
-        return product(h_BLD.astype(dtype), self.embedding.astype(dtype), contract=1) * self.arch.output_scale
+        dtype, matrix_VD = self.arch.dtype, self.embedding if self.arch.shared_embedding else self.output
+        return product(h_BLD.astype(dtype), matrix_VD.astype(dtype), contract=1) * self.arch.output_scale
+
+
+def output_matrix(params: Mapping[str, Any]) -> jax.Array:
+    """Return the matrix of the logits, [V, D], from the parameters of a model; see `Embed`."""
+    return params['embed'].get('output', params['embed']['embedding'])

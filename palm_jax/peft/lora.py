@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from palm_jax.bounds import AtLeast, Rate, checked
+from palm_jax.bounds import Above, AtLeast, Pattern, Rate, checked
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.kernels.matmul import matmul
 from palm_jax.peft.method import Method, change_targets, new_param
@@ -35,8 +35,8 @@ class LoRA(Method):
     """
 
     rank: Annotated[int, AtLeast(1)] = 8
-    alpha: float = 16.0
-    targets: str = 'stack/(attn|mlp)/.*'
+    alpha: Annotated[float, Above(0)] = 16.0
+    targets: Pattern = 'stack/(attn|mlp)/.*'
     dropout_rate: Rate = 0.0
     use_rslora: bool = False
     use_dora: bool = False

@@ -32,6 +32,7 @@ class Data(Protocol):
       vocabulary: vocabulary of the tokens.
       labels: names of the labels that a head predicts; empty without a head.
       num_sequences: number of training sequences in one epoch.
+      num_validation_sequences: number of sequences in the held-out part.
       group: number of sequences of similar length in a group, which a batch must not cross; None for no groups.
       is_ready: whether the data can be counted and read without preparing it first.
     """
@@ -40,6 +41,7 @@ class Data(Protocol):
     vocabulary: Vocabulary
     labels: Sequence[str]
     num_sequences: int
+    num_validation_sequences: int
     group: int | None
     is_ready: bool
 
@@ -51,6 +53,13 @@ class Data(Protocol):
 
     def validation(self, size: int) -> Iterator[Mapping[str, np.ndarray]]:
         """Iterate over the held-out part in batches of `size`."""
+
+    def describe(self) -> str:
+        """Return both parts in numbers, as text for people, after reading and checking them.
+
+        Raises:
+          UserError: if either part cannot be used.
+        """
 
     def example(self) -> str:
         """Return the first training example as text, for people."""

@@ -11,11 +11,12 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 
+from palm_jax.bounds import AtLeast, NotEmpty, Pattern, Seed
 from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
@@ -129,7 +130,8 @@ class Loop:
 
     def _evaluate(self, state: TrainState, step: int) -> None:
         """Evaluate, log, and keep the state if it is the best."""
-        values = self.evaluations.measure(state, step)
+        with self.saver.saves_on_error(state, step, f'Continue with\n  {self.command}', in_all_processes=True):
+            values = self.evaluations.measure(state, step)
         self.log.write(step, in_group('validation', values))
         self.clock.show(validation=f'{values["loss"]:.3f}')
         with self.saver.saves_on_error(state, step, messages.ANOTHER_METRIC, in_all_processes=True):
@@ -138,7 +140,7 @@ class Loop:
 
 def train(
     *,
-    model_dir: str,
+    model_dir: Annotated[str, NotEmpty()],
     model: PaLM,
     data: Data,
     optimizer: Optimizer,
@@ -150,11 +152,11 @@ def train(
     periods: Periods = Periods(),
     best: BestMetric | None = None,
     spikes: SpikeRule | None = None,
-    microbatches: int = 1,
-    seed: int = 0,
+    microbatches: Annotated[int, AtLeast(1)] = 1,
+    seed: Seed = 0,
     initial_checkpoint: str | None = None,
     methods: Sequence[Method] = (),
-    trainable: Sequence[str] | None = None,
+    trainable: Sequence[Pattern] | None = None,
     trainable_layers: int | None = None,
     writers: Sequence[Writer] = (Jsonl(), TensorBoard()),
     run: Run | None = None,
@@ -198,6 +200,7 @@ def train(
     setup = Setup.of(adapted, selection, optimizer, layout, mesh.size, batch_size, data.length, total_steps)
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules), contextlib.ExitStack() as stack:
         _LOGGER.info('%s\nMODEL_DIR  %s\n%s', setup.plan.summary(data.num_sequences), directory, flops.FORMULA)
+        _LOGGER.info(data.describe())  # an unusable held-out part is found before the first step
         metadata = CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint, data.labels)
         restorer = Restorer(setup, mesh, seed, initial_checkpoint, metadata)
         checkpoints, kept = _open_checkpoints(RunDirectory(directory), periods, best, restorer.metadata, stack)

@@ -33,7 +33,13 @@ def test_greedy_is_the_argmax_a_token_at_a_time(micro):
         assert text == Letters().decode(ids[1 + len(prompt) :])
 
 
-CHANGES = [{}, {'num_kv_heads': 2}, {'parallel': False, 'qk_norm': True}, {'unroll_layers': 0}]
+CHANGES = [
+    {},
+    {'num_kv_heads': 2},
+    {'parallel': False, 'qk_norm': True, 'qkv_bias': True, 'mlp_gate': 'gelu'},
+    {'unroll_layers': 0},
+    {'window': 5, 'global_layers': (1,), 'unrotated_layers': (1,), 'shared_embedding': False},
+]
 
 
 @pytest.mark.parametrize('changes', CHANGES, ids=str)

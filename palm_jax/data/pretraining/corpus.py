@@ -12,8 +12,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
+from palm_jax.bounds import Above, checked
 from palm_jax.cache_directory import cache_dir
 from palm_jax.data.pretraining import token_cache
 from palm_jax.data.pretraining.token_cache import TokenCache
@@ -57,6 +58,7 @@ class _Source:
         return cache_keys.task_cache_key(self.name)
 
 
+@checked
 class Corpus:
     """The text of a run and its vocabulary.
 
@@ -89,7 +91,7 @@ class Corpus:
         validation_files: str | None = None,
         text_column: str = 'text',
         bad_rows: str | None = None,
-        temperature: float = 1.0,
+        temperature: Annotated[float, Above(0)] = 1.0,
         columns: Sequence[str] | None = None,
         quoting: bool | None = None,
     ):
@@ -99,8 +101,6 @@ class Corpus:
             raise UserError(
                 f'EXTRA_IDS is {extra_ids}; it must be at least 0 and below VOCABULARY_SIZE = {vocabulary_size}.'
             )
-        if temperature <= 0:
-            raise UserError(f'MIXTURE_TEMPERATURE is {temperature}; it must be above 0 (1 is by size).')
         self.text_column, self.layout = text_column, Layout.of(columns, quoting)
         of_files = functools.partial(TextFiles, text_column=text_column, bad_rows=bad_rows, layout=self.layout)
         if train_files is not None:

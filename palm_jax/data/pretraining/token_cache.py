@@ -69,6 +69,12 @@ class TokenCache:
         """int64 [documents + 1]: start of every document, and the end of the last."""
         return np.load(self._directory / _OFFSETS, mmap_mode='r')
 
+    def beginnings(self, count: int, length: int = BLOCK) -> Iterator[np.ndarray]:
+        """Yield at most `length` first tokens of at most `count` documents, spread evenly."""
+        last = len(self.offsets) - 2
+        for i in np.unique(np.linspace(0, last, min(count, last + 1)).round().astype(int)):
+            yield self.read(int(self.offsets[i]), int(min(self.offsets[i] + length, self.offsets[i + 1])))
+
     def documents(self) -> Iterator[np.ndarray]:
         """Yield the tokens of each document."""
         for start, stop in itertools.pairwise(self.offsets):

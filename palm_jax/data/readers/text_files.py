@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import logging
 from collections.abc import Iterator
 
 from palm_jax.data.readers import columns, files, tables
@@ -14,7 +15,9 @@ from palm_jax.data.readers.files import File
 from palm_jax.data.readers.row import Row
 from palm_jax.data.readers.splits import Split, is_held_out, is_in_split
 from palm_jax.errors import UserError
+from palm_jax.wording import counted
 
+_LOGGER = logging.getLogger(__name__)
 _HELD_OUT_ONE_IN = 20
 _TEXT_SUFFIXES = ('.txt', '.md', '.rst', '.py', '.tex')
 _TABLE_SUFFIXES = tuple(suffix for suffix in tables.SUFFIXES if suffix != '.txt')
@@ -68,15 +71,26 @@ class TextFiles:
         """Counts and digest from one pass over all texts."""
         digest, documents, held_out, first = hashlib.sha256(), 0, 0, dict[str, str]()
         splits: tuple[Split, ...] = ('train',) if self.validation is None else ('train', 'validation')
+        known, num_shared, num_validation = set[bytes](), 0, 0
         for split in splits:
             for document in self._documents(split):
                 text = document['text'].encode()
                 digest.update(f'{split}{len(text)}'.encode())
                 digest.update(text)
+                if self.validation is not None and split == 'train':
+                    known.add(hashlib.sha256(text).digest())
+                elif split == 'validation':
+                    num_validation += 1
+                    num_shared += hashlib.sha256(text).digest() in known
                 documents, first = documents + 1, first or document
                 held_out += is_held_out(document['text'], _HELD_OUT_ONE_IN)
         if documents == 1 and self.validation is None:
             _split_document(first, 'validation')  # raises its error now instead of inside TensorFlow
+        if num_shared:
+            _LOGGER.warning(
+                f'{num_shared:,} of {counted(num_validation, "document")} in VALIDATION_FILES are also in '
+                f'{self.binding}: the results on them do not show how the model does on new text.'
+            )
         return _Summary(digest.hexdigest()[:12], documents, held_out)
 
     def _documents(self, split: Split) -> Iterator[dict[str, str]]:

@@ -34,7 +34,14 @@ class Conversation:
 
 
 class Source(Protocol):
-    """A source of conversations."""
+    """A source of conversations.
+
+    Attributes:
+      validation_files: files of the validation split; None holds out some of the others.
+    """
+
+    @property
+    def validation_files(self) -> str | None: ...
 
     @property
     def layout(self) -> Layout:
@@ -54,7 +61,7 @@ class PairTable:
     Attributes:
       train_files: path or glob, see `tables.read`.
       validation_files: path or glob of the validation split; None holds out one row in `held_out`, chosen by the hash
-        of its input.
+        of its input, so that rows with the same input stay together.
       input: template of the input, `question: {question} context: {context}`; {0} is the first column.
       target: template of the target.
       references_column: column with a JSON list of all correct targets; None takes the targets of all rows that have
@@ -91,7 +98,7 @@ class PairTable:
             self.validation_files,
             self.held_out,
             self._read,
-            lambda pair: pair.key,
+            lambda pair: pair.keys,
             'rows',
         )
         same: dict[str, list[str]] = collections.defaultdict(list)
@@ -129,11 +136,9 @@ class PairTable:
         return Template(self.input, 'INPUT_TEMPLATE')
 
     def _read(self, pattern: str, binding: str) -> list[_Pair]:
-        templates = (
-            self._input,
-            Template(self.target, 'TARGET_TEMPLATE'),
-            self._input if self.split_by is None else Template(self.split_by, 'SPLIT_BY'),
-        )
+        given, target = self._input, Template(self.target, 'TARGET_TEMPLATE')
+        key = None if self.split_by is None else Template(self.split_by, 'SPLIT_BY')
+        templates = [given, target] if key is None else [given, target, key]
         wanted = [(template.binding, name) for template in templates for name in template.fields]
         if self.references_column is not None:
             wanted.append(('REFERENCES_COLUMN', self.references_column))
@@ -141,8 +146,9 @@ class PairTable:
         bad = shared_bad_rows(self.bad_rows)
 
         def pair(row: Row) -> _Pair:
-            given, target, key = (template.fill(row.values, row.location) for template in templates)
-            return _Pair(given, target, key, _references(row, self.references_column), row.location)
+            texts = given.fill(row.values, row.location), target.fill(row.values, row.location)
+            keys = texts if key is None else (key.fill(row.values, row.location, may_be_empty=True),)
+            return _Pair(*texts, keys, _references(row, self.references_column), row.location)
 
         pairs = list(bad.keep(rows, pair))
         bad.report()
@@ -153,11 +159,19 @@ class PairTable:
 
 @dataclasses.dataclass(frozen=True)
 class _Pair:
-    """A row as texts."""
+    """A row as texts.
+
+    Attributes:
+      input: filled template of the input.
+      target: filled template of the target.
+      keys: what identifies the row: its input, or its input and target where many have the input; or SPLIT_BY alone.
+      references: all correct targets; empty without REFERENCES_COLUMN.
+      location: file and line.
+    """
 
     input: str
     target: str
-    key: str
+    keys: tuple[str, ...]
     references: tuple[str, ...]
     location: str
 
@@ -172,7 +186,7 @@ class Dialogues:
     Attributes:
       train_files: path or glob of `.jsonl` (an object per line) or `.json` (a list) files.
       validation_files: path or glob of the validation split; None holds out one transcript in `held_out`, chosen by the
-        hash of its first message.
+        hash of its messages before the first reply or, where many have those, of further messages.
       held_out: see `validation_files`.
       bad_rows: file that collects unusable transcripts, see `BadRows`; None makes the first of them an error.
       columns: names of the columns of a file without a header, see `Layout`.
@@ -199,7 +213,7 @@ class Dialogues:
             self.validation_files,
             self.held_out,
             self._read,
-            lambda conversation: conversation.turns[0].text,
+            _keys_of_turns,
             'transcripts',
         )
 
@@ -224,6 +238,14 @@ def _conversation(row: Row) -> Conversation:
             'For rows of an input and a target: --gin_file=gin/heads/text_to_text.gin'
         )
     return Conversation(messages.transcript(messages.find(row.values), row.location), row.location)
+
+
+def _keys_of_turns(conversation: Conversation) -> tuple[str, ...]:
+    """Return the turns before the first reply, those from there to before the last reply, and the rest."""
+    replies = [number for number, turn in enumerate(conversation.turns) if turn.learned]
+    first, last = min(replies, default=0), max(replies, default=0)
+    texts = [turn.text for turn in conversation.turns]
+    return tuple('\x1f'.join(part) for part in (texts[:first], texts[first:last], texts[last:]))
 
 
 def _references(row: Row, column: str | None) -> tuple[str, ...]:

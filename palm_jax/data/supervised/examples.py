@@ -16,13 +16,6 @@ Batch: TypeAlias = dict[str, np.ndarray]
 _LOGGER = logging.getLogger(__name__)
 
 
-def checked_seed(seed: int) -> int:
-    """Return the seed if every random number generator accepts it; otherwise raise UserError."""
-    if not 0 <= seed < 2**31:
-        raise UserError(f'SEED is {seed}; it must be at least 0 and below {2**31}.')
-    return seed
-
-
 class Examples:
     """Features with a row per example.
 
@@ -89,7 +82,7 @@ def warn_truncated(num_cut: int, count: int, what: str, length: int) -> None:
     """Log how many examples were truncated, if any."""
     if num_cut:
         _LOGGER.warning(
-            f'{num_cut:,} of {count:,} {what} are longer than {length} tokens and are truncated; '
+            f'{num_cut:,} of {count:,} {what} ({num_cut / count:.0%}) are longer than {length} tokens and are truncated; '
             f'--gin.TASK_FEATURE_LENGTHS="{{\'inputs\': ...}}" takes more.'
         )
 

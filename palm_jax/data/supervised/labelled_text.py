@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from palm_jax.bounds import Seed
 from palm_jax.characters import check_characters
 from palm_jax.data.readers import columns, tables
 from palm_jax.data.readers.bad_rows import shared_bad_rows
@@ -39,6 +40,11 @@ class Example:
     label: Labels
     location: str
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text or both texts."""
+        return (self.text,) if self.second_text is None else (self.text, self.second_text)
+
 
 @dataclasses.dataclass(frozen=True)
 class LabelledTable:
@@ -47,7 +53,7 @@ class LabelledTable:
     Attributes:
       train_files: path or glob, see `tables.read`.
       validation_files: path or glob of the validation split; None holds out one row in `held_out`, chosen by the hash
-        of its text, so that equal texts stay together.
+        of its text, so that equal texts stay together, and so that no class is held out completely.
       text_column: name of the column with the text.
       label_column: name of the column with the label.
       second_text_column: name of the column with the second text of a pair; None for single texts.
@@ -80,7 +86,14 @@ class LabelledTable:
     def examples(self, split: Split) -> list[Example]:
         """Return the examples of a split."""
         examples = read_split(
-            split, self.train_files, self.validation_files, self.held_out, self._read, lambda row: row.text, 'rows'
+            split,
+            self.train_files,
+            self.validation_files,
+            self.held_out,
+            self._read,
+            lambda example: example.texts,
+            'rows',
+            lambda example: self.kind.class_names(example.label),
         )
         return examples if split == 'train' else self._with_known_labels(examples)
 
@@ -192,13 +205,13 @@ class LabelledText(InMemoryData):
         sampling: Literal['over', 'under'] | None = None,
         bidirectional: bool = False,
         group_by_length: int | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         if not table.kind.is_exclusive and (class_weights is not None or sampling is not None):
             raise UserError('CLASS_WEIGHTS and SAMPLING need one class per text, not label sets or numbers.')
         super().__init__(vocabulary, seed, group_by_length)
         self.table, self.length = table, check_lengths(lengths)
-        self._bidirectional, self._class_weights, self._sampling = bidirectional, class_weights, sampling
+        self.bidirectional, self._class_weights, self._sampling = bidirectional, class_weights, sampling
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -222,6 +235,23 @@ class LabelledText(InMemoryData):
         chosen = [np.resize(rng.permutation(group), wanted) for group in groups if len(group)]
         return sorted(np.concatenate(chosen).tolist())
 
+    @property
+    def is_split_by_hash(self) -> bool:
+        """Whether the held-out part is chosen from TRAIN_FILES."""
+        return self.table.validation_files is None
+
+    def examples(self, split: Split) -> list[Example]:
+        """Return the examples of a split."""
+        return self.table.examples(split)
+
+    def texts(self, example: Example) -> tuple[str, ...]:
+        """Return the text of an example, or both texts."""
+        return example.texts
+
+    def classes(self, example: Example) -> list[str]:
+        """Return the classes of an example."""
+        return self.table.kind.class_names(example.label)
+
     @functools.cached_property
     def validation_examples(self) -> list[Example]:
         """Examples of the validation split, in order."""
@@ -239,6 +269,7 @@ class LabelledText(InMemoryData):
         """Return the features of a split: tokens, segment ids, `labels` and `label_weights`."""
         examples = self.table.examples(split)
         features, num_truncated = self.inputs([(example.text, example.second_text) for example in examples])
+        self._num_truncated[split] = num_truncated
         warn_truncated(num_truncated, len(examples), f'{split} texts', self.length)
         labels = np.stack([self.table.encode(example) for example in examples])
         weights = np.ones(len(examples), np.float32)
@@ -253,7 +284,7 @@ class LabelledText(InMemoryData):
     def inputs(self, pairs: Sequence[tuple[str, str | None]]) -> tuple[Batch, int]:
         """Return features [E, L] of texts (with None) or of pairs of texts, and the number of truncated ones."""
         encoded = [self.tokens(*pair) for pair in pairs]
-        features = token_features([ids for ids, _ in encoded], self.length, self._bidirectional)
+        features = token_features([ids for ids, _ in encoded], self.length, self.bidirectional)
         return features, sum(was_truncated for _, was_truncated in encoded)
 
     def tokens(self, text: str, second_text: str | None = None) -> tuple[list[int], bool]:

@@ -30,12 +30,13 @@ class Template:
         """Names of the columns in the template, without those that are given by their position."""
         return [name for _, name in self._parts if name is not None and not name.isdecimal()]
 
-    def fill(self, values: Mapping[str, Any], location: str | None = None) -> str:
+    def fill(self, values: Mapping[str, Any], location: str | None = None, may_be_empty: bool = False) -> str:
         """Return the template with the values of a row.
 
         Args:
           values: values by column, in the order of the columns.
           location: file and line, for messages; None leaves it out.
+          may_be_empty: whether an empty text is accepted.
 
         Raises:
           UserError: if a column is missing or holds a list or an object, or if the filled template is empty, as it
@@ -45,7 +46,8 @@ class Template:
         found = [(name, self._value(name, values, where)) for _, name in self._parts if name is not None]
         texts = iter([text for _, text in found])
         filled = ''.join(before + ('' if name is None else next(texts)) for before, name in self._parts)
-        if not filled.strip() or (found and not any(text.strip() for _, text in found)):
+        is_empty = not filled.strip() or (found and not any(text.strip() for _, text in found))
+        if is_empty and not may_be_empty:
             which = ', '.join(repr(name) for name, _ in found)
             what = f'the column {which} is empty.' if len(found) == 1 else f'{self.binding} = {self.text!r} is empty.'
             raise UserError(f'{where}{what}')

@@ -169,7 +169,7 @@ CASES = {
     'refs.csv': (
         pairs,
         lines('input,target,refs', 'a,b,c'),
-        {'references_column': 'refs', 'held_out': 10**9},
+        {'references_column': 'refs', 'validation_files': 'refs.csv'},
         "line 2: REFERENCES_COLUMN = 'refs' is not a JSON list of texts: 'c'",
     ),
     'squad.json': (
