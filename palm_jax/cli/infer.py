@@ -24,9 +24,7 @@ def main(arguments: Sequence[str]) -> int:
         required=True,
         help='.jsonl file to write; one output line per input row, in input order',
     )
-    parser.add_argument(
-        '--batch_size', type=positive, default=32, help='number of rows predicted together'
-    )
+    parser.add_argument('--batch_size', type=positive, default=32, help='number of rows predicted together')
     command_line.add_trust(parser)
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)

@@ -33,9 +33,7 @@ def main(arguments: Sequence[str]) -> int:
         help='further gin file, such as an objective; may be repeated; default: none',
     )
     parser.add_argument('--examples', type=positive, default=3, help='number of examples to show')
-    parser.add_argument(
-        '--batches', type=positive, default=20, help='number of batches of 32 for the statistics'
-    )
+    parser.add_argument('--batches', type=positive, default=20, help='number of batches of 32 for the statistics')
     command_line.add_trust(parser)
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)

@@ -129,7 +129,7 @@ class LanguageModelData:
             lines.append(f'{title:<10} {counted(documents, "document")}, {counted(tokens, "token")}')
         per_character = self._tokens_per_character()
         if self.corpus.vocabulary_path is not None and (warning := overview.warning_of_bytes(per_character)):
-            _LOGGER.warning(f"{warning}. --gin.VOCABULARY=\"'sentencepiece'\" fits one to the text.")
+            _LOGGER.warning(f'{warning}. --gin.VOCABULARY="\'sentencepiece\'" fits one to the text.')
         return '\n'.join([*lines, f'text       {per_character:.2f} tokens per character'])
 
     def _tokens_per_character(self) -> float:
