@@ -14,6 +14,7 @@ CORE = [
     'flax>=0.12.8',
     'optax>=0.2.8',
     'orbax-checkpoint>=0.12.8,<0.13',
+    'qwix>=0.1.8,<0.2',
     'gin-config>=0.5,<0.6',
     'numpy>=2.2',
     'tqdm>=4.67',

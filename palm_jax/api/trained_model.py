@@ -31,6 +31,7 @@ from palm_jax.inference import decoding
 from palm_jax.inference.generate import Completion, Decoder, Sampler
 from palm_jax.inference.scoring import Likelihood, likelihoods
 from palm_jax.logs import show_logs
+from palm_jax.models.quantization import dequantize_tree
 from palm_jax.parameters import merge_matching
 from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import AdaptedModel
@@ -39,6 +40,7 @@ from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.language_model_predictor import LanguageModelPredictor
 from palm_jax.predictors.predictor import Predictor
 from palm_jax.run_directory import RunDirectory, find_checkpoint
+from palm_jax.training.base_weights import quantize_base
 from palm_jax.training.checkpoints import Checkpoints, fingerprint, restore_params
 from palm_jax.training.setup import adapt_from_arguments
 from palm_jax.training.state import TrainState, init_params, unbox
@@ -138,6 +140,7 @@ def load_with(
                 f'{model_dir} was trained on top of the base {metadata.base}, '
                 f'but {arguments["initial_checkpoint"]} now holds {fingerprint(frozen)}.'
             )
+        frozen = quantize_base(arguments.get('base_weights', 'stored'), part, frozen)
         params = join(restore_params(checkpoint, part, ours), frozen)
     return TrainedModel(model, params, data, config, predictor, sampler, checkpoint, arguments, trust)
 
@@ -286,12 +289,13 @@ class TrainedModel:
         )
 
     def merged(self) -> Any:
-        """Return the parameters with all methods merged into the kernels.
+        """Return the parameters with all methods merged into the kernels, those of a quantized base dequantized.
 
         Raises:
           UserError: if a method cannot be merged.
         """
-        return self.model.merge(self.params) if self.model.methods else self.params
+        params = dequantize_tree(self.params, self.model.arch.param_dtype)
+        return self.model.merge(params) if self.model.methods else params
 
     def save(self, model_dir: str | Path) -> Path:
         """Write the whole model to a new MODEL_DIR, so that it no longer needs the base it was trained on.
@@ -305,7 +309,8 @@ class TrainedModel:
         Raises:
           UserError: the directory holds a run.
         """
-        run, params, parts = RunDirectory(Path(model_dir)), self.params, ['gin/runs/loaded.gin']
+        run, parts = RunDirectory(Path(model_dir)), ['gin/runs/loaded.gin']
+        params = dequantize_tree(self.params, self.model.arch.param_dtype)
         if run.config.exists():
             raise UserError(f'{run} holds a run already; save to another directory.')
         if self.model.methods:
@@ -318,6 +323,8 @@ class TrainedModel:
         checkpoints.close()
         self.data.vocabulary.save(run.path)
         itself = dict.fromkeys(('MODEL_DIR', 'INITIAL_CHECKPOINT_PATH', 'LOADED_MODEL_DIR'), str(run))
+        if self.run.get('base_weights', 'stored') != 'stored':
+            itself['BASE_WEIGHTS'] = 'stored'
         configuration = load_configuration('loop.train', [str(self.config)], [], compose(parts, itself), self.trust)
         configuration.build('loop.train')
         run.config.write_text(configuration.text)

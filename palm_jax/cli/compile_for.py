@@ -242,7 +242,10 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
     layout, data = arguments['layout'], arguments['data']
     model, selection = adapt_from_arguments(arguments, platform='tpu')
     optimizer, batch_size, total_steps = (arguments[name] for name in ('optimizer', 'batch_size', 'total_steps'))
-    setup = Setup.of(model, selection, optimizer, layout, len(devices), batch_size, data.length, total_steps)
+    base_weights = arguments.get('base_weights', 'stored')
+    setup = Setup.of(
+        model, selection, optimizer, layout, len(devices), batch_size, data.length, total_steps, base_weights
+    )
     plan, mesh, microbatches = setup.plan, layout.mesh(devices), arguments.get('microbatches', 1)
     check_steps(plan.batch_sizes, None, plan.axis_sizes['data'], microbatches, plan.total_steps)
     size = max(size for _, size in plan.batch_sizes.ramp)

@@ -24,6 +24,7 @@ from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import Method
 from palm_jax.run_directory import RunDirectory
 from palm_jax.training import distributed, flops, messages
+from palm_jax.training.base_weights import BaseWeights
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
 from palm_jax.training.best import BestCheckpoint, BestMetric
 from palm_jax.training.checkpoints import Checkpoints
@@ -158,6 +159,7 @@ def train(
     methods: Sequence[Method] = (),
     trainable: Sequence[Pattern] | None = None,
     trainable_layers: int | None = None,
+    base_weights: BaseWeights = 'stored',
     writers: Sequence[Writer] = (Jsonl(), TensorBoard()),
     run: Run | None = None,
 ) -> int:
@@ -188,6 +190,8 @@ def train(
       trainable: regular expressions of the parameters to train, besides those of the methods and the head; None
         trains no others where there are methods, else all.
       trainable_layers: number of top layers to which training below `stack/` is restricted; None trains all.
+      base_weights: how the linear maps that stay frozen are kept in memory: `stored`, in the dtype of the parameters;
+        `int8`, with a scale for each output; `nf4`, 4 bits with a scale for 64 inputs (QLoRA, 2305.14314).
       writers: where metrics are written.
       run: the command, for the record.
 
@@ -197,7 +201,9 @@ def train(
     run, directory, mesh, batch_sizes = run or Run(), Path(model_dir), layout.mesh(), BatchSizes.of(batch_size)
     check_run(model, data, batch_sizes, mesh.shape['data'], microbatches, total_steps)
     adapted, selection = adapt(model, methods, trainable, trainable_layers)
-    setup = Setup.of(adapted, selection, optimizer, layout, mesh.size, batch_size, data.length, total_steps)
+    setup = Setup.of(
+        adapted, selection, optimizer, layout, mesh.size, batch_size, data.length, total_steps, base_weights
+    )
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules), contextlib.ExitStack() as stack:
         _LOGGER.info('%s\nMODEL_DIR  %s\n%s', setup.plan.summary(data.num_sequences), directory, flops.FORMULA)
         _LOGGER.info(data.describe())  # an unusable held-out part is found before the first step

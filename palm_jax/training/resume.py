@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from palm_jax.checkpoint_metadata import CheckpointMetadata
-from palm_jax.training.checkpoints import Checkpoints, fingerprint
+from palm_jax.training.checkpoints import Checkpoints
 from palm_jax.training.metrics import Metrics
 from palm_jax.training.setup import Setup
 from palm_jax.training.state import TrainState
@@ -58,12 +58,12 @@ class Restorer:
         self._begun: TrainState | None = None
         self.metadata = metadata
         if initial_checkpoint is not None and jax.tree.leaves(self._target.frozen):
-            self._begun = self.begin()
-            self.metadata = dataclasses.replace(metadata, base=fingerprint(self._begun.frozen))
+            self._begun, base = setup.begin(mesh, seed, initial_checkpoint, metadata)
+            self.metadata = dataclasses.replace(metadata, base=base)
 
     def begin(self) -> TrainState:
         """Return the state at step 0, from the initial checkpoint or from scratch."""
-        return self._setup.begin(self._mesh, self._seed, self._initial_checkpoint, self.metadata)
+        return self._setup.begin(self._mesh, self._seed, self._initial_checkpoint, self.metadata)[0]
 
     def resume(self, checkpoints: Checkpoints) -> Restored:
         """Return the newest state of the run, else the state at step 0. To be called once."""

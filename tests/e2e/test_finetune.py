@@ -4,12 +4,14 @@ import json
 import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
 from palm_jax.api import trained_model
 from palm_jax.api.trained_model import load
 from palm_jax.errors import UserError
+from palm_jax.models.quantization import is_quantized
 from tests.support.paths import ROOT
 from tests.support.runs import checkpoint_arrays, finetune, run
 
@@ -69,6 +71,30 @@ def test_a_mistake_is_one_message(made, tmp_path):
         result = finetune(made, tmp_path / 'run', *flags, steps=1)
         assert result.returncode == 2 and message in result.stderr, result.stderr[-2000:]
         assert 'Traceback' not in result.stderr
+
+
+def test_a_quantized_base_is_trained_on_loaded_and_merged(made, tmp_path):
+    nf4 = ['--gin.BASE_WEIGHTS=nf4']
+    explained = finetune(made, tmp_path / 'run', *nf4, '--explain')
+    assert re.search(r'frozen parameters \S+', explained.stdout), explained.stderr[-2000:]
+    assert finetune(made, tmp_path / 'run', *nf4, steps=10).returncode == 0
+    result = finetune(made, tmp_path / 'run', *nf4, steps=30)
+    assert result.returncode == 0 and 'continuing from step 10' in result.stdout, result.stderr[-3000:]
+    summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
+    base = json.loads((made / 'base' / 'summary.json').read_text())
+    assert summary['accuracy'] > 0.9
+    assert summary['parameters'] - summary['trained_parameters'] == base['parameters']
+
+    rows = [json.loads(line) for line in (tmp_path / 'run' / 'predictions.jsonl').read_text().splitlines()]
+    quantized = load(tmp_path / 'run')
+    assert any(map(is_quantized, jax.tree.leaves(quantized.params, is_leaf=is_quantized)))
+    quantized.save(tmp_path / 'whole')
+    for model in (quantized, load(tmp_path / 'whole')):
+        for row, p in zip(rows, model.predict([row['text'] for row in rows]), strict=True):
+            assert all(abs(p[label] - value) < 1e-3 for label, value in row['probabilities'].items())
+
+    trains_all = finetune(made, tmp_path / 'full', *nf4, '--gin_file=gin/peft/full.gin')
+    assert trains_all.returncode == 2 and 'this run has none' in trains_all.stderr, trains_all.stderr[-2000:]
 
 
 def test_explain_shows_what_is_trained(made, tmp_path):
