@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,10 @@ def finetune(
     """
     show_logs()
     of_run = {'TRAIN_FILES': str(table), 'INITIAL_CHECKPOINT_PATH': str(base), 'MODEL_DIR': str(model_dir)}
-    if training.train(gin_files, _as_gin(of_run | bindings), f'finetune(..., model_dir={str(model_dir)!r})'):
+    flags = _as_gin(of_run | bindings)
+    command = ['palm-jax', 'train', *(f'--gin_file={name}' for name in gin_files)]
+    command += [f'--gin.{name}={value}' for name, value in flags]
+    if training.train(gin_files, flags, shlex.join(command)):
         raise UserError(f'The run was interrupted; its state is saved in {model_dir}. Call finetune again to continue.')
     return load(model_dir)
 

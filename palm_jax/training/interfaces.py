@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -51,6 +51,12 @@ class Data(Protocol):
 
     def validation(self, size: int) -> Iterator[Mapping[str, np.ndarray]]:
         """Iterate over the held-out part in batches of `size`."""
+
+    def identity(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what a run reads of each split, by content: numbers, and a SHA-256 that differs if anything does.
+
+        It is kept with the checkpoints, and compared when a run is continued.
+        """
 
     def example(self) -> str:
         """Return the first training example as text, for people."""

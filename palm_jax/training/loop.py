@@ -199,9 +199,12 @@ def train(
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules), contextlib.ExitStack() as stack:
         _LOGGER.info('%s\nMODEL_DIR  %s\n%s', setup.plan.summary(data.num_sequences), directory, flops.FORMULA)
         metadata = CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint, data.labels)
+        metadata = dataclasses.replace(metadata, data=data.identity())
         restorer = Restorer(setup, mesh, seed, initial_checkpoint, metadata)
         checkpoints, kept = _open_checkpoints(RunDirectory(directory), periods, best, restorer.metadata, stack)
+        restorer.check(checkpoints, run)
         restored = restorer.resume(checkpoints)
+        run.keep()
         first_step = int(restored.state.step)
         if distributed.is_first():
             data.vocabulary.save(directory)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grain
 import numpy as np
@@ -47,6 +48,14 @@ class Examples:
     def epoch(self) -> int:
         """Number of examples in an epoch."""
         return len(self._rows)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the number of examples, and a SHA-256 of all features."""
+        digest = hashlib.sha256()
+        for name, values in sorted(self.features.items()):
+            digest.update(f'{name} {values.dtype} {values.shape} '.encode())
+            digest.update(np.ascontiguousarray(values).view(np.uint8))
+        return {'rows': self.count, 'sha256': digest.hexdigest()}
 
     def batch(self, first: int, size: int) -> Batch:
         """Return examples first, first + 1, ... of the endless shuffled order."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from palm_jax.data.readers.splits import Split
 from palm_jax.data.supervised.examples import Batch, Examples, checked_seed, warn_padding
@@ -71,6 +72,10 @@ class InMemoryData(abc.ABC):
     def validation(self, size: int) -> Iterator[Batch]:
         """Yield the validation split in order; the last batch is filled up with examples of weight 0."""
         return self._validation.in_order(size, self.weights)
+
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """Return, for each split, the number of its rows and a SHA-256 of their features."""
+        return {'train': self._train.identity(), 'validation': self._validation.identity()}
 
     def blank(self) -> Batch:
         """Return an example, for the names, shapes and types of the features."""
