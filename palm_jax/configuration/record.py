@@ -15,7 +15,7 @@ from palm_jax.configuration import gin_adapter, renames
 from palm_jax.configuration.compose import render
 from palm_jax.configuration.statements import GinText, Macro, Statement, read_statements
 from palm_jax.errors import UserError
-from palm_jax.run_directory import RunDirectory
+from palm_jax.run_directory import RunDirectory, write_whole
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'gin-config', 'numpy', 'seqio', 'tensorflow', 'grain')
 # Bindings that change how long a run takes and what it reports, not what it trains.
@@ -47,8 +47,8 @@ def keep(model_dir: Path, text: str, accept_changes: bool) -> None:
             )
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        run.versions.write_text(json.dumps(versions(), indent=2) + '\n')
+        write_whole(path, text)
+        write_whole(run.versions, json.dumps(versions(), indent=2) + '\n')
     except OSError as error:
         raise UserError(f'MODEL_DIR = {str(model_dir)!r} cannot be written: {error.strerror}.') from error
 

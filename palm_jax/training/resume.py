@@ -11,7 +11,9 @@ import jax
 from jax.sharding import Mesh
 
 from palm_jax.checkpoint_metadata import CheckpointMetadata
-from palm_jax.training.checkpoints import Checkpoints, fingerprint
+from palm_jax.errors import UserError
+from palm_jax.training.checkpoints import Checkpoints
+from palm_jax.training.initial_parameters import fingerprint
 from palm_jax.training.metrics import Metrics
 from palm_jax.training.setup import Setup
 from palm_jax.training.state import TrainState
@@ -71,6 +73,11 @@ class Restorer:
         if checkpoints.latest is None:
             return Restored(begun or self.begin())
         restored = self.restore(checkpoints, checkpoints.latest, begun.frozen if begun else None)
+        if int(restored.state.step) != checkpoints.latest:
+            raise UserError(
+                f'{checkpoints.path(checkpoints.latest)} holds the state of step {int(restored.state.step):,}: '
+                'its folder was renamed or copied. Move it elsewhere and rerun the same command.'
+            )
         _LOGGER.info('continuing from step %s of %s', f'{checkpoints.latest:,}', checkpoints.path(checkpoints.latest))
         return restored
 

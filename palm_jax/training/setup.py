@@ -18,7 +18,7 @@ from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import AdaptedModel, Method
 from palm_jax.peft.trainable import Trainable
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
-from palm_jax.training.checkpoints import restore_params
+from palm_jax.training.initial_parameters import restore_params
 from palm_jax.training.interfaces import Data
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan
