@@ -81,7 +81,11 @@ WRONG = {
     'no such model': ({'model': 'bse', 'prompt': 'a'}, 404, 'Did you mean base?'),
     'no prompt': ({'model': 'base'}, 400, 'prompt: this field is required'),
     'a text for a number': ({'model': 'base', 'prompt': 'a', 'max_tokens': '7'}, 400, 'max_tokens'),
-    'unknown': ({'model': 'base', 'prompt': 'a', 'temprature': 1}, 400, 'temprature: this field is unknown. Did you mean temperature?'),
+    'unknown': (
+        {'model': 'base', 'prompt': 'a', 'temprature': 1},
+        400,
+        'temprature: this field is unknown. Did you mean temperature?',
+    ),
     'what is not honoured': ({'model': 'base', 'prompt': 'a', 'presence_penalty': 1.0}, 400, 'presence_penalty'),
     'too long': ({'model': 'base', 'prompt': 'x' * 64}, 400, 'the context length is 64 tokens'),
     'unknown token': ({'model': 'base', 'prompt': [5, 9999]}, 400, 'Token 9999 is unknown'),

@@ -31,9 +31,7 @@ def test_a_prompt_is_a_text_or_ids_or_several(prompt, prompts):
 
 
 def test_stop_is_one_text_or_several():
-    assert (
-        complete().stop == () and complete(stop='x').stop == ('x',) and complete(stop=['x', 'y']).stop == ('x', 'y')
-    )
+    assert complete().stop == () and complete(stop='x').stop == ('x',) and complete(stop=['x', 'y']).stop == ('x', 'y')
 
 
 def test_usage_ends_a_stream_if_it_is_asked_for():
