@@ -25,7 +25,7 @@ VALID = [
 VALUES = [
     None, True, False, 0, -1, 1, 1.5, -0.0, 10**400, -(2**63), 2**64, 1e308, float('nan'), float('inf'), '', 'a', ' ',
     '\0', '\ud800', '\U0010ffff', 'x' * 5000, '𝔘' * 70, '\u202e</script>', '%s{0}', [], [[]], [None], [0], [''],
-    ['a'] * 70,     {}, {'a': {}}, {'type': 'text'}, [[5]], [{'role': 'user', 'content': 'a'}], {'\ud800': 1}, [1] * 3000,
+    ['a'] * 70, {}, {'a': {}}, {'type': 'text'}, [[5]], [{'role': 'user', 'content': 'a'}], {'\ud800': 1}, [1] * 3000,
 ]  # fmt: skip
 NAMES = [
     'model',
