@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,6 +100,18 @@ class BestCheckpoint:
         """Directory of the best step's checkpoint; None before the first evaluation."""
         return None if self.step is None else self._checkpoints.path(self.step)
 
+    def check(self, names: Collection[str]) -> None:
+        """Refuse a metric that is not among those of the evaluation.
+
+        Raises:
+          UserError: with the closest name, and all of them.
+        """
+        if self.metric not in names:
+            raise UserError(
+                f'BEST_METRIC = {self.metric!r}: the evaluation does not compute this metric.'
+                f'{closest(self.metric, names)} It computes: {", ".join(sorted(names))}.'
+            )
+
     def offer(self, state: TrainState, step: int, values: Mapping[str, float]) -> None:
         """Save a state if its metric is the best so far.
 
@@ -111,11 +123,7 @@ class BestCheckpoint:
         Raises:
           UserError: the metric is not among them.
         """
-        if self.metric not in values:
-            raise UserError(
-                f'BEST_METRIC = {self.metric!r}: the evaluation does not compute this metric.'
-                f'{closest(self.metric, values)} It computes: {", ".join(sorted(values))}.'
-            )
+        self.check(values.keys())
         value = float(values[self.metric])
         if self._best.is_better(value, self._value) and (self.step is None or step > self.step):
             self._checkpoints.save(state, step, best=BestScore(self.metric, value))

@@ -240,6 +240,7 @@ def train(
             total_steps=total_steps,
             command=run.command,
         )
+        loop.evaluations.check_metric(restored.state)
         with clock:
             state = loop.run(restored.state)
         finish = Finish(checkpoints, kept, restorer, held_out, reporter, setup.plan, log, directory, run)
