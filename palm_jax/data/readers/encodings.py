@@ -67,12 +67,25 @@ def advise(name: str, content: bytes, line: bytes) -> str:
     encoding, confidence = found['encoding'], found['confidence'] or 0
     if encoding is None or confidence < _LEAST_CONFIDENCE or _decode(content, encoding, cut=True) is None:
         return 'Its encoding is not known here: open it in the program that wrote it, and save it as UTF-8.'
-    reading = line.decode(encoding, errors='replace').strip()
-    shown = reading if len(reading) <= _SHOWN else reading[:_SHOWN] + '…'
     return (
-        f'The file looks like {encoding}, in which the line reads {shown!r}. If that is right, convert it: '
+        f'The file looks like {encoding}, in which the line reads {_shown(line, encoding)!r}. If that is right, '
+        'convert it: '
         f'{_command(name, encoding)}'
     )
+
+
+def _shown(line: bytes, encoding: str) -> str:
+    """Return a line, of a long one the part around what is not UTF-8."""
+    try:
+        position = len(line.decode())
+    except UnicodeDecodeError as error:
+        position = len(line[: error.start].decode(encoding, errors='replace'))
+    reading = line.decode(encoding, errors='replace').strip()
+    if len(reading) <= _SHOWN:
+        return reading
+    start = max(0, position - _SHOWN // 2)
+    end = start + _SHOWN
+    return ('…' if start else '') + reading[start:end].strip() + ('…' if end < len(reading) else '')
 
 
 def _decode(content: bytes, encoding: str, cut: bool = False) -> str | None:
