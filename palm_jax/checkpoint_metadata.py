@@ -39,6 +39,7 @@ class CheckpointMetadata:
       vocabulary: fingerprint of the vocabulary, `bytes` for the byte vocabulary; None if unknown.
       architecture: fields of the model's `Architecture`; None if unknown.
       labels: names of the head's classes in the order of its outputs; None without such a head.
+      data: what the run has read of each split, see `interfaces.Data.identity`; None if unknown.
       base: fingerprint of the frozen parameters that the checkpoint leaves out; None if it holds all parameters.
       unlogged: (total, count) of each metric, summed since the last log line.
       recent: recent values of the quantities that are watched for spikes, by name; None if none are watched.
@@ -48,6 +49,7 @@ class CheckpointMetadata:
     vocabulary: str | None = None
     architecture: Mapping[str, Any] | None = None
     labels: tuple[str, ...] | None = None
+    data: Mapping[str, Mapping[str, Any]] | None = None
     base: str | None = None
     unlogged: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     recent: Mapping[str, list[float]] | None = None
@@ -74,6 +76,7 @@ class CheckpointMetadata:
             vocabulary=record.get('vocabulary'),
             architecture=record.get('architecture'),
             labels=None if labels is None else tuple(labels),
+            data=record.get('data'),
             base=record.get('base'),
             unlogged={name: (total, count) for name, (total, count) in record.get('unlogged', {}).items()},
             recent=record.get('recent'),

@@ -2,6 +2,7 @@
 
     MODEL_DIR/
       config.gin                  the configuration in effect, as one gin file
+      lock                        the process that trains, while one does
       versions.json               versions of Python and the packages
       vocabulary.model | .json    the vocabulary (SentencePiece | Hugging Face tokenizers); none for bytes
       checkpoints/<step>/         the newest checkpoints
@@ -52,6 +53,11 @@ class RunDirectory:
     def config(self) -> Path:
         """The configuration in effect, as one gin file."""
         return self.path / 'config.gin'
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the process that writes to the directory; see `locks`."""
+        return self.path / 'lock'
 
     @property
     def versions(self) -> Path:

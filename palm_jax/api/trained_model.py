@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,11 @@ def finetune(
     """
     show_logs()
     of_run = {'TRAIN_FILES': str(table), 'INITIAL_CHECKPOINT_PATH': str(base), 'MODEL_DIR': str(model_dir)}
+    flags = _as_gin(of_run | bindings)
+    command = ['palm-jax', 'train', *(f'--gin_file={name}' for name in gin_files)]
+    command += [f'--gin.{name}={value}' for name, value in flags]
     with given_in_python():
-        code = training.train(gin_files, _as_gin(of_run | bindings), f'finetune(..., model_dir={str(model_dir)!r})')
+        code = training.train(gin_files, flags, shlex.join(command))
     if code:
         raise UserError(f'The run was interrupted; its state is saved in {model_dir}. Call finetune again to continue.')
     return load_with(model_dir, [], trust_modules=None)  # this process has just trained it, from the caller's files

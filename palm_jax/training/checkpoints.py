@@ -85,6 +85,14 @@ class Checkpoints:
         """The metadata stored with a step."""
         return read_metadata(self.path(step))
 
+    def saved_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of the arrays that a step holds, by path."""
+        return {name: tuple(leaf.shape) for name, leaf in _saved_leaves(self.path(step))[1].items()}
+
+    def shapes_of(self, state: TrainState) -> dict[str, tuple[int, ...]]:
+        """The shapes of the arrays of a state that are saved, by path."""
+        return {name: tuple(leaf.shape) for name, leaf in _leaves(self._saved_part(state)).items()}
+
     def save(
         self,
         state: TrainState,
@@ -246,11 +254,7 @@ def restore_params(path: str | Path, fresh: Any, run: CheckpointMetadata, may_be
     metadata.check_vocabulary(run, checkpoint)
     may_be_new_path = re.compile('|'.join(may_be_new) or '(?!)').fullmatch
     keeps_head = metadata.labels == run.labels or not may_be_new_path('head/kernel')
-    folder = metadata_folder(checkpoint)
-    assert folder is not None, '`read_metadata` has read it'
-    handlers = {STATE: ocp.PyTreeCheckpointHandler(), folder.name: ocp.JsonCheckpointHandler()}
-    checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
-    saved = _leaves(checkpointer.metadata(checkpoint.absolute()).item_metadata[STATE])
+    checkpointer, saved = _saved_leaves(checkpoint)
     # A stacked leaf whose top layers alone were trained is saved in two parts, the frozen layers first.
     sources = {
         path: [f'{part}/{path}' for part in ('frozen', 'params') if f'{part}/{path}' in saved]
@@ -301,6 +305,15 @@ def restore_params(path: str | Path, fresh: Any, run: CheckpointMetadata, may_be
         return jnp.concatenate(parts) if len(parts) > 1 else (parts or [leaf])[0]
 
     return jax.tree_util.tree_map_with_path(pick, fresh)
+
+
+def _saved_leaves(checkpoint: Path) -> tuple[ocp.Checkpointer, dict[str, Any]]:
+    """A reader of a checkpoint, whose metadata can be read, and the descriptions of its arrays by path."""
+    folder = metadata_folder(checkpoint)
+    assert folder is not None, '`read_metadata` has read it'
+    handlers = {STATE: ocp.PyTreeCheckpointHandler(), folder.name: ocp.JsonCheckpointHandler()}
+    checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
+    return checkpointer, _leaves(checkpointer.metadata(checkpoint.absolute()).item_metadata[STATE])
 
 
 def fingerprint(params: Any) -> str:

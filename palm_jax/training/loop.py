@@ -208,9 +208,12 @@ def train(
         _LOGGER.info('%s\nMODEL_DIR  %s\n%s', setup.plan.summary(data.num_sequences), directory, flops.FORMULA)
         _LOGGER.info(data.describe())  # an unusable held-out part is found before the first step
         metadata = CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint, data.labels)
+        metadata = dataclasses.replace(metadata, data=data.identity())
         restorer = Restorer(setup, mesh, seed, initial_checkpoint, metadata)
         checkpoints, kept = _open_checkpoints(RunDirectory(directory), periods, best, restorer.metadata, stack)
+        restorer.check(checkpoints, run)
         restored = restorer.resume(checkpoints)
+        run.keep()
         first_step = int(restored.state.step)
         if distributed.is_first():
             data.vocabulary.save(directory)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 
 import jax
@@ -13,6 +14,7 @@ from palm_jax.api.trained_model import load
 from palm_jax.errors import UserError
 from palm_jax.models.quantization import is_quantized
 from tests.support.paths import ROOT
+from tests.support.programs import run_here
 from tests.support.runs import checkpoint_arrays, finetune, run
 
 
@@ -104,13 +106,17 @@ def test_explain_shows_what_is_trained(made, tmp_path):
     assert re.search(r'embed/embedding .* no', result.stdout) and 'label  ' in result.stdout
 
 
-def test_in_python_from_a_table_to_a_model_that_stands_alone(made, tmp_path):
+def test_in_python_from_a_table_to_a_model_that_stands_alone(made, tmp_path, capsys):
     table, base = tmp_path / 'table.csv', tmp_path / 'base'
     table.write_text((made / 'classes.csv').read_text())
     shutil.copytree(made / 'base', base)
     model = trained_model.finetune(
         table, base, tmp_path / 'run', TRAIN_STEPS=20, LEARNING_RATE=1e-2, TASK_FEATURE_LENGTHS={'inputs': 32}
     )
+    command = shlex.split(re.search(r'^continue with *(.*)$', capsys.readouterr().out, re.MULTILINE)[1])
+    assert command[:2] == ['palm-jax', 'train'] and command[-1] == '--gin.TRAIN_STEPS=40'
+    more = run_here('palm_jax.train', *command[2:-1], '--gin.TRAIN_STEPS=21')
+    assert 'continuing from step 20' in more.stdout, more.stderr[-2000:]
     texts = [f'number {i} is {"even" if i % 2 == 0 else "odd"}' for i in range(500, 540)]
     probabilities = model.predict(texts)
     assert sum(next(iter(p)) == 'yes' for p in probabilities) == 20

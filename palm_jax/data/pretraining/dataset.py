@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -22,6 +24,7 @@ from palm_jax.data.pretraining.corpus import Corpus
 from palm_jax.data.pretraining.objectives import CausalLM, Features, Objective, blank
 from palm_jax.data.pretraining.token_cache import TokenCache
 from palm_jax.data.readers.delimited import Layout
+from palm_jax.data.readers.splits import SPLITS
 from palm_jax.data.supervised import overview
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import Bytes
@@ -161,6 +164,15 @@ class LanguageModelData:
         return '\n'.join(rows)
 
     # Training.
+
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """Return, for each split, the number of its tokens and a SHA-256 of them, over all parts of a mixture."""
+        found: dict[str, dict[str, Any]] = {}
+        for split in SPLITS:
+            parts = [cache.identity() for cache, _ in self.corpus.parts(split)]
+            digest = hashlib.sha256(''.join(part['sha256'] for part in parts).encode()).hexdigest()
+            found[split] = {'tokens': sum(part['tokens'] for part in parts), 'sha256': digest}
+        return found
 
     def batch(self, first: int, size: int) -> Batch:
         """Return sequences first, first + 1, ... of the shuffled, endless order: features [size, L]."""

@@ -112,12 +112,12 @@ class InMemoryData(abc.ABC):
         per_character = overview.tokens_per_character(self.vocabulary, texts['train'])
         shares = ', '.join(
             f'{self._num_truncated.get(split, 0) / counts[split]:.1%} of the {name} rows are cut'
-            for split, name in (('train', 'training'), ('validation', 'held-out'))
+            for split, name in zip(SPLITS, ('training', 'held-out'), strict=True)
         )
         if shared := count_shared(texts['train'], texts['validation']):
             _LOGGER.warning(
                 f'{shared:,} of {counts["validation"]:,} held-out {self.noun}s are also in the training part '
-                f'({shared / counts["validation"]:.1%}): the results on them do not show how the model does on new text.'
+                f'({shared / counts["validation"]:.1%}): results on them do not show how the model does on new text.'
             )
         if warning := overview.warning_of_bytes(per_character):
             _LOGGER.warning(f'{warning}; {shares}. A base with a vocabulary for this text reads more of each row.')
@@ -137,6 +137,10 @@ class InMemoryData(abc.ABC):
     def validation(self, size: int) -> Iterator[Batch]:
         """Yield the validation split in order; the last batch is filled up with examples of weight 0."""
         return self._validation.in_order(size, self.weights)
+
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """Return, for each split, the number of its rows and a SHA-256 of their features."""
+        return {'train': self._train.identity(), 'validation': self._validation.identity()}
 
     def blank(self) -> Batch:
         """Return an example, for the names, shapes and types of the features."""
