@@ -48,6 +48,10 @@ def advise(name: str, content: bytes, line: bytes) -> str:
     wide = wide_encoding(content)
     if wide is not None:
         return f'this is {wide.upper()}, not UTF-8. Convert the file: {_command(name, wide)}'
+    if content.endswith(line) and _decode(content, 'utf-8', cut=True) is not None:
+        return 'The file ends in the middle of a character: it was cut off. Get it again, or remove its last line.'
+    if _is_surrogate(line):
+        return 'It begins half of a surrogate pair without its other half, of an emoji that was cut in two: remove it.'
     bad, num_bad, num_good = bytearray(), 0, 0
     for other in content.split(b'\n'):
         if other.isascii():
@@ -72,6 +76,15 @@ def advise(name: str, content: bytes, line: bytes) -> str:
         'convert it: '
         f'{_command(name, encoding)}'
     )
+
+
+def _is_surrogate(line: bytes) -> bool:
+    """Return whether a line would be UTF-8 if UTF-8 had surrogates."""
+    try:
+        line.decode('utf-8', errors='surrogatepass')
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _shown(line: bytes, encoding: str) -> str:
