@@ -78,7 +78,7 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, st
         elif argument.startswith('--gin.'):
             name, equals, value = argument.removeprefix('--gin.').partition('=')
             if equals:
-                flags.append((name.strip(), value.strip()))
+                flags.append((name.strip(), value.strip() or value))
             else:
                 pending = name
         else:

@@ -235,8 +235,6 @@ def read_flag(name: str, value: str) -> tuple[Statement, str]:
             f'{location}: {name!r} is not a name. Macros are set by --gin.TRAIN_STEPS=100, parameters by '
             '--gin.loop.train.total_steps=100.'
         )
-    if not value:
-        raise UserError(f'{location}: the value is missing. Write --gin.{name}=..., or for an empty text "\'\'".')
     try:
         parsed = config_parser.ConfigParser(value, _Delegate()).parse_value()
         if isinstance(parsed, str | int | float | bool | None) and re.fullmatch(r'\w+\s+\S.*', value):

@@ -38,7 +38,9 @@ def kind_of(value: Any) -> str:
     return _NAMES.get(type(value), type(value).__name__)
 
 
-def find(row: Row, column: str, binding: str | None, is_doubtful: bool = False) -> Any:
+def find(
+    row: Row, column: str, binding: str | None, is_doubtful: bool = False, wanted: Sequence[str] = ('text', 'label')
+) -> Any:
     """Return the value of a column that a row must have, or of a line of text its text.
 
     Args:
@@ -46,6 +48,7 @@ def find(row: Row, column: str, binding: str | None, is_doubtful: bool = False) 
       column: name of the column.
       binding: macro that names the column; None where no macro does.
       is_doubtful: whether the names of the columns look like data, see `looks_like_data`.
+      wanted: all columns that a task asks for, for advice.
 
     Raises:
       UserError: if there is no such column.
@@ -56,7 +59,8 @@ def find(row: Row, column: str, binding: str | None, is_doubtful: bool = False) 
         return row.values[column]
     advice = 'Rename yours.' if binding is None else f'Name yours with --gin.{binding}=...'
     if binding is not None and (is_doubtful or looks_like_data(list(row.values))):
-        advice = f'These look like data: if the file has no header, name its columns: {columns_flag(list(row.values))}'
+        flag = columns_flag(list(row.values), wanted)
+        advice = f'These look like data: if the file has no header, name its columns: {flag}'
     raise UserError(
         f'{row.location}: no column {column!r}.{closest(column, row.values)} '
         f'Columns: {", ".join(map(_shortened, row.values))}. {advice}'
@@ -155,12 +159,18 @@ def looks_like_data(names: Sequence[str], values: Sequence[Collection[str]] = ()
     ) or any(name.strip() and name in others for name, others in zip(names, values, strict=False))
 
 
-def columns_flag(cells: Sequence[str]) -> str:
-    """Return the flag that names the columns of a file without a header, from its first line."""
+def columns_flag(cells: Sequence[str], wanted: Sequence[str] = ('text', 'label')) -> str:
+    """Return the flag that names the columns of a file without a header.
+
+    Args:
+      cells: first line of the file.
+      wanted: names that a task asks for: the first is likely to be that of the longest cell, the next ones of the
+        shortest.
+    """
     names = [f'column_{i}' for i in range(1, len(cells) + 1)]
-    lengths = [len(cell) for cell in cells]
-    names[lengths.index(min(lengths))] = 'label'
-    names[len(cells) - 1 - lengths[::-1].index(max(lengths))] = 'text'
+    by_length = sorted(range(len(cells)), key=lambda i: (len(cells[i]), i))
+    for name, i in zip(wanted, (*by_length[-1:], *by_length[:-1]), strict=False):
+        names[i] = name
     return f'--gin.COLUMNS="{names}"'
 
 

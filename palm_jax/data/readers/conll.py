@@ -12,6 +12,7 @@ from palm_jax.data.readers.files import File, check_text, glob_files
 from palm_jax.errors import UserError
 
 _BLANKS = ' \t\r\n'  # separate columns; other white space of Unicode is part of a word
+_COMMENT = re.compile(r'# (?:id |newdoc|newpar|[\w.-]+ = )')  # of CoNLL-U and MultiCoNER
 _LETTERS = {'M': 'I', 'L': 'E', 'U': 'S', 'W': 'S'}
 
 
@@ -37,7 +38,7 @@ def read(
     """Read the sentences of a file, or of all files that a glob matches.
 
     A line holds a word and its tags in columns separated by tabs or spaces; an empty line ends a
-    sentence; `-DOCSTART-` lines are skipped.
+    sentence; `-DOCSTART-` lines and CoNLL-U's comments are skipped.
 
     Args:
       pattern: path, glob or URL of UTF-8 files, plain or compressed.
@@ -70,6 +71,8 @@ def _groups(file: File) -> Iterator[list[tuple[str, str, File]]]:
     """Yield (line, location, file) of the lines of every sentence."""
     group: list[tuple[str, str, File]] = []
     for number, line in file.lines():
+        if _COMMENT.match(line):
+            continue
         if line.strip(_BLANKS) and not line.startswith('-DOCSTART-'):
             group.append((line.rstrip('\r\n'), f'{file.name}, line {number}', file))
         elif group:

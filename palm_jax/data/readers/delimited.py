@@ -16,6 +16,10 @@ from palm_jax.errors import UserError
 
 DELIMITERS = {'.csv': ',', '.tsv': '\t', '.txt': '\t'}
 _EXAMINED = 100  # rows that tell a header from data
+_CARRIAGE_RETURN = (
+    'there is a carriage return inside a line. If lines end in carriage returns only, convert the file: '
+    "tr '\\r' '\\n' < old > new. If it is part of a text, enclose the text in quotation marks, with --gin.QUOTING=True"
+)
 _LOGGER = logging.getLogger(__name__)
 csv.field_size_limit(LONGEST_LINE)  # a text may be longer than Python's 131,072 characters
 
@@ -53,10 +57,7 @@ def rows(file: File, layout: Layout) -> Iterator[Callable[[], Row]]:
     Raises:
       UserError: if a `.txt` file has no names of columns, or the header is unusable.
     """
-    if file.suffix == '.txt' and layout.columns is None:
-        raise UserError(
-            f"{file.name}: a .txt table has no header; name its columns: --gin.COLUMNS=\"['input', 'target']\"."
-        )
+    check_has_names(file, layout)
     parser: _Parser | None = None
     for values, location in _cells(file, layout):
         if parser is None:
@@ -82,12 +83,21 @@ def header_looks_like_data(file: File, layout: Layout) -> bool:
     return looks_like_data(names, [{line[i] for line in others if i < len(line)} for i in range(len(names))])
 
 
-def warn_of_header(file: File, row: Row) -> None:
-    """Log that the names of columns look like data."""
+def check_has_names(file: File, layout: Layout, wanted: Sequence[str] = ()) -> None:
+    """Raise UserError for a `.txt` table without COLUMNS; `wanted` are the columns that a task asks for."""
+    if file.suffix == '.txt' and layout.columns is None:
+        names = list(wanted) or ['first', 'second']
+        raise UserError(
+            f'{file.name}: a .txt table has no header; name its columns: --gin.COLUMNS="{names}" (in its order).'
+        )
+
+
+def warn_of_header(file: File, row: Row, wanted: Sequence[str]) -> None:
+    """Log that the names of columns look like data; `wanted` are the columns that a task asks for."""
     names = ', '.join(name if len(name) < 40 else name[:40] + '…' for name in row.values)
     _warn(
         f'{file.name}: its first line was taken as the names of the columns ({names}), but looks like data. '
-        f'If it is, name the columns: {columns_flag(list(row.values))}'
+        f'If it is, name the columns: {columns_flag(list(row.values), wanted)}'
     )
 
 
@@ -107,7 +117,9 @@ def _cells(file: File, layout: Layout) -> Iterator[tuple[list[str] | _Unreadable
     if not _quoting(file, layout):
         for number, line in file.lines():
             cells = line.removesuffix('\n').removesuffix('\r')
-            if cells:
+            if '\r' in cells:
+                yield _Unreadable(_CARRIAGE_RETURN), f'{file.name}, line {number}'
+            elif cells:
                 yield cells.split(delimiter), f'{file.name}, line {number}'
         return
     reader = csv.reader((line for _, line in file.lines()), delimiter=delimiter, strict=True)
@@ -124,10 +136,7 @@ def _cells(file: File, layout: Layout) -> Iterator[tuple[list[str] | _Unreadable
 
 def _explain(error: str) -> str:
     if error.startswith('new-line character'):
-        return (
-            'there is a carriage return inside a line. If lines end in carriage returns only, convert the file: '
-            "tr '\\r' '\\n' < old.csv > new.csv"
-        )
+        return _CARRIAGE_RETURN
     return (
         f'{error}. Close the quotes around a text, and double those inside it: "a ""b"" c". If quotation marks are '
         'part of the texts: --gin.QUOTING=False'
@@ -148,14 +157,20 @@ def _names(values: list[str], location: str, file: File, layout: Layout) -> tupl
         if header_looks_like_data(file, layout):
             advice = f' It looks like data: if the file has no header, name its columns: {columns_flag(values)}'
         raise UserError(f'{location}: the header names the column {repeated!r} {names.count(repeated)} times.{advice}')
-    delimiter = DELIMITERS[file.suffix]
-    other = next((mark for mark in ';\t|,' if mark != delimiter and mark in cells[0]), None)
-    if len(cells) == 1 and other is not None:
+    delimiter, other = DELIMITERS[file.suffix], _other_delimiter(cells, file)
+    if other is not None:
         raise UserError(
             f'{location}: the columns are separated by {other!r}, but those of a {file.suffix} file by '
             f'{delimiter!r}. Save it with {delimiter!r}, or name it .tsv if they are separated by tabs.'
         )
     return names, True
+
+
+def _other_delimiter(cells: Sequence[str], file: File) -> str | None:
+    """Return what may separate columns in a line that has a single cell."""
+    if len(cells) != 1:
+        return None
+    return next((mark for mark in ';\t|,' if mark != DELIMITERS[file.suffix] and mark in cells[0]), None)
 
 
 class _Parser:
@@ -186,7 +201,7 @@ class _Parser:
         count = len(self._names)
         rest = [value for value in values[count:] if value.strip()]
         if len(values) < count or (rest and len(values) > self._width):
-            raise UserError(f'{location}: {self._misfit(len(values))}')
+            raise UserError(f'{location}: {self._misfit(values)}')
         self._num_ignored += bool(rest)
         self._num_quoted += any(len(v) > 1 and v[0] == v[-1] == '"' for v in values)
         return Row(dict(zip(self._names, values[:count], strict=True)), location)
@@ -205,13 +220,16 @@ class _Parser:
                 'here; --gin.QUOTING=True removes them'
             )
 
-    def _misfit(self, count: int) -> str:
+    def _misfit(self, values: Sequence[str]) -> str:
+        count, other = len(values), _other_delimiter(values, self._file)
         delimiter, names = DELIMITERS[self._file.suffix], self._names
         if self._layout.columns is not None:
             start = f'{count} values, but COLUMNS names {len(names)} columns'
         else:
             start = f'{count} values, but the header has {len(names)} columns'
-        if _quoting(self._file, self._layout):
+        if other is not None:
+            advice = f'The columns seem to be separated by {other!r}, but those of this format by {delimiter!r}.'
+        elif _quoting(self._file, self._layout):
             advice = f'Put quotes around texts that contain {delimiter!r}.'
         else:
             advice = f'If texts with {delimiter!r} or line breaks are in quotation marks: --gin.QUOTING=True'

@@ -48,6 +48,10 @@ def advise(name: str, content: bytes, line: bytes) -> str:
     wide = wide_encoding(content)
     if wide is not None:
         return f'this is {wide.upper()}, not UTF-8. Convert the file: {_command(name, wide)}'
+    if content.endswith(line) and _decode(content, 'utf-8', cut=True) is not None:
+        return 'The file ends in the middle of a character: it was cut off. Get it again, or remove its last line.'
+    if _is_surrogate(line):
+        return 'It begins half of a surrogate pair without its other half, of an emoji that was cut in two: remove it.'
     bad, num_bad, num_good = bytearray(), 0, 0
     for other in content.split(b'\n'):
         if other.isascii():
@@ -67,12 +71,34 @@ def advise(name: str, content: bytes, line: bytes) -> str:
     encoding, confidence = found['encoding'], found['confidence'] or 0
     if encoding is None or confidence < _LEAST_CONFIDENCE or _decode(content, encoding, cut=True) is None:
         return 'Its encoding is not known here: open it in the program that wrote it, and save it as UTF-8.'
-    reading = line.decode(encoding, errors='replace').strip()
-    shown = reading if len(reading) <= _SHOWN else reading[:_SHOWN] + '…'
     return (
-        f'The file looks like {encoding}, in which the line reads {shown!r}. If that is right, convert it: '
+        f'The file looks like {encoding}, in which the line reads {_shown(line, encoding)!r}. If that is right, '
+        'convert it: '
         f'{_command(name, encoding)}'
     )
+
+
+def _is_surrogate(line: bytes) -> bool:
+    """Return whether a line would be UTF-8 if UTF-8 had surrogates."""
+    try:
+        line.decode('utf-8', errors='surrogatepass')
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _shown(line: bytes, encoding: str) -> str:
+    """Return a line, of a long one the part around what is not UTF-8."""
+    try:
+        position = len(line.decode())
+    except UnicodeDecodeError as error:
+        position = len(line[: error.start].decode(encoding, errors='replace'))
+    reading = line.decode(encoding, errors='replace').strip()
+    if len(reading) <= _SHOWN:
+        return reading
+    start = max(0, position - _SHOWN // 2)
+    end = start + _SHOWN
+    return ('…' if start else '') + reading[start:end].strip() + ('…' if end < len(reading) else '')
 
 
 def _decode(content: bytes, encoding: str, cut: bool = False) -> str | None:

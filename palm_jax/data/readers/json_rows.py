@@ -104,7 +104,12 @@ def items(file: File, part: str | None) -> list[tuple[Any, str]]:
     if not isinstance(value, list | dict):
         raise UserError(f'{name}: expected a list of rows [...], found {type(value).__name__}.')
     if isinstance(value, dict):
-        first = next((key for key, item in value.items() if isinstance(item, list)), next(iter(value), '...'))
+        first = next((key for key, item in value.items() if isinstance(item, list)), None)
+        if first is None:
+            raise UserError(
+                f'{name}: expected a list of rows, found an object without a list. Write an object per row; pandas: '
+                "to_json(..., orient='records', lines=True) in a .jsonl file."
+            )
         raise UserError(f'{name}: expected a list of rows, found an object. Name a list in it: {name}#{first}')
     return [(item, f'{name}, item {number}') for number, item in enumerate(value, 1)]
 

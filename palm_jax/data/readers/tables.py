@@ -52,18 +52,20 @@ def read(
     files, part = (pattern, None) if split is None else split.groups()
     bad, found = shared_bad_rows(bad_rows), list[Row]()
 
+    wanted = tuple(dict.fromkeys(name for _, name in columns))
     for file in glob_files(files, binding):
+        delimited.check_has_names(file, layout, wanted)
         is_doubtful = delimited.header_looks_like_data(file, layout)
 
         def check_columns(row: Row, is_doubtful: bool = is_doubtful) -> Row:
             for name_binding, column in columns:
-                columns_of.find(row, column, name_binding, is_doubtful)
+                columns_of.find(row, column, name_binding, is_doubtful, wanted)
             return row
 
         of_file = list(bad.keep(rows(file, binding, layout, part, bad), check_columns))
         found += of_file
         if of_file and is_doubtful:
-            delimited.warn_of_header(file, of_file[0])
+            delimited.warn_of_header(file, of_file[0], wanted)
     bad.report()
     if not found:
         raise UserError(f'{binding} = {pattern!r}: the file contains no rows{bad.why_none_is_left()}.')

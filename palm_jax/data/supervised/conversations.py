@@ -237,6 +237,7 @@ def _conversation(row: Row) -> Conversation:
             f'{row.location}: no column `messages` or `conversations`. Columns: {", ".join(row.values)}. '
             'For rows of an input and a target: --gin_file=gin/heads/text_to_text.gin'
         )
+    messages.check_row(row.values, row.location)
     return Conversation(messages.transcript(messages.find(row.values), row.location), row.location)
 
 

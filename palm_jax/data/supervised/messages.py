@@ -12,7 +12,7 @@ from palm_jax.data.readers.columns import kind_of
 from palm_jax.data.supervised.turns import Turn
 from palm_jax.errors import UserError, closest
 
-COLUMNS = ('messages', 'conversations', 'conversation')
+COLUMNS = ('messages', 'conversations', 'conversation', 'dialogue', 'dialog')
 _REPLIES = ('assistant', 'model', 'bot', 'gpt', 'chatgpt', 'ai')
 _SYSTEM = ('system', 'developer')
 _READ = ('user', 'human', 'prompter', *_SYSTEM, 'tool', 'function', 'observation')
@@ -21,6 +21,8 @@ _ROLE_KEYS = ('role', 'from', 'speaker')
 _TEXT_PARTS = ('text', 'input_text', 'output_text')
 _CALLS = ('tool_calls', 'function_call')
 _IS_LEARNED = ('weight', 'train', 'training', 'trainable', 'loss')  # of OpenAI, Mistral, Axolotl, ms-swift
+_UNCLEAR = ('mask', 'masked', 'loss_mask', 'train_detail', 'training_detail')
+_IS_GOOD = ('label', 'kto_tag')  # of KTO: false marks an answer not to be given
 _SKIP = 'Leave such transcripts out: --gin.BAD_ROWS=bad.txt'
 
 
@@ -36,6 +38,16 @@ def find(columns: Mapping[str, Any]) -> Any:
     if isinstance(messages, list) and isinstance(system, str) and system.strip():
         return [{'role': 'system', 'content': system}, *messages]
     return messages
+
+
+def check_row(columns: Mapping[str, Any], location: str) -> None:
+    """Raise UserError if a row says of the whole transcript that it is not to be learned, or not as much as others."""
+    weight = columns.get('weight')
+    if weight is not None and weight != 1:
+        raise UserError(f'{location}: the `weight` of the transcript is {json.dumps(weight)}; it must be 1. {_SKIP}')
+    bad = next((key for key in _IS_GOOD if columns.get(key) is False), None)
+    if bad is not None:
+        raise UserError(f'{location}: `{bad}` is false, so the reply is not to be learned. {_SKIP}')
 
 
 def from_json(value: Any) -> Any:
@@ -161,6 +173,9 @@ def _is_learned(message: Any, location: str) -> bool:
     """Return whether a reply is learned: each mark that it has says so."""
     if not isinstance(message, Mapping):
         return True
+    unclear = next((key for key in _UNCLEAR if message.get(key) is not None), None)
+    if unclear is not None:
+        raise UserError(f'{location}: `{unclear}` is not supported; `weight: 0` marks a reply that is only read.')
     for key in _IS_LEARNED:
         value = message.get(key)
         if value is not None and value not in (0, 1):

@@ -127,6 +127,10 @@ def test_a_damaged_line_in_a_file_of_utf8_is_not_another_encoding():
     with pytest.raises(UserError, match=r'line 7: byte 0xf6 is not UTF-8. Other lines are UTF-8.*BAD_ROWS') as caught:
         read('mixed.csv', content.encode() + b'sch\xf6n,b\n')
     assert 'iconv' not in str(caught.value)
+    with pytest.raises(UserError, match=r'line 2: byte 0xc3 .*ends in the middle of a character'):
+        read('cut.csv', 'text,label\nsch\xf6n'.encode()[:-2])
+    with pytest.raises(UserError, match=r'line 2: byte 0xed .*half of a surrogate pair'):
+        read('half.csv', b'text,label\nx \xed\xa0\xbd,a\n')
     with pytest.raises(UserError, match='Its encoding is not known here'):
         read('noise.csv', b'text,label\n' + bytes(range(128, 256)) * 3 + b',a\n')
 
@@ -214,9 +218,20 @@ def test_columns_without_a_name_do_no_harm(caplog):
         read('w.csv', 'label,text\nham,hello,more\n')
 
 
-def test_lines_of_a_mac_of_long_ago():
+@pytest.mark.parametrize(('suffix', 'mark'), [('.csv', ','), ('.tsv', '\t')])
+def test_lines_of_a_mac_of_long_ago(suffix, mark):
+    content = f'text{mark}label\ra{mark}b\rc{mark}d\r'
     with pytest.raises(UserError, match=r"carriage return inside a line.*tr '\\r' '\\n'"):
-        read('mac.csv', 'text,label\ra,b\rc,d\r')
+        read(f'mac{suffix}', content)
+    assert len(read(f'new{suffix}', content.replace('\r', '\n'))) == 2
+
+
+def test_another_separator_is_said():
+    for layout in (Layout(), Layout(('text', 'label'))):
+        with pytest.raises(UserError, match=r"columns (are|seem to be) separated by ';'"):
+            read('t.csv', 'text;label\na;b\n' if layout.columns is None else 'a;b\n', layout)
+    with pytest.raises(UserError, match=r"name its columns: --gin.COLUMNS=.*'text', 'label'"):
+        read('t.txt', 'a\tb\n')
 
 
 def test_json_lines_and_lists_whatever_they_are_called():
@@ -304,6 +319,10 @@ def sentences(content, **options):
     files.Path('t.conll').write_text(content)
     conll.read.cache_clear()
     return [(s.words, s.tags) for s in conll.read('t.conll', 'TRAIN_FILES', **options)]
+
+
+def test_comments_of_conll_u_are_skipped():
+    assert sentences('# text = a b\n# id 7\tdomain=en\n# O\na O\n') == [(('#', 'a'), ('O', 'O'))]
 
 
 def test_columns_of_conll_are_separated_by_blanks_and_tabs_alone():

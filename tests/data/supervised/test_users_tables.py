@@ -202,6 +202,9 @@ REFUSED = {
         {'prompt': 'q', 'completion': 'a'},
         r'no column `messages` or `conversations`. Columns: prompt, completion',
     ),
+    'mask': (chat(('user', 'q', {}), ('assistant', 'a', {'mask': 1})), '`mask` is not supported; `weight: 0` marks'),
+    'bad row': (chat(('user', 'q', {}), ('assistant', 'a', {}), weight=0), 'the `weight` of the transcript is 0'),
+    'KTO': (chat(('user', 'q', {}), ('assistant', 'a', {}), label=False), '`label` is false'),
     'half': ('{"messages": [{"content": "\\ud83d"}, {"content": "a"}]}', 'character 1 is'),
 }
 
