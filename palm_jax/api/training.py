@@ -10,7 +10,7 @@ from typing import Any
 
 from palm_jax.configuration import record
 from palm_jax.configuration.load import Configuration, load
-from palm_jax.run_directory import RunDirectory, mend
+from palm_jax.run_directory import RunDirectory, repair_files
 from palm_jax.training import distributed, loop, repeat
 
 _LOGGER = logging.getLogger(__name__)
@@ -83,6 +83,6 @@ def _train(
 ) -> int:
     with distributed.first_alone('the configuration is kept'):
         if distributed.is_first():
-            mend(RunDirectory(Path(arguments['model_dir'])))
+            repair_files(RunDirectory(Path(arguments['model_dir'])))
             record.keep(Path(arguments['model_dir']), configuration.text, accept_changes)
     return loop.train(**arguments, run=loop.Run(configuration.text, command, start))
