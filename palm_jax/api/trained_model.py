@@ -40,7 +40,7 @@ from palm_jax.peft.trainable import join
 from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.language_model_predictor import LanguageModelPredictor
 from palm_jax.predictors.predictor import Predictor
-from palm_jax.run_directory import RunDirectory, find_checkpoint, mend, write_whole
+from palm_jax.run_directory import RunDirectory, find_checkpoint, repair_files, write_whole
 from palm_jax.training.base_weights import quantize_base
 from palm_jax.training.checkpoints import Checkpoints
 from palm_jax.training.initial_parameters import fingerprint, restore_params
@@ -125,7 +125,7 @@ def load_with(
     known = {} if known is None else known
     trust = None if trust_modules is None else Trust(tuple(trust_modules))
     run = RunDirectory(Path(model_dir))
-    mend(run)
+    repair_files(run)
     checkpoint, config = find_checkpoint(model_dir, 'MODEL_DIR'), run.config
     if not config.is_file():
         raise UserError(f'{model_dir} has no {config.name}: it is not the MODEL_DIR of a run.')

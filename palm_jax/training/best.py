@@ -60,7 +60,9 @@ class BestCheckpoint:
       directory: directory of the checkpoint.
       metadata: metadata of the run's checkpoints.
       period: steps between two evaluations.
-      files, rewind_to, skips: as for `Checkpoints`.
+      files: contents of the run's files by name, a copy of which the checkpoint keeps.
+      rewind_to: function that returns the steps to which the run may go back; the best checkpoint up to each is kept.
+      skips: function that returns what the run has skipped so far, see `SpikeGuard.records`.
 
     Attributes:
       step: step of the best evaluation; None before the first.

@@ -25,7 +25,7 @@ class Vocabulary(Protocol):
 
 
 def kept_files(config: str, vocabulary: Vocabulary) -> dict[str, bytes]:
-    """The run's files by name of which every checkpoint keeps a copy, see `run_directory.mend`.
+    """The run's files by name of which every checkpoint keeps a copy, see `run_directory.repair_files`.
 
     Args:
       config: the configuration in effect as gin text; empty if there is none.

@@ -13,7 +13,7 @@ import pytest
 
 from palm_jax.checkpoint_metadata import seal_file
 from palm_jax.errors import UserError
-from palm_jax.run_directory import RunDirectory, find_checkpoint, mend
+from palm_jax.run_directory import RunDirectory, find_checkpoint, repair_files
 from palm_jax.training import integrity
 from palm_jax.training.batch_sizes import BatchSizes
 from palm_jax.training.best import BestCheckpoint, BestMetric
@@ -179,7 +179,7 @@ def opened(whole, restorer, tmp_path, caplog):
         run = RunDirectory(tmp_path / 'run')
         shutil.copytree(whole.path, run.path)
         damage(run)
-        mend(run)
+        repair_files(run)
         guard = SpikeGuard(SpikeRule(), run.path)
         with (
             contextlib.closing(Checkpoints(run.checkpoints, 2, METADATA)) as checkpoints,
@@ -327,7 +327,7 @@ def test_a_damaged_best_checkpoint_is_said(opened, begun, caplog, hurt):
     assert_state(found, begun, 10)
 
 
-# What users of the run are told.
+# What users of the run see.
 
 
 def test_programs_that_use_a_run_pass_over_an_unfinished_checkpoint_and_say_so(whole, tmp_path, caplog):
