@@ -213,7 +213,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     beside.replace(path)
 
 
-def mend(run: RunDirectory) -> None:
+def repair_files(run: RunDirectory) -> None:
     """Write the configuration and the vocabulary of a run again where a crash has cut them short, or they are gone.
 
     Every checkpoint keeps both. A file that was changed in another way is left as it is.

@@ -47,7 +47,8 @@ class Checkpoints:
         left out of the checkpoints.
       keep_every: checkpoints whose step is a multiple of this are kept for good; None: no others are.
       period: steps between scheduled checkpoints; a signal saves others in between.
-      files: contents of the run's files by name, a copy of which every checkpoint keeps; see `run_directory.repair_files`.
+      files: contents of the run's files by name, of which every checkpoint keeps a copy; see
+        `run_directory.repair_files`.
       rewind_to: function that returns the steps to which the run may go back; for each of them, the newest checkpoint
         up to it is kept, too.
       skips: function that returns what the run has skipped so far, see `SpikeGuard.records`; each checkpoint keeps it.
