@@ -14,6 +14,7 @@ CORE = [
     'flax>=0.12.8',
     'optax>=0.2.8',
     'orbax-checkpoint>=0.12.8,<0.13',
+    'qwix>=0.1.8,<0.2',
     'gin-config>=0.5,<0.6',
     'numpy>=2.2',
     'tqdm>=4.67',
@@ -28,6 +29,7 @@ DATA = [
     'seqio==0.0.20',
     'fsspec>=2025.3',
     'zstandard>=0.23',
+    'chardet>=6',  # what a file looks like that is not UTF-8
     'pyarrow>=18',
     'tensorflow>=2.21,<2.22',
     'tensorflow-text>=2.21,<2.22',

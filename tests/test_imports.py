@@ -9,7 +9,7 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.source import PACKAGE, imports, modules, room_of
 
-EVERYWHERE = {'errors', 'bounds', 'logs', 'run_directory', 'special_ids', ''}
+EVERYWHERE = {'characters', 'errors', 'bounds', 'logs', 'run_directory', 'special_ids', 'wording', ''}
 # room: the rooms of the project that it may import.
 ALLOWED = {
     'models': {'models'},
@@ -21,7 +21,7 @@ ALLOWED = {
     'reports': {'reports', 'labels', 'training', 'inference', 'models', 'metrics', 'partitioning'},
     'data/readers': {'data/readers'},
     'data/vocabulary': {'data/vocabulary'},
-    'data/supervised': {'data/supervised', 'data/readers', 'data/vocabulary', 'labels'},
+    'data/supervised': {'data/supervised', 'data/readers', 'data/vocabulary', 'labels', 'metrics'},
     'data/registry': {
         *('data/registry', 'data/supervised', 'data/readers', 'data/vocabulary'),
         'metrics',
@@ -50,7 +50,7 @@ ALLOWED = {
         'partitioning',
     },
     'api': {
-        *('api', 'checkpoint_metadata', 'configuration', 'predictors', 'data/readers', 'data/registry'),
+        *('api', 'locks', 'checkpoint_metadata', 'configuration', 'predictors', 'data/readers', 'data/registry'),
         'training',
         'peft',
         'inference',

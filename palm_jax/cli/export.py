@@ -11,17 +11,27 @@ from palm_jax.errors import UserError
 
 def main(arguments: Sequence[str]) -> int:
     """Export a model, and verify what was written."""
-    parser = command_line.parser('export', 'Writes a trained model in the format of another project.')
+    parser = command_line.parser(
+        'export',
+        'Writes a trained model in the format of another project.',
+        '--format=hf --gin_file=runs/tiny/config.gin exported',
+        command_line.RUN_CONFIG,
+    )
     parser.add_argument(
         '--format', choices=['hf', 'peft', 'stablehlo', 'tflite'], default='hf',
         help='hf: a directory for Transformers, with methods merged; peft: the method alone, for peft; '
         'stablehlo: a file that jax runs without this code; tflite: files for small devices, one in int8',
     )  # fmt: skip
-    parser.add_argument('--base', type=Path, help='for peft: the directory that --format=hf wrote for the base model')
+    parser.add_argument(
+        '--base',
+        type=Path,
+        help='for peft, which requires it: the directory that --format=hf wrote for the base; default: none',
+    )
     parser.add_argument(
         '--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32', help='type of the weights'
     )
     parser.add_argument('directory', type=Path, help='new or empty directory')
+    command_line.add_trust(parser)
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
@@ -31,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.exchange import compiled, described, directories, hf_directory, hf_heads, peft_directory
 
     directories.check(options.directory)
-    model = trained_model.load_with(run.path, flags, changes)
+    model = trained_model.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
     arch, data, directory = model.model.arch, model.data, options.directory
     vocabulary = (
         data.vocabulary if isinstance(data.vocabulary, ExtendedVocabulary) else ExtendedVocabulary(data.vocabulary)
@@ -40,6 +50,10 @@ def main(arguments: Sequence[str]) -> int:
         peft_directory.check(model.model)
         if options.base is None:
             raise UserError('--format=peft needs --base: the directory that --format=hf wrote for the base model.')
+        if (quantized := model.run.get('base_weights', 'stored')) != 'stored':  # peft has the base as it was exported
+            print(f'base       trained on the base in {quantized}, exported for the base as it is stored')
+            changed = [*flags, ('BASE_WEIGHTS', "'stored'")]
+            model = trained_model.load_with(run.path, changed, changes, trust_modules=options.trust_modules)
         there = hf_directory.token_id_permutation(vocabulary, arch)
         print(peft_directory.write(model.model, model.params, there, options.base, directory))
         if model.model.head is not None:
@@ -49,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.format in ('stablehlo', 'tflite'):
         write = {'stablehlo': compiled.write_stablehlo, 'tflite': compiled.write_tflite}[options.format]
         batches, both_ways = described.example_batches(model), described.labels(model) and data.bidirectional
-        print(write(model.predictor, model.model, model.params, data.length, directory, batches, both_ways))
+        print(write(model.predictor, model.model, model.dense_params, data.length, directory, batches, both_ways))
         if compared := described.write(model, vocabulary, directory):
             print(compared)
         print(f'exported   {directory}')

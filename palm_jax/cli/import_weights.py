@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from palm_jax.cli import command_line
+from palm_jax.cli.parser import Parser, positive
 from palm_jax.errors import UserError
 
 
@@ -14,10 +13,10 @@ def main(arguments: Sequence[str]) -> int:
     """Import weights as a base model."""
     from palm_jax.exchange import sources
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='palm-jax import',
         description='Imports published weights as a base for fine-tuning.',
-        allow_abbrev=False,
+        example='palm-jax import --format=hf path/of/a/cohere/model runs/imported',
     )
     parser.add_argument(
         '--format', choices=['hf', 'gguf', 'palm-rlhf-pytorch'], default=None,
@@ -27,12 +26,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         '--tokenizer',
         type=Path,
-        help='for palm-rlhf-pytorch: tokenizer.json, with tokenizer_config.json in the same folder',
+        help='for palm-rlhf-pytorch, which requires it: tokenizer.json, with tokenizer_config.json in the same folder; '
+        'default: none',
     )
     parser.add_argument(
         '--head_dim',
-        type=command_line.positive,
-        help='for palm-rlhf-pytorch: size of an attention head, if the file does not determine it',
+        type=positive,
+        help='for palm-rlhf-pytorch: size of an attention head; default: the one that the file determines',
     )
     parser.add_argument(
         '--dtype',

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ from jax.typing import DTypeLike
 
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.kernels.matmul import matmul, product
+from palm_jax.models.quantization import dequantize, is_quantized
 from palm_jax.models.sharding import constrain, num_parts
 
 
@@ -69,15 +71,26 @@ class Projection(nn.Module):
         kernels = []
         for name, shape in self.outputs.items():
             axes = (*self.input_axes, *self.axes[name])
-            kernel = create_param(self, name, init, (*input_shape, *shape), axes, self.arch.param_dtype)
-            kernels.append(kernel.reshape(fan_in, -1).astype(self.arch.dtype))
-        if self.arch.fuse_projections and max(num_parts(axis) for axes in self.axes.values() for axis in axes) == 1:
-            widths = [kernel.shape[1] for kernel in kernels]
-            product = matmul(x_BLD, jnp.concatenate(kernels, axis=1))
-            products = jnp.split(product, [sum(widths[: i + 1]) for i in range(len(widths) - 1)], axis=-1)
-        else:
-            products = [matmul(x_BLD, kernel) for kernel in kernels]
+            kernels.append(create_param(self, name, init, (*input_shape, *shape), axes, self.arch.param_dtype))
+        # The backward pass dequantizes again: kept from the forward pass, the kernels would be there in full.
+        is_whole = max(num_parts(axis) for axes in self.axes.values() for axis in axes) == 1
+        multiply: Callable[..., Sequence[jax.Array]] = functools.partial(
+            _products, fuse=self.arch.fuse_projections and is_whole
+        )
+        if any(map(is_quantized, kernels)):
+            multiply = jax.checkpoint(multiply)  # the backward pass dequantizes again instead of keeping the kernels
+        products = multiply(x_BLD, kernels)
         return tuple(y.reshape(*y.shape[:-1], *shape) for y, shape in zip(products, self.outputs.values(), strict=True))
+
+
+def _products(x_BLD: jax.Array, kernels: Sequence[jax.Array], fuse: bool) -> list[jax.Array]:
+    """x·W for each kernel W as a matrix; fused, as one matmul."""
+    matrices = [dequantize(kernel, x_BLD.dtype).reshape(x_BLD.shape[-1], -1) for kernel in kernels]
+    if not fuse:
+        return [matmul(x_BLD, matrix) for matrix in matrices]
+    widths = [matrix.shape[1] for matrix in matrices]
+    product = matmul(x_BLD, jnp.concatenate(matrices, axis=1))
+    return jnp.split(product, [sum(widths[: i + 1]) for i in range(len(widths) - 1)], axis=-1)
 
 
 class Norm(nn.Module):
