@@ -27,7 +27,7 @@ from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.files import File, check_text, glob_files
 from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError
-from palm_jax.training.checkpoints import fingerprint
+from palm_jax.training.initial_parameters import fingerprint
 
 _LOGGER = logging.getLogger(__name__)
 _CHUNK = 1 << 20  # bytes

@@ -40,9 +40,11 @@ from palm_jax.peft.trainable import join
 from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.language_model_predictor import LanguageModelPredictor
 from palm_jax.predictors.predictor import Predictor
-from palm_jax.run_directory import RunDirectory, find_checkpoint
+from palm_jax.run_directory import RunDirectory, find_checkpoint, repair_files, write_whole
 from palm_jax.training.base_weights import quantize_base
-from palm_jax.training.checkpoints import Checkpoints, fingerprint, restore_params
+from palm_jax.training.checkpoints import Checkpoints
+from palm_jax.training.initial_parameters import fingerprint, restore_params
+from palm_jax.training.saving import kept_files
 from palm_jax.training.setup import adapt_from_arguments
 from palm_jax.training.state import TrainState, init_params, unbox
 
@@ -122,7 +124,9 @@ def load_with(
     """
     known = {} if known is None else known
     trust = None if trust_modules is None else Trust(tuple(trust_modules))
-    checkpoint, config = find_checkpoint(model_dir, 'MODEL_DIR'), RunDirectory(Path(model_dir)).config
+    run = RunDirectory(Path(model_dir))
+    repair_files(run)
+    checkpoint, config = find_checkpoint(model_dir, 'MODEL_DIR'), run.config
     if not config.is_file():
         raise UserError(f'{model_dir} has no {config.name}: it is not the MODEL_DIR of a run.')
     overlay = compose(['gin/runs/loaded.gin'], {'LOADED_MODEL_DIR': str(model_dir)})
@@ -315,14 +319,15 @@ class TrainedModel:
         """
         run, parts = RunDirectory(Path(model_dir)), ['gin/runs/loaded.gin']
         params = dequantize_tree(self.params, self.model.arch.param_dtype)
-        if run.config.exists():
+        if run.config.exists() or run.steps():
             raise UserError(f'{run} holds a run already; save to another directory.')
         if self.model.methods:
             with contextlib.suppress(UserError):  # of methods that compute what kernels cannot
                 params = self.merged()
                 parts.append('gin/peft/full.gin')
         metadata = CheckpointMetadata.of_model(self.model.arch, self.data.vocabulary.fingerprint, self.data.labels)
-        checkpoints = Checkpoints(run.checkpoints, 1, metadata)
+        files = kept_files('', self.data.vocabulary)
+        checkpoints = Checkpoints(run.checkpoints, 1, metadata, files=files)
         checkpoints.save(TrainState(jnp.zeros((), jnp.int32), params, {}), 0)
         checkpoints.close()
         self.data.vocabulary.save(run.path)
@@ -331,5 +336,5 @@ class TrainedModel:
             itself['BASE_WEIGHTS'] = 'stored'
         configuration = load_configuration('loop.train', [str(self.config)], [], compose(parts, itself), self.trust)
         configuration.build('loop.train')
-        run.config.write_text(configuration.text)
+        write_whole(run.config, configuration.text)
         return checkpoints.path(0)

@@ -13,7 +13,7 @@ from palm_jax import locks
 from palm_jax.configuration.load import Configuration, load
 from palm_jax.configuration.record import Record
 from palm_jax.errors import UserError
-from palm_jax.run_directory import RunDirectory
+from palm_jax.run_directory import RunDirectory, repair_files
 from palm_jax.training import distributed, loop, repeat
 
 _LOGGER = logging.getLogger(__name__)
@@ -96,6 +96,9 @@ def _train(
     directory = RunDirectory(Path(arguments['model_dir']))
     record = Record(directory, configuration.text, accept_changes)
     with _alone_in(directory):
+        with distributed.first_alone('the files of the run are checked'):
+            if distributed.is_first():
+                repair_files(directory)
         try:
             return loop.train(**arguments, run=loop.Run(configuration.text, command, start, record))
         except UserError as error:

@@ -18,7 +18,7 @@ from palm_jax.cli.malloc import restart_with_malloc_tunables
 from palm_jax.cli.parser import Parser
 from palm_jax.errors import UserError
 from palm_jax.logs import show_logs
-from palm_jax.run_directory import RunDirectory
+from palm_jax.run_directory import RunDirectory, repair_files
 
 # Errors of the machine, not of the program: a full disk, a read-only folder.
 _MACHINE_ERRORS = (
@@ -92,6 +92,7 @@ def run_of(gin_files: Sequence[str]) -> tuple[RunDirectory, Sequence[str]]:
     """The run whose config.gin is the first file, and the files that override it."""
     config, *changes = gin_files
     run = RunDirectory(Path(config).parent)
+    repair_files(run)
     if Path(config) != run.config or not run.config.is_file():
         raise UserError(f'--gin_file={config}: name the {run.config.name} that a run left in its MODEL_DIR.')
     return run, changes

@@ -30,7 +30,7 @@ from palm_jax.configuration.statements import (
 )
 from palm_jax.configuration.trust import Trust
 from palm_jax.errors import UserError, closest
-from palm_jax.run_directory import RunDirectory
+from palm_jax.run_directory import RunDirectory, repair_files
 
 
 def load(
@@ -89,6 +89,8 @@ def load(
 def _open(name: str) -> GinText:
     """Read a gin file; in the configuration of a run, translate names of earlier versions."""
     path = find_config(name, '--gin_file')
+    if renames.is_run_config(path):
+        repair_files(RunDirectory(path.parent))
     source = dataclasses.replace(open_file(path), is_of_run=path == RunDirectory(path.parent).config)
     return dataclasses.replace(source, text=renames.translate(source.text)) if renames.is_run_config(path) else source
 

@@ -17,7 +17,7 @@ from palm_jax.configuration import gin_adapter, renames
 from palm_jax.configuration.compose import render
 from palm_jax.configuration.statements import GinText, Macro, Statement, read_statements
 from palm_jax.errors import UserError
-from palm_jax.run_directory import RunDirectory
+from palm_jax.run_directory import RunDirectory, write_whole
 
 _LOGGER = logging.getLogger(__name__)
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'gin-config', 'numpy', 'seqio', 'tensorflow', 'grain')
@@ -76,8 +76,8 @@ class Record:
         """
         try:
             self.run.path.mkdir(parents=True, exist_ok=True)
-            self.run.config.write_text(self.text)
-            self.run.versions.write_text(json.dumps(versions(), indent=2) + '\n')
+            write_whole(self.run.config, self.text)
+            write_whole(self.run.versions, json.dumps(versions(), indent=2) + '\n')
         except OSError as error:
             raise UserError(f'MODEL_DIR = {str(self.run)!r} cannot be written: {error.strerror}.') from error
 

@@ -67,7 +67,7 @@ def describe(hint: Any) -> str:
     if origin is Literal:
         return 'one of ' + ', '.join(map(repr, args))
     if origin in (Union, types.UnionType):
-        return ' or '.join(describe(arg) for arg in args)
+        return ' or '.join(dict.fromkeys(map(describe, args)))
     if hint is type(None):
         return 'None'
     words = {int: 'a whole number', float: 'a number', str: 'a text in quotes', bool: 'True or False'}

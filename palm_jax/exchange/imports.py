@@ -26,8 +26,9 @@ from palm_jax.exchange.tensors import ParamDtype, Tensor, Weights
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import MeshLayout
-from palm_jax.run_directory import RunDirectory
+from palm_jax.run_directory import RunDirectory, write_whole
 from palm_jax.training.checkpoints import Checkpoints
+from palm_jax.training.saving import kept_files
 from palm_jax.training.state import TrainState, init_params
 
 _EMBEDDING, _OUTPUT = 'model.embed_tokens.weight', 'lm_head.weight'
@@ -227,17 +228,18 @@ def _assemble(
 def _write_run(params: Any, arch: Architecture, vocabulary: ExtendedVocabulary, length: int, run: RunDirectory) -> str:
     """Write a run with one checkpoint at step 0, and return a line about it."""
     metadata = CheckpointMetadata.of_model(arch, vocabulary.fingerprint)
-    checkpoints = Checkpoints(run.checkpoints, 1, metadata)
-    checkpoints.save(TrainState(jnp.zeros((), jnp.int32), params, {}), 0)
-    checkpoints.close()
-    vocabulary.save(run.path)
     bindings = {
         'MODEL_DIR': str(run),
         'INITIAL_CHECKPOINT_PATH': str(run),
         'VOCABULARY_SIZE': arch.vocab_size,
         'TASK_FEATURE_LENGTHS': {'targets': length},
     }
-    run.config.write_text(compose(['gin/runs/imported.gin'], bindings))
+    config = compose(['gin/runs/imported.gin'], bindings)
+    checkpoints = Checkpoints(run.checkpoints, 1, metadata, files=kept_files(config, vocabulary))
+    checkpoints.save(TrainState(jnp.zeros((), jnp.int32), params, {}), 0)
+    checkpoints.close()
+    vocabulary.save(run.path)
+    write_whole(run.config, config)
     count = sum(x.size for x in jax.tree.leaves(params))
     return f'imported   {count:,} parameters, vocabulary {vocabulary.fingerprint}, to {run}'
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -44,6 +44,11 @@ class GenerationReporter(RunReporter):
         for name in self.metrics:
             if name not in known:
                 raise UserError(f'METRICS: {name!r} is unknown.{closest(name, known)} Known: {", ".join(known)}.')
+
+    def metric_names(self, data: Any) -> Collection[str]:
+        """Return the perplexity and the names of the text metrics."""
+        del data
+        return ('perplexity', *text_metrics.compute(self.metrics, ['a'], [('a',)], self.tokenizer))
 
     def measure(self, inputs: EvaluationInput) -> Measurements:
         """Generate the answers, and compute the perplexity of the whole held-out part."""

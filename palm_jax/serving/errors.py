@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 
 from palm_jax.errors import UserError
 from palm_jax.serving import protocol
+from palm_jax.serving.fields import printable
 
 DOCUMENTED = {
     status: {'model': protocol.ErrorBody, 'description': description}
@@ -28,8 +29,6 @@ DOCUMENTED = {
     }.items()
 }
 
-_MAX_MESSAGE = 1000  # characters
-
 
 class Failure(Exception):
     """An error response in the format of OpenAI's API.
@@ -43,8 +42,8 @@ class Failure(Exception):
     """
 
     def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None, **headers: str):
-        message = _printable(message)
-        param = None if param is None else _printable(param)
+        message = printable(message)
+        param = None if param is None else printable(param)
         super().__init__(message)
         types = {401: 'authentication_error', 403: 'permission_error', 404: 'not_found_error', 429: 'rate_limit_error'}
         error_type = types.get(status, 'invalid_request_error' if status < 500 else 'server_error')
@@ -60,11 +59,6 @@ class Failure(Exception):
 def busy() -> Failure:
     """Return the response to a request that has no place in the queue."""
     return Failure(429, 'Too many queued requests; retry later.', 'busy', Retry_After='1')
-
-
-def _printable(text: str) -> str:
-    """Return a text that can be sent as UTF-8, whatever the client wrote, and is no longer than messages are."""
-    return text[:_MAX_MESSAGE].encode('utf-8', 'backslashreplace').decode()
 
 
 def handle(app: FastAPI) -> None:

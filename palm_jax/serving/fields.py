@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError, core_schema
 from palm_jax.errors import closest
 
 _NO_TEXT = re.compile('[\x00\ud800-\udfff]')
+_MAX_MESSAGE = 1000  # characters
 _ONLY_NULL = 'this server does not support the field; leave it out'
 _KINDS = {bool: 'a boolean', int: 'a number', float: 'a number', str: 'a text', list: 'a list', dict: 'an object'}
 
@@ -28,7 +29,13 @@ def wrong(message: str, field: str | None = None) -> PydanticCustomError:
       message: what is wrong and what is accepted.
       field: field of the checked object that the message is about; None if it is about the value itself.
     """
-    return PydanticCustomError('wrong', '{message}', {'message': message, 'field': field})
+    shown = None if field is None else printable(field)
+    return PydanticCustomError('wrong', '{message}', {'message': printable(message), 'field': shown})
+
+
+def printable(text: str) -> str:
+    """Return a text that can be sent as UTF-8, whatever the client wrote, and is no longer than messages are."""
+    return text[:_MAX_MESSAGE].encode('utf-8', 'backslashreplace').decode()
 
 
 def _kind(value: Any) -> str:

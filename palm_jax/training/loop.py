@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,9 +41,9 @@ from palm_jax.training.metrics import Metrics, in_group
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.result import Reporter
 from palm_jax.training.resume import Restorer
-from palm_jax.training.rollback import Rollback
+from palm_jax.training.rollback import Rollback, finish_interrupted
 from palm_jax.training.run import Periods, Run
-from palm_jax.training.saving import StateSaver
+from palm_jax.training.saving import StateSaver, kept_files
 from palm_jax.training.setup import Setup, adapt, check_run
 from palm_jax.training.spikes import SpikeGuard, SpikeRule
 from palm_jax.training.state import TrainState
@@ -210,17 +210,19 @@ def train(
         metadata = CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint, data.labels)
         metadata = dataclasses.replace(metadata, data=data.identity())
         restorer = Restorer(setup, mesh, seed, initial_checkpoint, metadata)
-        checkpoints, kept = _open_checkpoints(RunDirectory(directory), periods, best, restorer.metadata, stack)
+        guard, files = SpikeGuard(spikes, directory), kept_files(run.config, data.vocabulary)
+        checkpoints, kept = _open_checkpoints(directory, periods, best, restorer.metadata, guard, files, stack)
         restorer.check(checkpoints, run)
         restored = restorer.resume(checkpoints)
         run.keep()
+        guard.remember(restored.recent)
         first_step = int(restored.state.step)
         if distributed.is_first():
             data.vocabulary.save(directory)
         messages.warn_if_slow(setup.plan, first_step)
 
         log = MetricLog(writers, directory, run.config, first_step)
-        window, guard = MetricWindow(restored.sums), SpikeGuard(spikes, directory, restored.recent)
+        window = MetricWindow(restored.sums)
         held_out = HeldOut(setup.eval_step(mesh, loss), setup.model, data, mesh, batch_sizes)
         clock = RunClock(first_step, total_steps, setup.plan.flops_per_token, run.start, checkpoints.preemption_agreed)
         loop = Loop(
@@ -229,7 +231,7 @@ def train(
             run_rng=jax.random.fold_in(jax.random.key(seed), 1),
             window=window,
             guard=guard,
-            rollback=Rollback(guard, checkpoints, restorer, window, log, clock, batch_sizes),
+            rollback=Rollback(guard, checkpoints, restorer, window, log, clock, batch_sizes, kept),
             evaluations=Evaluations(held_out, periods, first_step, total_steps, kept, reporter),
             saver=StateSaver(checkpoints, window, guard),
             log=log,
@@ -238,6 +240,7 @@ def train(
             total_steps=total_steps,
             command=run.command,
         )
+        loop.evaluations.check_metric(restored.state)
         with clock:
             state = loop.run(restored.state)
         finish = Finish(checkpoints, kept, restorer, held_out, reporter, setup.plan, log, directory, run)
@@ -245,16 +248,26 @@ def train(
 
 
 def _open_checkpoints(
-    files: RunDirectory,
+    directory: Path,
     periods: Periods,
     best: BestMetric | None,
     metadata: CheckpointMetadata,
+    guard: SpikeGuard,
+    files: Mapping[str, bytes],
     stack: contextlib.ExitStack,
 ) -> tuple[Checkpoints, BestCheckpoint | None]:
-    """The newest checkpoints of a run, and its best one, which `stack` closes."""
-    newest = Checkpoints(files.checkpoints, periods.keep, metadata, periods.keep_every, periods.checkpoint)
+    """The newest checkpoints of a run, and its best one, which `stack` closes; an interrupted rollback is finished."""
+    of_run = RunDirectory(directory)
+    shared: dict[str, Any] = {'files': files, 'skips': lambda: guard.records}
+    newest = Checkpoints(of_run.checkpoints, periods.keep, metadata, periods.keep_every, periods.checkpoint, **shared)
     stack.enter_context(contextlib.closing(newest))
-    if best is None:
-        return newest, None
-    kept = BestCheckpoint(best, files.best_checkpoints, metadata, periods.evaluate)
-    return newest, stack.enter_context(contextlib.closing(kept))
+    kept = None
+    if best is not None:
+        if guard.rule is not None:
+            shared['rewind_to'] = lambda: newest.due
+        kept = BestCheckpoint(best, of_run.best_checkpoints, metadata, periods.evaluate, **shared)
+        stack.enter_context(contextlib.closing(kept))
+    if newest.latest is not None:
+        guard.adopt(newest.metadata(newest.latest).skips)
+    finish_interrupted(guard, [newest] if kept is None else [newest, kept])
+    return newest, kept

@@ -110,6 +110,11 @@ class Restorer:
         if step is None:
             return Restored(begun or self.begin())
         restored = self.restore(checkpoints, step, begun.frozen if begun else None)
+        if int(restored.state.step) != step:
+            raise UserError(
+                f'{checkpoints.path(step)} holds the state of step {int(restored.state.step):,}: its folder was '
+                'renamed or copied. Move it elsewhere and rerun the same command.'
+            )
         if step == total_steps:
             _LOGGER.info('this run was finished at step %s; it is reported again', f'{step:,}')
         else:

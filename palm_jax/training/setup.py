@@ -23,7 +23,7 @@ from palm_jax.peft.method import AdaptedModel, Method
 from palm_jax.peft.trainable import Trainable, join
 from palm_jax.training.base_weights import BaseWeights, quantize_base
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
-from palm_jax.training.checkpoints import fingerprint, restore_params
+from palm_jax.training.initial_parameters import fingerprint, restore_params
 from palm_jax.training.interfaces import Data
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan

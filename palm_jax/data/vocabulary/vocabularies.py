@@ -20,7 +20,7 @@ import numpy as np
 import sentencepiece
 
 from palm_jax.errors import UserError
-from palm_jax.run_directory import RunDirectory
+from palm_jax.run_directory import RunDirectory, write_whole
 from palm_jax.special_ids import BOS_ID, EOS_ID, PAD_ID
 
 _SPECIAL = 3
@@ -286,8 +286,7 @@ def _bytes_of_characters() -> dict[str, int]:
 
 def _write_once(file: Path, content: bytes) -> None:
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
+        write_whole(file, content)
 
 
 def load_vocabulary(name: str) -> Vocabulary:
