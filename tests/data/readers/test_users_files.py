@@ -160,6 +160,10 @@ def test_a_tab_separated_file_has_no_quoting_unless_asked_for():
 def test_texts_that_seem_to_be_quoted_are_said(caplog):
     assert read('t.tsv', 'text\tlabel\n"a"\tx\n"b"\ty\n')[0]['text'] == '"a"'
     assert '2 of 2 rows have texts in quotation marks' in caplog.text and '--gin.QUOTING=True' in caplog.text
+    read('pandas.tsv', 'text\tlabel\nfirst\tx\n"a ""b"" c"\ty\nthird\tx\n')
+    assert 'pandas.tsv: 1 of 3 rows have texts in quotation marks' in caplog.text
+    read('spoken.tsv', 'text\tlabel\nfirst\tx\n"So," he said.\ty\n"Quite."\tx\n""Well""\tx\nlast\tx\n')
+    assert 'spoken.tsv' not in caplog.text
 
 
 @pytest.mark.parametrize(('name', 'mark'), [('t.csv', ','), ('t.tsv', '\t'), ('t.txt', '\t')])
