@@ -9,7 +9,7 @@ import jax
 from palm_jax.configuration.compose import render
 from palm_jax.configuration.load import Configuration
 from palm_jax.errors import UserError
-from palm_jax.training.setup import Setup, adapt_from_arguments, check_steps
+from palm_jax.training.setup import Setup, adapt_from_arguments, check_batches
 
 
 def explain(configuration: Configuration, arguments: dict[str, Any], num_devices: int | None) -> str:
@@ -40,7 +40,7 @@ def explain(configuration: Configuration, arguments: dict[str, Any], num_devices
         f'the run on {num_devices} device(s)': plan.summary(num_sequences),
     }
     try:
-        check_steps(plan.batch_sizes, data.group, plan.axis_sizes['data'], microbatches, total_steps)
+        check_batches(plan.batch_sizes, data.group, plan.axis_sizes['data'], microbatches)
     except UserError as error:
         sections['the run would fail'] = f'{error}'
     return '\n\n'.join(f'## {title}\n{body}' for title, body in sections.items())
