@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import flax.linen as nn
 import jax
 
-from palm_jax.bounds import AtLeast, NotEmpty, Pattern, Seed
+from palm_jax.bounds import AtLeast, NotEmpty, Pattern, Seed, checked
 from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
@@ -139,13 +139,14 @@ class Loop:
             self.evaluations.offer(state, step, values)
 
 
+@checked
 def train(
     *,
     model_dir: Annotated[str, NotEmpty()],
     model: PaLM,
     data: Data,
     optimizer: Optimizer,
-    total_steps: int,
+    total_steps: Annotated[int, AtLeast(1)],
     batch_size: int | Ramp,
     reporter: Reporter,
     loss: Callable[..., Any] = LanguageModelLoss(),
@@ -199,7 +200,7 @@ def train(
       The exit code: 0, or 128 + signal when a signal ended the run early (the state is saved).
     """
     run, directory, mesh, batch_sizes = run or Run(), Path(model_dir), layout.mesh(), BatchSizes.of(batch_size)
-    check_run(model, data, batch_sizes, mesh.shape['data'], microbatches, total_steps)
+    check_run(model, data, batch_sizes, mesh.shape['data'], microbatches)
     adapted, selection = adapt(model, methods, trainable, trainable_layers)
     setup = Setup.of(
         adapted, selection, optimizer, layout, mesh.size, batch_size, data.length, total_steps, base_weights

@@ -6,7 +6,7 @@ import collections
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import grain
 import numpy as np
@@ -42,13 +42,13 @@ class Examples:
         """Number of examples in an epoch."""
         return len(self._rows)
 
-    def identity(self) -> dict[str, Any]:
-        """Return the number of examples, and a SHA-256 of all features."""
+    def sha256(self) -> str:
+        """Return a SHA-256 of all features, in hexadecimal digits."""
         digest = hashlib.sha256()
         for name, values in sorted(self.features.items()):
             digest.update(f'{name} {values.dtype} {values.shape} '.encode())
             digest.update(np.ascontiguousarray(values).data)
-        return {'rows': self.count, 'sha256': digest.hexdigest()}
+        return digest.hexdigest()
 
     def batch(self, first: int, size: int) -> Batch:
         """Return examples first, first + 1, ... of the endless shuffled order."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import hashlib
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -139,8 +140,15 @@ class InMemoryData(abc.ABC):
         return self._validation.in_order(size, self.weights)
 
     def identity(self) -> dict[str, dict[str, Any]]:
-        """Return, for each split, the number of its rows and a SHA-256 of their features."""
-        return {'train': self._train.identity(), 'validation': self._validation.identity()}
+        """Return, for each split, the number of its rows and a SHA-256 of their features and of their texts, uncut."""
+        found: dict[str, dict[str, Any]] = {}
+        for split, features in zip(SPLITS, (self._train, self._validation), strict=True):
+            rows = self.examples(split)
+            digest = hashlib.sha256(features.sha256().encode())
+            for row in rows:
+                digest.update(repr(tuple(self.texts(row))).encode())
+            found[split] = {'rows': len(rows), 'sha256': digest.hexdigest()}
+        return found
 
     def blank(self) -> Batch:
         """Return an example, for the names, shapes and types of the features."""
