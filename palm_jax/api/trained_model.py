@@ -296,14 +296,18 @@ class TrainedModel:
             f'{method}: this model was trained {self.predictor.purpose}; use {self.predictor.method}(...).'
         )
 
+    @property
+    def dense_params(self) -> Any:
+        """The parameters, those of a quantized base dequantized."""
+        return dequantize_tree(self.params, self.model.arch.param_dtype)
+
     def merged(self) -> Any:
-        """Return the parameters with all methods merged into the kernels, those of a quantized base dequantized.
+        """Return the parameters with all methods merged into the kernels, which are dequantized.
 
         Raises:
           UserError: if a method cannot be merged.
         """
-        params = dequantize_tree(self.params, self.model.arch.param_dtype)
-        return self.model.merge(params) if self.model.methods else params
+        return self.model.merge(self.dense_params) if self.model.methods else self.dense_params
 
     def save(self, model_dir: str | Path) -> Path:
         """Write the whole model to a new MODEL_DIR, so that it no longer needs the base it was trained on.
@@ -318,7 +322,7 @@ class TrainedModel:
           UserError: the directory holds a run.
         """
         run, parts = RunDirectory(Path(model_dir)), ['gin/runs/loaded.gin']
-        params = dequantize_tree(self.params, self.model.arch.param_dtype)
+        params = self.dense_params
         if run.config.exists() or run.steps():
             raise UserError(f'{run} holds a run already; save to another directory.')
         if self.model.methods:

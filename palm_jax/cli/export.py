@@ -50,6 +50,10 @@ def main(arguments: Sequence[str]) -> int:
         peft_directory.check(model.model)
         if options.base is None:
             raise UserError('--format=peft needs --base: the directory that --format=hf wrote for the base model.')
+        if (quantized := model.run.get('base_weights', 'stored')) != 'stored':  # peft has the base as it was exported
+            print(f'base       trained on the base in {quantized}, exported for the base as it is stored')
+            changed = [*flags, ('BASE_WEIGHTS', "'stored'")]
+            model = trained_model.load_with(run.path, changed, changes, trust_modules=options.trust_modules)
         there = hf_directory.token_id_permutation(vocabulary, arch)
         print(peft_directory.write(model.model, model.params, there, options.base, directory))
         if model.model.head is not None:
@@ -59,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.format in ('stablehlo', 'tflite'):
         write = {'stablehlo': compiled.write_stablehlo, 'tflite': compiled.write_tflite}[options.format]
         batches, both_ways = described.example_batches(model), described.labels(model) and data.bidirectional
-        print(write(model.predictor, model.model, model.params, data.length, directory, batches, both_ways))
+        print(write(model.predictor, model.model, model.dense_params, data.length, directory, batches, both_ways))
         if compared := described.write(model, vocabulary, directory):
             print(compared)
         print(f'exported   {directory}')
