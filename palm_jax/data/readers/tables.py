@@ -64,7 +64,7 @@ def read(
 
         of_file = list(bad.keep(rows(file, binding, layout, part, bad), check_columns))
         found += of_file
-        if of_file and is_doubtful:
+        if of_file and is_doubtful and not wanted:  # otherwise the names are those that the task asks for
             delimited.warn_of_header(file, of_file[0], wanted)
     bad.report()
     if not found:

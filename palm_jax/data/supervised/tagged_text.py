@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from palm_jax.bounds import RegularExpression, Seed
+from palm_jax.bounds import MayBeEmpty, RegularExpression, Seed
 from palm_jax.characters import check_characters
 from palm_jax.data.readers import conll
 from palm_jax.data.readers.conll import Sentence
@@ -114,7 +114,7 @@ class TaggedText(InMemoryData):
         table: TaggedTable,
         lengths: Mapping[str, int],
         vocabulary: str,
-        separator: str = ' ',
+        separator: Annotated[str, MayBeEmpty()] = ' ',
         bidirectional: bool = True,
         class_weights: Literal['balanced'] | Mapping[str, float] | None = None,
         group_by_length: int | None = None,

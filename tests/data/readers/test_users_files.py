@@ -126,6 +126,8 @@ def test_a_damaged_line_in_a_file_of_utf8_is_not_another_encoding():
     with pytest.raises(UserError, match=r'line 7: byte 0xf6 is not UTF-8. Other lines are UTF-8.*BAD_ROWS') as caught:
         read('mixed.csv', content.encode() + b'sch\xf6n,b\n')
     assert 'iconv' not in str(caught.value)
+    with pytest.raises(UserError, match=r'line 3: byte 0xe9 .*Other lines are UTF-8'):
+        read('two.csv', 'text,label\nsch\xf6n,a\n'.encode() + b'caf\xe9,b\n')
     with pytest.raises(UserError, match=r'line 2: byte 0xc3 .*ends in the middle of a character'):
         read('cut.csv', 'text,label\nsch\xf6n'.encode()[:-2])
     with pytest.raises(UserError, match=r'line 2: byte 0xed .*half of a surrogate pair'):
@@ -206,6 +208,7 @@ def test_a_header_that_looks_like_data_is_said(line, caplog):
 def test_a_header_that_is_one_is_left_in_peace(header, caplog):
     cells = header.count(',')
     read('t.csv', f'{header}\n' + ''.join(f'text {i}{",x" * cells}\n' for i in range(5)), wanted=())
+    read('years.csv', 'text,2019,label\na,1,x\n')
     assert 'looks like data' not in caplog.text
 
 
