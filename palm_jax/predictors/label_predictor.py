@@ -10,6 +10,7 @@ import jax
 
 from palm_jax.data.readers import tables
 from palm_jax.data.readers.tables import Row
+from palm_jax.errors import UserError
 from palm_jax.labels.label_kind import LabelKind
 from palm_jax.predictors.head_scores import FEATURES, apply_head, head_scores
 from palm_jax.predictors.predictor import Model
@@ -50,7 +51,7 @@ class LabelPredictor:
     ) -> list[Any]:
         """Return the prediction of the kind of label for each text or pair of texts."""
         del first
-        pairs = [(text, None) if isinstance(text, str) else tuple(text) for text in inputs]
+        pairs = [_pair(given, number) for number, given in enumerate(inputs)]
         features, _ = model.data.inputs(pairs)
         scores = head_scores(model.model, model.params, features, len(pairs), batch_size)
         return [self.label_kind.predict(scores_S, model.data.labels) for scores_S in scores]
@@ -66,3 +67,11 @@ class LabelPredictor:
     def apply(self, model: Any, params: Any, *features: jax.Array) -> jax.Array:
         """Return the head's scores, float32 [B, S]."""
         return apply_head(model, params, *features)
+
+
+def _pair(given: Any, number: int) -> tuple[str, str | None]:
+    """Return an input as a text and a second text or None."""
+    texts = (given,) if isinstance(given, str) else tuple(given)
+    if not 1 <= len(texts) <= 2 or not all(isinstance(text, str) for text in texts):
+        raise UserError(f'Input {number} is {given!r}; give a text or a pair of texts.')
+    return texts[0], texts[1] if len(texts) == 2 else None

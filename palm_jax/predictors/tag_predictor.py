@@ -10,6 +10,7 @@ import jax
 
 from palm_jax.data.readers import tables
 from palm_jax.data.readers.tables import Row
+from palm_jax.errors import UserError
 from palm_jax.metrics import entities
 from palm_jax.predictors.head_scores import FEATURES, apply_head, head_scores
 from palm_jax.predictors.predictor import Model
@@ -53,6 +54,9 @@ class TagPredictor:
         """
         del first
         data = model.data
+        for number, given in enumerate(inputs):
+            if not isinstance(given, str) and not all(isinstance(word, str) for word in given):
+                raise UserError(f'Input {number} is {given!r}; give a text or a list of words.')
         texts = [text if isinstance(text, str) else data.separator.join(text) for text in inputs]
         words = [data.words(text) for text in texts]
         features, ends = data.inputs([[word.group() for word in row] for row in words])

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from palm_jax.metrics import entities, statistics
-from palm_jax.reports.labels import held_out_scores
-from palm_jax.reports.report import Measurements, RunReporter, measurements_of, worst
+from palm_jax.metrics.entities import Entity
+from palm_jax.metrics.text_baselines import Baseline
+from palm_jax.reports.report import Measurements, RunReporter, available, measurements_of, table_of_errors
 from palm_jax.training.result import EvaluationInput
 
 
@@ -22,17 +23,24 @@ class TagReporter(RunReporter):
     def measure(self, inputs: EvaluationInput) -> Measurements:
         """Score every held-out sentence."""
         sentences, names = inputs.data.validation_examples, inputs.data.labels
-        scores, _ = held_out_scores(inputs)
+        scores = inputs.score().scores
         _, places = inputs.data.inputs([s.words for s in sentences])
         chosen = (row.argmax(axis=-1) for batch in scores for row in batch)
         predicted = []
         for ids, ends, sentence in zip(chosen, places, sentences, strict=True):
             tags = [names[i] for i in ids[ends]]
             predicted.append(tags + ['O'] * (len(sentence.words) - len(tags)))  # words beyond the length
-        return measurements(inputs.evaluate()['loss'].value(), sentences, predicted)
+        loss, data = inputs.evaluate()['loss'].value(), inputs.data
+        return measurements(loss, sentences, predicted, data.separator, available(lambda: data.baselines))
 
 
-def measurements(loss: float, sentences: Sequence[Any], predicted: Sequence[list[str]]) -> Measurements:
+def measurements(
+    loss: float,
+    sentences: Sequence[Any],
+    predicted: Sequence[list[str]],
+    separator: str = ' ',
+    baselines: Sequence[Baseline] = (),
+) -> Measurements:
     """Measure predicted tags.
 
     Entities are counted as seqeval does: a correct one has the same type and the same words.
@@ -41,6 +49,8 @@ def measurements(loss: float, sentences: Sequence[Any], predicted: Sequence[list
       loss: mean loss over the sentences.
       sentences: sentences with `words` and `tags`.
       predicted: tags of every sentence, one per word.
+      separator: text between the words of a sentence.
+      baselines: what baselines reach on the same sentences.
     """
     true = [entities.decode(s.tags) for s in sentences]
     found = [entities.decode(tags) for tags in predicted]
@@ -58,9 +68,9 @@ def measurements(loss: float, sentences: Sequence[Any], predicted: Sequence[list
     right = sum(a == b for s, tags in zip(sentences, predicted, strict=True) for a, b in zip(s.tags, tags, strict=True))
     predictions = [
         {
-            'text': ' '.join(s.words),
-            'label': _phrases(s.words, t),
-            'predicted': _phrases(s.words, f),
+            'text': separator.join(s.words),
+            'label': _phrases(s.words, t, separator),
+            'predicted': _phrases(s.words, f, separator),
             'words': s.words,
             'tags': s.tags,
             'predicted_tags': tags,
@@ -79,13 +89,14 @@ def measurements(loss: float, sentences: Sequence[Any], predicted: Sequence[list
         },
         statistics.interval(len(sentences), lambda i: statistics.precision_recall_f1(*counts[i].sum(axis=0))[2]),
         predictions,
-        tables={
+        baselines,
+        {
             'Entities': [header, *rows],
-            'The worst errors': worst(predictions, np.where(badness > 0, badness, -np.inf)),
+            **table_of_errors('The worst errors', predictions, np.where(badness > 0, badness, -np.inf)),
         },
         text='\n'.join('  '.join(cell.ljust(14) for cell in row) for row in (header, *rows)) + '\n',
     )
 
 
-def _phrases(words, found) -> list[str]:
-    return [f'{e.type}: {" ".join(words[e.first : e.last])}' for e in found]
+def _phrases(words: Sequence[str], found: Sequence[Entity], separator: str) -> list[str]:
+    return [f'{e.type}: {separator.join(words[e.first : e.last])}' for e in found]

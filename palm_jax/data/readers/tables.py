@@ -16,6 +16,7 @@ from typing import Any, Literal
 from palm_jax.data.readers.bad_rows import BadRows, shared_bad_rows
 from palm_jax.data.readers.files import COMPRESSED, LONGEST_LINE, File, check_text, glob_files
 from palm_jax.errors import UserError, closest
+from palm_jax.wording import counted
 
 _DELIMITERS = {'.csv': ',', '.tsv': '\t', '.txt': '\t'}
 csv.field_size_limit(LONGEST_LINE)  # a text may be longer than Python's 131,072 characters
@@ -132,7 +133,7 @@ def _delimited(file: File, header: Sequence[str] | None) -> Iterator[Callable[[]
             check_text(value, location)
         if len(values) != len(names):
             raise UserError(
-                f'{location}: {len(values)} values, but the header has {len(names)} columns '
+                f'{location}: {counted(len(values), "value")}, but the header has {counted(len(names), "column")} '
                 f'({", ".join(names)}). Put quotes around texts that contain {delimiter!r}.'
             )
         return Row(dict(zip(names, values, strict=True)), location)
@@ -214,7 +215,7 @@ def _with_names(value: Any, location: str, header: Sequence[str] | None) -> Any:
         return value
     names = header or [str(i) for i in range(len(value))]
     if len(names) != len(value):
-        raise UserError(f'{location}: {len(value)} values, but COLUMNS has {len(names)} names.')
+        raise UserError(f'{location}: {counted(len(value), "value")}, but COLUMNS has {counted(len(names), "name")}.')
     return dict(zip(names, value, strict=True))
 
 

@@ -11,6 +11,7 @@ import grain
 import numpy as np
 
 from palm_jax.errors import UserError, closest
+from palm_jax.wording import counted
 
 Batch: TypeAlias = dict[str, np.ndarray]
 _LOGGER = logging.getLogger(__name__)
@@ -89,8 +90,8 @@ def warn_truncated(num_cut: int, count: int, what: str, length: int) -> None:
     """Log how many examples were truncated, if any."""
     if num_cut:
         _LOGGER.warning(
-            f'{num_cut:,} of {count:,} {what} ({num_cut / count:.0%}) are longer than {length} tokens and are truncated; '
-            f'--gin.TASK_FEATURE_LENGTHS="{{\'inputs\': ...}}" takes more.'
+            f'{num_cut:,} of {count:,} {what} ({num_cut / count:.0%}) are longer than {length} tokens and are '
+            f'truncated; --gin.TASK_FEATURE_LENGTHS="{{\'inputs\': ...}}" takes more.'
         )
 
 
@@ -105,7 +106,7 @@ def warn_padding(features: Batch, advice: str) -> None:
     is_padding = ~is_token(features)
     if (share := is_padding.mean()) >= 0.3:
         count, length = is_padding.shape
-        _LOGGER.warning(f'{count:,} rows of {length} tokens, {share:.0%} of them padding; {advice}')
+        _LOGGER.warning(f'{counted(count, "row")} of {length} tokens, {share:.0%} of them padding; {advice}')
 
 
 def class_weights(given: str | Mapping[str, float], names: Sequence[str], used: Sequence[str]) -> np.ndarray:

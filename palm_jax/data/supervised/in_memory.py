@@ -109,7 +109,7 @@ class InMemoryData(abc.ABC):
         if shared := count_shared(texts['train'], texts['validation']):
             _LOGGER.warning(
                 f'{shared:,} of {counts["validation"]:,} held-out {self.noun}s are also in the training part '
-                f'({shared / counts["validation"]:.1%}): the results on them do not show how the model does on new text.'
+                f'({shared / counts["validation"]:.1%}): results on them do not show how the model does on new text.'
             )
         if warning := overview.warning_of_bytes(per_character):
             _LOGGER.warning(f'{warning}; {shares}. A base with a vocabulary for this text reads more of each row.')
