@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from palm_jax.configuration import gin_adapter
-from palm_jax.configuration.statements import Reference, Statement, held
+from palm_jax.configuration.statements import Reference, Statement, held, read_all
 from palm_jax.errors import closest
 
 _UNKNOWN_NAME = (
@@ -33,6 +33,8 @@ def explain(error: Exception, statements: Sequence[Statement]) -> str:
             return _unknown_name(match['name'], statements)
     if isinstance(error, ModuleNotFoundError):
         complaint += '. Modules are looked for in the working directory and on PYTHONPATH.'
+    elif not isinstance(error, ValueError | TypeError | KeyError | NameError) or isinstance(error, UnicodeError):
+        complaint = f'importing what this names failed: {type(error).__name__}: {complaint.rstrip(".")}.'
     if match := re.search(r'In file "([^"]+)", line (\d+)', message):
         complaint = f'{match[1]}, line {match[2]}: {complaint}'
     return complaint
@@ -43,6 +45,11 @@ def _unknown_name(name: str, statements: Sequence[Statement]) -> str:
     location = _location(statements, lambda statement: bool(used & _names_in(statement)))
     full = next(iter(sorted(used)), name)
     known = gin_adapter.known_names(name.partition('.')[0])
+    if full in known:
+        module = full.partition('.')[0]
+        files = [file for file, _, imports in read_all() if any(line.bound_name == module for line in imports)]
+        add = f'Add e.g. --gin_file={files[0]}' if files else 'Import its module in a gin file of yours.'
+        return f'{location}no file of this run imports {full}. {add}'
     return f'{location}nothing is called {full}.{closest(full, known)}\nKnown: {", ".join(known)}.'
 
 

@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,14 @@ class Measurements:
 
 class RunReporter(abc.ABC):
     """Measures a model on held-out data, and reports a finished run."""
+
+    def metric_names(self, data: Any) -> Collection[str] | None:
+        """Return the names of the metrics that `measure` adds to those of the loss; None if they are not known.
+
+        BEST_METRIC is compared with them before training.
+        """
+        del data
+        return None
 
     @abc.abstractmethod
     def measure(self, inputs: EvaluationInput) -> Measurements:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,11 @@ from palm_jax.training.result import EvaluationInput
 @dataclasses.dataclass(frozen=True)
 class TagReporter(RunReporter):
     """Tags the held-out sentences, and measures the entities found."""
+
+    def metric_names(self, data: Any) -> Collection[str]:
+        """Return the names of the metrics of entities, from one sentence."""
+        sentence = data.validation_examples[0]
+        return measurements(0.0, [sentence], [list(sentence.tags)]).metrics.keys()
 
     def measure(self, inputs: EvaluationInput) -> Measurements:
         """Score every held-out sentence."""

@@ -114,6 +114,11 @@ class HeldOut:
     mesh: Mesh
     batch_sizes: BatchSizes
 
+    def metric_names(self, state: TrainState) -> set[str]:
+        """Names of the metrics of the loss; nothing is computed."""
+        batch = next(iter(self.data.validation(self.batch_sizes.at(0))))
+        return set(jax.eval_shape(self.eval_step, state, batch))
+
     def metrics(self, state: TrainState, step: int, num_batches: int | None = None) -> Metrics:
         """Sum the metrics of the first batches, or of all for None, after `step` steps."""
         return self._evaluator(state, step, num_batches).evaluate()

@@ -41,8 +41,23 @@ class Evaluations:
     ):
         self._held_out, self._periods, self._total_steps = held_out, periods, total_steps
         self._best, self._reporter = best, reporter
-        self._is_of_report = False  # the first evaluation shows whether the best metric is one of the report
+        self._is_of_report = False  # whether the best metric is; the first evaluation shows it at the latest
         self.stalled = best is not None and best.has_stalled(first_step)
+
+    def check_metric(self, state: TrainState) -> None:
+        """Refuse a best metric that no evaluation computes, before the first step.
+
+        Raises:
+          UserError: with the metrics that exist.
+        """
+        if self._best is None:
+            return
+        of_loss = self._held_out.metric_names(state)
+        names_of = getattr(self._reporter, 'metric_names', None)  # which a reporter of the user may lack
+        of_reporter = None if names_of is None else names_of(self._held_out.data)
+        self._is_of_report = self._best.metric not in of_loss
+        if self._is_of_report and of_reporter is not None:
+            self._best.check({*of_loss, *of_reporter})
 
     def is_due(self, step: int) -> bool:
         """Whether the state after `step` steps is to be evaluated."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -59,6 +59,12 @@ class Data(Protocol):
 
         Raises:
           UserError: if either part cannot be used.
+        """
+
+    def identity(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what a run reads of each split, by content: numbers, and a SHA-256 that differs if anything does.
+
+        It is kept with the checkpoints, and compared when a run is continued.
         """
 
     def example(self) -> str:

@@ -12,11 +12,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
+from palm_jax.bounds import Above, checked
 from palm_jax.cache_directory import cache_dir
 from palm_jax.data.pretraining import token_cache
 from palm_jax.data.pretraining.token_cache import TokenCache
+from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.splits import Split
 from palm_jax.data.readers.text_files import TextFiles, is_text_or_table
 from palm_jax.data.registry import cache_keys
@@ -56,6 +58,7 @@ class _Source:
         return cache_keys.task_cache_key(self.name)
 
 
+@checked
 class Corpus:
     """The text of a run and its vocabulary.
 
@@ -74,6 +77,8 @@ class Corpus:
       bad_rows: file that collects unusable rows; see `TextFiles`.
       temperature: temperature of a mixture by size: the rate of a part is its number of tokens to the power of
         1 / temperature.
+      columns: names of the columns of tables without a header; see `Layout`.
+      quoting: whether cells of tables may be enclosed in quotation marks; None is True for `.csv` and False for `.tsv`.
     """
 
     def __init__(
@@ -86,7 +91,9 @@ class Corpus:
         validation_files: str | None = None,
         text_column: str = 'text',
         bad_rows: str | None = None,
-        temperature: float = 1.0,
+        temperature: Annotated[float, Above(0)] = 1.0,
+        columns: Sequence[str] | None = None,
+        quoting: bool | None = None,
     ):
         if validation_files is not None and train_files is None:
             raise UserError('VALIDATION_FILES is set, but TRAIN_FILES is not.')
@@ -94,15 +101,13 @@ class Corpus:
             raise UserError(
                 f'EXTRA_IDS is {extra_ids}; it must be at least 0 and below VOCABULARY_SIZE = {vocabulary_size}.'
             )
-        if temperature <= 0:
-            raise UserError(f'MIXTURE_TEMPERATURE is {temperature}; it must be above 0 (1 is by size).')
+        self.text_column, self.layout = text_column, Layout.of(columns, quoting)
+        of_files = functools.partial(TextFiles, text_column=text_column, bad_rows=bad_rows, layout=self.layout)
         if train_files is not None:
-            self._sources = [
-                _Source(train_files, None, TextFiles(train_files, validation_files, text_column, bad_rows))
-            ]
+            self._sources = [_Source(train_files, None, of_files(train_files, validation_files))]
         else:
             self._sources = [
-                _Source(name, rate, TextFiles(name, None, text_column, bad_rows, _BINDING) if _is_path(name) else None)
+                _Source(name, rate, of_files(name, binding=_BINDING) if _is_path(name) else None)
                 for name, rate in _rates(task)
             ]
         has_rates = any(source.rate is not None for source in self._sources)

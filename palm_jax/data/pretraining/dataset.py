@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
 
+from palm_jax.bounds import Seed, checked
 from palm_jax.data.pretraining.corpus import Corpus
 from palm_jax.data.pretraining.objectives import CausalLM, Features, Objective, blank
 from palm_jax.data.pretraining.token_cache import TokenCache
+from palm_jax.data.readers.delimited import Layout
+from palm_jax.data.readers.splits import SPLITS
 from palm_jax.data.supervised import overview
-from palm_jax.data.supervised.examples import checked_seed
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import Bytes
 from palm_jax.errors import UserError
@@ -51,6 +55,7 @@ class _Sequences:
         return self.cache.read(start, min(start + self.length, self.cache.num_tokens))
 
 
+@checked
 class LanguageModelData:
     """Batches of a corpus for self-supervised training.
 
@@ -68,16 +73,26 @@ class LanguageModelData:
         corpus: Corpus,
         lengths: Mapping[str, int],
         objective: Sequence[Objective] = (CausalLM(),),
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         if 'targets' not in lengths or lengths['targets'] < 2:
             raise UserError(f"TASK_FEATURE_LENGTHS is {dict(lengths)}; it needs 'targets' of at least 2 tokens.")
         if not objective:
             raise UserError('OBJECTIVE is empty; include a file of gin/objectives.')
         self.corpus, self.length, self.objective = corpus, lengths['targets'], tuple(objective)
-        self._seed = checked_seed(seed)
+        self._seed = seed
         total = sum(o.share for o in self.objective)
         self._shares = [o.share / total for o in self.objective]
+
+    @property
+    def text_column(self) -> str:
+        """Column of tables that holds the text."""
+        return self.corpus.text_column
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of tables."""
+        return self.corpus.layout
 
     @property
     def vocabulary(self) -> ExtendedVocabulary:
@@ -149,6 +164,15 @@ class LanguageModelData:
         return '\n'.join(rows)
 
     # Training.
+
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """Return, for each split, the number of its tokens and a SHA-256 of them, over all parts of a mixture."""
+        found: dict[str, dict[str, Any]] = {}
+        for split in SPLITS:
+            parts = [cache.identity() for cache, _ in self.corpus.parts(split)]
+            digest = hashlib.sha256(''.join(part['sha256'] for part in parts).encode()).hexdigest()
+            found[split] = {'tokens': sum(part['tokens'] for part in parts), 'sha256': digest}
+        return found
 
     def batch(self, first: int, size: int) -> Batch:
         """Return sequences first, first + 1, ... of the shuffled, endless order: features [size, L]."""

@@ -8,9 +8,11 @@ import hashlib
 import logging
 from collections.abc import Iterator
 
-from palm_jax.data.readers import files, tables
+from palm_jax.data.readers import columns, files, tables
 from palm_jax.data.readers.bad_rows import shared_bad_rows
+from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.files import File
+from palm_jax.data.readers.row import Row
 from palm_jax.data.readers.splits import Split, is_held_out, is_in_split
 from palm_jax.errors import UserError
 from palm_jax.wording import counted
@@ -35,6 +37,7 @@ class TextFiles:
       bad_rows: file that collects unusable rows of tables and names of unusable files, see `BadRows`; None makes the
         first of them an error.
       binding: macro that holds `train`, for messages.
+      layout: names of columns of tables without a header, and quotation marks.
     """
 
     train: str
@@ -42,6 +45,7 @@ class TextFiles:
     text_column: str = 'text'
     bad_rows: str | None = None
     binding: str = 'TRAIN_FILES'
+    layout: Layout = Layout()
 
     def examples(self, split: Split) -> Iterator[dict[str, str]]:
         """Yield {'text': a document, 'name': its location}."""
@@ -97,7 +101,7 @@ class TextFiles:
         found, any_text, bad = _find_files(pattern, binding), False, shared_bad_rows(self.bad_rows)
         for file in found:
             if file.suffix in _TABLE_SUFFIXES:
-                for document in bad.keep(tables.rows(file, binding, bad=bad), self._document):
+                for document in bad.keep(tables.rows(file, binding, self.layout, bad=bad), self._document):
                     any_text = True
                     yield document
             else:
@@ -108,8 +112,8 @@ class TextFiles:
         if not any_text:
             raise UserError(f'{binding} = {pattern!r}: {len(found)} file(s) match, but all of them are empty.')
 
-    def _document(self, row: tables.Row) -> dict[str, str]:
-        return {'text': tables.require(row, self.text_column, 'TEXT_COLUMN'), 'name': row.location}
+    def _document(self, row: Row) -> dict[str, str]:
+        return {'text': columns.text(row, self.text_column, 'TEXT_COLUMN'), 'name': row.location}
 
 
 def is_text_or_table(name: str) -> bool:

@@ -8,15 +8,18 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+from palm_jax.bounds import Seed, checked
+from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.splits import SPLITS, Split, count_shared
 from palm_jax.data.supervised import overview
-from palm_jax.data.supervised.examples import Batch, Examples, checked_seed, warn_padding
+from palm_jax.data.supervised.examples import Batch, Examples, warn_padding
 from palm_jax.data.supervised.length_groups import LengthGroups
 from palm_jax.data.vocabulary.vocabularies import Vocabulary, load_vocabulary
 
 _LOGGER = logging.getLogger(__name__)
 
 
+@checked
 class InMemoryData(abc.ABC):
     """Batches of examples in memory, tokenized with the vocabulary of the base model; implements `interfaces.Data`.
 
@@ -40,14 +43,19 @@ class InMemoryData(abc.ABC):
     noun = 'row'
     against_padding = '--gin.GROUP_BY_LENGTH=%BATCH_SIZE avoids most of it'
 
-    def __init__(self, vocabulary: str, seed: int, group_by_length: int | None = None):
-        self._vocabulary_name, self._seed, self.group = vocabulary, checked_seed(seed), group_by_length
+    def __init__(self, vocabulary: str, seed: Seed, group_by_length: int | None = None):
+        self._vocabulary_name, self._seed, self.group = vocabulary, seed, group_by_length
         self._num_truncated: dict[Split, int] = {}
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of a head's classes or tags; empty without a head, and for numbers."""
         return ()
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the tables, for further tables of the same kind."""
+        return Layout()
 
     @abc.abstractmethod
     def examples(self, split: Split) -> Sequence[Any]:
@@ -104,7 +112,7 @@ class InMemoryData(abc.ABC):
         per_character = overview.tokens_per_character(self.vocabulary, texts['train'])
         shares = ', '.join(
             f'{self._num_truncated.get(split, 0) / counts[split]:.1%} of the {name} rows are cut'
-            for split, name in (('train', 'training'), ('validation', 'held-out'))
+            for split, name in zip(SPLITS, ('training', 'held-out'), strict=True)
         )
         if shared := count_shared(texts['train'], texts['validation']):
             _LOGGER.warning(
@@ -129,6 +137,10 @@ class InMemoryData(abc.ABC):
     def validation(self, size: int) -> Iterator[Batch]:
         """Yield the validation split in order; the last batch is filled up with examples of weight 0."""
         return self._validation.in_order(size, self.weights)
+
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """Return, for each split, the number of its rows and a SHA-256 of their features."""
+        return {'train': self._train.identity(), 'validation': self._validation.identity()}
 
     def blank(self) -> Batch:
         """Return an example, for the names, shapes and types of the features."""

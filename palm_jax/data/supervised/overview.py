@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from palm_jax.data.readers.splits import Split
 from palm_jax.data.vocabulary.vocabularies import Vocabulary
 from palm_jax.wording import counted
 
@@ -56,7 +57,7 @@ def warning_of_bytes(per_character: float) -> str:
     return f'the vocabulary splits this text into bytes: {per_character:.2f} tokens per character'
 
 
-def of_rows(count: Mapping[str, int], noun: str, is_by_hash: bool) -> str:
+def of_rows(count: Mapping[Split, int], noun: str, is_by_hash: bool) -> str:
     """Return a line with the number of examples in both parts."""
     how = ' of TRAIN_FILES by hash' if is_by_hash else ' in VALIDATION_FILES'
     return f'data       {counted(count["train"], noun)} for training, {count["validation"]:,} held out{how}'

@@ -6,10 +6,12 @@ import dataclasses
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
+from palm_jax.bounds import RegularExpression, Seed
+from palm_jax.characters import check_characters
 from palm_jax.data.readers import conll
 from palm_jax.data.readers.conll import Sentence
 from palm_jax.data.readers.splits import Split, read_split
@@ -24,7 +26,7 @@ from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.errors import UserError
 from palm_jax.metrics import entities, text_baselines
 from palm_jax.metrics.text_baselines import Baseline
-from palm_jax.special_ids import BOS_ID
+from palm_jax.special_ids import BOS_ID, UNK_ID
 
 _WORD = r"[@#]?\w+(?:['’./:@&-]\w+)*|[^\w\s]"
 
@@ -48,7 +50,7 @@ class TaggedTable:
     train_files: str | None
     validation_files: str | None = None
     tag_column: int = -1
-    word_pattern: str | None = None
+    word_pattern: Annotated[str, RegularExpression(num_groups=1)] | None = None
     held_out: int = 10
     names: tuple[str, ...] | list[str] | None = None
     bad_rows: str | None = None
@@ -70,7 +72,7 @@ class TaggedTable:
     def labels(self) -> tuple[str, ...]:
         """Tags in the order of the head's outputs."""
         if self.names is not None:
-            return tuple(self.names)
+            return tuple(map(conll.normal_tag, self.names))
         tags = {tag for split in ('train', 'validation') for s in self.examples(split) for tag in s.tags} - {'O'}
         if not tags:
             raise UserError(f'{self.train_files}: every tag is O; a tagger needs at least one entity.')
@@ -90,7 +92,8 @@ def num_outputs(table: TaggedTable) -> int:
 class TaggedText(InMemoryData):
     """Tagged sentences as rows of `0 word word ...`, with a tag at the last token of each word.
 
-    There a causal model has read the whole word; all other tokens have weight 0. Words beyond L tokens are dropped,
+    There a causal model has read the whole word; all other tokens have weight 0. A word without tokens is read as UNK.
+    Words beyond L tokens are dropped,
     counted, and taken for O in the report.
 
     Args:
@@ -116,16 +119,21 @@ class TaggedText(InMemoryData):
         bidirectional: bool = True,
         class_weights: Literal['balanced'] | Mapping[str, float] | None = None,
         group_by_length: int | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         super().__init__(vocabulary, seed, group_by_length)
         self.table, self.length, self.separator = table, check_lengths(lengths), separator
-        self._bidirectional, self._class_weights = bidirectional, class_weights
+        self.bidirectional, self._class_weights = bidirectional, class_weights
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Tags in the order of the head's outputs."""
         return self.table.labels
+
+    @property
+    def word_pattern(self) -> str:
+        """Regular expression of the words of a text that is not split into words yet."""
+        return _WORD if self.separator else r'\S'
 
     @property
     def is_split_by_hash(self) -> bool:
@@ -170,18 +178,20 @@ class TaggedText(InMemoryData):
         for words in sentences:
             ids, positions = [BOS_ID], []
             for i, word in enumerate(words):
-                pieces = self.vocabulary.encode(word if i == 0 else self.separator + word)
+                check_characters(word, f'word {i + 1}')
+                # A vocabulary may have nothing for a blank or an invisible character, but a tag needs a position.
+                pieces = self.vocabulary.encode(word if i == 0 else self.separator + word) or [UNK_ID]
                 if len(ids) + len(pieces) > self.length:
                     break
                 ids += pieces
                 positions.append(len(ids) - 1)
             rows.append(ids)
             ends.append(positions)
-        return token_features(rows, self.length, self._bidirectional), ends
+        return token_features(rows, self.length, self.bidirectional), ends
 
     def words(self, text: str) -> list[re.Match]:
         """Return the words of a text, punctuation apart; its characters if words are characters."""
-        return list(re.finditer(_WORD if self.separator else r'\S', text))
+        return list(re.finditer(self.word_pattern, text))
 
     def encode(self, split: Split) -> Batch:
         """Return the features of a split: tokens, segment ids, and tags with weights at the ends of words."""

@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from palm_jax.bounds import Seed
+from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.splits import Split
-from palm_jax.data.supervised.conversations import Conversation, Source, Turn
+from palm_jax.data.supervised.conversations import Conversation, Source
 from palm_jax.data.supervised.cut_answers import CutAnswers
 from palm_jax.data.supervised.examples import Batch
 from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.data.supervised.packing import pack
+from palm_jax.data.supervised.turns import Turn
 from palm_jax.errors import UserError
 from palm_jax.metrics import text_baselines
 from palm_jax.special_ids import BOS_ID, EOS_ID
@@ -67,7 +70,7 @@ class TextToText(InMemoryData):
         bidirectional: bool = False,
         pack: bool = False,
         group_by_length: int | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         if {'inputs', 'targets'} - set(lengths) or min(lengths['inputs'], lengths['targets']) < 3:
             raise UserError(
@@ -79,6 +82,11 @@ class TextToText(InMemoryData):
             self.against_padding += ', --gin.PACK=True puts several examples into a row'
         self.input_length, self.target_length = lengths['inputs'], lengths['targets']
         self.length = self.input_length + self.target_length
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the tables."""
+        return self.source.layout
 
     @property
     def is_split_by_hash(self) -> bool:

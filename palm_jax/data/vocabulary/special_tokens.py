@@ -100,6 +100,9 @@ class ExtendedVocabulary:
             else f'<extra_id_{self.size - 1 - special_id}>'
         )
 
+    def token_bytes(self, i: int) -> bytes | None:
+        return self.text.token_bytes(i) if i < self.text.size else self._name(i).encode() or None
+
     def save(self, directory: Path) -> None:
         self.text.save(directory)
 

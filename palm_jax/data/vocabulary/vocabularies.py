@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -19,7 +20,7 @@ import numpy as np
 import sentencepiece
 
 from palm_jax.errors import UserError
-from palm_jax.run_directory import RunDirectory
+from palm_jax.run_directory import RunDirectory, write_whole
 from palm_jax.special_ids import BOS_ID, EOS_ID, PAD_ID
 
 _SPECIAL = 3
@@ -49,6 +50,9 @@ class Vocabulary(Protocol):
     def decode(self, ids: Ids) -> str:
         """Return the text of ids, without padding and EOS."""
 
+    def token_bytes(self, i: int) -> bytes | None:
+        """Return the UTF-8 bytes that an id adds to a text; None if it adds none, such as EOS."""
+
     def save(self, directory: Path) -> None:
         """Write the vocabulary to its file in a directory, if it has one."""
 
@@ -74,6 +78,9 @@ class Bytes:
     def decode(self, ids: Ids) -> str:
         values = bytes(int(i) - _SPECIAL for i in ids if _SPECIAL <= int(i) < self.size)
         return values.decode('utf-8', errors='replace')
+
+    def token_bytes(self, i: int) -> bytes | None:
+        return bytes([i - _SPECIAL]) if _SPECIAL <= i < self.size else None
 
     def save(self, directory: Path) -> None:
         del directory
@@ -134,6 +141,13 @@ class SentencePiece:
 
     def decode(self, ids: Ids) -> str:
         return self._processor.decode([int(i) for i in ids if int(i) not in (PAD_ID, EOS_ID)])
+
+    def token_bytes(self, i: int) -> bytes | None:
+        processor = self._processor
+        if i >= self.size or processor.is_control(i) or processor.is_unknown(i) or processor.is_unused(i):
+            return None
+        piece = processor.id_to_piece(i)
+        return _byte_of(piece) if processor.is_byte(i) else piece.replace(SPACE_MARK, ' ').encode()
 
     def save(self, directory: Path) -> None:
         _write_once(RunDirectory(directory).sentencepiece_vocabulary, self._processor.serialized_model_proto())
@@ -218,6 +232,32 @@ class HuggingFace:
         kept = [int(self.original_ids[int(i)]) for i in ids if int(i) not in (PAD_ID, EOS_ID) and int(i) < self.size]
         return self._tokenizer.decode(kept, skip_special_tokens=False)
 
+    def token_bytes(self, i: int) -> bytes | None:
+        token = self._tokenizer.id_to_token(int(self.original_ids[i])) if i < self.size else None
+        if token is None or i in (PAD_ID, EOS_ID):
+            return None
+        decoders = self._decoders
+        if token in self._added:
+            return token.encode()
+        if 'ByteLevel' in decoders:
+            byte_of = _bytes_of_characters()
+            return bytes(byte_of[c] for c in token) if set(token) <= byte_of.keys() else token.encode()
+        if 'ByteFallback' in decoders and re.fullmatch(r'<0x[0-9A-F]{2}>', token):
+            return _byte_of(token)
+        if {'Metaspace', 'Replace'} & decoders:
+            return token.replace(SPACE_MARK, ' ').encode()
+        return self.decode([i]).encode()
+
+    @functools.cached_property
+    def _decoders(self) -> set[str]:
+        """Types of the steps that make text of tokens."""
+        decoder = self._content['tokenizer'].get('decoder') or {}
+        return {step['type'] for step in (decoder, *decoder.get('decoders', ())) if 'type' in step}
+
+    @functools.cached_property
+    def _added(self) -> set[str]:
+        return {token['content'] for token in self._content['tokenizer'].get('added_tokens', ())}
+
     def save(self, directory: Path) -> None:
         _write_once(RunDirectory(directory).tokenizers_vocabulary, json.dumps(self._content).encode())
 
@@ -227,10 +267,26 @@ class HuggingFace:
         return self._content['start_id'], self._content['end_id']
 
 
+def _byte_of(piece: str) -> bytes:
+    """Return the byte that a piece such as `<0xE4>` stands for."""
+    return bytes([int(piece[3:5], 16)])
+
+
+@functools.cache
+def _bytes_of_characters() -> dict[str, int]:
+    """Return the byte of each character in the tokens of a byte-level BPE.
+
+    Printable bytes are written as themselves, the others, in order, as the characters from U+0100 (GPT-2, Radford et
+    al., 2019).
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
+
+
 def _write_once(file: Path, content: bytes) -> None:
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
+        write_whole(file, content)
 
 
 def load_vocabulary(name: str) -> Vocabulary:

@@ -72,7 +72,12 @@ CASES = {
     'cut.csv.gz': (labels, gzip.compress(TEXTS)[:-9], {}, 'cut.csv.gz: truncated or corrupt compressed file'),
     'plain.txt.gz': (text, b'not packed', {}, 'truncated or corrupt compressed file'),
     # Text.
-    'latin.txt': (text, b'ok\ncaf\xe9\n', {}, r'latin.txt, line 2: byte 0xe9 is not UTF-8.*iconv -f latin1'),
+    'latin.txt': (
+        text,
+        b'ok\ncaf\xe9\n',
+        {},
+        r'latin.txt, line 2: byte 0xe9 is not UTF-8. The file looks like WINDOWS-1252.*.café..*iconv -f WINDOWS-1252',
+    ),
     'utf16.txt': (text, 'hello'.encode('utf-16'), {}, r'line 1: this is UTF-16.*iconv -f utf-16'),
     'nul.txt': (text, b'ok\nok\na\0b\n', {}, 'nul.txt, line 3: contains a NUL byte, so it is not text'),
     'latin.csv': (labels, lines('text,label', *GOOD) + b'caf\xe9,a\n', {}, 'latin.csv, line 42: byte 0xe9'),
@@ -94,7 +99,7 @@ CASES = {
         r"line 2: no column 'text'. Did you mean txt\? Columns: txt",
     ),
     'ragged.csv': (labels, lines('text,label', *GOOD, 'a,b,c'), {}, 'line 42: 3 values, but the header has 2 columns'),
-    'few.csv': (labels, lines('text,label', *GOOD, 'a'), {}, 'line 42: 1 values, but the header has 2 columns'),
+    'few.csv': (labels, lines('text,label', *GOOD, 'a'), {}, 'line 42: 1 value, but the header has 2 columns'),
     'twice.csv': (labels, lines('text,text,label', 'a,b,c'), {}, "line 1: the header names the column 'text' 2 times"),
     'semicolon.csv': (
         labels,

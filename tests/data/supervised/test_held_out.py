@@ -89,7 +89,9 @@ def test_a_vocabulary_that_does_not_know_the_script_is_reported(tmp_path, warnin
     draw = random.Random(0)
     rows = [(''.join(chr(0x4E00 + draw.randrange(3000)) for _ in range(40)), 'ab'[i % 2]) for i in range(40)]
     text = labelled(write(tmp_path / 'zh.csv', ('text', 'label'), rows)).describe()
-    assert 'the vocabulary splits this text into bytes: 3.00 tokens per character; 100.0% of the' in warnings.text
+    assert (
+        'the vocabulary splits this text into bytes: 3.00 tokens per character; 100.0% of the training' in warnings.text
+    )
     assert '3.00 tokens per character, 100.0% of the training rows are cut, 100.0% of the held-out rows are cut' in text
 
 
@@ -97,7 +99,9 @@ def test_answers_that_the_cut_removes_are_reported(tmp_path, warnings):
     places = [(f'{"x" * (5 if i % 4 else 60)} answer{i:02}', f'answer{i:02}') for i in range(40)]
     path = write(tmp_path / 'qa.csv', ('input', 'target'), places)
     TextToText(PairTable(path, path), {'inputs': 32, 'targets': 16}, 'bytes').describe()
-    assert '10 of 40 answers in the inputs of the train examples (25.0%) are in the part that is cut' in warnings.text
+    assert (
+        '10 of 40 answers in the inputs of the train examples (25.0%) are in the part that is cut off' in warnings.text
+    )
     warnings.clear()
     TextToText(PairTable(path, path), {'inputs': 96, 'targets': 16}, 'bytes').describe()
     assert 'cut off' not in warnings.text
