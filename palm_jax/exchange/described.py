@@ -1,4 +1,4 @@
-"""What lies beside a compiled model: model.json about its arrays, the vocabulary, and for a head the program run.py."""
+"""The files beside a compiled model: model.json about its arrays, the vocabulary, and for a head the program run.py."""
 
 from __future__ import annotations
 

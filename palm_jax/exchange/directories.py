@@ -10,7 +10,7 @@ from palm_jax.errors import UserError
 
 
 def check(directory: Path) -> None:
-    """Raise a UserError if an export to a directory would meet other files, or a file lies in its place."""
+    """Raise a UserError if an export to a directory would meet other files, or a file has its name."""
     for path in (directory, *directory.parents):
         if path.exists() and not path.is_dir():
             raise UserError(f'{path} is a file, not a directory. Name a new directory to export to.')

@@ -18,6 +18,7 @@ _ONLY = {
     'attention_bias': False, 'mlp_bias': False, 'use_qk_norm': False, 'use_bidirectional_attention': False,
     'partial_rotary_factor': 1.0, 'quantization_config': None,
 }  # fmt: skip
+_MOST_LAYERS = 10_000  # a damaged number is not waited for
 _LLAMA3 = {
     'factor': 'rope_factor',
     'low_freq_factor': 'rope_low_frequency_factor',
@@ -78,9 +79,9 @@ def architecture(config: Mapping[str, Any], dtype: ParamDtype = 'float32') -> Ar
         head_dim=head_dim or width // heads,
         num_kv_heads=config.get('num_key_value_heads', family.kv_heads) or heads,
         mlp_dim=config['intermediate_size'],
-        norm_epsilon=config.get(family.epsilon_key, family.epsilon),
-        logit_scale=1.0 if family.logit_scale is None else config.get('logit_scale', family.logit_scale),
-        shared_embedding=config.get('tie_word_embeddings', family.tied),
+        norm_epsilon=config.get(family.epsilon_key) or family.epsilon,
+        logit_scale=1.0 if family.logit_scale is None else config.get('logit_scale') or family.logit_scale,
+        shared_embedding=bool(config.get('tie_word_embeddings', family.tied)),
         param_dtype=dtype,
         **family.block,
         **family.read_windows(config, config['num_hidden_layers']),
@@ -97,6 +98,10 @@ def _check_sizes(config: Mapping[str, Any]) -> None:
         is_size = isinstance(value, int) and not isinstance(value, bool) and value > 0
         if not (is_size or (name in optional and value is None) or (name == 'max_window_layers' and value == 0)):
             raise UserError(f'config.json: {name} is {value!r}; it must be a whole number of at least 1.')
+    if config['num_hidden_layers'] > _MOST_LAYERS:
+        raise UserError(
+            f'config.json: num_hidden_layers is {config["num_hidden_layers"]:,}; it must be at most {_MOST_LAYERS:,}.'
+        )
     for name in ('rms_norm_eps', 'layer_norm_eps', 'logit_scale', 'rope_theta'):
         value = config.get(name)
         if value is not None and (not isinstance(value, int | float) or isinstance(value, bool) or not value > 0):

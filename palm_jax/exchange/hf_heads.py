@@ -1,4 +1,4 @@
-"""Heads for Transformers: its own class where one computes the same, else a class that lies beside the weights."""
+"""Heads for Transformers: its own class where one computes the same, else a class in a file beside the weights."""
 
 from __future__ import annotations
 

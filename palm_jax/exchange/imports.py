@@ -199,8 +199,18 @@ def _new_run(model_dir: Path) -> RunDirectory:
 
 
 def _vocabulary(file: Path, arch: Architecture) -> ExtendedVocabulary:
+    if not file.is_file():
+        raise UserError(
+            f'{file.parent} has no {file.name}. Transformers writes one: '
+            f"AutoTokenizer.from_pretrained('{file.parent}').save_pretrained('{file.parent}')"
+        )
     vocabulary = ExtendedVocabulary(HuggingFace(str(file)))
-    if vocabulary.size > arch.vocab_size:
+    try:
+        vocabulary.encode('')
+        size = vocabulary.size
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f'{file} is not a valid tokenizer.json ({type(error).__name__}: {error}).') from None
+    if size > arch.vocab_size:
         raise UserError(f'{file} has {vocabulary.size} ids, the model {arch.vocab_size}.')
     return vocabulary
 

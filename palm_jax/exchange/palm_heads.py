@@ -1,7 +1,7 @@
 """A decoder of Transformers with a head for texts or words, as palm_jax trains them.
 
-Transformers' own classes read the score of a text at its last token, without a bias, and attend only to the left. This
-file lies beside the weights and is opened by
+Transformers' own classes read the score of a text at its last token, without a bias, and attend only to the left. The
+weights beside this file are opened by
 
     AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
 

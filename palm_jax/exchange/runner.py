@@ -154,7 +154,7 @@ def entities(tags):
 def main(arguments):
     """Print a prediction per text."""
     model = next((a.removeprefix('--model=') for a in arguments if a.startswith('--model=')), None)
-    texts = [a for a in arguments if not a.startswith('--model=')] or sys.stdin.read().splitlines()
+    texts = [a for a in arguments if not a.startswith('--model=')] or [line.rstrip('\r\n') for line in sys.stdin]
     if about()['reads_pairs']:
         if len(texts) % 2:
             sys.exit('This model labels pairs of texts: give two texts for each.')

@@ -13,8 +13,8 @@ from palm_jax.errors import UserError
 from palm_jax.exchange import gguf_tokenizer, hf_directory, imports, sources
 from palm_jax.exchange.gguf_file import GgufFile
 from palm_jax.exchange.tensors import interleave
-from tests.exchange.test_families import LLAMA3, made
 from tests.support.models import applied
+from tests.support.random_models import LLAMA3, made
 
 gguf = pytest.importorskip('gguf', reason='pip install "palm_jax[hf]"')
 torch = pytest.importorskip('torch')
@@ -108,7 +108,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize('case', CASES.values(), ids=CASES)
+FAST = ('llama, quantized', 'gemma')
+
+
+@pytest.mark.parametrize(
+    'case', [pytest.param(v, id=k, marks=() if k in FAST else pytest.mark.slow) for k, v in CASES.items()]
+)
 def test_a_file_comes_in_as_its_tensors_say(case, tmp_path):
     family, changes, kind = case
     theirs = made(family, changes, tmp_path / 'theirs')

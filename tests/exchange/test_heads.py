@@ -104,7 +104,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize('case', CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    'case', [pytest.param(v, id=k, marks=pytest.mark.slow if k == 'numbers' else ()) for k, v in CASES.items()]
+)
 def test_a_compiled_head_has_labels_a_description_and_a_program(case, micro, vocabularies, tmp_path):
     kind, vocabulary, options = case
     model = labeller(micro, kind, vocabularies[vocabulary], tmp_path, **options)
@@ -165,7 +167,10 @@ HF_CASES = {
 }
 
 
-@pytest.mark.parametrize('case', HF_CASES.values(), ids=HF_CASES)
+@pytest.mark.parametrize(
+    'case',
+    [pytest.param(v, id=k, marks=pytest.mark.slow if k.startswith('numbers') else ()) for k, v in HF_CASES.items()],
+)
 def test_a_head_goes_to_a_class_of_transformers(case, micro, vocabularies, tmp_path):
     transformers = pytest.importorskip('transformers')
     kind, vocabulary, options, name = case

@@ -170,6 +170,7 @@ def test_other_models_are_refused(tmp_path):
         (cohere | {'rope_parameters': 7}, 'rope_parameters is 7'),
         (cohere | {'hidden_size': '64'}, "hidden_size is '64'; it must be a whole number"),
         (cohere | {'layer_norm_eps': None, 'logit_scale': -1}, 'logit_scale is -1'),
+        (cohere | {'num_hidden_layers': 10**9}, r'num_hidden_layers is 1,000,000,000; it must be at most 10,000'),
         (cohere | {'hidden_act': 'relu'}, "hidden_act = 'relu'"),
         (cohere | {'quantization_config': {'bits': 4}}, 'quantization_config = '),
         ([], 'it holds no object'),
@@ -239,6 +240,7 @@ def test_an_output_matrix_of_its_own_comes_in_and_goes_out(tmp_path, is_stated):
     ('change', 'theta', 'scale'),
     [
         (lambda config: config.pop('logit_scale'), 1e4, 0.0625),
+        (lambda config: config.update(layer_norm_eps=1e-5, logit_scale=0.25), 1e4, 0.25),
         (lambda config: config['rope_parameters'].pop('rope_theta'), 5e5, 0.0625),
         (lambda config: config.pop('rope_parameters'), 5e5, 0.0625),
         (lambda config: (config.pop('rope_parameters'), config.update(transformers_version='4.44.0')), 1e4, 0.0625),
@@ -251,7 +253,7 @@ def test_an_output_matrix_of_its_own_comes_in_and_goes_out(tmp_path, is_stated):
             0.0625,
         ),
     ],
-    ids=['no logit scale', 'no theta', 'no rope', 'no rope before 5', 'as before 5', 'linear'],
+    ids=['no logit scale', 'another', 'no theta', 'no rope', 'no rope before 5', 'as before 5', 'linear'],
 )
 def test_what_a_config_lacks_is_the_default_of_its_version(tmp_path, change, theta, scale):
     published(tmp_path / 'theirs', **PUBLISHED['grouped'])
@@ -326,3 +328,9 @@ def test_a_tokenizer_json_is_a_vocabulary(tmp_path):
             vocabularies.load_vocabulary(str(tmp_path / 'theirs' / 'tokenizer.json')).encode('a')
     with pytest.raises(UserError, match='No vocabulary at'):
         vocabularies.load_vocabulary(str(tmp_path / 'nothing.json')).encode('a')
+    (tmp_path / 'theirs' / 'tokenizer.json').write_text('{"version": "1.0"}')
+    with pytest.raises(UserError, match=r'tokenizer\.json is not a valid tokenizer\.json'):
+        imports.from_hf(tmp_path / 'theirs', tmp_path / 'ours')
+    (tmp_path / 'theirs' / 'tokenizer.json').unlink()
+    with pytest.raises(UserError, match=r'has no tokenizer\.json\. Transformers writes one'):
+        imports.from_hf(tmp_path / 'theirs', tmp_path / 'ours')

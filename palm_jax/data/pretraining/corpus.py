@@ -131,7 +131,8 @@ class Corpus:
         if path is None:
             return ExtendedVocabulary(vocabularies.Bytes(), self.extra_ids)
         if not path.is_file() and self._vocabulary_name == 'sentencepiece':
-            fitting.fit(self.texts(), self._fitted_size, path)
+            setting = lambda size: f'--gin.VOCABULARY_SIZE={size + self.extra_ids}'  # noqa: E731
+            fitting.fit(self.texts(), self._fitted_size, path, setting=setting)
         return ExtendedVocabulary(vocabularies.load_vocabulary(str(path)), self.extra_ids)
 
     @property
@@ -146,7 +147,7 @@ class Corpus:
     @property
     def is_ready(self) -> bool:
         """Whether the vocabulary exists; the first run trains it."""
-        return self.vocabulary_path is None or self.vocabulary_path.is_file()
+        return self._vocabulary_name != 'sentencepiece' or bool(self.vocabulary_path and self.vocabulary_path.is_file())
 
     def texts(self) -> Iterator[str]:
         """Yield the training documents; the parts of a mixture alternate at their rates, as in training."""

@@ -139,7 +139,7 @@ def _plain(value: Any) -> Any:
     """Return a value of Parquet as JSON has it."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):  # a map is a list of pairs
         return [_plain(item) for item in value]
     if isinstance(value, float):
         return None if math.isnan(value) else value if math.isfinite(value) else str(value)
