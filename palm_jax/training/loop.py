@@ -220,11 +220,12 @@ def train(
         first_step = int(restored.state.step)
         if distributed.is_first():
             data.vocabulary.save(directory)
-        messages.warn_if_slow(setup.plan, first_step)
+        messages.warn_if_slow(setup.plan, data, first_step, initial_checkpoint is None and not methods)
 
         log = MetricLog(writers, directory, run.config, first_step)
         window = MetricWindow(restored.sums)
-        held_out = HeldOut(setup.eval_step(mesh, loss), setup.model, data, mesh, batch_sizes)
+        eval_step, score_step = setup.eval_step(mesh, loss), setup.score_step(mesh, loss)
+        held_out = HeldOut(eval_step, score_step, setup.model, data, mesh, batch_sizes)
         clock = RunClock(first_step, total_steps, setup.plan.flops_per_token, run.start, checkpoints.preemption_agreed)
         loop = Loop(
             feed=Feed(data, batch_sizes, guard.offset, mesh),

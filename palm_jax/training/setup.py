@@ -23,6 +23,7 @@ from palm_jax.peft.method import AdaptedModel, Method
 from palm_jax.peft.trainable import Trainable, join
 from palm_jax.training.base_weights import BaseWeights, quantize_base
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
+from palm_jax.training.head_scores import metrics_and_scores
 from palm_jax.training.initial_parameters import fingerprint, restore_params
 from palm_jax.training.interfaces import Data
 from palm_jax.training.optimizers import Optimizer
@@ -240,6 +241,13 @@ class Setup:
     def eval_step(self, mesh: Mesh, loss: LossFn) -> Any:
         """Jitted `step.eval_step`: (state, batch) to metrics on every device."""
         return jax.jit(functools.partial(eval_step, model=self.model, loss=loss), out_shardings=replicated(mesh))
+
+    def score_step(self, mesh: Mesh, loss: LossFn) -> Any:
+        """Jitted `head_scores.metrics_and_scores`: (state, batch) to metrics and scores on every device."""
+        return jax.jit(
+            lambda state, batch: metrics_and_scores(loss, self.model, state.all_params, batch),
+            out_shardings=replicated(mesh),
+        )
 
 
 def _placed(shape: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

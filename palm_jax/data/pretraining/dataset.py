@@ -35,7 +35,7 @@ from palm_jax.wording import counted
 Batch = dict[str, np.ndarray]
 _LOGGER = logging.getLogger(__name__)
 _SHOWN_TOKENS, _SHOWN_CHARACTERS = 48, 400
-_SAMPLED_DOCUMENTS = 50
+_SAMPLED_DOCUMENTS, _PROMPT_TOKENS = 50, 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,6 +253,18 @@ class LanguageModelData:
             chosen = np.sort(chosen[: max(1, round(len(sequences) * self._shares[number]))])
             held_out += [(objective, sequences, number, int(index)) for index in chosen]
         return held_out
+
+    def beginnings(self, count: int = 3) -> list[str]:
+        """Return the beginnings of some held-out documents or, where there are few documents, of parts of them."""
+        found = []
+        for cache, _ in self.corpus.parts('validation')[:count]:
+            starts = np.array(cache.offsets[:-1])
+            if len(starts) < count:
+                starts = np.linspace(0, cache.num_tokens, count, endpoint=False).astype(int)
+            for start in starts[np.linspace(0, len(starts) - 1, count).astype(int)]:
+                length = min(_PROMPT_TOKENS, self.length // 2, cache.num_tokens - start)
+                found.append(self.vocabulary.decode(cache.read(int(start), int(start + length))).rstrip('\ufffd'))
+        return [text for text in dict.fromkeys(found) if text.strip()][:count]
 
     @property
     def validation_bytes(self) -> int:
