@@ -136,7 +136,7 @@ def violation(name: str, value: Any, hint: Any) -> str | None:
 
 
 def checked(target: _T) -> _T:
-    """Check the arguments of a function, or the fields of a dataclass, against the bounds in their annotations.
+    """Check the arguments of a function or of a class against the bounds in their annotations.
 
     Of a dataclass it is the outer decorator:
 
@@ -150,8 +150,8 @@ def checked(target: _T) -> _T:
     """
     name = f'{target.__module__.rpartition(".")[2]}.{target.__qualname__}'
     if inspect.isclass(target):
-        dataclass: Any = target
-        dataclass.__init__ = _checked(dataclass.__init__, dataclass, name)
+        cls: Any = target
+        cls.__init__ = _checked(cls.__init__, cls if dataclasses.is_dataclass(cls) else cls.__init__, name)
         return target
     return typing.cast(_T, _checked(target, target, name))
 

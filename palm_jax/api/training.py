@@ -10,6 +10,7 @@ from typing import Any
 
 from palm_jax.configuration import record
 from palm_jax.configuration.load import Configuration, load
+from palm_jax.run_directory import RunDirectory
 from palm_jax.training import distributed, loop, repeat
 
 _LOGGER = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ def build(gin_files: Sequence[str], bindings: Sequence[tuple[str, str]]) -> tupl
     configuration = load(_ROOT, gin_files, bindings)
     with distributed.first_alone('the data is made'):
         arguments = configuration.build(_ROOT)
+        arguments['data'].prepare(RunDirectory(arguments['model_dir']))
         if distributed.are_several():
             data = arguments['data']
             _LOGGER.info('data       %s training sequences', f'{data.num_sequences:,}')

@@ -50,12 +50,14 @@ def vocabulary(path: str | None) -> str:
     if name == 'bytes':
         return name
     run = RunDirectory.of_checkpoint(checkpoint)
-    if run.vocabulary is None:
+    is_tokenizer = name is not None and name.startswith('tokenizers')
+    file = run.tokenizers_vocabulary if is_tokenizer else run.sentencepiece_vocabulary
+    if not file.is_file():
         raise UserError(
-            f'{checkpoint} was trained with the vocabulary {name}, but {run.sentencepiece_vocabulary} is missing. '
-            'Bind its file: --gin.VOCABULARY=...'
+            f'{checkpoint} was trained with the vocabulary {name}, but {file} is missing. '
+            'Bind a copy of it: --gin.VOCABULARY=...'
         )
-    return str(run.vocabulary)
+    return str(file)
 
 
 def labels(path: str | None) -> tuple[str, ...] | None:

@@ -7,9 +7,10 @@ import functools
 from collections.abc import Iterator, Sequence
 
 from palm_jax.data.readers.splits import Split
-from palm_jax.data.supervised.examples import Batch, Examples, checked_seed, warn_padding
+from palm_jax.data.supervised.examples import Batch, Examples, checked_seed, warn_padding, warn_unknown
 from palm_jax.data.supervised.length_groups import LengthGroups
 from palm_jax.data.vocabulary.vocabularies import Vocabulary, load_vocabulary
+from palm_jax.run_directory import RunDirectory
 
 
 class InMemoryData(abc.ABC):
@@ -34,6 +35,10 @@ class InMemoryData(abc.ABC):
 
     def __init__(self, vocabulary: str, seed: int, group_by_length: int | None = None):
         self._vocabulary_name, self._seed, self.group = vocabulary, checked_seed(seed), group_by_length
+
+    def prepare(self, run: RunDirectory) -> None:
+        """Do nothing: the vocabulary is that of the base model."""
+        del run
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -83,6 +88,7 @@ class InMemoryData(abc.ABC):
     @functools.cached_property
     def _train(self) -> Examples:
         features = self.encode('train')
+        warn_unknown(features, self.vocabulary.unknown_id)
         rows = self.epoch(features)
         if self.group is None:
             warn_padding(features, self.against_padding)

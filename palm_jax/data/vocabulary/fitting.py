@@ -73,6 +73,13 @@ def fit(texts: Iterable[str], size: int, path: Path, max_bytes: int = 8_000_000)
     return SentencePiece(str(path))
 
 
+def trainer_flags() -> str:
+    """Return PaLM's settings as options of `spm_train`, SentencePiece's own program."""
+    settings = {name: value for name, value in _PALM_SETTINGS.items() if name != 'minloglevel'}
+    values = {name: str(value).lower() if isinstance(value, bool) else value for name, value in settings.items()}
+    return ' '.join(f'--{name}={value}' for name, value in values.items())
+
+
 def _passages(texts: Iterable[str], max_bytes: int, progress: tqdm) -> Iterator[str]:
     """Yield passages of up to a thousand characters; newlines stay, so that pieces may contain them."""
     seen = 0

@@ -1,0 +1,60 @@
+"""The interface of vocabularies, and how a run keeps one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import numpy as np
+
+Ids: TypeAlias = Sequence[int] | np.ndarray
+
+
+class Vocabulary(Protocol):
+    """The interface of vocabularies."""
+
+    @property
+    def size(self) -> int:
+        """Number of ids."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the exact mapping; checkpoints contain it."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without EOS."""
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return `encode(text)` for every text, computed on all cores."""
+
+    def decode(self, ids: Ids) -> str:
+        """Return the text of ids, without padding and EOS."""
+
+    @property
+    def has_text(self) -> np.ndarray:
+        """bool [V]: whether an id stands for text, which padding, EOS, an unknown piece and an unused id do not."""
+
+    @property
+    def unknown_id(self) -> int | None:
+        """Id of what has no other; None if every text can be encoded."""
+
+    def token_bytes(self, i: int) -> bytes:
+        """Return the UTF-8 bytes that an id adds to a text; of a part of a character, that part."""
+
+    def save(self, directory: Path) -> None:
+        """Write the vocabulary to its file in a directory, if it has one."""
+
+
+def write_vocabulary(file: Path, content: bytes) -> None:
+    """Write the vocabulary of a run, beside its place first, so that it is there as a whole or not at all."""
+    if file.is_file() and file.read_bytes() == content:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f'{file.name}.unfinished')
+    with unfinished.open('wb') as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    unfinished.replace(file)
