@@ -14,6 +14,7 @@ CORE = [
     'flax>=0.12.8',
     'optax>=0.2.8',
     'orbax-checkpoint>=0.12.8,<0.13',
+    'qwix>=0.1.8,<0.2',
     'gin-config>=0.5,<0.6',
     'numpy>=2.2',
     'tqdm>=4.67',
@@ -28,6 +29,7 @@ DATA = [
     'seqio==0.0.20',
     'fsspec>=2025.3',
     'zstandard>=0.23',
+    'chardet>=6',  # what a file looks like that is not UTF-8
     'pyarrow>=18',
     'tensorflow>=2.21,<2.22',
     'tensorflow-text>=2.21,<2.22',
@@ -37,9 +39,9 @@ DATA = [
     'importlib_resources',  # tensorflow-datasets needs it and does not say so
     'tensorboard>=2.21',  # seqio's metric writers need it; TensorFlow no longer brings it
 ]
-HF = ['safetensors>=0.5', 'tokenizers>=0.21', 'transformers>=5.0,<6', 'torch>=2.6', 'peft>=0.17']
+HF = ['safetensors>=0.5', 'tokenizers>=0.21', 'transformers>=5.0,<6', 'torch>=2.6', 'peft>=0.17', 'gguf>=0.17']
 EVAL = ['lm-eval>=0.4.13']
-SERVE = ['fastapi>=0.115', 'uvicorn>=0.32', 'prometheus-client>=0.21']
+SERVE = ['fastapi>=0.115', 'anyio>=4.4', 'uvicorn>=0.32', 'prometheus-client>=0.21']
 DOCS = ['mkdocs>=1.6,<2', 'mkdocs-material>=9.6,<10', 'mkdocstrings>=1.0,<2', 'mkdocstrings-python>=2.0,<3']
 PEERS = ['torch==2.13.0', 'transformers>=5.0,<6', 'PaLM-rlhf-pytorch==0.8.0']
 

@@ -1,4 +1,7 @@
-"""Bounds of numbers, declared once in an annotation: `rank: Annotated[int, AtLeast(1)]`.
+"""Bounds of values, declared once in an annotation: `rank: Annotated[int, AtLeast(1)]`.
+
+Numbers have limits, texts and collections can be required not to be empty, texts to be regular expressions. The items
+of a sequence and the values of a mapping have bounds of their own: `Sequence[Annotated[int, AtLeast(0)]]`.
 
 `checked` refuses what is outside of them when a function is called or a dataclass is constructed;
 `palm_jax.configuration` reads the same annotations for its messages and its reference.
@@ -11,9 +14,10 @@ import functools
 import inspect
 import math
 import numbers
+import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeGuard, TypeVar, Union
 
 from palm_jax.errors import UserError
@@ -77,7 +81,44 @@ class Below:
         return f'below {self.limit}'
 
 
-Bound = AtLeast | AtMost | Above | Below
+@dataclasses.dataclass(frozen=True)
+class NotEmpty:
+    """A text has more than blanks, a collection has items."""
+
+    def holds(self, value: str | Collection[Any]) -> bool:
+        """Return whether a value is inside the bound."""
+        return bool(value.strip()) if isinstance(value, str) else len(value) > 0
+
+    def __str__(self) -> str:
+        return 'not empty'
+
+
+@dataclasses.dataclass(frozen=True)
+class RegularExpression:
+    """A text is a regular expression of Python's `re`.
+
+    Attributes:
+      num_groups: smallest number of its groups.
+    """
+
+    num_groups: int = 0
+
+    def holds(self, value: str) -> bool:
+        """Return whether a value is inside the bound."""
+        try:
+            return re.compile(value).groups >= self.num_groups
+        except (re.error, OverflowError, RecursionError):
+            return False
+
+    def __str__(self) -> str:
+        groups = f' with {self.num_groups} group in parentheses' if self.num_groups else ''
+        return f'a regular expression{groups}'
+
+
+Limit = AtLeast | AtMost | Above | Below
+Bound = Limit | NotEmpty | RegularExpression
+Pattern = Annotated[str, RegularExpression()]
+Seed = Annotated[int, AtLeast(0), Below(2**31)]  # which every random number generator accepts
 Rate = Annotated[float, AtLeast(0), Below(1)]  # of dropout, label smoothing, a moving average
 
 
@@ -90,15 +131,32 @@ def parts(hint: Any) -> tuple[Any, tuple[Bound, ...]]:
 
 
 def hold(value: Any, hint: Any) -> bool:
-    """Return whether a value is inside the bounds of its annotation; what is not a number has none."""
+    """Return whether a value is inside the bounds of its annotation; bounds of another type of value do not count."""
     plain, bounds = parts(hint)
-    if bounds and _is_number(value):
-        is_finite = isinstance(value, numbers.Integral) or math.isfinite(value)
-        if not is_finite or not all(bound.holds(value) for bound in bounds):
-            return False
+    if bounds and _is_number(value) and not isinstance(value, numbers.Integral) and not math.isfinite(value):
+        return False
+    if not all(bound.holds(value) for bound in bounds if _concerns(bound, value)):
+        return False
     if typing.get_origin(plain) in (Union, types.UnionType) and describe(plain):
         return any(_fits_plainly(value, member) and hold(value, member) for member in typing.get_args(plain))
-    return True
+    items, of_items = _items(value, plain)
+    return all(hold(item, of_items) for item in items)
+
+
+def _concerns(bound: Bound, value: Any) -> bool:
+    if isinstance(bound, NotEmpty):
+        return isinstance(value, str | Collection)
+    return isinstance(value, str) if isinstance(bound, RegularExpression) else _is_number(value)
+
+
+def _items(value: Any, plain: Any) -> tuple[Iterable[Any], Any]:
+    """Return the items of a collection and their annotation: those of a sequence, or the values of a mapping."""
+    args = typing.get_args(plain)
+    if args and isinstance(value, Mapping) and typing.get_origin(plain) in (dict, Mapping):
+        return value.values(), args[1]
+    if args and isinstance(value, list | tuple) and typing.get_origin(plain) in (list, tuple, Sequence):
+        return value, args[0]
+    return (), None
 
 
 def _fits_plainly(value: Any, hint: Any) -> bool:
@@ -108,6 +166,8 @@ def _fits_plainly(value: Any, hint: Any) -> bool:
         return value in typing.get_args(plain)
     if plain in (None, type(None)):
         return value is None
+    if plain is str or isinstance(value, str):
+        return plain is str and isinstance(value, str)
     return _is_number(value) == (plain in (int, float))
 
 
@@ -124,7 +184,11 @@ def describe(hint: Any) -> str:
         others = [repr(choice) for m in members if typing.get_origin(m) is Literal for choice in typing.get_args(m)]
         others += ['None' for member in members if member is type(None)]
         return ', or '.join([*inner, *others]) if inner else ''
-    return ' and '.join(map(str, bounds))
+    own, args, origin = ' and '.join(map(str, bounds)), typing.get_args(plain), typing.get_origin(plain)
+    if origin in (list, tuple, Sequence, dict, Mapping) and args:
+        of_items = describe(args[1] if origin in (dict, Mapping) else args[0])
+        own = ', and '.join(filter(None, (own, f'each item {of_items}' if of_items else '')))
+    return own
 
 
 def violation(name: str, value: Any, hint: Any) -> str | None:
@@ -132,7 +196,11 @@ def violation(name: str, value: Any, hint: Any) -> str | None:
     if hold(value, hint):
         return None
     finite = 'a finite number, ' if isinstance(value, float) and not math.isfinite(value) else ''
-    return f'{name} is {value}; it must be {finite}{describe(hint)}'
+    shown = f'{value!r}' if isinstance(value, str) else f'{value}'
+    wanted = describe(hint)
+    if wanted.startswith('each item '):
+        return f'{name} is {shown}; each item must be {wanted.removeprefix("each item ")}'
+    return f'{name} is {shown}; it must be {finite}{wanted}'
 
 
 def checked(target: _T) -> _T:

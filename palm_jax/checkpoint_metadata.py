@@ -1,8 +1,9 @@
-"""A checkpoint's description of itself: JSON beside its arrays, read without touching an array."""
+"""A checkpoint's description of itself and its checksums: JSON beside its arrays, read without touching an array."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from palm_jax.errors import UserError
 
 METADATA = 'metadata'  # the folder in a checkpoint that holds it; Orbax calls it an item
 _FILE = 'metadata'  # in that folder
+_SEAL = 'checksums-{process}.json'  # in a checkpoint's folder, a file per process
 
 # Spellings of checkpoints written before 26 November 2026.
 _FORMER_FOLDER = 'about'
@@ -39,19 +41,26 @@ class CheckpointMetadata:
       vocabulary: fingerprint of the vocabulary, `bytes` for the byte vocabulary; None if unknown.
       architecture: fields of the model's `Architecture`; None if unknown.
       labels: names of the head's classes in the order of its outputs; None without such a head.
+      data: what the run has read of each split, see `interfaces.Data.identity`; None if unknown.
       base: fingerprint of the frozen parameters that the checkpoint leaves out; None if it holds all parameters.
       unlogged: (total, count) of each metric, summed since the last log line.
       recent: recent values of the quantities that are watched for spikes, by name; None if none are watched.
       best: the score that made this checkpoint the best one; None for other checkpoints.
+      skips: batches that the run had skipped after loss spikes, see `SpikeGuard`; None in checkpoints that do not say.
+      sealed: whether the checkpoint is finished only with its checksums; False in checkpoints of versions that could
+        leave a finished checkpoint without any.
     """
 
     vocabulary: str | None = None
     architecture: Mapping[str, Any] | None = None
     labels: tuple[str, ...] | None = None
+    data: Mapping[str, Mapping[str, Any]] | None = None
     base: str | None = None
     unlogged: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     recent: Mapping[str, list[float]] | None = None
     best: BestScore | None = None
+    skips: tuple[Mapping[str, Any], ...] | None = None
+    sealed: bool = False
 
     @classmethod
     def of_model(cls, architecture: Any, vocabulary: str, labels: Iterable[str] = ()) -> CheckpointMetadata:
@@ -74,10 +83,13 @@ class CheckpointMetadata:
             vocabulary=record.get('vocabulary'),
             architecture=record.get('architecture'),
             labels=None if labels is None else tuple(labels),
+            data=record.get('data'),
             base=record.get('base'),
             unlogged={name: (total, count) for name, (total, count) in record.get('unlogged', {}).items()},
             recent=record.get('recent'),
             best=BestScore(best.get('metric', best.get(_FORMER_METRIC)), best['value']) if best else None,
+            skips=None if record.get('skips') is None else tuple(record['skips']),
+            sealed=bool(record.get('sealed', False)),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -142,5 +154,84 @@ def read_metadata(checkpoint: Path) -> CheckpointMetadata:
         raise UserError(f'{checkpoint} has no `{METADATA}` folder: the checkpoint is incomplete.')
     try:
         return CheckpointMetadata.from_json(json.loads((folder / _FILE).read_text()))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(f'{folder / _FILE} is damaged: {error}.') from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Seal:
+    """Checksums of the files that one process wrote or verified; a checkpoint is finished when it has all seals.
+
+    Attributes:
+      files: SHA-256 by path in the checkpoint.
+      step: step that was saved; None in a seal of an earlier version.
+      processes: number of processes, each of which leaves a seal; None in a seal of an earlier version.
+    """
+
+    files: Mapping[str, str]
+    step: int | None = None
+    processes: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with a checksum of its own."""
+        record = dataclasses.asdict(self)
+        return record | {'seal': _digest(record)}
+
+    @classmethod
+    def from_json(cls, record: Any) -> Seal:
+        """The seal of a JSON object, in the present form or in that of earlier versions (`files` alone).
+
+        Raises:
+          ValueError: it is neither, it names no file, or it has been changed.
+        """
+        if not isinstance(record, dict) or not record:
+            raise ValueError('it names no file')
+        if 'seal' in record:
+            stored = record.pop('seal')
+            if _digest(record) != stored:
+                raise ValueError('it has been changed')
+            return cls(**record)
+        if not all(isinstance(checksum, str) for checksum in record.values()):
+            raise ValueError('it does not hold checksums')
+        return cls(record)
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def seal_file(checkpoint: Path, process: int | str) -> Path:
+    """The file of a process's seal; a pattern for `*`."""
+    return checkpoint / _SEAL.format(process=process)
+
+
+def read_seals(checkpoint: Path) -> list[Seal]:
+    """The seals of a checkpoint, in the order of the processes.
+
+    Raises:
+      UserError: one is damaged.
+    """
+    seals = []
+    for file in sorted(checkpoint.glob(seal_file(checkpoint, '*').name)):
+        try:
+            seals.append(Seal.from_json(json.loads(file.read_text())))
+        except (ValueError, TypeError) as error:
+            raise UserError(f'{file} is damaged: {error}') from None
+    return seals
+
+
+def is_finished(checkpoint: Path) -> bool:
+    """Whether a checkpoint has been written to its end, whatever has happened to it since.
+
+    It has all its seals. A checkpoint of an earlier version, which its metadata tells, may have none.
+    """
+    try:
+        seals = read_seals(checkpoint)
+    except UserError:
+        return True
+    if seals:
+        return seals[0].processes in (None, len(seals))
+    try:
+        return not read_metadata(checkpoint).sealed
+    except UserError:
+        return False

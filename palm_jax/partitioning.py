@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -167,8 +168,13 @@ def bytes_per_device(boxed: Any, layout: MeshLayout, axis_sizes: Mapping[str, in
     for leaf in jax.tree.leaves(boxed, is_leaf=_is_boxed):
         split = math.prod(axis_sizes[axis] for axis in layout.spec(leaf) if axis is not None)
         for array in jax.tree.leaves(leaf.value if _is_boxed(leaf) else leaf):  # no array where an optimizer is masked
-            total += math.prod(array.shape) * array.dtype.itemsize // split
+            total += math.prod(array.shape) * _bits(array.dtype) // 8 // split
     return total
+
+
+def _bits(dtype: np.dtype) -> int:
+    """Bits of a number in the memory of a device, where two of 4 bits share a byte."""
+    return 4 if dtype in (jnp.int4, jnp.uint4) else 8 * dtype.itemsize
 
 
 def _is_boxed(leaf: Any) -> bool:

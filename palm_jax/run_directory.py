@@ -2,9 +2,10 @@
 
     MODEL_DIR/
       config.gin                  the configuration in effect, as one gin file
+      lock                        the process that trains, while one does
       versions.json               versions of Python and the packages
       vocabulary.model | .json    the vocabulary (SentencePiece | Hugging Face tokenizers); none for bytes
-      checkpoints/<step>/         the newest checkpoints
+      checkpoints/<step>/         the newest checkpoints, each with its checksums, config.gin and the vocabulary
       best/<step>/                the best checkpoint by BEST_METRIC
       metrics.jsonl, tensorboard/, wandb_id
       skipped.json                batches skipped after loss spikes
@@ -19,9 +20,15 @@ A checkpoint is a folder named after its step, with the arrays in `state/` and i
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import logging
+import os
 from pathlib import Path
 
+from palm_jax import checkpoint_metadata
 from palm_jax.errors import UserError
+
+_LOGGER = logging.getLogger(__name__)
 
 STATE = 'state'  # the folder of a checkpoint's arrays
 _HOW_TO_MAKE_ONE = 'Make one with: palm-jax train --gin_file=gin/pretrain_tiny.gin'
@@ -52,6 +59,11 @@ class RunDirectory:
     def config(self) -> Path:
         """The configuration in effect, as one gin file."""
         return self.path / 'config.gin'
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the process that writes to the directory; see `locks`."""
+        return self.path / 'lock'
 
     @property
     def versions(self) -> Path:
@@ -169,12 +181,75 @@ class RunDirectory:
 
 def steps_in(folder: Path) -> list[int]:
     """The steps of the finished checkpoints in a folder, in ascending order; none if the folder does not exist."""
-    return sorted(int(path.name) for path in folder.glob('*') if is_checkpoint(path))
+    return sorted(int(path.name) for path in numbered(folder) if is_checkpoint(path))
+
+
+def numbered(folder: Path) -> list[Path]:
+    """The folders in a folder that are named like the checkpoint of a step, in ascending order."""
+    found = [path for path in folder.glob('*') if path.name.isascii() and path.name.isdecimal() and path.is_dir()]
+    return sorted((path for path in found if str(int(path.name)) == path.name), key=lambda path: int(path.name))
 
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a path is the folder of a finished checkpoint."""
-    return path.name.isdecimal() and (path / STATE).is_dir()
+    return path.name.isdecimal() and (path / STATE).is_dir() and checkpoint_metadata.is_finished(path)
+
+
+def is_of_checkpoint(path: Path) -> bool:
+    """Whether a folder holds anything of a checkpoint, finished or not; other folders are the user's."""
+    is_empty = not any(path.iterdir())
+    has_seal = any(path.glob(checkpoint_metadata.seal_file(path, '*').name))
+    return is_empty or has_seal or (path / STATE).exists() or checkpoint_metadata.metadata_folder(path) is not None
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that it has either its former or its new content, whatever interrupts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f'{path.name}.unfinished')
+    with beside.open('wb') as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def repair_files(run: RunDirectory) -> None:
+    """Write the configuration and the vocabulary of a run again where a crash has cut them short, or they are gone.
+
+    Every checkpoint keeps both. A file that was changed in another way is left as it is.
+    """
+    checkpoint = run.latest() or run.best()
+    if checkpoint is None:
+        return
+    for path in (run.config, run.sentencepiece_vocabulary, run.tokenizers_vocabulary):
+        kept = _read_intact(checkpoint, path.name)
+        if kept is not None and _is_cut(path, kept):
+            write_whole(path, kept)
+            _LOGGER.warning('%s was incomplete or missing and has been restored from %s', path, checkpoint)
+
+
+def whole_file(path: Path, checkpoint: Path) -> Path:
+    """A file of a run, or the copy that a checkpoint keeps where the file is cut short or missing."""
+    kept = _read_intact(checkpoint, path.name)
+    return checkpoint / path.name if kept is not None and _is_cut(path, kept) else path
+
+
+def _read_intact(checkpoint: Path, name: str) -> bytes | None:
+    """The content of a file that a checkpoint keeps; None if it keeps none, or its checksum differs."""
+    try:
+        content = (checkpoint / name).read_bytes()
+        checksums = [seal.files.get(name) for seal in checkpoint_metadata.read_seals(checkpoint)]
+    except (OSError, UserError):
+        return None
+    return content if hashlib.sha256(content).hexdigest() in checksums else None
+
+
+def _is_cut(path: Path, whole: bytes) -> bool:
+    """Whether a file is missing, ends early, or ends in zeros, which file systems leave after a power failure."""
+    if not path.is_file():
+        return not path.exists()
+    content = path.read_bytes()
+    return content != whole and whole.startswith(content.rstrip(b'\0'))
 
 
 def find_checkpoint(path: str | Path | None, binding: str = 'INITIAL_CHECKPOINT_PATH') -> Path:
@@ -196,7 +271,17 @@ def find_checkpoint(path: str | Path | None, binding: str = 'INITIAL_CHECKPOINT_
     inside = steps_in(run.path)
     found = run.path / str(inside[-1]) if inside else run.best() or run.latest()
     if found is not None:
+        _warn_of_unfinished(found)
         return found
+    if run.path.name.isdecimal() and (run.path / STATE).is_dir():
+        raise UserError(f'{binding} = {str(path)!r} is an unfinished checkpoint: it was not written to its end.')
     siblings = steps_in(run.path.parent)
     advice = f'Its folder holds the steps {", ".join(map(str, siblings))}.' if siblings else _HOW_TO_MAKE_ONE
     raise UserError(f'{binding} = {str(path)!r} is not a checkpoint, nor a MODEL_DIR that holds one. {advice}')
+
+
+def _warn_of_unfinished(found: Path) -> None:
+    """Warn of newer checkpoints than the one that is used, which were not written to their end."""
+    for path in numbered(found.parent):
+        if int(path.name) > int(found.name) and (path / STATE).is_dir():
+            _LOGGER.warning('%s was not written to its end; %s is used', path, found)

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import jax
@@ -10,7 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from palm_jax.bounds import Above, AtLeast, AtMost, Below, Rate, checked, describe, hold
+from palm_jax.bounds import (
+    Above,
+    AtLeast,
+    AtMost,
+    Below,
+    NotEmpty,
+    Pattern,
+    Rate,
+    RegularExpression,
+    checked,
+    describe,
+    hold,
+)
 from palm_jax.errors import UserError
 
 
@@ -73,3 +86,42 @@ def test_bounds_hold_on_either_side_of_their_limit():
         assert hold(inside, Annotated[int, bound]) and not hold(outside, Annotated[int, bound])
         assert not hold(math.nan, Annotated[float, bound]) and not hold(10**400, Annotated[int, Below(1)])
     assert describe(int | None) == '' and describe(Rate) == 'at least 0 and below 1'
+
+
+@checked
+class Shelf:
+    def __init__(
+        self,
+        name: Annotated[str, NotEmpty()] | None = None,
+        pattern: Pattern = '.*',
+        word: Annotated[str, RegularExpression(num_groups=1)] = '(.)',
+        counts: Annotated[Sequence[Annotated[int, AtLeast(0)]], NotEmpty()] = (1,),
+        weights: Mapping[str, Annotated[float, AtLeast(0)]] | None = None,
+        patterns: Sequence[Pattern] | Literal['all'] = 'all',
+    ):
+        self.name = name
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        ({'name': ' '}, "test_bounds.Shelf.name is ' '; it must be not empty, or None."),
+        ({'pattern': '['}, "Shelf.pattern is '['; it must be a regular expression."),
+        ({'pattern': 'a{9999999999999999999}'}, 'it must be a regular expression.'),
+        ({'word': '.'}, "Shelf.word is '.'; it must be a regular expression with 1 group in parentheses."),
+        ({'counts': ()}, 'Shelf.counts is (); it must be not empty, and each item at least 0.'),
+        ({'counts': [1, -1]}, 'Shelf.counts is [1, -1]; it must be not empty, and each item at least 0.'),
+        ({'weights': {'a': -1.0}}, "Shelf.weights is {'a': -1.0}; each item must be at least 0, or None."),
+        ({'weights': {'a': math.nan}}, 'each item must be at least 0, or None.'),
+        ({'patterns': ['.', '(']}, "Shelf.patterns is ['.', '(']; each item must be a regular expression, or 'all'."),
+    ],
+)
+def test_texts_and_collections_have_bounds(arguments, message):
+    with pytest.raises(UserError) as error:
+        Shelf(**arguments)
+    assert message in str(error.value)
+
+
+def test_texts_and_collections_inside_are_taken():
+    assert Shelf('a', 'b+', '(x)y', [0], {'a': 0.0}, ['.']).name == 'a'
+    assert Shelf(None, weights=None, patterns='all').name is None

@@ -17,7 +17,9 @@ from tqdm import tqdm
 
 from palm_jax.cli import command_line
 from palm_jax.errors import UserError
-from palm_jax.exchange import cohere
+from palm_jax.exchange import hf_config
+from palm_jax.exchange.families import family_for
+from palm_jax.exchange.tensors import exported
 from palm_jax.inference import decoding
 from palm_jax.inference.engine import Delta, Engine, Request
 from palm_jax.inference.generate import Sampler
@@ -218,11 +220,12 @@ def theirs(arch: Architecture, options: argparse.Namespace) -> Trainer:
 
     jax.config.update('jax_platforms', 'cpu')
     device = 'cuda' if torch.cuda.is_available() and options.device != 'cpu' else 'cpu'
-    config = transformers.CohereConfig(**cohere.config(arch, options.prompt + options.tokens, options.dtype))
+    config = transformers.CohereConfig(**hf_config.config(arch, options.prompt + options.tokens, options.dtype))
     config.eos_token_id, config.pad_token_id = None, 0
     model = transformers.CohereForCausalLM(config)
-    exported = {k: torch.from_numpy(np.array(v, np.float32)) for k, v in cohere.to_cohere(_params(arch), arch)}
-    model.load_state_dict(exported, strict=False)
+    tensors = exported(_params(arch), family_for(arch).tensors(arch), arch.num_layers)
+    weights = {name: torch.from_numpy(np.array(value, np.float32)) for name, value in tensors}
+    model.load_state_dict(weights, strict=False)
     model.to(device, getattr(torch, options.dtype)).eval()
 
     @torch.no_grad()

@@ -5,10 +5,10 @@ root of the repository, on a base model (here that of gin/pretrain_tiny.gin):
 
     python -m palm_jax.train --gin_file=examples/my_task/my_task.gin --gin.INITIAL_CHECKPOINT_PATH=runs/tiny
 
-Afterwards the same task can be evaluated with solved examples in the prompt, by its name. gin has to import the module
-there, too, which the run's own config.gin does:
+Afterwards the same task can be evaluated with solved examples in the prompt, by its name. The run's own
+config.gin imports the module there, too, if you trust it:
 
-    palm-jax eval --gin_file=runs/my_task/config.gin --task=my_sums --shots=2
+    palm-jax eval --gin_file=runs/my_task/config.gin --task=my_sums --shots=2 --trust_modules=examples.my_task
 
 To use your own data, replace `examples`: read a file, query a database, or register a `seqio.TextLineDataSource` or a
 TFDS data set (see palm_jax/data/registry/public_tasks.py for some of each).

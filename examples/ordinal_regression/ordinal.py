@@ -10,9 +10,12 @@ Run from the root of the repository, on a table with a text and a label in every
 
     palm-jax train --gin_file=gin/finetune_lora.gin --gin_file=examples/ordinal_regression/ordinal_regression.gin \
         --gin.TRAIN_FILES=reviews.csv --gin.LABELS="['bad', 'fair', 'good']" --gin.MODEL_DIR=runs/reviews
-    palm-jax eval --gin_file=runs/reviews/config.gin
-    palm-jax infer --gin_file=runs/reviews/config.gin --input=reviews.csv --output=rated.jsonl
-    palm-jax serve --model=runs/reviews
+    palm-jax eval --gin_file=runs/reviews/config.gin --trust_modules=examples.ordinal_regression
+    palm-jax infer --gin_file=runs/reviews/config.gin --trust_modules=examples.ordinal_regression \
+        --input=reviews.csv --output=rated.jsonl
+    palm-jax serve --model=runs/reviews --trust_modules=examples.ordinal_regression
+
+The configuration of the run names this module; `--trust_modules` says that its code may be executed (docs/trust.md).
 
 Three parts are new: the kind of label, the head and the loss. The data, the reporter and the predictor are those of
 every head that labels texts; they ask the kind of label. `ordinal_regression.gin` joins them.

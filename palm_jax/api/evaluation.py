@@ -11,7 +11,7 @@ import numpy as np
 
 from palm_jax.api.trained_model import TrainedModel
 from palm_jax.errors import UserError
-from palm_jax.inference.quantization import dequantize
+from palm_jax.models.quantization import dequantize_tree
 from palm_jax.partitioning import MeshLayout, shard_batch
 from palm_jax.predictors.generator import Generator
 from palm_jax.training import metrics as metrics_lib
@@ -34,7 +34,7 @@ def on_held_out(model: TrainedModel) -> Measured:
     adapted, params = model.model, model.params
     if model.sampler.weights == 'int8':  # to measure what rounding costs
         adapted, params = model.for_decoding
-        params = dequantize(params, adapted.arch.dtype)
+        params = dequantize_tree(params, adapted.arch.dtype)
     eval_step = jax.jit(lambda params, batch: (loss or LanguageModelLoss())(adapted, params, batch)[1])
 
     def evaluate() -> Metrics:

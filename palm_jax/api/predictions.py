@@ -1,8 +1,15 @@
-"""Predictions for the rows of a file: one line per row, in the same order."""
+"""Predictions for the rows of a file: one line per row, in the same order.
+
+While they are being written, they are in `OUTPUT.part`, beside a note of what they depend on. The same call continues
+after the last whole line, if input, model and settings are the same, which their contents decide, not their names.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
+import hashlib
 import json
 import logging
 import os
@@ -12,62 +19,188 @@ from typing import Any
 
 from tqdm import tqdm
 
+from palm_jax import locks
 from palm_jax.api.trained_model import TrainedModel
 from palm_jax.data.readers import tables
 from palm_jax.data.readers.bad_rows import BadRows
-from palm_jax.data.readers.files import glob_files
-from palm_jax.data.readers.tables import Row
+from palm_jax.data.readers.delimited import Layout
+from palm_jax.data.readers.files import File, check_text, glob_files
+from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError
+from palm_jax.training.initial_parameters import fingerprint
 
 _LOGGER = logging.getLogger(__name__)
+_CHUNK = 1 << 20  # bytes
 
 
 def write(
-    model: TrainedModel, source: str, output: str, metadata: Mapping[str, Any], batch_size: int = 32
+    model: TrainedModel,
+    source: str,
+    output: str,
+    metadata: Mapping[str, Any] | None = None,
+    batch_size: int = 32,
 ) -> tuple[int, int]:
     """Write JSON lines: each row's own columns with the prediction for it, or its error.
 
     The predictor says which keys are added: `predicted` (a label, labels, a number, a text) and `probabilities`, or
-    `entities`. A run that was interrupted is resumed from `OUTPUT.part`.
+    `entities`. A call that was interrupted is resumed from `OUTPUT.part`.
 
     Args:
       model: trained model.
       source: table, see `tables.read`, or a `.txt` file with a text per line.
       output: path of a `.jsonl` file that does not exist yet.
-      metadata: values that must be unchanged for a run to be resumed.
+      metadata: values besides input and model that must be unchanged for a call to be resumed.
       batch_size: rows per batch.
 
     Returns:
       The number of rows with a prediction, and of those with an error.
 
     Raises:
-      UserError: if `output` exists, its directory does not, or an interrupted run had other metadata.
+      UserError: `output` exists, its directory does not, another process writes it, or an interrupted call had
+        another input, model or other metadata.
     """
-    final, part, note = Path(output), Path(f'{output}.part'), Path(f'{output}.part.json')
-    if final.exists():
-        raise UserError(f'--output={output} exists already. Name another file, or remove it.')
-    rows = functools.partial(_rows, source)
-    total = sum(1 for _ in rows())
-    done = _resume(part, note, {**metadata, 'input': source, 'rows': total})
-    if done:
-        _LOGGER.info('resuming after row %s of %s', f'{done:,}', part)
-    num_bad = sum('error' in json.loads(line) for line in part.read_text().splitlines())
-    with part.open('a') as file, tqdm(total=total, initial=done, unit=' rows') as progress:
-        for first, batch in _batches(rows(), batch_size):
-            if first + len(batch) <= done:
-                continue
-            lines = _answer(model, batch, first, batch_size)[max(0, done - first) :]
-            file.writelines(json.dumps(line, ensure_ascii=False) + '\n' for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-            for line in lines:
-                if 'error' in line:
+    with reserve(output) as reserved:
+        return reserved.write(model, source, metadata, batch_size)
+
+
+@contextlib.contextmanager
+def reserve(output: str) -> Iterator[Output]:
+    """Check that a file of predictions can be written, and keep other processes from writing it meanwhile.
+
+    Args:
+      output: path of a `.jsonl` file that does not exist yet.
+
+    Raises:
+      UserError: it exists, its directory does not, or another process writes it.
+    """
+    final = Path(output).expanduser()
+    if '://' in output:
+        raise UserError(f'--output={output}: predictions are written to a local file; copy it there afterwards.')
+    if not final.name or final.is_dir():
+        raise UserError(f'--output={output} is a folder. Name a file in it: {final / "predictions.jsonl"}')
+    if not final.parent.is_dir():
+        raise UserError(f'--output: there is no folder {final.parent}.')
+
+    def refuse_existing() -> None:
+        if final.exists():
+            raise UserError(f'--output={output} exists already. Name another file, or remove it.')
+
+    refuse_existing()
+    with locks.hold(Path(f'{final}.lock'), f'--output={output}', 'name another --output.'):
+        refuse_existing()  # whoever held the lock may have finished it
+        yield Output(final)
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """A file of predictions that this process alone writes; see `reserve`.
+
+    Attributes:
+      path: path of the finished file.
+    """
+
+    path: Path
+
+    @property
+    def part(self) -> Path:
+        """The lines so far."""
+        return Path(f'{self.path}.part')
+
+    @property
+    def note(self) -> Path:
+        """What the lines so far depend on."""
+        return Path(f'{self.path}.part.json')
+
+    def write(
+        self, model: TrainedModel, source: str, metadata: Mapping[str, Any] | None = None, batch_size: int = 32
+    ) -> tuple[int, int]:
+        """Write the predictions; see `predictions.write`."""
+        rows = functools.partial(_rows, source, getattr(model.data, 'layout', Layout()))
+        total = sum(1 for _ in rows())
+        depends_on = _identity(model) | {'input': _sha256(source), 'rows': total} | dict(metadata or {})
+        done, num_bad = self._resume(json.loads(json.dumps(depends_on)))
+        if done:
+            _LOGGER.info('resuming after row %s of %s', f'{done:,}', self.part)
+        with self.part.open('a', encoding='utf-8') as file, tqdm(total=total, initial=done, unit=' rows') as progress:
+            for first, batch in _batches(rows(), batch_size):
+                if first + len(batch) <= done:
+                    continue
+                lines = _answer(model, batch, first, batch_size)[max(0, done - first) :]
+                file.writelines(json.dumps(line, ensure_ascii=False) + '\n' for line in lines)
+                file.flush()
+                os.fsync(file.fileno())
+                for line in filter(_is_error, lines):
                     num_bad += 1
                     progress.write(line['error'])
-            progress.update(len(lines))
-    part.rename(final)
-    note.unlink()
-    return total - num_bad, num_bad
+                progress.update(len(lines))
+        self.part.rename(self.path)
+        self.note.unlink()
+        return total - num_bad, num_bad
+
+    def _resume(self, depends_on: Mapping[str, Any]) -> tuple[int, int]:
+        """Return the number of rows written by an earlier call, and how many of them are errors.
+
+        An incomplete line at the end is cut off.
+        """
+        if not self.part.exists():
+            self.note.write_text(json.dumps(depends_on))
+            self.part.touch()
+            return 0, 0
+        changed = _changes(self.note, depends_on)
+        if changed:
+            raise UserError(
+                f'{self.part} is of another run ({changed}). Remove it to begin again, or name another --output.'
+            )
+        done = num_bad = whole = 0
+        with self.part.open('rb') as file:  # as bytes: JSON strings may hold what else ends a line, such as U+2028
+            for line in file:
+                if line.endswith(b'\n'):
+                    done, whole = done + 1, whole + len(line)
+                    num_bad += _is_error(_parse(line, f'{self.part}, line {done}'))
+        os.truncate(self.part, whole)
+        return done, num_bad
+
+
+def _changes(note: Path, depends_on: Mapping[str, Any]) -> str:
+    """Return which values a note has otherwise, as text; empty if it agrees."""
+    try:
+        before = json.loads(note.read_text())
+    except (OSError, ValueError):
+        return f'{note.name} does not say of which'
+    changed = [name for name, value in depends_on.items() if before.get(name) != value]
+    return ', '.join(f'{name} {before.get(name)!r}, now {depends_on[name]!r}' for name in changed)
+
+
+def _identity(model: TrainedModel) -> dict[str, str]:
+    """Return what the predictions of a model depend on, by content: its parameters and its run's configuration."""
+    return {
+        'model': fingerprint(model.params),
+        'vocabulary': model.data.vocabulary.fingerprint,
+        'config.gin': hashlib.sha256(model.config.read_bytes()).hexdigest()[:16],
+    }
+
+
+def _sha256(source: str) -> str:
+    """Return a hash of the contents of files, and of their formats."""
+    digest = hashlib.sha256()
+    for file in glob_files(source, '--input'):
+        digest.update(f'{file.suffix}\0'.encode())
+        with file.open() as content:
+            while chunk := content.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()[:16]
+
+
+def _parse(line: bytes, location: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(line))
+    except (ValueError, TypeError):
+        raise UserError(f'{location} is damaged. Remove the file to begin again.') from None
+
+
+def _is_error(line: Mapping[str, Any]) -> bool:
+    """Return whether a line says what is wrong with its row; a prediction has more keys than a column `error`."""
+    return line.keys() == {'error'}
 
 
 class _InPlace(BadRows):
@@ -81,12 +214,18 @@ class _InPlace(BadRows):
                 yield error
 
 
-def _rows(source: str) -> Iterator[Row | UserError]:
+def _rows(source: str, layout: Layout) -> Iterator[Row | UserError]:
     for file in glob_files(source, '--input'):
         if file.suffix == '.txt':
-            yield from (Row({'text': line.rstrip('\r\n')}, f'{file.name}, line {n}') for n, line in file.lines())
+            yield from _InPlace().keep(file.lines(), functools.partial(_line, file))
         else:
-            yield from tables.rows(file, '--input', bad=_InPlace())
+            yield from tables.rows(file, '--input', layout, bad=_InPlace())
+
+
+def _line(file: File, numbered: tuple[int, str]) -> Row:
+    number, line = numbered
+    location = f'{file.name}, line {number}'
+    return Row({'text': check_text(line.rstrip('\r\n'), location, file)}, location, is_line=True)
 
 
 def _batches(rows: Iterator[Row | UserError], size: int) -> Iterator[tuple[int, list[Row | UserError]]]:
@@ -109,31 +248,26 @@ def _answer(model: TrainedModel, batch: Sequence[Row | UserError], first: int, b
             parsed.append(row if isinstance(row, UserError) else (row, model.predictor.parse(model, row)))
         except UserError as error:
             parsed.append(error)
-    inputs = [item[1] for item in parsed if not isinstance(item, UserError)]
-    predictions = iter(model.predict(inputs, batch_size=batch_size, first=first) if inputs else [])
+    valid = [item[1] for item in parsed if not isinstance(item, UserError)]
+    # In place of a row that cannot be read stands another: random choices depend on an input's number.
+    inputs = [valid[0] if isinstance(item, UserError) else item[1] for item in parsed] if valid else []
+    predictions = model.predict(inputs, batch_size=batch_size, first=first) if valid else [None] * len(batch)
     return [
         {'error': str(item)}
         if isinstance(item, UserError)
-        else item[0].values | model.predictor.to_json(next(predictions))
-        for item in parsed
+        else _with_prediction(item[0].values, model.predictor.to_json(prediction))
+        for item, prediction in zip(parsed, predictions, strict=True)
     ]
 
 
-def _resume(part: Path, note: Path, metadata: Mapping[str, Any]) -> int:
-    """Return the number of rows that an earlier run has written; an incomplete line at the end is removed."""
-    if not part.exists():
-        if not part.parent.is_dir():
-            raise UserError(f'--output: there is no folder {part.parent}.')
-        note.write_text(json.dumps(metadata))
-        part.touch()
-        return 0
-    before = json.loads(note.read_text()) if note.exists() else {}
-    changed = [name for name in metadata if before.get(name) != metadata[name]]
-    if changed:
-        differences = ', '.join(f'{name} {before.get(name)!r}, now {metadata[name]!r}' for name in changed)
-        raise UserError(f'{part} is of another run ({differences}). Remove it, or name another --output.')
-    content = part.read_bytes()
-    whole = content[: content.rfind(b'\n') + 1]
-    if whole != content:
-        part.write_bytes(whole)
-    return whole.count(b'\n')
+def _with_prediction(row: Mapping[str, Any], prediction: Mapping[str, Any]) -> dict[str, Any]:
+    if replaced := row.keys() & prediction.keys():
+        _warn_of_replaced(tuple(sorted(replaced)))
+    return {**row, **prediction}
+
+
+@functools.cache  # once for all rows
+def _warn_of_replaced(columns: tuple[str, ...]) -> None:
+    _LOGGER.warning(
+        "the input's own %s: replaced by the prediction in the output; rename what you want to keep", ', '.join(columns)
+    )

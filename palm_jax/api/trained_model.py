@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,14 @@ from palm_jax.api import training
 from palm_jax.checkpoint_metadata import CheckpointMetadata, read_metadata
 from palm_jax.configuration.compose import compose
 from palm_jax.configuration.load import load as load_configuration
+from palm_jax.configuration.statements import given_in_python
+from palm_jax.configuration.trust import Trust
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.generate import Completion, Decoder, Sampler
 from palm_jax.inference.scoring import Likelihood, likelihoods
 from palm_jax.logs import show_logs
+from palm_jax.models.quantization import dequantize_tree
 from palm_jax.parameters import merge_matching
 from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import AdaptedModel
@@ -36,8 +40,11 @@ from palm_jax.peft.trainable import join
 from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.language_model_predictor import LanguageModelPredictor
 from palm_jax.predictors.predictor import Predictor
-from palm_jax.run_directory import RunDirectory, find_checkpoint
-from palm_jax.training.checkpoints import Checkpoints, fingerprint, restore_params
+from palm_jax.run_directory import RunDirectory, find_checkpoint, repair_files, write_whole
+from palm_jax.training.base_weights import quantize_base
+from palm_jax.training.checkpoints import Checkpoints
+from palm_jax.training.initial_parameters import fingerprint, restore_params
+from palm_jax.training.saving import kept_files
 from palm_jax.training.setup import adapt_from_arguments
 from palm_jax.training.state import TrainState, init_params, unbox
 
@@ -63,24 +70,32 @@ def finetune(
     """
     show_logs()
     of_run = {'TRAIN_FILES': str(table), 'INITIAL_CHECKPOINT_PATH': str(base), 'MODEL_DIR': str(model_dir)}
-    if training.train(gin_files, _as_gin(of_run | bindings), f'finetune(..., model_dir={str(model_dir)!r})'):
+    flags = _as_gin(of_run | bindings)
+    command = ['palm-jax', 'train', *(f'--gin_file={name}' for name in gin_files)]
+    command += [f'--gin.{name}={value}' for name, value in flags]
+    with given_in_python():
+        code = training.train(gin_files, flags, shlex.join(command))
+    if code:
         raise UserError(f'The run was interrupted; its state is saved in {model_dir}. Call finetune again to continue.')
-    return load(model_dir)
+    return load_with(model_dir, [], trust_modules=None)  # this process has just trained it, from the caller's files
 
 
-def load(model_dir: str | Path, **bindings: Any) -> TrainedModel:
+def load(model_dir: str | Path, *, trust_modules: Sequence[str] = (), **bindings: Any) -> TrainedModel:
     """Load the model of a run; an adapter is loaded together with the base that it was trained on.
 
     The tables of the run are not needed any more.
 
     Args:
       model_dir: MODEL_DIR of the run.
+      trust_modules: modules outside palm_jax whose functions and classes the run's configuration may name; they are
+        imported, which runs their code.
       bindings: macros that override the run's configuration: TEMPERATURE=0.0.
 
     Raises:
-      UserError: if there is no run, or its base has moved or changed.
+      UserError: if there is no run, its base has moved or changed, or it names code that is not trusted.
     """
-    return load_with(model_dir, _as_gin(bindings))
+    with given_in_python():
+        return load_with(model_dir, _as_gin(bindings), trust_modules=trust_modules)
 
 
 def _as_gin(bindings: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -92,6 +107,7 @@ def load_with(
     changes: Sequence[tuple[str, str]],
     gin_files: Sequence[str] = (),
     known: dict[Path, Any] | None = None,
+    trust_modules: Sequence[str] | None = (),
 ) -> TrainedModel:
     """Load a model with bindings as gin text; see `load`.
 
@@ -101,16 +117,20 @@ def load_with(
       gin_files: files that override the run's configuration.
       known: parameters of the checkpoints loaded by earlier calls, by path; this call adds its own. Adapters on one
         base share its arrays.
+      trust_modules: modules that the run's configuration may name besides those of palm_jax; None: any.
 
     Raises:
-      UserError: there is no run, or its base has moved or changed.
+      UserError: there is no run, its base has moved or changed, or it names code that is not trusted.
     """
     known = {} if known is None else known
-    checkpoint, config = find_checkpoint(model_dir, 'MODEL_DIR'), RunDirectory(Path(model_dir)).config
+    trust = None if trust_modules is None else Trust(tuple(trust_modules))
+    run = RunDirectory(Path(model_dir))
+    repair_files(run)
+    checkpoint, config = find_checkpoint(model_dir, 'MODEL_DIR'), run.config
     if not config.is_file():
         raise UserError(f'{model_dir} has no {config.name}: it is not the MODEL_DIR of a run.')
     overlay = compose(['gin/runs/loaded.gin'], {'LOADED_MODEL_DIR': str(model_dir)})
-    configuration = load_configuration('loop.train', [str(config), *gin_files], changes, overlay)
+    configuration = load_configuration('loop.train', [str(config), *gin_files], changes, overlay, trust)
     arguments = configuration.build('loop.train')
     predictor = configuration.arguments_of('predictor.for_run').get('predictor', LanguageModelPredictor())
     model, selection = adapt_from_arguments(arguments)
@@ -128,8 +148,9 @@ def load_with(
                 f'{model_dir} was trained on top of the base {metadata.base}, '
                 f'but {arguments["initial_checkpoint"]} now holds {fingerprint(frozen)}.'
             )
+        frozen = quantize_base(arguments.get('base_weights', 'stored'), part, frozen)
         params = join(restore_params(checkpoint, part, ours), frozen)
-    return TrainedModel(model, params, data, config, predictor, sampler, checkpoint, arguments)
+    return TrainedModel(model, params, data, config, predictor, sampler, checkpoint, arguments, trust)
 
 
 def _base(
@@ -172,6 +193,7 @@ class TrainedModel:
       sampler: settings of the run for generating text.
       checkpoint: directory that the parameters were read from.
       run: arguments of `loop.train`: loss, reporter, layout, ...
+      trust: what the configuration may name, see `load_with`.
     """
 
     model: AdaptedModel
@@ -182,6 +204,7 @@ class TrainedModel:
     sampler: Decoder = Sampler()
     checkpoint: Path | None = None
     run: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    trust: Trust | None = Trust()
 
     @functools.cached_property
     def for_decoding(self) -> tuple[Any, Any]:
@@ -273,13 +296,18 @@ class TrainedModel:
             f'{method}: this model was trained {self.predictor.purpose}; use {self.predictor.method}(...).'
         )
 
+    @property
+    def dense_params(self) -> Any:
+        """The parameters, those of a quantized base dequantized."""
+        return dequantize_tree(self.params, self.model.arch.param_dtype)
+
     def merged(self) -> Any:
-        """Return the parameters with all methods merged into the kernels.
+        """Return the parameters with all methods merged into the kernels, which are dequantized.
 
         Raises:
           UserError: if a method cannot be merged.
         """
-        return self.model.merge(self.params) if self.model.methods else self.params
+        return self.model.merge(self.dense_params) if self.model.methods else self.dense_params
 
     def save(self, model_dir: str | Path) -> Path:
         """Write the whole model to a new MODEL_DIR, so that it no longer needs the base it was trained on.
@@ -293,20 +321,24 @@ class TrainedModel:
         Raises:
           UserError: the directory holds a run.
         """
-        run, params, parts = RunDirectory(Path(model_dir)), self.params, ['gin/runs/loaded.gin']
-        if run.config.exists():
+        run, parts = RunDirectory(Path(model_dir)), ['gin/runs/loaded.gin']
+        params = self.dense_params
+        if run.config.exists() or run.steps():
             raise UserError(f'{run} holds a run already; save to another directory.')
         if self.model.methods:
             with contextlib.suppress(UserError):  # of methods that compute what kernels cannot
                 params = self.merged()
                 parts.append('gin/peft/full.gin')
         metadata = CheckpointMetadata.of_model(self.model.arch, self.data.vocabulary.fingerprint, self.data.labels)
-        checkpoints = Checkpoints(run.checkpoints, 1, metadata)
+        files = kept_files('', self.data.vocabulary)
+        checkpoints = Checkpoints(run.checkpoints, 1, metadata, files=files)
         checkpoints.save(TrainState(jnp.zeros((), jnp.int32), params, {}), 0)
         checkpoints.close()
         self.data.vocabulary.save(run.path)
         itself = dict.fromkeys(('MODEL_DIR', 'INITIAL_CHECKPOINT_PATH', 'LOADED_MODEL_DIR'), str(run))
-        configuration = load_configuration('loop.train', [str(self.config)], [], compose(parts, itself))
+        if self.run.get('base_weights', 'stored') != 'stored':
+            itself['BASE_WEIGHTS'] = 'stored'
+        configuration = load_configuration('loop.train', [str(self.config)], [], compose(parts, itself), self.trust)
         configuration.build('loop.train')
-        run.config.write_text(configuration.text)
+        write_whole(run.config, configuration.text)
         return checkpoints.path(0)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from palm_jax.configuration import record
+from palm_jax import locks
 from palm_jax.configuration.load import Configuration, load
-from palm_jax.run_directory import RunDirectory
+from palm_jax.configuration.record import Record
+from palm_jax.errors import UserError
+from palm_jax.run_directory import RunDirectory, repair_files
 from palm_jax.training import distributed, loop, repeat
 
 _LOGGER = logging.getLogger(__name__)
@@ -33,12 +36,20 @@ def build(gin_files: Sequence[str], bindings: Sequence[tuple[str, str]]) -> tupl
     configuration = load(_ROOT, gin_files, bindings)
     with distributed.first_alone('the data is made'):
         arguments = configuration.build(_ROOT)
+        _check_model_dir(arguments['model_dir'])
         arguments['data'].prepare(RunDirectory(arguments['model_dir']))
         if distributed.are_several():
             data = arguments['data']
             _LOGGER.info('data       %s training sequences', f'{data.num_sequences:,}')
             next(iter(data.validation(1)))
     return configuration, arguments
+
+
+def _check_model_dir(model_dir: str) -> None:
+    if '://' in model_dir:
+        raise UserError(f'MODEL_DIR is {model_dir}; a run writes to a folder of this machine, or to one mounted here.')
+    if Path(model_dir).is_file():
+        raise UserError(f'MODEL_DIR is {model_dir}, a file; name a folder.')
 
 
 def train(
@@ -76,13 +87,44 @@ def train(
         of_seed = [('SEED', str(seed)), ('MODEL_DIR', repr(str(model_dir))), ('SEEDS', 'None')]
         return _train(*build(gin_files, [*bindings, *of_seed]), command, accept_changes, start)
 
-    return repeat.over_seeds(train_with_seed, Path(arguments['model_dir']), seeds)
+    with _alone_in(RunDirectory(Path(arguments['model_dir']))):
+        return repeat.over_seeds(train_with_seed, Path(arguments['model_dir']), seeds)
 
 
 def _train(
     configuration: Configuration, arguments: dict[str, Any], command: str, accept_changes: bool, start: float
 ) -> int:
-    with distributed.first_alone('the configuration is kept'):
-        if distributed.is_first():
-            record.keep(Path(arguments['model_dir']), configuration.text, accept_changes)
-    return loop.train(**arguments, run=loop.Run(configuration.text, command, start))
+    directory = RunDirectory(Path(arguments['model_dir']))
+    record = Record(directory, configuration.text, accept_changes)
+    with _alone_in(directory):
+        with distributed.first_alone('the files of the run are checked'):
+            if distributed.is_first():
+                repair_files(directory)
+        try:
+            return loop.train(**arguments, run=loop.Run(configuration.text, command, start, record))
+        except UserError as error:
+            raise UserError(configuration.located(str(error))) from error
+
+
+@contextlib.contextmanager
+def _alone_in(directory: RunDirectory) -> Iterator[None]:
+    """Keep other runs out of a MODEL_DIR; of the processes of this run, the first one does.
+
+    Raises:
+      UserError: another process trains there, or the directory cannot be written.
+    """
+    if not distributed.is_first():
+        yield
+        return
+    is_new = not directory.path.exists()
+    try:
+        directory.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'MODEL_DIR = {str(directory)!r} cannot be written: {error.strerror}.') from None
+    try:
+        with locks.hold(directory.lock, f'MODEL_DIR = {str(directory)!r}', 'name another: --gin.MODEL_DIR=...'):
+            yield
+    finally:
+        if is_new:  # of a run that was refused nothing is left
+            with contextlib.suppress(OSError):
+                directory.path.rmdir()

@@ -9,11 +9,11 @@ those they include bind, with the value that holds.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from palm_jax.cli import command_line
+from palm_jax.cli.parser import Parser
 from palm_jax.configuration import reference
 from palm_jax.configuration.statements import Import, Statement, find_config, open_file, read_flag, read_statements
 from palm_jax.errors import UserError, closest
@@ -23,14 +23,16 @@ PAGE = Path('docs/reference/bindings.md')
 
 def main(arguments: Sequence[str]) -> int:
     """List bindings, or write the reference page."""
-    parser = argparse.ArgumentParser(
-        prog='palm-jax bindings',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = Parser(
+        prog='palm-jax bindings', description=__doc__, example='palm-jax bindings LORA_RANK', takes_bindings=True
     )
     parser.add_argument('pattern', nargs='?', help='part of a name, or a glob; default: all')
-    parser.add_argument('--gin_file', action='append', default=[], help='may be repeated; later files override earlier')
+    parser.add_argument(
+        '--gin_file',
+        action='append',
+        default=[],
+        help='gin file; may be repeated, later files override earlier ones; default: all under gin/',
+    )
     parser.add_argument(
         '--markdown', nargs='?', type=Path, const=PAGE, metavar='PATH', help=f'write a page instead; default: {PAGE}'
     )

@@ -10,10 +10,10 @@ python_stdlib --gin.TRAIN_FILES=notes/
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from palm_jax.cli import command_line, named_task
+from palm_jax.cli.parser import Parser
 from palm_jax.data.pretraining import token_cache
 from palm_jax.data.pretraining.dataset import LanguageModelData
 from palm_jax.errors import UserError
@@ -21,12 +21,14 @@ from palm_jax.errors import UserError
 
 def main(arguments: Sequence[str]) -> int:
     """Build missing caches, and list all of them."""
-    parser = argparse.ArgumentParser(
-        prog='palm-jax cache', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser(
+        prog='palm-jax cache', description=__doc__, example='palm-jax cache python_stdlib', takes_bindings=True
     )
     parser.add_argument('name', help='name of the task')
-    parser.add_argument('--gin_file', action='append', default=[], help='further gin file; may be repeated')
-    parser.add_argument('--splits', nargs='+', default=['train', 'validation'], help='default: %(default)s')
+    parser.add_argument(
+        '--gin_file', action='append', default=[], help='further gin file; may be repeated; default: none'
+    )
+    parser.add_argument('--splits', nargs='+', default=['train', 'validation'], help='splits to tokenize')
     parser.add_argument('--verify', action='store_true', help='compare checksums')
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)

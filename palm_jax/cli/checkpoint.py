@@ -14,9 +14,8 @@ used as a base (INITIAL_CHECKPOINT_PATH); it holds no optimizer state.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import logging
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,9 @@ import orbax.checkpoint as ocp
 from tqdm import tqdm
 
 from palm_jax.checkpoint_metadata import METADATA, CheckpointMetadata, read_metadata
+from palm_jax.cli.parser import Parser
 from palm_jax.errors import UserError
-from palm_jax.run_directory import STATE, RunDirectory, find_checkpoint
+from palm_jax.run_directory import STATE, RunDirectory, find_checkpoint, write_whole
 from palm_jax.training import integrity
 
 Arrays = dict[str, np.ndarray]
@@ -45,17 +45,13 @@ _COMMANDS = (  # name, number of paths, description
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one of the five commands."""
-    parser = argparse.ArgumentParser(
-        prog='palm-jax checkpoint',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest='command', required=True)
+    parser = Parser(prog='palm-jax checkpoint', description=__doc__, example='palm-jax checkpoint ls runs/tiny')
+    commands = parser.add_subparsers(dest='command', required=True, help='what to do')
     for name, paths, summary in _COMMANDS:
         command = commands.add_parser(name, description=summary, help=summary)
         command.add_argument('paths', nargs=paths, metavar='PATH', help='MODEL_DIR, or a step of its checkpoints')
         if name == 'convert':
-            command.add_argument('--dtype', choices=_DTYPES, default='bfloat16', help='default: %(default)s')
+            command.add_argument('--dtype', choices=_DTYPES, default='bfloat16', help='type to write')
     options = parser.parse_args(arguments)
     logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax warns about a missing file that is not needed
     if options.command == 'ls':
@@ -92,7 +88,7 @@ def ls(model_dir: Path) -> str:
     for checkpoint in sorted(checkpoints, key=lambda path: (path.parent, int(path.name))):
         size = sum(path.stat().st_size for path in checkpoint.rglob('*') if path.is_file())
         problem = integrity.problem(checkpoint)
-        state = problem or ('checksums match' if integrity.is_sealed(checkpoint) else 'no checksums')
+        state = problem or ('checksums match' if integrity.has_checksums(checkpoint) else 'no checksums')
         details = '' if problem else ', '.join(_details(read_metadata(checkpoint)))
         lines.append(f'{checkpoint}  {size / 2**20:,.1f} MiB  {state}  {details}'.rstrip())
     return '\n'.join(lines)
@@ -214,10 +210,12 @@ def write(arrays: Arrays, like: Path, model_dir: Path) -> Path:
         branch[last] = array
     handlers = {STATE: ocp.PyTreeCheckpointHandler(), METADATA: ocp.JsonCheckpointHandler()}
     checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
-    items = {STATE: ocp.args.PyTreeSave(tree), METADATA: ocp.args.JsonSave(read_metadata(like).to_json())}
+    metadata = dataclasses.replace(read_metadata(like), sealed=True)
+    items = {STATE: ocp.args.PyTreeSave(tree), METADATA: ocp.args.JsonSave(metadata.to_json())}
     checkpointer.save(checkpoint.absolute(), args=ocp.args.Composite(**items))
-    integrity.seal(checkpoint)
     vocabulary = RunDirectory.of_checkpoint(like).vocabulary
-    if vocabulary is not None:
-        shutil.copy(vocabulary, run.path / vocabulary.name)
+    files = {} if vocabulary is None else {vocabulary.name: vocabulary.read_bytes()}
+    integrity.seal(checkpoint, files)
+    for name, content in files.items():
+        write_whole(run.path / name, content)
     return checkpoint

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import _thread
-import argparse
 import errno
+import io
 import os
 import shlex
 import signal
@@ -15,9 +15,10 @@ from pathlib import Path
 from types import FrameType
 
 from palm_jax.cli.malloc import restart_with_malloc_tunables
-from palm_jax.errors import UserError
+from palm_jax.cli.parser import Parser
+from palm_jax.errors import UserError, closest
 from palm_jax.logs import show_logs
-from palm_jax.run_directory import RunDirectory
+from palm_jax.run_directory import RunDirectory, repair_files
 
 # Errors of the machine, not of the program: a full disk, a read-only folder.
 _MACHINE_ERRORS = (
@@ -26,28 +27,43 @@ _MACHINE_ERRORS = (
 )
 
 
-def parser(program: str, description: str) -> argparse.ArgumentParser:
-    """Return a parser with the arguments that all programs with a gin file share."""
-    result = argparse.ArgumentParser(
+def parser(program: str, description: str, example: str, gin_file: str) -> Parser:
+    """Return a parser of a program with a gin file.
+
+    Args:
+      program: name of the program.
+      description: what it does, for `--help`.
+      example: arguments that work.
+      gin_file: what the first `--gin_file` is, for `--help` and for the message without one.
+    """
+    result = Parser(
         prog=started_as(program),
         description=description,
         epilog='--gin.NAME=value overrides a macro or a binding, e.g. --gin.TRAIN_STEPS=100',
-        allow_abbrev=False,
+        example=f'{started_as(program)} {example}',
+        takes_bindings=True,
     )
     result.add_argument(
         '--gin_file',
         action='append',
         required=True,
-        help='gin file; may be repeated, later files override earlier ones',
+        help=f'{gin_file}; may be repeated, later files override earlier ones',
     )
     return result
 
 
-def positive(text: str) -> int:
-    """Parse a whole number of at least 1, as an argparse type."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text} must be a whole number of at least 1')
-    return int(text)
+def add_trust(parser: Parser) -> None:
+    """Add the flag by which a user trusts code that a run names; programs that only use runs have it."""
+    parser.add_argument(
+        '--trust_modules',
+        metavar='MODULE[,MODULE]',
+        type=lambda text: tuple(name.strip() for name in text.split(',') if name.strip()),
+        default=(),
+        help='modules outside palm_jax whose functions and classes a run may name; loading the run executes their code',
+    )
+
+
+RUN_CONFIG = 'config.gin in the MODEL_DIR of a run, e.g. runs/tiny/config.gin'
 
 
 def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -62,7 +78,7 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, st
         elif argument.startswith('--gin.'):
             name, equals, value = argument.removeprefix('--gin.').partition('=')
             if equals:
-                flags.append((name.strip(), value.strip()))
+                flags.append((name.strip(), value.strip() or value))
             else:
                 pending = name
         else:
@@ -75,10 +91,25 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, st
 def run_of(gin_files: Sequence[str]) -> tuple[RunDirectory, Sequence[str]]:
     """The run whose config.gin is the first file, and the files that override it."""
     config, *changes = gin_files
-    run = RunDirectory(Path(config).parent)
-    if Path(config) != run.config or not run.config.is_file():
-        raise UserError(f'--gin_file={config}: name the {run.config.name} that a run left in its MODEL_DIR.')
-    return run, changes
+    path = Path(config)
+    run = RunDirectory(path.parent)
+    repair_files(run)
+    if path == run.config and path.is_file():
+        return run, changes
+    if path.is_dir():
+        inside = RunDirectory(path).config
+        found = 'is a folder' if inside.is_file() else f'is a folder that holds no {inside.name}, so not a MODEL_DIR'
+        suggestion = f' Write --gin_file={inside}' if inside.is_file() else ''
+    elif path != run.config:
+        found, suggestion = f'is not the {run.config.name} of a run', ''
+    elif run.path.is_dir():
+        found, suggestion = f'does not exist: {run} holds no {run.config.name}, so it is not a MODEL_DIR', ''
+    else:
+        runs = [str(other) for other in run.path.parent.glob(f'*/{run.config.name}')]
+        found, suggestion = 'does not exist', closest(config, runs)
+    raise UserError(
+        f'--gin_file={config} {found}: name the {run.config.name} that a run left in its MODEL_DIR.{suggestion}'
+    )
 
 
 def command(program: str, arguments: Sequence[str]) -> str:
@@ -138,9 +169,17 @@ def _refuse_old_flags(arguments: Sequence[str]) -> None:
             raise UserError(f'{name} is now called {_RENAMED_FLAGS[name]}: write that instead.')
 
 
+def _print_any_character() -> None:
+    """Let stdout and stderr escape what their encoding lacks: an ASCII locale, a lone surrogate in a file's name."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
+
+
 def run(main: Callable[[Sequence[str]], int]) -> None:
     """Exit with the code of `main`; a UserError becomes a message and code 2."""
     restart_with_malloc_tunables()
+    _print_any_character()
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # TensorFlow reports missing GPUs as errors
     show_logs()
     sys.unraisablehook = _handle_unraisable

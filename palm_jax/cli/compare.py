@@ -8,7 +8,6 @@ the absolute error, for generated texts only that of the score per text.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from palm_jax.cli.parser import Parser
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
 
@@ -115,10 +115,8 @@ def scores(rows: Sequence[dict]) -> tuple[np.ndarray, str]:
 
 def main(arguments: Sequence[str]) -> int:
     """Compare two runs, after a check that their examples are the same."""
-    parser = argparse.ArgumentParser(
-        prog='palm-jax compare', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('runs', nargs=2, metavar='MODEL_DIR')
+    parser = Parser(prog='palm-jax compare', description=__doc__, example='palm-jax compare runs/first runs/second')
+    parser.add_argument('runs', nargs=2, metavar='MODEL_DIR', help='directory of a finished fine-tuning run')
     options = parser.parse_args(arguments)
     first, second = map(read, options.runs)
     keys = [[(row['text'], str(row['label'])) for row in rows] for rows in (first, second)]

@@ -31,6 +31,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from palm_jax.cache_directory import cache_dir
 from palm_jax.cli import command_line
+from palm_jax.cli.parser import Parser
 from palm_jax.compilation.collectives import collectives_of
 from palm_jax.compilation.matmul_flops import matmul_flops
 from palm_jax.configuration.load import load
@@ -67,10 +68,11 @@ CHIPS = {
 
 def main(arguments: Sequence[str]) -> int:
     """Compile once, or sweep."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='palm-jax compile-for',
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example='palm-jax compile-for --topology=v5e:2x4 --gin_file=gin/pretrain_base.gin',
+        takes_bindings=True,
     )
     parser.add_argument('--topology', required=True, help='e.g. v5e:2x4')
     parser.add_argument('--gin_file', action='append', required=True, help='gin file of the run; may be repeated')
@@ -240,7 +242,10 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
     layout, data = arguments['layout'], arguments['data']
     model, selection = adapt_from_arguments(arguments, platform='tpu')
     optimizer, batch_size, total_steps = (arguments[name] for name in ('optimizer', 'batch_size', 'total_steps'))
-    setup = Setup.of(model, selection, optimizer, layout, len(devices), batch_size, data.length, total_steps)
+    base_weights = arguments.get('base_weights', 'stored')
+    setup = Setup.of(
+        model, selection, optimizer, layout, len(devices), batch_size, data.length, total_steps, base_weights
+    )
     plan, mesh, microbatches = setup.plan, layout.mesh(devices), arguments.get('microbatches', 1)
     check_steps(plan.batch_sizes, None, plan.axis_sizes['data'], microbatches, plan.total_steps)
     size = max(size for _, size in plan.batch_sizes.ramp)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import importlib.util
 import platform
@@ -13,15 +12,14 @@ from collections.abc import Iterator, Sequence
 from packaging.requirements import Requirement
 
 from palm_jax.cache_directory import cache_dir
+from palm_jax.cli.parser import Parser
 
 _NIGHTLIES = {'seqio-nightly': 'seqio==0.0.20', 'tfds-nightly': 'tensorflow-datasets==4.9.10'}
 
 
 def main(arguments: Sequence[str]) -> int:
     """Print the findings; return 1 if something that every run needs is missing or broken."""
-    parser = argparse.ArgumentParser(
-        prog='palm-jax doctor', description='Checks this installation and prints the commands that fix it.'
-    )
+    parser = Parser(prog='palm-jax doctor', description='Checks this installation and prints the commands that fix it.')
     parser.parse_args(arguments)
     problems = 0
     print(f'python {platform.python_version()} on {platform.platform()}')

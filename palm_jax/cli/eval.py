@@ -4,38 +4,50 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Annotated
 
+from palm_jax.bounds import AtLeast
 from palm_jax.cli import command_line
+from palm_jax.cli.parser import file_name, number, positive
 from palm_jax.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluate a model and write its scores."""
-    parser = command_line.parser('eval', 'Evaluates a trained model, with 95% confidence intervals.')
+    parser = command_line.parser(
+        'eval',
+        'Evaluates a trained model, with 95% confidence intervals.',
+        '--gin_file=runs/finetuned/config.gin',
+        command_line.RUN_CONFIG,
+    )
     parser.add_argument('--task', help='seqio task or mixture with metrics; default: the validation split of the run')
     parser.add_argument('--split', default='validation', help='split of --task')
     parser.add_argument(
-        '--examples', type=int, help='with --task: number of examples per task, from its beginning; default: all'
+        '--examples',
+        type=positive,
+        help='with --task: number of examples per task, from its beginning; default: all',
     )
-    parser.add_argument('--shots', type=int, help='with --task: number of few-shot examples per prompt')
-    parser.add_argument('--output', type=Path, help='.json; default: eval.json in MODEL_DIR')
+    parser.add_argument(
+        '--shots',
+        type=number(Annotated[int, AtLeast(0)]),
+        help='with --task: number of few-shot examples per prompt; default: the question alone',
+    )
+    parser.add_argument('--output', type=file_name('.json'), help='.json file; default: eval.json in MODEL_DIR')
+    command_line.add_trust(parser)
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
     output = options.output or run.evaluation
-    if options.shots is not None and (options.task is None or options.shots < 0):
-        raise UserError(
-            '--shots must be at least 0 and requires --task (few-shot examples come from its training split).'
-        )
-    if options.examples is not None and (options.task is None or options.examples < 1):
-        raise UserError('--examples must be at least 1 and requires --task (its first examples are evaluated).')
+    if options.shots is not None and options.task is None:
+        raise UserError('--shots requires --task (few-shot examples come from its training split).')
+    if options.examples is not None and options.task is None:
+        raise UserError('--examples requires --task (its first examples are evaluated).')
     if not output.parent.is_dir():
         raise UserError(f'--output: the folder {output.parent} does not exist.')
 
     from palm_jax.api import evaluation, trained_model
 
-    model = trained_model.load_with(run.path, flags, changes)
+    model = trained_model.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
     if options.task is None:
         measured = {'held-out part': evaluation.on_held_out(model)}
     else:

@@ -9,7 +9,7 @@ import jax
 from palm_jax.configuration.compose import render
 from palm_jax.configuration.load import Configuration
 from palm_jax.errors import UserError
-from palm_jax.training.setup import Setup, adapt_from_arguments, check_steps
+from palm_jax.training.setup import Setup, adapt_from_arguments, check_run, check_steps
 
 
 def explain(configuration: Configuration, arguments: dict[str, Any], num_devices: int | None) -> str:
@@ -20,23 +20,41 @@ def explain(configuration: Configuration, arguments: dict[str, Any], num_devices
       arguments: arguments of `loop.train`.
       num_devices: number of devices to plan for; None takes that of the mesh layout, or of this machine if the layout
         takes all.
+
+    Raises:
+      UserError: a value cannot work, with its location.
     """
+    try:
+        return _explain(configuration, arguments, num_devices)
+    except UserError as error:
+        raise UserError(configuration.located(str(error))) from error
+
+
+def _explain(configuration: Configuration, arguments: dict[str, Any], num_devices: int | None) -> str:
     layout, data = arguments['layout'], arguments['data']
     if num_devices is None:
         num_devices = jax.device_count() if layout.data == -1 else layout.data * layout.model
     model, selection = adapt_from_arguments(arguments)
     optimizer, batch_size, total_steps = (arguments[name] for name in ('optimizer', 'batch_size', 'total_steps'))
-    plan = Setup.of(model, selection, optimizer, layout, num_devices, batch_size, data.length, total_steps).plan
+    base_weights = arguments.get('base_weights', 'stored')
+    plan = Setup.of(
+        model, selection, optimizer, layout, num_devices, batch_size, data.length, total_steps, base_weights
+    ).plan
     microbatches = arguments.get('microbatches', 1)
     num_sequences = data.num_sequences if data.is_ready else None
     sections = {
         'configuration': _sources(configuration),
+        'training and held-out data': data.describe(),
         'one training example': data.example(),
         'parameters': plan.parameter_table(),
         f'the run on {num_devices} device(s)': plan.summary(num_sequences),
     }
     try:
-        check_steps(plan.batch_sizes, data.group, plan.axis_sizes['data'], microbatches, total_steps)
+        devices = plan.axis_sizes['data']
+        if data.is_ready:
+            check_run(arguments['model'], data, plan.batch_sizes, devices, microbatches, total_steps)
+        else:
+            check_steps(plan.batch_sizes, data.group, devices, microbatches, total_steps)
     except UserError as error:
         sections['the run would fail'] = f'{error}'
     return '\n\n'.join(f'## {title}\n{body}' for title, body in sections.items())

@@ -1,35 +1,38 @@
-"""palm-jax import --format=hf path/of/a/cohere/model runs/imported"""
+"""palm-jax import smollm2-135m runs/smollm2"""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from palm_jax.cli import command_line
+from palm_jax.cli.parser import Parser, positive
 from palm_jax.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
     """Import weights as a base model."""
-    parser = argparse.ArgumentParser(
+    from palm_jax.exchange import sources
+
+    parser = Parser(
         prog='palm-jax import',
         description='Imports published weights as a base for fine-tuning.',
-        allow_abbrev=False,
+        example='palm-jax import --format=hf path/of/a/cohere/model runs/imported',
     )
     parser.add_argument(
-        '--format', choices=['hf', 'palm-rlhf-pytorch'], default='hf',
-        help='hf: a Transformers directory of a Cohere-type model; palm-rlhf-pytorch: a file of tensors',
+        '--format', choices=['hf', 'gguf', 'palm-rlhf-pytorch'], default=None,
+        help='hf: a Transformers directory; gguf: a file of llama.cpp; palm-rlhf-pytorch: a file of tensors; '
+        'by default what the source is, of the first two',
     )  # fmt: skip
     parser.add_argument(
         '--tokenizer',
         type=Path,
-        help='for palm-rlhf-pytorch: tokenizer.json, with tokenizer_config.json in the same folder',
+        help='for palm-rlhf-pytorch, which requires it: tokenizer.json, with tokenizer_config.json in the same folder; '
+        'default: none',
     )
     parser.add_argument(
         '--head_dim',
-        type=command_line.positive,
-        help='for palm-rlhf-pytorch: size of an attention head, if the file does not determine it',
+        type=positive,
+        help='for palm-rlhf-pytorch: size of an attention head; default: the one that the file determines',
     )
     parser.add_argument(
         '--dtype',
@@ -38,25 +41,27 @@ def main(arguments: Sequence[str]) -> int:
         help='type in which the weights are stored',
     )
     parser.add_argument(
-        'source', type=Path, help='directory with config.json, *.safetensors and tokenizer.json, or file of tensors'
+        'source',
+        help='directory with config.json, *.safetensors and tokenizer.json; .gguf file; file of tensors; a model of an '
+        f'installed package ({", ".join(sources.PACKAGED)}); or a repository of the Hub (HuggingFaceTB/SmolLM2-360M)',
     )
     parser.add_argument('model_dir', type=Path, help='directory to create; pass it as INITIAL_CHECKPOINT_PATH')
     options = parser.parse_args(arguments)
 
     from palm_jax.exchange import imports
 
-    if options.format == 'hf':
-        print(imports.from_hf(options.source, options.model_dir, options.dtype))
+    source = sources.find(options.source)
+    form = options.format or ('hf' if source.is_dir() else 'gguf')
+    if form == 'hf':
+        print(imports.from_hf(source, options.model_dir, options.dtype))
+    elif form == 'gguf':
+        print(imports.from_gguf(source, options.model_dir, options.dtype))
     elif options.tokenizer is None:
         raise UserError(
             "--format=palm-rlhf-pytorch needs --tokenizer=.../tokenizer.json (GPT-NeoX's for conceptofmind/PaLM)."
         )
     else:
-        print(
-            imports.from_palm_rlhf(
-                options.source, options.tokenizer, options.model_dir, options.dtype, options.head_dim
-            )
-        )
+        print(imports.from_palm_rlhf(source, options.tokenizer, options.model_dir, options.dtype, options.head_dim))
     print(
         f'fine-tune with  palm-jax train --gin_file=gin/finetune_lora.gin --gin.TRAIN_FILES=text_data.csv '
         f'--gin.INITIAL_CHECKPOINT_PATH={options.model_dir}'

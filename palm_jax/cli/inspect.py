@@ -10,7 +10,6 @@ fine-tuning takes its vocabulary from a base: --gin.INITIAL_CHECKPOINT_PATH=runs
 
 from __future__ import annotations
 
-import argparse
 import collections
 from collections.abc import Sequence
 from typing import Any
@@ -18,24 +17,27 @@ from typing import Any
 import numpy as np
 
 from palm_jax.cli import command_line, named_task
+from palm_jax.cli.parser import Parser, positive
 
 
 def main(arguments: Sequence[str]) -> int:
     """Build the data as a run does, and print examples and statistics."""
-    parser = argparse.ArgumentParser(
-        prog='palm-jax inspect', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser(
+        prog='palm-jax inspect', description=__doc__, example='palm-jax inspect python_stdlib', takes_bindings=True
     )
     parser.add_argument('name', help='name of the task')
     parser.add_argument(
-        '--gin_file', action='append', default=[], help='further gin file, such as an objective; may be repeated'
+        '--gin_file',
+        action='append',
+        default=[],
+        help='further gin file, such as an objective; may be repeated; default: none',
     )
-    parser.add_argument('--examples', type=command_line.positive, default=3, help='number of examples to show')
-    parser.add_argument(
-        '--batches', type=command_line.positive, default=20, help='number of batches of 32 for the statistics'
-    )
+    parser.add_argument('--examples', type=positive, default=3, help='number of examples to show')
+    parser.add_argument('--batches', type=positive, default=20, help='number of batches of 32 for the statistics')
+    command_line.add_trust(parser)
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
-    data = named_task.data(options.name, options.gin_file, flags)
+    data = named_task.data(options.name, options.gin_file, flags, options.trust_modules)
     print(examples(data, options.examples))
     print(statistics(data, options.batches))
     return 0

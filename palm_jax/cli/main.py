@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 from collections.abc import Sequence
 
 from palm_jax import __version__
@@ -28,18 +29,41 @@ PROGRAMS = {
     'compile-for': ('compile_for', 'compile a train step for TPUs that are not attached'),
 }
 
+# Names of other projects for the same.
+_OTHER_NAMES = {
+    **dict.fromkeys(('predict', 'generate', 'classify', 'inference', 'complete'), 'infer'),
+    **dict.fromkeys(('evaluate', 'test', 'score'), 'eval'),
+    **dict.fromkeys(('fit', 'finetune', 'fine-tune', 'pretrain', 'resume', 'run'), 'train'),
+    **dict.fromkeys(('chat', 'server', 'api'), 'serve'),
+    **dict.fromkeys(('convert', 'save'), 'export'),
+    **dict.fromkeys(('load', 'download'), 'import'),
+    **dict.fromkeys(('tokenize', 'preprocess', 'prepare'), 'cache'),
+    **dict.fromkeys(('config', 'macros', 'options', 'list'), 'bindings'),
+    **dict.fromkeys(('tokenizer', 'sentencepiece'), 'vocabulary'),
+    **dict.fromkeys(('show', 'data', 'explain'), 'inspect'),
+    **dict.fromkeys(('checkpoints', 'ls', 'diff', 'average'), 'checkpoint'),
+    **dict.fromkeys(('check', 'env', 'info'), 'doctor'),
+    **dict.fromkeys(('lm_eval', 'harness'), 'lm-eval'),
+    **dict.fromkeys(('compile', 'compile_for'), 'compile-for'),
+}
+
 
 def main(arguments: Sequence[str]) -> int:
     """Start the program that the first argument names."""
-    if not arguments or arguments[0] in ('-h', '--help'):
+    if not arguments or arguments[0] in ('-h', '--help') or list(arguments) == ['help']:
         print(usage())
         return 0
     name, *rest = arguments
-    if name == '--version':
+    if name in ('--version', '-V', 'version'):
         print(f'palm_jax {__version__}')
         return 0
+    if name == 'help':
+        (name, *_), rest = rest, ['--help']
     if name not in PROGRAMS:
-        raise UserError(f'palm-jax has no program {name!r}.{closest(name, PROGRAMS)}\n\n{usage()}')
+        if name.startswith('-'):
+            raise UserError(f'The program comes first, e.g. palm-jax train {shlex.join(arguments)}\n\n{usage()}')
+        suggestion = f' Did you mean {_OTHER_NAMES[name]}?' if name in _OTHER_NAMES else closest(name, PROGRAMS)
+        raise UserError(f'palm-jax has no program {name!r}.{suggestion}\n\n{usage()}')
     return importlib.import_module(f'palm_jax.cli.{PROGRAMS[name][0]}').main(rest)
 
 

@@ -7,18 +7,22 @@ from typing import Any
 
 from palm_jax.configuration.load import load
 from palm_jax.configuration.statements import find_config
+from palm_jax.configuration.trust import Trust
 from palm_jax.errors import UserError
 
 _PRETRAINING = 'python_stdlib'
 
 
-def data(name: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) -> Any:
+def data(
+    name: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]], trust_modules: Sequence[str] = ()
+) -> Any:
     """Return the data of a run on a task.
 
     Args:
       name: file of gin/tasks (banking77, python_stdlib, ...), or registered seqio task or mixture.
       gin_files: further gin files, such as an objective.
       flags: (NAME, value) of `--gin.NAME=value`.
+      trust_modules: modules that a run's config.gin among the files may name besides those of palm_jax.
     """
     try:
         find_config(f'gin/tasks/{name}.gin', 'NAME')
@@ -27,5 +31,5 @@ def data(name: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) 
     else:
         entry = 'gin/pretrain_tiny.gin' if name == _PRETRAINING else 'gin/finetune_lora.gin'
         files, of_name = [entry, f'gin/tasks/{name}.gin'], []
-    configuration = load('loop.train', [*files, *gin_files], [*of_name, *flags])
+    configuration = load('loop.train', [*files, *gin_files], [*of_name, *flags], trust=Trust(tuple(trust_modules)))
     return configuration.build('loop.train')['data']

@@ -2,69 +2,119 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 from collections.abc import Sequence
+from typing import Annotated
 
+from palm_jax.bounds import Above, AtLeast, AtMost
 from palm_jax.cli import command_line
+from palm_jax.cli.parser import Parser, number, positive
 from palm_jax.errors import UserError
+
+_OTHER_FILES = 256  # what the process opens beside connections
 
 
 def main(arguments: Sequence[str]) -> int:
     """Serve models until a signal."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog='palm-jax serve',
         description='Serves trained models over HTTP with an API for OpenAI clients, which /docs describes.',
         epilog='--gin.NAME=value overrides a macro of the runs, e.g. --gin.DECODING_WEIGHTS=int8',
-        allow_abbrev=False,
+        example='palm-jax serve --model=runs/tiny',
+        takes_bindings=True,
     )
     parser.add_argument('--model', action='append', required=True, help='[NAME=]MODEL_DIR; may be given several times')
     parser.add_argument('--host', default='127.0.0.1', help='address to listen on; 0.0.0.0 accepts other machines')
-    parser.add_argument('--port', type=int, default=8000, help='port to listen on; 0 takes any free one')
     parser.add_argument(
-        '--slots', type=int, default=8, help='maximum number of sequences generated in parallel per model'
+        '--port',
+        type=number(Annotated[int, AtLeast(0), AtMost(65535)]),
+        default=8000,
+        help='port to listen on; 0 takes any free one',
     )
     parser.add_argument(
-        '--max_waiting', type=int, default=64, help='maximum number of queued texts; further requests get 429'
+        '--slots', type=positive, default=8, help='maximum number of sequences generated in parallel per model'
     )
-    parser.add_argument('--max_tokens', type=int, default=4096, help='maximum completion tokens')
-    parser.add_argument('--seconds', type=float, default=300, help='request timeout in seconds')
-    parser.add_argument('--body_bytes', type=int, default=4 << 20, help='maximum request body size in bytes')
+    parser.add_argument(
+        '--allowed_host',
+        action='append',
+        default=[],
+        help='further name of this server in the Host header, as behind a proxy; may be given several times; *.NAME '
+        'accepts all names below, * any',
+    )
+    parser.add_argument(
+        '--max_waiting', type=positive, default=64, help='maximum number of queued texts; further requests get 429'
+    )
+    parser.add_argument('--max_tokens', type=positive, default=4096, help='maximum completion tokens')
+    parser.add_argument(
+        '--seconds', type=number(Annotated[float, Above(0)]), default=300, help='request timeout in seconds'
+    )
+    parser.add_argument('--body_bytes', type=positive, default=4 << 20, help='maximum request body size in bytes')
+    parser.add_argument(
+        '--max_connections',
+        type=positive,
+        default=1024,
+        help='maximum number of open connections; further ones get 429',
+    )
+    command_line.add_trust(parser)
     rest, flags = command_line.split_flags(arguments)
     options = parser.parse_args(rest)
     try:
-        import uvicorn
-
-        from palm_jax.serving import app, models
+        from palm_jax.serving import app, connections, hosts, models
         from palm_jax.serving.limits import Limits
     except ImportError as error:
         raise UserError(f'{error.name} is not installed: pip install "palm_jax[serve]"') from None
     from palm_jax.inference.engine import Engine
 
-    served = models.load(options.model, flags)
+    served = models.load(options.model, flags, options.trust_modules)
     engine = Engine(options.slots, options.max_waiting)
     models.fill(engine, served)
+    listening = _listening(options.host, options.port)
+    address, port, *_ = listening.getsockname()
     limits = Limits(
         body_bytes=options.body_bytes,
         max_tokens=options.max_tokens,
         seconds=options.seconds,
-        token=os.environ.get('PALM_JAX_TOKEN') or None,
+        token=_token(),
+        hosts=hosts.hosts_of(options.host, address, options.allowed_host),
+        max_connections=_max_connections(options.max_connections),
     )
-    listening = _listening(options.host, options.port)
-    address = f'http://{options.host}:{listening.getsockname()[1]}'
+    shown = f'[{options.host}]' if ':' in options.host else options.host
+    url = f'http://{shown}:{port}'
     for name, model in served.items():
         print(f'serving    {name} ({model.predictor.kind}): {model.model.checkpoint}')
-    print(f'chat page  {address}/    API  {address}/docs')
+    print(f'chat page  {url}/    API  {url}/docs')
     key = 'from PALM_JAX_TOKEN' if limits.token else 'none; set PALM_JAX_TOKEN to require one'
     print(f'API key    {key}', flush=True)
-    config = uvicorn.Config(
-        app.create_app(served, engine, limits),
-        log_level='warning',
-        timeout_graceful_shutdown=int(options.seconds) + 1,
-    )
-    uvicorn.Server(config).run(sockets=[listening])
+    server = connections.create_server(app.create_app(served, engine, limits), limits)
+    server.run(sockets=[listening])
     return 0
+
+
+def _token() -> str | None:
+    """Return the API key that clients must send, if there is one."""
+    token = os.environ.get('PALM_JAX_TOKEN', '').strip()
+    if not (token.isascii() and token.isprintable()):
+        raise UserError('PALM_JAX_TOKEN has characters that a header cannot hold: use letters and digits.')
+    return token or None
+
+
+def _max_connections(wanted: int) -> int:
+    """Let the process have as many connections open as wanted, and return how many it may have."""
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return wanted
+    needed = 2 * wanted + _OTHER_FILES  # refusals are connections, too
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < needed:
+            most = max((soft - _OTHER_FILES) // 2, 1)
+            print(f'note       at most {most:,} connections: this system allows {soft:,} open files')
+            return most
+    return wanted
 
 
 def _listening(host: str, port: int) -> socket.socket:

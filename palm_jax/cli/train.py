@@ -6,16 +6,23 @@ import time
 from collections.abc import Sequence
 
 from palm_jax.cli import command_line
+from palm_jax.cli.parser import positive
+from palm_jax.configuration.statements import entry_files
 
 
 def main(arguments: Sequence[str]) -> int:
     """Train, or explain what training would do."""
     start = time.monotonic()
-    parser = command_line.parser('train', 'Trains a model; a directory that holds a run is continued.')
+    parser = command_line.parser(
+        'train',
+        'Trains a model; a directory that holds a run is continued.',
+        '--gin_file=gin/pretrain_tiny.gin',
+        f'entry file of a run ({", ".join(entry_files())}, or your own)',
+    )
     parser.add_argument('--explain', action='store_true', help='print what the run will do, and exit')
     parser.add_argument(
         '--devices',
-        type=command_line.positive,
+        type=positive,
         help='with --explain: number of devices to plan for; default: those here',
     )
     parser.add_argument('--accept_changes', action='store_true', help='continue a run with another configuration')

@@ -52,12 +52,25 @@ class Configuration:
             arguments = gin.get_bindings(root)
             self._read_by_program = {name: gin.get_bindings(name) for name in _READ_BY_PROGRAM if self._binds(name)}
         except (UserError, ValueError) as error:
-            raise UserError(_CALL_TRACE.sub('', str(error)).strip()) from None
+            raise UserError(self.located(_CALL_TRACE.sub('', str(error)).strip())) from None
         except TypeError as error:
             raise UserError(_missing(str(error))) from None
         self._refuse_unused(root)
         self.text = self._text_in_use(root)
         return arguments
+
+    def located(self, message: str) -> str:
+        """Return a part's message about its value, with the location of the value's binding before it.
+
+        Messages begin with what they are about: a macro, or a parameter as `Architecture.head_dim`.
+        """
+        subject = re.match(r'[\w.]+', message)
+        for name, statement in self.effective.items():
+            if subject and (name == subject[0] or name.endswith(f'.{subject[0]}')):
+                while isinstance(statement.value, Macro) and statement.value.name in self.effective:
+                    statement = self.effective[statement.value.name]
+                return f'{statement.location}: {message}'
+        return message
 
     def _binds(self, function: str) -> bool:
         selector = gin_adapter.selector(function)
@@ -82,14 +95,14 @@ class Configuration:
             selector = gin_adapter.selector(statement.selector)
             if selector in operative:
                 reached |= self._macros_below(statement)
-            elif statement.on_command_line or selector not in replaced:
+            elif statement.is_given or selector not in replaced:
                 names = sorted(gin_adapter.short(name) for name in operative if not name.startswith('gin.'))
                 raise UserError(
                     f'{statement.location}: {statement.name} has no effect: nothing here uses {statement.selector}.\n'
                     f'In use: {", ".join(names)}.'
                 )
         for statement in self.effective.values():
-            if statement.is_macro and statement.on_command_line and statement.name not in reached:
+            if statement.is_macro and statement.is_given and statement.name not in reached:
                 raise UserError(
                     f'{statement.location}: {statement.name} has no effect: nothing in use reads it.'
                     f'{closest(statement.name, reached)}\nIn use: {", ".join(sorted(reached))}.'

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -58,16 +58,25 @@ def known_names(module: str) -> list[str]:
     return sorted(names)
 
 
-def parse(files: Sequence[io.StringIO], lines: Sequence[str]) -> None:
-    """Let gin parse files, then single lines, and make its configuration final."""
-    logging.disable(logging.ERROR)  # gin reports every folder in which it looked for an include
+def parse(
+    files: Sequence[io.StringIO], lines: Sequence[str], open_include: Callable[[str], contextlib.AbstractContextManager]
+) -> None:
+    """Let gin parse files, then single lines, and make its configuration final.
+
+    Args:
+      files: files in order.
+      lines: statements after the files.
+      open_include: opens the file that an `include` names, so that gin reads exactly what was checked before.
+    """
+    readers, prefixes = config._FILE_READERS, config._LOCATION_PREFIXES
+    config._FILE_READERS, config._LOCATION_PREFIXES = [(open_include, lambda name: True)], ['']
     try:
         for file in files:
             gin.parse_config(file)
         gin.parse_config(list(lines))
         gin.finalize()
     finally:
-        logging.disable(logging.NOTSET)
+        config._FILE_READERS, config._LOCATION_PREFIXES = readers, prefixes
 
 
 def text(is_kept: Callable[[str, str], bool]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from collections.abc import Callable, Sequence
 
 from palm_jax.configuration import gin_adapter
-from palm_jax.configuration.statements import Reference, Statement, held
+from palm_jax.configuration.statements import Reference, Statement, held, read_all
 from palm_jax.errors import closest
 
 _UNKNOWN_NAME = (
@@ -33,6 +34,8 @@ def explain(error: Exception, statements: Sequence[Statement]) -> str:
             return _unknown_name(match['name'], statements)
     if isinstance(error, ModuleNotFoundError):
         complaint += '. Modules are looked for in the working directory and on PYTHONPATH.'
+    elif not isinstance(error, ValueError | TypeError | KeyError | NameError) or isinstance(error, UnicodeError):
+        complaint = f'importing what this names failed: {type(error).__name__}: {complaint.rstrip(".")}.'
     if match := re.search(r'In file "([^"]+)", line (\d+)', message):
         complaint = f'{match[1]}, line {match[2]}: {complaint}'
     return complaint
@@ -43,6 +46,10 @@ def _unknown_name(name: str, statements: Sequence[Statement]) -> str:
     location = _location(statements, lambda statement: bool(used & _names_in(statement)))
     full = next(iter(sorted(used)), name)
     known = gin_adapter.known_names(name.partition('.')[0])
+    module, _, function = full.partition('.')
+    modules = {line.module: file for file, _, imports in read_all() for line in imports if line.bound_name == module}
+    if files := [file for path, file in modules.items() if hasattr(importlib.import_module(path), function)]:
+        return f'{location}no file of this run imports {full}. Add e.g. --gin_file={files[0]}'
     return f'{location}nothing is called {full}.{closest(full, known)}\nKnown: {", ".join(known)}.'
 
 

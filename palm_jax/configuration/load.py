@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -21,18 +21,24 @@ from palm_jax.configuration.statements import (
     Statement,
     entry_files,
     find_config,
-    gin_files,
+    flag_location,
     held,
     open_file,
+    read_all,
     read_flag,
     read_statements,
-    register_search_paths,
 )
+from palm_jax.configuration.trust import Trust
 from palm_jax.errors import UserError, closest
+from palm_jax.run_directory import RunDirectory, repair_files
 
 
 def load(
-    root: str, gin_files: Sequence[str], flags: Sequence[tuple[str, str]], overlay: str | None = None
+    root: str,
+    gin_files: Sequence[str],
+    flags: Sequence[tuple[str, str]],
+    overlay: str | None = None,
+    trust: Trust | None = None,
 ) -> Configuration:
     """Read gin files and flags, which override them, check both and let gin parse them.
 
@@ -41,23 +47,30 @@ def load(
       gin_files: paths, relative to the working directory or else to the package.
       flags: (NAME, value) of every `--gin.NAME=value`.
       overlay: gin text that overrides the first file, as far as the files use what it binds; see `compose`.
+      trust: what a `config.gin` of a run may name, with the files that it includes; the modules that other files
+        import are trusted, as the user named those files. None trusts the `config.gin`, too.
 
     Raises:
-      UserError: with the location and the closest known name.
+      UserError: with the location and the closest known name, or what is not trusted.
     """
-    if os.getcwd() not in sys.path:  # gin imports the modules of the caller
-        sys.path.insert(0, os.getcwd())
     gin_adapter.clear()
-    register_search_paths()
     sources = [_open(name) for name in gin_files]
     statements: list[Statement] = []
     imports: list[Import] = []
     if overlay is not None:
         sources.insert(1, _as_far_as_used(GinText(overlay, 'overlay'), sources))
-    for source in sources:
-        file_statements, file_imports = read_statements(source)
+    read = [(source.is_of_run, *read_statements(source)) for source in sources]
+    for _, file_statements, file_imports in read:
         statements += file_statements
         imports += file_imports
+    for is_of_run, _, file_imports in read:
+        if trust is not None and not is_of_run:
+            trust = trust.extended_by(file_imports)
+    if (trust is None or trust.modules) and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # gin imports the modules of the caller
+    for is_of_run, file_statements, file_imports in read:
+        if trust is not None and is_of_run:
+            trust.check(file_statements, file_imports)
     if not any(statement.selector == root for statement in statements):
         raise UserError(
             f'{", ".join(gin_files)} binds nothing of {root}: a part, not a whole run. '
@@ -76,7 +89,9 @@ def load(
 def _open(name: str) -> GinText:
     """Read a gin file; in the configuration of a run, translate names of earlier versions."""
     path = find_config(name, '--gin_file')
-    source = open_file(path)
+    if renames.is_run_config(path):
+        repair_files(RunDirectory(path.parent))
+    source = dataclasses.replace(open_file(path), is_of_run=path == RunDirectory(path.parent).config)
     return dataclasses.replace(source, text=renames.translate(source.text)) if renames.is_run_config(path) else source
 
 
@@ -92,8 +107,8 @@ def _refuse_unknown_flags(flags: Sequence[tuple[str, str]], statements: Sequence
     macros = {s.name for s in statements if s.is_macro} | _used_macros(statements)
     for name, value in flags:
         if '.' not in name and name not in macros:
-            location = f'command line, --gin.{name}={value}'
-            if parts := _parts_with(name):
+            location = flag_location(name, value)
+            if parts := [file for file, of_file, _ in read_all() if name in {s.name for s in of_file}]:
                 raise UserError(
                     f'{location}: no file of this run has the macro {name}; it is in {", ".join(parts)}. '
                     f'Add e.g. --gin_file={parts[0]}'
@@ -102,17 +117,6 @@ def _refuse_unknown_flags(flags: Sequence[tuple[str, str]], statements: Sequence
                 f'{location}: no macro is called {name}.{closest(name, macros)}\n'
                 f'Macros here: {", ".join(sorted(macros))}.'
             )
-
-
-def _parts_with(macro: str) -> list[str]:
-    """Return the gin files that set a macro; files that cannot be read are left out."""
-    found = []
-    for name in gin_files():
-        with contextlib.suppress(UserError):
-            statements, _ = read_statements(open_file(find_config(name, '--gin_file')), with_includes=False)
-            if any(s.is_macro and s.name == macro for s in statements):
-                found.append(name)
-    return found
 
 
 def _used_macros(statements: Sequence[Statement]) -> set[str]:
@@ -134,6 +138,11 @@ def _check_macros(statements: Sequence[Statement]) -> None:
     # Uses that a later binding has overridden count: replacing a part must not make its macros unused.
     used = _used_macros(statements)
     for name in sorted(defined - used):
+        if readers := [file for file, of_file, _ in read_all() if name in _used_macros(of_file)]:
+            raise UserError(
+                f'{effective[name].location}: nothing in this run reads {name}; it is read by {", ".join(readers)}. '
+                'Leave the file that sets it out, or add one of these.'
+            )
         raise UserError(
             f'{effective[name].location}: nothing uses the macro {name}.{closest(name, used - {name})}\n'
             f'Used here: {", ".join(sorted(used))}.'
@@ -146,11 +155,15 @@ def _parse(
     """Let gin parse the files and the flags; a flag may name what the imports of the files reach."""
     preamble = sorted({imported.line for imported in imports}, key=lambda line: '__gin__' not in line)
     try:
-        gin_adapter.parse([source.as_file() for source in sources], [*preamble, *flag_lines])
+        gin_adapter.parse([source.as_file() for source in sources], [*preamble, *flag_lines], _open_include)
     except UserError:
         raise
     except Exception as error:  # gin raises exceptions of many types; all of them are about the text
         raise UserError(gin_errors.explain(error, statements)) from None
+
+
+def _open_include(name: str) -> io.StringIO:
+    return open_file(find_config(name, 'include')).as_file()
 
 
 def _check_values(statements: Sequence[Statement]) -> None:
@@ -172,7 +185,8 @@ def _check_values(statements: Sequence[Statement]) -> None:
         if not types.fits(value, hint):
             raise UserError(
                 f'{culprit.location}: {culprit.name}{via} must be {types.describe(hint)}, '
-                f'but it is {value!r}, {_kind(value)}.{_closest_choice(value, hint)}'
+                f'but it is {_shown(value)}, {_kind(value)}.{_closest_choice(value, hint)}'
+                f'{_as_list(culprit, hint)}'
             )
         if message := bounds.violation(culprit.name, value, hint):
             raise UserError(f'{culprit.location}: {message}{via}.')
@@ -181,6 +195,18 @@ def _check_values(statements: Sequence[Statement]) -> None:
 def _closest_choice(value: Any, hint: Any) -> str:
     choices = [choice for choice in getattr(hint, '__args__', ()) if isinstance(choice, str)]
     return closest(value, choices) if isinstance(value, str) and choices else ''
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f'{text[:100]}...'
+
+
+def _as_list(statement: Statement, hint: Any) -> str:
+    """Return the advice to write a list for a value that would do as its only item."""
+    if isinstance(statement.value, str) and types.fits([statement.value], hint):
+        return f' Write {statement.name} = {[statement.value]!r}.'
+    return ''
 
 
 def _kind(value: Any) -> str:

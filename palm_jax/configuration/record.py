@@ -1,10 +1,12 @@
-"""The configuration that MODEL_DIR keeps, and the guard against continuing a run with another one."""
+"""The configuration that MODEL_DIR keeps, and the guard against continuing a run with another one, or on other data."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import inspect
 import json
+import logging
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -15,8 +17,9 @@ from palm_jax.configuration import gin_adapter, renames
 from palm_jax.configuration.compose import render
 from palm_jax.configuration.statements import GinText, Macro, Statement, read_statements
 from palm_jax.errors import UserError
-from palm_jax.run_directory import RunDirectory
+from palm_jax.run_directory import RunDirectory, write_whole
 
+_LOGGER = logging.getLogger(__name__)
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'gin-config', 'numpy', 'seqio', 'tensorflow', 'grain')
 # Bindings that change how long a run takes and what it reports, not what it trains.
 _MAY_CHANGE = (
@@ -25,32 +28,70 @@ _MAY_CHANGE = (
 )  # fmt: skip
 
 
-def keep(model_dir: Path, text: str, accept_changes: bool) -> None:
-    """Write config.gin and versions.json to a run's directory.
+DataIdentity = Mapping[str, Mapping[str, Any]]  # by split; see `interfaces.Data.identity`
+_SPLITS = {'train': 'training data', 'validation': 'held-out data'}
 
-    Args:
-      model_dir: directory of the run, created if need be.
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """The record of a run: its configuration, in config.gin, and versions.json.
+
+    Attributes:
+      run: directory of the run, created if need be.
       text: configuration as gin text.
-      accept_changes: whether a run of another configuration may be continued with this one.
-
-    Raises:
-      UserError: the directory holds a run of another configuration, or cannot be written.
+      accept_changes: whether a run of another configuration, or of other data, may be continued with this one.
     """
-    run = RunDirectory(model_dir)
-    path = run.config
-    if path.is_file() and _holds_run(run) and not accept_changes:
-        changes = difference(path.read_text(), text, _MAY_CHANGE)
-        if changes:
+
+    run: RunDirectory
+    text: str
+    accept_changes: bool = False
+
+    def check(self, before: DataIdentity | None, now: DataIdentity) -> None:
+        """Compare the configuration with the one that the directory holds, and the data with those of its checkpoint.
+
+        Args:
+          before: what the run has read so far; None if it does not say.
+          now: what it would read now.
+
+        Raises:
+          UserError: the directory holds a run of another configuration or of other data.
+        """
+        is_run = self.run.config.is_file() and _holds_run(self.run)
+        of_configuration = difference(self.run.config.read_text(), self.text, _MAY_CHANGE) if is_run else ''
+        shown = '\n'.join(filter(None, (of_configuration, _data_difference(before or {}, now))))
+        if not shown:
+            return
+        if not self.accept_changes:
             raise UserError(
-                f'{model_dir} holds a run of another configuration:\n{changes}\n'
+                f'{self.run} holds a run of {"another configuration" if of_configuration else "other data"}:\n{shown}\n'
                 'Use another directory with --gin.MODEL_DIR=..., or continue with the new one: --accept_changes'
             )
-    try:
-        model_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        run.versions.write_text(json.dumps(versions(), indent=2) + '\n')
-    except OSError as error:
-        raise UserError(f'MODEL_DIR = {str(model_dir)!r} cannot be written: {error.strerror}.') from error
+        _LOGGER.warning('continuing with what has changed:\n%s', shown)
+
+    def keep(self) -> None:
+        """Write config.gin and versions.json.
+
+        Raises:
+          UserError: the directory cannot be written.
+        """
+        try:
+            self.run.path.mkdir(parents=True, exist_ok=True)
+            write_whole(self.run.config, self.text)
+            write_whole(self.run.versions, json.dumps(versions(), indent=2) + '\n')
+        except OSError as error:
+            raise UserError(f'MODEL_DIR = {str(self.run)!r} cannot be written: {error.strerror}.') from error
+
+
+def _data_difference(before: DataIdentity, now: DataIdentity) -> str:
+    """Return which splits differ, as lines that begin with - and +; a split that `before` lacks does not differ."""
+    lines = []
+    for split, name in _SPLITS.items():
+        if split in before and dict(before[split]) != dict(now[split]):
+            for sign, of_side in (('-', before[split]), ('+', now[split])):
+                values = [f'{value:,} {key}' if isinstance(value, int) else f'{key} {str(value)[:12]}'
+                          for key, value in of_side.items()]  # fmt: skip
+                lines.append(f'{sign}{name}: {", ".join(values)}')
+    return '\n'.join(lines)
 
 
 def _holds_run(run: RunDirectory) -> bool:

@@ -40,6 +40,7 @@ class Binding:
       default: Python default as gin text; None for a macro or a required parameter.
       bound_to: macro that a parameter reads, or parameters that read a macro.
       description: one sentence, empty if there is none.
+      readings: sentences of the parameters that read a macro, by parameter, where they are not all the same.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Binding:
     default: str | None
     bound_to: tuple[str, ...]
     description: str
+    readings: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def is_macro(self) -> bool:
@@ -123,7 +125,7 @@ def _parameters(owner: str, target: Any, statements: Sequence[Statement]) -> lis
                 _type(hint),
                 _allowed(hint),
                 tuple((s.location, render(s.value)) for s in own),
-                None if parameter.default is parameter.empty else _as_text(parameter.default),
+                None if parameter.default is parameter.empty else _as_text(_default(target, parameter)),
                 tuple(dict.fromkeys(macro.name for s in own for macro in held(s.value, Macro))),
                 described.get(parameter.name, ''),
             )
@@ -142,7 +144,10 @@ def _macro(name: str, statements: Sequence[Statement], parameters: Mapping[str, 
     values = tuple((s.location, render(s.value)) for s in own)
     if best is None:
         return Binding(name, '', '', values, None, reading, '')
-    return Binding(name, best.type, best.allowed, values, None, reading, best.description)
+    readings = {parameter.name: parameter.description for parameter in known if parameter.description}
+    if len(set(readings.values())) < 2:
+        readings = {}
+    return Binding(name, best.type, best.allowed, values, None, reading, best.description, readings)
 
 
 def _type(hint: Any) -> str:
@@ -159,13 +164,22 @@ def _allowed(hint: Any) -> str:
     return bounds.describe(hint).removesuffix(', or None')
 
 
+def _default(target: Any, parameter: inspect.Parameter) -> Any:
+    """Return the default of a parameter; of a dataclass's field with a factory, what the factory makes."""
+    if dataclasses.is_dataclass(target):
+        field = next((field for field in dataclasses.fields(target) if field.name == parameter.name), None)
+        if field is not None and field.default_factory is not dataclasses.MISSING:
+            return field.default_factory()
+    return parameter.default
+
+
 def _as_text(default: Any) -> str:
     if isinstance(default, tuple):
         return f'({", ".join(map(_as_text, default))}{"," if len(default) == 1 else ""})'
-    if isinstance(default, bool | int | float | str | list | dict | None):
+    if isinstance(default, list):
+        return f'[{", ".join(map(_as_text, default))}]'
+    if isinstance(default, bool | int | float | str | dict | None):
         return render(default)
-    if repr(default) == '<factory>':
-        return 'a new one'
     return getattr(default, '__name__', None) or f'{type(default).__name__}()'
 
 
@@ -196,9 +210,11 @@ def descriptions(target: Any) -> dict[str, str]:
 
 
 def _sentence(text: str) -> str:
-    first = re.split(r'(?<=[^.\s]\.)\s+(?=[A-Z`(])', text.strip(), maxsplit=1)[0].rstrip('.;')
+    first = re.split(r'(?<=[^.\s]\.)\s+(?=[A-Z`(])', text.strip(), maxsplit=1)[0]
+    if not first.endswith('...'):
+        first = f'{first.rstrip(".;")}.'
     begin = first[:1].upper() if first[:1].isascii() else first[:1]  # γ is another symbol than Γ
-    return f'{begin}{first[1:]}.' if first else ''
+    return f'{begin}{first[1:]}' if text.strip() else ''
 
 
 def as_text(bindings: Sequence[Binding]) -> str:
@@ -209,7 +225,8 @@ def as_text(bindings: Sequence[Binding]) -> str:
         if not values:
             values = [binding.name + (f' = {binding.default}' if binding.default is not None else '  (must be given)')]
         facts = [binding.type, binding.allowed, _relation(binding)]
-        details = [text for text in (', '.join(filter(None, facts)), binding.description) if text]
+        described = [f'{name}: {sentence}' for name, sentence in binding.readings.items()] or [binding.description]
+        details = [text for text in (', '.join(filter(None, facts)), *described) if text]
         paragraphs.append('\n'.join([*values, *(f'    {line}' for line in details)]))
     return '\n'.join(paragraphs)
 
@@ -240,7 +257,12 @@ def as_markdown(bindings: Sequence[Binding]) -> str:
         for location, value in binding.values:
             by_value.setdefault(value, []).append(location.partition(',')[0].removeprefix('gin/'))
         values = '; '.join(f'`{value}` in {", ".join(dict.fromkeys(files))}' for value, files in by_value.items())
-        lines.append(_row(f'`{binding.name}`', binding.type, binding.allowed, values or 'none', binding.description))
+        by_sentence: dict[str, list[str]] = {}
+        for name, sentence in binding.readings.items():
+            by_sentence.setdefault(sentence, []).append(f'`{name}`')
+        described = ' '.join(f'{", ".join(names)}: {sentence}' for sentence, names in by_sentence.items())
+        cells = (f'`{binding.name}`', binding.type, binding.allowed, values or 'none')
+        lines.append(_row(*cells, described or binding.description))
     owner = ''
     for binding in (b for b in bindings if not b.is_macro):
         this, _, parameter = binding.name.rpartition('.')

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import dataclasses
 import io
 import re
 import tokenize
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import gin
 from gin import config_parser
 
 import palm_jax
 from palm_jax.errors import UserError, closest
 
-COMMAND_LINE = 'command line'
+_FLAG = 'command line, --gin.'  # what precedes a binding that is not in a file, in its location
+_ARGUMENT = 'argument '
+_GIVEN_AS = ContextVar('given_as', default=_FLAG)
+_BINDABLE = re.compile(r'(?:[A-Za-z_]\w*/)*[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*')
+_LONGEST_SHOWN = 200  # characters of a value or a line in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Statement:
     Attributes:
       name: `TRAIN_STEPS`, or `scope/module.Class.parameter`.
       value: Python value that may contain references and macros.
-      location: `gin/pretrain_tiny.gin, line 12`, or the flag.
+      location: `gin/pretrain_tiny.gin, line 12`, or the flag or the argument of a Python function.
     """
 
     name: str
@@ -54,9 +60,9 @@ class Statement:
         return '.' not in self.name
 
     @property
-    def on_command_line(self) -> bool:
-        """Whether a flag gave it."""
-        return self.location.startswith(COMMAND_LINE)
+    def is_given(self) -> bool:
+        """Whether a flag, or an argument of a Python function, gave it."""
+        return self.location.startswith((_FLAG, _ARGUMENT))
 
     @property
     def selector(self) -> str:
@@ -93,10 +99,12 @@ class GinText:
     Attributes:
       text: what gin is to parse.
       display: name of the file for messages.
+      is_of_run: whether it is the `config.gin` of a MODEL_DIR, which a program wrote; see `trust`.
     """
 
     text: str
     display: str
+    is_of_run: bool = False
 
     def as_file(self) -> io.StringIO:
         """Return the text as an open file, by whose name gin reports errors."""
@@ -131,11 +139,13 @@ def find_config(name: str, location: str) -> Path:
     """
     path = Path(name).expanduser()
     candidates = [path] if path.is_absolute() else [root / path for root in search_roots()]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
+    if '\0' not in name:
+        for candidate in candidates:
+            if candidate.is_file():
+                return candidate
+    kind = 'is a folder, not a gin file' if path.is_dir() and name else 'is not the name of a gin file'
     raise UserError(
-        f'{location}: no gin file {name!r}.{closest(name, gin_files())}\nEntry files: {", ".join(entry_files())}.'
+        f'{location}: {name!r} {kind}.{closest(name, gin_files())}\nEntry files: {", ".join(entry_files())}.'
     )
 
 
@@ -153,31 +163,51 @@ def open_file(path: Path) -> GinText:
     """Read a gin file.
 
     Raises:
-      UserError: the file is not text.
+      UserError: the file is not text in UTF-8.
     """
+    content, display = path.read_bytes(), _display(path)
+    if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise UserError(f'{display}: a gin file is text in UTF-8, and this is UTF-16. Save it as UTF-8.')
+    if b'\0' in content:
+        line = content.count(b'\n', 0, content.index(b'\0')) + 1
+        raise UserError(f'{display}, line {line}: contains a NUL byte, so it is not a gin file.')
     try:
-        return GinText(path.read_text(), _display(path))
+        text = content.decode('utf-8-sig')
     except UnicodeDecodeError as error:
-        raise UserError(f'{_display(path)} is not a text file: {error}.') from None
+        line = content.count(b'\n', 0, error.start) + 1
+        raise UserError(
+            f'{display}, line {line}: byte {content[error.start]:#04x} is not UTF-8. Save the file as UTF-8.'
+        ) from None
+    return GinText('\n'.join(text.splitlines()) + '\n', display)
 
 
-def read_statements(source: GinText, with_includes: bool = True) -> tuple[list[Statement], list[Import]]:
+def read_statements(
+    source: GinText, with_includes: bool = True, including: tuple[str, ...] = ()
+) -> tuple[list[Statement], list[Import]]:
     """Return the bindings of a gin text in order, and its imports.
 
     Args:
       source: text to read.
       with_includes: whether the files that it includes are read in their place.
+      including: names of the files that include this one, the outermost first.
 
     Raises:
-      UserError: gin cannot read a line, or an included file does not exist.
+      UserError: gin cannot read a line, or an included file does not exist or includes this one.
     """
+    chain = (*including, source.display)
     statements: list[Statement] = []
     imports: list[Import] = []
     for statement in _parse(source.text, source.display):
         location = f'{source.display}, line {statement.location.line_num}'
         if isinstance(statement, config_parser.IncludeStatement):
             if with_includes:
-                nested, nested_imports = read_statements(open_file(find_config(statement.filename, location)))
+                included = open_file(find_config(statement.filename, location))
+                if included.display in chain:
+                    raise UserError(
+                        f'{location}: {statement.filename} includes itself: {" → ".join((*chain, included.display))}. '
+                        'Remove one of these includes.'
+                    )
+                nested, nested_imports = read_statements(included, including=chain)
                 statements += nested
                 imports += nested_imports
         elif isinstance(statement, config_parser.ImportStatement):
@@ -187,31 +217,72 @@ def read_statements(source: GinText, with_includes: bool = True) -> tuple[list[S
     return statements, imports
 
 
+def read_all() -> Iterator[tuple[str, list[Statement], list[Import]]]:
+    """Yield name, bindings and imports of all files in `gin` folders, parts before whole runs.
+
+    Files that cannot be read are left out, and what a file includes is not read.
+    """
+    for name in sorted(gin_files(), key=lambda name: -name.count('/')):
+        with contextlib.suppress(UserError):
+            yield name, *read_statements(open_file(find_config(name, '--gin_file')), with_includes=False)
+
+
 def read_flag(name: str, value: str) -> tuple[Statement, str]:
     """Return `--gin.NAME=value` as a statement and as gin text; a value that gin cannot read is a string."""
-    location = f'{COMMAND_LINE}, --gin.{name}={value}'
+    location = flag_location(name, value)
+    if not _BINDABLE.fullmatch(name):
+        raise UserError(
+            f'{location}: {name!r} is not a name. Macros are set by --gin.TRAIN_STEPS=100, parameters by '
+            '--gin.loop.train.total_steps=100.'
+        )
     try:
         parsed = config_parser.ConfigParser(value, _Delegate()).parse_value()
         if isinstance(parsed, str | int | float | bool | None) and re.fullmatch(r'\w+\s+\S.*', value):
             raise SyntaxError  # of `1 2` the parser reads only the first word
         text = value
-    except (SyntaxError, ValueError, tokenize.TokenError):
-        is_template = re.match(r'\{\w+\}', value)  # of columns, e.g. {question}
-        if value.lstrip()[:1] in '@%[({' and not is_template:
-            raise UserError(
-                f"{location}: not a gin value. Quote it for the shell, e.g. '--gin.{name}={value}'"
-            ) from None
+    except (SyntaxError, ValueError, tokenize.TokenError, RecursionError):
+        is_template = re.match(r'\{[^{}\'":]+\}', value)  # of columns, e.g. {question}
+        if value.startswith(('@', '%', '[', '(', '{')) and not is_template:
+            raise UserError(f'{location}: not a gin value. {_advice_for_value(name, value)}') from None
         parsed, text = value, repr(value)
     return Statement(name, parsed, location), f'{name} = {text}'
+
+
+@contextlib.contextmanager
+def given_in_python() -> Iterator[None]:
+    """Locate bindings that are not in a file by the argument of the Python function, not by a flag."""
+    token = _GIVEN_AS.set(_ARGUMENT)
+    try:
+        yield
+    finally:
+        _GIVEN_AS.reset(token)
+
+
+def flag_location(name: str, value: str) -> str:
+    """Return the location of a binding that is not in a file."""
+    shown = value if len(value) <= _LONGEST_SHOWN else f'{value[:_LONGEST_SHOWN]}...'
+    return f'{_GIVEN_AS.get()}{name}={shown}'
+
+
+def _advice_for_value(name: str, value: str) -> str:
+    shown = value if len(value) <= _LONGEST_SHOWN else '...'
+    if any(value.count(a) != value.count(b) for a, b in ('()', '[]', '{}')):
+        return f'Its brackets do not match. A text needs quotes, e.g. --gin.{name}="\'{shown}\'"'
+    return f"Quote it for the shell, e.g. '--gin.{name}={shown}'; texts in it need quotes of their own."
 
 
 def _parse(text: str, display: str) -> Iterator[Any]:
     parser = config_parser.ConfigParser(io.StringIO(text), _Delegate())
     try:
         yield from parser
-    except (SyntaxError, ValueError, tokenize.TokenError) as error:
+    except (SyntaxError, ValueError, tokenize.TokenError, RecursionError) as error:
         line = getattr(error, 'lineno', None) or parser._current_token.start[0]
-        content = text.splitlines()[line - 1].strip() if line <= text.count('\n') + 1 else ''
+        content = text.split('\n')[line - 1].strip() if line <= text.count('\n') + 1 else ''
+        if len(content) > _LONGEST_SHOWN:
+            raise UserError(
+                f'{display}, line {line}: gin cannot read this line: it is too long or too deeply nested:\n'
+                f'    {content[:_LONGEST_SHOWN]}...'
+            ) from None
         hint = ''
         match = re.fullmatch(r'([\w./]+)\s*=\s*([^\'"@%\[({].*)', content)
         if match and not re.fullmatch(r'[-+\d.eE_]+', match[2]):
@@ -244,9 +315,3 @@ def held(value: Any, kind: type | tuple[type, ...]) -> Iterator[Any]:
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for item in value:
             yield from held(item, kind)
-
-
-def register_search_paths() -> None:
-    """Let gin find the includes that `find_config` finds."""
-    for root in search_roots():
-        gin.add_config_file_search_path(str(root))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
 import inspect
 import types
 import typing
@@ -16,6 +17,8 @@ _PLAIN = (bool, int, float, str, bytes, type(None), tuple, list, dict)
 def hints_of(function: Any) -> dict[str, Any]:
     """Return the annotations of a function's or class's parameters, with their bounds; empty if they have errors."""
     try:
+        if dataclasses.is_dataclass(function):  # whose __init__ has the annotations of its bases, in their words
+            return typing.get_type_hints(function, include_extras=True)
         if inspect.isclass(function):
             inherited = typing.get_type_hints(function, include_extras=True)
             return typing.get_type_hints(function.__init__, include_extras=True) | inherited
@@ -64,10 +67,27 @@ def describe(hint: Any) -> str:
     if origin is Literal:
         return 'one of ' + ', '.join(map(repr, args))
     if origin in (Union, types.UnionType):
-        return ' or '.join(describe(arg) for arg in args)
+        return ' or '.join(dict.fromkeys(map(describe, args)))
     if hint is type(None):
         return 'None'
     words = {int: 'a whole number', float: 'a number', str: 'a text in quotes', bool: 'True or False'}
     if hint in words:
         return words[hint]
-    return getattr(hint, '__name__', str(hint)) if not args else str(hint).replace('collections.abc.', '')
+    if origin is collections.abc.Callable:
+        return 'a function'
+    if origin in (tuple, list, collections.abc.Sequence) and args:
+        items = [arg for arg in args if arg is not Ellipsis]
+        if origin is tuple and Ellipsis not in args:
+            return f'({", ".join(map(describe, items))})'
+        return f'a list of {_plural(items[0])}'
+    if origin in (dict, collections.abc.Mapping) and args:
+        return f'a dict from {_plural(args[0])} to {_plural(args[1])}'
+    return getattr(hint, '__name__', str(hint))
+
+
+def _plural(hint: Any) -> str:
+    hint, _ = bounds.parts(hint)
+    words = {int: 'whole numbers', float: 'numbers', str: 'texts in quotes', Any: 'anything'}
+    if typing.get_origin(hint) is None:
+        return words.get(hint, describe(hint))
+    return describe(hint).replace('a list', 'lists', 1).replace('a dict', 'dicts', 1).replace('a function', 'functions')

@@ -2,7 +2,8 @@
 
 The function in the file is that of the model's predictor. A model that generates text takes int32 tokens [1, L], BOS
 included and padded at the end, and gives float32 logits [1, L, V]. A model with a head also takes int32 segment ids
-[1, L], 1 for tokens and 0 for padding, and gives the head's scores.
+[1, L], 1 for tokens and 0 for padding, and gives the head's scores; where the model was trained with bidirectional
+attention, the segment's tokens attend to one another in both directions. `described` writes what is beside the file.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import jax
 import numpy as np
 
 from palm_jax.errors import UserError
+from palm_jax.exchange.directories import prepare
 from palm_jax.inference import decoding
 from palm_jax.models.model import Model
 from palm_jax.predictors.generator import Generator
@@ -42,21 +44,28 @@ print(*ids[1:])
 '''
 
 
-def function(predictor: Predictor, model: Model, params: Any) -> Function:
-    """Return the function that a file holds, with the weights as constants."""
+def function(predictor: Predictor, model: Model, params: Any, bidirectional: bool = False) -> Function:
+    """Return the function that a file holds, with the weights as constants; see `write_stablehlo`."""
     # One program for several platforms cannot hold kernels that are lowered for one of them, as `auto` may choose.
     attention = 'blocks' if model.arch.attention == 'auto' else model.arch.attention
     model = model.clone(arch=dataclasses.replace(model.arch, attention=attention))
     model, params = decoding.unstack_layers(model, params)  # converters know matrices, not stacks of them
 
     def compute(*features: jax.Array) -> jax.Array:
-        return predictor.apply(model, params, *features)
+        both_directions = features[1:2] if bidirectional else ()  # as far as the tokens go
+        return predictor.apply(model, params, *features, *both_directions)
 
     return compute
 
 
 def write_stablehlo(
-    predictor: Predictor, model: Model, params: Any, length: int, directory: Path, batches: Sequence[dict]
+    predictor: Predictor,
+    model: Model,
+    params: Any,
+    length: int,
+    directory: Path,
+    batches: Sequence[dict],
+    bidirectional: bool = False,
 ) -> str:
     """Write model.stablehlo and, for a model that generates text, run.py, which needs only jax.
 
@@ -67,6 +76,7 @@ def write_stablehlo(
       length: L.
       directory: new or empty directory.
       batches: held-out batches on which the file is compared with the model.
+      bidirectional: whether the tokens of a text attend to one another in both directions, for a model with a head.
 
     Returns:
       A table of the comparison.
@@ -74,11 +84,11 @@ def write_stablehlo(
     Raises:
       UserError: if the directory is not empty, or the file computes something else than the model.
     """
-    plain, specs = function(predictor, model, params), _specs(predictor, length)
+    plain, specs = function(predictor, model, params, bidirectional), _specs(predictor, length)
     # The constraint on memory order is not among the calls whose compatibility StableHLO guarantees.
     unguaranteed = jax.export.DisabledSafetyCheck.custom_call('LayoutConstraint')
     exported = jax.export.export(jax.jit(plain), platforms=_PLATFORMS, disabled_checks=[unguaranteed])(*specs)
-    _prepare(directory)
+    prepare(directory)
     (directory / 'model.stablehlo').write_bytes(exported.serialize())
     if isinstance(predictor, Generator):
         (directory / 'run.py').write_text(_RUNNER)
@@ -87,7 +97,13 @@ def write_stablehlo(
 
 
 def write_tflite(
-    predictor: Predictor, model: Model, params: Any, length: int, directory: Path, batches: Sequence[dict]
+    predictor: Predictor,
+    model: Model,
+    params: Any,
+    length: int,
+    directory: Path,
+    batches: Sequence[dict],
+    bidirectional: bool = False,
 ) -> str:
     """Write model.tflite, and model_int8.tflite with the large matrices in eight bits; see `write_stablehlo`.
 
@@ -97,12 +113,12 @@ def write_tflite(
     from jax.experimental import jax2tf
 
     model = model.clone(arch=dataclasses.replace(model.arch, dtype='float32'))
-    plain, specs = function(predictor, model, params), _specs(predictor, length)
+    plain, specs = function(predictor, model, params, bidirectional), _specs(predictor, length)
     signature = [tf.TensorSpec(spec.shape, tf.int32) for spec in specs]
     # Lowered for a platform without variants of its own: TFLite does not know the constraint on memory order of CPUs.
     converted = jax2tf.convert(plain, with_gradient=False, native_serialization_platforms=('rocm',))
     wrapped = tf.function(converted, input_signature=signature, autograph=False)
-    _prepare(directory)
+    prepare(directory)
     calls = {}
     for name, optimizations in (('model.tflite', []), ('model_int8.tflite', [tf.lite.Optimize.DEFAULT])):
         converter = tf.lite.TFLiteConverter.from_concrete_functions([wrapped.get_concrete_function()], wrapped)
@@ -114,12 +130,6 @@ def write_tflite(
 
 def _specs(predictor: Predictor, length: int) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct((1, length), np.int32)] * len(predictor.features)
-
-
-def _prepare(directory: Path) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    if any(directory.iterdir()):
-        raise UserError(f'{directory} is not empty. Name another directory.')
 
 
 def _interpreter(file: Path) -> Function:

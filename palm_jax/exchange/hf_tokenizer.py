@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,21 +16,38 @@ from palm_jax.special_ids import BOS_ID, EOS_ID, UNK_ID
 _SPECIAL = {BOS_ID: '<pad>', EOS_ID: '</s>', UNK_ID: '<unk>'}
 
 
-def write(vocabulary: ExtendedVocabulary, directory: Path, length: int) -> None:
+class Template(NamedTuple):
+    """How `AutoTokenizer` encodes a text: BOS, the text and, if `ends` says so, EOS; of pairs both texts in turn."""
+
+    ends: bool
+    padding_side: str
+
+
+_LANGUAGE_MODEL = Template(ends=False, padding_side='left')
+
+
+def write(vocabulary: ExtendedVocabulary, directory: Path, length: int, template: Template | None = None) -> None:
     """Write tokenizer.json and tokenizer_config.json for `AutoTokenizer`.
 
     It encodes a text as BOS and the ids of the text, as the model was trained. Unlike here, it reads a literal `▁` as a
     space.
 
     Args:
-      vocabulary: bytes or SentencePiece (BPE), with its special tokens; a tokenizer.json is written unchanged.
+      vocabulary: bytes or SentencePiece (BPE), with its special tokens; the tokens of a tokenizer.json are unchanged.
       directory: directory to write to.
       length: context length that the model was trained on.
+      template: special tokens around a text; None is BOS before it, or what an imported tokenizer.json says.
     """
-    from tokenizers import AddedToken, processors
+    from tokenizers import AddedToken, Tokenizer
 
     if isinstance(vocabulary.text, HuggingFace):
-        vocabulary.text.write_original(directory)
+        ids = vocabulary.text.write_original(directory)
+        tokenizer = Tokenizer.from_file(str(directory / 'tokenizer.json'))
+        start, end = (str(tokenizer.id_to_token(i)) for i in ids)
+        if template is not None:
+            tokenizer.post_processor = _processor(template, (start, ids[0]), (end, ids[1]))
+            tokenizer.save(str(directory / 'tokenizer.json'))
+        _write_settings(directory, length, start, end, None, template or _LANGUAGE_MODEL)
         return
     text = vocabulary.text
     tokenizer = _from_sentencepiece(text) if isinstance(text, SentencePiece) else _from_bytes()
@@ -37,21 +55,33 @@ def write(vocabulary: ExtendedVocabulary, directory: Path, length: int) -> None:
     above = [vocabulary.decode([i]) for i in range(vocabulary.text.size, vocabulary.size)]
     special += [AddedToken(name, special=True, normalized=False) for name in above]
     tokenizer.add_special_tokens(special)
-    start = _SPECIAL[BOS_ID]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f'{start} $A', pair=f'{start} $A $B', special_tokens=[(start, BOS_ID)]
-    )
+    start, end = _SPECIAL[BOS_ID], _SPECIAL[EOS_ID]
+    tokenizer.post_processor = _processor(template or _LANGUAGE_MODEL, (start, BOS_ID), (end, EOS_ID))
     tokenizer.save(str(directory / 'tokenizer.json'))
+    _write_settings(directory, length, start, end, _SPECIAL[UNK_ID], template or _LANGUAGE_MODEL)
+
+
+def _processor(template: Template, start: tuple[str, int], end: tuple[str, int]) -> Any:
+    from tokenizers import processors
+
+    after = f' {end[0]}' if template.ends else ''
+    return processors.TemplateProcessing(
+        single=f'{start[0]} $A{after}', pair=f'{start[0]} $A{after} $B{after}', special_tokens=[start, end]
+    )
+
+
+def _write_settings(directory: Path, length: int, start: str, end: str, unk: str | None, template: Template) -> None:
     settings = {
         'tokenizer_class': 'PreTrainedTokenizerFast',
         'bos_token': start,
-        'eos_token': _SPECIAL[EOS_ID],
-        'unk_token': _SPECIAL[UNK_ID],
+        'eos_token': end,
+        'unk_token': unk,
         'pad_token': start,
-        'padding_side': 'left',
+        'padding_side': template.padding_side,
         'clean_up_tokenization_spaces': False,
         'model_max_length': length,
     }
+    settings = {name: value for name, value in settings.items() if value is not None}
     (directory / 'tokenizer_config.json').write_text(json.dumps(settings, indent=2) + '\n')
 
 

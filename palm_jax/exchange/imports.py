@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +19,23 @@ from palm_jax.configuration.compose import compose
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import HuggingFace
 from palm_jax.errors import UserError
-from palm_jax.exchange import cohere, hf_directory, palm_rlhf
-from palm_jax.exchange.cohere import ParamDtype, Tensor
+from palm_jax.exchange import gguf_tokenizer, hf_config, hf_directory, palm_rlhf
+from palm_jax.exchange.families import family_of
+from palm_jax.exchange.gguf_file import GgufFile
+from palm_jax.exchange.tensors import ParamDtype, Tensor, Weights
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import MeshLayout
-from palm_jax.run_directory import RunDirectory
+from palm_jax.run_directory import RunDirectory, write_whole
 from palm_jax.training.checkpoints import Checkpoints
+from palm_jax.training.saving import kept_files
 from palm_jax.training.state import TrainState, init_params
+
+_EMBEDDING, _OUTPUT = 'model.embed_tokens.weight', 'lm_head.weight'
 
 
 def from_hf(source: Path, model_dir: Path, dtype: ParamDtype = 'float32', layout: MeshLayout = MeshLayout()) -> str:
-    """Imports a Transformers directory of a Cohere-type model as a base for fine-tuning.
+    """Import a Transformers directory as a base for fine-tuning; see `families` for the models.
 
     Args:
       source: directory with config.json, *.safetensors, tokenizer.json and tokenizer_config.json.
@@ -36,18 +44,111 @@ def from_hf(source: Path, model_dir: Path, dtype: ParamDtype = 'float32', layout
       layout: mesh on which the weights are assembled; a host holds only what its devices hold.
 
     Returns:
-      A line that says what was imported.
+      Lines that say what was imported, and how its logits compare with those of Transformers.
 
     Raises:
       UserError: the directory holds another type of model or tensors that do not fit, or `model_dir` holds a run.
     """
     run = _new_run(model_dir)
-    config = hf_directory.read_config(source)
-    arch = cohere.architecture(config, dtype)
+    config = hf_config.read(source)
+    arch, length = hf_config.architecture(config, dtype), hf_config.context_length(config)
     vocabulary = _vocabulary(source / 'tokenizer.json', arch)
-    with hf_directory.open_weights(source, arch) as read:
-        params = _assemble(cohere.tensors(arch), read, arch, vocabulary, layout)
-    return _write_run(params, arch, vocabulary, config.get('max_position_embeddings', 2048), run)
+    with hf_directory.open_weights(source) as weights:
+        is_shared = hf_directory.shares_embedding(arch.shared_embedding, weights, _OUTPUT, _EMBEDDING)
+        arch = dataclasses.replace(arch, shared_embedding=is_shared)
+        mappings = family_of(config['model_type']).tensors(arch)
+        hf_directory.check(weights.shapes, mappings, arch.num_layers, source, [_OUTPUT] if is_shared else [])
+        params = _assemble(mappings, weights, arch, vocabulary, layout)
+
+    def theirs(transformers: Any, torch: Any) -> Any:
+        settings = transformers.AutoConfig.from_pretrained(source)
+        if not hf_config.states_theta(config):  # its default changed from one version to another
+            settings.rope_parameters = {**settings.rope_parameters, 'rope_theta': arch.rope_theta}
+        return transformers.AutoModelForCausalLM.from_pretrained(source, config=settings, dtype=torch.float32)
+
+    compared = _compare_with_transformers(theirs, source, params, arch, vocabulary, length)
+    return f'{_write_run(params, arch, vocabulary, length, run)}\n{compared}'
+
+
+def from_gguf(source: Path, model_dir: Path, dtype: ParamDtype = 'float32', layout: MeshLayout = MeshLayout()) -> str:
+    """Import a GGUF file as a base for fine-tuning: its tensors dequantized, and its own tokenizer.
+
+    Args:
+      source: .gguf file of a model of a family in `families`.
+      model_dir: MODEL_DIR to create, with a checkpoint, the vocabulary and a configuration.
+      dtype: type in which the weights are stored.
+      layout: mesh on which the weights are assembled; a host holds only what its devices hold.
+
+    Returns:
+      Lines that say what was imported, and how its logits compare with those of Transformers.
+
+    Raises:
+      UserError: the file is cut or holds another type of model, or `model_dir` holds a run.
+    """
+    run = _new_run(model_dir)
+    file = GgufFile(source)
+    config = file.config()
+    arch, length = hf_config.architecture(config, dtype), hf_config.context_length(config)
+    mappings = file.tensors(arch)
+    hf_directory.check(file.shapes, mappings, arch.num_layers, source)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = Path(folder) / RunDirectory(Path(folder)).tokenizers_vocabulary.name
+        tokenizer.write_text(json.dumps(gguf_tokenizer.content(file)), encoding='utf-8')
+        vocabulary = _vocabulary(tokenizer, arch)
+        params = _assemble(mappings, file, arch, vocabulary, layout)
+
+        def theirs(transformers: Any, torch: Any) -> Any:
+            where = {'pretrained_model_name_or_path': source.parent, 'gguf_file': source.name}
+            settings = transformers.AutoConfig.from_pretrained(**where)
+            if 'rope_scaling' in config:  # which it does not read
+                settings.rope_parameters = config['rope_scaling'] | {'rope_theta': arch.rope_theta}
+            return transformers.AutoModelForCausalLM.from_pretrained(**where, config=settings, dtype=torch.float32)
+
+        compared = _compare_with_transformers(theirs, source, params, arch, vocabulary, length)
+        return f'{_write_run(params, arch, vocabulary, length, run)}\n{compared}'
+
+
+def _compare_with_transformers(
+    open_theirs: Callable[[Any, Any], Any],
+    source: Path,
+    params: Any,
+    arch: Architecture,
+    vocabulary: ExtendedVocabulary,
+    length: int,
+) -> str:
+    """Return a line about the logits here and there.
+
+    Args:
+      open_theirs: function of the modules (transformers, torch) that opens the same weights as a causal language model.
+      source: what was imported.
+      params: its parameters here.
+      arch: its architecture here.
+      vocabulary: its vocabulary here.
+      length: its context length in tokens.
+
+    Raises:
+      UserError: if they differ.
+    """
+    try:
+        import torch
+        import transformers
+    except ImportError:
+        return f'logits     not compared: Transformers is not installed ({hf_directory.NEEDS})'
+    version = f'Transformers {transformers.__version__}'
+    try:
+        theirs = open_theirs(transformers, torch).eval()
+        theirs(torch.zeros((1, 2), dtype=torch.int64))  # some configurations are opened, but do not run
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return f'logits     not compared: {version} does not run {source} ({reason})'
+    with torch.no_grad():
+        for parameter in theirs.parameters():  # rounded as the weights here
+            parameter.copy_(parameter.to(getattr(torch, arch.param_dtype)))
+    permutation = hf_directory.token_id_permutation(vocabulary, arch)
+    found = hf_directory.compare_logits(theirs, params, arch, permutation, length)
+    if not (found.agree or (arch.param_dtype != 'float32' and found.difference <= 0.05 * found.largest)):
+        raise UserError(f'{source}: logits {found} from those of {version}; nothing was imported.')
+    return f'logits     {found} over {found.num_tokens} random tokens ({version})'
 
 
 def from_palm_rlhf(
@@ -59,7 +160,7 @@ def from_palm_rlhf(
     length: int = 2048,
     layout: MeshLayout = MeshLayout(),
 ) -> str:
-    """Imports weights of PaLM-rlhf-pytorch (conceptofmind/PaLM) as a base for fine-tuning.
+    """Import weights of PaLM-rlhf-pytorch (conceptofmind/PaLM) as a base for fine-tuning.
 
     Args:
       source: file of tensors.
@@ -80,30 +181,48 @@ def from_palm_rlhf(
     with palm_rlhf.open_weights(source) as found:
         arch = palm_rlhf.architecture(found, dtype, head_dim)
         tensors = palm_rlhf.tensors(arch, found)
-        hf_directory.check(palm_rlhf.shapes(found), tensors, arch.num_layers, source)
+        weights = palm_rlhf.TorchWeights(found)
+        hf_directory.check(weights.shapes, tensors, arch.num_layers, source)
         vocabulary = _vocabulary(tokenizer, arch)
-        params = _assemble(tensors, palm_rlhf.reader(found), arch, vocabulary, layout)
+        params = _assemble(tensors, weights, arch, vocabulary, layout)
     return _write_run(params, arch, vocabulary, length, run)
 
 
 def _new_run(model_dir: Path) -> RunDirectory:
     run = RunDirectory(model_dir)
+    for path in (model_dir, *model_dir.parents):
+        if path.exists() and not path.is_dir():
+            raise UserError(f'{path} is a file, not a directory. Name a new directory for the run.')
     if run.checkpoints.exists():
         raise UserError(f'{run} holds a run already. Name another directory.')
     return run
 
 
 def _vocabulary(file: Path, arch: Architecture) -> ExtendedVocabulary:
+    if not file.is_file():
+        raise UserError(
+            f'{file.parent} has no {file.name}. Transformers writes one: '
+            f"AutoTokenizer.from_pretrained('{file.parent}').save_pretrained('{file.parent}')"
+        )
     vocabulary = ExtendedVocabulary(HuggingFace(str(file)))
-    if vocabulary.size > arch.vocab_size:
+    try:
+        vocabulary.encode('')
+        size = vocabulary.size
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f'{file} is not a valid tokenizer.json ({type(error).__name__}: {error}).') from None
+    if size > arch.vocab_size:
         raise UserError(f'{file} has {vocabulary.size} ids, the model {arch.vocab_size}.')
     return vocabulary
 
 
 def _assemble(
-    tensors: Sequence[Tensor], read: Any, arch: Architecture, vocabulary: ExtendedVocabulary, layout: MeshLayout
+    tensors: Sequence[Tensor],
+    weights: Weights,
+    arch: Architecture,
+    vocabulary: ExtendedVocabulary,
+    layout: MeshLayout,
 ) -> Any:
-    """Reads every parameter directly into its shards on the mesh."""
+    """Read every parameter directly into its shards on the mesh."""
     mesh = layout.mesh()
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
         boxed = jax.eval_shape(lambda rng: init_params(PaLM(arch), rng), jax.random.key(0))
@@ -112,24 +231,25 @@ def _assemble(
         params: dict[str, Any] = {}
         for tensor in tqdm(tensors, desc='reading', unit=' parameters'):
             sharding = _leaf(shardings, tensor.path)
-            _put(params, tensor.path, hf_directory.stack_layers(read, tensor, arch, vocabulary, sharding))
+            _put(params, tensor.path, hf_directory.stack_layers(weights, tensor, arch, vocabulary, sharding))
     return params
 
 
 def _write_run(params: Any, arch: Architecture, vocabulary: ExtendedVocabulary, length: int, run: RunDirectory) -> str:
-    """Writes a run with one checkpoint at step 0, and returns a line about it."""
+    """Write a run with one checkpoint at step 0, and return a line about it."""
     metadata = CheckpointMetadata.of_model(arch, vocabulary.fingerprint)
-    checkpoints = Checkpoints(run.checkpoints, 1, metadata)
-    checkpoints.save(TrainState(jnp.zeros((), jnp.int32), params, {}), 0)
-    checkpoints.close()
-    vocabulary.save(run.path)
     bindings = {
         'MODEL_DIR': str(run),
         'INITIAL_CHECKPOINT_PATH': str(run),
         'VOCABULARY_SIZE': arch.vocab_size,
         'TASK_FEATURE_LENGTHS': {'targets': length},
     }
-    run.config.write_text(compose(['gin/runs/imported.gin'], bindings))
+    config = compose(['gin/runs/imported.gin'], bindings)
+    checkpoints = Checkpoints(run.checkpoints, 1, metadata, files=kept_files(config, vocabulary))
+    checkpoints.save(TrainState(jnp.zeros((), jnp.int32), params, {}), 0)
+    checkpoints.close()
+    vocabulary.save(run.path)
+    write_whole(run.config, config)
     count = sum(x.size for x in jax.tree.leaves(params))
     return f'imported   {count:,} parameters, vocabulary {vocabulary.fingerprint}, to {run}'
 

@@ -30,13 +30,14 @@ class PalmJax(TemplateLM):
     Args:
       model_dir: MODEL_DIR of a run.
       batch_size: texts per forward pass; 32 for anything but a number, like the harness's `auto`.
+      trust_modules: modules that the run may name besides those of palm_jax, joined by `+`; see `api.load`.
       options: further options that the harness passes to every model (device, ...); ignored.
     """
 
-    def __init__(self, model_dir: str, batch_size: int | str = 32, **options: Any):
+    def __init__(self, model_dir: str, batch_size: int | str = 32, trust_modules: str = '', **options: Any):
         super().__init__()
         del options
-        self._model = trained_model.load(model_dir)
+        self._model = trained_model.load(model_dir, trust_modules=[name for name in trust_modules.split('+') if name])
         self.batch_size = int(batch_size) if str(batch_size).isdigit() else 32
         self.max_length, self.max_gen_toks = self._model.data.length, min(256, self._model.data.length // 2)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from palm_jax.errors import UserError
-from palm_jax.exchange.cohere import ParamDtype, Tensor
+from palm_jax.exchange.tensors import ParamDtype, Tensor, heads_out
 from palm_jax.models.architecture import Architecture
 
 _LAYER = 'layers.{}.fn.'
@@ -110,29 +110,27 @@ def tensors(arch: Architecture, found: Mapping[str, Any]) -> list[Tensor]:
 
         return Tensor(path, _FUSED, shape, fused_shape, import_layer)
 
-    out = Tensor(
-        'stack/attn/out/kernel', _LAYER + 'attn_out.weight', (H, K, D),
-        lambda x: x.reshape(H * K, D).T, lambda y: y.T.reshape(H, K, D),
-    )  # fmt: skip
     return [
-        Tensor('embed/embedding', 'token_emb.weight', (V, D), np.asarray, np.asarray),
+        Tensor('embed/embedding', 'token_emb.weight', (V, D)),
         *([norm('final_norm/scale', 'norm.gamma')] if arch.final_norm else []),
         norm('stack/norm/scale', _LAYER + 'norm.gamma'),
         rows('stack/attn/qkv/q', 0, H * K, (D, H, K)),
         rows('stack/attn/qkv/k', H * K, K, (D, 1, K)),
         rows('stack/attn/qkv/v', H * K + K, K, (D, 1, K)),
-        out,
+        heads_out('stack/attn/out/kernel', _LAYER + 'attn_out.weight', H, K, D),
         rows('stack/mlp/in/up', H * K + 2 * K, F, (D, F)),
         rows('stack/mlp/in/gate', H * K + 2 * K + F, F, (D, F)),
         Tensor('stack/mlp/out/kernel', _LAYER + 'ff_out.2.weight', (F, D), np.transpose, np.transpose),
     ]
 
 
-def shapes(found: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the tensors that must match a parameter."""
-    return {name: tuple(tensor.shape) for name, tensor in found.items() if not _UNUSED.fullmatch(name)}
+class TorchWeights:
+    """The tensors of an open file; see `tensors.Weights`."""
 
+    def __init__(self, found: Mapping[str, Any]):
+        self._found = found
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in found.items() if not _UNUSED.fullmatch(name)}
 
-def reader(found: Mapping[str, Any]) -> Any:
-    """Return a function from (tensor, layer) to its array."""
-    return lambda tensor, number: found[tensor.name.format(number)].float().numpy()
+    def read(self, name: str) -> np.ndarray:
+        """Return one tensor in float32."""
+        return self._found[name].float().numpy()

@@ -11,7 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from palm_jax.errors import UserError
-from palm_jax.exchange.cohere import interleave
+from palm_jax.exchange import hf_config
+from palm_jax.exchange.directories import apply_umask, prepare
+from palm_jax.exchange.families import family_for
+from palm_jax.exchange.tensors import interleave
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.kernels.rope import rotate
 from palm_jax.peft.adalora import AdaLoRA
@@ -38,7 +41,7 @@ def attach(base: Any, method: Method, params: Mapping[str, Any], arch: Architect
     """Return peft's model of the same method with the same weights.
 
     Args:
-      base: `CohereForCausalLM` with the weights of the base.
+      base: causal language model of Transformers with the weights of the base.
       method: LoRA (rsLoRA, DoRA), AdaLoRA, (IA)³, prefix or prompt tuning.
       params: parameters of this project, including the method's.
       arch: architecture of the base.
@@ -72,7 +75,10 @@ def attach(base: Any, method: Method, params: Mapping[str, Any], arch: Architect
 
 
 def _of_linear_layers(
-    method: Method, params: Mapping[str, Any], arch: Architecture, weights_of: Callable[[dict, str], Weights]
+    method: Method,
+    params: Mapping[str, Any],
+    arch: Architecture,
+    weights_of: Callable[[dict, str, Architecture], Weights],
 ) -> tuple[list[str], Weights]:
     """Return the names of the linear layers with weights of the method, and those weights in all layers."""
     names: list[str] = []
@@ -80,17 +86,22 @@ def _of_linear_layers(
     for linear, (branch, projection, kernel) in LINEAR.items():
         own = params['stack'][branch][projection].get(method.name, {})
         for layer in range(arch.num_layers):
-            found = weights_of({name: np.asarray(value[layer]) for name, value in own.items()}, kernel)
+            found = weights_of({name: np.asarray(value[layer]) for name, value in own.items()}, kernel, arch)
             weights |= {f'layers.{layer}.{linear}.{suffix}': value for suffix, value in found.items()}
         names += [linear.split('.')[1]] if found else []
     return names, weights
 
 
-def _low_rank(own: Mapping[str, np.ndarray], kernel: str) -> Weights:
+def _permutation(arch: Architecture, kernel: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function from outputs of a kernel here to those of the layer in Transformers."""
+    return interleave if kernel in ('q', 'k') and family_for(arch).interleaved else np.asarray
+
+
+def _low_rank(own: Mapping[str, np.ndarray], kernel: str, arch: Architecture) -> Weights:
     """Return A, B, E and magnitudes of one kernel of one layer."""
     if f'{kernel}_a' not in own:
         return {}
-    permute = interleave if kernel in ('q', 'k') else np.asarray
+    permute = _permutation(arch, kernel)
     a, b = own[f'{kernel}_a'], own[f'{kernel}_b']
     rank = b.shape[0]
     weights: Weights = {
@@ -130,11 +141,14 @@ def _adalora(method: AdaLoRA, params: Mapping[str, Any], arch: Architecture) -> 
 def _ia3(method: IA3, params: Mapping[str, Any], arch: Architecture) -> tuple[Any, Weights]:
     from peft import IA3Config
 
-    def scales(own: Mapping[str, np.ndarray], kernel: str) -> Weights:
+    if arch.qkv_bias:
+        raise UserError('The vectors of (IA)³ multiply biases in peft, but not here. Use --format=hf.')
+
+    def scales(own: Mapping[str, np.ndarray], kernel: str, arch: Architecture) -> Weights:
         vector = own.get('input') if kernel == 'kernel' else own.get(kernel)
         if vector is None:
             return {}
-        return {'ia3_l.default': (interleave if kernel in ('q', 'k') else np.asarray)(vector)}
+        return {'ia3_l.default': _permutation(arch, kernel)(vector)}
 
     names, weights = _of_linear_layers(method, params, arch, scales)
     of_inputs = [name for name in names if name in ('o_proj', 'down_proj')]
@@ -148,7 +162,8 @@ def _prefix(method: Prefix, params: Mapping[str, Any], arch: Architecture) -> tu
     both = jax.vmap(lambda layer: KeysAndValues(arch, method).apply({'params': layer}))(own)
     k_NPGK, v_NPGK = (np.asarray(x)[:, 0] for x in both)
     # Positions here are -P to -1, before the text; in peft, a cache at 0 to P - 1 with the text after it.
-    k_NPGK = interleave(np.asarray(rotate(jnp.asarray(k_NPGK), jnp.full((1, P), P), arch.rope_theta)))
+    k_NPGK = np.asarray(rotate(jnp.asarray(k_NPGK), jnp.full((1, P), P), arch.rope_theta, scaling=arch.scaled_rope))
+    k_NPGK = _permutation(arch, 'k')(k_NPGK)
     both_N2PGK = np.stack([k_NPGK, v_NPGK], axis=1)
     config = PrefixTuningConfig(
         task_type='CAUSAL_LM', num_virtual_tokens=P, num_layers=arch.num_layers, num_attention_heads=arch.num_kv_heads,
@@ -160,9 +175,23 @@ def _prefix(method: Prefix, params: Mapping[str, Any], arch: Architecture) -> tu
 def _prompt(method: SoftPrompt, params: Mapping[str, Any], arch: Architecture) -> tuple[Any, Weights]:
     from peft import PromptTuningConfig
 
-    del arch
     config = PromptTuningConfig(task_type='CAUSAL_LM', num_virtual_tokens=method.length)
-    return config, {'prompt_encoder.default.embedding.weight': params[method.name]['embedding']}
+    prompt_PD = np.asarray(params[method.name]['embedding'], np.float32) * arch.embedding_scale
+    return config, {'prompt_encoder.default.embedding.weight': prompt_PD}
+
+
+def check(model: Any) -> None:
+    """Raise a UserError if a model has not exactly one method, with the format to use instead."""
+    if not model.methods:
+        raise UserError(
+            'This run has no adapter: it trained weights of the model itself. --format=hf exports the whole model.'
+        )
+    if len(model.methods) > 1:
+        names = ', '.join(method.name for method in model.methods)
+        raise UserError(
+            f'A peft directory has one method, but this run has {len(model.methods)}: {names}. '
+            '--format=hf exports the whole model, if all of them can be merged.'
+        )
 
 
 def write(model: Any, params: Any, permutation: np.ndarray, base: Path, directory: Path) -> str:
@@ -181,13 +210,14 @@ def write(model: Any, params: Any, permutation: np.ndarray, base: Path, director
     Raises:
       UserError: if there is not exactly one method, the base is missing, or logits differ.
     """
-    if len(model.methods) != 1:
-        raise UserError(f'A peft directory has one method, but this run has {len(model.methods)}.')
+    check(model)
     if not (base / 'config.json').is_file():
         raise UserError(
             f'--base={base} is not a Transformers model. Export the base first: '
             f'palm-jax export --gin_file=BASE/config.gin {base}'
         )
+    hf_config.architecture(hf_config.read(base))
+    prepare(directory)
     import peft
     import torch
     import transformers
@@ -196,6 +226,7 @@ def write(model: Any, params: Any, permutation: np.ndarray, base: Path, director
         return transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
 
     attach(load(), model.methods[0], params, model.arch).save_pretrained(directory)
+    apply_umask(directory)
     theirs = peft.PeftModel.from_pretrained(load(), directory).eval()
     tokens = np.random.default_rng(0).integers(0, model.arch.vocab_size, (4, 32))
     with torch.no_grad():

@@ -15,7 +15,7 @@ from palm_jax.bounds import AtLeast, checked
 from palm_jax.inference import decoding
 from palm_jax.inference.decoding import Weights
 from palm_jax.inference.generate import Completion, Decoder, drawable_ids, next_power_of_two
-from palm_jax.inference.quantization import dequantize
+from palm_jax.models.quantization import dequantize_tree
 from palm_jax.special_ids import EOS_ID
 
 
@@ -33,7 +33,7 @@ class BeamSearch(Decoder):
       length_penalty: exponent of the length; 0 ranks by the sum and prefers short texts, 1 ranks by the mean.
       max_tokens: maximum number of generated tokens.
       batch_size: number of prompts decoded together.
-      weights: `stored` or `int8`, see `quantization`.
+      weights: `stored` or `int8`, see `models.quantization`.
     """
 
     num_beams: Annotated[int, AtLeast(1)] = 4
@@ -90,7 +90,7 @@ def _pick(x: jax.Array, indices_BK: jax.Array) -> jax.Array:
 def _search(model, params, tokens_BP, lengths_B, remaining_B, room, bidirectional, beams, length_penalty, drawable_V):
     """Return scores [B, K], tokens [B, K, T], counts [B, K] and log-probabilities [B, K, T], best first."""
     B, K, T, V = tokens_BP.shape[0], beams, room, model.arch.vocab_size
-    variables = {'params': dequantize(params, model.arch.dtype)}
+    variables = {'params': dequantize_tree(params, model.arch.dtype)}
     h_BD, cache = decoding.read(model, variables, tokens_BP, lengths_B, room, bidirectional)
     cache = jax.tree.map(lambda c: jnp.repeat(c, K, axis=0), cache)
     normalized = lambda total, count: total / jnp.maximum(count, 1) ** length_penalty  # noqa: E731

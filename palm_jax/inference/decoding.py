@@ -16,8 +16,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from palm_jax.inference.quantization import dequantize, quantize
 from palm_jax.inference.sampling import Array, SamplingParams, choose
+from palm_jax.models.quantization import QuantizedWeight, dequantize_tree, input_axes, is_quantized, quantize
 from palm_jax.parameters import path_name
 from palm_jax.special_ids import EOS_ID
 
@@ -86,17 +86,28 @@ def unstack_layers(
     def unstack(key_path, leaf):
         if id(leaf) not in known:
             path = path_name(key_path)
-            parts = jnp.unstack(leaf) if path.startswith('stack/') else (leaf,)
-            if weights == 'int8':
-                parts = [quantize(path, part) for part in parts]
+            parts = _layers(leaf) if path.startswith('stack/') else [leaf]
+            if weights == 'int8' and not is_quantized(leaf) and (inputs := input_axes(path, parts[0].ndim)) is not None:
+                parts = [_to_int8(part, inputs) for part in parts]
             known[id(leaf)] = leaf, parts  # the leaf stays, and with it its id
         return known[id(leaf)][1]
 
-    apart = jax.tree_util.tree_map_with_path(unstack, params)
+    apart = jax.tree_util.tree_map_with_path(unstack, params, is_leaf=is_quantized)
     is_parts = lambda x: isinstance(x, list | tuple)  # noqa: E731
     pick = lambda tree, number: jax.tree.map(lambda parts: parts[number], tree, is_leaf=is_parts)  # noqa: E731
     stack = {str(number): pick(apart['stack'], number) for number in range(num_layers)}
     return model.clone(stacked=False), {name: pick(tree, 0) for name, tree in apart.items()} | {'stack': stack}
+
+
+def _layers(leaf: Any) -> list[Any]:
+    """Return a stacked weight, quantized or not, as one per layer."""
+    arrays, structure = jax.tree.flatten(leaf)
+    return [jax.tree.unflatten(structure, parts) for parts in zip(*map(jnp.unstack, arrays), strict=True)]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _to_int8(weight: jax.Array, inputs: tuple[int, ...]) -> QuantizedWeight:
+    return quantize(weight, inputs, 'int8')
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'room', 'bidirectional', 'num_logprobs', 'with_penalty'))
@@ -133,7 +144,7 @@ def prefill(
     Returns:
       The state [B] and the first generated tokens [B, 1].
     """
-    variables = {'params': dequantize(params, model.arch.dtype)}
+    variables = {'params': dequantize_tree(params, model.arch.dtype)}
     h_BD, cache = read(model, variables, tokens_BP, lengths_B, room, bidirectional)
     B, P = tokens_BP.shape
     seen_BV = None
@@ -179,7 +190,7 @@ def decode(
     """Generate up to `steps` tokens in every row that has some remaining; `state` is donated. See `prefill`."""
 
     def step(state: DecodeState) -> tuple[DecodeState, Generated]:
-        variables = {'params': dequantize(params, model.arch.dtype)}
+        variables = {'params': dequantize_tree(params, model.arch.dtype)}
         inputs = state.last_token[:, None], state.position[:, None]
         h_B1D, cache = model.apply(variables | {'cache': state.cache}, *inputs, method='features', mutable=['cache'])
         state = dataclasses.replace(state, cache=cache['cache'])

@@ -76,7 +76,7 @@ class Decoder(abc.ABC):
     Attributes:
       max_tokens: maximum number of generated tokens.
       batch_size: number of prompts decoded together.
-      weights: `stored` or `int8`, see `quantization`.
+      weights: `stored` or `int8`, see `models.quantization`.
     """
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # `dataclasses.replace` takes any decoder
@@ -166,7 +166,7 @@ class Sampler(Decoder):
       num_decodes: number of completions of each prompt.
       seed: random seed; the same seed gives the same text at any batch size.
       batch_size: number of prompts decoded together.
-      weights: `stored` or `int8`, see `quantization`.
+      weights: `stored` or `int8`, see `models.quantization`.
     """
 
     max_tokens: Annotated[int, AtLeast(1)] = 96

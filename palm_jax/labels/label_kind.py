@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 Table = Sequence[Sequence[str]]  # the first row is the header
+Label = str | tuple[str, ...]  # a text; where labels are not exclusive also the texts of a list
 Encoded = np.ndarray | np.number  # a label as the loss reads it; NumPy scalars are arrays of shape []
 
 
@@ -50,13 +51,13 @@ class LabelKind(Protocol):
     has_classes: bool
     is_exclusive: bool
 
-    def class_names(self, label: str) -> list[str]:
-        """Return the classes that a label names as it is written in the table."""
+    def class_names(self, label: Label) -> list[str]:
+        """Return the classes that a label names as the table has it."""
 
-    def check(self, label: str) -> None:
+    def check(self, label: Label) -> None:
         """Raise UserError if a label can never be encoded, whichever classes exist."""
 
-    def encode(self, label: str, class_ids: Sequence[int], num_classes: int) -> Encoded:
+    def encode(self, label: Label, class_ids: Sequence[int], num_classes: int) -> Encoded:
         """Return a label as the loss reads it; `class_ids` are the ids of its `class_names`, of C in all."""
 
     def num_scores(self, num_classes: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from palm_jax.labels.label_kind import Encoded, Evaluation, rank_by_probability, top_probabilities
+from palm_jax.labels.label_kind import Encoded, Evaluation, Label, rank_by_probability, top_probabilities
 from palm_jax.labels.single_label import report_of_classes
 from palm_jax.metrics import statistics
 
@@ -17,7 +17,7 @@ SEPARATOR = '|'
 
 @dataclasses.dataclass(frozen=True)
 class LabelSet:
-    """Any number of C classes per text, joined by | in the table and encoded as float32 [C] in {0, 1}.
+    """Any number of C classes per text: joined by | in the table or a list, encoded as float32 [C] in {0, 1}.
 
     Each score is the logit of one class, which is predicted if its probability is above 0.5. The prediction is a dict
     of probabilities by class, the likeliest first; they do not add up to 1.
@@ -26,14 +26,15 @@ class LabelSet:
     has_classes = True
     is_exclusive = False
 
-    def class_names(self, label: str) -> list[str]:
-        """Return the names between the separators."""
-        return [name.strip() for name in label.split(SEPARATOR)]
+    def class_names(self, label: Label) -> list[str]:
+        """Return the names between the separators, or of the list; none for an empty label."""
+        names = label.split(SEPARATOR) if isinstance(label, str) else label
+        return [name.strip() for name in names if name.strip()]
 
-    def check(self, label: str) -> None:
+    def check(self, label: Label) -> None:
         """Accept every label."""
 
-    def encode(self, label: str, class_ids: Sequence[int], num_classes: int) -> np.ndarray:
+    def encode(self, label: Label, class_ids: Sequence[int], num_classes: int) -> np.ndarray:
         """Return 1 for the label's classes and 0 for the others, float32 [C]."""
         del label
         return np.isin(np.arange(num_classes), class_ids).astype(np.float32)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from palm_jax.errors import UserError
-from palm_jax.labels.label_kind import Encoded, Evaluation
+from palm_jax.labels.label_kind import Encoded, Evaluation, Label
 from palm_jax.metrics import statistics
 
 
@@ -21,25 +22,31 @@ class Number:
     has_classes = False
     is_exclusive = False
 
-    def class_names(self, label: str) -> list[str]:
+    def class_names(self, label: Label) -> list[str]:
         """Return no names."""
         del label
         return []
 
-    def check(self, label: str) -> None:
-        """Raise UserError for a label that is not a finite number."""
+    def check(self, label: Label) -> None:
+        """Raise UserError for a label that is not a finite number, or too large for float32."""
+        label = str(label)
         try:
-            is_finite = math.isfinite(float(label))
+            value = float(label) if '_' not in label else math.nan
         except ValueError:
-            is_finite = False
-        if not is_finite:
-            raise UserError(f'the label {label!r} is not a number.')
+            value = math.nan
+        if math.isfinite(value) and abs(value) <= float(np.finfo(np.float32).max):
+            return
+        shown = label if len(label) <= 40 else label[:40] + '…'
+        if math.isnan(value):
+            advice = ' Write decimals with a point: 1.5' if re.fullmatch(r'\s*[-+]?\d*,\d+\s*', label) else ''
+            raise UserError(f'the label {shown!r} is not a number.{advice}')
+        raise UserError(f'the label {shown!r} is not a number that float32 can hold.')
 
-    def encode(self, label: str, class_ids: Sequence[int], num_classes: int) -> Encoded:
+    def encode(self, label: Label, class_ids: Sequence[int], num_classes: int) -> Encoded:
         """Return the number, float32 []."""
         del class_ids, num_classes
         self.check(label)
-        return np.float32(label)
+        return np.float32(str(label))
 
     def num_scores(self, num_classes: int) -> int:
         """Return 1."""

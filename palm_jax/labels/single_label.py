@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import classification_report, precision_recall_fscore_support
 
-from palm_jax.labels.label_kind import Encoded, Evaluation, rank_by_probability, top_probabilities
+from palm_jax.labels.label_kind import Encoded, Evaluation, Label, rank_by_probability, top_probabilities
 from palm_jax.metrics import statistics
 
 _MAX_CLASSES_IN_TERMINAL = 20
@@ -25,14 +25,14 @@ class SingleLabel:
     has_classes = True
     is_exclusive = True
 
-    def class_names(self, label: str) -> list[str]:
+    def class_names(self, label: Label) -> list[str]:
         """Return the label itself."""
-        return [label]
+        return [str(label)]
 
-    def check(self, label: str) -> None:
+    def check(self, label: Label) -> None:
         """Accept every label."""
 
-    def encode(self, label: str, class_ids: Sequence[int], num_classes: int) -> Encoded:
+    def encode(self, label: Label, class_ids: Sequence[int], num_classes: int) -> Encoded:
         """Return the class's id, int32 []."""
         del label, num_classes
         return np.int32(class_ids[0])

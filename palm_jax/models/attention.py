@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.kernels.attention import attend
 from palm_jax.models.kernels.rope import rotate
-from palm_jax.models.layers import Norm, Projection
+from palm_jax.models.layer_pattern import LayerPattern
+from palm_jax.models.layers import Biases, Norm, Projection
 from palm_jax.models.masks import Mask
 from palm_jax.models.sharding import constrain
 
@@ -20,22 +21,28 @@ class Attention(nn.Module):
     arch: Architecture
 
     @nn.compact
-    def __call__(self, x_BLD: jax.Array, positions_BL: jax.Array, mask: Mask) -> jax.Array:
+    def __call__(
+        self, x_BLD: jax.Array, positions_BL: jax.Array, mask: Mask, layer: LayerPattern = LayerPattern()
+    ) -> jax.Array:
         arch = self.arch
         kv = (arch.num_kv_heads, arch.head_dim)
+        axes = {'q': ('heads', 'kv'), 'k': ('kv_heads', 'kv'), 'v': ('kv_heads', 'kv')}
         q_BLHK, k_BMGK, v_BMGK = Projection(
             arch,
             outputs={'q': (arch.num_heads, arch.head_dim), 'k': kv, 'v': kv},
-            axes={'q': ('heads', 'kv'), 'k': ('kv_heads', 'kv'), 'v': ('kv_heads', 'kv')},
+            axes=axes,
             name='qkv',
         )(x_BLD)
+        if arch.qkv_bias:
+            q_BLHK, k_BMGK, v_BMGK = Biases(arch, axes, name='qkv_bias')(q_BLHK, k_BMGK, v_BMGK)
         if arch.qk_norm:
             q_BLHK = Norm(arch, axes=('kv',), name='q_norm')(q_BLHK)
             k_BMGK = Norm(arch, axes=('kv',), name='k_norm')(k_BMGK)
-        q_BLHK = rotate(q_BLHK, positions_BL, arch.rope_theta, arch.xpos)
-        k_BMGK = rotate(k_BMGK, positions_BL, arch.rope_theta, -arch.xpos)
+        rotary_BL = layer.rotary_positions(positions_BL)
+        q_BLHK = rotate(q_BLHK, rotary_BL, arch.rope_theta, arch.xpos, arch.scaled_rope)
+        k_BMGK = rotate(k_BMGK, rotary_BL, arch.rope_theta, -arch.xpos, arch.scaled_rope)
         q_BLHK = constrain(q_BLHK, 'act_batch', 'act_length', 'act_heads', None)
-        k_BMGK, v_BMGK, mask = Memory(arch, name='memory')(k_BMGK, v_BMGK, positions_BL, mask)
+        k_BMGK, v_BMGK, mask = Memory(arch, name='memory')(k_BMGK, v_BMGK, positions_BL, layer.limit(mask))
         y_BLHK = attend(q_BLHK, k_BMGK, v_BMGK, mask, arch.attention)
         (y_BLD,) = Projection(
             arch,
@@ -71,4 +78,4 @@ class Memory(nn.Module):
         rows_B1 = jnp.arange(k_BLGK.shape[0])[:, None]
         positions_BL = jnp.broadcast_to(positions_BL, k_BLGK.shape[:2])
         k.value, v.value = (c.value.at[rows_B1, positions_BL].set(x) for c, x in ((k, k_BLGK), (v, v_BLGK)))
-        return k.value, v.value, Mask(query_positions=positions_BL)
+        return k.value, v.value, Mask(query_positions=positions_BL, window=mask.window)

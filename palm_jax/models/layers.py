@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ from jax.typing import DTypeLike
 
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.kernels.matmul import matmul, product
+from palm_jax.models.quantization import dequantize, is_quantized
 from palm_jax.models.sharding import constrain, num_parts
 
 
@@ -69,15 +71,26 @@ class Projection(nn.Module):
         kernels = []
         for name, shape in self.outputs.items():
             axes = (*self.input_axes, *self.axes[name])
-            kernel = create_param(self, name, init, (*input_shape, *shape), axes, self.arch.param_dtype)
-            kernels.append(kernel.reshape(fan_in, -1).astype(self.arch.dtype))
-        if self.arch.fuse_projections and max(num_parts(axis) for axes in self.axes.values() for axis in axes) == 1:
-            widths = [kernel.shape[1] for kernel in kernels]
-            product = matmul(x_BLD, jnp.concatenate(kernels, axis=1))
-            products = jnp.split(product, [sum(widths[: i + 1]) for i in range(len(widths) - 1)], axis=-1)
-        else:
-            products = [matmul(x_BLD, kernel) for kernel in kernels]
+            kernels.append(create_param(self, name, init, (*input_shape, *shape), axes, self.arch.param_dtype))
+        # The backward pass dequantizes again: kept from the forward pass, the kernels would be there in full.
+        is_whole = max(num_parts(axis) for axes in self.axes.values() for axis in axes) == 1
+        multiply: Callable[..., Sequence[jax.Array]] = functools.partial(
+            _products, fuse=self.arch.fuse_projections and is_whole
+        )
+        if any(map(is_quantized, kernels)):
+            multiply = jax.checkpoint(multiply)  # the backward pass dequantizes again instead of keeping the kernels
+        products = multiply(x_BLD, kernels)
         return tuple(y.reshape(*y.shape[:-1], *shape) for y, shape in zip(products, self.outputs.values(), strict=True))
+
+
+def _products(x_BLD: jax.Array, kernels: Sequence[jax.Array], fuse: bool) -> list[jax.Array]:
+    """x·W for each kernel W as a matrix; fused, as one matmul."""
+    matrices = [dequantize(kernel, x_BLD.dtype).reshape(x_BLD.shape[-1], -1) for kernel in kernels]
+    if not fuse:
+        return [matmul(x_BLD, matrix) for matrix in matrices]
+    widths = [matrix.shape[1] for matrix in matrices]
+    product = matmul(x_BLD, jnp.concatenate(matrices, axis=1))
+    return jnp.split(product, [sum(widths[: i + 1]) for i in range(len(widths) - 1)], axis=-1)
 
 
 class Norm(nn.Module):
@@ -101,8 +114,27 @@ class Norm(nn.Module):
         return (x * inverse * scale.astype(jnp.float32)).astype(self.arch.dtype)
 
 
+class Biases(nn.Module):
+    """Biases of named arrays, which PaLM does not have; see `Architecture.qkv_bias`."""
+
+    arch: Architecture
+    axes: Mapping[str, tuple[str, ...]]
+
+    @nn.compact
+    def __call__(self, *outputs: jax.Array) -> tuple[jax.Array, ...]:
+        """Return the arrays plus their biases, in the order of `axes`."""
+        init, dtype = nn.initializers.zeros, self.arch.param_dtype
+        return tuple(
+            y + create_param(self, name, init, y.shape[-len(axes) :], axes, dtype).astype(y.dtype)
+            for y, (name, axes) in zip(outputs, self.axes.items(), strict=True)
+        )
+
+
 class Embed(nn.Module):
-    """The matrix E shared by input and output: rows are looked up, and logits are h·Eᵀ / √D."""
+    """The matrix E shared by input and output: rows are looked up, and logits are h·Eᵀ / √D.
+
+    With `Architecture.shared_embedding = False` the logits have a matrix of their own, `output` [V, D].
+    """
 
     arch: Architecture
 
@@ -110,15 +142,24 @@ class Embed(nn.Module):
         arch, init = self.arch, nn.initializers.normal(stddev=1.0)
         shape, axes = (arch.vocab_size, arch.d_model), ('vocab', 'embed')
         self.embedding = create_param(self, 'embedding', init, shape, axes, arch.param_dtype)
+        if not arch.shared_embedding:
+            self.output = create_param(self, 'output', init, shape, axes, arch.param_dtype)
 
     def __call__(self, tokens_BL: jax.Array) -> jax.Array:
         """Map token ids [B, L] to embeddings [B, L, D]."""
         x_BLD = jnp.take(self.embedding, tokens_BL, axis=0).astype(self.arch.dtype)
+        if self.arch.embedding_scale != 1:
+            x_BLD = x_BLD * jnp.asarray(self.arch.embedding_scale, self.arch.dtype)
         if num_parts('embed') > 1:  # each device looks up its columns of all tokens, then receives the rows of its own
             x_BLD = constrain(x_BLD, None, None, 'embed')
         return constrain(x_BLD, 'act_batch', 'act_length', 'act_embed')
 
     def attend(self, h_BLD: jax.Array) -> jax.Array:
         """Map features [B, L, D] to float32 logits [B, L, V]."""
-        dtype = self.arch.dtype
-        return product(h_BLD.astype(dtype), self.embedding.astype(dtype), contract=1) * self.arch.output_scale
+        dtype, matrix_VD = self.arch.dtype, self.embedding if self.arch.shared_embedding else self.output
+        return product(h_BLD.astype(dtype), matrix_VD.astype(dtype), contract=1) * self.arch.output_scale
+
+
+def output_matrix(params: Mapping[str, Any]) -> jax.Array:
+    """Return the matrix of the logits, [V, D], from the parameters of a model; see `Embed`."""
+    return params['embed'].get('output', params['embed']['embedding'])

@@ -11,19 +11,22 @@ import jax.numpy as jnp
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.attention import Attention
 from palm_jax.models.heads import Head
+from palm_jax.models.kernels.geglu import geglu
 from palm_jax.models.kernels.swiglu import swiglu
+from palm_jax.models.layer_pattern import LayerPattern
 from palm_jax.models.layers import Embed, Norm, Projection
 from palm_jax.models.masks import Mask
 from palm_jax.models.sharding import constrain
 
 __all__ = ['Architecture', 'Block', 'PaLM', 'SwiGLU']
 
+_GATES: dict[str, Callable[..., jax.Array]] = {'swish': swiglu, 'gelu': geglu}  # by `Architecture.mlp_gate`
 # What `Architecture.remat` saves of the forward pass; None saves only a block's input.
 _REMAT_POLICIES = {'minimal': jax.checkpoint_policies.dots_with_no_batch_dims_saveable, 'full': None}
 
 
 class SwiGLU(nn.Module):
-    """(Swish(x·W) ⊙ x·V)·U, three matrices (Shazeer 2020, arXiv 2002.05202)."""
+    """(Swish(x·W) ⊙ x·V)·U, three matrices (Shazeer 2020, arXiv 2002.05202); see also `Architecture.mlp_gate`."""
 
     arch: Architecture
 
@@ -36,7 +39,7 @@ class SwiGLU(nn.Module):
             axes={'gate': ('mlp',), 'up': ('mlp',)},
             name='in',
         )(x_BLD)
-        h_BLF = constrain(swiglu(gate_BLF, up_BLF), 'act_batch', 'act_length', 'act_mlp')
+        h_BLF = constrain(_GATES[self.arch.mlp_gate](gate_BLF, up_BLF), 'act_batch', 'act_length', 'act_mlp')
         (y_BLD,) = Projection(
             self.arch,
             outputs={'kernel': (self.arch.d_model,)},
@@ -57,14 +60,16 @@ class Block(nn.Module):
     deterministic: bool = True
 
     @nn.compact
-    def __call__(self, x_BLD: jax.Array, positions_BL: jax.Array, mask: Mask) -> tuple[jax.Array, None]:
+    def __call__(
+        self, x_BLD: jax.Array, positions_BL: jax.Array, mask: Mask, layer: LayerPattern = LayerPattern()
+    ) -> tuple[jax.Array, None]:
         x_BLD = constrain(x_BLD, 'act_batch', 'act_length', 'act_embed')
         norm, attn, mlp = Norm(self.arch, name='norm'), Attention(self.arch, name='attn'), SwiGLU(self.arch, name='mlp')
         drop = nn.Dropout(self.arch.dropout_rate, deterministic=self.deterministic)
         h_BLD = norm(x_BLD)
         if self.arch.parallel:
-            return x_BLD + drop(mlp(h_BLD) + attn(h_BLD, positions_BL, mask)), None
-        y_BLD = x_BLD + drop(attn(h_BLD, positions_BL, mask))
+            return x_BLD + drop(mlp(h_BLD) + attn(h_BLD, positions_BL, mask, layer)), None
+        y_BLD = x_BLD + drop(attn(h_BLD, positions_BL, mask, layer))
         mlp_norm = Norm(self.arch, name='mlp_norm')
         return y_BLD + drop(mlp(mlp_norm(y_BLD))), None
 
@@ -78,15 +83,16 @@ class Layers(nn.Module):
     @nn.compact
     def __call__(self, x_BLD: jax.Array, positions_BL: jax.Array, mask: Mask) -> jax.Array:
         for number in range(self.arch.num_layers):
-            x_BLD, _ = Block(self.arch, self.deterministic, name=str(number))(x_BLD, positions_BL, mask)
+            layer = jax.tree.map(lambda x_1: x_1[0], LayerPattern.of(self.arch, range(number, number + 1)))
+            x_BLD, _ = Block(self.arch, self.deterministic, name=str(number))(x_BLD, positions_BL, mask, layer)
         return x_BLD
 
 
 class PaLM(nn.Module):
     """Decoder-only language model: embedding, N blocks, norm, the transposed embedding.
 
-    Parameters: embed/embedding [V, D]; stack/..., every leaf with a leading layers axis; final_norm/scale [D];
-    head/... if there is a head.
+    Parameters: embed/embedding [V, D], and embed/output [V, D] if the logits do not share it; stack/..., every leaf
+    with a leading layers axis; final_norm/scale [D]; head/... if there is a head.
 
     Attributes:
       arch: architecture of the model.
@@ -148,12 +154,12 @@ class PaLM(nn.Module):
                 lambda stack, x_BLD, *context: stack(x_BLD, *context),
                 variable_axes={'params': 0, 'cache': 0},
                 split_rngs={'params': True, 'dropout': True},
-                in_axes=nn.broadcast,
+                in_axes=(nn.broadcast, nn.broadcast, 0),
                 length=len(layers),
                 unroll=min(self.arch.scan_unroll, len(layers)),
                 metadata_params={nn.PARTITION_NAME: 'layers'},
             )
-            x_BLD, _ = scan(stack, x_BLD, positions_BL, mask)
+            x_BLD, _ = scan(stack, x_BLD, positions_BL, mask, LayerPattern.of(self.arch, layers))
             return jax.lax.stop_gradient(x_BLD) if frozen else x_BLD
 
         if len(layers) == self.arch.num_layers:

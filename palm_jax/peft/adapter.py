@@ -8,7 +8,7 @@ from typing import Annotated
 import flax.linen as nn
 import jax
 
-from palm_jax.bounds import AtLeast, checked
+from palm_jax.bounds import AtLeast, Pattern, checked
 from palm_jax.errors import UserError
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.kernels.matmul import matmul
@@ -29,7 +29,7 @@ class Adapter(Method):
     """
 
     bottleneck_dim: Annotated[int, AtLeast(1)] = 32
-    targets: str = 'stack/(attn|mlp)/out/kernel'
+    targets: Pattern = 'stack/(attn|mlp)/out/kernel'
     name: str = dataclasses.field(default='adapter', init=False)
 
     def intercept(self, next_fun, args, kwargs, context):

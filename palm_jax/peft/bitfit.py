@@ -7,10 +7,12 @@ import dataclasses
 import flax.linen as nn
 import jax
 
+from palm_jax.bounds import Pattern, checked
 from palm_jax.models.architecture import Architecture
 from palm_jax.peft.method import Method, change_targets, new_param
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class BitFit(Method):
     """Trained biases. PaLM has none, so the method adds them, initialized to zero, to its linear maps.
@@ -19,7 +21,7 @@ class BitFit(Method):
       targets: regular expression of the kernels whose outputs get a bias.
     """
 
-    targets: str = 'stack/(attn|mlp)/.*'
+    targets: Pattern = 'stack/(attn|mlp)/.*'
     name: str = dataclasses.field(default='bitfit', init=False)
 
     def intercept(self, next_fun, args, kwargs, context):

@@ -7,10 +7,12 @@ import dataclasses
 import flax.linen as nn
 import jax
 
+from palm_jax.bounds import Pattern, checked
 from palm_jax.models.architecture import Architecture
 from palm_jax.peft.method import Method, new_param, outputs_by_name, targets
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class IA3(Method):
     """Learned vectors that multiply keys, values and the hidden activations of the MLP; they begin at one.
@@ -20,8 +22,8 @@ class IA3(Method):
       input_targets: regular expression of the kernels whose inputs are multiplied.
     """
 
-    targets: str = 'stack/attn/qkv/(k|v)'
-    input_targets: str = 'stack/mlp/out/kernel'
+    targets: Pattern = 'stack/attn/qkv/(k|v)'
+    input_targets: Pattern = 'stack/mlp/out/kernel'
     name: str = dataclasses.field(default='ia3', init=False)
 
     def intercept(self, next_fun, args, kwargs, context):

@@ -11,9 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from palm_jax.bounds import AtLeast, Rate, checked
+from palm_jax.bounds import Above, AtLeast, Pattern, Rate, checked
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.kernels.matmul import matmul
+from palm_jax.models.quantization import dequantize
 from palm_jax.peft.method import Method, change_targets, new_param
 
 
@@ -35,8 +36,8 @@ class LoRA(Method):
     """
 
     rank: Annotated[int, AtLeast(1)] = 8
-    alpha: float = 16.0
-    targets: str = 'stack/(attn|mlp)/.*'
+    alpha: Annotated[float, Above(0)] = 16.0
+    targets: Pattern = 'stack/(attn|mlp)/.*'
     dropout_rate: Rate = 0.0
     use_rslora: bool = False
     use_dora: bool = False
@@ -126,7 +127,7 @@ class LowRank(nn.Module):
             y = y + (matmul(matmul(x_BLD, a_DR), b_RF) * lora.scale).reshape(y.shape)
             if lora.use_dora:
                 length = new_param(self, f'{name}_length', nn.initializers.ones, shape, axes)
-                kernel_DF = kernels[name].reshape(fan_in, -1).astype(jnp.float32)
+                kernel_DF = dequantize(kernels[name], jnp.float32).reshape(fan_in, -1)
                 total_DF = kernel_DF + lora.scale * matmul(a_DR, b_RF).astype(jnp.float32)
                 now = jax.lax.stop_gradient(jnp.linalg.norm(total_DF, axis=0)).reshape(shape)
                 y = (y * (length / now)).astype(y.dtype)

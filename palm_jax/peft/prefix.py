@@ -80,4 +80,4 @@ class KeysAndValues(nn.Module):
                 for name in ('k', 'v')
             ]
         k_1PGK, v_1PGK = (x[None] for x in both)
-        return rotate(k_1PGK, jnp.arange(-P, 0)[None], arch.rope_theta, -arch.xpos), v_1PGK
+        return rotate(k_1PGK, jnp.arange(-P, 0)[None], arch.rope_theta, -arch.xpos, arch.scaled_rope), v_1PGK

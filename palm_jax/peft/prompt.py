@@ -49,7 +49,7 @@ class SoftPrompt(Method):
             return next_fun(*args, **kwargs)
         x_BLD, positions_BL, mask, *rest = args
         P, B = self.length, x_BLD.shape[0]
-        prompt_PD = Embeddings(model.arch, P, name=self.name)().astype(x_BLD.dtype)
+        prompt_PD = (Embeddings(model.arch, P, name=self.name)() * model.arch.embedding_scale).astype(x_BLD.dtype)
         if not model.is_initializing() and model.has_variable('cache', 'stack'):
             # The prompt is in the cache already, and the text P positions later than its own count.
             return next_fun(x_BLD, positions_BL + P, mask, *rest)

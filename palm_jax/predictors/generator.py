@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from palm_jax.data.readers.tables import Row
+from palm_jax.data.readers.row import Row
 from palm_jax.inference.generate import Completion, Decoder
 from palm_jax.predictors.predictor import Model
 

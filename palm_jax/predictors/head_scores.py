@@ -33,9 +33,23 @@ def head_scores(
     return results
 
 
-def apply_head(model: Any, params: Any, tokens_BL: jax.Array, segment_ids_BL: jax.Array) -> jax.Array:
-    """Return the head's scores of the arrays named by `FEATURES`, float32 [B, C] or [B, L, C]."""
-    return model.apply({'params': params}, tokens_BL, None, segment_ids_BL, method='scores')
+def apply_head(
+    model: Any,
+    params: Any,
+    tokens_BL: jax.Array,
+    segment_ids_BL: jax.Array,
+    causal_attention_BL: jax.Array | None = None,
+) -> jax.Array:
+    """Return the head's scores of the arrays named by `FEATURES`, float32 [B, C] or [B, L, C].
+
+    Args:
+      model: module with a head.
+      params: its parameters.
+      tokens_BL: int32 token ids.
+      segment_ids_BL: int32, 1 for tokens and 0 for padding.
+      causal_attention_BL: int32, 1 where attention is bidirectional; None is causal everywhere.
+    """
+    return model.apply({'params': params}, tokens_BL, None, segment_ids_BL, causal_attention_BL, method='scores')
 
 
 _scores_of = jax.jit(scores_of, static_argnums=0)

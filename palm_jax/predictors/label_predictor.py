@@ -8,8 +8,9 @@ from typing import Any
 
 import jax
 
-from palm_jax.data.readers import tables
-from palm_jax.data.readers.tables import Row
+from palm_jax.data.readers import columns
+from palm_jax.data.readers.row import Row
+from palm_jax.errors import UserError
 from palm_jax.labels.label_kind import LabelKind
 from palm_jax.predictors.head_scores import FEATURES, apply_head, head_scores
 from palm_jax.predictors.predictor import Model
@@ -36,10 +37,15 @@ class LabelPredictor:
     def parse(self, model: Model, row: Row) -> str | tuple[str, str]:
         """Return the text, or the pair of texts, in the columns that the training table had."""
         table = model.data.table
-        text = tables.require(row, table.text_column, 'TEXT_COLUMN')
+        if self.reads_pairs(model) and row.is_line:
+            raise UserError(
+                f'{row.location}: a line is one text, but this model reads pairs of texts: give a table with the '
+                f'columns {table.text_column!r} and {table.second_text_column!r}.'
+            )
+        text = columns.text(row, table.text_column, 'TEXT_COLUMN')
         if not self.reads_pairs(model):
             return text
-        return text, tables.require(row, table.second_text_column, 'SECOND_TEXT_COLUMN')
+        return text, columns.text(row, table.second_text_column, 'SECOND_TEXT_COLUMN')
 
     def reads_pairs(self, model: Model) -> bool:
         """Return whether the model was trained on pairs of texts."""

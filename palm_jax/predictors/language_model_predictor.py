@@ -6,8 +6,9 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 
-from palm_jax.data.readers import tables
-from palm_jax.data.readers.tables import Row
+from palm_jax.characters import check_characters
+from palm_jax.data.readers import columns
+from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError
 from palm_jax.inference.generate import Completion, Decoder, encode_prompts
 from palm_jax.predictors.generator import Generator
@@ -27,8 +28,8 @@ class LanguageModelPredictor(Generator):
     purpose = 'on text alone'
 
     def parse(self, model: Model, row: Row) -> str:
-        """Return the text in the column `text`, which must leave room for a token."""
-        text = tables.require(row, 'text', 'TEXT_COLUMN')
+        """Return the text in the column that the training table had, or in `text`; it must leave room for a token."""
+        text = columns.text(row, *_column(model, row))
         length = model.data.length
         if len(self.prompt(model, text)) >= length:
             raise UserError(f'{row.location}: the text is longer than the {length} tokens of the context.')
@@ -36,7 +37,7 @@ class LanguageModelPredictor(Generator):
 
     def prompt(self, model: Model, given: str) -> tuple[int, ...]:
         """Return `0 text`."""
-        return (BOS_ID, *model.data.vocabulary.encode(given))
+        return (BOS_ID, *model.data.vocabulary.encode(check_characters(given, 'the prompt')))
 
     def chat_prompt(
         self, model: Model, messages: Sequence[Mapping[str, str]]
@@ -70,3 +71,11 @@ class LanguageModelPredictor(Generator):
             )
         completions = self.complete_ids(model, [ids[-room:] for ids in encoded])
         return [best.text for best, *_ in completions]
+
+
+def _column(model: Model, row: Row) -> tuple[str, str | None]:
+    """Return the column of a row that holds the text, and the macro that names it if there is one."""
+    known = getattr(model.data, 'text_column', None)
+    if known is None or ('text' in row.values and known not in row.values):
+        return 'text', None
+    return known, 'TEXT_COLUMN'

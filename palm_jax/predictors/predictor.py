@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import jax
 
-from palm_jax.data.readers.tables import Row
+from palm_jax.data.readers.row import Row
 from palm_jax.inference.generate import Decoder
 
 

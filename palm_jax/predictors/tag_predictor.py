@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
-from palm_jax.data.readers import tables
-from palm_jax.data.readers.tables import Row
+from palm_jax.data.readers import columns
+from palm_jax.data.readers.row import Row
 from palm_jax.metrics import entities
 from palm_jax.predictors.head_scores import FEATURES, apply_head, head_scores
 from palm_jax.predictors.predictor import Model
@@ -30,7 +30,7 @@ class TagPredictor:
     def parse(self, model: Model, row: Row) -> str:
         """Return the text in the column `text`."""
         del model
-        return tables.require(row, 'text', 'TEXT_COLUMN')
+        return columns.text(row, 'text', None)
 
     def reads_pairs(self, model: Model) -> bool:
         """Return False."""
@@ -54,8 +54,10 @@ class TagPredictor:
         del first
         data = model.data
         texts = [text if isinstance(text, str) else data.separator.join(text) for text in inputs]
-        words = [data.words(text) for text in texts]
-        features, ends = data.inputs([[word.group() for word in row] for row in words])
+        words = [_words(data, given) for given in inputs]
+        features, ends = data.inputs(
+            [[text[start:end] for start, end in row] for text, row in zip(texts, words, strict=True)]
+        )
         scores = head_scores(model.model, model.params, features, len(texts), batch_size)
         return [
             _entities(text, row, decide_tags(scores_LC, row_ends, data.labels))
@@ -80,6 +82,17 @@ def decide_tags(scores_LC: Any, ends: Sequence[int], names: Sequence[str]) -> li
     return [names[i] for i in scores_LC[ends].argmax(axis=-1)] if ends else []
 
 
-def _entities(text: str, words: Sequence[Any], tags: Sequence[str]) -> Entities:
-    spans = [(e.type, words[e.first].start(), words[e.last - 1].end()) for e in entities.decode(tags)]
+def _words(data: Any, given: str | Sequence[str]) -> list[tuple[int, int]]:
+    """Return where each word begins and ends in a text, or in a list of words joined by the separator."""
+    if isinstance(given, str):
+        return [word.span() for word in data.words(given)]
+    spans, start = [], 0
+    for word in given:
+        spans.append((start, start + len(word)))
+        start += len(word) + len(data.separator)
+    return spans
+
+
+def _entities(text: str, words: Sequence[tuple[int, int]], tags: Sequence[str]) -> Entities:
+    spans = [(e.type, words[e.first][0], words[e.last - 1][1]) for e in entities.decode(tags)]
     return [{'type': t, 'text': text[start:end], 'start': start, 'end': end} for t, start, end in spans]

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from palm_jax.data.readers.tables import Row
+from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError
 from palm_jax.inference.decoding import EOS_ID
 from palm_jax.inference.generate import Completion, Decoder
@@ -21,16 +21,14 @@ class TextToTextPredictor(Generator):
     kind = 'text to text'
     purpose = 'from text to text'
 
-    def parse(self, model: Model, row: Row) -> dict[str, Any]:
-        """Return the row's columns, which must have those that the template names."""
-        return self._checked(model, row, dict(row.values))
-
-    def _checked(self, model: Model, row: Row, columns: dict[str, Any]) -> dict[str, Any]:
+    def parse(self, model: Model, row: Row) -> Any:
+        """Return the row's columns, which must have those that the data reads; of a line of text the text."""
+        given = next(iter(row.values.values())) if row.is_line else dict(row.values)
         try:
-            self.prompt(model, columns)
+            self.prompt(model, given)
         except UserError as error:
             raise UserError(f'{row.location}: {error}') from None
-        return columns
+        return given
 
     def prompt(self, model: Model, given: Any) -> tuple[int, ...]:
         """Return `0 input EOS`; an input is a text or a dict of the columns that the template names."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from palm_jax.bounds import AtLeast, NotEmpty, checked
 from palm_jax.errors import UserError, closest
 from palm_jax.inference.generate import Decoder, Sampler
 from palm_jax.metrics import statistics
@@ -16,9 +17,11 @@ from palm_jax.metrics import texts as text_metrics
 from palm_jax.reports.report import Measurements, RunReporter, measurements_of, worst
 from palm_jax.training.result import EvaluationInput
 
+Tokenizer = Literal['13a', 'zh', 'char', 'intl', 'none']
 _CORPUS_BOOTSTRAPS = 200  # BLEU and chrF are computed again for each
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class GenerationReporter(RunReporter):
     """Answers held-out prompts, and measures the answers.
@@ -27,21 +30,25 @@ class GenerationReporter(RunReporter):
       metrics: names of text metrics, see `metrics.texts`; the first one's first number is the main metric.
       sampler: decoding of the answers; greedy by default.
       examples: number of prompts that are answered, evenly spread over the held-out part.
-      tokenizer: tokenizer of BLEU: `13a`, `zh`, `char`, ...
+      tokenizer: SacreBLEU's tokenizer: `13a` for most languages, `zh` for Chinese, `char` for single characters,
+        `intl` for a rule by Unicode's classes, `none` to split at blanks only.
     """
 
-    metrics: Sequence[str] = ('bleu', 'chrf', 'rouge', 'squad')
+    metrics: Annotated[Sequence[str], NotEmpty()] = ('bleu', 'chrf', 'rouge', 'squad')
     sampler: Decoder = Sampler(temperature=0.0)
-    examples: int = 200
-    tokenizer: str = '13a'
+    examples: Annotated[int, AtLeast(1)] = 200
+    tokenizer: Tokenizer = '13a'
 
     def __post_init__(self) -> None:
         known = text_metrics.METRICS
         for name in self.metrics:
             if name not in known:
                 raise UserError(f'METRICS: {name!r} is unknown.{closest(name, known)} Known: {", ".join(known)}.')
-        if not self.metrics or self.examples < 1:
-            raise UserError('METRICS must name at least one metric, and EVAL_EXAMPLES must be at least 1.')
+
+    def metric_names(self, data: Any) -> Collection[str]:
+        """Return the perplexity and the names of the text metrics."""
+        del data
+        return ('perplexity', *text_metrics.compute(self.metrics, ['a'], [('a',)], self.tokenizer))
 
     def measure(self, inputs: EvaluationInput) -> Measurements:
         """Generate the answers, and compute the perplexity of the whole held-out part."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,6 +29,12 @@ class HeadReporter(RunReporter):
     """
 
     kind: LabelKind = SingleLabel()
+
+    def metric_names(self, data: Any) -> Collection[str]:
+        """Return the names of the label kind's metrics, from the evaluation of two examples."""
+        scores = np.zeros((2, self.kind.num_scores(len(data.labels))))
+        with warnings.catch_warnings(action='ignore'):  # of statistics that two examples do not define
+            return self.kind.evaluate(scores, data.batch(0, 2)['labels'], data.labels).metrics.keys()
 
     def measure(self, inputs: EvaluationInput) -> Measurements:
         """Score every held-out example."""

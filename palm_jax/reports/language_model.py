@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from palm_jax.inference.generate import Decoder
 from palm_jax.metrics.baselines import bits_per_byte
@@ -23,6 +24,11 @@ class TextReporter(RunReporter):
 
     sampler: Decoder | None = None
     prompts: Sequence[str] = ()
+
+    def metric_names(self, data: Any) -> Collection[str]:
+        """Return the only metric besides those of the loss."""
+        del data
+        return ('bits_per_byte',)
 
     def measure(self, inputs: EvaluationInput) -> Measurements:
         """Evaluate on the whole held-out part, and generate samples."""

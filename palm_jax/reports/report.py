@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,14 @@ class Measurements:
 
 class RunReporter(abc.ABC):
     """Measures a model on held-out data, and reports a finished run."""
+
+    def metric_names(self, data: Any) -> Collection[str] | None:
+        """Return the names of the metrics that `measure` adds to those of the loss; None if they are not known.
+
+        BEST_METRIC is compared with them before training.
+        """
+        del data
+        return None
 
     @abc.abstractmethod
     def measure(self, inputs: EvaluationInput) -> Measurements:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,11 @@ from palm_jax.training.result import EvaluationInput
 class TagReporter(RunReporter):
     """Tags the held-out sentences, and measures the entities found."""
 
+    def metric_names(self, data: Any) -> Collection[str]:
+        """Return the names of the metrics of entities, from one sentence."""
+        sentence = data.validation_examples[0]
+        return measurements(0.0, [sentence], [list(sentence.tags)]).metrics.keys()
+
     def measure(self, inputs: EvaluationInput) -> Measurements:
         """Score every held-out sentence."""
         sentences, names = inputs.data.validation_examples, inputs.data.labels
@@ -29,10 +34,12 @@ class TagReporter(RunReporter):
         for ids, ends, sentence in zip(chosen, places, sentences, strict=True):
             tags = [names[i] for i in ids[ends]]
             predicted.append(tags + ['O'] * (len(sentence.words) - len(tags)))  # words beyond the length
-        return measurements(inputs.evaluate()['loss'].value(), sentences, predicted)
+        return measurements(inputs.evaluate()['loss'].value(), sentences, predicted, inputs.data.separator)
 
 
-def measurements(loss: float, sentences: Sequence[Any], predicted: Sequence[list[str]]) -> Measurements:
+def measurements(
+    loss: float, sentences: Sequence[Any], predicted: Sequence[list[str]], separator: str = ' '
+) -> Measurements:
     """Measure predicted tags.
 
     Entities are counted as seqeval does: a correct one has the same type and the same words.
@@ -41,6 +48,7 @@ def measurements(loss: float, sentences: Sequence[Any], predicted: Sequence[list
       loss: mean loss over the sentences.
       sentences: sentences with `words` and `tags`.
       predicted: tags of every sentence, one per word.
+      separator: text between words.
     """
     true = [entities.decode(s.tags) for s in sentences]
     found = [entities.decode(tags) for tags in predicted]
@@ -58,9 +66,9 @@ def measurements(loss: float, sentences: Sequence[Any], predicted: Sequence[list
     right = sum(a == b for s, tags in zip(sentences, predicted, strict=True) for a, b in zip(s.tags, tags, strict=True))
     predictions = [
         {
-            'text': ' '.join(s.words),
-            'label': _phrases(s.words, t),
-            'predicted': _phrases(s.words, f),
+            'text': separator.join(s.words),
+            'label': _phrases(s.words, t, separator),
+            'predicted': _phrases(s.words, f, separator),
             'words': s.words,
             'tags': s.tags,
             'predicted_tags': tags,
@@ -87,5 +95,5 @@ def measurements(loss: float, sentences: Sequence[Any], predicted: Sequence[list
     )
 
 
-def _phrases(words, found) -> list[str]:
-    return [f'{e.type}: {" ".join(words[e.first : e.last])}' for e in found]
+def _phrases(words: Sequence[str], found: Sequence[entities.Entity], separator: str) -> list[str]:
+    return [f'{e.type}: {separator.join(words[e.first : e.last])}' for e in found]

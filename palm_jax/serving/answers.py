@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
-from palm_jax.inference.engine import Delta, Token
-from palm_jax.serving import protocol
+from palm_jax.inference.engine import Delta
+from palm_jax.serving import protocol, tokens
 from palm_jax.serving.models import ServedModel
 from palm_jax.serving.texts import Texts, failure_of
 
@@ -32,19 +33,30 @@ def stream(texts: Texts, chunk: Callable[[int, Delta], Any], last: Callable[[], 
     """
 
     async def events() -> AsyncIterator[str]:
-        try:
-            async for index, delta in texts.deltas():
-                if failure := failure_of(delta):
-                    yield _event(failure.body)
-                    return
-                yield _event(chunk(index, delta))
-            if (end := last()) is not None:
-                yield _event(end)
-            yield 'data: [DONE]\n\n'
-        finally:
-            texts.cancel()
+        async for index, delta in texts.deltas():
+            if failure := failure_of(delta):
+                yield _event(failure.body)
+                return
+            yield _event(chunk(index, delta))
+        if (end := last()) is not None:
+            yield _event(end)
+        yield 'data: [DONE]\n\n'
 
-    return StreamingResponse(events(), media_type='text/event-stream', headers={'Cache-Control': 'no-store'})
+    return _Events(events(), texts)
+
+
+class _Events(StreamingResponse):
+    """Server-sent events; the texts are cancelled however the response ends, even if it never began."""
+
+    def __init__(self, events: AsyncIterator[str], texts: Texts):
+        super().__init__(events, media_type='text/event-stream', headers={'Cache-Control': 'no-store'})
+        self._texts = texts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._texts.cancel()
 
 
 def _event(content: Any) -> str:
@@ -77,29 +89,28 @@ class CompletionAnswer:
     """
 
     def __init__(self, served: ServedModel, num_logprobs: int | None):
-        self._decode, self._num_logprobs = served.model.data.vocabulary.decode, num_logprobs
+        self._vocabulary, self._num_logprobs = served.model.data.vocabulary, num_logprobs
         self._fields = _fields(f'cmpl-{uuid.uuid4().hex}', served)
-        self._lengths: dict[int, int] = {}
+        self._positions: dict[int, tokens.Positions] = {}
 
     def whole(self, texts: Sequence[Delta], usage: protocol.Usage) -> protocol.Completion:
         """Return the response."""
-        choices = [self._choice(index, delta, 0) for index, delta in enumerate(texts)]
+        choices = [self._choice(index, delta) for index, delta in enumerate(texts)]
         return protocol.Completion(**self._fields, choices=choices, usage=usage)
 
     def chunk(self, index: int, delta: Delta) -> protocol.Completion:
         """Return the event of a delta."""
-        offset = self._lengths.get(index, 0)
-        self._lengths[index] = offset + len(delta.text)
-        return protocol.Completion(**self._fields, choices=[self._choice(index, delta, offset)])
+        return protocol.Completion(**self._fields, choices=[self._choice(index, delta)])
 
     def last(self, usage: protocol.Usage) -> protocol.Completion:
         """Return the event with the number of tokens."""
         return protocol.Completion(**self._fields, choices=[], usage=usage)
 
-    def _choice(self, index: int, delta: Delta, offset: int) -> protocol.CompletionChoice:
+    def _choice(self, index: int, delta: Delta) -> protocol.CompletionChoice:
         logprobs = None
         if self._num_logprobs is not None:
-            logprobs = text_logprobs(delta.tokens, self._decode, self._num_logprobs, offset)
+            positions = self._positions.setdefault(index, tokens.Positions(self._vocabulary))
+            logprobs = tokens.text_logprobs(delta.tokens, self._vocabulary, self._num_logprobs, positions)
         return protocol.CompletionChoice(
             index=index, text=delta.text, logprobs=logprobs, finish_reason=_finish_reason(delta)
         )
@@ -115,9 +126,10 @@ class ChatAnswer:
     """
 
     def __init__(self, served: ServedModel, with_logprobs: bool, strips: bool):
-        self._decode, self._with_logprobs, self._strips = served.model.data.vocabulary.decode, with_logprobs, strips
+        self._vocabulary, self._with_logprobs, self._strips = served.model.data.vocabulary, with_logprobs, strips
         self._fields = _fields(f'chatcmpl-{uuid.uuid4().hex}', served)
-        self._begun: set[int] = set()
+        self._announced: set[int] = set()  # answers whose role has been sent
+        self._begun: set[int] = set()  # answers with a text that is not empty
 
     def whole(self, texts: Sequence[Delta], usage: protocol.Usage) -> protocol.ChatCompletion:
         """Return the response."""
@@ -134,8 +146,9 @@ class ChatAnswer:
 
     def chunk(self, index: int, delta: Delta) -> dict[str, Any]:
         """Return the event of a delta."""
-        is_first, text = index not in self._begun, delta.text
-        if is_first and self._strips:
+        is_first, text = index not in self._announced, delta.text
+        self._announced.add(index)
+        if self._strips and index not in self._begun:
             text = text.lstrip()
         if text:
             self._begun.add(index)
@@ -156,28 +169,4 @@ class ChatAnswer:
         return self._fields | {'object': 'chat.completion.chunk', 'choices': choices}
 
     def _logprobs(self, delta: Delta) -> protocol.ChatLogprobs | None:
-        return chat_logprobs(delta.tokens, self._decode) if self._with_logprobs else None
-
-
-def text_logprobs(tokens: Sequence[Token], decode, num_top: int, offset: int) -> protocol.TextLogprobs:
-    """Return the log-probabilities of a completion's tokens, the first of which is at character `offset`."""
-    names = [decode([t.id]) for t in tokens]
-    offsets = [offset + sum(map(len, names[:i])) for i in range(len(names))]
-    top = [{decode([i]): p for i, p in t.top_logprobs} for t in tokens] if num_top else None
-    return protocol.TextLogprobs(
-        tokens=names, token_logprobs=[t.logprob for t in tokens], top_logprobs=top, text_offset=offsets
-    )
-
-
-def chat_logprobs(tokens: Sequence[Token], decode) -> protocol.ChatLogprobs:
-    """Return the log-probabilities of a chat's tokens."""
-
-    def fields(token: int, logprob: float) -> dict[str, Any]:
-        text = decode([token])
-        return {'token': text, 'logprob': logprob, 'bytes': list(text.encode())}
-
-    def with_alternatives(token: Token) -> protocol.TokenLogprob:
-        alternatives = [protocol.TopLogprob(**fields(*pair)) for pair in token.top_logprobs]
-        return protocol.TokenLogprob(**fields(token.id, token.logprob), top_logprobs=alternatives)
-
-    return protocol.ChatLogprobs(content=list(map(with_alternatives, tokens)))
+        return tokens.chat_logprobs(delta.tokens, self._vocabulary) if self._with_logprobs else None

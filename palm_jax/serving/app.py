@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from importlib import resources
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import prometheus_client
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
@@ -22,12 +24,19 @@ from palm_jax.inference.generate import Sampler, next_power_of_two
 from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.predictor import Predictor
 from palm_jax.serving import answers, errors, protocol
-from palm_jax.serving.errors import Failure
+from palm_jax.serving.errors import Failure, busy
 from palm_jax.serving.limits import Gate, Limits
 from palm_jax.serving.models import ServedModel
 from palm_jax.serving.texts import Counters, Texts
 
 _MAX_BATCH = 32
+_LONG = 50_000  # characters of prompts that are encoded one request at a time
+_PAGE_HEADERS = {  # the page loads nothing, talks to this server alone, and is shown in no other page
+    'Content-Security-Policy': "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    'X-Content-Type-Options': 'nosniff',
+    'Referrer-Policy': 'no-referrer',
+}
 
 
 def create_app(served: dict[str, ServedModel], engine: Engine, limits: Limits = Limits()) -> FastAPI:
@@ -47,7 +56,7 @@ def create_app(served: dict[str, ServedModel], engine: Engine, limits: Limits = 
 
     app = FastAPI(
         title='palm_jax', version=__version__, description=__doc__, lifespan=lifespan, redoc_url=None,
-        responses={status: errors.DOCUMENTED[status] for status in (400, 401, 408, 413, 500)},
+        responses={status: errors.DOCUMENTED[status] for status in (400, 401, 403, 408, 413, 429, 500)},
     )  # fmt: skip
     counters = Counters(engine)
     app.add_middleware(Gate, limits=limits, requests=counters.requests, seconds=counters.seconds)
@@ -55,15 +64,27 @@ def create_app(served: dict[str, ServedModel], engine: Engine, limits: Limits = 
     models = _Models(served)
     app.include_router(_routes_of_models(models))
     app.include_router(_routes_of_text(models, engine, limits, counters))
-    app.include_router(_routes_of_heads(models))
+    app.include_router(_routes_of_heads(models, engine, limits))
     app.include_router(_routes_of_state(engine, counters))
     page = (resources.files('palm_jax.serving') / 'page.html').read_text()
 
     @app.get('/', include_in_schema=False)
     async def chat_page() -> HTMLResponse:
-        return HTMLResponse(page)
+        return HTMLResponse(page, headers=_PAGE_HEADERS)
 
     return app
+
+
+class _Encoding:
+    """Encodes prompts in threads, so that the loop goes on; long ones wait for each other, and short ones pass them."""
+
+    def __init__(self) -> None:
+        self._short, self._long = anyio.CapacityLimiter(4), anyio.CapacityLimiter(1)
+
+    async def __call__(self, num_characters: int, encode: Callable[..., Any], *arguments: Any) -> Any:
+        """Return `encode(*arguments)`, which reads texts of this many characters or ids."""
+        limiter = self._long if num_characters > _LONG else self._short
+        return await anyio.to_thread.run_sync(encode, *arguments, limiter=limiter)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +100,8 @@ class _Models:
             return self.served[name]
         problem = f'is for {self.served[name].predictor.kind}' if name in self.served else 'does not exist'
         known = f'Known here: {", ".join(fitting)}.' if fitting else 'No served model can do this.'
-        raise Failure(404, f'The model {name!r} {problem}.{closest(name, fitting)} {known}', 'model_not_found', 'model')
+        message = f'The model {name[:100]!r} {problem}.{closest(name[:100], fitting)} {known}'
+        raise Failure(404, message, 'model_not_found', 'model')
 
 
 def _routes_of_models(models: _Models) -> APIRouter:
@@ -87,14 +109,20 @@ def _routes_of_models(models: _Models) -> APIRouter:
 
     def describe(model: ServedModel) -> protocol.Model:
         predictor = model.predictor
-        return protocol.Model(id=model.name, created=model.created, kind=predictor.kind, endpoint=predictor.endpoint)
+        return protocol.Model(
+            id=model.name,
+            created=model.created,
+            kind=predictor.kind,
+            endpoint=predictor.endpoint,
+            reads_pairs=predictor.reads_pairs(model.model),
+        )
 
     @router.get('/v1/models')
     async def all_models() -> protocol.Models:
         """List all models."""
         return protocol.Models(data=[describe(model) for model in models.served.values()])
 
-    @router.get('/v1/models/{name}', responses={404: errors.DOCUMENTED[404]})
+    @router.get('/v1/models/{name:path}', responses={404: errors.DOCUMENTED[404]})
     async def one_model(name: str) -> protocol.Model:
         """Describe a model."""
         return describe(models.find(name))
@@ -103,7 +131,7 @@ def _routes_of_models(models: _Models) -> APIRouter:
 
 
 def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: Counters) -> APIRouter:
-    router = APIRouter(tags=['generate'])
+    router, encoding = APIRouter(tags=['generate']), _Encoding()
     responses = answers.streamed({status: errors.DOCUMENTED[status] for status in (404, 429, 503, 504)})
 
     def submit(
@@ -121,10 +149,10 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
             max_tokens=min(max_tokens or limit, limit),
             temperature=body.temperature,
             top_p=body.top_p,
-            top_k=body.top_k,
+            top_k=max(body.top_k, 0),
             min_p=body.min_p,
             repetition_penalty=body.repetition_penalty,
-            stop=(*body.stops, *stop),
+            stop=(*body.stop, *stop),
             seed=random.getrandbits(32) if body.seed is None else body.seed,
         )
         texts = Texts(engine, model, counters, limits)
@@ -140,7 +168,8 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
     async def completions(body: protocol.CompletionRequest, request: Request) -> protocol.Completion:
         """Complete prompts."""
         model = models.find(body.model, lambda predictor: isinstance(predictor, Generator))
-        prompts = [model.prompt(prompt) for prompt in body.prompts]
+        given = body.prompts
+        prompts = await encoding(sum(map(len, given)), lambda: list(map(model.prompt, given)))
         texts = submit(body, model, prompts, (), body.max_tokens, body.logprobs or 0)
         return await respond(body, texts, answers.CompletionAnswer(model, body.logprobs), request)
 
@@ -149,27 +178,41 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
         """Answer the last message of a chat."""
         model = models.find(body.model, lambda predictor: isinstance(predictor, Generator))
         messages = [{'role': message.role, 'content': message.content} for message in body.messages]
-        prompt, stop = model.generator.chat_prompt(model.model, messages)
-        num_logprobs = body.top_logprobs or 0
-        if num_logprobs and not body.logprobs:
+        num_characters = sum(len(message['content']) for message in messages)
+        prompt, stop = await encoding(num_characters, model.generator.chat_prompt, model.model, messages)
+        if body.top_logprobs and not body.logprobs:
             raise Failure(400, 'top_logprobs needs logprobs = true.', param='top_logprobs')
-        texts = submit(body, model, [prompt], stop, body.max_completion_tokens or body.max_tokens, num_logprobs)
-        return await respond(body, texts, answers.ChatAnswer(model, bool(body.logprobs), bool(stop)), request)
+        max_tokens = body.max_completion_tokens or body.max_tokens
+        texts = submit(body, model, [prompt], stop, max_tokens, body.top_logprobs)
+        return await respond(body, texts, answers.ChatAnswer(model, body.logprobs, bool(stop)), request)
 
     return router
 
 
-def _routes_of_heads(models: _Models) -> APIRouter:
-    router = APIRouter(tags=['heads'], responses={404: errors.DOCUMENTED[404]})
+def _routes_of_heads(models: _Models, engine: Engine, limits: Limits) -> APIRouter:
+    router = APIRouter(tags=['heads'], responses={status: errors.DOCUMENTED[status] for status in (404, 504)})
     lock = asyncio.Semaphore(1)  # one forward pass at a time, beside the engine
+    num_waiting = 0
 
     async def predict(body: protocol.HeadRequest, endpoint: str) -> list[dict[str, Any]]:
         """Return the fields of each text's answer."""
+        nonlocal num_waiting
         model = models.find(body.model, lambda predictor: predictor.endpoint == endpoint)
         inputs = _inputs(body, model)
         batch_size = min(_MAX_BATCH, next_power_of_two(len(inputs)))
-        async with lock:
+        if num_waiting >= engine.max_waiting:
+            raise busy()
+        num_waiting += 1
+        try:
+            await asyncio.wait_for(lock.acquire(), limits.seconds)
+        except TimeoutError:
+            raise Failure(504, 'Other requests took too long.', 'timeout') from None
+        finally:
+            num_waiting -= 1
+        try:
             predictions = await run_in_threadpool(model.model.predict, inputs, batch_size=batch_size)
+        finally:
+            lock.release()
         return [{'index': i} | model.predictor.to_response(p) for i, p in enumerate(predictions)]
 
     @router.post('/v1/classify')
@@ -218,7 +261,10 @@ def _inputs(body: protocol.HeadRequest, model: ServedModel) -> list[Any]:
     texts = [body.input] if isinstance(body.input, str) else body.input
     seconds = [body.second_input] if isinstance(body.second_input, str) else body.second_input
     reads_pairs = model.predictor.reads_pairs(model.model)
-    if reads_pairs != (seconds is not None) or (seconds is not None and len(seconds) != len(texts)):
-        expected = 'pairs: a second_input for every input' if reads_pairs else 'single texts: no second_input'
+    if reads_pairs != (seconds is not None):
+        expected = 'pairs: send a second_input for every input' if reads_pairs else 'single texts: send no second_input'
         raise Failure(400, f'The model {model.name!r} reads {expected}.', param='second_input')
+    if seconds is not None and len(seconds) != len(texts):
+        problem = f'input has {len(texts):,} texts, second_input has {len(seconds):,}'
+        raise Failure(400, f'{problem}; each pair needs one of both.', param='second_input')
     return texts if seconds is None else list(zip(texts, seconds, strict=True))

@@ -62,12 +62,31 @@ class ServedModel:
         return (BOS_ID, *given)
 
 
-def load(wanted: Sequence[str], bindings: Sequence[tuple[str, str]]) -> dict[str, ServedModel]:
+def parse(text: str) -> tuple[str, str]:
+    """Return the name and the directory of `[NAME=]MODEL_DIR`, which is parted at the first `=`.
+
+    Raises:
+      UserError: if the directory is missing, or an `=` in it was taken for the end of a name.
+    """
+    name, equals, directory = text.partition('=') if '=' in text else ('', '', text)
+    if not directory:
+        raise UserError(f'--model={text}: a MODEL_DIR is missing: --model={name or "NAME"}=runs/tiny')
+    if equals and Path(text).is_dir() and not Path(directory).exists():
+        suggestion = f'--model={Path(text).name.replace("=", "_")}={text}'
+        raise UserError(f'--model={text}: what comes before the first = is a name. Write {suggestion}')
+    directory = directory.removesuffix('/config.gin')
+    return name or Path(directory).resolve().name, directory
+
+
+def load(
+    wanted: Sequence[str], bindings: Sequence[tuple[str, str]], trust_modules: Sequence[str] = ()
+) -> dict[str, ServedModel]:
     """Load the models of `[NAME=]MODEL_DIR`.
 
     Args:
       wanted: directories, each optionally with a name; the default name is that of the directory.
       bindings: (name, value as gin text) that override the configurations of all models.
+      trust_modules: modules that their configurations may name besides those of palm_jax.
 
     Returns:
       Models by name. Adapters on one base share its arrays.
@@ -78,12 +97,12 @@ def load(wanted: Sequence[str], bindings: Sequence[tuple[str, str]]) -> dict[str
     known: dict[Path, Any] = {}
     served: dict[str, ServedModel] = {}
     for text in wanted:
-        name, _, directory = text.rpartition('=')
-        directory = directory.removesuffix('/config.gin')
-        name = name or Path(directory).resolve().name
+        name, directory = parse(text)
         if name in served:
             raise UserError(f'Two models are called {name}; name one of them: --model=another={directory}')
-        served[name] = ServedModel(name, trained_model.load_with(directory, bindings, known=known))
+        served[name] = ServedModel(
+            name, trained_model.load_with(directory, bindings, known=known, trust_modules=trust_modules)
+        )
     return served
 
 

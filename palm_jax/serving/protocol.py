@@ -1,27 +1,25 @@
 """Bodies of requests and responses: OpenAI's API for completions and chats, and two endpoints of our own for heads.
 
-Fields of OpenAI's API that this server does not support are accepted at the values that change nothing, and refused at
-all others.
+What a request may hold is checked by `fields`; `unsupported` has the fields of OpenAI's API and of other servers that
+are accepted at the values that change nothing.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from palm_jax.inference.engine import MAX_LOGPROBS
+from palm_jax.serving import fields
+from palm_jax.serving.fields import Body, ignored, neutral, wrong
+from palm_jax.serving.unsupported import UnsupportedChatFields, UnsupportedFields
 
-Stop = Annotated[str, Field(min_length=1, max_length=200)]
-TokenId = Annotated[int, Field(ge=0)]
-Zero = Annotated[float, Field(ge=0, le=0)]
 FinishReason = Literal['stop', 'length']
-
-
-class Body(BaseModel):
-    """JSON of a request: unknown fields and texts in place of numbers are errors."""
-
-    model_config = ConfigDict(extra='forbid', strict=True)
+Text = Annotated[str, fields.TEXT]
+MaxTokens = Annotated[int | None, fields.MAX_TOKENS]
+MAX_INPUTS = 1024
+MAX_PROMPTS = 64
 
 
 class StreamOptions(Body):
@@ -29,12 +27,16 @@ class StreamOptions(Body):
 
     Attributes:
       include_usage: whether the last event holds the number of tokens.
+      include_obfuscation: False; events are never padded.
+      continuous_usage_stats: False; the number of tokens is in the last event alone.
     """
 
     include_usage: bool = False
+    include_obfuscation: Annotated[Any, neutral(False)] = None
+    continuous_usage_stats: Annotated[Any, neutral(False)] = None
 
 
-class GenerationRequest(Body):
+class GenerationRequest(UnsupportedFields):
     """Fields that completions and chats share; see `inference.generate.Sampler` for those of sampling.
 
     Attributes:
@@ -44,51 +46,58 @@ class GenerationRequest(Body):
       stop: strings that end a completion and are left out of it.
       stream: whether to send server-sent events as text is generated.
       stream_options: options of the stream.
-      user: ignored.
     """
 
-    model: str
+    model: Text
     temperature: float = Field(1.0, ge=0, le=10)
     top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, le=1_000_000)
+    top_k: int = Field(0, ge=-1, le=1_000_000, description='0 and -1 keep every token.')
     min_p: float = Field(0.0, ge=0, le=1)
     repetition_penalty: float = Field(1.0, gt=0, le=10)
     n: int = Field(1, ge=1, le=16)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63, description='The same seed gives the same text.')
-    stop: Stop | Annotated[list[Stop], Field(max_length=8)] | None = None
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
-    user: str | None = None
-    frequency_penalty: Zero | None = None
-    presence_penalty: Zero | None = None
-    logit_bias: None = None
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """Stop strings."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+    stop: Annotated[tuple[str, ...], fields.stops(at_most=8, max_characters=200)] = ()
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
 
     @property
     def wants_usage(self) -> bool:
         """Whether a stream ends with the number of tokens."""
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options.include_usage
 
 
 class CompletionRequest(GenerationRequest):
     """Request of /v1/completions.
 
     Attributes:
-      prompt: a text, token ids, or a list of either.
-      max_tokens: maximum length of a completion.
+      prompt: a text, token ids, or a list of either; null is the beginning of a new text.
+      max_tokens: maximum length of a completion; None is the server's limit.
       logprobs: number of alternatives per token to return with their log-probabilities; None returns none.
+      echo: False; prompts are not repeated in completions.
+      best_of: n; all completions are returned.
+      suffix: an empty text; nothing can be inserted into a text.
     """
 
-    prompt: str | Annotated[list[str] | list[TokenId] | list[list[TokenId]], Field(min_length=1, max_length=64)]
-    max_tokens: int | None = Field(16, ge=1)
+    null_values: ClassVar[dict[str, Any]] = {'prompt': ''}
+
+    prompt: Annotated[str | list[str] | list[int] | list[list[int]], fields.prompts(MAX_PROMPTS)]
+    max_tokens: MaxTokens = 16
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    echo: Literal[False] | None = False
-    best_of: Literal[1] | None = None
-    suffix: None = None
+    echo: Annotated[Any, neutral(False)] = None
+    best_of: int | None = Field(None, ge=1, le=16)
+    suffix: Annotated[Any, neutral('')] = None
+
+    @field_validator('logprobs', mode='before')
+    @classmethod
+    def _false_is_none(cls, value: Any) -> Any:
+        return None if value is False else value
+
+    @field_validator('best_of', mode='after')
+    @classmethod
+    def _all_are_returned(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and value != info.data.get('n', 1):
+            raise wrong('this server returns all completions: best_of must equal n; leave the field out')
+        return value
 
     @property
     def prompts(self) -> list[Any]:
@@ -98,14 +107,30 @@ class CompletionRequest(GenerationRequest):
 
 
 class Message(Body):
-    """A message of a chat."""
+    """A message of a chat.
+
+    Attributes:
+      role: author of the message.
+      content: its text, or a list of text parts.
+      name: accepted and ignored.
+    """
 
     role: Literal['system', 'developer', 'user', 'assistant']
-    content: str
-    name: str | None = None
+    name: Annotated[Any, ignored(str)] = None
+    id: Annotated[Any, ignored(str)] = None
+    cache_control: Annotated[Any, ignored(dict)] = None
+    tool_calls: Annotated[Any, neutral([])] = None
+    function_call: Annotated[Any, neutral()] = None
+    content: Annotated[str, fields.CONTENT]
+    refusal: Annotated[Any, neutral('')] = None
+    annotations: Annotated[Any, neutral([])] = None
+    audio: Annotated[Any, neutral()] = None
+    reasoning: Annotated[Any, neutral('')] = None
+    reasoning_content: Annotated[Any, neutral('')] = None
+    prefix: Annotated[Any, neutral(False)] = None
 
 
-class ChatRequest(GenerationRequest):
+class ChatRequest(GenerationRequest, UnsupportedChatFields):
     """Request of /v1/chat/completions.
 
     Attributes:
@@ -116,20 +141,22 @@ class ChatRequest(GenerationRequest):
     """
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    logprobs: bool | None = False
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    max_tokens: MaxTokens = None
+    max_completion_tokens: MaxTokens = None
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=MAX_LOGPROBS)
 
 
 class HeadRequest(Body):
     """Request of /v1/classify and /v1/tag: texts for a model with a head."""
 
-    model: str
-    input: str | Annotated[list[str], Field(min_length=1, max_length=1024)]
-    second_input: str | Annotated[list[str], Field(min_length=1, max_length=1024)] | None = Field(
+    model: Text
+    input: Annotated[str | list[str], fields.text_or_texts(MAX_INPUTS)]
+    second_input: Annotated[str | list[str] | None, fields.text_or_texts(MAX_INPUTS)] = Field(
         None, description='For a model of text pairs: the second text of each.'
     )
+    user: Annotated[Any, ignored(str)] = None
+    metadata: Annotated[Any, ignored(dict)] = None
 
 
 class Usage(BaseModel):
@@ -181,7 +208,7 @@ class TopLogprob(BaseModel):
 
     token: str
     logprob: float
-    bytes: list[int]
+    bytes: list[int] | None
 
 
 class TokenLogprob(TopLogprob):
@@ -233,6 +260,7 @@ class Model(BaseModel):
     owned_by: str = 'palm_jax'
     kind: str = Field(description="Kind of task: text, text to text, chat, classify, tag. Not in OpenAI's API.")
     endpoint: str = Field(description="Path that answers requests to the model. Not in OpenAI's API.")
+    reads_pairs: bool = Field(description="Whether its inputs are pairs of texts. Not in OpenAI's API.")
 
 
 class Models(BaseModel):

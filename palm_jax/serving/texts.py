@@ -16,7 +16,7 @@ from palm_jax.inference.engine import Busy, Delta, Engine
 from palm_jax.inference.engine import Request as EngineRequest
 from palm_jax.inference.generate import Sampler
 from palm_jax.serving import protocol
-from palm_jax.serving.errors import Failure
+from palm_jax.serving.errors import Failure, busy
 from palm_jax.serving.limits import Limits
 from palm_jax.serving.models import ServedModel
 
@@ -79,7 +79,7 @@ class Texts:
         try:
             self._engine.submit(self._served.name, *self._requests)
         except Busy:
-            raise Failure(429, 'Too many queued requests; retry later.', 'busy', Retry_After='1') from None
+            raise busy() from None
         except UserError as error:
             raise Failure(400, str(error), 'context_length_exceeded') from None
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+import types
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from palm_jax.bounds import AtLeast, checked
 from palm_jax.checkpoint_metadata import BestScore, CheckpointMetadata
@@ -59,19 +60,37 @@ class BestCheckpoint:
       directory: directory of the checkpoint.
       metadata: metadata of the run's checkpoints.
       period: steps between two evaluations.
+      files: contents of the run's files by name, a copy of which the checkpoint keeps.
+      rewind_to: function that returns the steps to which the run may go back; the best checkpoint up to each is kept.
+      skips: function that returns what the run has skipped so far, see `SpikeGuard.records`.
 
     Attributes:
       step: step of the best evaluation; None before the first.
     """
 
-    def __init__(self, best: BestMetric, directory: Path, metadata: CheckpointMetadata, period: int):
+    def __init__(
+        self,
+        best: BestMetric,
+        directory: Path,
+        metadata: CheckpointMetadata,
+        period: int,
+        files: Mapping[str, bytes] = types.MappingProxyType({}),
+        rewind_to: Callable[[], Sequence[int]] = tuple,
+        skips: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
+    ):
         self._best, self._period = best, period
-        self._checkpoints = Checkpoints(directory, 1, metadata)
-        self.step, self._value = self._checkpoints.latest, None
-        if self.step is not None:
-            score = self._checkpoints.metadata(self.step).best
-            if score is not None and score.metric == best.metric:
-                self._value = score.value
+        self._checkpoints = Checkpoints(directory, 1, metadata, files=files, rewind_to=rewind_to, skips=skips)
+        self._find()
+
+    def _find(self) -> None:
+        """Take the newest intact checkpoint as the best one, which it was when it was saved."""
+        while (step := self._checkpoints.latest) is not None and not self._checkpoints.is_intact(step):
+            pass
+        self.step: int | None = step
+        self._value: float | None = None
+        score = None if step is None else self._checkpoints.metadata(step).best
+        if score is not None and score.metric == self._best.metric:
+            self._value = score.value
 
     @property
     def metric(self) -> str:
@@ -82,6 +101,18 @@ class BestCheckpoint:
     def path(self) -> Path | None:
         """Directory of the best step's checkpoint; None before the first evaluation."""
         return None if self.step is None else self._checkpoints.path(self.step)
+
+    def check(self, names: Collection[str]) -> None:
+        """Refuse a metric that is not among those of the evaluation.
+
+        Raises:
+          UserError: with the closest name, and all of them.
+        """
+        if self.metric not in names:
+            raise UserError(
+                f'BEST_METRIC = {self.metric!r}: the evaluation does not compute this metric.'
+                f'{closest(self.metric, names)} It computes: {", ".join(sorted(names))}.'
+            )
 
     def offer(self, state: TrainState, step: int, values: Mapping[str, float]) -> None:
         """Save a state if its metric is the best so far.
@@ -94,15 +125,20 @@ class BestCheckpoint:
         Raises:
           UserError: the metric is not among them.
         """
-        if self.metric not in values:
-            raise UserError(
-                f'BEST_METRIC = {self.metric!r}: the evaluation does not compute this metric.'
-                f'{closest(self.metric, values)} It computes: {", ".join(sorted(values))}.'
-            )
+        self.check(values.keys())
         value = float(values[self.metric])
         if self._best.is_better(value, self._value) and (self.step is None or step > self.step):
             self._checkpoints.save(state, step, best=BestScore(self.metric, value))
             self.step, self._value = step, value
+
+    def forget_after(self, step: int) -> None:
+        """Go back to the best evaluation up to a step."""
+        self._checkpoints.forget_after(step)
+        self._find()
+
+    def skips_by_step(self) -> dict[int, Sequence[Mapping[str, Any]] | None]:
+        """See `Checkpoints.skips_by_step`."""
+        return self._checkpoints.skips_by_step()
 
     def has_stalled(self, step: int) -> bool:
         """Whether the last `patience` evaluations up to a step were not better."""

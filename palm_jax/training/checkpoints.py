@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import logging
-import re
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from palm_jax.checkpoint_metadata import METADATA, BestScore, CheckpointMetadata, metadata_folder, read_metadata
+from palm_jax.checkpoint_metadata import METADATA, BestScore, CheckpointMetadata, is_finished, read_metadata
 from palm_jax.errors import UserError
-from palm_jax.parameters import path_name
-from palm_jax.run_directory import STATE, RunDirectory, find_checkpoint, steps_in
+from palm_jax.run_directory import STATE, is_of_checkpoint, numbered, steps_in
 from palm_jax.training import distributed, integrity
+from palm_jax.training.initial_parameters import leaves_by_path, saved_leaves
 from palm_jax.training.metrics import Metrics, Ratio
 from palm_jax.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
+_SUPERSEDED = 'superseded'  # where checkpoints are moved to be deleted, so that none is seen half deleted
 # How Orbax, TensorStore and the system report that nothing can be written.
 _UNWRITABLE = (
     *('No space left on device', 'Read-only file system', 'Disk quota exceeded'),
@@ -37,8 +36,9 @@ _UNWRITABLE = (
 class Checkpoints:
     """The checkpoints in one directory, a folder per step, with checksums.
 
-    When the directory is opened, the newest checkpoint is verified. If a file is missing or changed, the checkpoint
-    is renamed to `damaged-<step>` with a warning, and the one before it becomes the newest.
+    A checkpoint is finished when its checksums are stored. When the directory is opened, the newest one is verified. If
+    a file is missing or changed, the checkpoint is renamed to `damaged-<step>` with a warning, and the one before it
+    becomes the newest; one that was not written to its end is renamed to `unfinished-<step>`. Other folders stay.
 
     Args:
       directory: folder of the checkpoints; created when missing.
@@ -47,6 +47,11 @@ class Checkpoints:
         left out of the checkpoints.
       keep_every: checkpoints whose step is a multiple of this are kept for good; None: no others are.
       period: steps between scheduled checkpoints; a signal saves others in between.
+      files: contents of the run's files by name, of which every checkpoint keeps a copy; see
+        `run_directory.repair_files`.
+      rewind_to: function that returns the steps to which the run may go back; for each of them, the newest checkpoint
+        up to it is kept, too.
+      skips: function that returns what the run has skipped so far, see `SpikeGuard.records`; each checkpoint keeps it.
     """
 
     def __init__(
@@ -56,26 +61,33 @@ class Checkpoints:
         metadata: CheckpointMetadata,
         keep_every: int | None = None,
         period: int = 1,
+        files: Mapping[str, bytes] = types.MappingProxyType({}),
+        rewind_to: Callable[[], Sequence[int]] = tuple,
+        skips: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
     ):
-        self.directory, self._metadata = directory, metadata
+        self.directory, self._metadata = directory, dataclasses.replace(metadata, sealed=True)
+        self._files, self._rewind_to, self._skips = files, rewind_to, skips
         self._keep, self._keep_every, self._period = keep, keep_every, period
         with distributed.first_alone('checkpoints are checked'):
             if distributed.is_first():
-                _set_damaged_aside(directory)
-        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True)
+                _tidy(directory)
+        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=True, todelete_subdir=_SUPERSEDED)
         with self._as_user_error():
             self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._foreign = set(self._manager.all_steps()) - set(steps_in(directory))
+        self._intact = set(self.steps[-1:])  # verified when the directory was opened
         self._sealing: threading.Thread | None = None
+        self._failure: Exception | None = None
 
     @property
     def latest(self) -> int | None:
         """The newest finished step, or None."""
-        return self._manager.latest_step()
+        return self.steps[-1] if self.steps else None
 
     @property
     def steps(self) -> list[int]:
-        """All finished steps, in ascending order."""
-        return sorted(self._manager.all_steps())
+        """All finished steps, in ascending order, and the one that is being saved."""
+        return sorted(set(self._manager.all_steps()) - self._foreign)
 
     def path(self, step: int) -> Path:
         """The folder of a step's checkpoint."""
@@ -84,6 +96,14 @@ class Checkpoints:
     def metadata(self, step: int) -> CheckpointMetadata:
         """The metadata stored with a step."""
         return read_metadata(self.path(step))
+
+    def saved_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of the arrays that a step holds, by path."""
+        return {name: tuple(leaf.shape) for name, leaf in saved_leaves(self.path(step))[1].items()}
+
+    def shapes_of(self, state: TrainState) -> dict[str, tuple[int, ...]]:
+        """The shapes of the arrays of a state that are saved, by path."""
+        return {name: tuple(leaf.shape) for name, leaf in leaves_by_path(self._saved_part(state)).items()}
 
     def save(
         self,
@@ -103,27 +123,39 @@ class Checkpoints:
           best: the score that makes this the best checkpoint.
 
         Raises:
-          UserError: an earlier save failed.
+          UserError: an earlier save failed, or a folder of the user has the checkpoint's name.
         """
         if step == self.latest:
             return
         self.wait()
+        if self.path(step).exists():
+            raise UserError(
+                f'Step {step:,} cannot be saved: {self.path(step)} exists and is not a checkpoint of this run. '
+                'Move it elsewhere and rerun the same command.'
+            )
         sums = {name: (float(ratio.total), float(ratio.count)) for name, ratio in (unlogged or {}).items()}
-        metadata = dataclasses.replace(self._metadata, unlogged=sums, recent=recent, best=best)
+        skips = tuple(self._skips())
+        metadata = dataclasses.replace(self._metadata, unlogged=sums, recent=recent, best=best, skips=skips)
         items = {
             STATE: ocp.args.StandardSave(self._saved_part(state)),
             METADATA: ocp.args.JsonSave(metadata.to_json()),
         }
         with self._as_user_error():
-            self._manager.save(step, args=ocp.args.Composite(**items))
+            # Without `force`, Orbax saves no step below the number of any folder, whoever made that.
+            if not self._manager.save(step, args=ocp.args.Composite(**items), force=True):
+                raise UserError(f'Orbax declined to save step {step:,} in {self.directory}: it is not saved.')
         self._sealing = threading.Thread(target=self._seal, args=(step,), daemon=True)
         self._sealing.start()
 
     def _seal(self, step: int) -> None:
         """Stores the checksums once the asynchronous save has finished; `wait` reports what went wrong in it."""
-        with contextlib.suppress(Exception):
+        try:
             self._manager.wait_until_finished()
-            integrity.seal(self.path(step))
+            integrity.seal(self.path(step), self._files)
+        except Exception as error:
+            self._failure = error
+        else:
+            self._intact.add(step)
 
     def restore(self, expected: TrainState, step: int | None = None) -> tuple[TrainState, Metrics | None]:
         """The state of a step, and the metric sums that were saved with it.
@@ -134,11 +166,13 @@ class Checkpoints:
           step: step to restore; None: the newest.
 
         Raises:
-          UserError: there is no checkpoint, or it has another vocabulary, other labels or another base.
+          UserError: there is no checkpoint, it is damaged, or it has another vocabulary, other labels or another base.
         """
         step = self.latest if step is None else step
         if step is None:
             raise UserError(f'{self.directory} holds no checkpoint.')
+        if step not in self._intact:
+            integrity.check(self.path(step))
         saved = self.metadata(step)
         saved.check_compatible(self._metadata, self.path(step))
         target = jax.tree.map(
@@ -165,30 +199,64 @@ class Checkpoints:
         self._sealing = None
         with self._as_user_error():
             self._manager.wait_until_finished()
-        self._prune()
+            failure, self._failure = self._failure, None
+            if failure is not None:
+                raise failure
+        distributed.wait_for_all('the checkpoint is sealed')
+        self._delete_superseded()
 
     @property
     def due(self) -> list[int]:
         """The newest `keep` of the finished scheduled steps, which do not depend on signals in between."""
         return [step for step in self.steps if step % self._period == 0][-self._keep :]
 
-    def _prune(self) -> None:
-        """Deletes all but the newest `keep`, the newest `keep` scheduled ones, and multiples of `keep_every`."""
-        kept = {*self.due, *self.steps[-self._keep :]}
-        for step in self.steps:
-            if step not in kept and not (self._keep_every and step % self._keep_every == 0):
-                self._manager.delete(step)
+    def _delete_superseded(self) -> None:
+        """Deletes all but the newest `keep`, the newest `keep` scheduled ones, multiples of `keep_every`, and what a
+        run that goes back needs.
+        """
+        steps = self.steps
+        kept = {*self.due, *steps[-self._keep :]}
+        kept.update(max((step for step in steps if step <= back), default=-1) for back in self._rewind_to())
+        superseded = [step for step in steps if step not in kept]
+        self._delete([step for step in superseded if not (self._keep_every and step % self._keep_every == 0)])
+        if distributed.is_first() and steps:
+            shutil.rmtree(self.directory / f'unfinished-{steps[-1]}', ignore_errors=True)  # it is saved now
+
+    def _delete(self, steps: Sequence[int]) -> None:
+        """Deletes checkpoints, the newest first, each of them at one moment."""
+        for step in sorted(steps, reverse=True):
+            self._manager.delete(step)
+            self._intact.discard(step)
+        if distributed.is_first():
+            shutil.rmtree(self.directory / _SUPERSEDED, ignore_errors=True)
 
     def preemption_agreed(self, step: int) -> bool:
         """Whether all processes agreed to stop after this step, because one of them received SIGTERM."""
         return distributed.are_several() and self._manager.reached_preemption(step)
 
     def forget_after(self, step: int) -> None:
-        """Deletes the checkpoints of later steps."""
+        """Deletes the checkpoints of later steps, the newest first."""
         self.wait()
-        for later in self.steps:
-            if later > step:
-                self._manager.delete(later)
+        self._delete([later for later in self.steps if later > step])
+
+    def is_intact(self, step: int) -> bool:
+        """Whether a checkpoint can be restored; a damaged one is renamed to `damaged-<step>` with a warning."""
+        if step in self._intact:
+            return True
+        with distributed.first_alone('a checkpoint is checked'):
+            if distributed.is_first():
+                found = integrity.problem(self.path(step))
+                if found is not None:
+                    _set_aside(self.path(step), 'is damaged', 'damaged', f': {found}')
+        if not self.path(step).exists():
+            self._manager.reload()
+            return False
+        self._intact.add(step)
+        return True
+
+    def skips_by_step(self) -> dict[int, Sequence[Mapping[str, Any]] | None]:
+        """What the run had skipped at each finished step; None where a checkpoint does not say."""
+        return {step: self.metadata(step).skips for step in self.steps if self.is_intact(step)}
 
     def close(self) -> None:
         """Waits for pending saves and closes the manager."""
@@ -212,121 +280,31 @@ class Checkpoints:
             ) from None
 
 
-def _set_damaged_aside(directory: Path) -> None:
-    """Renames damaged checkpoints to `damaged-<step>`, from the newest to the first intact one, with a warning each."""
-    steps = sorted((int(path.name) for path in directory.glob('*') if path.name.isdecimal()), reverse=True)
-    for step in steps:
-        found = integrity.problem(directory / str(step))
+def _tidy(directory: Path) -> None:
+    """Renames checkpoints that are damaged or were not written to their end, down to the newest intact one."""
+    shutil.rmtree(directory / _SUPERSEDED, ignore_errors=True)
+    for folder in numbered(directory):
+        if not is_of_checkpoint(folder):
+            logger.warning(
+                '%s is not a checkpoint and is left alone. Move it elsewhere if the run is to save step %s.',
+                *(folder, f'{int(folder.name):,}'),
+            )
+        elif not is_finished(folder) and (folder / STATE).is_dir():
+            _set_aside(folder, 'was not written to its end', 'unfinished')
+    folders = [folder for folder in numbered(directory) if is_of_checkpoint(folder)]
+    while folders:
+        newest = folders.pop()
+        found = integrity.problem(newest)
         if found is None:
+            if not integrity.has_checksums(newest):
+                logger.warning('%s has no checksums, as in earlier versions: damage would not be noticed', newest)
             return
-        aside = directory / f'damaged-{step}'
-        shutil.rmtree(aside, ignore_errors=True)
-        (directory / str(step)).rename(aside)
-        earlier = [s for s in steps if s < step]
-        then = f'the previous one, of step {earlier[0]:,}, is used' if earlier else 'there is no earlier one'
-        logger.warning('checkpoint %s is damaged and was renamed to %s: %s; %s', f'{step:,}', aside.name, found, then)
+        then = f'the previous one, of step {int(folders[-1].name):,}, is used' if folders else 'there is no earlier one'
+        _set_aside(newest, 'is damaged', 'damaged', f': {found}; {then}')
 
 
-def restore_params(path: str | Path, fresh: Any, run: CheckpointMetadata, may_be_new: tuple[str, ...] = ()) -> Any:
-    """The parameters of another run's checkpoint, to start from.
-
-    Args:
-      path: a checkpoint or a MODEL_DIR, see `find_checkpoint`.
-      fresh: initial parameters of the model; restored parameters get their shardings and dtypes.
-      run: metadata of the run that uses the parameters; the vocabularies must agree.
-      may_be_new: regular expressions of parameters that the checkpoint may lack; those keep their values from
-        `fresh`. So does a head that may be new if the checkpoint's labels differ from the run's.
-
-    Raises:
-      UserError: there is no checkpoint, it has another vocabulary, or its parameters do not fit (each is listed).
-    """
-    checkpoint = find_checkpoint(path)
-    integrity.check(checkpoint)
-    metadata = read_metadata(checkpoint)
-    metadata.check_vocabulary(run, checkpoint)
-    may_be_new_path = re.compile('|'.join(may_be_new) or '(?!)').fullmatch
-    keeps_head = metadata.labels == run.labels or not may_be_new_path('head/kernel')
-    folder = metadata_folder(checkpoint)
-    assert folder is not None, '`read_metadata` has read it'
-    handlers = {STATE: ocp.PyTreeCheckpointHandler(), folder.name: ocp.JsonCheckpointHandler()}
-    checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
-    saved = _leaves(checkpointer.metadata(checkpoint.absolute()).item_metadata[STATE])
-    # A stacked leaf whose top layers alone were trained is saved in two parts, the frozen layers first.
-    sources = {
-        path: [f'{part}/{path}' for part in ('frozen', 'params') if f'{part}/{path}' in saved]
-        if keeps_head or not path.startswith('head/')
-        else []
-        for path in _leaves(fresh)
-    }
-
-    def shape(names: list[str]) -> tuple[int, ...]:
-        (first, *rest), *others = (tuple(saved[name].shape) for name in names)
-        return (first + sum(other[0] for other in others), *rest) if others else (first, *rest)
-
-    wrong = [
-        f'  {path}: {shape(found) if found else "missing"} there, {tuple(leaf.shape)} here'
-        for (path, leaf), found in zip(_leaves(fresh).items(), sources.values(), strict=True)
-        if (not found and not may_be_new_path(path)) or (found and shape(found) != tuple(leaf.shape))
-    ]
-    there = {path.partition('/')[2] for path in saved if path.startswith(('params/', 'frozen/'))}
-    wrong += [
-        f'  {path}: there, but this model has none'
-        for path in sorted(there - sources.keys())
-        if not path.startswith('head/')  # another head may replace the old one
-    ]
-    if wrong and metadata.base is not None:
-        model_dir = str(RunDirectory.of_checkpoint(checkpoint))
-        raise UserError(
-            f'{checkpoint} holds only the trained parameters; the frozen ones are in the base it was trained on. '
-            'Save both as one model and start from that:\n'
-            f'  python -c "from palm_jax import api; api.load({model_dir!r}).save({f"{model_dir}_whole"!r})"'
-        )
-    if wrong:
-        raise UserError(f'The parameters in {checkpoint} do not fit this model:\n' + '\n'.join(wrong))
-    target: dict[str, Any] = {}
-    for path, leaf in _leaves(fresh).items():
-        for source in sources[path]:
-            *branches, name = source.split('/')
-            tree = target
-            for branch in branches:
-                tree = tree.setdefault(branch, {})
-            tree[name] = jax.ShapeDtypeStruct(saved[source].shape, leaf.dtype, sharding=leaf.sharding)
-    args = ocp.args.PyTreeRestore(
-        target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
-    )
-    restored = _leaves(checkpointer.restore(checkpoint.absolute(), args=ocp.args.Composite(**{STATE: args}))[STATE])
-
-    def pick(key_path, leaf):
-        parts = [restored[source] for source in sources[path_name(key_path)]]
-        return jnp.concatenate(parts) if len(parts) > 1 else (parts or [leaf])[0]
-
-    return jax.tree_util.tree_map_with_path(pick, fresh)
-
-
-def fingerprint(params: Any) -> str:
-    """A hash of the exact values of a tree of parameters: 16 hexadecimal digits, the same for every sharding.
-
-    Each value's bits are mixed with its index and summed modulo 2³², so that the order of the additions does not
-    matter; paths, shapes and sums are then hashed by SHA-256.
-    """
-
-    def mixed_sum(x):
-        bits = jax.lax.bitcast_convert_type(x, jnp.uint32 if x.dtype.itemsize == 4 else jnp.uint16).astype(jnp.uint32)
-        index = sum(
-            jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(pow(2654435761, axis + 1, 1 << 32))
-            for axis in range(x.ndim)
-        )
-        h = (bits ^ index) * jnp.uint32(0x85EBCA6B)
-        h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
-        return jnp.sum(h ^ (h >> 16), dtype=jnp.uint32)
-
-    leaves = _leaves(params)
-    sums = jax.device_get(jax.jit(lambda leaves: {name: mixed_sum(x) for name, x in leaves.items()})(leaves))
-    text = repr([(name, leaves[name].shape, int(sums[name])) for name in sorted(leaves)])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by path, `stack/attn/qkv/k`."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, 'shape'))
-    return {jax.tree_util.keystr(p, simple=True, separator='/'): x for p, x in leaves}
+def _set_aside(checkpoint: Path, reason: str, prefix: str, rest: str = '') -> None:
+    aside = checkpoint.with_name(f'{prefix}-{checkpoint.name}')
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.rename(aside)
+    logger.warning('checkpoint %s %s and was renamed to %s%s', f'{int(checkpoint.name):,}', reason, aside.name, rest)

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -52,6 +53,11 @@ class HeldOut:
     data: Data
     mesh: Mesh
     batch_sizes: BatchSizes
+
+    def metric_names(self, state: TrainState) -> set[str]:
+        """Names of the metrics of the loss; nothing is computed."""
+        batch = next(iter(self.data.validation(self.batch_sizes.at(0))))
+        return set(jax.eval_shape(self.eval_step, state, batch))
 
     def metrics(self, state: TrainState, step: int, num_batches: int | None = None) -> Metrics:
         """Sum the metrics of the first batches, or of all for None, after `step` steps."""

@@ -42,6 +42,20 @@ class Evaluations:
         self._best, self._reporter = best, reporter
         self.stalled = best is not None and best.has_stalled(first_step)
 
+    def check_metric(self, state: TrainState) -> None:
+        """Refuse a best metric that no evaluation computes, before the first step.
+
+        Raises:
+          UserError: with the metrics that exist.
+        """
+        if self._best is None:
+            return
+        of_loss = self._held_out.metric_names(state)
+        names_of = getattr(self._reporter, 'metric_names', None)  # which a reporter of the user may lack
+        of_reporter = None if names_of is None else names_of(self._held_out.data)
+        if self._best.metric not in of_loss and of_reporter is not None:
+            self._best.check({*of_loss, *of_reporter})
+
     def is_due(self, step: int) -> bool:
         """Whether the state after `step` steps is to be evaluated."""
         if step == self._total_steps:

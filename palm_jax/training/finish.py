@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
+import shlex
 import time
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from palm_jax.training.run import Run
 from palm_jax.training.state import TrainState
 
 _LOGGER = logging.getLogger(__name__)
+_STEPS = ('TRAIN_STEPS', 'loop.train.total_steps')  # bindings of the number of steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +124,23 @@ class Finish:
 
 
 def continue_command(command: str, total_steps: int) -> str:
-    """Return the command that trains for twice as many steps."""
-    others = re.sub(r' --gin\.TRAIN_STEPS=\S+', '', command)
-    return f'{others} --gin.TRAIN_STEPS={2 * total_steps}'
+    """Return the command that trains for twice as many steps.
+
+    Args:
+      command: command of this run, quoted for a shell. Changes that it accepted need not be accepted again.
+      total_steps: number of steps of this run.
+    """
+    words = shlex.split(command)
+    name = next((name for name in _STEPS if any(_sets(word, name) for word in words)), _STEPS[0])
+    kept: list[str] = []
+    for word in words:
+        if kept and kept[-1] == f'--gin.{name}':  # the value is a word of its own
+            kept.pop()
+        elif (not _sets(word, name) and word != '--accept_changes') or word == f'--gin.{name}':
+            kept.append(word)
+    return shlex.join([*kept, f'--gin.{name}={2 * total_steps}'])
+
+
+def _sets(word: str, name: str) -> bool:
+    """Return whether a word of a command sets a binding."""
+    return word.partition('=')[0].strip() == f'--gin.{name}'

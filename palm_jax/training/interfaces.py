@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Data(Protocol):
       vocabulary: vocabulary of the tokens.
       labels: names of the labels that a head predicts; empty without a head.
       num_sequences: number of training sequences in one epoch.
+      num_validation_sequences: number of sequences in the held-out part.
       group: number of sequences of similar length in a group, which a batch must not cross; None for no groups.
       is_ready: whether the data can be counted and read without preparing it first.
     """
@@ -42,6 +43,7 @@ class Data(Protocol):
     vocabulary: Vocabulary
     labels: Sequence[str]
     num_sequences: int
+    num_validation_sequences: int
     group: int | None
     is_ready: bool
 
@@ -56,6 +58,19 @@ class Data(Protocol):
 
     def validation(self, size: int) -> Iterator[Mapping[str, np.ndarray]]:
         """Iterate over the held-out part in batches of `size`."""
+
+    def describe(self) -> str:
+        """Return both parts in numbers, as text for people, after reading and checking them.
+
+        Raises:
+          UserError: if either part cannot be used.
+        """
+
+    def identity(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what a run reads of each split, by content: numbers, and a SHA-256 that differs if anything does.
+
+        It is kept with the checkpoints, and compared when a run is continued.
+        """
 
     def example(self) -> str:
         """Return the first training example as text, for people."""

@@ -9,13 +9,14 @@ import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 
+from palm_jax.bounds import AtLeast, NotEmpty, Pattern, Seed
 from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
@@ -23,6 +24,7 @@ from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import Method
 from palm_jax.run_directory import RunDirectory
 from palm_jax.training import distributed, flops, messages
+from palm_jax.training.base_weights import BaseWeights
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
 from palm_jax.training.best import BestCheckpoint, BestMetric
 from palm_jax.training.checkpoints import Checkpoints
@@ -39,9 +41,9 @@ from palm_jax.training.metrics import Metrics, in_group
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.result import Reporter
 from palm_jax.training.resume import Restorer
-from palm_jax.training.rollback import Rollback
+from palm_jax.training.rollback import Rollback, finish_interrupted
 from palm_jax.training.run import Periods, Run
-from palm_jax.training.saving import StateSaver
+from palm_jax.training.saving import StateSaver, kept_files
 from palm_jax.training.setup import Setup, adapt, check_run
 from palm_jax.training.spikes import SpikeGuard, SpikeRule
 from palm_jax.training.state import TrainState
@@ -129,7 +131,8 @@ class Loop:
 
     def _evaluate(self, state: TrainState, step: int) -> None:
         """Evaluate, log, and keep the state if it is the best."""
-        values = self.evaluations.measure(state, step)
+        with self.saver.saves_on_error(state, step, f'Continue with\n  {self.command}', in_all_processes=True):
+            values = self.evaluations.measure(state, step)
         self.log.write(step, in_group('validation', values))
         self.clock.show(validation=f'{values["loss"]:.3f}')
         with self.saver.saves_on_error(state, step, messages.ANOTHER_METRIC, in_all_processes=True):
@@ -138,7 +141,7 @@ class Loop:
 
 def train(
     *,
-    model_dir: str,
+    model_dir: Annotated[str, NotEmpty()],
     model: PaLM,
     data: Data,
     optimizer: Optimizer,
@@ -150,12 +153,13 @@ def train(
     periods: Periods = Periods(),
     best: BestMetric | None = None,
     spikes: SpikeRule | None = None,
-    microbatches: int = 1,
-    seed: int = 0,
+    microbatches: Annotated[int, AtLeast(1)] = 1,
+    seed: Seed = 0,
     initial_checkpoint: str | None = None,
     methods: Sequence[Method] = (),
-    trainable: Sequence[str] | None = None,
+    trainable: Sequence[Pattern] | None = None,
     trainable_layers: int | None = None,
+    base_weights: BaseWeights = 'stored',
     writers: Sequence[Writer] = (Jsonl(), TensorBoard()),
     run: Run | None = None,
 ) -> int:
@@ -186,6 +190,8 @@ def train(
       trainable: regular expressions of the parameters to train, besides those of the methods and the head; None
         trains no others where there are methods, else all.
       trainable_layers: number of top layers to which training below `stack/` is restricted; None trains all.
+      base_weights: how the linear maps that stay frozen are kept in memory: `stored`, in the dtype of the parameters;
+        `int8`, with a scale for each output; `nf4`, 4 bits with a scale for 64 inputs (QLoRA, 2305.14314).
       writers: where metrics are written.
       run: the command, for the record.
 
@@ -195,20 +201,28 @@ def train(
     run, directory, mesh, batch_sizes = run or Run(), Path(model_dir), layout.mesh(), BatchSizes.of(batch_size)
     check_run(model, data, batch_sizes, mesh.shape['data'], microbatches, total_steps)
     adapted, selection = adapt(model, methods, trainable, trainable_layers)
-    setup = Setup.of(adapted, selection, optimizer, layout, mesh.size, batch_size, data.length, total_steps)
+    setup = Setup.of(
+        adapted, selection, optimizer, layout, mesh.size, batch_size, data.length, total_steps, base_weights
+    )
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules), contextlib.ExitStack() as stack:
         _LOGGER.info('%s\nMODEL_DIR  %s\n%s', setup.plan.summary(data.num_sequences), directory, flops.FORMULA)
+        _LOGGER.info(data.describe())  # an unusable held-out part is found before the first step
         metadata = CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint, data.labels)
+        metadata = dataclasses.replace(metadata, data=data.identity())
         restorer = Restorer(setup, mesh, seed, initial_checkpoint, metadata)
-        checkpoints, kept = _open_checkpoints(RunDirectory(directory), periods, best, restorer.metadata, stack)
+        guard, files = SpikeGuard(spikes, directory), kept_files(run.config, data.vocabulary)
+        checkpoints, kept = _open_checkpoints(directory, periods, best, restorer.metadata, guard, files, stack)
+        restorer.check(checkpoints, run)
         restored = restorer.resume(checkpoints)
+        run.keep()
+        guard.remember(restored.recent)
         first_step = int(restored.state.step)
         if distributed.is_first():
             data.vocabulary.save(directory)
         messages.warn_if_slow(setup.plan, first_step)
 
         log = MetricLog(writers, directory, run.config, first_step)
-        window, guard = MetricWindow(restored.sums), SpikeGuard(spikes, directory, restored.recent)
+        window = MetricWindow(restored.sums)
         held_out = HeldOut(setup.eval_step(mesh, loss), setup.model, data, mesh, batch_sizes)
         clock = RunClock(first_step, total_steps, setup.plan.flops_per_token, run.start, checkpoints.preemption_agreed)
         loop = Loop(
@@ -217,7 +231,7 @@ def train(
             run_rng=jax.random.fold_in(jax.random.key(seed), 1),
             window=window,
             guard=guard,
-            rollback=Rollback(guard, checkpoints, restorer, window, log, clock, batch_sizes),
+            rollback=Rollback(guard, checkpoints, restorer, window, log, clock, batch_sizes, kept),
             evaluations=Evaluations(held_out, periods, first_step, total_steps, kept, reporter),
             saver=StateSaver(checkpoints, window, guard),
             log=log,
@@ -226,6 +240,7 @@ def train(
             total_steps=total_steps,
             command=run.command,
         )
+        loop.evaluations.check_metric(restored.state)
         with clock:
             state = loop.run(restored.state)
         finish = Finish(checkpoints, kept, restorer, held_out, reporter, setup.plan, log, directory, run)
@@ -233,16 +248,26 @@ def train(
 
 
 def _open_checkpoints(
-    files: RunDirectory,
+    directory: Path,
     periods: Periods,
     best: BestMetric | None,
     metadata: CheckpointMetadata,
+    guard: SpikeGuard,
+    files: Mapping[str, bytes],
     stack: contextlib.ExitStack,
 ) -> tuple[Checkpoints, BestCheckpoint | None]:
-    """The newest checkpoints of a run, and its best one, which `stack` closes."""
-    newest = Checkpoints(files.checkpoints, periods.keep, metadata, periods.keep_every, periods.checkpoint)
+    """The newest checkpoints of a run, and its best one, which `stack` closes; an interrupted rollback is finished."""
+    of_run = RunDirectory(directory)
+    shared: dict[str, Any] = {'files': files, 'skips': lambda: guard.records}
+    newest = Checkpoints(of_run.checkpoints, periods.keep, metadata, periods.keep_every, periods.checkpoint, **shared)
     stack.enter_context(contextlib.closing(newest))
-    if best is None:
-        return newest, None
-    kept = BestCheckpoint(best, files.best_checkpoints, metadata, periods.evaluate)
-    return newest, stack.enter_context(contextlib.closing(kept))
+    kept = None
+    if best is not None:
+        if guard.rule is not None:
+            shared['rewind_to'] = lambda: newest.due
+        kept = BestCheckpoint(best, of_run.best_checkpoints, metadata, periods.evaluate, **shared)
+        stack.enter_context(contextlib.closing(kept))
+    if newest.latest is not None:
+        guard.adopt(newest.metadata(newest.latest).skips)
+    finish_interrupted(guard, [newest] if kept is None else [newest, kept])
+    return newest, kept

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from palm_jax.bounds import AtLeast, checked
 from palm_jax.models.kernels.cross_entropy import softmax_cross_entropy
+from palm_jax.models.layers import output_matrix
 from palm_jax.models.model import Model
 from palm_jax.models.sharding import constrain
 from palm_jax.training.metrics import Metrics, Ratio
@@ -64,7 +65,7 @@ class LanguageModelLoss:
         weights_BL = batch['decoder_loss_weights'].astype(jnp.float32)
         loss, (cross_entropy, z_loss, correct) = softmax_cross_entropy(
             h_BLD,
-            constrain(params['embed']['embedding'].astype(h_BLD.dtype), 'vocab', None),  # gathered once
+            constrain(output_matrix(params).astype(h_BLD.dtype), 'vocab', None),  # gathered once
             batch['decoder_target_tokens'],
             weights_BL,
             model.arch.output_scale,

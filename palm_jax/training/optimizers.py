@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from palm_jax.bounds import Above, AtLeast, Rate, checked
+from palm_jax.bounds import Above, AtLeast, Pattern, Rate, checked
 from palm_jax.parameters import path_mask, path_name
 
 MATRICES = r'.*(?<!scale)(?<!bias)'  # everything but the norms' scales and biases
@@ -39,7 +39,7 @@ def adafactor(
     weight_decay_exponent: float | None = 2.0,
     minimum_scale: NotNegative = 1e-3,
     epsilon: NotNegative = 1e-30,
-    weight_decay_pattern: str = '.*',
+    weight_decay_pattern: Pattern = '.*',
 ) -> Optimizer:
     """PaLM's Adafactor: not factorized, with parameter scaling (paper, section 5).
 
@@ -96,7 +96,7 @@ def adamw(
     epsilon: NotNegative = 1e-8,
     clip_norm: Annotated[float, Above(0)] | None = 1.0,
     weight_decay: NotNegative = 0.1,
-    weight_decay_pattern: str = MATRICES,
+    weight_decay_pattern: Pattern = MATRICES,
 ) -> Optimizer:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101): p ← p − α·m̂/(√v̂ + ε) − α·weight_decay·p.
 
@@ -133,7 +133,7 @@ def muon(
     adam_beta1: Rate = 0.9,
     adam_beta2: Rate = 0.95,
     rms: NotNegative = 0.2,
-    weight_decay_pattern: str = MATRICES,
+    weight_decay_pattern: Pattern = MATRICES,
 ) -> Optimizer:
     """optax's Muon (Jordan 2024) for the blocks' matrices, Adam for the embedding and the norms.
 
@@ -172,7 +172,7 @@ def muon(
 
 def _muon_axes(path, p):
     name = path_name(path)
-    if not name.startswith('stack/') or p.ndim < 3:
+    if not name.startswith('stack/') or 'qkv_bias' in name or p.ndim < 3:
         return None
     # All kernels but attn/out/kernel [N, H, K, D] contract one axis: the first after layers.
     reduction = tuple(range(1, p.ndim - 1)) if name.endswith('out/kernel') else (1,)

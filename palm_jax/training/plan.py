@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from palm_jax.models.quantization import is_quantized
 from palm_jax.parameters import path_name
 from palm_jax.partitioning import MeshLayout, bytes_per_device
 from palm_jax.peft.method import AdaptedModel
@@ -174,4 +175,6 @@ class Plan:
 
 
 def _count(tree: Any) -> int:
-    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+    """Number of parameters, boxed or not; a quantized one counts as its values."""
+    values = jax.tree.map(lambda x: x.values if is_quantized(x) else x, tree, is_leaf=is_quantized)
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(values))

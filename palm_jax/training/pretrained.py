@@ -8,7 +8,7 @@ from typing import Literal
 from palm_jax.checkpoint_metadata import read_metadata
 from palm_jax.errors import UserError
 from palm_jax.models.architecture import Architecture
-from palm_jax.run_directory import RunDirectory, find_checkpoint
+from palm_jax.run_directory import RunDirectory, find_checkpoint, whole_file
 
 
 def architecture(
@@ -52,12 +52,13 @@ def vocabulary(path: str | None) -> str:
     run = RunDirectory.of_checkpoint(checkpoint)
     is_tokenizer = name is not None and name.startswith('tokenizers')
     file = run.tokenizers_vocabulary if is_tokenizer else run.sentencepiece_vocabulary
-    if not file.is_file():
+    found = whole_file(file, checkpoint)
+    if not found.is_file():
         raise UserError(
             f'{checkpoint} was trained with the vocabulary {name}, but {file} is missing. '
             'Bind a copy of it: --gin.VOCABULARY=...'
         )
-    return str(file)
+    return str(found)
 
 
 def labels(path: str | None) -> tuple[str, ...] | None:

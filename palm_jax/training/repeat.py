@@ -8,15 +8,19 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
+from palm_jax.bounds import NotEmpty, Seed
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
 
 _SHOWN = 12  # rows of the table in the terminal
 _LOGGER = logging.getLogger(__name__)
 
+Seeds = Annotated[Sequence[Seed], NotEmpty()]
 
-def over_seeds(train: Callable[[int, Path], int], model_dir: Path, seeds: Sequence[int] | None = None) -> int:
+
+def over_seeds(train: Callable[[int, Path], int], model_dir: Path, seeds: Seeds | None = None) -> int:
     """Train with every seed, in MODEL_DIR/seed_<n>, and summarize the results; finished runs do not train again.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -95,6 +95,9 @@ class Report(Protocol):
 
 class Reporter(Protocol):
     """Measures a model on held-out data, and reports a finished run."""
+
+    def metric_names(self, data: Any) -> Collection[str] | None:
+        """Return the names of the metrics that `measure` adds to those of the loss; None if they are not known."""
 
     def measure(self, inputs: EvaluationInput) -> Measured:
         """Measure a model; needs no run."""

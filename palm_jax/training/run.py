@@ -1,12 +1,14 @@
-"""How often things happen in a run, and which command started it."""
+"""How often things happen in a run, which command started it, and the record that its directory keeps."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, Protocol
 
 from palm_jax.bounds import AtLeast, checked
+from palm_jax.training import distributed
 
 Count = Annotated[int, AtLeast(1)]
 
@@ -37,6 +39,24 @@ class Periods:
         return any(step % period == 0 for period in (self.log, self.evaluate, self.checkpoint))
 
 
+DataIdentity = Mapping[str, Mapping[str, Any]]  # what a run reads, by content; see `interfaces.Data.identity`
+
+
+class Record(Protocol):
+    """What MODEL_DIR keeps of how a run was started."""
+
+    def check(self, before: DataIdentity | None, now: DataIdentity) -> None:
+        """Refuse to continue a run with another configuration or other data, unless that was asked for.
+
+        Args:
+          before: data of the newest checkpoint; None if there is none, or it does not say.
+          now: data of this run.
+        """
+
+    def keep(self) -> None:
+        """Write the record; called once nothing stands in the way of the first step any more."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """The command that started the loop, for the record.
@@ -45,8 +65,21 @@ class Run:
       config: resolved gin text.
       command: command line as it was typed.
       start: `time.monotonic()` when the command started.
+      record: what MODEL_DIR keeps; None keeps nothing.
     """
 
     config: str = ''
     command: str = 'python -m palm_jax.train'
     start: float = dataclasses.field(default_factory=time.monotonic)
+    record: Record | None = None
+
+    def check(self, before: DataIdentity | None, now: DataIdentity) -> None:
+        """Check the record, in the first process, before any process goes on; see `Record.check`."""
+        with distributed.first_alone('the record is checked'):
+            if self.record is not None and distributed.is_first():
+                self.record.check(before, now)
+
+    def keep(self) -> None:
+        """Keep the record, in the first process; see `Record.keep`."""
+        if self.record is not None and distributed.is_first():
+            self.record.keep()

@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from palm_jax.errors import UserError
+from palm_jax.run_directory import RunDirectory, write_whole
 from palm_jax.training import distributed
 from palm_jax.training.checkpoints import Checkpoints
 from palm_jax.training.metric_window import MetricWindow
 from palm_jax.training.spikes import SpikeGuard
 from palm_jax.training.state import TrainState
+
+
+class Vocabulary(Protocol):
+    """A vocabulary that can be written to a directory."""
+
+    def save(self, directory: Path) -> None:
+        """Write the vocabulary to its file, if it has one."""
+
+
+def kept_files(config: str, vocabulary: Vocabulary) -> dict[str, bytes]:
+    """The run's files by name of which every checkpoint keeps a copy, see `run_directory.repair_files`.
+
+    Args:
+      config: the configuration in effect as gin text; empty if there is none.
+      vocabulary: vocabulary of the run.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunDirectory(Path(folder))
+        vocabulary.save(run.path)
+        if config:
+            write_whole(run.config, config)
+        return {file.name: file.read_bytes() for file in run.path.iterdir() if file.is_file()}
 
 
 class StateSaver:

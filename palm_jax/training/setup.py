@@ -5,24 +5,29 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
+from palm_jax.models.quantization import dequantize_tree
+from palm_jax.parameters import path_name
 from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import AdaptedModel, Method
-from palm_jax.peft.trainable import Trainable
+from palm_jax.peft.trainable import Trainable, join
+from palm_jax.training.base_weights import BaseWeights, quantize_base
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
-from palm_jax.training.checkpoints import restore_params
+from palm_jax.training.initial_parameters import fingerprint, restore_params
 from palm_jax.training.interfaces import Data
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan
-from palm_jax.training.state import TrainState, init_state, unbox
+from palm_jax.training.state import TrainState, init_params, init_state, unbox
 from palm_jax.training.step import LossFn, eval_step, train_step
 
 _LOGGER = logging.getLogger(__name__)
@@ -122,11 +127,13 @@ class Setup:
       plan: the adapted model, the state's shapes, and what follows from them.
       selection: parameters that are trained.
       optimizer: update rule, wrapped by the methods.
+      base_weights: how frozen linear maps are kept in memory, see `loop.train`.
     """
 
     plan: Plan
     selection: Trainable
     optimizer: Optimizer
+    base_weights: BaseWeights = 'stored'
 
     @classmethod
     def of(
@@ -139,12 +146,13 @@ class Setup:
         batch_size: int | Ramp,
         length: int,
         total_steps: int,
+        base_weights: BaseWeights = 'stored',
     ) -> Setup:
         """Set a run up.
 
         Args:
           model, selection: results of `adapt`.
-          optimizer, layout, batch_size, total_steps: see `loop.train`.
+          optimizer, layout, batch_size, total_steps, base_weights: see `loop.train`.
           num_devices: number of devices in the mesh.
           length: tokens per sequence.
 
@@ -153,11 +161,13 @@ class Setup:
         """
         optimizer, axis_sizes = model.wrap_optimizer(optimizer), layout.axis_sizes(num_devices)
         shapes = jax.eval_shape(functools.partial(init_state, model, optimizer, trainable=selection), jax.random.key(0))
+        frozen = jax.eval_shape(functools.partial(quantize_base, base_weights), shapes.params, shapes.frozen)
+        shapes = dataclasses.replace(shapes, frozen=frozen)
         layout.check((shapes.params, shapes.frozen), axis_sizes)
         frozen_layers = selection.frozen_layers(shapes.params, model.arch.num_layers)
         sizes = BatchSizes.of(batch_size)
         plan = Plan(model, shapes, layout, axis_sizes, sizes, length, total_steps, frozen_layers)
-        return cls(plan, selection, optimizer)
+        return cls(plan, selection, optimizer, base_weights)
 
     @property
     def model(self) -> AdaptedModel:
@@ -170,11 +180,15 @@ class Setup:
 
     def target(self, mesh: Mesh) -> TrainState:
         """Shapes and shardings of the state, without arrays."""
-        place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
-        return jax.tree.map(place, unbox(self.plan.shapes), self.shardings(mesh))
+        return jax.tree.map(_placed, unbox(self.plan.shapes), self.shardings(mesh))
 
-    def begin(self, mesh: Mesh, seed: int, initial_checkpoint: str | None, metadata: CheckpointMetadata) -> TrainState:
-        """Return the state at step 0, created directly with its shardings.
+    def begin(
+        self, mesh: Mesh, seed: int, initial_checkpoint: str | None, metadata: CheckpointMetadata
+    ) -> tuple[TrainState, str | None]:
+        """Return the state at step 0, created directly with its shardings, and the fingerprint of the base.
+
+        The base is the frozen part of the initial checkpoint's parameters, as stored there; None without a checkpoint
+        or a frozen part.
 
         Args:
           mesh: devices of the run.
@@ -183,20 +197,38 @@ class Setup:
             parameters of the methods and the head start afresh. None keeps the initial parameters.
           metadata: metadata of this run; the vocabularies must agree.
         """
-        shardings = self.shardings(mesh)
-        init = functools.partial(init_state, self.plan.model, self.optimizer, trainable=self.selection)
-        fresh = jax.jit(lambda rng: unbox(init(rng)), out_shardings=shardings)(jax.random.key(seed))
+        shardings, model = self.shardings(mesh), self.plan.model
+        init = functools.partial(init_state, model, self.optimizer, trainable=self.selection)
         if initial_checkpoint is None:
-            return fresh
+            return jax.jit(lambda rng: unbox(init(rng)), out_shardings=shardings)(jax.random.key(seed)), None
         _LOGGER.info('starting from the parameters of %s', initial_checkpoint)
-        model = self.plan.model
+        fresh = self._fresh_params(mesh, seed)
+        params = restore_params(initial_checkpoint, fresh, metadata, model.trainable)
+        _, frozen = self.selection.split(params)
+        base = fingerprint(frozen) if jax.tree.leaves(frozen) else None
 
         def start(params: Any) -> TrainState:
-            trained, frozen = self.selection.split(model.init_from_base(params))
-            return TrainState(fresh.step, trained, self.optimizer.init(trained), frozen)
+            trained, frozen = self.selection.split(params)
+            frozen = quantize_base(self.base_weights, trained, frozen)
+            trained, _ = self.selection.split(model.init_from_base(join(trained, dequantize_tree(frozen, 'float32'))))
+            return TrainState(jnp.zeros((), jnp.int32), trained, self.optimizer.init(trained), frozen)
 
-        params = restore_params(initial_checkpoint, fresh.all_params, metadata, model.trainable)
-        return jax.jit(start, out_shardings=shardings)(params)
+        return jax.jit(start, out_shardings=shardings, donate_argnums=0)(params), base
+
+    def _fresh_params(self, mesh: Mesh, seed: int) -> Any:
+        """Initial parameters of the methods and the head, and the shapes with shardings of all others."""
+        init = functools.partial(init_params, self.plan.model)
+        boxed = jax.eval_shape(init, jax.random.key(seed))
+        shapes = jax.tree.map(_placed, unbox(boxed), self.plan.layout.shardings(boxed, mesh))
+        is_new = re.compile('|'.join(self.plan.model.trainable) or '(?!)').fullmatch
+
+        def new(params: Any) -> dict[str, Any]:
+            leaves = jax.tree_util.tree_leaves_with_path(params)
+            return {name: leaf for path, leaf in leaves if is_new(name := path_name(path))}
+
+        shardings = {name: shape.sharding for name, shape in new(shapes).items()}
+        values = jax.jit(lambda rng: new(unbox(init(rng))), out_shardings=shardings)(jax.random.key(seed))
+        return jax.tree_util.tree_map_with_path(lambda path, shape: values.get(path_name(path), shape), shapes)
 
     def train_step(self, mesh: Mesh, loss: LossFn, microbatches: int = 1) -> Any:
         """Jitted `step.train_step`: (donated state, batch, the run's key) to (state, metrics on every device)."""
@@ -216,6 +248,10 @@ class Setup:
     def eval_step(self, mesh: Mesh, loss: LossFn) -> Any:
         """Jitted `step.eval_step`: (state, batch) to metrics on every device."""
         return jax.jit(functools.partial(eval_step, model=self.model, loss=loss), out_shardings=replicated(mesh))
+
+
+def _placed(shape: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -9,19 +9,22 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
+import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from palm_jax.bounds import AtLeast, checked
 from palm_jax.errors import UserError
-from palm_jax.run_directory import RunDirectory
+from palm_jax.run_directory import RunDirectory, write_whole
+from palm_jax.training import distributed
 from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.batch_sizes import BatchSizes
 from palm_jax.training.metrics import Metrics
 
+_LOGGER = logging.getLogger(__name__)
 _ROBUST = 1.4826  # standard deviation over median absolute deviation, of a normal distribution
 
 
@@ -83,7 +86,8 @@ class Skip:
 class SpikeGuard:
     """Watches the loss and the gradient norm of every step, and knows which batches a run skips.
 
-    Skips are recorded in MODEL_DIR, so a resumed run skips the same batches, also without a rule.
+    Skips are recorded in MODEL_DIR and in every checkpoint, so a resumed run skips the same batches, also without a
+    rule.
 
     Args:
       rule: definition of a spike; None detects none.
@@ -93,7 +97,7 @@ class SpikeGuard:
 
     def __init__(self, rule: SpikeRule | None, directory: Path, recent: Mapping[str, list[float]] | None = None):
         self.rule, self._path = rule, RunDirectory(directory).skipped_batches
-        self.skips = [Skip(**record) for record in json.loads(self._path.read_text())] if self._path.exists() else []
+        self.skips = _read(self._path)
         self._queue: list[tuple[int, Metrics]] = []
         self._thresholds = {} if rule is None else _thresholds(rule)
         self.remember(recent)
@@ -108,6 +112,27 @@ class SpikeGuard:
     def recent(self) -> dict[str, list[float]]:
         """The usual values; with them in a checkpoint, a resumed run judges the same."""
         return {name: list(values) for name, values in self._recent.items()}
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The skips as JSON objects, oldest first, for a checkpoint to keep."""
+        return [dataclasses.asdict(skip) for skip in self.skips]
+
+    def adopt(self, kept: Sequence[Mapping[str, Any]] | None) -> None:
+        """Take over the skips that a checkpoint kept, where the file in MODEL_DIR is lost or damaged."""
+        if kept and len(kept) > len(self.skips):
+            self.skips = [Skip(**record) for record in kept]
+            self._write()
+            _LOGGER.warning('%s has been restored from the newest checkpoint', self._path)
+
+    def is_stale(self, step: int, kept: Sequence[Mapping[str, Any]] | None) -> bool:
+        """Whether a checkpoint was trained on batches that the run skips, because a rollback was interrupted.
+
+        Args:
+          step: step of the checkpoint.
+          kept: skips that it kept; None in checkpoints that do not say.
+        """
+        return kept is not None and any(skip.step < step for skip in self.skips[len(kept) :])
 
     def offset(self, step: int) -> int:
         """Number of sequences that are skipped before the batch of a step."""
@@ -172,10 +197,22 @@ class SpikeGuard:
         sequences = end - batch_sizes.before(step) - self.offset(step)
         self.skips = [dataclasses.replace(skip, superseded=True) if skip.step > step else skip for skip in self.skips]
         self.skips.append(Skip(step, sequences, spike_step, reason))
-        unfinished = self._path.with_suffix('.unfinished')
-        unfinished.write_text(json.dumps([dataclasses.asdict(s) for s in self.skips], indent=2) + '\n')
-        unfinished.replace(self._path)
+        self._write()
         return self.skips[-1]
+
+    def _write(self) -> None:
+        if distributed.is_first():
+            write_whole(self._path, json.dumps(self.records, indent=2) + '\n')
+
+
+def _read(path: Path) -> list[Skip]:
+    if not path.exists():
+        return []
+    try:
+        return [Skip(**record) for record in json.loads(path.read_text())]
+    except (ValueError, TypeError):
+        _LOGGER.warning('%s is damaged; the run skips what its newest checkpoint says', path)
+        return []
 
 
 def _thresholds(rule: SpikeRule) -> dict[str, float | None]:

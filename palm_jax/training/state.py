@@ -47,7 +47,7 @@ def init_state(model: Model, optimizer: Optimizer, rng: jax.Array, trainable: Tr
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), frozen)
 
 
-def unbox(state: TrainState) -> TrainState:
+def unbox(state: Any) -> Any:
     """Remove the logical axes, leaving arrays (or their shapes)."""
     return jax.tree.map(
         lambda leaf: leaf.value if isinstance(leaf, nn.Partitioned) else leaf,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from palm_jax.errors import UserError
-from palm_jax.run_directory import RunDirectory
+from palm_jax.run_directory import RunDirectory, write_whole
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Writer(Protocol):
@@ -37,9 +40,7 @@ class Jsonl:
         """Open the file, and keep its lines up to `first_step`."""
         path = RunDirectory(model_dir).metrics
         kept = [record for record in read_jsonl(path) if record['step'] <= first_step]
-        unfinished = path.with_suffix('.unfinished')
-        unfinished.write_text(''.join(json.dumps(record) + '\n' for record in kept))
-        unfinished.replace(path)
+        write_whole(path, ''.join(json.dumps(record) + '\n' for record in kept))
         self._file = path.open('a', buffering=1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -90,7 +91,7 @@ class WeightsAndBiases:
             raise UserError('Weights & Biases is not installed: pip install "palm_jax[wandb]"') from error
         id_file = RunDirectory(model_dir).wandb_id
         if not id_file.exists():
-            id_file.write_text(uuid.uuid4().hex[:12])
+            write_whole(id_file, uuid.uuid4().hex[:12])
         self._run = wandb.init(
             project=self._project,
             mode=self._mode,
@@ -111,13 +112,19 @@ class WeightsAndBiases:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a metrics file, without a last line that a crash cut short."""
+    """Return the records of a metrics file, without lines that cannot be read; a crash may cut the last one short."""
     if not path.exists():
         return []
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records
+    *lines, last = map(_read_record, path.read_text(errors='replace').split('\n'))
+    if damaged := [number for number, record in enumerate(lines, 1) if record is None]:
+        _LOGGER.warning('%s: %d lines are damaged and left out, the first is line %d', path, len(damaged), damaged[0])
+    return [record for record in (*lines, last) if record is not None]
+
+
+def _read_record(line: str) -> dict[str, Any] | None:
+    """Return the record of a line; None if it is none."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get('step'), int) else None

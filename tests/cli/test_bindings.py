@@ -87,3 +87,17 @@ def test_the_page_is_written(capsys, tmp_path):
     text = (tmp_path / 'new' / 'bindings.md').read_text()
     assert '| `LORA_RANK` | a whole number | at least 1 | `8` in peft/lora.gin | Rank R of A·B. |' in text
     assert '| `rank` | a whole number | at least 1 | `8` | `LORA_RANK` | Rank R of A·B. |' in text
+
+
+def test_a_macro_of_several_meanings_shows_each_with_its_reader(capsys):
+    text = listed(capsys, 'SEED')
+    assert '    loop.train.seed: Seed for initialization and dropout.\n' in text
+    assert '    labelled_text.LabelledText.seed: Seed for shuffling.\n' in text
+    assert 'LORA_RANK: ' not in listed(capsys, 'LORA_RANK')
+
+
+def test_types_and_defaults_are_in_words(everything):
+    for binding in everything:
+        raw = ('Callable', 'Sequence', 'Mapping', 'palm_jax.', 'collections', 'typing', '<fun', '<fac')
+        assert not any(word in f'{binding.type} {binding.default}' for word in raw), binding
+        assert binding.default != 'a new one' and not binding.description.endswith((', .', '`, .')), binding

@@ -8,7 +8,8 @@ from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.cli import checkpoint
 from palm_jax.errors import UserError
 from palm_jax.training import optimizers, schedules, state
-from palm_jax.training.checkpoints import Checkpoints, restore_params
+from palm_jax.training.checkpoints import Checkpoints
+from palm_jax.training.initial_parameters import restore_params
 
 METADATA = CheckpointMetadata(vocabulary='bytes')
 

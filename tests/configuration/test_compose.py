@@ -5,9 +5,10 @@ from pathlib import Path
 import gin
 import pytest
 
+from palm_jax.cli.command_line import split_flags
 from palm_jax.configuration.compose import compose, render, select_used
 from palm_jax.configuration.load import load
-from palm_jax.configuration.statements import GinText, Macro, Reference, read_statements
+from palm_jax.configuration.statements import GinText, Macro, Reference, read_flag, read_statements
 from palm_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -99,3 +100,23 @@ def test_a_loaded_run_takes_labels_architecture_and_vocabulary_from_its_checkpoi
     configuration, arguments = build(['gin/finetune_lora.gin'], [('TRAIN_FILES', table), *flags[1:]], overlay)
     assert arguments['initial_checkpoint'] == 'not/there' and arguments['model'].arch.d_model == 192
     assert gin.query_parameter('pretrained.labels.path') and 'pretrained.labels.path' in configuration.effective
+
+
+@pytest.mark.parametrize(
+    ('value', 'expected'),
+    [
+        ('', ''),
+        ("''", ''),
+        (' ', ' '),
+        ('{7}', '{7}'),
+        ('{question} {a b}', '{question} {a b}'),
+        ('{Review Text}', '{Review Text}'),
+        ('{v1.2-x}: {y}', '{v1.2-x}: {y}'),
+        ("{'a': 1}", {'a': 1}),
+        ("['a', 'b']", ['a', 'b']),
+    ],
+)
+def test_a_flag_is_the_text_as_typed_or_a_value_of_gin(value, expected):
+    statement, text = read_flag('NAME', value)
+    assert statement.value == expected == read(text)[0].value
+    assert split_flags([f'--gin.NAME={value}'])[1] == [('NAME', value)]

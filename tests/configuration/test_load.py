@@ -1,5 +1,6 @@
 """gin that does not bite: each mistake is one message with the place and the nearest right name."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from palm_jax.configuration import record
 from palm_jax.configuration.load import load
 from palm_jax.configuration.types import fits
 from palm_jax.errors import UserError
+from palm_jax.run_directory import RunDirectory
 from tests.support.paths import ROOT
 
 TINY = 'gin/pretrain_tiny.gin'
@@ -106,22 +108,49 @@ def test_the_record_reads_back_as_the_same_configuration(tmp_path):
     assert record.difference(configuration.text, again.text) == ''
 
 
+READ = {'train': {'rows': 9, 'sha256': 'a1'}, 'validation': {'rows': 1, 'sha256': 'b1'}}
+
+
+def keep(model_dir, configuration, accept_changes=False, before=None, now=READ):
+    of_run = record.Record(RunDirectory(model_dir), configuration.text, accept_changes)
+    of_run.check(before, now)
+    of_run.keep()
+
+
 def test_a_directory_of_another_run_stops_and_shows_the_difference(tmp_path):
     first, _ = build()
-    record.keep(tmp_path / 'run', first.text, accept_changes=False)
+    keep(tmp_path / 'run', first, accept_changes=False)
     longer, _ = build('--gin.TRAIN_STEPS=9999')
-    record.keep(tmp_path / 'run', longer.text, accept_changes=False)
+    keep(tmp_path / 'run', longer, accept_changes=False)
     other, _ = build('--gin.LEARNING_RATE=0.5')
-    record.keep(tmp_path / 'refused', first.text, accept_changes=False)
-    record.keep(tmp_path / 'refused', other.text, accept_changes=False)  # the first one has left nothing
+    keep(tmp_path / 'refused', first, accept_changes=False)
+    keep(tmp_path / 'refused', other, accept_changes=False)  # the first one has left nothing
     (tmp_path / 'run' / 'metrics.jsonl').write_text('{"step": 1}\n')
     with pytest.raises(UserError, match=r'(?s)LEARNING_RATE.*\+.*0.5.*--accept_changes'):
-        record.keep(tmp_path / 'run', other.text, accept_changes=False)
-    record.keep(tmp_path / 'run', other.text, accept_changes=True)
+        keep(tmp_path / 'run', other, accept_changes=False)
+    keep(tmp_path / 'run', other, accept_changes=True)
     assert (tmp_path / 'run' / 'versions.json').read_text().startswith('{')
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='cannot be written'):
-        record.keep(tmp_path / 'file' / 'run', other.text, accept_changes=False)
+        keep(tmp_path / 'file' / 'run', other, accept_changes=False)
+
+
+def test_other_data_stop_a_run_and_are_shown(tmp_path, caplog):
+    configuration, _ = build()
+    more = READ | {'train': {'rows': 10, 'sha256': 'a2'}}
+    keep(tmp_path, configuration, before=None)  # a checkpoint of a version that did not say
+    keep(tmp_path, configuration, before=READ)
+    config = (tmp_path / 'config.gin').read_text()
+    shown = '-training data: 9 rows, sha256 a1\n+training data: 10 rows, sha256 a2\n'
+    other, _ = build('--gin.LEARNING_RATE=0.5')
+    with pytest.raises(UserError, match=f'holds a run of other data:\n{re.escape(shown)}.*--accept_changes'):
+        keep(tmp_path, other, before=READ, now=more)  # no checkpoint or metrics: the configuration does not count
+    (tmp_path / 'metrics.jsonl').write_text('{"step": 1}\n')
+    with pytest.raises(UserError, match=rf'(?s)another configuration:.*LEARNING_RATE.*{re.escape(shown)}'):
+        keep(tmp_path, other, before=READ, now=more)
+    assert (tmp_path / 'config.gin').read_text() == config
+    keep(tmp_path, other, before=READ, now=more, accept_changes=True)
+    assert shown.strip() in caplog.text and 'LEARNING_RATE = 0.5' in caplog.text
 
 
 @pytest.mark.parametrize(

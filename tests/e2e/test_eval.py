@@ -95,8 +95,8 @@ def test_a_seqio_task_with_its_own_metrics(made, tmp_path):
     assert crowded.returncode == 0, crowded.stderr[-3000:]
     assert '3 of 3 prompts are longer than' in crowded.stderr and 'beginnings are dropped' in crowded.stderr
     mistakes = {
-        ('--shots=2',): '--shots must be',
-        ('--task=squares', '--examples=0'): '--examples must be',
+        ('--shots=2',): '--shots requires --task',
+        ('--task=squares', '--examples=0'): '--examples: 0 must be a whole number of at least 1',
         ('--task=squars',): 'Did you mean squares?',
         ('--task=squares', '--split=test'): "has no split 'test'; it has: train, validation",
         ('--task=no_metrics',): 'has no metrics',

@@ -2,15 +2,19 @@
 
 import json
 import re
+import shlex
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
 from palm_jax.api import trained_model
 from palm_jax.api.trained_model import load
 from palm_jax.errors import UserError
+from palm_jax.models.quantization import is_quantized
 from tests.support.paths import ROOT
+from tests.support.programs import run_here
 from tests.support.runs import checkpoint_arrays, finetune, run
 
 
@@ -71,6 +75,30 @@ def test_a_mistake_is_one_message(made, tmp_path):
         assert 'Traceback' not in result.stderr
 
 
+def test_a_quantized_base_is_trained_on_loaded_and_merged(made, tmp_path):
+    nf4 = ['--gin.BASE_WEIGHTS=nf4']
+    explained = finetune(made, tmp_path / 'run', *nf4, '--explain')
+    assert re.search(r'frozen parameters \S+', explained.stdout), explained.stderr[-2000:]
+    assert finetune(made, tmp_path / 'run', *nf4, steps=10).returncode == 0
+    result = finetune(made, tmp_path / 'run', *nf4, steps=30)
+    assert result.returncode == 0 and 'continuing from step 10' in result.stdout, result.stderr[-3000:]
+    summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
+    base = json.loads((made / 'base' / 'summary.json').read_text())
+    assert summary['accuracy'] > 0.9
+    assert summary['parameters'] - summary['trained_parameters'] == base['parameters']
+
+    rows = [json.loads(line) for line in (tmp_path / 'run' / 'predictions.jsonl').read_text().splitlines()]
+    quantized = load(tmp_path / 'run')
+    assert any(map(is_quantized, jax.tree.leaves(quantized.params, is_leaf=is_quantized)))
+    quantized.save(tmp_path / 'whole')
+    for model in (quantized, load(tmp_path / 'whole')):
+        for row, p in zip(rows, model.predict([row['text'] for row in rows]), strict=True):
+            assert all(abs(p[label] - value) < 1e-3 for label, value in row['probabilities'].items())
+
+    trains_all = finetune(made, tmp_path / 'full', *nf4, '--gin_file=gin/peft/full.gin')
+    assert trains_all.returncode == 2 and 'this run has none' in trains_all.stderr, trains_all.stderr[-2000:]
+
+
 def test_explain_shows_what_is_trained(made, tmp_path):
     result = finetune(made, tmp_path / 'run', '--explain')
     assert result.returncode == 0, result.stderr[-2000:]
@@ -78,13 +106,17 @@ def test_explain_shows_what_is_trained(made, tmp_path):
     assert re.search(r'embed/embedding .* no', result.stdout) and 'label  ' in result.stdout
 
 
-def test_in_python_from_a_table_to_a_model_that_stands_alone(made, tmp_path):
+def test_in_python_from_a_table_to_a_model_that_stands_alone(made, tmp_path, capsys):
     table, base = tmp_path / 'table.csv', tmp_path / 'base'
     table.write_text((made / 'classes.csv').read_text())
     shutil.copytree(made / 'base', base)
     model = trained_model.finetune(
         table, base, tmp_path / 'run', TRAIN_STEPS=20, LEARNING_RATE=1e-2, TASK_FEATURE_LENGTHS={'inputs': 32}
     )
+    command = shlex.split(re.search(r'^continue with *(.*)$', capsys.readouterr().out, re.MULTILINE)[1])
+    assert command[:2] == ['palm-jax', 'train'] and command[-1] == '--gin.TRAIN_STEPS=40'
+    more = run_here('palm_jax.train', *command[2:-1], '--gin.TRAIN_STEPS=21')
+    assert 'continuing from step 20' in more.stdout, more.stderr[-2000:]
     texts = [f'number {i} is {"even" if i % 2 == 0 else "odd"}' for i in range(500, 540)]
     probabilities = model.predict(texts)
     assert sum(next(iter(p)) == 'yes' for p in probabilities) == 20

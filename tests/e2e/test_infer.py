@@ -1,10 +1,13 @@
 """A file in, a file out: the order, what is bad, what was begun."""
 
+import dataclasses
 import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import jax
 import pytest
 
 from palm_jax.api import predictions, trained_model
@@ -20,7 +23,7 @@ def infer(*arguments):
 
 
 def read(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_bytes().split(b'\n')[:-1]]
 
 
 @pytest.fixture(scope='module')
@@ -39,32 +42,89 @@ def test_every_row_is_answered_in_its_place(classifier, tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     assert 'predicted  38 rows, 2 with an error' in result.stdout and 'rows/s' in result.stderr
     lines = read(tmp_path / 'out.jsonl')
-    assert [line.get('id') for line in lines] == [None if i in (7, 20) else str(i) for i in range(40)]
+    assert [line.get('id') for line in lines] == [None if i in (7, 20) else i for i in range(40)]
     assert 'in.jsonl, line 8' in lines[7]['error'] and 'Did you mean txt?' in lines[20]['error']
     model = trained_model.load(classifier)
     for line, said in zip((lines[0], lines[39]), model.predict([lines[0]['text'], lines[39]['text']]), strict=True):
         assert line['probabilities'] == pytest.approx(said, abs=1e-5) and line['predicted'] == next(iter(said))
-    again = infer(f'--gin_file={classifier}/config.gin', *flags)
+    broken = tmp_path / 'broken'  # an output that exists is refused before the model is loaded
+    broken.mkdir()
+    (broken / 'config.gin').write_text('not gin')
+    again = infer(f'--gin_file={broken}/config.gin', *flags)
     assert again.returncode == 2 and 'exists already' in again.stderr and 'Traceback' not in again.stderr
 
 
-def test_what_was_begun_is_continued_and_what_it_depends_on_must_be_the_same(made, tmp_path, capsys):
-    model = trained_model.load(made / 'base')
-    (tmp_path / 'in.txt').write_text('\n'.join(f'the square of {i}' for i in range(11)))
-    source, whole, cut = str(tmp_path / 'in.txt'), tmp_path / 'whole.jsonl', tmp_path / 'cut.jsonl'
-    about = {'model': 'base'}
-    assert predictions.write(model, source, str(whole), about, batch_size=4) == (11, 0)
-    lines = whole.read_text().splitlines(keepends=True)
-    (tmp_path / 'cut.jsonl.part').write_text(''.join(lines[:6]) + lines[6][:9])  # killed while it wrote
-    (tmp_path / 'cut.jsonl.part.json').write_text(json.dumps({'model': 'base', 'input': source, 'rows': 11}))
-    with pytest.raises(UserError, match=r"is of another run \(model 'base', now 'other'\)"):
-        predictions.write(model, source, str(cut), {'model': 'other'}, batch_size=4)
-    assert predictions.write(model, source, str(cut), about, batch_size=4) == (11, 0)
-    assert 'resuming after row 6' in capsys.readouterr().out
-    assert cut.read_text() == whole.read_text()  # drawn by number, however the rows are batched
-    assert predictions.write(model, source, str(tmp_path / 'other.jsonl'), about, batch_size=11) == (11, 0)
-    assert (tmp_path / 'other.jsonl').read_text() == whole.read_text()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['cut.jsonl', 'in.txt', 'other.jsonl', 'whole.jsonl']
+def cut_after(whole, cut, note, lines):
+    """What a kill leaves that comes while line `lines` is written."""
+    content = whole.read_bytes().splitlines(keepends=True)  # of bytes: at line feeds only
+    cut.with_name(f'{cut.name}.part').write_bytes(b''.join(content[:lines]) + content[lines][:9])
+    cut.with_name(f'{cut.name}.part.json').write_text(note)
+
+
+@pytest.fixture
+def begun(made, tmp_path, monkeypatch):
+    """A base, rows, their predictions, and a function that leaves the first of them as a kill would."""
+    model, source, whole = trained_model.load(made / 'base'), tmp_path / 'in.jsonl', tmp_path / 'whole.jsonl'
+    lines = [{'text': f'the square\u2028of {i}', 'error': 'mine'} for i in range(11)]
+    lines[4] = {'txt': 'no text here'}
+    source.write_text('\n'.join(json.dumps(line, ensure_ascii=False) for line in lines))
+    notes = []
+    unlink = Path.unlink
+
+    def keep_note(path, *arguments):
+        notes.extend([path.read_text()] if path.name.endswith('.part.json') else [])
+        unlink(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'unlink', keep_note)
+        assert predictions.write(model, str(source), str(whole), {'flags': [('A', '1')]}, batch_size=4) == (10, 1)
+    (note,) = notes
+
+    def cut(name, lines):
+        cut_after(whole, tmp_path / name, note, lines)
+        return str(tmp_path / name)
+
+    return model, source, whole, cut
+
+
+def test_what_was_begun_is_continued_line_by_line(begun, tmp_path, capsys):
+    model, source, whole, cut = begun
+    flags = {'flags': [('A', '1')]}
+    assert all(line['error'] == 'mine' for i, line in enumerate(read(whole)) if i != 4)  # a column of the user's
+    for done, size in ((0, 4), (3, 4), (6, 4), (6, 11), (10, 1)):  # drawn by number, however the rows are batched
+        name = cut(f'cut_{done}_{size}.jsonl', done)
+        assert predictions.write(model, str(source), name, flags, batch_size=size) == (10, 1)
+        assert not done or f'resuming after row {done} of {name}.part' in capsys.readouterr().out
+        assert Path(name).read_bytes() == whole.read_bytes()
+    moved = source.rename(tmp_path / 'moved.jsonl')  # the same rows under another name
+    assert predictions.write(model, str(moved), cut('of_moved.jsonl', 6), flags) == (10, 1)
+    assert not [path.name for path in tmp_path.iterdir() if '.part' in path.name or '.lock' in path.name]
+
+
+def test_what_it_depends_on_must_be_the_same(begun, made, tmp_path):
+    model, source, _, cut = begun
+    output, flags = cut('cut.jsonl', 6), {'flags': [('A', '1')]}
+    part = (tmp_path / 'cut.jsonl.part').read_bytes()
+    with pytest.raises(UserError, match=r"another run \(flags \[\['A', '1'\]\], now \[\['A', '2'\]\]\). Remove it"):
+        predictions.write(model, str(source), output, {'flags': [('A', '2')]})
+    with pytest.raises(UserError, match=r"another run \(model '\w+', now '\w+'\)"):
+        predictions.write(dataclasses.replace(model, params=jax.tree.map(lambda x: x * 1.01, model.params)),
+                          str(source), output, flags)  # fmt: skip
+    assert (tmp_path / 'cut.jsonl.part').read_bytes() == part
+    source.write_text(source.read_text().replace('of 7', 'of 8'))
+    with pytest.raises(UserError, match=r"another run \(input '\w+', now '\w+'\)"):
+        predictions.write(model, str(source), output, flags)
+    (tmp_path / 'cut.jsonl.part.json').write_text('{"mod')
+    with pytest.raises(UserError, match=r'cut.jsonl.part.json does not say of which'):
+        predictions.write(model, str(source), output, flags)
+
+
+def test_two_processes_do_not_write_one_output(begun, tmp_path):
+    model, source, _, _ = begun
+    output = str(tmp_path / 'out.jsonl')
+    with predictions.reserve(output), pytest.raises(UserError, match=r'out.jsonl is in use by process \d+'):
+        predictions.write(model, str(source), output)
+    assert predictions.write(model, str(source), output) == (10, 1)
 
 
 def test_an_interrupted_command_is_continued_by_the_same_command(made, tmp_path):
@@ -96,6 +156,8 @@ def test_mistakes_are_one_message(classifier, made, tmp_path):
     for flags, message in (
         ([config, '--input=nothing.jsonl', '--output=o.jsonl'], "--input = 'nothing.jsonl': no such file"),
         ([config, f'--input={long}', f'--output={tmp_path}/no/o.jsonl'], 'there is no folder'),
+        ([config, f'--input={long}', f'--output={tmp_path}'], 'is a folder. Name a file in it'),
+        ([config, f'--input={long}', '--output=gs://bucket/o.jsonl'], 'are written to a local file'),
         (['--gin_file=gin/finetune_lora.gin', f'--input={long}', '--output=o.jsonl'], 'name the config.gin'),
     ):
         result = infer(*flags)

@@ -124,6 +124,9 @@ def test_without_its_vocabulary_a_copy_is_asked_for(moved, tmp_path, monkeypatch
     shutil.copytree(moved / 'run', tmp_path / 'run')
     copy = tmp_path / 'copy.model'
     (tmp_path / 'run' / 'vocabulary.model').rename(copy)
+    kept = tmp_path / 'run' / 'checkpoints' / '2' / 'vocabulary.model'
+    assert api.load(tmp_path / 'run').data.vocabulary.text.path == str(kept)
+    kept.unlink()
     with pytest.raises(UserError, match=r'run/vocabulary\.model is missing\. Bind a copy of it: --gin\.VOCABULARY='):
         api.load(tmp_path / 'run')
     assert api.load(tmp_path / 'run', VOCABULARY=str(copy)).data.vocabulary.text.path == str(copy)

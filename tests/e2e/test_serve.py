@@ -96,7 +96,7 @@ def test_mistakes_are_one_message(made):
     for flags, message in (
         (['--model=nothing'], 'nothing'),
         ([f'--model={made}/base', f'--model={made}/base'], 'Two models are called base'),
-        ([f'--model={made}/base', '--slots=0'], 'slots, max_waiting and chunk must be at least 1'),
+        ([f'--model={made}/base', '--slots=0'], '--slots: 0 must be a whole number of at least 1'),
         (['--places=2'], '--places is now called --slots'),
     ):
         result = run_here('palm_jax.cli.serve', *flags)

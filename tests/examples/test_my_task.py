@@ -20,7 +20,14 @@ def test_the_task_is_fine_tuned_on_and_evaluated(base, tmp_path):
     summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
     assert 0 <= summary['exact_match'] <= 100
     config = tmp_path / 'run' / 'config.gin'
-    result = run_here('palm_jax.cli.eval', f'--gin_file={config}', '--task=my_sums', '--shots=2', '--examples=3')
+    result = run_here(
+        'palm_jax.cli.eval',
+        f'--gin_file={config}',
+        '--task=my_sums',
+        '--shots=2',
+        '--examples=3',
+        '--trust_modules=examples.my_task',
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     (measured,) = json.loads((tmp_path / 'run' / 'eval.json').read_text())['measured'].values()
     assert 0 <= measured['metrics']['accuracy'] <= 1

@@ -16,10 +16,12 @@ from examples.ordinal_regression.ordinal import CoralHead, OrdinalLabel, Ordinal
 from palm_jax import api
 from palm_jax.cli import eval as evaluate
 from palm_jax.cli import infer, train
+from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
 from palm_jax.training import state
 
 ROOT = Path(__file__).parents[2]
+TRUSTED = 'examples.ordinal_regression'
 NAMES = ['bad', 'fair', 'good']
 TINY = (
     '--gin_file=gin/pretrain_tiny.gin', '--gin.NUM_LAYERS=1', '--gin.D_MODEL=16', '--gin.NUM_HEADS=2',
@@ -91,16 +93,19 @@ def test_it_trains_evaluates_predicts_and_is_served(tmp_path, monkeypatch, capsy
     assert {'accuracy', 'absolute_error', 'quadratic_kappa', 'accuracy_interval'} <= summary.keys()
     assert (run / 'confusion.png').stat().st_size > 0
 
-    assert evaluate.main([f'--gin_file={run}/config.gin']) == 0
+    assert evaluate.main([f'--gin_file={run}/config.gin', f'--trust_modules={TRUSTED}']) == 0
     again = json.loads((run / 'eval.json').read_text())
     assert f'{summary["absolute_error"]:.4f}' in capsys.readouterr().out
     assert summary['absolute_error'] == pytest.approx(_metrics(again)['absolute_error'])
 
     output = tmp_path / 'rated.jsonl'
-    assert infer.main([f'--gin_file={run}/config.gin', f'--input={table}', f'--output={output}']) == 0
+    arguments = [f'--gin_file={run}/config.gin', f'--input={table}', f'--output={output}']
+    with pytest.raises(UserError, match=r'import ordinal\n.*--trust_modules=examples\.ordinal_regression\.ordinal '):
+        infer.main(arguments)
+    assert infer.main([*arguments, f'--trust_modules={TRUSTED}']) == 0
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert len(lines) == 90 and {line['predicted'] for line in lines} <= set(NAMES)
-    (prediction,) = api.load(run).predict([rows[0][0]])
+    (prediction,) = api.load(run, trust_modules=[TRUSTED]).predict([rows[0][0]])
     assert lines[0]['predicted'] == prediction['predicted']
     assert lines[0]['probabilities'] == pytest.approx(prediction['probabilities'], abs=1e-5)
 
@@ -118,7 +123,10 @@ def _metrics(contents):
 
 
 def _ask_server(run, texts):
-    command = [sys.executable, '-m', 'palm_jax', 'serve', '--port=0', f'--model=reviews={run}']
+    command = [
+        *(sys.executable, '-m', 'palm_jax', 'serve', '--port=0', f'--model=reviews={run}'),
+        f'--trust_modules={TRUSTED}',
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         output, url = '', None

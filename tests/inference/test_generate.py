@@ -9,8 +9,8 @@ from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.beam import BeamSearch
 from palm_jax.inference.generate import Sampler
-from palm_jax.inference.quantization import dequantize
 from palm_jax.inference.scoring import likelihoods
+from palm_jax.models.quantization import dequantize_tree
 from palm_jax.special_ids import EOS_ID
 from tests.support.models import applied
 from tests.support.vocabularies import Letters, Numbers
@@ -36,7 +36,13 @@ def test_greedy_is_the_argmax_a_token_at_a_time(micro):
         assert text == Letters().decode(ids[1 + len(prompt) :])
 
 
-CHANGES = [{}, {'num_kv_heads': 2}, {'parallel': False, 'qk_norm': True}, {'unroll_layers': 0}]
+CHANGES = [
+    {},
+    {'num_kv_heads': 2},
+    {'parallel': False, 'qk_norm': True, 'qkv_bias': True, 'mlp_gate': 'gelu'},
+    {'unroll_layers': 0},
+    {'window': 5, 'global_layers': (1,), 'unrotated_layers': (1,), 'shared_embedding': False},
+]
 
 
 @pytest.mark.parametrize('changes', CHANGES, ids=str)
@@ -171,7 +177,7 @@ def test_int8_is_near_and_a_quarter_of_the_size(micro):
     _, small = decoding.unstack_layers(*stacked, 'int8')
     nbytes = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))  # noqa: E731
     assert nbytes(small) < 0.3 * nbytes(params)
-    back = dequantize(small, 'float32')
+    back = dequantize_tree(small, 'float32')
     for path, x in jax.tree_util.tree_leaves_with_path(params):
         y = np.asarray(jax.tree_util.tree_reduce(lambda _, leaf: leaf, _at(back, path)))
         # Half a step of the scale of that output, whose largest value is 127 steps.

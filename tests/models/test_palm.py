@@ -12,6 +12,7 @@ from palm_jax.models.masks import Mask
 from palm_jax.models.palm import Architecture, Block, PaLM
 from palm_jax.training import setup, state
 from tests.support import numpy_palm
+from tests.support.architectures import MICRO
 from tests.support.models import applied
 
 ABLATIONS = {
@@ -27,6 +28,14 @@ ABLATIONS = {
     'logit scale': {'logit_scale': 0.125},
     'xpos': {'xpos_scale_base': 16.0},
     'no final norm': {'final_norm': False},
+    'output matrix': {'shared_embedding': False},
+    'biases': {'qkv_bias': True, 'num_kv_heads': 2},
+    'geglu': {'mlp_gate': 'gelu'},
+    'embedding scale': {'embedding_scale': 24**0.5},
+    'linear rope': {'rope_scaling': 'linear', 'rope_factor': 4.0},
+    'llama 3 rope': {'rope_scaling': 'llama3', 'rope_factor': 8.0, 'rope_original_length': 64, 'rope_theta': 500.0},
+    'window': {'window': 6},
+    'windows but for a layer without rotation': {'window': 6, 'global_layers': (1,), 'unrotated_layers': (1,)},
 }
 
 
@@ -200,3 +209,40 @@ def test_auto_unrolls_a_shallow_model_on_a_cpu_only(platform, num_layers, unroll
     arch = Architecture(vocab_size=61, num_layers=num_layers, d_model=24, num_heads=4, unroll_layers='auto')
     assert arch.scan_unroll == 1  # unless a run resolves it
     assert setup.adapt(PaLM(arch), platform=platform)[0].arch.scan_unroll == unrolled
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'global_layers': (0, 3)}, 'global_layers names layer 3; the layers are 0 to 2'),
+        ({'unrotated_layers': (-1,)}, 'unrotated_layers names layer -1'),
+        ({'rope_high_frequency_factor': 1.0}, 'must be above rope_low_frequency_factor = 1.0'),
+        ({'window': 0}, 'window is 0; it must be'),
+        ({'embedding_scale': 0.0}, 'embedding_scale is 0.0; it must be'),
+        ({'unrotated_layers': [2, 3]}, 'unrotated_layers names layer 3'),
+        ({'rope_factor': 0.5}, 'rope_factor is 0.5; it must be'),
+    ],
+)
+def test_fields_outside_their_bounds_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        Architecture(**(MICRO | changes))
+
+
+@pytest.mark.parametrize('attention', ['blocks', 'xla'])
+@pytest.mark.parametrize('remat', ['none', 'full'])
+def test_a_window_and_its_exceptions_hold_with_every_kernel_packed_and_with_frozen_layers(
+    micro, tokens, attention, remat
+):
+    pattern = {'window': 6, 'global_layers': (2,), 'unrotated_layers': (2,), 'attention': attention, 'remat': remat}
+    model, params = micro(**pattern)
+    segments = np.repeat([[1] * 17 + [2] * 23], 2, axis=0).astype(np.int32)
+    positions = np.repeat([[*range(17), *range(23)]], 2, axis=0).astype(np.int32)
+    packed = applied(model.clone(frozen_layers=2), params, tokens, positions, segments)
+    alone = applied(model, params, tokens[:, 17:])
+    np.testing.assert_allclose(packed[:, 17:], alone, atol=1e-4)
+    changed = tokens.copy()
+    changed[:, 0] = (changed[:, 0] + 5) % 61
+    limited, params = micro(window=4, attention=attention)  # 3 layers of 4 keys reach 10 tokens, the token itself one
+    before, after = (applied(limited, params, t) for t in (tokens, changed))
+    np.testing.assert_allclose(before[:, 10:], after[:, 10:], atol=1e-6)
+    assert np.abs(before[:, 9] - after[:, 9]).max() > 1e-7

@@ -158,3 +158,49 @@ def test_the_wrong_method_names_the_right_one(trained, kind):
         if name != predictor.method and not (name == 'score' and isinstance(predictor, Generator)):
             with pytest.raises(UserError, match=rf'{name}: this model was trained {message}\(\.\.\.\)'):
                 call(['text'])
+
+
+def line(text):
+    return Row({'text': text}, 'in.txt, line 3', is_line=True)
+
+
+def test_a_line_is_the_text_whatever_the_column_was_called(trained):
+    labels = trained(labelled(names=['no', 'yes'], text_column='sentence'), LabelPredictor(SingleLabel()), Head(2))
+    tags = trained(TaggedText(TaggedTable(None, names=TAGS), {'inputs': 32}, 'bytes'), TagPredictor(), Head(3))
+    pairs = trained(conversations(PairTable(None, input='say: {english}')), TextToTextPredictor())
+    chats, plain = (trained(conversations(Dialogues(None)), kind()) for kind in (ChatPredictor, LanguageModelPredictor))
+    for model in (labels, tags, pairs, chats, plain):
+        assert model.predictor.parse(model, line('hello')) == 'hello'
+        with pytest.raises(UserError, match=r'in.txt, line 3: .*empty'):
+            model.predictor.parse(model, line(' '))
+        with pytest.raises(UserError, match=r'character \d is \\ud83d'):
+            model.predict(['x\ud83d'])
+    assert pairs.predictor.prompt(pairs, 'hello') == (0, *pairs.data.vocabulary.encode('say: hello'), 1)
+    both = trained(labelled(names=['no', 'yes'], second_text_column='b'), LabelPredictor(SingleLabel()), Head(2))
+    with pytest.raises(UserError, match=r"a line is one text, but this model reads pairs.* 'text' and 'b'"):
+        both.predictor.parse(both, line('hello'))
+
+
+def test_advice_names_only_macros_of_the_head(trained):
+    labels = trained(labelled(names=['no', 'yes'], text_column='sentence'), LabelPredictor(SingleLabel()), Head(2))
+    with pytest.raises(UserError, match=r"no column 'sentence'.*--gin.TEXT_COLUMN=\.\.\."):
+        labels.predictor.parse(labels, row(txt='x'))
+    tags = trained(TaggedText(TaggedTable(None, names=TAGS), {'inputs': 32}, 'bytes'), TagPredictor(), Head(3))
+    plain = trained(conversations(Dialogues(None)), LanguageModelPredictor())
+    for model in (tags, plain):
+        for given in (row(txt='x'), Row({'7': 'x', 'A sentence as a name.': 'y'}, 'in.csv, line 2')):
+            with pytest.raises(UserError, match=r"no column 'text'.*Rename yours") as caught:
+                model.predictor.parse(model, given)
+            assert '--gin' not in str(caught.value)
+
+
+def test_words_of_a_list_are_words(trained):
+    data = TaggedText(TaggedTable(None, names=TAGS), {'inputs': 32}, 'bytes', separator='')
+    model = trained(data, TagPredictor(), Head(3, pooling='none'))
+    model.params['head']['bias'] = np.array([-9, 9, 0], np.float32)  # every word is an entity
+    (entities,) = model.predict([['New-York', '北京', '\u3000']])
+    assert [(e['text'], e['start'], e['end']) for e in entities] == [
+        ('New-York', 0, 8),
+        ('北京', 8, 10),
+        ('\u3000', 10, 11),
+    ]

@@ -11,6 +11,7 @@ from palm_jax.data.vocabulary.vocabularies import Bytes
 from palm_jax.peft.bitfit import BitFit
 from palm_jax.peft.method import AdaptedModel
 from palm_jax.serving.models import ServedModel
+from tests.support.kinds import every_kind
 from tests.support.models import initial, shaken
 
 BYTES = ExtendedVocabulary(Bytes(), 0)
@@ -27,3 +28,9 @@ def served(micro):
         'adapter': TrainedModel(adapted, shaken(initial(adapted)), data, ''),
     }
     return {name: ServedModel(name, trained) for name, trained in both.items()}
+
+
+@pytest.fixture
+def kinds(micro):
+    """A model of each kind of task."""
+    return {name: ServedModel(name, trained) for name, trained in every_kind(micro).items()}

@@ -31,9 +31,7 @@ def test_a_prompt_is_a_text_or_ids_or_several(prompt, prompts):
 
 
 def test_stop_is_one_text_or_several():
-    assert (
-        complete().stops == () and complete(stop='x').stops == ('x',) and complete(stop=['x', 'y']).stops == ('x', 'y')
-    )
+    assert complete().stop == () and complete(stop='x').stop == ('x',) and complete(stop=['x', 'y']).stop == ('x', 'y')
 
 
 def test_usage_ends_a_stream_if_it_is_asked_for():
@@ -44,7 +42,7 @@ def test_usage_ends_a_stream_if_it_is_asked_for():
 @pytest.mark.parametrize(
     'fields',
     [{'temprature': 1}, {'max_tokens': '7'}, {'max_tokens': 0}, {'n': 17}, {'prompt': []}, {'prompt': [-1]},
-     {'echo': True}, {'best_of': 2}, {'suffix': 'x'}, {'logit_bias': {}}, {'stop': ''}, {'logprobs': -1}],
+     {'echo': True}, {'best_of': 2}, {'suffix': 'x'}, {'logit_bias': {'5': 1}}, {'stop': 'x' * 201}, {'logprobs': -1}],
 )  # fmt: skip
 def test_what_is_unknown_or_unsupported_is_refused(fields):
     with pytest.raises(ValidationError, match=next(iter(fields))):

@@ -45,6 +45,8 @@ ARCHITECTURES = {
     'mlp_dim': {'palm.Architecture.mlp_dim': 40},
     'no_final_norm': {'palm.Architecture.final_norm': False},
     'bfloat16_parameters': {'palm.Architecture.param_dtype': 'bfloat16'},
+    'output_matrix': {'palm.Architecture.shared_embedding': False},
+    'biases': {'palm.Architecture.qkv_bias': True},
     'separate_projections': {'palm.Architecture.fuse_projections': False},
 }
 

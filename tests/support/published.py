@@ -12,8 +12,8 @@ PUBLISHED = {  # the shapes of CohereForAI/c4ai-command-r-v01 and aya-23-8B, shr
 }
 
 
-def published(directory, rope_theta=1e4, rows=320, **changes):
-    """Writes a Cohere with random weights and its own tokenizer, with BOS 5 and EOS as the last id; returns both."""
+def write_tokenizer(directory):
+    """Writes a tokenizer with BOS 5 and EOS as the last id of about 275, and returns it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     names = ['<PAD>', '<UNK>', '<CLS>', '<SEP>', '<MASK_TOKEN>', '<BOS_TOKEN>']
@@ -32,6 +32,13 @@ def published(directory, rope_theta=1e4, rows=320, **changes):
         pad_token='<PAD>',
         unk_token='<UNK>',
     )
+    fast.save_pretrained(directory)
+    return fast
+
+
+def published(directory, rope_theta=1e4, rows=320, **changes):
+    """Writes a Cohere with random weights and a tokenizer, see `write_tokenizer`; returns both."""
+    fast = write_tokenizer(directory)
     config = transformers.CohereConfig(
         vocab_size=rows,
         hidden_size=64,
@@ -47,5 +54,4 @@ def published(directory, rope_theta=1e4, rows=320, **changes):
     torch.manual_seed(0)
     model = transformers.CohereForCausalLM(config).eval()
     model.save_pretrained(directory, max_shard_size='100KB')
-    fast.save_pretrained(directory)
     return model, fast

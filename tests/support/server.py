@@ -9,11 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 pytest.importorskip('fastapi', reason='the server is not installed: pip install "palm_jax[serve]"')
-import uvicorn
-
 from palm_jax.inference.engine import Engine
 from palm_jax.inference.generate import Sampler
-from palm_jax.serving import app, models
+from palm_jax.serving import app, connections, models
 from palm_jax.serving.limits import Limits
 
 
@@ -22,14 +20,10 @@ def running(served, limits=Limits(), slots=4, max_waiting=32):
     """Yields the server's URL and port, the server, its engine and its thread; stops it at the end."""
     engine = Engine(slots, max_waiting, chunk=4)
     models.fill(engine, served)
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    config = uvicorn.Config(
-        app.create_app(served, engine, limits), port=port, log_level='warning', timeout_graceful_shutdown=60
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
+    listening = socket.create_server(('127.0.0.1', 0), backlog=2048)
+    port = listening.getsockname()[1]
+    server = connections.create_server(app.create_app(served, engine, limits), limits)
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     while not server.started:
         assert thread.is_alive()

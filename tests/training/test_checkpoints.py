@@ -1,6 +1,7 @@
 """Saving, restoring, starting from another run's parameters."""
 
 import dataclasses
+import json
 import logging
 
 import jax
@@ -10,7 +11,8 @@ import pytest
 from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError
 from palm_jax.training import optimizers, schedules, state
-from palm_jax.training.checkpoints import Checkpoints, fingerprint, restore_params
+from palm_jax.training.checkpoints import Checkpoints
+from palm_jax.training.initial_parameters import fingerprint, restore_params
 from palm_jax.training.metrics import Ratio
 
 METADATA = CheckpointMetadata(vocabulary='bytes')
@@ -119,6 +121,7 @@ def test_a_fingerprint_sees_every_change_and_no_layout(current):
 @pytest.mark.parametrize('folder', ['metadata', 'about'])  # as it is called now, and as it was
 def test_parameters_are_read_without_a_warning(saved, current, caplog, folder):
     checkpoint = saved / 'checkpoints' / '3'
+    (checkpoint / 'metadata' / 'metadata').write_text(json.dumps({'vocabulary': 'bytes'}))
     (checkpoint / 'metadata').rename(checkpoint / folder)
     for file in checkpoint.glob('checksums-*.json'):
         file.unlink()

@@ -32,6 +32,10 @@ class Kept:
         self._best, self.step, self.values = BestMetric(metric, patience), step, []
         self.metric = metric
 
+    def check(self, names):
+        if self.metric not in names:
+            raise UserError(f'no such metric: {sorted(names)}')
+
     def offer(self, state, step, values):
         if self.metric not in values:
             raise UserError('no such metric')
@@ -47,16 +51,20 @@ class Kept:
 class Reporter:
     """Measures the number that a state is."""
 
+    def metric_names(self, data):
+        assert isinstance(data, Data)
+        return ('macro_f1',)
+
     def measure(self, inputs):
         assert inputs.batch_size in (2, 4)
         return types.SimpleNamespace(metrics={'macro_f1': inputs.params, 'loss': inputs.evaluate()['loss'].value()})
 
 
-def evaluations(best=None, first_step=0):
+def evaluations(best=None, first_step=0, reporter=Reporter()):
     mesh = MeshLayout().mesh(jax.devices()[:1])
     eval_step = lambda state, batch: {'loss': Ratio(batch['x'].sum(), np.float32(batch['x'].size))}  # noqa: E731
     held_out = HeldOut(eval_step, None, Data(), mesh, BatchSizes.of(((0, 2), (5, 4))))
-    return Evaluations(held_out, PERIODS, first_step, 10, best, Reporter())
+    return Evaluations(held_out, PERIODS, first_step, 10, best, reporter)
 
 
 def state(number):
@@ -100,3 +108,12 @@ def test_a_resumed_run_that_has_stalled_ends_at_once():
 def test_a_metric_that_nothing_computes_is_refused():
     with pytest.raises(UserError, match='no such metric'):
         evaluations(Kept('macro_f')).offer(state(0), 4, {'loss': 1.0})
+
+
+def test_a_misspelt_metric_is_found_before_the_first_step():
+    for metric in ('loss', 'macro_f1'):
+        evaluations(Kept(metric)).check_metric(0.0)
+    evaluations().check_metric(0.0)
+    with pytest.raises(UserError, match=r"no such metric: \['loss', 'macro_f1'\]"):
+        evaluations(Kept('macro_f')).check_metric(0.0)
+    evaluations(Kept('anything'), reporter=object()).check_metric(0.0)  # a reporter that does not name its metrics

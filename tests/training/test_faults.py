@@ -16,7 +16,8 @@ from palm_jax.data.pretraining.dataset import LanguageModelData
 from palm_jax.errors import UserError
 from palm_jax.models.palm import Architecture, PaLM
 from palm_jax.training import integrity, loop, optimizers, schedules
-from palm_jax.training.checkpoints import Checkpoints, restore_params
+from palm_jax.training.checkpoints import Checkpoints
+from palm_jax.training.initial_parameters import restore_params
 from palm_jax.training.losses import LanguageModelLoss
 from palm_jax.training.metrics import Ratio
 from palm_jax.training.spikes import SpikeRule

@@ -131,3 +131,18 @@ def test_several_processes_tell_the_loss_and_how_to_get_the_report(ends, monkeyp
 def test_the_continue_command_trains_for_twice_as_long():
     assert continue_command('train --gin.TRAIN_STEPS=3 --gin.A=1', 3) == 'train --gin.A=1 --gin.TRAIN_STEPS=6'
     assert continue_command('train --gin.A=1', 3) == 'train --gin.A=1 --gin.TRAIN_STEPS=6'
+
+
+@pytest.mark.parametrize(
+    ('before', 'after'),
+    [
+        ('--gin.TRAIN_STEPS 3 --gin.A=1', '--gin.A=1 --gin.TRAIN_STEPS=6'),
+        ("'--gin.TRAIN_STEPS = 3' --gin.A=1", '--gin.A=1 --gin.TRAIN_STEPS=6'),
+        ('--accept_changes --gin.A=1', '--gin.A=1 --gin.TRAIN_STEPS=6'),
+        ("'--gin.MODEL_DIR=runs/a b' '--gin.A= --gin.TRAIN_STEPS=3'",
+         "'--gin.MODEL_DIR=runs/a b' '--gin.A= --gin.TRAIN_STEPS=3' --gin.TRAIN_STEPS=6"),
+        ('--gin.loop.train.total_steps=3', '--gin.loop.train.total_steps=6'),
+    ],
+)  # fmt: skip
+def test_the_continue_command_is_one_for_a_shell(before, after):
+    assert continue_command(f'train {before}', 3) == f'train {after}'

@@ -13,11 +13,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
+from palm_jax.bounds import Above, checked
 from palm_jax.cache_directory import cache_dir
 from palm_jax.data.pretraining import token_cache
 from palm_jax.data.pretraining.token_cache import TokenCache
+from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.splits import Split
 from palm_jax.data.readers.text_files import TextFiles, is_text_or_table
 from palm_jax.data.registry import cache_keys, stdlib
@@ -25,7 +27,7 @@ from palm_jax.data.vocabulary import checks, fitting, vocabularies
 from palm_jax.data.vocabulary.documents import encode_documents
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.errors import UserError
-from palm_jax.run_directory import RunDirectory
+from palm_jax.run_directory import RunDirectory, whole_file
 
 _LOGGER = logging.getLogger(__name__)
 _BINDING = 'MIXTURE_OR_TASK_NAME'
@@ -65,6 +67,7 @@ class _Source:
         return cache_keys.task_cache_key(self.name)
 
 
+@checked
 class Corpus:
     """The text of a run and its vocabulary.
 
@@ -83,6 +86,8 @@ class Corpus:
       bad_rows: file that collects unusable rows; see `TextFiles`.
       temperature: temperature of a mixture by size: the rate of a part is its number of tokens to the power of
         1 / temperature.
+      columns: names of the columns of tables without a header; see `Layout`.
+      quoting: whether cells of tables may be enclosed in quotation marks; None is True for `.csv` and False for `.tsv`.
     """
 
     def __init__(
@@ -95,7 +100,9 @@ class Corpus:
         validation_files: str | None = None,
         text_column: str = 'text',
         bad_rows: str | None = None,
-        temperature: float = 1.0,
+        temperature: Annotated[float, Above(0)] = 1.0,
+        columns: Sequence[str] | None = None,
+        quoting: bool | None = None,
     ):
         if validation_files is not None and train_files is None:
             raise UserError('VALIDATION_FILES is set, but TRAIN_FILES is not.')
@@ -103,15 +110,13 @@ class Corpus:
             raise UserError(
                 f'EXTRA_IDS is {extra_ids}; it must be at least 0 and below VOCABULARY_SIZE = {vocabulary_size}.'
             )
-        if temperature <= 0:
-            raise UserError(f'MIXTURE_TEMPERATURE is {temperature}; it must be above 0 (1 is by size).')
+        self.text_column, self.layout = text_column, Layout.of(columns, quoting)
+        of_files = functools.partial(TextFiles, text_column=text_column, bad_rows=bad_rows, layout=self.layout)
         if train_files is not None:
-            self._sources = [
-                _Source(train_files, None, TextFiles(train_files, validation_files, text_column, bad_rows))
-            ]
+            self._sources = [_Source(train_files, None, of_files(train_files, validation_files))]
         else:
             self._sources = [
-                _Source(name, rate, TextFiles(name, None, text_column, bad_rows, _BINDING) if _is_path(name) else None)
+                _Source(name, rate, of_files(name, binding=_BINDING) if _is_path(name) else None)
                 for name, rate in _rates(task)
             ]
         has_rates = any(source.rate is not None for source in self._sources)
@@ -122,7 +127,7 @@ class Corpus:
             )
         self._temperature = temperature
         self._vocabulary_name, self._fitted_size, self.extra_ids = vocabulary, vocabulary_size - extra_ids, extra_ids
-        self._run: RunDirectory | None = None
+        self._kept_vocabulary: Path | None = None
 
     def prepare(self, run: RunDirectory) -> None:
         """Prepare the training of a run.
@@ -133,8 +138,9 @@ class Corpus:
         Raises:
           UserError: if its ids are not usable.
         """
-        if run.latest() or run.best():
-            self._run = run
+        if checkpoint := run.latest() or run.best():
+            files = (whole_file(f, checkpoint) for f in (run.sentencepiece_vocabulary, run.tokenizers_vocabulary))
+            self._kept_vocabulary = next((file for file in files if file.is_file()), None)
         elif self._vocabulary_name not in ('bytes', 'sentencepiece'):
             checks.check_ids(self.vocabulary.text)
             checks.warn_about_losses(self.vocabulary.text, self._vocabulary_name, self._sample())
@@ -155,7 +161,8 @@ class Corpus:
         if path is None:
             return ExtendedVocabulary(vocabularies.Bytes(), self.extra_ids)
         if not path.is_file() and self._vocabulary_name == 'sentencepiece':
-            fitting.fit(self.texts(), self._fitted_size, path)
+            setting = lambda size: f'--gin.VOCABULARY_SIZE={size + self.extra_ids}'  # noqa: E731
+            fitting.fit(self.texts(), self._fitted_size, path, setting=setting)
         return ExtendedVocabulary(vocabularies.load_vocabulary(str(path)), self.extra_ids)
 
     @property
@@ -164,8 +171,8 @@ class Corpus:
         if self._vocabulary_name == 'bytes':
             return None
         is_fitted, named = self._vocabulary_name == 'sentencepiece', Path(self._vocabulary_name).expanduser()
-        if self._run is not None and self._run.vocabulary is not None and (is_fitted or not named.is_file()):
-            return self._run.vocabulary
+        if self._kept_vocabulary is not None and (is_fitted or not named.is_file()):
+            return self._kept_vocabulary
         if is_fitted:
             return cache_dir() / 'vocabularies' / f'{self.task}_{self._cache_key}_{self._fitted_size}.model'
         return named
@@ -173,7 +180,7 @@ class Corpus:
     @property
     def is_ready(self) -> bool:
         """Whether the vocabulary exists; the first run trains it."""
-        return self.vocabulary_path is None or self.vocabulary_path.is_file()
+        return self._vocabulary_name != 'sentencepiece' or bool(self.vocabulary_path and self.vocabulary_path.is_file())
 
     def texts(self) -> Iterator[str]:
         """Yield the training documents; the parts of a mixture alternate at their rates, as in training."""

@@ -10,24 +10,33 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
 
+from palm_jax.bounds import Seed, checked
 from palm_jax.data.pretraining.corpus import Corpus
 from palm_jax.data.pretraining.objectives import CausalLM, Features, Objective, blank
 from palm_jax.data.pretraining.token_cache import TokenCache
-from palm_jax.data.supervised.examples import checked_seed
+from palm_jax.data.readers.delimited import Layout
+from palm_jax.data.readers.splits import SPLITS
+from palm_jax.data.supervised import overview
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import Bytes
 from palm_jax.errors import UserError
 from palm_jax.metrics import baselines
 from palm_jax.run_directory import RunDirectory
+from palm_jax.wording import counted
 
 Batch = dict[str, np.ndarray]
+_LOGGER = logging.getLogger(__name__)
 _SHOWN_TOKENS, _SHOWN_CHARACTERS = 48, 400
+_SAMPLED_DOCUMENTS = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +56,7 @@ class _Sequences:
         return self.cache.read(start, min(start + self.length, self.cache.num_tokens))
 
 
+@checked
 class LanguageModelData:
     """Batches of a corpus for self-supervised training.
 
@@ -64,16 +74,26 @@ class LanguageModelData:
         corpus: Corpus,
         lengths: Mapping[str, int],
         objective: Sequence[Objective] = (CausalLM(),),
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         if 'targets' not in lengths or lengths['targets'] < 2:
             raise UserError(f"TASK_FEATURE_LENGTHS is {dict(lengths)}; it needs 'targets' of at least 2 tokens.")
         if not objective:
             raise UserError('OBJECTIVE is empty; include a file of gin/objectives.')
         self.corpus, self.length, self.objective = corpus, lengths['targets'], tuple(objective)
-        self._seed = checked_seed(seed)
+        self._seed = seed
         total = sum(o.share for o in self.objective)
         self._shares = [o.share / total for o in self.objective]
+
+    @property
+    def text_column(self) -> str:
+        """Column of tables that holds the text."""
+        return self.corpus.text_column
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of tables."""
+        return self.corpus.layout
 
     @property
     def vocabulary(self) -> ExtendedVocabulary:
@@ -113,6 +133,29 @@ class LanguageModelData:
             for objective, share in zip(self.objective, self._shares, strict=True)
         )
 
+    def describe(self) -> str:
+        """Return both parts in numbers, after reading and checking them; log if the vocabulary does not fit the text.
+
+        Before the vocabulary exists, the text is only read.
+        """
+        if not self.is_ready:
+            return f'data       {self.corpus.task}: in tokens when the first run has trained the vocabulary'
+        next(self.validation(1))
+        lines = []
+        for split, title in (('train', 'training'), ('validation', 'held out')):
+            caches = [cache for cache, _ in self.corpus.parts(split)]
+            documents, tokens = sum(len(cache.offsets) - 1 for cache in caches), sum(c.num_tokens for c in caches)
+            lines.append(f'{title:<10} {counted(documents, "document")}, {counted(tokens, "token")}')
+        per_character = self._tokens_per_character()
+        if self.corpus.vocabulary_path is not None and (warning := overview.warning_of_bytes(per_character)):
+            _LOGGER.warning(f'{warning}. --gin.VOCABULARY="\'sentencepiece\'" fits one to the text.')
+        return '\n'.join([*lines, f'text       {per_character:.2f} tokens per character'])
+
+    def _tokens_per_character(self) -> float:
+        """Return the mean number of tokens per character in the beginnings of some held-out documents."""
+        sample = [ids for cache, _ in self.corpus.parts('validation') for ids in cache.beginnings(_SAMPLED_DOCUMENTS)]
+        return sum(map(len, sample)) / max(1, sum(len(self.vocabulary.decode(ids)) for ids in sample))
+
     def _show(self, features: Features) -> str:
         names = ('input_tokens', 'target_tokens', 'loss_weights')
         inputs, targets, weights = (features[f'decoder_{name}'] for name in names)
@@ -126,6 +169,15 @@ class LanguageModelData:
         return '\n'.join(rows)
 
     # Training.
+
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """Return, for each split, the number of its tokens and a SHA-256 of them, over all parts of a mixture."""
+        found: dict[str, dict[str, Any]] = {}
+        for split in SPLITS:
+            parts = [cache.identity() for cache, _ in self.corpus.parts(split)]
+            digest = hashlib.sha256(''.join(part['sha256'] for part in parts).encode()).hexdigest()
+            found[split] = {'tokens': sum(part['tokens'] for part in parts), 'sha256': digest}
+        return found
 
     def batch(self, first: int, size: int) -> Batch:
         """Return sequences first, first + 1, ... of the shuffled, endless order: features [size, L]."""
@@ -179,14 +231,7 @@ class LanguageModelData:
         Sequences come in a fixed shuffled order, so that the first batches are representative. Each of several
         objectives takes its share of them.
         """
-        held_out = []
-        for (cache, _), (number, objective) in itertools.product(
-            self.corpus.parts('validation'), enumerate(self.objective)
-        ):
-            sequences = _Sequences(cache, objective.raw_length(self.length, self.vocabulary), keep_rest=True)
-            chosen = np.random.default_rng(number).permutation(len(sequences))
-            chosen = np.sort(chosen[: max(1, round(len(sequences) * self._shares[number]))])
-            held_out += [(objective, sequences, number, int(index)) for index in chosen]
+        held_out = self._held_out
         order = np.random.default_rng(0).permutation(len(held_out))
         for first in range(0, len(order), size):
             rows = []
@@ -195,6 +240,24 @@ class LanguageModelData:
                 rows.append(self._features(self._apply(objective, sequences, sequences[index], rng)))
             nothing = {name: np.zeros_like(value) for name, value in rows[0].items()}
             yield _stack(rows + [nothing] * (size - len(rows)))
+
+    @property
+    def num_validation_sequences(self) -> int:
+        """Number of sequences in the held-out part."""
+        return len(self._held_out)
+
+    @functools.cached_property
+    def _held_out(self) -> list[tuple[Objective, _Sequences, int, int]]:
+        """Objective, sequences, number of the objective and index of each held-out sequence."""
+        held_out = []
+        for (cache, _), (number, objective) in itertools.product(
+            self.corpus.parts('validation'), enumerate(self.objective)
+        ):
+            sequences = _Sequences(cache, objective.raw_length(self.length, self.vocabulary), keep_rest=True)
+            chosen = np.random.default_rng(number).permutation(len(sequences))
+            chosen = np.sort(chosen[: max(1, round(len(sequences) * self._shares[number]))])
+            held_out += [(objective, sequences, number, int(index)) for index in chosen]
+        return held_out
 
     @property
     def validation_bytes(self) -> int:

@@ -48,9 +48,14 @@ class TokenCache:
             if not file.is_file() or file.stat().st_size != size:
                 raise UserError(_damage_message(directory))
         self.num_tokens, self.num_bytes, self._block = (manifest[name] for name in ('tokens', 'num_bytes', 'block'))
+        self._sha256 = [part['sha256'] for part in manifest['files']]
         self._directory, self._dtype = directory, np.dtype(manifest['dtype'])
         with self._integrity_errors():
             self._records = grain.sources.ArrayRecordDataSource([str(file) for file, _ in files])
+
+    def identity(self) -> dict[str, Any]:
+        """Return the number of tokens, and a SHA-256 that differs if any of them does."""
+        return {'tokens': self.num_tokens, 'sha256': hashlib.sha256(''.join(self._sha256).encode()).hexdigest()}
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return tokens start to stop of the stream, int32.
@@ -68,6 +73,12 @@ class TokenCache:
     def offsets(self) -> np.ndarray:
         """int64 [documents + 1]: start of every document, and the end of the last."""
         return np.load(self._directory / _OFFSETS, mmap_mode='r')
+
+    def beginnings(self, count: int, length: int = BLOCK) -> Iterator[np.ndarray]:
+        """Yield at most `length` first tokens of at most `count` documents, spread evenly."""
+        last = len(self.offsets) - 2
+        for i in np.unique(np.linspace(0, last, min(count, last + 1)).round().astype(int)):
+            yield self.read(int(self.offsets[i]), int(min(self.offsets[i] + length, self.offsets[i + 1])))
 
     def documents(self) -> Iterator[np.ndarray]:
         """Yield the tokens of each document."""

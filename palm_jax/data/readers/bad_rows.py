@@ -46,6 +46,13 @@ class BadRows:
             else:
                 yield parsed
 
+    def why_none_is_left(self) -> str:
+        """Return the end of a message that no row is usable: the first error, if there was one."""
+        if not self._known:
+            return ''
+        first = next(iter(self._known)).rstrip('.')
+        return f' that can be used; {len(self._known):,} are listed in {self._path}. The first: {first}'
+
     def report(self) -> None:
         """Log the number of skipped rows if it has grown since the last call."""
         if len(self._known) > self._num_reported:

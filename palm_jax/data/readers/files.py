@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import glob
 import io
 import itertools
@@ -16,13 +17,14 @@ from typing import BinaryIO
 
 import fsspec
 
+from palm_jax.data.readers import encodings
 from palm_jax.errors import UserError
 
 COMPRESSED = ('.gz', '.zst', '.bz2', '.xz')
 LONGEST_LINE = 1 << 26  # bytes
 _BOM = b'\xef\xbb\xbf'
 _NOT_UTF8 = re.compile('[\udc80-\udcff]')  # undecodable bytes, as `surrogateescape` represents them
-_UTF16 = ('\udcff\udcfe', '\udcfe\udcff')
+_EXAMINED = 1 << 24  # bytes of a file whose encoding is unknown
 _DRIVERS = {'gs': 'gcsfs', 'gcs': 'gcsfs', 's3': 's3fs', 'hf': 'huggingface_hub', 'abfs': 'adlfs'}
 _DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
@@ -39,9 +41,9 @@ class File:
 
     @property
     def suffix(self) -> str:
-        """Suffix of the uncompressed file: `.csv` for `table.csv.gz`."""
+        """Suffix of the uncompressed file, in small letters: `.csv` for `table.CSV.gz`."""
         path = PurePosixPath(self.name)
-        return path.with_suffix('').suffix if path.suffix in COMPRESSED else path.suffix
+        return (path.with_suffix('') if path.suffix in COMPRESSED else path).suffix.lower()
 
     @contextlib.contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -82,8 +84,13 @@ class File:
             if '\0' not in text and max(map(len, lines), default=0) <= LONGEST_LINE:
                 return text
         for number, line in enumerate(lines, 1):  # find the line
-            check_text(_decode(line), f'{self.name}, line {number}')
+            check_text(_decode(line), f'{self.name}, line {number}', self)
         raise AssertionError('a file that is not text has an invalid line')
+
+    def beginning(self) -> bytes:
+        """Return the uncompressed bytes, of a large file the first 16 MiB, to find out what it is."""
+        path = Path(self.name)
+        return _beginning(self, path.stat().st_mtime_ns if path.is_file() else 0)
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield numbered lines; of those that are too long, just enough to show that."""
@@ -98,17 +105,25 @@ class File:
                 yield number, line.removeprefix(_BOM) if number == 1 else line
 
 
+@functools.lru_cache(maxsize=1)
+def _beginning(file: File, modified: int) -> bytes:
+    del modified  # part of the key, for a file that was corrected
+    with file.open() as content:
+        return content.read(_EXAMINED)
+
+
 def _decode(line: bytes) -> str:
     """Decode UTF-8, with undecodable bytes as surrogates."""
     return line.decode('utf-8', errors='surrogateescape')
 
 
-def check_text(text: str, location: str) -> str:
+def check_text(text: str, location: str, file: File) -> str:
     """Return `text`, a line or a part of one, if it is valid text.
 
     Args:
       text: text from `File.lines`.
       location: file and line, for messages.
+      file: the file, whose encoding is examined if the text is not UTF-8.
 
     Raises:
       UserError: if it is too long, not UTF-8, or has a NUL byte.
@@ -122,14 +137,15 @@ def check_text(text: str, location: str) -> str:
     if bad:
         before = text[: bad.start()].count('\n')
         where = f'{location}, {before} line(s) further down' if before else location
-        name = location.partition(', ')[0]
-        if text.startswith(_UTF16):
-            raise UserError(f'{where}: this is UTF-16, not UTF-8. Convert the file: iconv -f utf-16 -t utf-8 {name}')
-        raise UserError(
-            f'{where}: byte 0x{ord(bad[0]) & 0xFF:02x} is not UTF-8. '
-            f'Convert the file, e.g. iconv -f latin1 -t utf-8 {name}'
-        )
+        line = text.split('\n')[before].encode('utf-8', errors='surrogateescape')
+        content = file.beginning()
+        advice = encodings.advise(file.name, content, line)
+        if encodings.wide_encoding(content) is not None:
+            raise UserError(f'{where}: {advice}')
+        raise UserError(f'{where}: byte 0x{ord(bad[0]) & 0xFF:02x} is not UTF-8. {advice}')
     if '\0' in text:
+        if encodings.wide_encoding(file.beginning()) is not None:
+            raise UserError(f'{location}: {encodings.advise(file.name, file.beginning(), b"")}')
         raise UserError(f'{location}: contains a NUL byte, so it is not text.')
     return text
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Literal, TypeAlias, TypeVar
 
 from palm_jax.errors import UserError
@@ -11,16 +12,22 @@ from palm_jax.errors import UserError
 Split: TypeAlias = Literal['train', 'validation']
 SPLITS: tuple[Split, ...] = ('train', 'validation')
 Item = TypeVar('Item')
+_FEW = 5  # examples that may share a key in the smallest of tables
 
 
 def is_held_out(text: str, one_in: int) -> bool:
     """Return whether a text belongs to the validation split, one in `one_in` by hash: equal texts stay together."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) % one_in == 0
+    return _hash(text) % one_in == 0
 
 
 def is_in_split(text: str, one_in: int, split: Split) -> bool:
     """Return whether a text belongs to a split; see `is_held_out`."""
     return is_held_out(text, one_in) == (split == 'validation')
+
+
+def normalize(text: str) -> str:
+    """Return a text with single spaces: texts that differ in white space alone are duplicates."""
+    return ' '.join(text.split())
 
 
 def read_split(
@@ -29,10 +36,11 @@ def read_split(
     validation_files: str | None,
     held_out: int,
     read: Callable[[str, str], Sequence[Item]],
-    key: Callable[[Item], str],
+    keys: Callable[[Item], Sequence[str]],
     what: str,
+    names: Callable[[Item], Collection[str]] = lambda item: (),
 ) -> list[Item]:
-    """Return the items of a split: those of its own files, or those that a hash puts there.
+    """Return the items of a split: those of its own files, or those that `choose_held_out` puts there.
 
     Args:
       split: which one.
@@ -40,8 +48,9 @@ def read_split(
       validation_files: VALIDATION_FILES; None holds out one item in `held_out` of TRAIN_FILES.
       held_out: see `validation_files`.
       read: reads a path or glob; its second argument is the macro that named it, for messages.
-      key: text of an item, whose hash decides the split.
+      keys: texts that identify an item, from those that related items share to that of the item alone.
       what: noun for the items in messages: `rows`.
+      names: classes, tags or labels of an item, none of which may be in the validation split only.
 
     Raises:
       UserError: if TRAIN_FILES is missing, or has too few items to hold any out.
@@ -52,10 +61,76 @@ def read_split(
         given = (train_files, 'TRAIN_FILES') if split == 'train' else (validation_files, 'VALIDATION_FILES')
         return list(read(*given))
     items = read(train_files, 'TRAIN_FILES')
-    chosen = [item for item in items if is_in_split(key(item), held_out, split)]
-    if not chosen:
+    chosen = choose_held_out([keys(item) for item in items], [names(item) for item in items], held_out)
+    if not any(chosen):
         raise UserError(
             f'TRAIN_FILES = {train_files!r} has {len(items)} {what}, too few to hold some out for validation. '
             'Name a validation file: --gin.VALIDATION_FILES=...'
         )
-    return chosen
+    return [item for item, is_chosen in zip(items, chosen, strict=True) if is_chosen == (split == 'validation')]
+
+
+def choose_held_out(keys: Sequence[Sequence[str]], names: Sequence[Collection[str]], one_in: int) -> list[bool]:
+    """Return for each of N examples whether it is held out, about one in `one_in` by hash.
+
+    Examples with the same key stay together. The first of an example's keys counts unless it is shared by so many
+    that it does not identify them (half of what is to be held out, and more than five): then the next one does. So
+    answers to one question stay together, but not all chats that begin with the same system message.
+
+    No name is in the validation split alone: the examples that would bring it there are trained on. At least one
+    example is held out and at most half of them are, as far as keys and names allow.
+
+    Args:
+      keys: texts that identify an example, in the order in which they are tried, [N][≥ 1].
+      names: classes, tags or labels of an example, [N].
+      one_in: see above; 1 holds out everything.
+    """
+    groups: dict[str, list[int]] = collections.defaultdict(list)
+    for index, key in enumerate(_identities(keys, max(_FEW, len(keys) // (2 * one_in)))):
+        groups[key].append(index)
+    if one_in == 1:
+        return [True] * len(keys)
+    order = sorted(groups, key=_hash)
+    chosen: set[int] = set()
+    in_training = collections.Counter(name for of_one in names for name in set(of_one))
+
+    def try_to_hold_out(group: Sequence[int]) -> None:
+        of_group = collections.Counter(name for index in group for name in set(names[index]))
+        stays = all(in_training[name] > count for name, count in of_group.items())
+        if stays and 2 * (len(chosen) + len(group)) <= len(keys):
+            chosen.update(group)
+            in_training.subtract(of_group)
+
+    for key in order:
+        if is_held_out(key, one_in):
+            try_to_hold_out(groups[key])
+    for key in order:
+        if not chosen:  # the hash holds out none that may be
+            try_to_hold_out(groups[key])
+    return [index in chosen for index in range(len(keys))]
+
+
+def count_shared(train: Iterable[str], validation: Iterable[str]) -> int:
+    """Return how many texts of the validation split are also in the training split, but for white space."""
+    known = {_digest(normalize(text)) for text in train}
+    return sum(_digest(normalize(text)) in known for text in validation)
+
+
+def _identities(keys: Sequence[Sequence[str]], limit: int) -> list[str]:
+    """Return the first key of each example that at most `limit` examples share, or its last key."""
+    found = [normalize(of_one[0]) for of_one in keys]
+    for level in range(1, max(map(len, keys), default=1)):
+        shared = collections.Counter(found)
+        found = [
+            '\x1f'.join(map(normalize, of_one[: level + 1])) if shared[key] > limit and len(of_one) > level else key
+            for key, of_one in zip(found, keys, strict=True)
+        ]
+    return found
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(_digest(text)[:4])
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode(errors='surrogatepass')).digest()

@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import logging
 from collections.abc import Iterator
 
-from palm_jax.data.readers import files, tables
+from palm_jax.data.readers import columns, files, tables
 from palm_jax.data.readers.bad_rows import shared_bad_rows
+from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.files import File
+from palm_jax.data.readers.row import Row
 from palm_jax.data.readers.splits import Split, is_held_out, is_in_split
 from palm_jax.errors import UserError
+from palm_jax.wording import counted
 
+_LOGGER = logging.getLogger(__name__)
 _HELD_OUT_ONE_IN = 20
 _TEXT_SUFFIXES = ('.txt', '.md', '.rst', '.py', '.tex')
 _TABLE_SUFFIXES = tuple(suffix for suffix in tables.SUFFIXES if suffix != '.txt')
@@ -32,6 +37,7 @@ class TextFiles:
       bad_rows: file that collects unusable rows of tables and names of unusable files, see `BadRows`; None makes the
         first of them an error.
       binding: macro that holds `train`, for messages.
+      layout: names of columns of tables without a header, and quotation marks.
     """
 
     train: str
@@ -39,6 +45,7 @@ class TextFiles:
     text_column: str = 'text'
     bad_rows: str | None = None
     binding: str = 'TRAIN_FILES'
+    layout: Layout = Layout()
 
     def examples(self, split: Split) -> Iterator[dict[str, str]]:
         """Yield {'text': a document, 'name': its location}."""
@@ -64,15 +71,26 @@ class TextFiles:
         """Counts and digest from one pass over all texts."""
         digest, documents, held_out, first = hashlib.sha256(), 0, 0, dict[str, str]()
         splits: tuple[Split, ...] = ('train',) if self.validation is None else ('train', 'validation')
+        known, num_shared, num_validation = set[bytes](), 0, 0
         for split in splits:
             for document in self._documents(split):
                 text = document['text'].encode()
                 digest.update(f'{split}{len(text)}'.encode())
                 digest.update(text)
+                if self.validation is not None and split == 'train':
+                    known.add(hashlib.sha256(text).digest())
+                elif split == 'validation':
+                    num_validation += 1
+                    num_shared += hashlib.sha256(text).digest() in known
                 documents, first = documents + 1, first or document
                 held_out += is_held_out(document['text'], _HELD_OUT_ONE_IN)
         if documents == 1 and self.validation is None:
             _split_document(first, 'validation')  # raises its error now instead of inside TensorFlow
+        if num_shared:
+            _LOGGER.warning(
+                f'{num_shared:,} of {counted(num_validation, "document")} in VALIDATION_FILES are also in '
+                f'{self.binding}: the results on them do not show how the model does on new text.'
+            )
         return _Summary(digest.hexdigest()[:12], documents, held_out)
 
     def _documents(self, split: Split) -> Iterator[dict[str, str]]:
@@ -83,7 +101,7 @@ class TextFiles:
         found, any_text, bad = _find_files(pattern, binding), False, shared_bad_rows(self.bad_rows)
         for file in found:
             if file.suffix in _TABLE_SUFFIXES:
-                for document in bad.keep(tables.rows(file, binding, bad=bad), self._document):
+                for document in bad.keep(tables.rows(file, binding, self.layout, bad=bad), self._document):
                     any_text = True
                     yield document
             else:
@@ -94,8 +112,8 @@ class TextFiles:
         if not any_text:
             raise UserError(f'{binding} = {pattern!r}: {len(found)} file(s) match, but all of them are empty.')
 
-    def _document(self, row: tables.Row) -> dict[str, str]:
-        return {'text': tables.require(row, self.text_column, 'TEXT_COLUMN'), 'name': row.location}
+    def _document(self, row: Row) -> dict[str, str]:
+        return {'text': columns.text(row, self.text_column, 'TEXT_COLUMN'), 'name': row.location}
 
 
 def is_text_or_table(name: str) -> bool:

@@ -16,7 +16,7 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from palm_jax.data.readers import files, tables
+from palm_jax.data.readers import columns, files, tables
 from palm_jax.data.readers.splits import SPLITS, Split, is_in_split
 from palm_jax.data.registry.seqio_chains import (
     add_language_model_task,
@@ -104,7 +104,7 @@ def _code(split: Split) -> Iterator[dict[str, str]]:
     """Yield source files under permissive licenses; one in a thousand is in the validation split."""
     for file in files.glob_files(GITHUB_CODE, 'public_tasks.GITHUB_CODE'):
         for row in tables.rows(file, 'public_tasks.GITHUB_CODE'):
-            text = tables.require(row, 'code', 'TEXT_COLUMN')
+            text = columns.text(row, 'code', None)
             if is_in_split(text, 1000, split):
                 yield {'text': text}
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grain
 import numpy as np
@@ -15,13 +16,6 @@ from palm_jax.errors import UserError, closest
 
 Batch: TypeAlias = dict[str, np.ndarray]
 _LOGGER = logging.getLogger(__name__)
-
-
-def checked_seed(seed: int) -> int:
-    """Return the seed if every random number generator accepts it; otherwise raise UserError."""
-    if not 0 <= seed < 2**31:
-        raise UserError(f'SEED is {seed}; it must be at least 0 and below {2**31}.')
-    return seed
 
 
 class Examples:
@@ -48,6 +42,14 @@ class Examples:
     def epoch(self) -> int:
         """Number of examples in an epoch."""
         return len(self._rows)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the number of examples, and a SHA-256 of all features."""
+        digest = hashlib.sha256()
+        for name, values in sorted(self.features.items()):
+            digest.update(f'{name} {values.dtype} {values.shape} '.encode())
+            digest.update(np.ascontiguousarray(values).data)
+        return {'rows': self.count, 'sha256': digest.hexdigest()}
 
     def batch(self, first: int, size: int) -> Batch:
         """Return examples first, first + 1, ... of the endless shuffled order."""
@@ -90,8 +92,8 @@ def warn_truncated(num_cut: int, count: int, what: str, length: int) -> None:
     """Log how many examples were truncated, if any."""
     if num_cut:
         _LOGGER.warning(
-            f'{num_cut:,} of {count:,} {what} are longer than {length} tokens and are truncated; '
-            f'--gin.TASK_FEATURE_LENGTHS="{{\'inputs\': ...}}" takes more.'
+            f'{num_cut:,} of {count:,} {what} ({num_cut / count:.0%}) are longer than {length} tokens and are truncated'
+            f'; --gin.TASK_FEATURE_LENGTHS="{{\'inputs\': ...}}" takes more.'
         )
 
 

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
-from palm_jax.data.readers.splits import Split
-from palm_jax.data.supervised.examples import Batch, Examples, checked_seed, warn_padding, warn_unknown
+from palm_jax.bounds import Seed, checked
+from palm_jax.data.readers.delimited import Layout
+from palm_jax.data.readers.splits import SPLITS, Split, count_shared
+from palm_jax.data.supervised import overview
+from palm_jax.data.supervised.examples import Batch, Examples, warn_padding, warn_unknown
 from palm_jax.data.supervised.length_groups import LengthGroups
 from palm_jax.data.vocabulary.vocabularies import Vocabulary, load_vocabulary
 from palm_jax.run_directory import RunDirectory
 
+_LOGGER = logging.getLogger(__name__)
 
+
+@checked
 class InMemoryData(abc.ABC):
     """Batches of examples in memory, tokenized with the vocabulary of the base model; implements `interfaces.Data`.
 
-    A subclass implements `encode`, which makes features of a split.
+    A subclass implements `examples`, `texts` and `encode`: the examples of a split, the texts of one of them, and the
+    features of a split.
 
     Args:
       vocabulary: `bytes` or the path of a SentencePiece model: the vocabulary of the base model.
@@ -26,15 +35,18 @@ class InMemoryData(abc.ABC):
     Attributes:
       weights: name of the feature with the weights of the loss.
       labels_along_text: whether there is a label per token, not per text.
+      noun: what an example is called in messages.
       against_padding: advice that is printed if much of the rows is padding.
     """
 
     weights = 'label_weights'
     labels_along_text = False
+    noun = 'row'
     against_padding = '--gin.GROUP_BY_LENGTH=%BATCH_SIZE avoids most of it'
 
-    def __init__(self, vocabulary: str, seed: int, group_by_length: int | None = None):
-        self._vocabulary_name, self._seed, self.group = vocabulary, checked_seed(seed), group_by_length
+    def __init__(self, vocabulary: str, seed: Seed, group_by_length: int | None = None):
+        self._vocabulary_name, self._seed, self.group = vocabulary, seed, group_by_length
+        self._num_truncated: dict[Split, int] = {}
 
     def prepare(self, run: RunDirectory) -> None:
         """Do nothing: the vocabulary is that of the base model."""
@@ -43,6 +55,24 @@ class InMemoryData(abc.ABC):
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of a head's classes or tags; empty without a head, and for numbers."""
+        return ()
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the tables, for further tables of the same kind."""
+        return Layout()
+
+    @abc.abstractmethod
+    def examples(self, split: Split) -> Sequence[Any]:
+        """Return the examples of a split."""
+
+    @abc.abstractmethod
+    def texts(self, example: Any) -> Sequence[str]:
+        """Return all texts of an example, uncut: they identify it."""
+
+    def classes(self, example: Any) -> Collection[str]:
+        """Return the classes, labels or entities of an example, to be counted."""
+        del example
         return ()
 
     @abc.abstractmethod
@@ -73,9 +103,49 @@ class InMemoryData(abc.ABC):
         """Return examples first, first + 1, ... of the endless shuffled order."""
         return self._train.batch(first, size)
 
+    @property
+    def num_validation_sequences(self) -> int:
+        """Number of examples in the held-out part."""
+        return self._validation.count
+
+    def describe(self) -> str:
+        """Return both parts in numbers, after encoding and checking them; log what is unusual about them."""
+        self._train, self._validation  # noqa: B018 - encoded here, so that an error costs no training
+        parts = {split: self.examples(split) for split in SPLITS}
+        counts = {split: len(part) for split, part in parts.items()}
+        texts = {split: ['\n'.join(self.texts(example)) for example in part] for split, part in parts.items()}
+        per_character = overview.tokens_per_character(self.vocabulary, texts['train'])
+        shares = ', '.join(
+            f'{self._num_truncated.get(split, 0) / counts[split]:.1%} of the {name} rows are cut'
+            for split, name in zip(SPLITS, ('training', 'held-out'), strict=True)
+        )
+        if shared := count_shared(texts['train'], texts['validation']):
+            _LOGGER.warning(
+                f'{shared:,} of {counts["validation"]:,} held-out {self.noun}s are also in the training part '
+                f'({shared / counts["validation"]:.1%}): results on them do not show how the model does on new text.'
+            )
+        if warning := overview.warning_of_bytes(per_character):
+            _LOGGER.warning(f'{warning}; {shares}. A base with a vocabulary for this text reads more of each row.')
+        return '\n'.join(
+            [
+                overview.of_rows(counts, self.noun, self.is_split_by_hash),
+                *overview.of_classes(*([self.classes(e) for e in parts[split]] for split in SPLITS)),
+                f'text       {per_character:.2f} tokens per character, {shares}',
+            ]
+        )
+
+    @property
+    @abc.abstractmethod
+    def is_split_by_hash(self) -> bool:
+        """Whether the held-out part is chosen from the training files."""
+
     def validation(self, size: int) -> Iterator[Batch]:
         """Yield the validation split in order; the last batch is filled up with examples of weight 0."""
         return self._validation.in_order(size, self.weights)
+
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """Return, for each split, the number of its rows and a SHA-256 of their features."""
+        return {'train': self._train.identity(), 'validation': self._validation.identity()}
 
     def blank(self) -> Batch:
         """Return an example, for the names, shapes and types of the features."""

@@ -9,8 +9,13 @@ from typing import Literal
 
 import numpy as np
 
-from palm_jax.data.readers import tables
+from palm_jax.bounds import Seed
+from palm_jax.characters import check_characters
+from palm_jax.data.readers import columns, tables
 from palm_jax.data.readers.bad_rows import shared_bad_rows
+from palm_jax.data.readers.columns import Labels
+from palm_jax.data.readers.delimited import Layout
+from palm_jax.data.readers.row import Row
 from palm_jax.data.readers.splits import Split, read_split
 from palm_jax.data.supervised.examples import (
     Batch,
@@ -28,12 +33,17 @@ from palm_jax.special_ids import BOS_ID, EOS_ID
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A text, or a pair of texts, with its label as the table has it."""
+    """A text, or a pair of texts, with its label as the table has it, or its labels."""
 
     text: str
     second_text: str | None
-    label: str
+    label: Labels
     location: str
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text or both texts."""
+        return (self.text,) if self.second_text is None else (self.text, self.second_text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +53,7 @@ class LabelledTable:
     Attributes:
       train_files: path or glob, see `tables.read`.
       validation_files: path or glob of the validation split; None holds out one row in `held_out`, chosen by the hash
-        of its text, so that equal texts stay together.
+        of its text, so that equal texts stay together, and so that no class is held out completely.
       text_column: name of the column with the text.
       label_column: name of the column with the label.
       second_text_column: name of the column with the second text of a pair; None for single texts.
@@ -52,6 +62,8 @@ class LabelledTable:
       names: class names in the order of the head's outputs; None takes those of the training split in alphabetical
         order.
       bad_rows: file that collects unusable rows, see `BadRows`; None makes the first of them an error.
+      columns: names of the columns of a file without a header, see `Layout`.
+      quoting: whether cells may be enclosed in quotation marks; None is True for `.csv` and False for `.tsv`, `.txt`.
     """
 
     train_files: str | None
@@ -63,11 +75,25 @@ class LabelledTable:
     kind: LabelKind = SingleLabel()
     names: tuple[str, ...] | list[str] | None = None
     bad_rows: str | None = None
+    columns: tuple[str, ...] | list[str] | None = None
+    quoting: bool | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the files."""
+        return Layout.of(self.columns, self.quoting)
 
     def examples(self, split: Split) -> list[Example]:
         """Return the examples of a split."""
         examples = read_split(
-            split, self.train_files, self.validation_files, self.held_out, self._read, lambda row: row.text, 'rows'
+            split,
+            self.train_files,
+            self.validation_files,
+            self.held_out,
+            self._read,
+            lambda example: example.texts,
+            'rows',
+            lambda example: self.kind.class_names(example.label),
         )
         return examples if split == 'train' else self._with_known_labels(examples)
 
@@ -79,6 +105,8 @@ class LabelledTable:
         found = self._names
         if len(found) < 2 and self.kind.is_exclusive and self.names is None:
             raise UserError(f'{self.train_files}: every label is {found[0]!r}; a classifier needs two classes.')
+        if not found:
+            raise UserError(f'{self.train_files}: no row has a label in the column {self.label_column!r}.')
         return found
 
     @functools.cached_property
@@ -116,22 +144,32 @@ class LabelledTable:
         return {name: i for i, name in enumerate(self._names)}
 
     def _read(self, pattern: str, binding: str) -> list[Example]:
-        columns: tuple[tuple[str, str], ...] = (('TEXT_COLUMN', self.text_column), ('LABEL_COLUMN', self.label_column))
+        wanted: tuple[tuple[str, str], ...] = (('TEXT_COLUMN', self.text_column), ('LABEL_COLUMN', self.label_column))
         if self.second_text_column is not None:
-            columns += (('SECOND_TEXT_COLUMN', self.second_text_column),)
-        rows, bad = tables.read(pattern, columns, binding, bad_rows=self.bad_rows), shared_bad_rows(self.bad_rows)
+            wanted += (('SECOND_TEXT_COLUMN', self.second_text_column),)
+        rows, bad = tables.read(pattern, wanted, binding, self.layout, self.bad_rows), shared_bad_rows(self.bad_rows)
         examples = list(bad.keep(rows, self._example))
         bad.report()
+        if not examples:
+            raise UserError(f'{binding} = {pattern!r}: the file contains no rows{bad.why_none_is_left()}.')
         return examples
 
-    def _example(self, row: tables.Row) -> Example:
-        second_text = None if self.second_text_column is None else row.values[self.second_text_column]
-        label = row.values[self.label_column].strip()
+    def _example(self, row: Row) -> Example:
+        text, second_text = columns.text(row, self.text_column, 'TEXT_COLUMN'), None
+        if self.second_text_column is not None:
+            second_text = columns.text(row, self.second_text_column, 'SECOND_TEXT_COLUMN')
+        label = self._label(row)
         try:
             self.kind.check(label)
         except UserError as error:
             raise UserError(f'{row.location}: {error}') from None
-        return Example(row.values[self.text_column], second_text, label, row.location)
+        return Example(text, second_text, label, row.location)
+
+    def _label(self, row: Row) -> Labels:
+        if not self.kind.has_classes:
+            return columns.number(row, self.label_column, 'LABEL_COLUMN')
+        read = columns.label if self.kind.is_exclusive else columns.labels
+        return read(row, self.label_column, 'LABEL_COLUMN')
 
 
 def num_outputs(table: LabelledTable) -> int:
@@ -167,18 +205,23 @@ class LabelledText(InMemoryData):
         sampling: Literal['over', 'under'] | None = None,
         bidirectional: bool = False,
         group_by_length: int | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         if not table.kind.is_exclusive and (class_weights is not None or sampling is not None):
             raise UserError('CLASS_WEIGHTS and SAMPLING need one class per text, not label sets or numbers.')
         super().__init__(vocabulary, seed, group_by_length)
         self.table, self.length = table, check_lengths(lengths)
-        self._bidirectional, self._class_weights, self._sampling = bidirectional, class_weights, sampling
+        self.bidirectional, self._class_weights, self._sampling = bidirectional, class_weights, sampling
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Class names in the order of the head's outputs."""
         return self.table.labels
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the tables."""
+        return self.table.layout
 
     def epoch(self, features: Batch) -> list[int] | None:
         """Return the examples of an epoch, with classes drawn equally often if `sampling` asks for it."""
@@ -191,6 +234,23 @@ class LabelledText(InMemoryData):
         wanted = max(sizes) if self._sampling == 'over' else min(sizes)
         chosen = [np.resize(rng.permutation(group), wanted) for group in groups if len(group)]
         return sorted(np.concatenate(chosen).tolist())
+
+    @property
+    def is_split_by_hash(self) -> bool:
+        """Whether the held-out part is chosen from TRAIN_FILES."""
+        return self.table.validation_files is None
+
+    def examples(self, split: Split) -> list[Example]:
+        """Return the examples of a split."""
+        return self.table.examples(split)
+
+    def texts(self, example: Example) -> tuple[str, ...]:
+        """Return the text of an example, or both texts."""
+        return example.texts
+
+    def classes(self, example: Example) -> list[str]:
+        """Return the classes of an example."""
+        return self.table.kind.class_names(example.label)
 
     @functools.cached_property
     def validation_examples(self) -> list[Example]:
@@ -209,22 +269,28 @@ class LabelledText(InMemoryData):
         """Return the features of a split: tokens, segment ids, `labels` and `label_weights`."""
         examples = self.table.examples(split)
         features, num_truncated = self.inputs([(example.text, example.second_text) for example in examples])
+        self._num_truncated[split] = num_truncated
         warn_truncated(num_truncated, len(examples), f'{split} texts', self.length)
         labels = np.stack([self.table.encode(example) for example in examples])
         weights = np.ones(len(examples), np.float32)
         if split == 'train' and self._class_weights is not None:
-            weights = class_weights(self._class_weights, self.labels, [e.label for e in examples])[labels]
+            weights = class_weights(
+                self._class_weights,
+                self.labels,
+                [name for e in examples for name in self.table.kind.class_names(e.label)],
+            )[labels]
         return features | {'labels': labels, 'label_weights': weights}
 
     def inputs(self, pairs: Sequence[tuple[str, str | None]]) -> tuple[Batch, int]:
         """Return features [E, L] of texts (with None) or of pairs of texts, and the number of truncated ones."""
         encoded = [self.tokens(*pair) for pair in pairs]
-        features = token_features([ids for ids, _ in encoded], self.length, self._bidirectional)
+        features = token_features([ids for ids, _ in encoded], self.length, self.bidirectional)
         return features, sum(was_truncated for _, was_truncated in encoded)
 
     def tokens(self, text: str, second_text: str | None = None) -> tuple[list[int], bool]:
         """Return the ids of an example, `0 text EOS [second EOS]`, and whether it was truncated."""
-        parts = [self.vocabulary.encode(t) for t in (text, second_text) if t is not None]
+        texts = [check_characters(t, 'the text') for t in (text, second_text) if t is not None]
+        parts = [self.vocabulary.encode(t) for t in texts]
         excess = sum(map(len, parts)) + len(parts) + 1 - self.length
         for _ in range(excess):
             max(parts, key=len).pop()

@@ -6,10 +6,12 @@ import dataclasses
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
+from palm_jax.bounds import RegularExpression, Seed
+from palm_jax.characters import check_characters
 from palm_jax.data.readers import conll
 from palm_jax.data.readers.conll import Sentence
 from palm_jax.data.readers.splits import Split, read_split
@@ -22,7 +24,8 @@ from palm_jax.data.supervised.examples import (
 )
 from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.errors import UserError
-from palm_jax.special_ids import BOS_ID
+from palm_jax.metrics import entities
+from palm_jax.special_ids import BOS_ID, UNK_ID
 
 _WORD = r"[@#]?\w+(?:['’./:@&-]\w+)*|[^\w\s]"
 
@@ -34,7 +37,7 @@ class TaggedTable:
     Attributes:
       train_files: path or glob, see `conll.read`.
       validation_files: path or glob of the validation split; None holds out one sentence in `held_out`, chosen by the
-        hash of its words.
+        hash of its words, so that equal sentences stay together, and so that no tag is held out completely.
       tag_column: index of the column with the tag, see `conll.read`.
       word_pattern: regular expression whose first group is the word, see `conll.read`; None takes the whole column.
       held_out: see `validation_files`.
@@ -46,7 +49,7 @@ class TaggedTable:
     train_files: str | None
     validation_files: str | None = None
     tag_column: int = -1
-    word_pattern: str | None = None
+    word_pattern: Annotated[str, RegularExpression(num_groups=1)] | None = None
     held_out: int = 10
     names: tuple[str, ...] | list[str] | None = None
     bad_rows: str | None = None
@@ -59,15 +62,16 @@ class TaggedTable:
             self.validation_files,
             self.held_out,
             self._read,
-            lambda sentence: ' '.join(sentence.words),
+            lambda sentence: (' '.join(sentence.words),),
             'sentences',
+            lambda sentence: sentence.tags,
         )
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
         """Tags in the order of the head's outputs."""
         if self.names is not None:
-            return tuple(self.names)
+            return tuple(map(conll.normal_tag, self.names))
         tags = {tag for split in ('train', 'validation') for s in self.examples(split) for tag in s.tags} - {'O'}
         if not tags:
             raise UserError(f'{self.train_files}: every tag is O; a tagger needs at least one entity.')
@@ -87,7 +91,8 @@ def num_outputs(table: TaggedTable) -> int:
 class TaggedText(InMemoryData):
     """Tagged sentences as rows of `0 word word ...`, with a tag at the last token of each word.
 
-    There a causal model has read the whole word; all other tokens have weight 0. Words beyond L tokens are dropped,
+    There a causal model has read the whole word; all other tokens have weight 0. A word without tokens is read as UNK.
+    Words beyond L tokens are dropped,
     counted, and taken for O in the report.
 
     Args:
@@ -102,6 +107,7 @@ class TaggedText(InMemoryData):
     """
 
     labels_along_text = True
+    noun = 'sentence'
 
     def __init__(
         self,
@@ -112,16 +118,38 @@ class TaggedText(InMemoryData):
         bidirectional: bool = True,
         class_weights: Literal['balanced'] | Mapping[str, float] | None = None,
         group_by_length: int | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         super().__init__(vocabulary, seed, group_by_length)
         self.table, self.length, self.separator = table, check_lengths(lengths), separator
-        self._bidirectional, self._class_weights = bidirectional, class_weights
+        self.bidirectional, self._class_weights = bidirectional, class_weights
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Tags in the order of the head's outputs."""
         return self.table.labels
+
+    @property
+    def word_pattern(self) -> str:
+        """Regular expression of the words of a text that is not split into words yet."""
+        return _WORD if self.separator else r'\S'
+
+    @property
+    def is_split_by_hash(self) -> bool:
+        """Whether the held-out part is chosen from TRAIN_FILES."""
+        return self.table.validation_files is None
+
+    def examples(self, split: Split) -> list[Sentence]:
+        """Return the sentences of a split."""
+        return self.table.examples(split)
+
+    def texts(self, example: Sentence) -> tuple[str]:
+        """Return the sentence."""
+        return (self.separator.join(example.words),)
+
+    def classes(self, example: Sentence) -> list[str]:
+        """Return the types of the entities of a sentence."""
+        return [entity.type for entity in entities.decode(example.tags)]
 
     @functools.cached_property
     def validation_examples(self) -> list[Sentence]:
@@ -144,24 +172,27 @@ class TaggedText(InMemoryData):
         for words in sentences:
             ids, positions = [BOS_ID], []
             for i, word in enumerate(words):
-                pieces = self.vocabulary.encode(word if i == 0 else self.separator + word)
+                check_characters(word, f'word {i + 1}')
+                # A vocabulary may have nothing for a blank or an invisible character, but a tag needs a position.
+                pieces = self.vocabulary.encode(word if i == 0 else self.separator + word) or [UNK_ID]
                 if len(ids) + len(pieces) > self.length:
                     break
                 ids += pieces
                 positions.append(len(ids) - 1)
             rows.append(ids)
             ends.append(positions)
-        return token_features(rows, self.length, self._bidirectional), ends
+        return token_features(rows, self.length, self.bidirectional), ends
 
     def words(self, text: str) -> list[re.Match]:
         """Return the words of a text, punctuation apart; its characters if words are characters."""
-        return list(re.finditer(_WORD if self.separator else r'\S', text))
+        return list(re.finditer(self.word_pattern, text))
 
     def encode(self, split: Split) -> Batch:
         """Return the features of a split: tokens, segment ids, and tags with weights at the ends of words."""
         sentences, ids = self.table.examples(split), {name: i for i, name in enumerate(self.labels)}
         features, ends = self.inputs([s.words for s in sentences])
         num_truncated = sum(len(positions) < len(s.words) for positions, s in zip(ends, sentences, strict=True))
+        self._num_truncated[split] = num_truncated
         warn_truncated(num_truncated, len(sentences), f'{split} sentences', self.length)
         labels = np.zeros((len(sentences), self.length), np.int32)
         weights = np.zeros(labels.shape, np.float32)

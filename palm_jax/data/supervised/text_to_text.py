@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from palm_jax.bounds import Seed
+from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.splits import Split
-from palm_jax.data.supervised.conversations import Conversation, Source, Turn
+from palm_jax.data.supervised.conversations import Conversation, Source
+from palm_jax.data.supervised.cut_answers import CutAnswers
 from palm_jax.data.supervised.examples import Batch
 from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.data.supervised.packing import pack
+from palm_jax.data.supervised.turns import Turn
 from palm_jax.errors import UserError
 from palm_jax.special_ids import BOS_ID, EOS_ID
 
@@ -64,7 +68,7 @@ class TextToText(InMemoryData):
         bidirectional: bool = False,
         pack: bool = False,
         group_by_length: int | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         if {'inputs', 'targets'} - set(lengths) or min(lengths['inputs'], lengths['targets']) < 3:
             raise UserError(
@@ -76,6 +80,24 @@ class TextToText(InMemoryData):
             self.against_padding += ', --gin.PACK=True puts several examples into a row'
         self.input_length, self.target_length = lengths['inputs'], lengths['targets']
         self.length = self.input_length + self.target_length
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the tables."""
+        return self.source.layout
+
+    @property
+    def is_split_by_hash(self) -> bool:
+        """Whether the held-out part is chosen from TRAIN_FILES."""
+        return self.source.validation_files is None
+
+    def examples(self, split: Split) -> list[Conversation]:
+        """Return the conversations of a split."""
+        return self.source.examples(split)
+
+    def texts(self, example: Conversation) -> tuple[str, ...]:
+        """Return the turns of a conversation."""
+        return tuple(turn.text for turn in example.turns)
 
     def example(self) -> str:
         """Return the first training sequence, token by token, with the positions that the loss counts."""
@@ -121,16 +143,21 @@ class TextToText(InMemoryData):
 
     def encode(self, split: Split) -> Batch:
         """Return the features of a split: targets, inputs shifted right by one, and the weights of the targets."""
-        rows, num_truncated = [], 0
+        rows, num_truncated, answers = [], 0, CutAnswers()
         conversations = self.source.examples(split)
         for conversation in conversations:
             sequences, was_truncated = self._sequences(conversation)
             rows += sequences
             num_truncated += was_truncated
+            self._count_answer(answers, conversation, was_truncated)
+        if warning := answers.warning(f'the {split} examples'):
+            _LOGGER.warning(f"{warning}. --gin.TASK_FEATURE_LENGTHS=\"{{'inputs': ..., 'targets': ...}}\" takes more.")
+        self._num_truncated[split] = num_truncated
         if num_truncated:
             _LOGGER.warning(
-                f'{num_truncated:,} of {len(conversations):,} {split} examples are longer than {self.input_length} + '
-                f'{self.target_length} tokens and are truncated; --gin.TASK_FEATURE_LENGTHS='
+                f'{num_truncated:,} of {len(conversations):,} {split} examples '
+                f'({num_truncated / len(conversations):.0%}) are longer than '
+                f'{self.input_length} + {self.target_length} tokens and are truncated; --gin.TASK_FEATURE_LENGTHS='
                 "\"{'inputs': ..., 'targets': ...}\" takes more."
             )
         groups = pack([len(ids) for ids, _ in rows], self.length) if self._pack else [[i] for i in range(len(rows))]
@@ -153,6 +180,14 @@ class TextToText(InMemoryData):
         if not self._pack:
             del features['segment_ids'], features['positions']
         return {f'decoder_{name}': values for name, values in features.items()}
+
+    def _count_answer(self, answers: CutAnswers, conversation: Conversation, was_truncated: bool) -> None:
+        """Count the answer of a conversation that has just one, the last turn."""
+        *before, last = conversation.turns
+        if before and last.learned and not any(turn.learned for turn in before):
+            text = '\n'.join(turn.text for turn in before)
+            kept = self.vocabulary.decode(self.prompt_ids(before)) if was_truncated else text
+            answers.add(text, kept, conversation.references or (last.text,))
 
     def _sequences(self, conversation: Conversation) -> tuple[list[tuple[list[int], list[bool]]], bool]:
         """Return (ids, whether each is learned) of each sequence of a conversation, and whether it was truncated."""

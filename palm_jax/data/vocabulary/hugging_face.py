@@ -113,24 +113,31 @@ class HuggingFace:
         there = self._tokenizer.token_to_id(model['unk_token']) if model.get('unk_token') else model.get('unk_id')
         return None if there is None else int(self._ids_here[there])
 
-    def token_bytes(self, i: int) -> bytes:
-        if not 0 <= i < self.size or not self.has_text[i]:
-            return b''
-        there = int(self.original_ids[i])
-        piece = self._tokenizer.id_to_token(there)
-        if there in self._tokenizer.get_added_tokens_decoder():
-            return piece.encode()
-        if self._is_of_bytes and all(character in _BYTE_OF_CHARACTER for character in piece):
-            return bytes(_BYTE_OF_CHARACTER[character] for character in piece)
-        if self._content['tokenizer']['model'].get('byte_fallback') and re.fullmatch('<0x[0-9A-F]{2}>', piece):
-            return bytes([int(piece[1:-1], 16)])
-        return piece.replace('▁', ' ').encode() if '▁' in piece else self._tokenizer.decode([there]).encode()
+    def token_bytes(self, i: int) -> bytes | None:
+        token = self._tokenizer.id_to_token(int(self.original_ids[i])) if i < self.size else None
+        if token is None or i in (PAD_ID, EOS_ID):
+            return None
+        decoders = self._decoders
+        if token in self._added:
+            return token.encode()
+        if 'ByteLevel' in decoders:
+            byte_of = _bytes_of_characters()
+            return bytes(byte_of[c] for c in token) if set(token) <= byte_of.keys() else token.encode()
+        if 'ByteFallback' in decoders and re.fullmatch(r'<0x[0-9A-F]{2}>', token):
+            return byte_of(token)
+        if {'Metaspace', 'Replace'} & decoders:
+            return token.replace('▁', ' ').encode()
+        return self.decode([i]).encode()
 
     @functools.cached_property
-    def _is_of_bytes(self) -> bool:
-        """Whether the characters of a piece stand for bytes, as in GPT-2."""
+    def _decoders(self) -> set[str]:
+        """Types of the steps that make text of tokens."""
         decoder = self._content['tokenizer'].get('decoder') or {}
-        return any(part.get('type') == 'ByteLevel' for part in (decoder, *decoder.get('decoders', ())))
+        return {step['type'] for step in (decoder, *decoder.get('decoders', ())) if 'type' in step}
+
+    @functools.cached_property
+    def _added(self) -> set[str]:
+        return {token['content'] for token in self._content['tokenizer'].get('added_tokens', ())}
 
     def save(self, directory: Path) -> None:
         write_vocabulary(RunDirectory(directory).tokenizers_vocabulary, json.dumps(self._content).encode())
@@ -155,11 +162,13 @@ def _place_added_tokens(content: dict[str, Any]) -> None:
         vocab |= {token['content']: token['id'] for token in missing}
 
 
-def _characters_of_bytes() -> dict[str, int]:
-    """Return the byte of every character that GPT-2 writes instead of it: itself where it can be printed."""
-    printable = [*range(ord('!'), ord('~') + 1), *range(ord('¡'), ord('¬') + 1), *range(ord('®'), ord('ÿ') + 1)]
+@functools.cache
+def _bytes_of_characters() -> dict[str, int]:
+    """Return the byte of each character in the tokens of a byte-level BPE.
+
+    Printable bytes are written as themselves, the others, in order, as the characters from U+0100 (GPT-2, Radford et
+    al., 2019).
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
-
-
-_BYTE_OF_CHARACTER = _characters_of_bytes()
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}

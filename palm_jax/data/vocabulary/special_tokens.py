@@ -108,8 +108,8 @@ class ExtendedVocabulary:
     def unknown_id(self) -> int | None:
         return self.text.unknown_id
 
-    def token_bytes(self, i: int) -> bytes:
-        return self.text.token_bytes(i) if i < self.text.size else self._name(i).encode()
+    def token_bytes(self, i: int) -> bytes | None:
+        return self.text.token_bytes(i) if i < self.text.size else self._name(i).encode() or None
 
     def save(self, directory: Path) -> None:
         self.text.save(directory)

@@ -17,7 +17,7 @@ import numpy as np
 import sentencepiece
 
 from palm_jax.data.vocabulary.hugging_face import HuggingFace
-from palm_jax.data.vocabulary.vocabulary import Ids, Vocabulary, write_vocabulary
+from palm_jax.data.vocabulary.vocabulary import Ids, Vocabulary, byte_of, write_vocabulary
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
 from palm_jax.special_ids import EOS_ID, PAD_ID
@@ -58,8 +58,8 @@ class Bytes:
     def unknown_id(self) -> None:
         return None
 
-    def token_bytes(self, i: int) -> bytes:
-        return bytes([i - _SPECIAL]) if _SPECIAL <= i < self.size else b''
+    def token_bytes(self, i: int) -> bytes | None:
+        return bytes([i - _SPECIAL]) if _SPECIAL <= i < self.size else None
 
     def save(self, directory: Path) -> None:
         del directory
@@ -136,11 +136,10 @@ class SentencePiece:
     def unknown_id(self) -> int:
         return self._processor.unk_id()
 
-    def token_bytes(self, i: int) -> bytes:
-        if not 0 <= i < self.size or not self.has_text[i]:
-            return b''
-        piece = self.piece(i)
-        return bytes([int(piece[1:-1], 16)]) if self.is_byte(i) else piece.replace(SPACE_MARK, ' ').encode()
+    def token_bytes(self, i: int) -> bytes | None:
+        if i >= self.size or not self.has_text[i]:
+            return None
+        return byte_of(self.piece(i)) if self.is_byte(i) else self.piece(i).replace(SPACE_MARK, ' ').encode()
 
     def save(self, directory: Path) -> None:
         write_vocabulary(RunDirectory(directory).sentencepiece_vocabulary, self._processor.serialized_model_proto())

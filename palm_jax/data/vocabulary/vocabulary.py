@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
+
+from palm_jax.run_directory import write_whole
 
 Ids: TypeAlias = Sequence[int] | np.ndarray
 
@@ -40,21 +41,19 @@ class Vocabulary(Protocol):
     def unknown_id(self) -> int | None:
         """Id of what has no other; None if every text can be encoded."""
 
-    def token_bytes(self, i: int) -> bytes:
-        """Return the UTF-8 bytes that an id adds to a text; of a part of a character, that part."""
+    def token_bytes(self, i: int) -> bytes | None:
+        """Return the UTF-8 bytes that an id adds to a text; None if it adds none, such as EOS."""
 
     def save(self, directory: Path) -> None:
         """Write the vocabulary to its file in a directory, if it has one."""
 
 
+def byte_of(piece: str) -> bytes:
+    """Return the byte that a piece such as `<0xE4>` stands for."""
+    return bytes([int(piece[3:5], 16)])
+
+
 def write_vocabulary(file: Path, content: bytes) -> None:
-    """Write the vocabulary of a run, beside its place first, so that it is there as a whole or not at all."""
-    if file.is_file() and file.read_bytes() == content:
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f'{file.name}.unfinished')
-    with unfinished.open('wb') as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    unfinished.replace(file)
+    """Write the vocabulary of a run, unless its file has this content."""
+    if not file.is_file() or file.read_bytes() != content:
+        write_whole(file, content)

@@ -72,7 +72,12 @@ CASES = {
     'cut.csv.gz': (labels, gzip.compress(TEXTS)[:-9], {}, 'cut.csv.gz: truncated or corrupt compressed file'),
     'plain.txt.gz': (text, b'not packed', {}, 'truncated or corrupt compressed file'),
     # Text.
-    'latin.txt': (text, b'ok\ncaf\xe9\n', {}, r'latin.txt, line 2: byte 0xe9 is not UTF-8.*iconv -f latin1'),
+    'latin.txt': (
+        text,
+        b'ok\ncaf\xe9\n',
+        {},
+        r'latin.txt, line 2: byte 0xe9 is not UTF-8. The file looks like WINDOWS-1252.*.café..*iconv -f WINDOWS-1252',
+    ),
     'utf16.txt': (text, 'hello'.encode('utf-16'), {}, r'line 1: this is UTF-16.*iconv -f utf-16'),
     'nul.txt': (text, b'ok\nok\na\0b\n', {}, 'nul.txt, line 3: contains a NUL byte, so it is not text'),
     'latin.csv': (labels, lines('text,label', *GOOD) + b'caf\xe9,a\n', {}, 'latin.csv, line 42: byte 0xe9'),
@@ -164,7 +169,7 @@ CASES = {
     'refs.csv': (
         pairs,
         lines('input,target,refs', 'a,b,c'),
-        {'references_column': 'refs', 'held_out': 10**9},
+        {'references_column': 'refs', 'validation_files': 'refs.csv'},
         "line 2: REFERENCES_COLUMN = 'refs' is not a JSON list of texts: 'c'",
     ),
     'squad.json': (

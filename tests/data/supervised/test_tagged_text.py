@@ -45,7 +45,7 @@ def test_words_that_do_not_fit_are_cut_and_told(files, caplog):
     ours = data(files, length=10)  # 0, `Ann lives`
     weights = ours.batch(0, 2)['label_weights']
     assert sorted(weights.sum(axis=1)) == [2, 2]
-    assert '1 of 2 train sentences are longer than 10 tokens' in caplog.text
+    assert '1 of 2 train sentences (50%) are longer than 10 tokens' in caplog.text
     assert [len(places) for places in ours.inputs([['a', 'b'], ['abcdefghijk']])[1]] == [2, 0]
 
 

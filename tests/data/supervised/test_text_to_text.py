@@ -63,7 +63,7 @@ def test_what_is_too_long_is_cut_where_it_says(pairs, caplog):
     for row in rows(data):
         assert learned(data, row) in ('It i', 'So h')
         assert data.vocabulary.decode(row['decoder_target_tokens']).startswith('say: ')
-    assert '3 of 3 train examples are longer than 7 + 5 tokens' in caplog.text
+    assert '3 of 3 train examples (100%) are longer than 7 + 5 tokens' in caplog.text
     assert all(len(prompt.ids) <= 7 for prompt in data.prompts())
 
 

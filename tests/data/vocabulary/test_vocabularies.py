@@ -113,7 +113,7 @@ def test_the_bytes_of_tokens_are_those_of_the_text(fitted, text, tmp_path):
         if '<s>' in text and isinstance(vocabulary, vocabularies.HuggingFace):
             continue  # which takes it for its special token
         assert b''.join(map(vocabulary.token_bytes, vocabulary.encode(text))) == text.encode()
-        assert vocabulary.token_bytes(0) == vocabulary.token_bytes(1) == vocabulary.token_bytes(10**6) == b''
+        assert {vocabulary.token_bytes(i) for i in (0, 1, 10**6)} == {None}
     assert extended.token_bytes(extended.size - 1) == b'<extra_id_0>'
 
 
