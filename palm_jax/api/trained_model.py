@@ -270,7 +270,7 @@ class TrainedModel:
         """
         predictor = self._generator('score')
         ids = [(predictor.prompt(self, given), predictor.target(self, text)) for given, text in pairs]
-        return likelihoods(self.model, self.params, ids, self.data.length, batch_size)
+        return likelihoods(self.model, self.params, ids, self.data.length, batch_size, self.data.vocabulary)
 
     def extract_entities(
         self, texts: Sequence[str | Sequence[str]], batch_size: int = 32

@@ -30,6 +30,7 @@ from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import Bytes
 from palm_jax.errors import UserError
 from palm_jax.metrics import baselines
+from palm_jax.run_directory import RunDirectory
 from palm_jax.wording import counted
 
 Batch = dict[str, np.ndarray]
@@ -98,6 +99,10 @@ class LanguageModelData:
     def vocabulary(self) -> ExtendedVocabulary:
         """Vocabulary of the corpus."""
         return self.corpus.vocabulary
+
+    def prepare(self, run: RunDirectory) -> None:
+        """Prepare the training of a run; see `Corpus.prepare`."""
+        self.corpus.prepare(run)
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -13,9 +13,10 @@ from palm_jax.bounds import Seed, checked
 from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.splits import SPLITS, Split, count_shared
 from palm_jax.data.supervised import overview
-from palm_jax.data.supervised.examples import Batch, Examples, warn_padding
+from palm_jax.data.supervised.examples import Batch, Examples, warn_padding, warn_unknown
 from palm_jax.data.supervised.length_groups import LengthGroups
 from palm_jax.data.vocabulary.vocabularies import Vocabulary, load_vocabulary
+from palm_jax.run_directory import RunDirectory
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -47,6 +48,10 @@ class InMemoryData(abc.ABC):
     def __init__(self, vocabulary: str, seed: Seed, group_by_length: int | None = None):
         self._vocabulary_name, self._seed, self.group = vocabulary, seed, group_by_length
         self._num_truncated: dict[Split, int] = {}
+
+    def prepare(self, run: RunDirectory) -> None:
+        """Do nothing: the vocabulary is that of the base model."""
+        del run
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -161,6 +166,7 @@ class InMemoryData(abc.ABC):
     @functools.cached_property
     def _train(self) -> Examples:
         features = self.encode('train')
+        warn_unknown(features, self.vocabulary.unknown_id)
         rows = self.epoch(features)
         if self.group is None:
             warn_padding(features, self.against_padding)
