@@ -153,7 +153,7 @@ def read_metadata(checkpoint: Path) -> CheckpointMetadata:
     if folder is None or not (folder / _FILE).is_file():
         raise UserError(f'{checkpoint} has no `{METADATA}` folder: the checkpoint is incomplete.')
     try:
-        return CheckpointMetadata.from_json(json.loads((folder / _FILE).read_text()))
+        return CheckpointMetadata.from_json(json.loads((folder / _FILE).read_text(encoding='utf-8')))
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(f'{folder / _FILE} is damaged: {error}.') from None
 
@@ -214,7 +214,7 @@ def read_seals(checkpoint: Path) -> list[Seal]:
     seals = []
     for file in sorted(checkpoint.glob(seal_file(checkpoint, '*').name)):
         try:
-            seals.append(Seal.from_json(json.loads(file.read_text())))
+            seals.append(Seal.from_json(json.loads(file.read_text(encoding='utf-8'))))
         except (ValueError, TypeError) as error:
             raise UserError(f'{file} is damaged: {error}') from None
     return seals

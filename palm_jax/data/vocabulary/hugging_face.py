@@ -37,10 +37,10 @@ class HuggingFace:
         """The tokenizer's JSON with the ids of BOS (`start_id`) and EOS (`end_id`)."""
         file = Path(self.path)
         try:
-            content = json.loads(file.read_text())
+            content = json.loads(file.read_text(encoding='utf-8'))
             if 'start_id' in content:
                 return content
-            settings = json.loads(file.with_name('tokenizer_config.json').read_text())
+            settings = json.loads(file.with_name('tokenizer_config.json').read_text(encoding='utf-8'))
         except FileNotFoundError as error:
             raise UserError(f'No vocabulary at {error.filename}.') from None
         except (ValueError, UnicodeDecodeError) as error:
@@ -144,7 +144,9 @@ class HuggingFace:
 
     def write_original(self, directory: Path) -> tuple[int, int]:
         """Write the original tokenizer.json; return its ids of BOS and EOS."""
-        (directory / 'tokenizer.json').write_text(json.dumps(self._content['tokenizer'], ensure_ascii=False))
+        (directory / 'tokenizer.json').write_text(
+            json.dumps(self._content['tokenizer'], ensure_ascii=False), encoding='utf-8'
+        )
         return self._content['start_id'], self._content['end_id']
 
 
