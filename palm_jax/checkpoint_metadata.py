@@ -63,15 +63,22 @@ class CheckpointMetadata:
     sealed: bool = False
 
     @classmethod
-    def of_model(cls, architecture: Any, vocabulary: str, labels: Iterable[str] = ()) -> CheckpointMetadata:
+    def of_model(
+        cls,
+        architecture: Any,
+        vocabulary: str,
+        labels: Iterable[str] = (),
+        data: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> CheckpointMetadata:
         """Metadata of a whole model.
 
         Args:
           architecture: the model's `Architecture`.
           vocabulary: fingerprint of its vocabulary.
           labels: names of its head's classes; empty without such a head.
+          data: what the run reads of each split, see `interfaces.Data.identity`; None if it is not known.
         """
-        return cls(vocabulary, dataclasses.asdict(architecture), tuple(labels) or None)
+        return cls(vocabulary, dataclasses.asdict(architecture), tuple(labels) or None, data)
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> CheckpointMetadata:
