@@ -94,6 +94,19 @@ class NotEmpty:
 
 
 @dataclasses.dataclass(frozen=True)
+class MayBeEmpty:
+    """A text that has a meaning when it is empty, so that `--gin.NAME=` is not a forgotten value."""
+
+    def holds(self, value: Any) -> bool:
+        """Return True."""
+        del value
+        return True
+
+    def __str__(self) -> str:
+        return 'may be empty'
+
+
+@dataclasses.dataclass(frozen=True)
 class RegularExpression:
     """A text is a regular expression of Python's `re`.
 
@@ -116,7 +129,7 @@ class RegularExpression:
 
 
 Limit = AtLeast | AtMost | Above | Below
-Bound = Limit | NotEmpty | RegularExpression
+Bound = Limit | NotEmpty | MayBeEmpty | RegularExpression
 Pattern = Annotated[str, RegularExpression()]
 Seed = Annotated[int, AtLeast(0), Below(2**31)]  # which every random number generator accepts
 Rate = Annotated[float, AtLeast(0), Below(1)]  # of dropout, label smoothing, a moving average
@@ -141,6 +154,11 @@ def hold(value: Any, hint: Any) -> bool:
         return any(_fits_plainly(value, member) and hold(value, member) for member in typing.get_args(plain))
     items, of_items = _items(value, plain)
     return all(hold(item, of_items) for item in items)
+
+
+def may_be_empty(hint: Any) -> bool:
+    """Return whether an annotation says that an empty text has a meaning."""
+    return any(isinstance(bound, MayBeEmpty) for bound in parts(hint)[1])
 
 
 def _concerns(bound: Bound, value: Any) -> bool:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def reserve(output: str) -> Iterator[Output]:
       UserError: it exists, its directory does not, or another process writes it.
     """
     final = Path(output).expanduser()
-    if '://' in output:
+    if re.match(r'\w\w+:/', output):  # not a drive of Windows
         raise UserError(f'--output={output}: predictions are written to a local file; copy it there afterwards.')
     if not final.name or final.is_dir():
         raise UserError(f'--output={output} is a folder. Name a file in it: {final / "predictions.jsonl"}')

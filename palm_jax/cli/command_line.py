@@ -16,7 +16,7 @@ from types import FrameType
 
 from palm_jax.cli.malloc import restart_with_malloc_tunables
 from palm_jax.cli.parser import Parser
-from palm_jax.errors import UserError
+from palm_jax.errors import UserError, closest
 from palm_jax.logs import show_logs
 from palm_jax.run_directory import RunDirectory, repair_files
 
@@ -91,11 +91,25 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, st
 def run_of(gin_files: Sequence[str]) -> tuple[RunDirectory, Sequence[str]]:
     """The run whose config.gin is the first file, and the files that override it."""
     config, *changes = gin_files
-    run = RunDirectory(Path(config).parent)
+    path = Path(config)
+    run = RunDirectory(path.parent)
     repair_files(run)
-    if Path(config) != run.config or not run.config.is_file():
-        raise UserError(f'--gin_file={config}: name the {run.config.name} that a run left in its MODEL_DIR.')
-    return run, changes
+    if path == run.config and path.is_file():
+        return run, changes
+    if path.is_dir():
+        inside = RunDirectory(path).config
+        found = 'is a folder' if inside.is_file() else f'is a folder that holds no {inside.name}, so not a MODEL_DIR'
+        suggestion = f' Write --gin_file={inside}' if inside.is_file() else ''
+    elif path != run.config:
+        found, suggestion = f'is not the {run.config.name} of a run', ''
+    elif run.path.is_dir():
+        found, suggestion = f'does not exist: {run} holds no {run.config.name}, so it is not a MODEL_DIR', ''
+    else:
+        runs = [str(other) for other in run.path.parent.glob(f'*/{run.config.name}')]
+        found, suggestion = 'does not exist', closest(config, runs)
+    raise UserError(
+        f'--gin_file={config} {found}: name the {run.config.name} that a run left in its MODEL_DIR.{suggestion}'
+    )
 
 
 def command(program: str, arguments: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import jax
 from palm_jax.configuration.compose import render
 from palm_jax.configuration.load import Configuration
 from palm_jax.errors import UserError
-from palm_jax.training.setup import Setup, adapt_from_arguments, check_steps
+from palm_jax.training.setup import Setup, adapt_from_arguments, check_batches, check_run
 
 
 def explain(configuration: Configuration, arguments: dict[str, Any], num_devices: int | None) -> str:
@@ -20,7 +20,17 @@ def explain(configuration: Configuration, arguments: dict[str, Any], num_devices
       arguments: arguments of `loop.train`.
       num_devices: number of devices to plan for; None takes that of the mesh layout, or of this machine if the layout
         takes all.
+
+    Raises:
+      UserError: a value cannot work, with its location.
     """
+    try:
+        return _explain(configuration, arguments, num_devices)
+    except UserError as error:
+        raise UserError(configuration.located(str(error))) from error
+
+
+def _explain(configuration: Configuration, arguments: dict[str, Any], num_devices: int | None) -> str:
     layout, data = arguments['layout'], arguments['data']
     if num_devices is None:
         num_devices = jax.device_count() if layout.data == -1 else layout.data * layout.model
@@ -40,7 +50,11 @@ def explain(configuration: Configuration, arguments: dict[str, Any], num_devices
         f'the run on {num_devices} device(s)': plan.summary(num_sequences),
     }
     try:
-        check_steps(plan.batch_sizes, data.group, plan.axis_sizes['data'], microbatches, total_steps)
+        devices = plan.axis_sizes['data']
+        if data.is_ready:
+            check_run(arguments['model'], data, plan.batch_sizes, devices, microbatches)
+        else:
+            check_batches(plan.batch_sizes, data.group, devices, microbatches)
     except UserError as error:
         sections['the run would fail'] = f'{error}'
     return '\n\n'.join(f'## {title}\n{body}' for title, body in sections.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 from collections.abc import Sequence
 
 from palm_jax import __version__
@@ -59,6 +60,8 @@ def main(arguments: Sequence[str]) -> int:
     if name == 'help':
         (name, *_), rest = rest, ['--help']
     if name not in PROGRAMS:
+        if name.startswith('-'):
+            raise UserError(f'The program comes first, e.g. palm-jax train {shlex.join(arguments)}\n\n{usage()}')
         suggestion = f' Did you mean {_OTHER_NAMES[name]}?' if name in _OTHER_NAMES else closest(name, PROGRAMS)
         raise UserError(f'palm-jax has no program {name!r}.{suggestion}\n\n{usage()}')
     return importlib.import_module(f'palm_jax.cli.{PROGRAMS[name][0]}').main(rest)

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
 
     corpus = Corpus(options.task, train_files=options.train_files)
-    vocabulary = fitting.fit(corpus.texts(), options.size, options.output)
+    vocabulary = fitting.fit(corpus.texts(), options.size, options.output, setting='--size={}'.format)
     sample = next(iter(corpus.texts()))
     ids = vocabulary.encode(sample)
     assert vocabulary.decode(ids) == sample, 'the vocabulary is not lossless'

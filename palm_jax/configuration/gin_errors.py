@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from collections.abc import Callable, Sequence
@@ -45,11 +46,10 @@ def _unknown_name(name: str, statements: Sequence[Statement]) -> str:
     location = _location(statements, lambda statement: bool(used & _names_in(statement)))
     full = next(iter(sorted(used)), name)
     known = gin_adapter.known_names(name.partition('.')[0])
-    if full in known:
-        module = full.partition('.')[0]
-        files = [file for file, _, imports in read_all() if any(line.bound_name == module for line in imports)]
-        add = f'Add e.g. --gin_file={files[0]}' if files else 'Import its module in a gin file of yours.'
-        return f'{location}no file of this run imports {full}. {add}'
+    module, _, function = full.partition('.')
+    modules = {line.module: file for file, _, imports in read_all() for line in imports if line.bound_name == module}
+    if files := [file for path, file in modules.items() if hasattr(importlib.import_module(path), function)]:
+        return f'{location}no file of this run imports {full}. Add e.g. --gin_file={files[0]}'
     return f'{location}nothing is called {full}.{closest(full, known)}\nKnown: {", ".join(known)}.'
 
 

@@ -182,6 +182,9 @@ def _check_values(statements: Sequence[Statement]) -> None:
         if isinstance(value, Macro | Reference) or any(held(value, (Macro, Reference))):
             continue
         via = '' if culprit is statement else f' ({statement.selector}.{statement.parameter})'
+        if value == '' and culprit.location == flag_location(culprit.name, '') and not bounds.may_be_empty(hint):
+            advice = f'Write --gin.{culprit.name}=..., or for an empty text "\'\'".'
+            raise UserError(f'{culprit.location}: the value is missing. {advice}')
         if not types.fits(value, hint):
             raise UserError(
                 f'{culprit.location}: {culprit.name}{via} must be {types.describe(hint)}, '

@@ -109,7 +109,13 @@ def _routes_of_models(models: _Models) -> APIRouter:
 
     def describe(model: ServedModel) -> protocol.Model:
         predictor = model.predictor
-        return protocol.Model(id=model.name, created=model.created, kind=predictor.kind, endpoint=predictor.endpoint)
+        return protocol.Model(
+            id=model.name,
+            created=model.created,
+            kind=predictor.kind,
+            endpoint=predictor.endpoint,
+            reads_pairs=predictor.reads_pairs(model.model),
+        )
 
     @router.get('/v1/models')
     async def all_models() -> protocol.Models:

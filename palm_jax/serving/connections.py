@@ -26,7 +26,7 @@ def create_server(app: ASGIApp, limits: Limits, **options: Any) -> uvicorn.Serve
         app,
         http=functools.partial(Connection, limits=limits),  # type: ignore[arg-type]  # it is called like a class
         ws='none',
-        log_level='warning',
+        log_level='error',  # a warning for every request that is not HTTP would fill the log
         timeout_graceful_shutdown=int(limits.seconds) + 1,
         **options,
     )

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import flax.linen as nn
 import jax
 
-from palm_jax.bounds import AtLeast, NotEmpty, Pattern, Seed
+from palm_jax.bounds import AtLeast, NotEmpty, Pattern, Seed, checked
 from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
@@ -139,13 +139,14 @@ class Loop:
             self.evaluations.offer(state, step, values)
 
 
+@checked
 def train(
     *,
     model_dir: Annotated[str, NotEmpty()],
     model: PaLM,
     data: Data,
     optimizer: Optimizer,
-    total_steps: int,
+    total_steps: Annotated[int, AtLeast(1)],
     batch_size: int | Ramp,
     reporter: Reporter,
     loss: Callable[..., Any] = LanguageModelLoss(),
@@ -199,7 +200,7 @@ def train(
       The exit code: 0, or 128 + signal when a signal ended the run early (the state is saved).
     """
     run, directory, mesh, batch_sizes = run or Run(), Path(model_dir), layout.mesh(), BatchSizes.of(batch_size)
-    check_run(model, data, batch_sizes, mesh.shape['data'], microbatches, total_steps)
+    check_run(model, data, batch_sizes, mesh.shape['data'], microbatches)
     adapted, selection = adapt(model, methods, trainable, trainable_layers)
     setup = Setup.of(
         adapted, selection, optimizer, layout, mesh.size, batch_size, data.length, total_steps, base_weights
@@ -219,11 +220,12 @@ def train(
         first_step = int(restored.state.step)
         if distributed.is_first():
             data.vocabulary.save(directory)
-        messages.warn_if_slow(setup.plan, first_step)
+        messages.warn_if_slow(setup.plan, data, first_step, initial_checkpoint is None and not methods)
 
         log = MetricLog(writers, directory, run.config, first_step)
         window = MetricWindow(restored.sums)
-        held_out = HeldOut(setup.eval_step(mesh, loss), setup.model, data, mesh, batch_sizes)
+        eval_step, score_step = setup.eval_step(mesh, loss), setup.score_step(mesh, loss)
+        held_out = HeldOut(eval_step, score_step, setup.model, data, mesh, batch_sizes)
         clock = RunClock(first_step, total_steps, setup.plan.flops_per_token, run.start, checkpoints.preemption_agreed)
         loop = Loop(
             feed=Feed(data, batch_sizes, guard.offset, mesh),

@@ -54,7 +54,7 @@ class Record(Protocol):
         """
 
     def keep(self) -> None:
-        """Write the record; called once nothing stands in the way of the first step any more."""
+        """Write the record; called once the run can begin or continue."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -120,3 +120,12 @@ def test_a_flag_is_the_text_as_typed_or_a_value_of_gin(value, expected):
     statement, text = read_flag('NAME', value)
     assert statement.value == expected == read(text)[0].value
     assert split_flags([f'--gin.NAME={value}'])[1] == [('NAME', value)]
+
+
+def test_an_empty_flag_is_a_text_where_that_has_a_meaning(base_and_table):
+    files = ['gin/finetune_lora.gin', 'gin/heads/tagging.gin']
+    effective = load('loop.train', files, [*base_and_table, ('WORD_SEPARATOR', '')]).effective
+    assert effective['WORD_SEPARATOR'].value == ''
+    for name in ('TRAIN_STEPS', 'MODEL_DIR', 'VALIDATION_FILES'):
+        with pytest.raises(UserError, match=f'--gin.{name}=: the value is missing'):
+            load('loop.train', files, [*base_and_table, (name, '')])

@@ -3,9 +3,12 @@
 import shutil
 import time
 
+import httpx
+import numpy as np
 import pytest
 
 from palm_jax.serving.limits import Limits
+from palm_jax.serving.models import ServedModel
 from tests.support.server import alone, running, slowed
 from tests.support.waiting import wait_until
 
@@ -67,6 +70,77 @@ def test_a_chat_on_a_phone(served, browser):
         by_id(browser, 'new').click()
         assert not browser.find_elements('css selector', 'article') or not answers(browser)
         assert not [e for e in browser.get_log('browser') if 'favicon' not in e['message']]
+
+
+def is_hidden(browser, name):
+    return browser.execute_script('return document.getElementById(arguments[0]).hidden', name)
+
+
+def choose(browser, name):
+    browser.execute_script(
+        "const m = document.getElementById('model'); m.value = arguments[0]; m.dispatchEvent(new Event('change'))", name
+    )
+
+
+def test_every_kind_of_model_and_texts_that_look_like_markup(kinds, browser):
+    markup = '<img src=x onerror="document.title=1"> & <b>🙂 Ann</b>'
+    named = {'<i>"text"</i>': 'text'} | {name: name for name in kinds}
+    named = {name: ServedModel(name, kinds[kind].model) for name, kind in named.items()}
+    named['tags'].model.params['head']['bias'] = np.array([-9, 9, 0], np.float32)  # every word is an entity
+    with running(named) as site:
+        browser.get(site.url)
+        wait_until(lambda: len(browser.find_elements('css selector', '#model option')) == len(named))
+        options = [e.get_attribute('textContent') for e in browser.find_elements('css selector', '#model option')]
+        assert '<i>"text"</i> (text)' in options
+
+        def last(kind):
+            wait_until(lambda: by_id(browser, 'send').is_displayed())
+            return browser.find_elements('css selector', f'article.{kind}')[-1]
+
+        for name in ('classes', 'labels'):
+            choose(browser, name)
+            assert is_hidden(browser, 'sampling') and is_hidden(browser, 'second')
+            set_value(browser, 'text', markup)
+            by_id(browser, 'text').send_keys('\n')
+            wait_until(lambda: browser.find_elements('css selector', 'article.assistant .bar'))
+            assert last('user').get_attribute('textContent') == markup
+            bars = last('assistant').find_elements('css selector', '.bar')
+            (expected,) = named[name].model.predict([markup])
+            shown = {b.find_elements('css selector', 'span')[0].get_attribute('textContent'): b for b in bars}
+            assert shown.keys() == expected.keys()  # one of the names is <b>&
+            for label, bar in shown.items():
+                width = bar.find_element('css selector', 'i').value_of_css_property('width')
+                assert bar.text.endswith(f'{100 * expected[label]:.1f}%') and float(width[:-2]) > 0
+            by_id(browser, 'new').click()
+        choose(browser, 'tags')
+        set_value(browser, 'text', markup)
+        by_id(browser, 'text').send_keys('\n')
+        wait_until(lambda: browser.find_elements('css selector', 'article.assistant mark'))
+        (entities,) = named['tags'].model.extract_entities([markup])
+        marks = [m.get_attribute('textContent') for m in last('assistant').find_elements('css selector', 'mark')]
+        assert entities and marks == [entity['text'] + entity['type'] for entity in entities]
+        choose(browser, 'pairs')
+        set_value(browser, 'text', markup)
+        set_value(browser, 'second', markup)
+        by_id(browser, 'second').send_keys('\n')
+        wait_until(lambda: 'pair' in browser.page_source and len(answers(browser)) == 2)
+        (number,) = named['pairs'].model.predict([markup], [markup])
+        assert float(answers(browser)[-1]) == pytest.approx(number, abs=1e-4)
+        choose(browser, '<i>"text"</i>')
+        assert not is_hidden(browser, 'sampling') and is_hidden(browser, 'second')
+        set_value(browser, 'temperature', '0')
+        set_value(browser, 'max_tokens', '5')
+        ask(browser, 'Hi')
+        wait_until(lambda: by_id(browser, 'send').is_displayed() and len(answers(browser)) == 3)
+        choose(browser, 'text')
+        set_value(browser, 'text', 'x' * 90)  # the message of the error quotes nothing as markup
+        by_id(browser, 'text').send_keys('\n')
+        wait_until(lambda: browser.find_elements('css selector', 'article.error'))
+        assert browser.title == 'palm_jax' and not browser.find_elements('css selector', 'article img, article b')
+        loaded = [e for e in browser.get_log('browser') if 'favicon' not in e['message'] and '400' not in e['message']]
+        assert not loaded, loaded
+        headers = httpx.get(site.url).headers
+        assert "frame-ancestors 'none'" in headers['content-security-policy']
 
 
 def test_stop_frees_the_place_and_errors_are_read(served, browser):

@@ -79,6 +79,11 @@ def mutated(rng):
     return _changed_bytes(rng, request) if kind == 'raw' else request
 
 
+def _any_value(rng):
+    """A value of its own, which later changes may change."""
+    return copy.deepcopy(rng.choice(VALUES))
+
+
 def _changed(rng, value):
     """JSON with a change somewhere in it."""
     if isinstance(value, dict) and value and rng.random() < 0.85:
@@ -87,9 +92,9 @@ def _changed(rng, value):
         if choice < 0.15:
             del value[name]
         elif choice < 0.3:
-            value[rng.choice(NAMES)] = rng.choice(VALUES)
+            value[rng.choice(NAMES)] = _any_value(rng)
         elif choice < 0.65:
-            value[name] = rng.choice(VALUES)
+            value[name] = _any_value(rng)
         else:
             value[name] = _changed(rng, value[name])
         return value
@@ -101,7 +106,7 @@ def _changed(rng, value):
     if isinstance(value, str) and value and rng.random() < 0.4:
         index = rng.randrange(len(value))
         return value[:index] + chr(rng.randrange(0x11000)) + value[index:]
-    return rng.choice(VALUES)
+    return _any_value(rng)
 
 
 def _dumped(rng, body):

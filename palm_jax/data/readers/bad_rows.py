@@ -33,7 +33,7 @@ class BadRows:
         if message not in self._known:
             mode = 'a' if self._known else 'w'
             self._known[message] = None
-            with Path(self._path).expanduser().open(mode) as file:
+            with Path(self._path).expanduser().open(mode, encoding='utf-8') as file:
                 file.write(message + '\n')
 
     def keep(self, items: Iterable[Item], parse: Callable[[Item], Parsed]) -> Iterator[Parsed]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import itertools
 import json
 import re
 from collections.abc import Collection, Sequence
@@ -30,6 +31,7 @@ _NAMES = {
 _NUMBER_OR_DATE = re.compile(r'[-+]?[0-9]+([.,][0-9]+)?(e[-+]?[0-9]+)?|[0-9]{4}-[0-9]{2}-[0-9]{2}.*', re.IGNORECASE)
 _SENTENCE = re.compile(r'\S+\s+\S+\s+.*[.!?…]["”’]?|.*[。！？]["”’]?', re.DOTALL)
 _LONGEST_NAME, _MOST_WORDS = 80, 8
+_SHOWN_COLUMNS = 40
 _MULTILABEL = 'For several labels per text: --gin_file=gin/heads/multilabel.gin'
 
 
@@ -62,8 +64,7 @@ def find(
         flag = columns_flag(list(row.values), wanted)
         advice = f'These look like data: if the file has no header, name its columns: {flag}'
     raise UserError(
-        f'{row.location}: no column {column!r}.{closest(column, row.values)} '
-        f'Columns: {", ".join(map(_shortened, row.values))}. {advice}'
+        f'{row.location}: no column {column!r}.{closest(column, row.values)} Columns: {_listed(row.values)}. {advice}'
     )
 
 
@@ -151,10 +152,10 @@ def looks_like_data(names: Sequence[str], values: Sequence[Collection[str]] = ()
     if all(name == str(i) or name.startswith('Unnamed: ') for i, name in enumerate(names)):
         return False  # numbered columns
     return any(
-        _NUMBER_OR_DATE.fullmatch(name)
-        or _SENTENCE.fullmatch(name)
-        or len(name) > _LONGEST_NAME
+        len(name) > _LONGEST_NAME
         or len(name.split()) > _MOST_WORDS
+        or _NUMBER_OR_DATE.fullmatch(name)
+        or _SENTENCE.fullmatch(name)
         for name in names
     ) or any(name.strip() and name in others for name, others in zip(names, values, strict=False))
 
@@ -188,6 +189,11 @@ def _list_of_texts(cell: str) -> list[Any] | None:
     with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
         value = json.loads(cell) if '"' in cell else ast.literal_eval(cell)
     return value if isinstance(value, list) and all(isinstance(item, str) for item in value) and value else None
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = ', '.join(map(_shortened, itertools.islice(names, _SHOWN_COLUMNS)))
+    return shown if len(names) <= _SHOWN_COLUMNS else f'{shown} ... ({len(names):,} in all)'
 
 
 def _shortened(value: str, length: int = 60) -> str:

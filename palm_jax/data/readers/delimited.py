@@ -13,6 +13,7 @@ from palm_jax.data.readers.columns import columns_flag, looks_like_data
 from palm_jax.data.readers.files import LONGEST_LINE, File, check_text
 from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError
+from palm_jax.wording import counted
 
 DELIMITERS = {'.csv': ',', '.tsv': '\t', '.txt': '\t'}
 _EXAMINED = 100  # rows that tell a header from data
@@ -185,7 +186,7 @@ class _Parser:
     def __init__(self, file: File, names: list[str], layout: Layout):
         self._file, self._layout, self._width = file, layout, len(names)
         self._names = [name for name in names if name]
-        self._num_rows, self._num_ignored, self._num_quoted = 0, 0, 0
+        self._num_rows, self._num_ignored, self._num_quoted, self._num_doubled = 0, 0, 0, 0
 
     def parse(self, values: list[str] | _Unreadable, location: str) -> Row:
         """Return the row of the cells of a line.
@@ -203,7 +204,9 @@ class _Parser:
         if len(values) < count or (rest and len(values) > self._width):
             raise UserError(f'{location}: {self._misfit(values)}')
         self._num_ignored += bool(rest)
-        self._num_quoted += any(len(v) > 1 and v[0] == v[-1] == '"' for v in values)
+        quoted = [value for value in values if len(value) > 1 and value[0] == value[-1] == '"']
+        self._num_quoted += bool(quoted)
+        self._num_doubled += any('""' in value[1:-1] for value in quoted)
         return Row(dict(zip(self._names, values[:count], strict=True)), location)
 
     def report(self) -> None:
@@ -214,7 +217,8 @@ class _Parser:
                 f'{self._file.name}: {self._num_ignored:,} {rows} values in columns without a name, which are ignored; '
                 'name them in the header if they are needed'
             )
-        if self._num_quoted > self._num_rows / 2 and not _quoting(self._file, self._layout):
+        seems_quoted = self._num_quoted > self._num_rows / 2 or self._num_doubled
+        if seems_quoted and not _quoting(self._file, self._layout):
             _warn(
                 f'{self._file.name}: {self._num_quoted:,} {rows} texts in quotation marks, which are part of the text '
                 'here; --gin.QUOTING=True removes them'
@@ -224,9 +228,9 @@ class _Parser:
         count, other = len(values), _other_delimiter(values, self._file)
         delimiter, names = DELIMITERS[self._file.suffix], self._names
         if self._layout.columns is not None:
-            start = f'{count} values, but COLUMNS names {len(names)} columns'
+            start = f'{counted(count, "value")}, but COLUMNS names {counted(len(names), "column")}'
         else:
-            start = f'{count} values, but the header has {len(names)} columns'
+            start = f'{counted(count, "value")}, but the header has {counted(len(names), "column")}'
         if other is not None:
             advice = f'The columns seem to be separated by {other!r}, but those of this format by {delimiter!r}.'
         elif _quoting(self._file, self._layout):

@@ -13,6 +13,11 @@ _SHOWN = 40  # characters
 _UNPACK = {'.gz': 'gzip -dc', '.zst': 'zstd -dc', '.bz2': 'bzip2 -dc', '.xz': 'xz -dc'}
 _OF_ICONV = {'macroman': 'MACINTOSH'}  # names that are not chardet's
 _LEAST_CONFIDENCE = 0.2
+_DAMAGED = (
+    'Other lines are UTF-8, so this one is damaged, or was pasted from a file in another encoding: correct it, '
+    'or skip such rows with --gin.BAD_ROWS=bad.txt'
+)
+_GOOD_PER_BAD = 3  # one in seven characters of GBK is also UTF-8, so of another encoding some short lines are, too
 _UTF16_NUL_SHARE = 0.2  # of the bytes, where most characters are ASCII
 _MARKS = {  # longest first: the mark of UTF-32 begins with that of UTF-16
     codecs.BOM_UTF32_LE: 'utf-32',
@@ -62,15 +67,16 @@ def advise(name: str, content: bytes, line: bytes) -> str:
         num_bad += 1
         if len(bad) < _SAMPLE:
             bad += other + b'\n'
-    if num_good > num_bad or not bad:
-        return (
-            'Other lines are UTF-8, so this one is damaged, or was pasted from a file in another encoding: correct it, '
-            'or skip such rows with --gin.BAD_ROWS=bad.txt'
-        )
+    if not bad or num_good * _GOOD_PER_BAD >= num_bad:
+        return _DAMAGED
     found = chardet.detect(bytes(bad))
     encoding, confidence = found['encoding'], found['confidence'] or 0
     if encoding is None or confidence < _LEAST_CONFIDENCE or _decode(content, encoding, cut=True) is None:
-        return 'Its encoding is not known here: open it in the program that wrote it, and save it as UTF-8.'
+        return (
+            _DAMAGED
+            if num_good
+            else 'Its encoding is not known here: open it in the program that wrote it, and save it as UTF-8.'
+        )
     return (
         f'The file looks like {encoding}, in which the line reads {_shown(line, encoding)!r}. If that is right, '
         'convert it: '

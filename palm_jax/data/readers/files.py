@@ -129,10 +129,10 @@ def check_text(text: str, location: str, file: File) -> str:
       UserError: if it is too long, not UTF-8, or has a NUL byte.
     """
     if len(text) > LONGEST_LINE:
-        raise UserError(
-            f'{location}: longer than {LONGEST_LINE >> 20} MiB without a line break. This is not text, or its '
-            'lines were joined; break it into lines, e.g. fold -s -w 10000'
-        )
+        advice = 'This is not text, or its lines were joined; break it into lines, e.g. fold -s -w 10000'
+        if file.suffix == '.json':
+            advice = "Write an object per line: jq -c '.[]' list.json > rows.jsonl"
+        raise UserError(f'{location}: longer than {LONGEST_LINE >> 20} MiB without a line break. {advice}')
     bad = _NOT_UTF8.search(text)
     if bad:
         before = text[: bad.start()].count('\n')

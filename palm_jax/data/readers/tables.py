@@ -64,7 +64,7 @@ def read(
 
         of_file = list(bad.keep(rows(file, binding, layout, part, bad), check_columns))
         found += of_file
-        if of_file and is_doubtful:
+        if of_file and is_doubtful and not wanted:  # otherwise the names are those that the task asks for
             delimited.warn_of_header(file, of_file[0], wanted)
     bad.report()
     if not found:
@@ -139,7 +139,7 @@ def _plain(value: Any) -> Any:
     """Return a value of Parquet as JSON has it."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):  # a map is a list of pairs
         return [_plain(item) for item in value]
     if isinstance(value, float):
         return None if math.isnan(value) else value if math.isfinite(value) else str(value)

@@ -13,6 +13,7 @@ from palm_jax.data.supervised.turns import Turn
 from palm_jax.errors import UserError, closest
 
 COLUMNS = ('messages', 'conversations', 'conversation', 'dialogue', 'dialog')
+_SYSTEM_COLUMNS = ('system', 'system_prompt')
 _REPLIES = ('assistant', 'model', 'bot', 'gpt', 'chatgpt', 'ai')
 _SYSTEM = ('system', 'developer')
 _READ = ('user', 'human', 'prompter', *_SYSTEM, 'tool', 'function', 'observation')
@@ -29,13 +30,14 @@ _SKIP = 'Leave such transcripts out: --gin.BAD_ROWS=bad.txt'
 def find(columns: Mapping[str, Any]) -> Any:
     """Return the messages in the columns of a row: a list, or its JSON; None if there are none.
 
-    A `system` message in a column of its own comes first.
+    A system message in a column of its own, `system` or `system_prompt`, comes first.
     """
     name = next((name for name in COLUMNS if name in columns), None)
     if name is None:
         return None
-    messages, system = from_json(columns[name]), columns.get('system')
-    if isinstance(messages, list) and isinstance(system, str) and system.strip():
+    messages = from_json(columns[name])
+    system = next((columns[key] for key in _SYSTEM_COLUMNS if isinstance(columns.get(key), str)), '')
+    if isinstance(messages, list) and system.strip():
         return [{'role': 'system', 'content': system}, *messages]
     return messages
 

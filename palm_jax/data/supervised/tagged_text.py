@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from palm_jax.bounds import RegularExpression, Seed
+from palm_jax.bounds import MayBeEmpty, RegularExpression, Seed
 from palm_jax.characters import check_characters
 from palm_jax.data.readers import conll
 from palm_jax.data.readers.conll import Sentence
@@ -24,7 +24,8 @@ from palm_jax.data.supervised.examples import (
 )
 from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.errors import UserError
-from palm_jax.metrics import entities
+from palm_jax.metrics import entities, text_baselines
+from palm_jax.metrics.text_baselines import Baseline
 from palm_jax.special_ids import BOS_ID, UNK_ID
 
 _WORD = r"[@#]?\w+(?:['’./:@&-]\w+)*|[^\w\s]"
@@ -114,7 +115,7 @@ class TaggedText(InMemoryData):
         table: TaggedTable,
         lengths: Mapping[str, int],
         vocabulary: str,
-        separator: str = ' ',
+        separator: Annotated[str, MayBeEmpty()] = ' ',
         bidirectional: bool = True,
         class_weights: Literal['balanced'] | Mapping[str, float] | None = None,
         group_by_length: int | None = None,
@@ -155,6 +156,11 @@ class TaggedText(InMemoryData):
     def validation_examples(self) -> list[Sentence]:
         """Sentences of the validation split, in order."""
         return self.table.examples('validation')
+
+    @functools.cached_property
+    def baselines(self) -> list[Baseline]:
+        """What counting reaches on the held-out part."""
+        return text_baselines.of_tags(self.table.examples('train'), self.validation_examples)
 
     def example(self) -> str:
         """Return the first training sentence, a token per line, with the tags that the loss counts."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,13 @@ _PALM_SETTINGS: dict[str, Any] = {
 }
 
 
-def fit(texts: Iterable[str], size: int, path: Path, max_bytes: int = 8_000_000) -> SentencePiece:
+def fit(
+    texts: Iterable[str],
+    size: int,
+    path: Path,
+    max_bytes: int = 8_000_000,
+    setting: Callable[[int], str] = '--gin.VOCABULARY_SIZE={}'.format,
+) -> SentencePiece:
     """Train a SentencePiece vocabulary (BPE) with PaLM's settings, and write it to `path`.
 
     Args:
@@ -42,6 +49,7 @@ def fit(texts: Iterable[str], size: int, path: Path, max_bytes: int = 8_000_000)
       size: number of ids, including the 3 special ones and the 256 bytes.
       path: `.model` file to write, completely or not at all.
       max_bytes: number of characters to train on.
+      setting: returns how a user sets the size, for the message about one that does not do.
 
     Raises:
       UserError: if there is too little text for this number of pieces.
@@ -65,12 +73,30 @@ def fit(texts: Iterable[str], size: int, path: Path, max_bytes: int = 8_000_000)
     except RuntimeError as error:
         unfinished.unlink()
         raise UserError(
-            f'A vocabulary of {size} pieces could not be trained: {str(error).splitlines()[-1].strip()}\n'
-            'Provide more text or another VOCABULARY_SIZE: every byte and every frequent character takes one piece.'
+            f'A vocabulary of {size:,} pieces could not be trained: {_reason(str(error), size, setting)}'
         ) from error
     unfinished.replace(path)
     _LOGGER.info('trained a vocabulary of %d pieces in %.0f s: %s', size, time.monotonic() - start, path)
     return SentencePiece(str(path))
+
+
+def trainer_flags() -> str:
+    """Return PaLM's settings as options of `spm_train`, SentencePiece's own program."""
+    settings = {name: value for name, value in _PALM_SETTINGS.items() if name != 'minloglevel'}
+    values = {name: str(value).lower() if isinstance(value, bool) else value for name, value in settings.items()}
+    return ' '.join(f'--{name}={value}' for name, value in values.items())
+
+
+def _reason(message: str, size: int, setting: Callable[[int], str]) -> str:
+    """Return in words why SentencePiece refuses a size, with one that would do where the message has it."""
+    if match := re.search(r'value <= (\d+)', message):
+        return f'the text has too few different parts of words; it allows at most {match[1]}: {setting(int(match[1]))}'
+    if match := re.search(rf'{size} vs (\d+)', message):
+        return (
+            f'every byte, special token and frequent character takes one piece; this text needs at least {match[1]}: '
+            f'{setting(int(match[1]))}'
+        )
+    return message.splitlines()[-1].strip()
 
 
 def _passages(texts: Iterable[str], max_bytes: int, progress: tqdm) -> Iterator[str]:

@@ -12,9 +12,8 @@ import pytest
 from pyarrow import parquet
 
 from palm_jax.characters import check_characters
-from palm_jax.data.readers import bad_rows, columns, conll, files, tables
+from palm_jax.data.readers import bad_rows, files, tables
 from palm_jax.data.readers.delimited import Layout
-from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError
 
 WANTED = (('TEXT_COLUMN', 'text'), ('LABEL_COLUMN', 'label'))
@@ -24,7 +23,7 @@ HALF = '{"text": "nice \\ud83d", "label": "a"}'
 @pytest.fixture(autouse=True)
 def read_anew(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for memo in (tables.read, conll.read, bad_rows.shared_bad_rows):
+    for memo in (tables.read, bad_rows.shared_bad_rows):
         memo.cache_clear()
 
 
@@ -127,6 +126,8 @@ def test_a_damaged_line_in_a_file_of_utf8_is_not_another_encoding():
     with pytest.raises(UserError, match=r'line 7: byte 0xf6 is not UTF-8. Other lines are UTF-8.*BAD_ROWS') as caught:
         read('mixed.csv', content.encode() + b'sch\xf6n,b\n')
     assert 'iconv' not in str(caught.value)
+    with pytest.raises(UserError, match=r'line 3: byte 0xe9 .*Other lines are UTF-8'):
+        read('two.csv', 'text,label\nsch\xf6n,a\n'.encode() + b'caf\xe9,b\n')
     with pytest.raises(UserError, match=r'line 2: byte 0xc3 .*ends in the middle of a character'):
         read('cut.csv', 'text,label\nsch\xf6n'.encode()[:-2])
     with pytest.raises(UserError, match=r'line 2: byte 0xed .*half of a surrogate pair'):
@@ -161,6 +162,10 @@ def test_a_tab_separated_file_has_no_quoting_unless_asked_for():
 def test_texts_that_seem_to_be_quoted_are_said(caplog):
     assert read('t.tsv', 'text\tlabel\n"a"\tx\n"b"\ty\n')[0]['text'] == '"a"'
     assert '2 of 2 rows have texts in quotation marks' in caplog.text and '--gin.QUOTING=True' in caplog.text
+    read('pandas.tsv', 'text\tlabel\nfirst\tx\n"a ""b"" c"\ty\nthird\tx\n')
+    assert 'pandas.tsv: 1 of 3 rows have texts in quotation marks' in caplog.text
+    read('spoken.tsv', 'text\tlabel\nfirst\tx\n"So," he said.\ty\n"Quite."\tx\n""Well""\tx\nlast\tx\n')
+    assert 'spoken.tsv' not in caplog.text
 
 
 @pytest.mark.parametrize(('name', 'mark'), [('t.csv', ','), ('t.tsv', '\t'), ('t.txt', '\t')])
@@ -203,6 +208,7 @@ def test_a_header_that_looks_like_data_is_said(line, caplog):
 def test_a_header_that_is_one_is_left_in_peace(header, caplog):
     cells = header.count(',')
     read('t.csv', f'{header}\n' + ''.join(f'text {i}{",x" * cells}\n' for i in range(5)), wanted=())
+    read('years.csv', 'text,2019,label\na,1,x\n')
     assert 'looks like data' not in caplog.text
 
 
@@ -256,97 +262,3 @@ def test_json_lines_and_lists_whatever_they_are_called():
 def test_squad_that_is_not_squad_is_one_message(value):
     with pytest.raises(UserError, match="SQuAD's format requires"):
         read('s.json', json.dumps(value), wanted=())
-
-
-# Values by what the column is for.
-
-
-def value(read_column, given, is_line=False):
-    return read_column(Row({'c': given}, 'f, line 3', is_line), 'c', 'TEXT_COLUMN')
-
-
-def test_a_text_is_a_text():
-    for given in ('null', 'NA', 'nan', 'None', 'true', '7', ' a '):
-        assert value(columns.text, given) == given
-    for given, message in (
-        (7, 'a number'),
-        (True, 'true or false'),
-        (['a'], r'a list \(\["a"\]\)'),
-        ({'a': 1}, 'an object'),
-    ):
-        with pytest.raises(UserError, match=f"f, line 3: the column 'c' holds {message}.*it must hold a text"):
-            value(columns.text, given)
-    for given in (None, '', ' \n'):
-        with pytest.raises(UserError, match="f, line 3: the column 'c' is empty"):
-            value(columns.text, given)
-    assert columns.text(Row({'text': 'a'}, 'f', is_line=True), 'sentence', 'TEXT_COLUMN') == 'a'
-
-
-def test_one_label_is_not_a_list():
-    assert [value(columns.label, given) for given in (1, 2.5, True, ' x ', '[deleted]', '[1]')] == [
-        '1',
-        '2.5',
-        'true',
-        'x',
-        '[deleted]',
-        '[1]',
-    ]
-    for given in (['x'], ['x', 'y'], {'a': 1}, '["x", "y"]', "['x']"):
-        with pytest.raises(UserError, match=r'it must hold one label. For several labels .*multilabel.gin'):
-            value(columns.label, given)
-
-
-def test_labels_are_a_list_or_a_text():
-    assert value(columns.labels, 'x|y') == 'x|y' and value(columns.labels, None) == '' == value(columns.labels, '')
-    assert value(columns.labels, ['x', 'a|b', 3]) == ('x', 'a|b', '3') and value(columns.labels, []) == ()
-    assert value(columns.labels, '["x", "y"]') == value(columns.labels, "['x', 'y']") == ('x', 'y')
-    for given in ({'x': 1}, ['x', ['y']], ['x', None]):
-        with pytest.raises(UserError, match='it must hold labels'):
-            value(columns.labels, given)
-
-
-def test_a_number_is_not_true_or_a_list():
-    assert [value(columns.number, given) for given in (7, -2.5, ' 3 ')] == ['7', '-2.5', '3']
-    for given in (True, [1], {'a': 1}):
-        with pytest.raises(UserError, match='it must hold a number'):
-            value(columns.number, given)
-
-
-# CoNLL.
-
-
-def sentences(content, **options):
-    files.Path('t.conll').write_text(content)
-    conll.read.cache_clear()
-    return [(s.words, s.tags) for s in conll.read('t.conll', 'TRAIN_FILES', **options)]
-
-
-def test_comments_of_conll_u_are_skipped():
-    assert sentences('# text = a b\n# id 7\tdomain=en\n# O\na O\n') == [(('#', 'a'), ('O', 'O'))]
-
-
-def test_columns_of_conll_are_separated_by_blanks_and_tabs_alone():
-    assert sentences('10\u00a0000 B-NUM\n\u3000 O\na\u2003b\u2028c  O \n') == [
-        (('10\u00a0000', '\u3000', 'a\u2003b\u2028c'), ('B-NUM', 'O', 'O'))
-    ]
-    assert sentences('New York\tNNP\tB-LOC\t\n \tX\tO\n\u3000\tX\tO\n') == [
-        (('New York', ' ', '\u3000'), ('B-LOC', 'O', 'O'))
-    ]
-    with pytest.raises(UserError, match='line 2: 1 column'):
-        sentences('a O\n\u3000\nb O\n')
-
-
-@pytest.mark.parametrize('letters', ['BMES', 'BLIU', 'BIES', 'BMEW'])
-def test_other_letters_of_bioes(letters):
-    begin, inside, end, single = {'BMES': 'BMES', 'BLIU': 'BILU', 'BIES': 'BIES', 'BMEW': 'BMEW'}[letters]
-    (sentence,) = sentences(f'a {begin}-X\nb {inside}-X\nc {end}-X\nd {single}-Y\ne O\n')
-    assert sentence[1] == ('B-X', 'I-X', 'E-X', 'S-Y', 'O')
-
-
-@pytest.mark.parametrize(
-    ('pattern', 'message'),
-    [('(.+', 'is not a regular expression'), ('.+', 'has no group'), ('(x?).*', 'does not match a word')],
-)
-def test_a_bad_pattern_of_words_is_one_message(pattern, message):
-    with pytest.raises(UserError, match=f'WORD_PATTERN = .*{message}'):
-        sentences('a B-X\n', word_pattern=pattern)

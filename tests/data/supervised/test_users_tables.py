@@ -15,6 +15,7 @@ from palm_jax.data.supervised.templates import Template
 from palm_jax.errors import UserError
 from palm_jax.labels.label_set import LabelSet
 from palm_jax.labels.number import Number
+from palm_jax.metrics import entities
 
 
 @pytest.fixture(autouse=True)
@@ -265,3 +266,21 @@ def test_reports_join_the_words_as_the_data_does():
     sentence = types.SimpleNamespace(words=('李', '小', '来'), tags=('B-NAME', 'I-NAME', 'O'))
     (row,) = tags.measurements(0.5, [sentence], [['B-NAME', 'I-NAME', 'O']], separator='').predictions
     assert (row['text'], row['label'], row['predicted']) == ('李小来', ['NAME: 李小'], ['NAME: 李小'])
+
+
+@pytest.mark.parametrize(
+    'tags',
+    [
+        ('B-X', 'I-X', 'B-X', 'O', 'B-Y', 'I-Y', 'I-Y'),  # BIO
+        ('I-X', 'I-X', 'B-X', 'O', 'I-Y', 'I-Y', 'I-Y'),  # IOB1
+        ('B-X', 'E-X', 'S-X', 'O', 'B-Y', 'I-Y', 'E-Y'),  # BIOES
+        ('B-X', 'E-X', 'S-X', 'O', 'B-Y', 'M-Y', 'E-Y'),  # BMES
+        ('B-X', 'L-X', 'U-X', 'O', 'B-Y', 'I-Y', 'L-Y'),  # BILOU
+    ],
+)
+def test_every_scheme_gives_the_same_entities(tmp_path, tags):
+    (tmp_path / 't.conll').write_text(''.join(f'w{i} {tag}\n' for i, tag in enumerate(tags)))
+    table = TaggedTable('t.conll', 't.conll')
+    (sentence,) = table.examples('train')
+    assert entities.decode(sentence.tags) == [('X', 0, 2), ('X', 2, 3), ('Y', 4, 7)]
+    assert set(sentence.tags) <= set(table.labels) and not {tag[0] for tag in table.labels} & set('MLUW')
