@@ -47,7 +47,8 @@ def write(vocabulary: ExtendedVocabulary, directory: Path, length: int, template
         if template is not None:
             tokenizer.post_processor = _processor(template, (start, ids[0]), (end, ids[1]))
             tokenizer.save(str(directory / 'tokenizer.json'))
-        _write_settings(directory, length, start, end, None, template or _LANGUAGE_MODEL)
+        settings = {'chat_template': vocabulary.text.chat_template}
+        _write_settings(directory, length, start, end, None, template or _LANGUAGE_MODEL, **settings)
         return
     text = vocabulary.text
     tokenizer = _from_sentencepiece(text) if isinstance(text, SentencePiece) else _from_bytes()
@@ -70,7 +71,9 @@ def _processor(template: Template, start: tuple[str, int], end: tuple[str, int])
     )
 
 
-def _write_settings(directory: Path, length: int, start: str, end: str, unk: str | None, template: Template) -> None:
+def _write_settings(
+    directory: Path, length: int, start: str, end: str, unk: str | None, template: Template, **others: str | None
+) -> None:
     settings = {
         'tokenizer_class': 'PreTrainedTokenizerFast',
         'bos_token': start,
@@ -80,6 +83,7 @@ def _write_settings(directory: Path, length: int, start: str, end: str, unk: str
         'padding_side': template.padding_side,
         'clean_up_tokenization_spaces': False,
         'model_max_length': length,
+        **others,
     }
     settings = {name: value for name, value in settings.items() if value is not None}
     (directory / 'tokenizer_config.json').write_text(json.dumps(settings, indent=2) + '\n', encoding='utf-8')

@@ -125,8 +125,12 @@ def test_a_file_comes_in_as_its_tensors_say(case, tmp_path):
                 tensor.copy_(torch.from_numpy(gguf.quants.dequantize(rounded, TYPES[kind])))
     imports.from_gguf(tmp_path / 'm.gguf', tmp_path / 'ours')
     model = load(tmp_path / 'ours')
-    rows = hf_directory.token_id_permutation(model.data.vocabulary, model.model.arch)
-    assert hf_directory.compare_logits(theirs, model.params, model.model.arch, rows, 64).difference < 2e-5
+    vocabulary, arch = model.data.vocabulary, model.model.arch
+    rows = hf_directory.token_id_permutation(vocabulary, arch)
+    assert hf_directory.compare_logits(theirs, model.params, arch, rows, 64).difference < 2e-5
+    hf_directory.write(model.params, arch, vocabulary, 64, tmp_path / 'back')
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / 'back')
+    assert (again.chat_template, again.bos_token, again.eos_token) == ('{{ messages }}', CONTROL[0], CONTROL[2])
     assert isinstance(model.generate(['the square'])[0], str)
 
 

@@ -194,6 +194,7 @@ def test_a_head_that_a_class_of_transformers_has_needs_no_code(micro, tmp_path):
     model.params['head']['bias'] = np.zeros_like(model.params['head']['bias'])
     head = written(model, tmp_path / 'out')
     assert not head.reason and head.command.startswith('AutoModelForSequenceClassification')
+    written(model, tmp_path / 'half', dtype='bfloat16')
     other = model.model.merge(model.params | {'head': jax.tree.map(lambda x: x * 1.1, model.params['head'])})
     with pytest.raises(UserError, match=r'scores differ by .* do not use it'):
         hf_heads.verify(tmp_path / 'out', head, model, other, ExtendedVocabulary(model.data.vocabulary))

@@ -317,6 +317,10 @@ def test_a_tokenizer_json_is_a_vocabulary(tmp_path):
         assert vocabulary.decode(vocabulary.encode(text)) == text
     assert not {0, 1} & set(vocabulary.encode('the square of 3 <PAD>'))  # what begins and ends a text
     vocabulary.save(tmp_path / 'kept')
+    (tmp_path / 'theirs' / 'chat_template.jinja').write_text('{{ messages }}')
+    talking = HuggingFace(str(tmp_path / 'theirs' / 'tokenizer.json'))
+    assert talking.chat_template == '{{ messages }}' and vocabulary.chat_template is None
+    assert talking.fingerprint == vocabulary.fingerprint
     kept = vocabularies.load_vocabulary(str(tmp_path / 'kept' / 'vocabulary.json'))
     assert kept.fingerprint == vocabulary.fingerprint and kept.encode('abc') == vocabulary.encode('abc')
     for content, message in (

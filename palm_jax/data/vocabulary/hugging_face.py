@@ -55,7 +55,9 @@ class HuggingFace:
         ids |= content.get('model', {}).get('vocab', {}) if isinstance(content['model']['vocab'], dict) else {}
         if start not in ids or end not in ids:
             raise UserError(f'{self.path}: its tokenizer_config.json does not define distinct bos_token and eos_token.')
-        return {'tokenizer': content, 'start_id': ids[start], 'end_id': ids[end]}
+        template = _chat_template(file, settings)
+        found = {'tokenizer': content, 'start_id': ids[start], 'end_id': ids[end]}
+        return found | ({} if template is None else {'chat_template': template})
 
     @functools.cached_property
     def _tokenizer(self):
@@ -85,7 +87,8 @@ class HuggingFace:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        text = json.dumps(self._content, sort_keys=True)
+        mapping = {name: value for name, value in self._content.items() if name != 'chat_template'}
+        text = json.dumps(mapping, sort_keys=True)
         return f'tokenizers_{self.size}_{hashlib.sha256(text.encode()).hexdigest()[:16]}'
 
     def encode(self, text: str) -> list[int]:
@@ -142,12 +145,27 @@ class HuggingFace:
     def save(self, directory: Path) -> None:
         write_vocabulary(RunDirectory(directory).tokenizers_vocabulary, json.dumps(self._content).encode())
 
+    @property
+    def chat_template(self) -> str | None:
+        """The tokenizer's template of chats, in Jinja; None where it has none."""
+        return self._content.get('chat_template')
+
     def write_original(self, directory: Path) -> tuple[int, int]:
         """Write the original tokenizer.json; return its ids of BOS and EOS."""
         (directory / 'tokenizer.json').write_text(
             json.dumps(self._content['tokenizer'], ensure_ascii=False), encoding='utf-8'
         )
         return self._content['start_id'], self._content['end_id']
+
+
+def _chat_template(tokenizer: Path, settings: dict[str, Any]) -> str | None:
+    """Return the template of chats beside a tokenizer.json or in its settings, the default one of several."""
+    file, template = tokenizer.with_name('chat_template.jinja'), settings.get('chat_template')
+    if file.is_file():
+        return file.read_text(encoding='utf-8')
+    if isinstance(template, list):
+        template = next((each.get('template') for each in template if each.get('name') == 'default'), None)
+    return template
 
 
 def _place_added_tokens(content: dict[str, Any]) -> None:
