@@ -48,13 +48,14 @@ class LanguageModelPredictor(Generator):
 
     def target(self, model: Model, text: str) -> list[int]:
         """Return the text's ids."""
-        return model.data.vocabulary.encode(text)
+        return model.data.vocabulary.encode(check_characters(text, 'the continuation'))
 
     def completions(
         self, model: Model, inputs: Sequence[str], sampler: Decoder | None = None, first: int = 0
     ) -> list[list[Completion]]:
         """Return the completions of texts, each of which must leave room for a token."""
-        prompts = encode_prompts(model.data.vocabulary, inputs, model.data.length)
+        texts = [check_characters(given, 'the prompt') for given in inputs]
+        prompts = encode_prompts(model.data.vocabulary, texts, model.data.length)
         return self.complete_ids(model, prompts, sampler, first)
 
     def answer(self, model: Model, prompts: Sequence[str]) -> list[str]:
