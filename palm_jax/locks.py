@@ -112,8 +112,13 @@ def _acquire(path: Path, what: str, alternative: str) -> int:
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            if not _lock(file):
-                raise UserError(f'{what} is in use by {_holder(file)}\nWait until it has ended, or {alternative}')
+            has_lock = _flock(file)
+            if has_lock is False or (has_lock is None and _names_a_living_process(file)):
+                # Nobody removes the file of a process that was killed on another machine, if that has no `flock`.
+                by_hand = f'If it has ended already, remove {path}.\n' if has_lock is None else ''
+                raise UserError(
+                    f'{what} is in use by {_holder(file)}\n{by_hand}Wait until it has ended, or {alternative}'
+                )
             if _is_at(file, path):
                 os.ftruncate(file, 0)
                 os.pwrite(file, json.dumps(dataclasses.asdict(Holder.this_process())).encode(), 0)
@@ -124,19 +129,24 @@ def _acquire(path: Path, what: str, alternative: str) -> int:
         os.close(file)  # its holder has removed it between `open` and `flock`
 
 
-def _lock(file: int) -> bool:
-    """Lock an open file, unless another process has done so."""
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError as error:
-            if error.errno in _HELD_BY_ANOTHER:
-                return False
-            if error.errno not in _WITHOUT_FLOCK:
-                raise
+def _flock(file: int) -> bool | None:
+    """Lock an open file; False if another process has done so, None where there are no such locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _HELD_BY_ANOTHER:
+            return False
+        if error.errno in _WITHOUT_FLOCK:
+            return None
+        raise
+    return True
+
+
+def _names_a_living_process(file: int) -> bool:
     holder = Holder.read(file)
-    return holder is None or not holder.is_alive
+    return holder is not None and holder.is_alive
 
 
 def _holder(file: int) -> str:

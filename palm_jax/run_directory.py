@@ -228,6 +228,12 @@ def repair_files(run: RunDirectory) -> None:
             _LOGGER.warning('%s was incomplete or missing and has been restored from %s', path, checkpoint)
 
 
+def whole_file(path: Path, checkpoint: Path) -> Path:
+    """A file of a run, or the copy that a checkpoint keeps where the file is cut short or missing."""
+    kept = _read_intact(checkpoint, path.name)
+    return checkpoint / path.name if kept is not None and _is_cut(path, kept) else path
+
+
 def _read_intact(checkpoint: Path, name: str) -> bytes | None:
     """The content of a file that a checkpoint keeps; None if it keeps none, or its checksum differs."""
     try:

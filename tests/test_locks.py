@@ -52,6 +52,7 @@ def test_a_lock_is_refused_with_the_name_of_its_holder_until_that_dies(holder, t
         taken(tmp_path / 'lock')
     assert f'the run is in use by process {holder.pid} since 2' in str(refused.value)
     assert str(tmp_path / 'lock') in str(refused.value) and str(refused.value).endswith('or name another directory.')
+    assert (f'If it has ended already, remove {tmp_path}/lock.' in str(refused.value)) == (how != 'present')
     holder.kill()
     holder.wait()
     assert (tmp_path / 'lock').exists()  # a process that is killed cannot remove it

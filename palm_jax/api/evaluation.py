@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,13 +13,15 @@ import numpy as np
 from palm_jax.api.trained_model import TrainedModel
 from palm_jax.errors import UserError
 from palm_jax.models.quantization import dequantize_tree
-from palm_jax.partitioning import MeshLayout, shard_batch
+from palm_jax.partitioning import MeshLayout
 from palm_jax.predictors.generator import Generator
-from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.batch_sizes import BatchSizes
+from palm_jax.training.evaluate import Evaluator
+from palm_jax.training.head_scores import metrics_and_scores
 from palm_jax.training.losses import LanguageModelLoss
 from palm_jax.training.metrics import Metrics
 from palm_jax.training.result import EvaluationInput
+from palm_jax.wording import counted
 
 Measured = dict[str, Any]  # {'examples': n, 'metrics': {name: value}, 'intervals': {name: (low, high)}}
 _BOOTSTRAPS = 1000
@@ -30,18 +33,20 @@ def on_held_out(model: TrainedModel) -> Measured:
     run, step = model.run, int(model.checkpoint.name)
     layout, batch_sizes, loss = run.get('layout', MeshLayout()), BatchSizes.of(run['batch_size']), run.get('loss')
     batch_size, mesh = batch_sizes.at(step), layout.mesh()
-    of_batches: list[Metrics] = []
     adapted, params = model.model, model.params
     if model.sampler.weights == 'int8':  # to measure what rounding costs
         adapted, params = model.for_decoding
         params = dequantize_tree(params, adapted.arch.dtype)
-    eval_step = jax.jit(lambda params, batch: (loss or LanguageModelLoss())(adapted, params, batch)[1])
-
-    def evaluate() -> Metrics:
-        batches = model.data.validation(batch_size)
-        of_batches[:] = [jax.device_get(eval_step(params, shard_batch(batch, mesh))) for batch in batches]
-        return metrics_lib.total(of_batches)
-
+    loss = loss or LanguageModelLoss()
+    eval_step = jax.jit(lambda params, batch: loss(adapted, params, batch)[1])
+    score_step = jax.jit(lambda params, batch: metrics_and_scores(loss, adapted, params, batch))
+    evaluator = Evaluator(
+        model.data,
+        batch_size,
+        mesh,
+        functools.partial(eval_step, params),
+        functools.partial(score_step, params),
+    )
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
         measured = run['reporter'].measure(
             EvaluationInput(
@@ -51,12 +56,15 @@ def on_held_out(model: TrainedModel) -> Measured:
                 mesh=mesh,
                 batch_size=batch_size,
                 sequences_seen=batch_sizes.before(step),
-                evaluate=evaluate,
+                evaluate=evaluator.evaluate,
+                score=evaluator.score,
             )
         )
+    of_batches = evaluator.of_batches
     intervals = {'loss': _interval(of_batches)} if len(of_batches) > 1 else {}
     count = None if measured.predictions is None else len(measured.predictions)
-    return {'examples': count, 'metrics': dict(measured.metrics), 'intervals': intervals | dict(measured.intervals)}
+    found = {'examples': count, 'metrics': dict(measured.metrics), 'intervals': intervals | dict(measured.intervals)}
+    return found | ({'baselines': measured.details['baselines']} if 'baselines' in measured.details else {})
 
 
 def _interval(batches: list[Metrics]) -> tuple[float, float]:
@@ -110,9 +118,12 @@ def table(measured: Mapping[str, Measured]) -> str:
     lines = []
     for title, evaluation in measured.items():
         count = evaluation['examples']
-        lines.append(title if count is None else f'{title}, {count:,} examples')
+        lines.append(title if count is None else f'{title}, {counted(count, "example")}')
         for name, value in evaluation['metrics'].items():
             low, high = evaluation['intervals'].get(name, (None, None))
             shown = '' if low is None else f'   95% interval {low:.4f} to {high:.4f}'
             lines.append(f'    {name:<24}{value:>10.4f}{shown}')
+        for name, values in evaluation.get('baselines', {}).items():
+            of_metrics = values.items() if isinstance(values, Mapping) else [('bits_per_byte', values)]
+            lines += [f'    {metric:<24}{value:>10.4f}   baseline: {name}' for metric, value in of_metrics]
     return '\n'.join(lines)

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def reserve(output: str) -> Iterator[Output]:
       UserError: it exists, its directory does not, or another process writes it.
     """
     final = Path(output).expanduser()
-    if '://' in output:
+    if re.match(r'\w\w+:/', output):  # not a drive of Windows
         raise UserError(f'--output={output}: predictions are written to a local file; copy it there afterwards.')
     if not final.name or final.is_dir():
         raise UserError(f'--output={output} is a folder. Name a file in it: {final / "predictions.jsonl"}')
@@ -143,7 +144,7 @@ class Output:
         An incomplete line at the end is cut off.
         """
         if not self.part.exists():
-            self.note.write_text(json.dumps(depends_on))
+            self.note.write_text(json.dumps(depends_on), encoding='utf-8')
             self.part.touch()
             return 0, 0
         changed = _changes(self.note, depends_on)
@@ -164,7 +165,7 @@ class Output:
 def _changes(note: Path, depends_on: Mapping[str, Any]) -> str:
     """Return which values a note has otherwise, as text; empty if it agrees."""
     try:
-        before = json.loads(note.read_text())
+        before = json.loads(note.read_text(encoding='utf-8'))
     except (OSError, ValueError):
         return f'{note.name} does not say of which'
     changed = [name for name, value in depends_on.items() if before.get(name) != value]

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from palm_jax.api import training
+from palm_jax.api.inputs import checked_inputs, in_pairs
 from palm_jax.checkpoint_metadata import CheckpointMetadata, read_metadata
 from palm_jax.configuration.compose import compose
 from palm_jax.configuration.load import load as load_configuration
@@ -217,19 +218,23 @@ class TrainedModel:
         """Return the model's prediction for each input.
 
         Args:
-          inputs: texts; for text to text also dicts of the columns that the template names, for dialogues lists of
-            messages, for taggers lists of words, for models of pairs also pairs of texts.
+          inputs: texts, or one text; for text to text also dicts of the columns that the template names, for dialogues
+            lists of messages, for taggers lists of words, for models of pairs also pairs of texts.
           second_texts: the second text of each pair.
           batch_size: inputs per forward pass of a head.
           first: number of the first input, on which the random choices for it depend.
 
         Returns:
           For classes a dict of probabilities by label, the likeliest first; for numbers a float; for tags a list of
-          entities, see `extract_entities`; otherwise the generated text.
+          entities, see `extract_entities`; otherwise the generated text. One text gives a list of one.
+
+        Raises:
+          UserError: if an input is not of a kind that the model reads; the message gives its number.
         """
+        inputs = checked_inputs(inputs)
         if second_texts is not None:
-            inputs = list(zip(inputs, second_texts, strict=True))
-        return self.predictor.predict(self, inputs, batch_size=batch_size, first=first)
+            inputs = in_pairs(inputs, checked_inputs(second_texts))
+        return self.predictor.predict(self, inputs, batch_size=batch_size, first=first) if inputs else []
 
     def generate(self, inputs: Sequence[Any], sampler: Decoder | None = None, first: int = 0) -> list[str]:
         """Return the best completion of each input as text; see `completions`."""
@@ -241,8 +246,8 @@ class TrainedModel:
         """Return the completions of each input, with tokens and log-probabilities.
 
         Args:
-          inputs: prompts; for text to text also dicts of the columns that the template names, for dialogues a
-            message each, or a list of all messages so far.
+          inputs: prompts, or one prompt; for text to text also dicts of the columns that the template names, for
+            dialogues a message each, or a list of all messages so far.
           sampler: `generate.Sampler` or `beam.BeamSearch`; None uses the run's settings.
           first: number of the first input, on which the random choices for it depend.
 
@@ -254,7 +259,8 @@ class TrainedModel:
     def _completions(
         self, method: str, inputs: Sequence[Any], sampler: Decoder | None, first: int
     ) -> list[list[Completion]]:
-        return self._generator(method).completions(self, inputs, sampler, first)
+        generator, inputs = self._generator(method), checked_inputs(inputs)
+        return generator.completions(self, inputs, sampler, first) if inputs else []
 
     def score(self, pairs: Sequence[tuple[Any, str]], batch_size: int = 32) -> list[Likelihood]:
         """Return the likelihood of the continuation in each (input, continuation).
@@ -264,7 +270,7 @@ class TrainedModel:
         """
         predictor = self._generator('score')
         ids = [(predictor.prompt(self, given), predictor.target(self, text)) for given, text in pairs]
-        return likelihoods(self.model, self.params, ids, self.data.length, batch_size)
+        return likelihoods(self.model, self.params, ids, self.data.length, batch_size, self.data.vocabulary)
 
     def extract_entities(
         self, texts: Sequence[str | Sequence[str]], batch_size: int = 32

@@ -37,6 +37,7 @@ def build(gin_files: Sequence[str], bindings: Sequence[tuple[str, str]]) -> tupl
     with distributed.first_alone('the data is made'):
         arguments = configuration.build(_ROOT)
         _check_model_dir(arguments['model_dir'])
+        arguments['data'].prepare(RunDirectory(arguments['model_dir']))
         if distributed.are_several():
             data = arguments['data']
             _LOGGER.info('data       %s training sequences', f'{data.num_sequences:,}')

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from scipy import stats
 from palm_jax.cli.parser import Parser
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
+from palm_jax.wording import counted
 
 _BOOTSTRAPS = 10_000
 _LEVEL = 0.05
@@ -78,12 +80,10 @@ def compare(first: np.ndarray, second: np.ndarray, metric: str = ACCURACY, seed:
 def report(names: Sequence[str], comparison: Comparison) -> str:
     """Return a report of the comparison."""
     means = [abs(float(scores.mean())) for scores in (comparison.first, comparison.second)]
-    gain = comparison.second.mean() - comparison.first.mean()
-    lines = [f'{len(comparison.first):,} examples']
+    gain = float(comparison.second.mean() - comparison.first.mean())
+    lines = [counted(len(comparison.first), 'example')]
     lines += [f'  {name}: {comparison.metric} {mean:.4f}' for name, mean in zip(names, means, strict=True)]
-    lines.append(
-        f'  the second is better by {gain:+.4f} (95% interval {comparison.lower:+.4f} to {comparison.upper:+.4f})'
-    )
+    lines.append(f'  {_difference(gain, comparison)}')
     if comparison.p_value is not None:
         lines.append(
             f'  only the first is right: {comparison.only_first}, only the second: {comparison.only_second}; '
@@ -96,12 +96,24 @@ def report(names: Sequence[str], comparison: Comparison) -> str:
     return '\n'.join(lines)
 
 
+def _difference(gain: float, comparison: Comparison) -> str:
+    """Return which run is better by how much, or that neither is."""
+    low, high = comparison.lower, comparison.upper
+    if not np.any(comparison.first != comparison.second):
+        return 'both score the same on every example'
+    if gain == 0:
+        return f'both score the same on average (95% interval of the difference {low:+.4f} to {high:+.4f})'
+    better, interval = ('second', (low, high)) if gain > 0 else ('first', (-high, -low))
+    digits = max(4, 1 - math.floor(math.log10(abs(gain))))  # a small difference is not shown as 0.0000
+    return f'the {better} is better by {abs(gain):.{digits}f} (95% interval {interval[0]:+.4f} to {interval[1]:+.4f})'
+
+
 def read(model_dir: str) -> list[dict]:
     """Return the predictions of a run."""
     path = RunDirectory(Path(model_dir)).predictions
     if not path.is_file():
         raise UserError(f'{path} does not exist; name the MODEL_DIR of a finished fine-tuning run.')
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
 
 
 def scores(rows: Sequence[dict]) -> tuple[np.ndarray, str]:

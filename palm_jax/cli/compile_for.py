@@ -38,7 +38,7 @@ from palm_jax.configuration.load import load
 from palm_jax.errors import UserError, closest
 from palm_jax.training import flops
 from palm_jax.training.plan import Plan
-from palm_jax.training.setup import Setup, adapt_from_arguments, check_steps, replicated
+from palm_jax.training.setup import Setup, adapt_from_arguments, check_batches, replicated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,7 +247,7 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
         model, selection, optimizer, layout, len(devices), batch_size, data.length, total_steps, base_weights
     )
     plan, mesh, microbatches = setup.plan, layout.mesh(devices), arguments.get('microbatches', 1)
-    check_steps(plan.batch_sizes, None, plan.axis_sizes['data'], microbatches, plan.total_steps)
+    check_batches(plan.batch_sizes, None, plan.axis_sizes['data'], microbatches)
     size = max(size for _, size in plan.batch_sizes.ramp)
     by_batch, on_all = NamedSharding(mesh, PartitionSpec('data')), replicated(mesh)
     batch = {

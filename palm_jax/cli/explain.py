@@ -9,7 +9,7 @@ import jax
 from palm_jax.configuration.compose import render
 from palm_jax.configuration.load import Configuration
 from palm_jax.errors import UserError
-from palm_jax.training.setup import Setup, adapt_from_arguments, check_run, check_steps
+from palm_jax.training.setup import Setup, adapt_from_arguments, check_batches, check_run
 
 
 def explain(configuration: Configuration, arguments: dict[str, Any], num_devices: int | None) -> str:
@@ -47,14 +47,14 @@ def _explain(configuration: Configuration, arguments: dict[str, Any], num_device
         'training and held-out data': data.describe(),
         'one training example': data.example(),
         'parameters': plan.parameter_table(),
-        f'the run on {num_devices} device(s)': plan.summary(num_sequences),
+        f'the run on {num_devices} {"device" if num_devices == 1 else "devices"}': plan.summary(num_sequences),
     }
     try:
         devices = plan.axis_sizes['data']
         if data.is_ready:
-            check_run(arguments['model'], data, plan.batch_sizes, devices, microbatches, total_steps)
+            check_run(arguments['model'], data, plan.batch_sizes, devices, microbatches)
         else:
-            check_steps(plan.batch_sizes, data.group, devices, microbatches, total_steps)
+            check_batches(plan.batch_sizes, data.group, devices, microbatches)
     except UserError as error:
         sections['the run would fail'] = f'{error}'
     return '\n\n'.join(f'## {title}\n{body}' for title, body in sections.items())

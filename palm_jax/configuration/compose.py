@@ -49,7 +49,7 @@ def render_file(statements: Sequence[Statement], imports: Sequence[Import]) -> s
     """Return bindings and the imports that they need as gin text; empty without bindings."""
     if not statements:
         return ''
-    lines = sorted({imported.line for imported in imports}, key=lambda line: '__gin__' not in line)
+    lines = sorted({imported.line for imported in imports}, key=lambda line: ('__gin__' not in line, line))
     lines += [f'{statement.name} = {render(statement.value)}' for statement in statements]
     return '\n'.join(lines) + '\n'
 

@@ -24,10 +24,10 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'gin-config', 
 # Bindings that change how long a run takes and what it reports, not what it trains.
 _MAY_CHANGE = (
     'MODEL_DIR', 'TRAIN_STEPS', 'WRITERS', 'PROMPTS',
-    'LOG_PERIOD', 'EVAL_PERIOD', 'EVAL_BATCHES', 'CHECKPOINT_PERIOD', 'KEEP_CHECKPOINTS',
+    'LOG_PERIOD', 'EVAL_PERIOD', 'EVAL_BATCHES', 'CHECKPOINT_PERIOD', 'KEEP_CHECKPOINTS', 'KEEP_EVERY',
+    *(f'loop.train.{name}' for name in ('model_dir', 'total_steps', 'writers')),
+    *(f'loop.Periods.{name}' for name in ('log', 'evaluate', 'evaluate_batches', 'checkpoint', 'keep', 'keep_every')),
 )  # fmt: skip
-
-
 DataIdentity = Mapping[str, Mapping[str, Any]]  # by split; see `interfaces.Data.identity`
 _SPLITS = {'train': 'training data', 'validation': 'held-out data'}
 
@@ -57,7 +57,9 @@ class Record:
           UserError: the directory holds a run of another configuration or of other data.
         """
         is_run = self.run.config.is_file() and _holds_run(self.run)
-        of_configuration = difference(self.run.config.read_text(), self.text, _MAY_CHANGE) if is_run else ''
+        of_configuration = (
+            difference(self.run.config.read_text(encoding='utf-8'), self.text, _MAY_CHANGE) if is_run else ''
+        )
         shown = '\n'.join(filter(None, (of_configuration, _data_difference(before or {}, now))))
         if not shown:
             return

@@ -63,11 +63,9 @@ class PalmJax(TemplateLM):
 
     def _loglikelihood_tokens(self, requests, **options) -> list[tuple[float, bool]]:
         pairs = [(context, continuation) for _, context, continuation in requests]
-        model, params = self._model.model, self._model.params
-        return [
-            (found.total, found.is_greedy)
-            for found in likelihoods(model, params, pairs, self.max_length, self.batch_size)
-        ]
+        model, vocabulary = self._model, self._model.data.vocabulary
+        found = likelihoods(model.model, model.params, pairs, self.max_length, self.batch_size, vocabulary)
+        return [(likelihood.total, likelihood.is_greedy) for likelihood in found]
 
     def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
         """Return the log-likelihoods of whole texts, in windows of the context length."""

@@ -14,7 +14,7 @@ import numpy as np
 from palm_jax.bounds import AtLeast, checked
 from palm_jax.inference import decoding
 from palm_jax.inference.decoding import Weights
-from palm_jax.inference.generate import Completion, Decoder, next_power_of_two
+from palm_jax.inference.generate import Completion, Decoder, drawable_ids, next_power_of_two
 from palm_jax.models.quantization import dequantize_tree
 from palm_jax.special_ids import EOS_ID
 
@@ -45,7 +45,10 @@ class BeamSearch(Decoder):
     def _generate_batch(self, model, params, vocabulary, tokens, lengths, left, numbers, bidirectional):
         del numbers
         room = next_power_of_two(int(left.max()), 16)
-        found = _search(model, params, tokens, lengths, left, room, bidirectional, self.num_beams, self.length_penalty)
+        found = _search(
+            model, params, tokens, lengths, left, room, bidirectional, self.num_beams, self.length_penalty,
+            drawable_ids(vocabulary, model.arch.vocab_size),
+        )  # fmt: skip
         scores, ids, counts, logprobs = map(np.asarray, found)
 
         def completion(b: int, k: int) -> Completion:
@@ -84,7 +87,7 @@ def _pick(x: jax.Array, indices_BK: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5, 6, 7, 8))
-def _search(model, params, tokens_BP, lengths_B, remaining_B, room, bidirectional, beams, length_penalty):
+def _search(model, params, tokens_BP, lengths_B, remaining_B, room, bidirectional, beams, length_penalty, drawable_V):
     """Return scores [B, K], tokens [B, K, T], counts [B, K] and log-probabilities [B, K, T], best first."""
     B, K, T, V = tokens_BP.shape[0], beams, room, model.arch.vocab_size
     variables = {'params': dequantize_tree(params, model.arch.dtype)}
@@ -94,7 +97,7 @@ def _search(model, params, tokens_BP, lengths_B, remaining_B, room, bidirectiona
 
     def logprobs(h_XD):
         logits = model.apply(variables, h_XD[:, None], method=lambda m, h: m.embed.attend(h))[:, 0]
-        return jax.nn.log_softmax(logits, axis=-1).reshape(B, K, V)
+        return jnp.where(drawable_V, jax.nn.log_softmax(logits, axis=-1), -jnp.inf).reshape(B, K, V)
 
     def extend(t, live: _Beams, ended: _Beams, logp_BKV) -> tuple[_Beams, _Beams, jax.Array]:
         """Append a token: return the best live beams, the best ended ones, and the parents of the live ones."""

@@ -16,7 +16,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from palm_jax.inference.sampling import SamplingParams, choose
+from palm_jax.inference.sampling import Array, SamplingParams, choose
 from palm_jax.models.quantization import QuantizedWeight, dequantize_tree, input_axes, is_quantized, quantize
 from palm_jax.parameters import path_name
 from palm_jax.special_ids import EOS_ID
@@ -123,6 +123,7 @@ def prefill(
     bidirectional: bool = False,
     num_logprobs: int | None = None,
     with_penalty: bool = False,
+    drawable_V: Array | None = None,
 ) -> tuple[DecodeState, Generated]:
     """Read prompts in one pass and generate the first token of each completion.
 
@@ -138,6 +139,7 @@ def prefill(
       num_logprobs: number of most probable tokens to report with log-probabilities at each step; 0 reports
         the chosen token's only, None nothing.
       with_penalty: whether any row, now or later, has a repetition penalty.
+      drawable_V: ids that may be generated and reported, bool; None is all of them.
 
     Returns:
       The state [B] and the first generated tokens [B, 1].
@@ -159,7 +161,7 @@ def prefill(
         sampling_params=sampling_params,
         seen_tokens=seen_BV,
     )
-    state, generated = _append(model, variables, state, h_BD, num_logprobs)
+    state, generated = _append(model, variables, state, h_BD, num_logprobs, drawable_V)
     widened = jax.tree.map(lambda x: x[:, None], dataclasses.replace(generated, count=None))
     return state, dataclasses.replace(widened, count=generated.count)
 
@@ -177,7 +179,13 @@ def read(
 
 @functools.partial(jax.jit, static_argnames=('model', 'steps', 'num_logprobs'), donate_argnames='state')
 def decode(
-    model: Any, params: Any, state: DecodeState, *, steps: int, num_logprobs: int | None = None
+    model: Any,
+    params: Any,
+    state: DecodeState,
+    *,
+    steps: int,
+    num_logprobs: int | None = None,
+    drawable_V: Array | None = None,
 ) -> tuple[DecodeState, Generated]:
     """Generate up to `steps` tokens in every row that has some remaining; `state` is donated. See `prefill`."""
 
@@ -185,7 +193,8 @@ def decode(
         variables = {'params': dequantize_tree(params, model.arch.dtype)}
         inputs = state.last_token[:, None], state.position[:, None]
         h_B1D, cache = model.apply(variables | {'cache': state.cache}, *inputs, method='features', mutable=['cache'])
-        return _append(model, variables, dataclasses.replace(state, cache=cache['cache']), h_B1D[:, 0], num_logprobs)
+        state = dataclasses.replace(state, cache=cache['cache'])
+        return _append(model, variables, state, h_B1D[:, 0], num_logprobs, drawable_V)
 
     def body(carry):
         t, state, all_generated = carry
@@ -207,11 +216,11 @@ def decode(
 
 
 def _append(
-    model, variables, state: DecodeState, h_BD: jax.Array, num_logprobs: int | None
+    model, variables, state: DecodeState, h_BD: jax.Array, num_logprobs: int | None, drawable_V: Array | None
 ) -> tuple[DecodeState, Generated]:
     """Append one token to every row, chosen from the features of the newest; return the state and the tokens [B]."""
     logits_BV = model.apply(variables, h_BD[:, None], method=lambda m, h: m.embed.attend(h))[:, 0]
-    token_B = choose(logits_BV, state.sampling_params, state.num_generated, state.seen_tokens)
+    token_B = choose(logits_BV, state.sampling_params, state.num_generated, state.seen_tokens, drawable_V)
     active_B = (state.remaining > 0).astype(jnp.int32)
     token_B = jnp.where(active_B, token_B, EOS_ID)
     seen_BV = state.seen_tokens
@@ -232,7 +241,8 @@ def _append(
             generated, logprobs=jnp.take_along_axis(logprobs_BV, token_B[:, None], axis=1)[:, 0]
         )
     if num_logprobs:
-        values, tokens = jax.lax.top_k(logprobs_BV, num_logprobs)
+        reported_BV = logprobs_BV if drawable_V is None else jnp.where(drawable_V, logprobs_BV, -jnp.inf)
+        values, tokens = jax.lax.top_k(reported_BV, min(num_logprobs, reported_BV.shape[1]))
         generated = dataclasses.replace(generated, top_tokens=tokens, top_logprobs=values)
     return state, generated
 

@@ -32,6 +32,24 @@ class Codec(Protocol):
         """Decode token ids to a text."""
 
 
+def drawable_ids(vocabulary: Codec, num_ids: int) -> np.ndarray:
+    """Return which ids of a model generation may choose, bool [V]: those that have a text, and EOS.
+
+    A codec without `has_text` decodes every id.
+
+    Args:
+      vocabulary: vocabulary of the answers, see `Vocabulary.has_text`.
+      num_ids: V, the number of rows of the model's embedding table, which may exceed the vocabulary.
+    """
+    has_text = getattr(vocabulary, 'has_text', None)
+    if has_text is None:
+        return np.ones(num_ids, bool)
+    drawable = np.zeros(num_ids, bool)
+    drawable[: len(has_text)] = has_text[:num_ids]
+    drawable[EOS_ID] = True
+    return drawable
+
+
 @dataclasses.dataclass(frozen=True)
 class Completion:
     """One completion of a prompt.
@@ -172,17 +190,17 @@ class Sampler(Decoder):
         B, n = len(tokens), self.num_decodes
         tokens, lengths, left = (np.repeat(x, n, axis=0) for x in (tokens, lengths, left))
         numbers = np.repeat(np.resize(numbers, B), n)
-        most = int(left.max())
+        most, drawable = int(left.max()), drawable_ids(vocabulary, model.arch.vocab_size)
         rows, written = decoding.prefill(
             model, params, tokens, lengths, left, self.sampling_params(numbers, np.tile(np.arange(n), B)),
             room=next_power_of_two(most, 16), bidirectional=bidirectional,
-            num_logprobs=0, with_penalty=self.repetition_penalty != 1,
+            num_logprobs=0, with_penalty=self.repetition_penalty != 1, drawable_V=drawable,
         )  # fmt: skip
         texts = [RowText(vocabulary, self.stop) for _ in range(B * n)]
         add_generated(texts, written)
         steps = min(_CHUNK, most) if self.stop else next_power_of_two(most, 16)
         while not all(text.has_ended or len(text.ids) >= limit for text, limit in zip(texts, left, strict=True)):
-            rows, written = decoding.decode(model, params, rows, steps=steps, num_logprobs=0)
+            rows, written = decoding.decode(model, params, rows, steps=steps, num_logprobs=0, drawable_V=drawable)
             add_generated(texts, written)
             rows = decoding.stop(rows, np.array([not text.has_ended for text in texts]))
         done = [text.completion() for text in texts]
@@ -192,7 +210,8 @@ class Sampler(Decoder):
         """Return the parameters of rows that generate completion `samples` of prompt `numbers`, each [B]."""
 
         def filled(value, dtype):
-            return np.full(len(numbers), value, dtype)
+            info = np.finfo(dtype) if np.issubdtype(dtype, np.floating) else np.iinfo(dtype)
+            return np.full(len(numbers), min(value, info.max.item() if dtype == np.float32 else info.max), dtype)
 
         return SamplingParams(
             temperature=filled(self.temperature, np.float32),

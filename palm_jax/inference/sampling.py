@@ -10,6 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array | np.ndarray
+_TINY = float(np.finfo(np.float32).tiny)  # below it, a CPU takes a float32 for 0
+# Beyond these, float32 would over- or underflow and forget which token is likeliest; the probabilities are the same.
+_LARGEST_PENALTY, _LARGEST_TEMPERATURE = 1e20, 1e6
 
 
 @flax.struct.dataclass
@@ -40,22 +43,33 @@ class SamplingParams:
 
 
 def choose(
-    logits_BV: jax.Array, sampling_params: SamplingParams, generated_B: jax.Array, seen_BV: jax.Array | None = None
+    logits_BV: jax.Array,
+    sampling_params: SamplingParams,
+    generated_B: jax.Array,
+    seen_BV: jax.Array | None = None,
+    drawable_V: Array | None = None,
 ) -> jax.Array:
     """Choose the next token of every row, int32 [B].
+
+    However extreme the parameters are, the most probable token stays a candidate.
 
     Args:
       logits_BV: logits of the model, float32.
       sampling_params: sampling parameters of the rows.
       generated_B: number of tokens that each row has generated, int32.
       seen_BV: tokens that each row contains, bool; None if no row has a repetition penalty.
+      drawable_V: ids that may be chosen, bool, at least one; None is all of them.
     """
     if seen_BV is not None:
         logits_BV = penalized(logits_BV, sampling_params.repetition_penalty, seen_BV)
+    if drawable_V is not None:
+        logits_BV = jnp.where(drawable_V, logits_BV, -jnp.inf)
 
     def draw(logits_BV):
-        is_greedy_B1 = sampling_params.temperature[:, None] == 0
-        logits_BV = logits_BV / jnp.where(is_greedy_B1, 1.0, sampling_params.temperature[:, None])
+        temperature_B1 = jnp.minimum(sampling_params.temperature, _LARGEST_TEMPERATURE)[:, None]
+        is_greedy_B1 = temperature_B1 < _TINY
+        logits_BV -= logits_BV.max(axis=-1, keepdims=True)  # 0 remains 0 at the lowest temperature
+        logits_BV = logits_BV / jnp.where(is_greedy_B1, 1.0, temperature_B1)
         cuts = jnp.any((sampling_params.top_k > 0) | (sampling_params.top_p < 1) | (sampling_params.min_p > 0))
         logits_BV = jax.lax.cond(cuts, lambda x: truncated(x, sampling_params), lambda x: x, logits_BV)
         drawn_B = jax.vmap(jax.random.categorical)(_keys(sampling_params, generated_B), logits_BV)
@@ -68,7 +82,7 @@ def choose(
 
 def penalized(logits_BV: jax.Array, penalty_B: Array, seen_BV: jax.Array) -> jax.Array:
     """Apply the repetition penalty to seen tokens; see `SamplingParams.repetition_penalty`."""
-    penalty_B1 = penalty_B[:, None]
+    penalty_B1 = jnp.clip(penalty_B, 1 / _LARGEST_PENALTY, _LARGEST_PENALTY)[:, None]
     return jnp.where(seen_BV, jnp.where(logits_BV > 0, logits_BV / penalty_B1, logits_BV * penalty_B1), logits_BV)
 
 
@@ -81,7 +95,7 @@ def truncated(logits_BV: jax.Array, sampling_params: SamplingParams) -> jax.Arra
     kept_BV = (top_k_B1 == 0) | (jnp.arange(sorted_BV.shape[1]) < top_k_B1)
     p_BV = jax.nn.softmax(jnp.where(kept_BV, sorted_BV, -jnp.inf), axis=-1)
     before_BV = jnp.cumsum(p_BV, axis=-1) - p_BV
-    kept_BV &= (before_BV < top_p_B1) | (top_p_B1 >= 1)
+    kept_BV &= (before_BV < jnp.maximum(top_p_B1, _TINY)) | (top_p_B1 >= 1)
     smallest_B1 = jnp.min(jnp.where(kept_BV, sorted_BV, jnp.inf), axis=-1, keepdims=True)
     smallest_B1 = jnp.maximum(smallest_B1, sorted_BV[:, :1] + jnp.log(min_p_B1))
     return jnp.where(logits_BV >= smallest_B1, logits_BV, -jnp.inf)

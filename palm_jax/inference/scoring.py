@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from palm_jax.inference.generate import batches
+from palm_jax.inference.generate import Codec, batches, drawable_ids
 from palm_jax.models.model import Model
 
 _CHUNK = 64  # positions whose logits are in memory at a time
@@ -34,7 +34,12 @@ class Likelihood(NamedTuple):
 
 
 def likelihoods(
-    model: Model, params: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], length: int, batch_size: int = 32
+    model: Model,
+    params: Any,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    length: int,
+    batch_size: int = 32,
+    vocabulary: Codec | None = None,
 ) -> list[Likelihood]:
     """Compute the likelihood of completions given their prompts.
 
@@ -44,14 +49,17 @@ def likelihoods(
       pairs: (prompt including BOS, completion), token ids; pairs longer than `length` lose their beginning.
       length: context length in tokens.
       batch_size: number of pairs scored together.
+      vocabulary: vocabulary of the completions, which says what greedy decoding may generate; None is every id.
     """
+    num_ids = model.arch.vocab_size
+    drawable = np.ones(num_ids, bool) if vocabulary is None else drawable_ids(vocabulary, num_ids)
     whole = [[*prompt, *completion][-(length + 1) :] for prompt, completion in pairs]
     results: list[Likelihood] = [Likelihood((), True)] * len(pairs)
     for rows, inputs, _ in batches([ids[:-1] for ids in whole], batch_size, length):
         targets = np.zeros_like(inputs)
         for row, i in enumerate(rows):
             targets[row, : len(whole[i]) - 1] = whole[i][1:]
-        logprobs, is_argmax = map(np.asarray, _of_targets(model, params, inputs, targets))
+        logprobs, is_argmax = map(np.asarray, _of_targets(model, params, inputs, targets, drawable))
         for row, i in enumerate(rows):
             end = len(whole[i]) - 1
             kept = slice(max(0, end - len(pairs[i][1])), end)
@@ -60,7 +68,7 @@ def likelihoods(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _of_targets(model, params, inputs_BL, targets_BL):
+def _of_targets(model, params, inputs_BL, targets_BL, drawable_V):
     """Return the log-probability of every target, and whether it is the most probable token, [B, L]."""
     h_BLD = model.apply({'params': params}, inputs_BL, method='features')
     B, L, D = h_BLD.shape
@@ -74,7 +82,7 @@ def _of_targets(model, params, inputs_BL, targets_BL):
         logits_BlV = model.apply({'params': params}, h_BlD, method=lambda m, h: m.embed.attend(h))
         logprobs_BlV = jax.nn.log_softmax(logits_BlV)
         chosen_Bl = jnp.take_along_axis(logprobs_BlV, targets_Bl[..., None], axis=-1)[..., 0]
-        return chosen_Bl, jnp.argmax(logits_BlV, axis=-1) == targets_Bl
+        return chosen_Bl, jnp.argmax(jnp.where(drawable_V, logits_BlV, -jnp.inf), axis=-1) == targets_Bl
 
     chunks = (h_BLD.reshape(B, num_chunks, -1, D).swapaxes(0, 1), targets_BL.reshape(B, num_chunks, -1).swapaxes(0, 1))
     return tuple(x.swapaxes(0, 1).reshape(B, -1)[:, :L] for x in jax.lax.map(of_chunk, chunks))

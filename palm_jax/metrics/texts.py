@@ -1,4 +1,4 @@
-"""Metrics of generated texts: BLEU, chrF, ROUGE, and F1 and exact match of SQuAD.
+"""Metrics of generated texts: BLEU, chrF, ROUGE, F1 and exact match of SQuAD, and the final number.
 
 A metric takes texts [E] and references [E][≥ 1], and returns functions by name; each of them maps indices of examples
 to a value from 0 to 100, so that intervals can be bootstrapped.
@@ -7,6 +7,7 @@ to a value from 0 to 100, so that intervals can be bootstrapped.
 from __future__ import annotations
 
 import collections
+import decimal
 import functools
 import re
 import string
@@ -24,6 +25,8 @@ Texts: TypeAlias = Sequence[str]
 References: TypeAlias = Sequence[Sequence[str]]
 _CJK = '[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]'  # written without spaces: every character is a word
 _CJK_PUNCTUATION = '\u3001\u3002\uff0c\uff1b\uff1a\uff1f\uff01\u201c\u201d\u2018\u2019\uff08\uff09\u300a\u300b'
+# Digits, perhaps with separators of thousands and decimals; a minus counts where it is no hyphen or difference.
+_NUMBER = r'(?:(?<![\w.,)])-)?[$€£¥]?(?:\d+(?:[,，]\d+)*(?:\.\d+)?|(?<!\w)\.\d+)'
 _PUNCTUATION = set(string.punctuation) | set(_CJK_PUNCTUATION)
 
 
@@ -55,6 +58,25 @@ def squad(texts: Texts, references: References) -> dict[str, OfRows]:
         'f1': _mean([max(answer_f1(text, r) for r in correct) for text, correct in pairs]),
         'exact_match': _mean([max(answer_words(text) == answer_words(r) for r in correct) for text, correct in pairs]),
     }
+
+
+def final_number(texts: Texts, references: References) -> dict[str, OfRows]:
+    """Return the share of texts whose final number equals that of a reference, as for GSM8K (arXiv 2110.14168).
+
+    The final number is the first one after the last `####` or, without this mark, the last number. Thousands
+    separators, currency signs and trailing zeros do not count: `$1,234.50` is `1234.5`.
+    """
+    expected = [{number_of(reference) for reference in correct} - {None} for correct in references]
+    return {'final_number': _mean([number_of(text) in numbers for text, numbers in zip(texts, expected, strict=True)])}
+
+
+def number_of(text: str) -> decimal.Decimal | None:
+    """Return the final number of a text, or None if it has none; see `final_number`."""
+    _, mark, answer = text.rpartition('####')
+    numbers = re.findall(_NUMBER, answer.replace('\u2212', '-'))
+    if not numbers:
+        return None
+    return decimal.Decimal(re.sub('[,，$€£¥]', '', numbers[0 if mark else -1]))
 
 
 class Words:
@@ -95,7 +117,13 @@ def _corpus(metric: sacrebleu.metrics.base.Metric, texts: Texts, references: Ref
     return of_rows
 
 
-METRICS: dict[str, Callable[..., dict[str, OfRows]]] = {'bleu': bleu, 'chrf': chrf, 'rouge': rouge, 'squad': squad}
+METRICS: dict[str, Callable[..., dict[str, OfRows]]] = {
+    'bleu': bleu,
+    'chrf': chrf,
+    'rouge': rouge,
+    'squad': squad,
+    'final_number': final_number,
+}
 
 
 def compute(names: Sequence[str], texts: Texts, references: References, tokenizer: str) -> dict[str, OfRows]:

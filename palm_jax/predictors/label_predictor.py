@@ -56,7 +56,7 @@ class LabelPredictor:
     ) -> list[Any]:
         """Return the prediction of the kind of label for each text or pair of texts."""
         del first
-        pairs = [(text, None) if isinstance(text, str) else tuple(text) for text in inputs]
+        pairs = [_pair(given, number) for number, given in enumerate(inputs)]
         features, _ = model.data.inputs(pairs)
         scores = head_scores(model.model, model.params, features, len(pairs), batch_size)
         return [self.label_kind.predict(scores_S, model.data.labels) for scores_S in scores]
@@ -72,3 +72,11 @@ class LabelPredictor:
     def apply(self, model: Any, params: Any, *features: jax.Array) -> jax.Array:
         """Return the head's scores, float32 [B, S]."""
         return apply_head(model, params, *features)
+
+
+def _pair(given: Any, number: int) -> tuple[str, str | None]:
+    """Return an input as a text and a second text or None."""
+    texts = (given,) if isinstance(given, str) else given
+    if not isinstance(texts, list | tuple) or len(texts) not in (1, 2) or not all(isinstance(t, str) for t in texts):
+        raise UserError(f'Input {number} is {given!r}; give a text or a pair of texts.')
+    return texts[0], texts[1] if len(texts) == 2 else None

@@ -54,8 +54,11 @@ class LanguageModelPredictor(Generator):
         self, model: Model, inputs: Sequence[str], sampler: Decoder | None = None, first: int = 0
     ) -> list[list[Completion]]:
         """Return the completions of texts, each of which must leave room for a token."""
-        texts = [check_characters(given, 'the prompt') for given in inputs]
-        prompts = encode_prompts(model.data.vocabulary, texts, model.data.length)
+        for number, given in enumerate(inputs):
+            if not isinstance(given, str):
+                raise UserError(f'Input {number} is {given!r}; this model continues texts.')
+            check_characters(given, f'input {number}')
+        prompts = encode_prompts(model.data.vocabulary, inputs, model.data.length)
         return self.complete_ids(model, prompts, sampler, first)
 
     def answer(self, model: Model, prompts: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ import jax
 
 from palm_jax.data.readers import columns
 from palm_jax.data.readers.row import Row
+from palm_jax.errors import UserError
 from palm_jax.metrics import entities
 from palm_jax.predictors.head_scores import FEATURES, apply_head, head_scores
 from palm_jax.predictors.predictor import Model
@@ -53,6 +54,10 @@ class TagPredictor:
         """
         del first
         data = model.data
+        for number, given in enumerate(inputs):
+            is_words = isinstance(given, list | tuple) and all(isinstance(word, str) for word in given)
+            if not isinstance(given, str) and not is_words:
+                raise UserError(f'Input {number} is {given!r}; give a text or a list of words.')
         texts = [text if isinstance(text, str) else data.separator.join(text) for text in inputs]
         words = [_words(data, given) for given in inputs]
         features, ends = data.inputs(

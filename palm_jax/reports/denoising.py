@@ -5,13 +5,14 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from palm_jax.reports.report import Measurements, RunReporter
+from palm_jax.metrics.text_baselines import Baseline
+from palm_jax.reports.report import Measurements, RunReporter, warn_if_beaten
 from palm_jax.training.result import EvaluationInput
 
 
@@ -31,11 +32,12 @@ class DenoisingReporter(RunReporter):
         return ()
 
     def measure(self, inputs: EvaluationInput) -> Measurements:
-        """Evaluate on the whole held-out part, and read it once more for the best constant."""
-        metrics = {name: ratio.value() for name, ratio in inputs.evaluate().items()}
+        """Evaluate on the whole held-out part."""
+        counts: collections.Counter[int] = collections.Counter()
+        metrics = inputs.evaluate(lambda batch: counts.update(targets(batch)))
         batch = next(iter(inputs.data.validation(max(1, self.examples))))
-        constant = best_constant(inputs.data.validation(inputs.batch_size))
-        return measurements(metrics, constant, _examples(inputs, batch)[: self.examples])
+        values = {name: ratio.value() for name, ratio in metrics.items()}
+        return measurements(values, best_constant(counts), _examples(inputs, batch)[: self.examples])
 
 
 def measurements(metrics: dict[str, float], constant: float, examples: Sequence[tuple[str, str, str]]) -> Measurements:
@@ -61,15 +63,18 @@ def measurements(metrics: dict[str, float], constant: float, examples: Sequence[
             *(f'{name.replace("_", " "):<16} {value:.4f}' for name, value in others),
         ],
         samples=shown,
+        warnings=warn_if_beaten(metrics, [Baseline('the best constant prediction', 'loss', constant, best=0.0)]),
         loss_unit='cross-entropy (nats per target)',
     )
 
 
-def best_constant(batches: Iterable[dict[str, np.ndarray]]) -> float:
-    """Return the entropy of the weighted targets in nats: no constant prediction has a lower loss on them."""
-    counts: collections.Counter[int] = collections.Counter()
-    for batch in batches:
-        counts.update(batch['decoder_target_tokens'][batch['decoder_loss_weights'] > 0].tolist())
+def targets(batch: Mapping[str, np.ndarray]) -> list[int]:
+    """Return the targets of a batch that the loss counts."""
+    return batch['decoder_target_tokens'][batch['decoder_loss_weights'] > 0].tolist()
+
+
+def best_constant(counts: Mapping[int, int]) -> float:
+    """Return the entropy of targets in nats, by their counts: no constant prediction has a lower loss on them."""
     total = sum(counts.values())
     return -sum(count / total * math.log(count / total) for count in counts.values())
 

@@ -14,7 +14,9 @@ from palm_jax.errors import UserError, closest
 from palm_jax.inference.generate import Decoder, Sampler
 from palm_jax.metrics import statistics
 from palm_jax.metrics import texts as text_metrics
-from palm_jax.reports.report import Measurements, RunReporter, measurements_of, worst
+from palm_jax.metrics.text_baselines import Baseline
+from palm_jax.metrics.texts import OfRows
+from palm_jax.reports.report import Measurements, RunReporter, available, measurements_of, table_of_errors
 from palm_jax.training.result import EvaluationInput
 
 Tokenizer = Literal['13a', 'zh', 'char', 'intl', 'none']
@@ -67,7 +69,7 @@ class GenerationReporter(RunReporter):
         )
         texts = [best.text for best, *_ in generated]
         references = [prompt.references for prompt in prompts]
-        of_rows = text_metrics.compute(self.metrics, texts, references, self.tokenizer)
+        of_rows = self._compute(texts, references, self.metrics)
         everything, main = np.arange(len(texts)), next(iter(of_rows))
         bootstraps = _CORPUS_BOOTSTRAPS if main in ('bleu', 'chrf') else statistics.BOOTSTRAPS
         by_text = [of_rows[main](np.array([i])) for i in everything]
@@ -82,9 +84,22 @@ class GenerationReporter(RunReporter):
             values | {'perplexity': math.exp(min(loss, 700))},
             statistics.interval(len(texts), of_rows[main], bootstraps),
             predictions,
-            tables={'The worst answers': worst(predictions, badness)},
+            available(lambda: self._nearest(data, prompts)),
+            table_of_errors('The worst answers', predictions, badness),
             text=''.join(map(_shown, predictions[:: max(1, len(predictions) // 4)][:4])),
         )
+
+    def _nearest(self, data: Any, prompts: Sequence[Any]) -> list[Baseline]:
+        """Return what the main metric is of the targets of the nearest training examples."""
+        answers, references = data.nearest_answers(tuple(prompts)), [prompt.references for prompt in prompts]
+        metric, function = next(iter(self._compute(answers, references, self.metrics[:1]).items()))
+        value = function(np.arange(len(prompts)))
+        return [Baseline('the target of the nearest training example', metric, value, best=100.0)]
+
+    def _compute(
+        self, texts: Sequence[str], references: Sequence[Sequence[str]], names: Sequence[str]
+    ) -> dict[str, OfRows]:
+        return text_metrics.compute(names, texts, references, self.tokenizer)
 
 
 def _shown(row: Mapping[str, Any]) -> str:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import warnings
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import jax
 import numpy as np
-from tqdm import tqdm
 
 from palm_jax.labels.label_kind import LabelKind
 from palm_jax.labels.single_label import SingleLabel
-from palm_jax.partitioning import shard_batch
-from palm_jax.reports.plots import plot_confusion
-from palm_jax.reports.report import Measurements, RunReporter, measurements_of, worst
-from palm_jax.training.head_losses import scores_of
+from palm_jax.metrics.text_baselines import Baseline
+from palm_jax.reports.pages import Table
+from palm_jax.reports.plots import MOST_CLASSES, plot_confusion
+from palm_jax.reports.report import Measurements, RunReporter, available, measurements_of, table_of_errors
 from palm_jax.training.result import EvaluationInput
+
+_CONFUSED = 20  # pairs of classes in a report without a matrix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,15 +39,23 @@ class HeadReporter(RunReporter):
 
     def measure(self, inputs: EvaluationInput) -> Measurements:
         """Score every held-out example."""
-        scores, labels = held_out_scores(inputs)
+        scored = inputs.score()
         examples = inputs.data.validation_examples
         texts = [e.text if e.second_text is None else f'{e.text} / {e.second_text}' for e in examples]
         loss = inputs.evaluate()['loss'].value()
-        return evaluate(self.kind, loss, inputs.data.labels, texts, np.concatenate(scores), np.stack(labels))
+        scores_ES = np.concatenate(scored.scores).astype(np.float64)
+        labels, baselines = np.concatenate(scored.labels), available(lambda: inputs.data.baselines)
+        return evaluate(self.kind, loss, inputs.data.labels, texts, scores_ES, labels, baselines)
 
 
 def evaluate(
-    kind: LabelKind, loss: float, names: Sequence[str], texts: Sequence[str], scores_ES: np.ndarray, labels: np.ndarray
+    kind: LabelKind,
+    loss: float,
+    names: Sequence[str],
+    texts: Sequence[str],
+    scores_ES: np.ndarray,
+    labels: np.ndarray,
+    baselines: Sequence[Baseline] = (),
 ) -> Measurements:
     """Evaluate the head's scores of E examples.
 
@@ -57,33 +66,36 @@ def evaluate(
       texts: text of every example.
       scores_ES: float64 [E, S], before softmax or sigmoid.
       labels: encoded labels [E, ...], see `LabelKind.encode`.
+      baselines: what baselines reach on the same examples.
     """
     evaluation = kind.evaluate(scores_ES, labels, names)
     predictions = [{'text': text} | row for text, row in zip(texts, evaluation.predictions, strict=True)]
     confusion, figures = evaluation.confusion, {}
-    if confusion is not None:
+    tables = dict(evaluation.tables)
+    if confusion is not None and len(names) > MOST_CLASSES:
+        tables |= most_confused(*confusion, names)
+    elif confusion is not None:
         figures['confusion.png'] = lambda path: plot_confusion(confusion[0], confusion[1], names, path)
     return measurements_of(
         loss,
         evaluation.metrics,
         evaluation.interval,
         predictions,
-        tables={**evaluation.tables, 'The worst errors': worst(predictions, evaluation.badness)},
+        baselines,
+        tables | table_of_errors('The worst errors', predictions, evaluation.badness),
         figures=figures,
         text=evaluation.text,
     )
 
 
-def held_out_scores(inputs: EvaluationInput) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return the head's scores of the held-out split, float64 [b, ...] per batch, and the labels per example."""
-    scores, labels = [], []
-    batches, missing = inputs.data.validation(inputs.batch_size), len(inputs.data.validation_examples)
-    for batch in tqdm(batches, desc='predicting', unit=' batches', leave=False):
-        batch_scores = _scores(inputs.model, inputs.params, shard_batch(batch, inputs.mesh))
-        scores.append(np.asarray(batch_scores, np.float64)[:missing])  # the last batch is padded
-        labels.extend(batch['labels'][:missing])
-        missing -= len(scores[-1])
-    return scores, labels
+def most_confused(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> dict[str, Table]:
+    """Return a table of the pairs of classes that are confused most often, or none if all predictions are right.
 
-
-_scores = jax.jit(scores_of, static_argnums=0)  # one function for all evaluations: compiled once
+    Args:
+      labels: true classes, int [E], indices into `names`.
+      predicted: predicted classes, int [E].
+      names: names of the classes.
+    """
+    pairs = collections.Counter((t, p) for t, p in zip(labels.tolist(), predicted.tolist(), strict=True) if t != p)
+    rows = [(names[t], names[p], f'{count:,}') for (t, p), count in pairs.most_common(_CONFUSED)]
+    return {'Most confused classes': [('label', 'predicted', 'examples'), *rows]} if rows else {}

@@ -9,7 +9,8 @@ from typing import Any
 
 from palm_jax.inference.generate import Decoder
 from palm_jax.metrics.baselines import bits_per_byte
-from palm_jax.reports.report import Measurements, RunReporter
+from palm_jax.metrics.text_baselines import Baseline
+from palm_jax.reports.report import Measurements, RunReporter, warn_if_beaten
 from palm_jax.training.result import EvaluationInput
 
 
@@ -19,11 +20,11 @@ class TextReporter(RunReporter):
 
     Attributes:
       sampler: decoding of the continuations; None generates none.
-      prompts: texts to continue.
+      prompts: texts to continue; None takes beginnings of held-out documents.
     """
 
     sampler: Decoder | None = None
-    prompts: Sequence[str] = ()
+    prompts: Sequence[str] | None = None
 
     def metric_names(self, data: Any) -> Collection[str]:
         """Return the only metric besides those of the loss."""
@@ -33,9 +34,10 @@ class TextReporter(RunReporter):
     def measure(self, inputs: EvaluationInput) -> Measurements:
         """Evaluate on the whole held-out part, and generate samples."""
         data, metrics, samples = inputs.data, inputs.evaluate(), []
-        if self.sampler and self.prompts:
-            texts = self.sampler(inputs.model, inputs.params, data.vocabulary, self.prompts, data.length)
-            samples = list(zip(self.prompts, texts, strict=True))
+        prompts = data.beginnings() if self.sampler and self.prompts is None else self.prompts
+        if self.sampler and prompts:
+            texts = self.sampler(inputs.model, inputs.params, data.vocabulary, prompts, data.length)
+            samples = list(zip(prompts, texts, strict=True))
         return measurements(
             loss=metrics['loss'].value(),
             bits=bits_per_byte(float(metrics['loss'].total), data.validation_bytes),
@@ -71,5 +73,9 @@ def measurements(
             *(f'    {name:<22} {value:.3f}' for name, value in rows),
         ],
         samples=shown,
+        warnings=warn_if_beaten(
+            {'bits_per_byte': bits},
+            [Baseline(name, 'bits_per_byte', value, best=0.0) for name, value in baselines.items()],
+        ),
         loss_unit='cross-entropy (nats per token)',
     )

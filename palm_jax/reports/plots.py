@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
 from palm_jax.run_directory import RunDirectory
 from palm_jax.training.writers import read_jsonl
+
+MOST_CLASSES = 100  # in a matrix whose names can be read
+_LONGEST_NAME = 40  # characters
 
 
 def plot_losses(model_dir: Path, unit: str = 'loss') -> None:
@@ -19,18 +25,16 @@ def plot_losses(model_dir: Path, unit: str = 'loss') -> None:
       model_dir: directory of the run.
       unit: label of the loss axis.
     """
-    pyplot, files = _pyplot(), RunDirectory(model_dir)
+    files = RunDirectory(model_dir)
     records = read_jsonl(files.metrics)
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout='constrained')
-    for name, label, style in (('train/loss', 'training', '-'), ('validation/loss', 'validation', 'o-')):
-        points = [(record['step'], record[name]) for record in records if name in record]
-        if points:
-            axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
-    axes.set(xlabel='step', ylabel=unit, title=model_dir.name)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(files.loss_plot, dpi=120)
-    pyplot.close(figure)
+    with _axes(files.loss_plot, (7, 4), dpi=120) as axes:
+        for name, label, style in (('train/loss', 'training', '-'), ('validation/loss', 'validation', 'o-')):
+            points = [(record['step'], record[name]) for record in records if name in record]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
+        axes.set(xlabel='step', ylabel=unit, title=_short(model_dir.name))
+        axes.grid(alpha=0.3)
+        axes.legend()
 
 
 def plot_confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], path: Path) -> None:
@@ -39,33 +43,48 @@ def plot_confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[st
     Args:
       labels: true classes, int [E], indices into `names`.
       predicted: predicted classes, int [E].
-      names: names of the classes.
+      names: names of at most `MOST_CLASSES` classes.
       path: file to write.
     """
-    pyplot = _pyplot()
     counts = confusion_matrix(labels, predicted, labels=np.arange(len(names)))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = min(4 + 0.22 * len(names), 20)
-    figure, axes = pyplot.subplots(figsize=(size, size), layout='constrained')
-    image = axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
-    ticks, small = np.arange(len(names)), 6 if len(names) > 30 else 8
-    axes.set_xticks(ticks, names, rotation=90, fontsize=small)
-    axes.set_yticks(ticks, names, fontsize=small)
-    axes.set(xlabel='predicted', ylabel='true')
-    if len(names) <= 20:
-        for i, j in np.ndindex(*counts.shape):
-            color = 'w' if shares[i, j] > 0.5 else 'k'
-            axes.text(j, i, counts[i, j], ha='center', va='center', fontsize=small, color=color)
-    figure.colorbar(image, shrink=0.6, label='share of the true class')
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    with _axes(path, (size, size), dpi=110) as axes:
+        image = axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+        ticks, small = np.arange(len(names)), 6 if len(names) > 30 else 8
+        axes.set_xticks(ticks, [_short(name) for name in names], rotation=90, fontsize=small)
+        axes.set_yticks(ticks, [_short(name) for name in names], fontsize=small)
+        axes.set(xlabel='predicted', ylabel='true')
+        if len(names) <= 20:
+            for i, j in np.ndindex(*counts.shape):
+                color = 'w' if shares[i, j] > 0.5 else 'k'
+                axes.text(j, i, counts[i, j], ha='center', va='center', fontsize=small, color=color)
+        axes.figure.colorbar(image, shrink=0.6, label='share of the true class')
 
 
-def _pyplot():
-    """Import matplotlib, without a screen, when something is drawn."""
+@contextlib.contextmanager
+def _axes(path: Path, size: tuple[float, float], dpi: int) -> Iterator[Any]:
+    """Yield the axes of a figure that is written to a file at the end: without a screen, and with texts as they are.
+
+    Names of classes and runs are users' text: a $ in them begins no formula, whatever the user's matplotlibrc says.
+    """
     import matplotlib
 
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    return pyplot
+    plain: dict[Any, Any] = {'text.parse_math': False, 'text.usetex': False, 'axes.formatter.use_mathtext': False}
+    with matplotlib.rc_context(plain), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Glyph .* missing', UserWarning)  # characters that no font here has
+        figure, axes = pyplot.subplots(figsize=size, layout='constrained')
+        try:
+            yield axes
+            figure.savefig(path, dpi=dpi)
+        finally:
+            pyplot.close(figure)
+
+
+def _short(name: str) -> str:
+    """Return a name on one line, of a length that leaves room for the plot."""
+    printable = ''.join(character if character.isprintable() else ' ' for character in name)
+    return printable if len(printable) <= _LONGEST_NAME else f'{printable[: _LONGEST_NAME - 1]}…'

@@ -5,18 +5,23 @@ from __future__ import annotations
 import abc
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from palm_jax.errors import UserError
+from palm_jax.metrics.text_baselines import Baseline
 from palm_jax.reports import pages
 from palm_jax.reports.pages import Table
 from palm_jax.reports.plots import plot_losses
 from palm_jax.run_directory import RunDirectory
 from palm_jax.training.result import EvaluationInput, TrainingResult
+from palm_jax.wording import counted
 
+_LOGGER = logging.getLogger(__name__)
 _WORST = 20  # errors listed in a report
 
 
@@ -34,6 +39,7 @@ class Measurements:
       tables: tables by title, for report.md and report.html, which are written where there are any.
       figures: functions that draw a file, by its name.
       samples: contents of samples.txt; None writes none.
+      warnings: sentences that are shown before everything else: the model is no better than a baseline.
       loss_unit: axis label of the loss curve.
     """
 
@@ -46,6 +52,7 @@ class Measurements:
     tables: Mapping[str, Table] = dataclasses.field(default_factory=dict)
     figures: Mapping[str, Callable[[Path], None]] = dataclasses.field(default_factory=dict)
     samples: str | None = None
+    warnings: Sequence[str] = ()
     loss_unit: str = 'loss'
 
 
@@ -115,15 +122,15 @@ class RunReport:
             self._write_pages(files, summary)
 
     def _write_pages(self, files: RunDirectory, summary: Mapping[str, Any]) -> None:
-        numbers = [(name, f'{v:.4f}' if isinstance(v, float) else str(v)) for name, v in summary.items()]
+        numbers = [(name, shown) for name, value in summary.items() if (shown := _in_short(value)) is not None]
         tables = {
             'Metrics': [('metric', 'value'), *numbers],
             'What was trained': [('what', 'value'), *self.result.plan.cost().items()],
             **self.measurements.tables,
         }
         title, pictures = files.path.name, [files.loss_plot.name, *self.measurements.figures]
-        _write_text(files.markdown_report, pages.markdown(title, tables, pictures))
-        _write_text(files.html_report, pages.html_page(title, tables, pictures))
+        _write_text(files.markdown_report, pages.markdown(title, tables, pictures, self.measurements.warnings))
+        _write_text(files.html_report, pages.html_page(title, tables, pictures, self.measurements.warnings))
 
     def text(self, model_dir: Path, continue_command: str) -> str:
         """Return what the terminal shows.
@@ -143,7 +150,8 @@ class RunReport:
             ('checkpoint', self.result.checkpoint),
             ('continue with', continue_command),
         ]
-        return '\n'.join([f'\n{measured.text}', *measured.lines, *(f'{name:<16} {value}' for name, value in rows)])
+        shown = [f'\n{measured.text}', *measured.warnings, *measured.lines]
+        return '\n'.join([*shown, *(f'{name:<16} {value}' for name, value in rows)])
 
 
 def measurements_of(
@@ -151,6 +159,8 @@ def measurements_of(
     metrics: Mapping[str, float],
     interval: tuple[float, float],
     predictions: Sequence[Mapping[str, Any]],
+    baselines: Sequence[Baseline] = (),
+    tables: Mapping[str, Table] | None = None,
     **others: Any,
 ) -> Measurements:
     """Return measurements of predictions, of which the first metric is the main one.
@@ -160,6 +170,8 @@ def measurements_of(
       metrics: metrics of the predictions by name.
       interval: 95% confidence interval of the first metric.
       predictions: one row per held-out example.
+      baselines: what baselines reach on the same examples, in a metric of `metrics` each.
+      tables: see `Measurements`; one of the baselines is put first.
       others: see `Measurements`.
     """
     main, value = next(iter(metrics.items()))
@@ -167,19 +179,82 @@ def measurements_of(
     rest = [f'{name.replace("_", " ")} {v:.4f}' for name, v in metrics.items() if name != main]
     lines = [
         f'validation {main.replace("_", " ")}  {value:.4f}  '
-        f'(95% interval {low:.4f} to {high:.4f}, {len(predictions):,} examples)',
+        f'(95% interval {low:.4f} to {high:.4f}, {counted(len(predictions), "example")})',
         f'{"also":<16} {", ".join(rest)}',
+        *(f'{"baseline":<16} {b.metric.replace("_", " ")} {b.value:.4f}: {b.name}' for b in baselines),
     ]
-    return Measurements({'loss': loss, **metrics}, {main: interval}, predictions, lines=lines, **others)
+    values = {'loss': loss, **metrics}
+    details: dict[str, Any] = {'held_out_examples': len(predictions)}
+    if baselines:
+        details['baselines'] = {b.name: {b.metric: b.value} for b in baselines}
+        header = ('baseline', 'metric', 'baseline has', 'this model has')
+        rows = [(b.name, b.metric, f'{b.value:.4f}', f'{values[b.metric]:.4f}') for b in baselines]
+        tables = {'Baselines': [header, *rows], **(tables or {})}
+    return Measurements(
+        values,
+        {main: interval},
+        predictions,
+        details,
+        lines=lines,
+        tables=tables or {},
+        warnings=warn_if_beaten(values, baselines),
+        **others,
+    )
+
+
+def available(compute: Callable[[], list[Baseline]]) -> list[Baseline]:
+    """Return baselines, or none, with a message, where the training files of a loaded run can no longer be read."""
+    try:
+        return compute()
+    except UserError as error:
+        _LOGGER.warning('without baselines: %s', error)
+        return []
+
+
+def warn_if_beaten(metrics: Mapping[str, float], baselines: Sequence[Baseline]) -> list[str]:
+    """Return a sentence for every baseline that a model does not beat."""
+    return [
+        f'This model is no better than a baseline: {b.metric.replace("_", " ")} {metrics[b.metric]:.4f}, '
+        f'and {b.value:.4f} by {b.name}.'
+        for b in baselines
+        if not b.is_beaten_by(metrics[b.metric])
+    ]
+
+
+def table_of_errors(title: str, predictions: Sequence[Mapping[str, Any]], badness: np.ndarray) -> dict[str, Table]:
+    """Return `worst` by its title, or no table if all predictions are right."""
+    rows = worst(predictions, badness)
+    return {title: rows} if len(rows) > 1 else {}
 
 
 def worst(predictions: Sequence[Mapping[str, Any]], badness: np.ndarray) -> Table:
     """A table of the predictions of the greatest badness [E]; -inf marks a correct prediction."""
-    rows = [('text', 'label', 'predicted')]
+    rows: list[Sequence[str]] = [('text', 'label', 'predicted')]
     for i in np.argsort(-badness, kind='stable')[:_WORST]:
         if np.isfinite(badness[i]):
-            rows.append((predictions[i]['text'], str(predictions[i]['label']), str(predictions[i]['predicted'])))
+            rows.append(tuple(_cell(predictions[i][name]) for name in rows[0]))
     return rows
+
+
+def _cell(value: Any) -> str:
+    """Return a label or a prediction for a table: numbers rounded, names joined."""
+    if isinstance(value, float):
+        return f'{value:.4g}'
+    return ', '.join(map(_cell, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _in_short(value: Any) -> str | None:
+    """Return a value of summary.json for a table, rounded; None for lists and objects, which are tables themselves."""
+    match value:
+        case float():
+            return f'{value:.4f}'
+        case int():
+            return f'{value:,}'
+        case (float() as low, float() as high):
+            return f'{low:.4f} to {high:.4f}'
+        case list() | tuple() | dict():
+            return None
+    return str(value)
 
 
 def _write_text(path: Path, text: str) -> None:

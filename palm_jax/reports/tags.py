@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from palm_jax.metrics import entities, statistics
-from palm_jax.reports.labels import held_out_scores
-from palm_jax.reports.report import Measurements, RunReporter, measurements_of, worst
+from palm_jax.metrics.entities import Entity
+from palm_jax.metrics.text_baselines import Baseline
+from palm_jax.reports.report import Measurements, RunReporter, available, measurements_of, table_of_errors
 from palm_jax.training.result import EvaluationInput
 
 
@@ -27,18 +28,23 @@ class TagReporter(RunReporter):
     def measure(self, inputs: EvaluationInput) -> Measurements:
         """Score every held-out sentence."""
         sentences, names = inputs.data.validation_examples, inputs.data.labels
-        scores, _ = held_out_scores(inputs)
+        scores = inputs.score().scores
         _, places = inputs.data.inputs([s.words for s in sentences])
         chosen = (row.argmax(axis=-1) for batch in scores for row in batch)
         predicted = []
         for ids, ends, sentence in zip(chosen, places, sentences, strict=True):
             tags = [names[i] for i in ids[ends]]
             predicted.append(tags + ['O'] * (len(sentence.words) - len(tags)))  # words beyond the length
-        return measurements(inputs.evaluate()['loss'].value(), sentences, predicted, inputs.data.separator)
+        loss, data = inputs.evaluate()['loss'].value(), inputs.data
+        return measurements(loss, sentences, predicted, data.separator, available(lambda: data.baselines))
 
 
 def measurements(
-    loss: float, sentences: Sequence[Any], predicted: Sequence[list[str]], separator: str = ' '
+    loss: float,
+    sentences: Sequence[Any],
+    predicted: Sequence[list[str]],
+    separator: str = ' ',
+    baselines: Sequence[Baseline] = (),
 ) -> Measurements:
     """Measure predicted tags.
 
@@ -48,7 +54,8 @@ def measurements(
       loss: mean loss over the sentences.
       sentences: sentences with `words` and `tags`.
       predicted: tags of every sentence, one per word.
-      separator: text between words.
+      separator: text between the words of a sentence.
+      baselines: what baselines reach on the same sentences.
     """
     true = [entities.decode(s.tags) for s in sentences]
     found = [entities.decode(tags) for tags in predicted]
@@ -87,13 +94,14 @@ def measurements(
         },
         statistics.interval(len(sentences), lambda i: statistics.precision_recall_f1(*counts[i].sum(axis=0))[2]),
         predictions,
-        tables={
+        baselines,
+        {
             'Entities': [header, *rows],
-            'The worst errors': worst(predictions, np.where(badness > 0, badness, -np.inf)),
+            **table_of_errors('The worst errors', predictions, np.where(badness > 0, badness, -np.inf)),
         },
         text='\n'.join('  '.join(cell.ljust(14) for cell in row) for row in (header, *rows)) + '\n',
     )
 
 
-def _phrases(words: Sequence[str], found: Sequence[entities.Entity], separator: str) -> list[str]:
+def _phrases(words: Sequence[str], found: Sequence[Entity], separator: str) -> list[str]:
     return [f'{e.type}: {separator.join(words[e.first : e.last])}' for e in found]

@@ -277,7 +277,7 @@ def is_neutral_list(value: Any, choice: Any) -> bool:
 
 
 def max_tokens(value: Any) -> int | None:
-    """Check a maximum number of tokens; -1, which other servers take, is no limit of the request's own."""
+    """Check a maximum number of tokens; -1, which other servers take, is the same as null."""
     if type(value) is int and value >= 1:
         return value
     if type(value) is int and value == -1:

@@ -40,7 +40,7 @@ def hosts_of(host: str, listening: str, further: Iterable[str]) -> Hosts:
     """Return the names of a server.
 
     Args:
-      host: name or address that it was told to listen to.
+      host: name or address of the flag --host.
       listening: address that it listens to: that of `host`.
       further: names that the user adds.
     """

@@ -144,5 +144,5 @@ def failure_of(delta: Delta) -> Failure | None:
     if delta.finish_reason == 'cancelled':
         return Failure(503, 'The server is shutting down.')
     if delta.finish_reason == 'error':
-        return Failure(500, "The engine has failed; see the server's log.")
+        return Failure(500, "The engine has failed to generate the text; see the server's log.")
     return None

@@ -1,39 +1,97 @@
-"""Evaluation on the held-out part of the data."""
+"""Evaluation on the held-out part of the data, in one pass."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from palm_jax.partitioning import shard_batch
 from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.batch_sizes import BatchSizes
 from palm_jax.training.interfaces import Data
 from palm_jax.training.metrics import Metrics
-from palm_jax.training.result import EvaluationInput
+from palm_jax.training.progress import track
+from palm_jax.training.result import EvaluationInput, Scored
 from palm_jax.training.state import TrainState
 
+HostBatch = Mapping[str, np.ndarray]
 
-def evaluate(
-    eval_step: Callable[[dict[str, Any]], Metrics], batches: Iterable[Mapping[str, np.ndarray]], mesh: Mesh
-) -> Metrics:
-    """Sum the metrics of all batches.
+
+class Evaluator:
+    """Reads the held-out part when it is first needed, and remembers the metrics.
 
     Args:
-      eval_step: metrics of one batch on the mesh.
-      batches: features [B, ...] on the host.
+      data: the data.
+      batch_size: sequences per batch.
       mesh: devices over whose `data` axis a batch is split.
+      eval_step: jitted; metrics of a batch on the mesh.
+      score_step: jitted; metrics of a batch, and the scores of the head, see `head_scores`.
+      num_batches: number of batches to read, from the beginning; None reads all.
+
+    Attributes:
+      of_batches: metrics of each batch, once they are computed.
     """
-    progress = tqdm(batches, desc='evaluating', unit=' batches', leave=False)
-    return metrics_lib.total([eval_step(shard_batch(batch, mesh)) for batch in progress])
+
+    def __init__(
+        self,
+        data: Data,
+        batch_size: int,
+        mesh: Mesh,
+        eval_step: Callable[[dict[str, Any]], Metrics],
+        score_step: Callable[[dict[str, Any]], tuple[Metrics, jax.Array]],
+        num_batches: int | None = None,
+    ):
+        self._data, self._batch_size, self._mesh = data, batch_size, mesh
+        self._eval_step, self._score_step, self._num_batches = eval_step, score_step, num_batches
+        self.of_batches: list[Metrics] = []
+
+    def evaluate(self, see: Callable[[HostBatch], None] | None = None) -> Metrics:
+        """Return the sums of the metrics of all batches.
+
+        Args:
+          see: called with every batch on the host; None reads the batches only if the metrics are not known yet.
+        """
+        if see is not None or not self.of_batches:
+            self._read(self._eval_step, lambda batch, metrics: see(batch) if see else None, lambda metrics: metrics)
+        return metrics_lib.total(self.of_batches)
+
+    def score(self) -> Scored:
+        """Return the scores of the head for every example, with the labels; the metrics are known afterwards."""
+        scores: list[np.ndarray] = []
+        labels: list[np.ndarray] = []
+
+        def see(batch: HostBatch, result: tuple[Metrics, jax.Array]) -> None:
+            count = self._data.num_validation_sequences - sum(map(len, scores))  # the last batch is filled up
+            scores.append(np.asarray(result[1])[:count])
+            labels.append(batch['labels'][:count])
+
+        self._read(self._score_step, see, lambda result: result[0])
+        return Scored(scores, labels)
+
+    def _read(self, step: Callable[..., Any], see: Callable[[HostBatch, Any], None], metrics_of: Callable) -> None:
+        """Compute a step for every batch; the next one is sent to the devices before the last one is waited for."""
+        total = -(-self._data.num_validation_sequences // self._batch_size)
+        total = total if self._num_batches is None else min(total, self._num_batches)
+        batches = itertools.islice(self._data.validation(self._batch_size), self._num_batches)
+        self.of_batches.clear()
+        before: list[tuple[HostBatch, Any]] = []
+        for batch in track(batches, total, 'evaluating'):
+            before.append((batch, step(shard_batch(batch, self._mesh))))
+            if len(before) > 1:
+                self._take(*before.pop(0), see, metrics_of)
+        for pair in before:
+            self._take(*pair, see, metrics_of)
+
+    def _take(self, batch: HostBatch, result: Any, see: Callable[[HostBatch, Any], None], metrics_of: Callable) -> None:
+        result = jax.device_get(result)
+        see(batch, result)
+        self.of_batches.append(metrics_of(result))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +100,7 @@ class HeldOut:
 
     Attributes:
       eval_step: jitted; metrics of a state and a batch, see `step.eval_step`.
+      score_step: jitted; metrics and scores of a head, see `head_scores`.
       model: the adapted model.
       data: the run's data.
       mesh: devices of the run.
@@ -49,6 +108,7 @@ class HeldOut:
     """
 
     eval_step: Callable[[TrainState, dict[str, Any]], Metrics]
+    score_step: Callable[[TrainState, dict[str, Any]], tuple[Metrics, jax.Array]]
     model: Any
     data: Data
     mesh: Mesh
@@ -61,11 +121,11 @@ class HeldOut:
 
     def metrics(self, state: TrainState, step: int, num_batches: int | None = None) -> Metrics:
         """Sum the metrics of the first batches, or of all for None, after `step` steps."""
-        batches = itertools.islice(self.data.validation(self.batch_sizes.at(step - 1)), num_batches)
-        return evaluate(functools.partial(self.eval_step, state), batches, self.mesh)
+        return self._evaluator(state, step, num_batches).evaluate()
 
     def inputs(self, state: TrainState, step: int) -> EvaluationInput:
         """What a reporter measures: the model after `step` steps, with the data."""
+        evaluator = self._evaluator(state, step)
         return EvaluationInput(
             model=self.model,
             params=state.all_params,
@@ -73,5 +133,16 @@ class HeldOut:
             mesh=self.mesh,
             batch_size=self.batch_sizes.at(step - 1),
             sequences_seen=self.batch_sizes.before(step),
-            evaluate=lambda: self.metrics(state, step),
+            evaluate=evaluator.evaluate,
+            score=evaluator.score,
+        )
+
+    def _evaluator(self, state: TrainState, step: int, num_batches: int | None = None) -> Evaluator:
+        return Evaluator(
+            self.data,
+            self.batch_sizes.at(step - 1),
+            self.mesh,
+            lambda batch: self.eval_step(state, batch),
+            lambda batch: self.score_step(state, batch),
+            num_batches,
         )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from palm_jax.training.best import BestCheckpoint
 from palm_jax.training.evaluate import HeldOut
+from palm_jax.training.metrics import Metrics
 from palm_jax.training.result import Reporter
 from palm_jax.training.run import Periods
 from palm_jax.training.state import TrainState
@@ -40,6 +41,7 @@ class Evaluations:
     ):
         self._held_out, self._periods, self._total_steps = held_out, periods, total_steps
         self._best, self._reporter = best, reporter
+        self._is_of_report = False  # whether the best metric is; the first evaluation shows it at the latest
         self.stalled = best is not None and best.has_stalled(first_step)
 
     def check_metric(self, state: TrainState) -> None:
@@ -53,7 +55,8 @@ class Evaluations:
         of_loss = self._held_out.metric_names(state)
         names_of = getattr(self._reporter, 'metric_names', None)  # which a reporter of the user may lack
         of_reporter = None if names_of is None else names_of(self._held_out.data)
-        if self._best.metric not in of_loss and of_reporter is not None:
+        self._is_of_report = self._best.metric not in of_loss
+        if self._is_of_report and of_reporter is not None:
             self._best.check({*of_loss, *of_reporter})
 
     def is_due(self, step: int) -> bool:
@@ -64,12 +67,14 @@ class Evaluations:
 
     def measure(self, state: TrainState, step: int) -> dict[str, float]:
         """Metrics of the held-out part by name."""
-        num_batches = self._periods.evaluate_batches if self._best is None else None
-        metrics = self._held_out.metrics(state, step, num_batches)
-        values = {name: ratio.value() for name, ratio in metrics.items()}
-        if self._best is not None and self._best.metric not in values:
-            values |= self._reporter.measure(self._held_out.inputs(state, step)).metrics
-        return values
+        if self._best is None:
+            return _values(self._held_out.metrics(state, step, self._periods.evaluate_batches))
+        inputs = self._held_out.inputs(state, step)
+        measured = self._reporter.measure(inputs).metrics if self._is_of_report else {}
+        values = _values(inputs.evaluate())
+        if self._best.metric not in values and not self._is_of_report:
+            measured, self._is_of_report = self._reporter.measure(inputs).metrics, True
+        return values | dict(measured)
 
     def offer(self, state: TrainState, step: int, values: Mapping[str, float]) -> None:
         """Keep a state that is the best so far.
@@ -85,3 +90,7 @@ class Evaluations:
         """Why the run ends early at a step."""
         assert self._best is not None, 'only a run with a best metric stalls'
         return f'no better {self._best.metric} since step {self._best.step:,}: the run ends at step {step:,}'
+
+
+def _values(metrics: Metrics) -> dict[str, float]:
+    return {name: ratio.value() for name, ratio in metrics.items()}

@@ -32,7 +32,7 @@ _PEAK_FLOPS = {
 }
 
 
-def per_token(num_params: int, arch: Architecture, length: int) -> float:
+def per_token(num_params: int, arch: Architecture, length: float) -> float:
     """Return 6·N + 12·L·H·Q·T: FLOPs of one token's forward and backward pass, without rematerialization."""
     return 6.0 * num_params + 12.0 * arch.num_layers * arch.num_heads * arch.head_dim * length
 

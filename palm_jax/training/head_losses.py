@@ -58,8 +58,8 @@ class ClassLoss:
         labels, weights = batch['labels'], batch['label_weights']
         log_p = jax.nn.log_softmax(scores, axis=-1)
         target = optax.smooth_labels(jax.nn.one_hot(labels, scores.shape[-1]), self.label_smoothing)
-        focus = (1 - jnp.exp(log_p)) ** self.focal_gamma if self.focal_gamma else 1.0
-        loss = -(target * focus * log_p).sum(axis=-1)
+        focus = jnp.exp(self.focal_gamma * _log_one_minus_p(scores)) if self.focal_gamma else 1.0
+        loss = -jnp.where(target > 0, target * focus * log_p, 0.0).sum(axis=-1)
         correct = (scores.argmax(axis=-1) == labels).astype(jnp.float32)
         return _weighed(loss, weights, accuracy=correct)
 
@@ -116,6 +116,20 @@ class TokensAndLabelLoss:
         label_loss, of_label = self.label.of_scores(scores_BC, batch)
         metrics |= {f'label_{name}': ratio for name, ratio in of_label.items()}
         return token_loss + self.label_weight * label_loss, metrics
+
+
+def _log_one_minus_p(scores: jax.Array) -> jax.Array:
+    """Return log(1 − softmax(scores)), finite with finite gradients where a probability rounds to 1.
+
+    At the largest score it is the log of the other probabilities' sum. With a single class, where that sum is empty,
+    it is 0, and so is the loss.
+    """
+    if scores.shape[-1] == 1:
+        return jnp.zeros_like(scores)
+    is_largest = jax.nn.one_hot(scores.argmax(axis=-1), scores.shape[-1], dtype=bool)
+    of_others = jax.nn.logsumexp(jnp.where(is_largest, -jnp.inf, scores), axis=-1, keepdims=True)
+    p_of_others = jnp.where(is_largest, 0.0, jax.nn.softmax(scores, axis=-1))  # at most a half
+    return jnp.where(is_largest, of_others - jax.nn.logsumexp(scores, axis=-1, keepdims=True), jnp.log1p(-p_of_others))
 
 
 def _weighed(loss: jax.Array, weights: jax.Array, **others: jax.Array) -> tuple[jax.Array, Metrics]:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from palm_jax.run_directory import RunDirectory
+
 
 class Vocabulary(Protocol):
     """The vocabulary of the data, for the record.
@@ -17,8 +19,11 @@ class Vocabulary(Protocol):
       fingerprint: string that differs between vocabularies.
     """
 
-    size: int
-    fingerprint: str
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
 
     def save(self, directory: Path) -> None:
         """Write the vocabulary's file to a directory, if it has one."""
@@ -44,6 +49,9 @@ class Data(Protocol):
     num_validation_sequences: int
     group: int | None
     is_ready: bool
+
+    def prepare(self, run: RunDirectory) -> None:
+        """Check the data before the training of a run, and use what the run has kept; called before it is read."""
 
     def batch(self, first: int, size: int) -> Mapping[str, np.ndarray]:
         """Return the training sequences first, first + 1, ...: features [size, L]."""

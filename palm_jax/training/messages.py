@@ -7,25 +7,67 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from palm_jax.training import flops
+from palm_jax.training.interfaces import Data
 from palm_jax.training.plan import Plan
 from palm_jax.training.spikes import Skip
+from palm_jax.wording import counted
 
 _LOGGER = logging.getLogger(__name__)
 
+_LONG, _TINY, _GROUPS = 3600, 5_000_000, 32  # seconds, parameters, groups whose length is looked at
 ANOTHER_METRIC = 'Run the same command with another BEST_METRIC and --accept_changes to continue.'
 
 
-def warn_if_slow(plan: Plan, first_step: int) -> None:
-    """Log the expected duration of a run on a CPU, and a smaller configuration if that is long."""
+def introduce(plan: Plan, data: Data, directory: Path) -> None:
+    """Log a run in numbers, and its data, of which both parts are read and checked.
+
+    Raises:
+      UserError: see `Data.describe`.
+    """
+    _LOGGER.info('%s\nMODEL_DIR  %s\n%s', plan.summary(data.num_sequences), directory, flops.FORMULA)
+    _LOGGER.info(data.describe())
+
+
+def warn_if_slow(plan: Plan, data: Data, first_step: int, is_from_scratch: bool) -> None:
+    """Log the expected duration of a run on a CPU and, if that is long, what makes it shorter.
+
+    Args:
+      plan: the run.
+      data: its data, of which some batches are read for their length.
+      first_step: step at which this process begins.
+      is_from_scratch: whether the run pretrains a model, so that a smaller one may do.
+    """
     if jax.default_backend() != 'cpu' or first_step >= plan.total_steps:
         return
-    tokens = plan.total_tokens - plan.batch_sizes.before(first_step) * plan.length
-    seconds = plan.flops_per_token * tokens / (0.6 * flops.measured_speed())
-    _LOGGER.info('expected   about %s on this CPU, from its matmul speed', flops.duration(seconds))
-    if seconds > 3600:
+    length = mean_length(data, plan.batch_sizes.at(first_step))
+    sequences = plan.batch_sizes.before(plan.total_steps) - plan.batch_sizes.before(first_step)
+    seconds = plan.computed_flops_per_token(length) * length * sequences / (0.6 * flops.measured_speed())
+    _LOGGER.info(
+        'expected   about %s on this CPU, from its matmul speed, for the %s left with rows of %.0f tokens on average, '
+        'after compilation',
+        flops.duration(seconds),
+        counted(plan.total_steps - first_step, 'step'),
+        length,
+    )
+    if seconds <= _LONG:
+        return
+    if is_from_scratch and plan.num_params > _TINY:
         _LOGGER.info('           for a machine without an accelerator: --gin_file=gin/pretrain_tiny.gin (minutes)')
+        return
+    groups = '' if is_from_scratch or data.group else ' and GROUP_BY_LENGTH=%BATCH_SIZE'
+    steps = first_step + max(1, int((plan.total_steps - first_step) * _LONG / seconds))
+    _LOGGER.info(f'           about an hour with --gin.TRAIN_STEPS={steps}; smaller TASK_FEATURE_LENGTHS{groups} help')
+
+
+def mean_length(data: Data, batch_size: int) -> float:
+    """Return the mean number of tokens in a row of a batch, padding included, from batches of a few groups."""
+    if data.group is None:
+        return data.length
+    starts = [number * data.group for number in range(_GROUPS)]
+    return float(np.mean([data.batch(first, batch_size)['decoder_input_tokens'].shape[1] for first in starts]))
 
 
 def in_short(values: Mapping[str, float]) -> dict[str, str]:

@@ -63,13 +63,30 @@ class Plan:
     @property
     def share_of_full_flops(self) -> float:
         """Matmul FLOPs of a step as a fraction of training everything; see `flops.share_of_full`."""
-        trees = (self.shapes.params, self.shapes.frozen)
-        everything = {part: sum(_count(tree.get(part, {})) for tree in trees) for part in ('embed', 'stack')}
-        through = 0.0  # number of weights through which the gradient flows
-        if self.shapes.params.keys() - {'final_norm', 'head'}:
-            through = everything['stack'] * (1 - self.frozen_layers / self.model.arch.num_layers)
-            through += everything['embed'] if self.model.head is None else 0
-        return flops.share_of_full(self.num_trained, through, self.num_params)
+        return flops.share_of_full(self.num_trained, self._num_through(), self.num_params)
+
+    def computed_flops_per_token(self, length: float) -> float:
+        """FLOPs of one token as this run computes it: without gradients of frozen weights, at its real length.
+
+        Args:
+          length: mean number of tokens in a row, padding included.
+        """
+        unused = 0 if self.model.head is None else self._count_all('embed')  # looked up, but in no matmul
+        unused_trained = _count(self.shapes.params.get('embed', {})) if unused else 0
+        used = self.num_params - unused
+        share = flops.share_of_full(self.num_trained - unused_trained, self._num_through(), used)
+        return share * flops.per_token(used, self.model.arch, length)
+
+    def _num_through(self) -> float:
+        """Number of weights through which the gradient flows."""
+        if not self.shapes.params.keys() - {'final_norm', 'head'}:
+            return 0.0
+        through = self._count_all('stack') * (1 - self.frozen_layers / self.model.arch.num_layers)
+        return through + (self._count_all('embed') if self.model.head is None else 0)
+
+    def _count_all(self, part: str) -> int:
+        """Number of weights in a part of the model, trained or frozen."""
+        return sum(_count(tree.get(part, {})) for tree in (self.shapes.params, self.shapes.frozen))
 
     def trained_summary(self) -> str:
         """Return `cost` in one line."""
@@ -161,17 +178,23 @@ class Plan:
         return '\n'.join(
             (
                 f'model      {self.num_params:,} parameters: {arch.num_layers} layers, width {arch.d_model:,}, '
-                f'{arch.num_heads} heads of {arch.head_dim} on {arch.num_kv_heads} key/value head(s), '
+                f'{arch.num_heads} heads of {arch.head_dim} on {arch.num_kv_heads} key/value '
+                f'{"head" if arch.num_kv_heads == 1 else "heads"}, '
                 f'vocabulary {arch.vocab_size:,}',
                 f'trained    {self.trained_summary()}',
                 f'work       {self.total_steps:,} steps of {sizes} tokens = {self.total_tokens:,} tokens{epochs}',
                 f'FLOPs      {self.flops_per_token:.3g} per token, '
                 f'{self.flops_per_token * self.total_tokens:.3g} in total',
                 f'mesh       {mesh}',
-                f'memory     {sum(memory.values()) / 2**30:.2f} GiB per device: '
-                + ', '.join(f'{name} {size / 2**30:.2f}' for name, size in memory.items()),
+                f'memory     {_size(sum(memory.values()))} per device: '
+                + ', '.join(f'{name} {_size(size)}' for name, size in memory.items()),
             )
         )
+
+
+def _size(num_bytes: float) -> str:
+    """Return a number of bytes in MiB, or in GiB from 1 GiB on."""
+    return f'{num_bytes / 2**30:.2f} GiB' if num_bytes >= 2**30 else f'{num_bytes / 2**20:.1f} MiB'
 
 
 def _count(tree: Any) -> int:

@@ -8,7 +8,7 @@ from typing import Literal
 from palm_jax.checkpoint_metadata import read_metadata
 from palm_jax.errors import UserError
 from palm_jax.models.architecture import Architecture
-from palm_jax.run_directory import RunDirectory, find_checkpoint
+from palm_jax.run_directory import RunDirectory, find_checkpoint, whole_file
 
 
 def architecture(
@@ -50,12 +50,15 @@ def vocabulary(path: str | None) -> str:
     if name == 'bytes':
         return name
     run = RunDirectory.of_checkpoint(checkpoint)
-    if run.vocabulary is None:
+    is_tokenizer = name is not None and name.startswith('tokenizers')
+    file = run.tokenizers_vocabulary if is_tokenizer else run.sentencepiece_vocabulary
+    found = whole_file(file, checkpoint)
+    if not found.is_file():
         raise UserError(
-            f'{checkpoint} was trained with the vocabulary {name}, but {run.sentencepiece_vocabulary} is missing. '
-            'Bind its file: --gin.VOCABULARY=...'
+            f'{checkpoint} was trained with the vocabulary {name}, but {file} is missing. '
+            'Bind a copy of it: --gin.VOCABULARY=...'
         )
-    return str(run.vocabulary)
+    return str(found)
 
 
 def labels(path: str | None) -> tuple[str, ...] | None:

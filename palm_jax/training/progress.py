@@ -4,12 +4,32 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any, Self
+from collections.abc import Iterable
+from typing import Any, Self, TypeVar
 
 import jax
 from tqdm import tqdm
 
 from palm_jax.training import flops
+
+Item = TypeVar('Item')
+
+
+def track(items: Iterable[Item], total: int, description: str, unit: str = ' batches') -> Iterable[Item]:
+    """Return the items, with a progress bar that shows their number and the time left while they are iterated over.
+
+    Args:
+      items: items; a bar that is to be right waits for the result of each.
+      total: number of items.
+      description: what is done, before the bar.
+      unit: what the items are, after their number.
+    """
+    return tqdm(items, description, total, leave=False, unit=unit, mininterval=_interval())
+
+
+def _interval() -> float:
+    """Return the seconds between two updates of a bar: few on a terminal, many in a log file."""
+    return 0.5 if sys.stderr.isatty() else 15.0
 
 
 class Progress:
@@ -27,7 +47,7 @@ class Progress:
             total=total_steps,
             unit='step',
             dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 15.0,  # seldom in a log file
+            mininterval=_interval(),
         )
         self._flops_per_token = flops_per_token
         self._tokens, self._start = 0, time.monotonic()

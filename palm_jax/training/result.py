@@ -7,11 +7,25 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from jax.sharding import Mesh
 
 from palm_jax.models.model import Model
 from palm_jax.training.metrics import Metrics
 from palm_jax.training.plan import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """The scores of a head for the held-out part, and its labels.
+
+    Attributes:
+      scores: float32 [b, ...] of every batch; E examples in all.
+      labels: encoded labels [b, ...] of every batch.
+    """
+
+    scores: Sequence[np.ndarray]
+    labels: Sequence[np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +39,9 @@ class EvaluationInput:
       mesh: devices that hold the parameters.
       batch_size: sequences per batch.
       sequences_seen: training sequences that the model has learned from; baselines get as many.
-      evaluate: computes the metrics of the loss on the whole held-out part.
+      evaluate: returns the metrics of the loss on the whole held-out part; calls a function that it is given with every
+        batch on the host.
+      score: returns the scores of the head for the whole held-out part; `evaluate` need not read it again then.
     """
 
     model: Model
@@ -34,7 +50,8 @@ class EvaluationInput:
     mesh: Mesh
     batch_size: int
     sequences_seen: int
-    evaluate: Callable[[], Metrics]
+    evaluate: Callable[..., Metrics]
+    score: Callable[[], Scored]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +80,7 @@ class Measured(Protocol):
       metrics: values by name; `loss` is one of them.
       intervals: 95% confidence intervals, (low, high) by the metric's name.
       predictions: one row per held-out example; None where the reporter makes none.
+      details: further results, of which `baselines` are printed by `palm-jax eval`.
     """
 
     @property
@@ -73,6 +91,9 @@ class Measured(Protocol):
 
     @property
     def predictions(self) -> Sequence[Mapping[str, Any]] | None: ...
+
+    @property
+    def details(self) -> Mapping[str, Any]: ...
 
 
 class Report(Protocol):

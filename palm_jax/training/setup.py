@@ -23,6 +23,7 @@ from palm_jax.peft.method import AdaptedModel, Method
 from palm_jax.peft.trainable import Trainable, join
 from palm_jax.training.base_weights import BaseWeights, quantize_base
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
+from palm_jax.training.head_scores import metrics_and_scores
 from palm_jax.training.initial_parameters import fingerprint, restore_params
 from palm_jax.training.interfaces import Data
 from palm_jax.training.optimizers import Optimizer
@@ -71,9 +72,7 @@ def _resolve_unroll_layers(model: PaLM, platform: str) -> PaLM:
     return model.clone(arch=dataclasses.replace(model.arch, unroll_layers=layers))
 
 
-def check_run(
-    model: PaLM, data: Data, batch_sizes: BatchSizes, data_devices: int, microbatches: int, total_steps: int
-) -> None:
+def check_run(model: PaLM, data: Data, batch_sizes: BatchSizes, data_devices: int, microbatches: int) -> None:
     """Refuse a run that cannot work, before anything is computed.
 
     Args:
@@ -82,7 +81,6 @@ def check_run(
       batch_sizes: sequences per step.
       data_devices: size of the mesh's `data` axis.
       microbatches: parts into which a batch is split.
-      total_steps: step at which the run ends.
 
     Raises:
       UserError: with the binding to change.
@@ -92,21 +90,16 @@ def check_run(
             f'The vocabulary has {data.vocabulary.size} ids, but the model has only {model.arch.vocab_size} embedding '
             f'rows. Set --gin.VOCABULARY_SIZE={data.vocabulary.size}.'
         )
-    check_steps(batch_sizes, data.group, data_devices, microbatches, total_steps)
+    check_batches(batch_sizes, data.group, data_devices, microbatches)
 
 
-def check_steps(
-    batch_sizes: BatchSizes, group: int | None, data_devices: int, microbatches: int, total_steps: int
-) -> None:
-    """Refuse a run without steps, and batches that cannot be divided; name those that can.
+def check_batches(batch_sizes: BatchSizes, group: int | None, data_devices: int, microbatches: int) -> None:
+    """Refuse batches that cannot be divided; name those that can.
 
     Args:
-      batch_sizes, data_devices, microbatches, total_steps: see `check_run`.
+      batch_sizes, data_devices, microbatches: see `check_run`.
       group: number of sequences of similar length in a group, which batches may not cross; None for no groups.
     """
-    for name, value in (('TRAIN_STEPS', total_steps), ('MICROBATCHES', microbatches)):
-        if value < 1:
-            raise UserError(f'{name} is {value}; it must be at least 1.')
     parts = microbatches * data_devices
     for _, size in batch_sizes.ramp:
         if size % parts:
@@ -248,6 +241,13 @@ class Setup:
     def eval_step(self, mesh: Mesh, loss: LossFn) -> Any:
         """Jitted `step.eval_step`: (state, batch) to metrics on every device."""
         return jax.jit(functools.partial(eval_step, model=self.model, loss=loss), out_shardings=replicated(mesh))
+
+    def score_step(self, mesh: Mesh, loss: LossFn) -> Any:
+        """Jitted `head_scores.metrics_and_scores`: (state, batch) to metrics and scores on every device."""
+        return jax.jit(
+            lambda state, batch: metrics_and_scores(loss, self.model, state.all_params, batch),
+            out_shardings=replicated(mesh),
+        )
 
 
 def _placed(shape: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

@@ -58,7 +58,8 @@ def train_step(
         grads, metrics = gradient(state.params, batch, jnp.zeros((), jnp.int32))
     else:
         grads, metrics = _accumulate(lambda mb, i: gradient(state.params, mb, i), split(batch, microbatches))
-    count = jnp.maximum(metrics['loss'].count, 1.0)
+    count = metrics['loss'].count
+    count = jnp.where(count > 0, count, 1.0)  # weights may sum to less than 1; without any, the gradient is 0
     grads = jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

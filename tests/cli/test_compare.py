@@ -43,7 +43,25 @@ def test_it_says_plainly_whether_they_differ(tmp_path, capsys):
     main([first, alike])
     assert 'No significant difference' in capsys.readouterr().out
     main([first, first])
-    assert "McNemar's p = 1" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "McNemar's p = 1" in shown and 'both score the same on every example' in shown and '0.0000' not in shown
+    swapped = write(tmp_path / 'swapped', ['y'] * 40 + ['x'] * 60)
+    main([first, swapped])
+    assert 'both score the same on average' in capsys.readouterr().out
+
+
+def test_the_better_run_is_named_with_its_gain(tmp_path, capsys):
+    few, many = (write(tmp_path / str(right), ['x'] * right + ['y'] * (10 - right)) for right in (4, 9))
+    main([few, many])
+    assert 'the second is better by 0.5000 (95% interval +' in capsys.readouterr().out
+    main([many, few])
+    assert 'the first is better by 0.5000 (95% interval +' in capsys.readouterr().out
+    one = write(tmp_path / 'one', ['x'])
+    main([one, one])
+    assert capsys.readouterr().out.startswith('1 example\n')
+    labels = [float(i) for i in range(4)]
+    main([write(tmp_path / name, [y + error for y in labels], labels) for name, error in (('a', 1e-6), ('b', 3e-6))])
+    assert 'the first is better by 0.0000020' in capsys.readouterr().out
 
 
 def test_numbers_are_compared_by_their_errors(tmp_path, capsys):

@@ -4,9 +4,8 @@ from palm_jax.configuration import reference
 from palm_jax.configuration.compose import render
 from palm_jax.configuration.statements import Macro, Reference, held, open_file, read_statements
 
-# Prompts are Python code because the part's text is; a reporter in Python draws no samples without prompts.
 # PaLM's schedule has the paper's learning rate in Python; that of gin is a recipe's.
-DIFFERENT = {'language_model.TextReporter.prompts', 'schedules.palm.learning_rate'}
+DIFFERENT = {'schedules.palm.learning_rate'}
 PARTS = [path for path in reference.package_files() if path.parent.name != 'gin']
 
 

@@ -135,6 +135,20 @@ def test_a_directory_of_another_run_stops_and_shows_the_difference(tmp_path):
         keep(tmp_path / 'file' / 'run', other, accept_changes=False)
 
 
+@pytest.mark.parametrize(
+    'changed',
+    [
+        f'MODEL_DIR = "{"runs/" + "x" * 150}"\n',
+        f'PROMPTS = {["a prompt that is long " * 5] * 9}\n',
+        'loop.train.total_steps = 7\nloop.Periods.log = 3\nKEEP_EVERY = 4\n',
+        "# a comment\nTASK_FEATURE_LENGTHS = {\n    'targets':\n        256,\n}\n",  # another line of the same value
+    ],
+)
+def test_a_record_compares_values_not_lines(changed):
+    configuration, _ = build()
+    assert record.difference(configuration.text, configuration.text + changed, record._MAY_CHANGE) == ''
+
+
 def test_other_data_stop_a_run_and_are_shown(tmp_path, caplog):
     configuration, _ = build()
     more = READ | {'train': {'rows': 10, 'sha256': 'a2'}}

@@ -115,8 +115,8 @@ def test_in_python_from_a_table_to_a_model_that_stands_alone(made, tmp_path, cap
     )
     command = shlex.split(re.search(r'^continue with *(.*)$', capsys.readouterr().out, re.MULTILINE)[1])
     assert command[:2] == ['palm-jax', 'train'] and command[-1] == '--gin.TRAIN_STEPS=40'
-    more = run_here('palm_jax.train', *command[2:-1], '--gin.TRAIN_STEPS=21')
-    assert 'continuing from step 20' in more.stdout, more.stderr[-2000:]
+    again = run_here('palm_jax.train', *command[2:-1], '--gin.TRAIN_STEPS=20')
+    assert 'this run was finished at step 20' in again.stdout, again.stderr[-2000:]
     texts = [f'number {i} is {"even" if i % 2 == 0 else "odd"}' for i in range(500, 540)]
     probabilities = model.predict(texts)
     assert sum(next(iter(p)) == 'yes' for p in probabilities) == 20
@@ -135,7 +135,7 @@ def test_in_python_from_a_table_to_a_model_that_stands_alone(made, tmp_path, cap
     # LoRA is merged: what was saved is a base like any other, for another head, too. The trained part alone is none.
     alone = finetune(made, tmp_path / 'again', steps=1, base=tmp_path / 'run')
     assert alone.returncode == 2 and f"api.load('{tmp_path / 'run'}').save(" in alone.stderr, alone.stderr[-2000:]
-    shutil.rmtree(tmp_path / 'again')
+    assert not (tmp_path / 'again').exists()  # a run that was refused leaves nothing
     again = finetune(made, tmp_path / 'again', '--gin_file=gin/heads/regression.gin', table='numbers.csv', steps=1,
                      base=tmp_path / 'whole')  # fmt: skip
     assert again.returncode == 0, again.stderr[-2000:]

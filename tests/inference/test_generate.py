@@ -7,8 +7,11 @@ import pytest
 
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
+from palm_jax.inference.beam import BeamSearch
 from palm_jax.inference.generate import Sampler
+from palm_jax.inference.scoring import likelihoods
 from palm_jax.models.quantization import dequantize_tree
+from palm_jax.special_ids import EOS_ID
 from tests.support.models import applied
 from tests.support.vocabularies import Letters, Numbers
 
@@ -189,3 +192,40 @@ def _at(tree, path):
     for key in path:
         tree = tree[key.key]
     return tree
+
+
+class Sparse(Numbers):
+    """Has a text for every fourth of its first 40 ids, and decodes no other."""
+
+    has_text = np.arange(40) % 4 == 3
+
+    def decode(self, ids):
+        assert all(self.has_text[i] for i in ids)
+        return super().decode(ids)
+
+
+@pytest.mark.parametrize(
+    'decoder',
+    [
+        Sampler(max_tokens=20, temperature=0.0),
+        Sampler(max_tokens=20, temperature=50.0, top_p=1.0),
+        Sampler(max_tokens=20, temperature=3.0, top_k=2, repetition_penalty=5.0, stop=['none such']),
+        BeamSearch(max_tokens=12, num_beams=3),
+    ],
+    ids=str,
+)
+def test_ids_without_a_text_are_never_drawn(micro, decoder):
+    model, params = micro()
+    written = decoder.generate(model, params, Sparse(), [[0, 5, 9], [0, 3]], 64)
+    ids = {i for completions in written for completion in completions for i in completion.ids}
+    assert ids and ids <= {3, 7, 11, 15, 19, 23, 27, 31, 35, 39}
+
+
+def test_greedy_in_scoring_is_what_greedy_decoding_writes(micro):
+    model, params = micro()
+    (best,) = Sampler(max_tokens=8, temperature=0.0).generate(model, params, Sparse(), [[0, 5, 9]], 64)[0]
+    completion = [*best.ids, *([EOS_ID] if best.finish_reason == 'stop' else [])]
+    (ours,) = likelihoods(model, params, [([0, 5, 9], completion)], 64, vocabulary=Sparse())
+    (theirs,) = likelihoods(model, params, [([0, 5, 9], completion)], 64)
+    assert ours.is_greedy and not theirs.is_greedy
+    np.testing.assert_allclose(ours.logprobs, best.logprobs, atol=1e-5)

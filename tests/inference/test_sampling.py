@@ -92,3 +92,43 @@ def test_greedy_rows_among_drawn_ones_stay_greedy():
     np.testing.assert_array_equal(
         sampling.choose(logits(), sampling_params(6, temperature=0), jnp.zeros(6, int)), greedy
     )
+
+
+EXTREMES = [
+    {'temperature': 1e-30},
+    {'temperature': 1e-45},
+    {'temperature': 1e-300},
+    {'top_p': 1e-30},
+    {'top_p': 1e-60},
+    {'temperature': 1e-9, 'top_p': 1e-9, 'top_k': 1, 'min_p': 1.0},
+    {'temperature': 1e-37, 'min_p': 1e-60, 'top_p': 0.5},
+    {'top_k': 1, 'temperature': 1e60},
+    {'top_k': 2**40, 'min_p': 1.0},
+    {'temperature': 0.0, 'repetition_penalty': 1e60},
+    {'temperature': 0.0, 'repetition_penalty': 1e-60},
+    {'top_k': 1, 'repetition_penalty': 1e38, 'temperature': 1e30},
+    {'top_p': 1e-12, 'repetition_penalty': 1e-300, 'temperature': 1e-30},
+]
+
+
+@pytest.mark.parametrize('options', EXTREMES, ids=str)
+@pytest.mark.parametrize('shift', [-100.0, 0.0, 100.0])
+def test_extreme_parameters_choose_the_likeliest_token(options, shift):
+    """Whatever over- or underflows, against the formula of the penalty in exact arithmetic."""
+    penalty = options.get('repetition_penalty', 1.0)
+    for seen in (np.zeros((6, V), bool), np.ones((6, V), bool), np.arange(V) % 2 == np.arange(6)[:, None] % 2):
+        x = np.asarray(logits() + shift, np.longdouble)
+        expected = np.argmax(np.where(seen, np.where(x > 0, x / penalty, x * penalty), x), axis=1)
+        chosen = sampling.choose(logits() + shift, sampling_params(6, **options), jnp.zeros(6, int), jnp.asarray(seen))
+        np.testing.assert_array_equal(chosen, expected)
+
+
+@pytest.mark.parametrize('options', [{'temperature': 0.0}, {'temperature': 9.0}, {'top_k': 3}, {'top_p': 0.5}], ids=str)
+def test_only_drawable_ids_are_drawn(options):
+    drawable = np.arange(V) % 3 == 1
+    choose = jax.jit(sampling.choose)
+    likely = jnp.where(drawable, logits(), logits() + 50)  # what may not be drawn is what the model wants
+    drawn = np.array([choose(likely, sampling_params(6, **options), jnp.full(6, t), None, drawable) for t in range(30)])
+    assert drawable[drawn].all()
+    if options == {'temperature': 0.0}:
+        np.testing.assert_array_equal(drawn[0], np.argmax(np.where(drawable, logits(), -np.inf), axis=1))

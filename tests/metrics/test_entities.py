@@ -37,7 +37,10 @@ def test_a_report_counts_types_and_names_the_worst_sentence():
         ('LOC', '0.000', '0.000', '0.000', '1'),
         ('PER', '0.500', '0.500', '0.500', '2'),
     ]
-    assert report.tables['The worst errors'][1] == ('Rome burns', "['LOC: Rome']", "['PER: Rome burns']")
+    assert report.tables['The worst errors'][1] == ('Rome burns', 'LOC: Rome', 'PER: Rome burns')
+    joined = tags.measurements(0.5, sentences, [['O'] * 3, ['B-LOC', 'I-LOC']], '')
+    assert [row['text'] for row in joined.predictions] == ['AnnmetBo', 'Romeburns']
+    assert joined.predictions[1]['predicted'] == ['LOC: Romeburns']
     np.testing.assert_allclose(report.metrics['tag_accuracy'], 2 / 5)
     low, high = report.intervals['entity_f1']
     assert low <= report.metrics['entity_f1'] <= high

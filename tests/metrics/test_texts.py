@@ -1,12 +1,14 @@
 """Metrics of generated text: the numbers of sacrebleu and rouge_score, SQuAD's by hand."""
 
+from decimal import Decimal
+
 import numpy as np
 import pytest
 import sacrebleu
 from rouge_score import rouge_scorer
 
 from palm_jax.errors import UserError
-from palm_jax.metrics.texts import Words, answer_f1, answer_words, compute
+from palm_jax.metrics.texts import Words, answer_f1, answer_words, compute, number_of
 from palm_jax.reports.generation import GenerationReporter
 
 TEXTS = ['the cat sat on the mat', 'a dog barks loudly', 'nothing']
@@ -54,3 +56,36 @@ def test_the_best_reference_counts():
 def test_an_unknown_measure_names_the_nearest():
     with pytest.raises(UserError, match=r"'blue' is unknown.*mean bleu"):
         GenerationReporter(metrics=['blue'])
+
+
+@pytest.mark.parametrize(
+    ('text', 'number'),
+    [
+        ('4 + 5 = 9\n#### 1,234', '1234'),
+        ('#### $1,234.50 dollars for 7 days', '1234.5'),
+        ('#### -3', '-3'),
+        ('She pays $10.', '10'),
+        ('so 12 - 5 = 7 apples in 3-2=1 days.', '1'),
+        ('The answer is -$0.50!', '-0.5'),
+        ('about .5', '0.5'),
+        ('see No.5', '5'),
+        ('20%', '20'),
+        ('一共是１２个', '12'),
+        ('\u22124', '-4'),
+        ('none', None),
+        ('12 apples #### many', None),
+        ('', None),
+    ],
+)
+def test_the_final_number_of_a_text(text, number):
+    assert number_of(text) == (None if number is None else Decimal(number))
+
+
+def test_final_numbers_are_compared_as_numbers():
+    measure = compute(
+        ['final_number'],
+        ['#### 1234', 'it is 1,234.00', 'perhaps 5', 'none', 'two'],
+        [['9 * 2 = 18\n#### 1,234'], ['#### 1234'], ['#### 6', '#### 5'], ['#### 7'], ['two']],
+        '13a',
+    )['final_number']
+    assert measure(np.arange(5)) == 60.0 and measure(np.array([3])) == 0.0

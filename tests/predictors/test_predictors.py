@@ -132,6 +132,42 @@ def test_a_chat_reads_all_messages(trained):
     assert predictor.endpoint == '/v1/chat/completions' and model.predict(['hi']) == model.generate([['hi']])
 
 
+def test_one_text_is_one_text_and_no_text_is_refused(trained):
+    classes = trained(labelled(names=['no', 'yes']), LabelPredictor(SingleLabel()), Head(2))
+    assert classes.predict('a text') == classes.predict(['a text']) == classes.predict(iter(['a text']))
+    assert classes.predict('a', 'b') == classes.predict([('a', 'b')])
+    with pytest.raises(UserError, match='There are 2 texts, but 1 second text'):
+        classes.predict(['a', 'b'], ['c'])
+    with pytest.raises(UserError, match=r"Input 1 is \('a', 'b', 'c'\); give a text or a pair"):
+        classes.predict(['x', ('a', 'b', 'c')])
+    tags = trained(TaggedText(TaggedTable(None, names=TAGS), {'inputs': 32}, 'bytes'), TagPredictor(), Head(3, 'none'))
+    pairs = trained(conversations(PairTable(None, input='{q}')), TextToTextPredictor())
+    text = trained(conversations(None), LanguageModelPredictor())
+    assert pairs.predict({'q': 'who'}) == pairs.predict(['who']) and text.generate('abc') == text.generate(['abc'])
+    assert tags.extract_entities('Ann met') == tags.extract_entities(['Ann met'])
+    for model in (classes, tags, pairs, text):
+        for wrong, message in (
+            (None, 'The inputs are None; give a text or a list of texts'),
+            ([None], 'Input 0 is None, not a text'),
+            (['a', 1], r'Input 1 is 1 \(a int\), not a text'),
+            ([float('nan')], r'Input 0 is nan \(a float\)'),
+            ([b'a'], 'Input 0 is b.a. '),
+            ([['a', None]], 'Input 0, part 1, is None'),
+        ):
+            with pytest.raises(UserError, match=message):
+                model.predict(wrong)
+        assert model.predict([]) == []
+    for model, kind in ((classes, 'pair of texts'), (tags, 'list of words')):
+        with pytest.raises(UserError, match=rf"Input 0 is {{'text': 'a'}}; give a text or a {kind}"):
+            model.predict({'text': 'a'})
+    with pytest.raises(UserError, match=r"The input \['a'\] is neither a text nor a dict of the columns q"):
+        pairs.predict([['a']])
+    with pytest.raises(UserError, match=r"Input 0 is \{'a': 'b'\}; this model continues texts"):
+        text.generate([{'a': 'b'}])
+    with pytest.raises(UserError, match='Input 0 is None'):
+        text.generate([None])
+
+
 WRONG = {
     'classes': (
         lambda: labelled(names=['a', 'b']),

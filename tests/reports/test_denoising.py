@@ -1,17 +1,20 @@
 """What is measured of a denoising model."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
+from palm_jax.reports import denoising
 from palm_jax.reports.denoising import best_constant, measurements
 
 
 def test_the_best_constant_is_the_entropy_of_the_weighted_targets():
     targets = np.array([[5, 5, 6, 9], [5, 5, 7, 9]])
     weights = np.array([[1, 1, 1, 0], [1, 1, 1, 0]])
-    batches = [{'decoder_target_tokens': targets, 'decoder_loss_weights': weights}] * 2
+    batch = {'decoder_target_tokens': targets, 'decoder_loss_weights': weights}
     p = np.array([4, 1, 1]) / 6
-    assert best_constant(batches) == pytest.approx(-(p * np.log(p)).sum())
+    assert best_constant(Counter(denoising.targets(batch) * 2)) == pytest.approx(-(p * np.log(p)).sum())
 
 
 def test_examples_and_label_metrics_are_shown():
@@ -23,4 +26,5 @@ def test_examples_and_label_metrics_are_shown():
     }
     assert "read   'a _ c'\nhidden 'b'\nmodel  'x'" in measured.text == measured.samples
     assert measured.lines[0] == 'validation loss  1.0000 nats per target, 50.0% correct'
-    assert measured.lines[2] == 'label loss       0.6931'
+    assert measured.lines[2] == 'label loss       0.6931' and not measured.warnings
+    assert 'loss 3.0000, and 2.5000 by the best constant' in measurements({**metrics, 'loss': 3.0}, 2.5, []).warnings[0]

@@ -3,14 +3,19 @@
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from palm_jax.labels.label_set import LabelSet
 from palm_jax.labels.number import Number
 from palm_jax.labels.single_label import SingleLabel
+from palm_jax.metrics.text_baselines import Baseline
 from palm_jax.partitioning import MeshLayout
-from palm_jax.reports.labels import HeadReporter, evaluate, held_out_scores
+from palm_jax.reports.labels import HeadReporter, evaluate
+from palm_jax.training.evaluate import Evaluator
+from palm_jax.training.head_losses import ClassLoss
+from palm_jax.training.head_scores import metrics_and_scores
 from palm_jax.training.metrics import Ratio
 
 TEXTS = ['t0', 't1', 't2', 't3']
@@ -58,10 +63,13 @@ LABELS = np.array([0, 1, 1, 0])
 
 
 class Table:
-    """Looks its scores up in its parameters."""
+    """Looks its scores up in its parameters, and counts how often it does."""
+
+    calls = 0
 
     def apply(self, variables, tokens, *others, method, **settings):
         assert method == 'scores'
+        self.calls += 1
         return variables['params'][tokens[:, 0]]
 
 
@@ -72,32 +80,62 @@ class Data:
     validation_examples = tuple(
         types.SimpleNamespace(text=f't{i}', second_text='u' if i == 3 else None) for i in range(4)
     )
+    num_validation_sequences = 4
+    baselines = (Baseline('majority class', 'accuracy', 0.5),)
+    passes = 0
 
     def validation(self, size):
+        self.passes += 1
         for rows in ([0, 1, 2], [3, 3, 3]):
-            tokens = np.array(rows, np.int32)[:, None]
-            yield {'decoder_input_tokens': tokens, 'decoder_segment_ids': np.ones_like(tokens), 'labels': LABELS[rows]}
+            tokens, weights = np.array(rows, np.int32)[:, None], np.array([1, rows[1] < 3, rows[2] < 3], np.float32)
+            segments = np.ones_like(tokens)
+            batch = {'decoder_input_tokens': tokens, 'decoder_segment_ids': segments, 'labels': LABELS[rows]}
+            yield batch | {'label_weights': weights}
 
 
-@pytest.fixture
-def inputs():
+def inputs_of(loss):
+    """The input of a reporter, from a loss, with the model and the data that it reads."""
+    model, data, mesh = Table(), Data(), MeshLayout().mesh(jax.devices()[:1])
+    params = jnp.log(P)
+    evaluator = Evaluator(
+        data,
+        3,
+        mesh,
+        lambda batch: loss(model, params, batch)[1],
+        lambda batch: metrics_and_scores(loss, model, params, batch),
+    )
     return types.SimpleNamespace(
-        model=Table(),
-        params=np.log(P),
-        data=Data(),
-        mesh=MeshLayout().mesh(jax.devices()[:1]),
-        batch_size=3,
-        evaluate=lambda: {'loss': Ratio(2.0, 4.0)},
+        model=model, params=params, data=data, mesh=mesh, evaluate=evaluator.evaluate, score=evaluator.score
     )
 
 
-def test_padding_is_not_scored(inputs):
-    scores, labels = held_out_scores(inputs)
-    assert [len(batch) for batch in scores] == [3, 1] and labels == LABELS.tolist()
-    np.testing.assert_allclose(np.concatenate(scores), np.log(P), rtol=1e-6)
+def test_padding_is_not_scored():
+    scored = inputs_of(ClassLoss()).score()
+    assert [len(batch) for batch in scored.scores] == [3, 1] and np.concatenate(scored.labels).tolist() == [0, 1, 1, 0]
+    np.testing.assert_allclose(np.concatenate(scored.scores), np.log(P), rtol=1e-6)
 
 
-def test_a_reporter_measures_without_a_run(inputs):
+def test_a_reporter_measures_in_one_pass_without_a_run(capfd):
+    inputs = inputs_of(ClassLoss())
     measured = HeadReporter().measure(inputs)
-    assert measured.metrics['loss'] == 0.5 and measured.metrics['accuracy'] == 0.5
+    assert measured.metrics['loss'] == pytest.approx(-np.log(P[np.arange(4), LABELS]).mean())
+    assert measured.metrics['accuracy'] == 0.5 and 'no better than a baseline' in measured.warnings[0]
     assert [row['text'] for row in measured.predictions] == ['t0', 't1', 't2', 't3 / u']
+    assert inputs.data.passes == 1 and inputs.model.calls == 2  # one call for each batch
+    assert '0/2 [' in capfd.readouterr().err  # the number of batches, from which the time left follows
+
+
+def test_a_loss_that_computes_no_scores_has_them_computed_beside_it():
+    loss = lambda model, params, batch: (0.0, {'loss': Ratio(1.0, 1.0)})  # noqa: E731
+    inputs = inputs_of(loss)
+    assert len(inputs.score().scores) == 2 and inputs.evaluate()['loss'].value() == 1.0 and inputs.data.passes == 1
+
+
+def test_many_classes_have_a_table_of_confusions_instead_of_a_picture():
+    count = 2500
+    names, labels = [f'class {i}' for i in range(count)], np.arange(300)
+    scores = np.eye(count)[np.where(labels < 3, 7, labels)]
+    measured = evaluate(SingleLabel(), 0.4, names, [f't{i}' for i in labels], scores, labels)
+    assert not measured.figures and measured.tables['Most confused classes'][1:] == [
+        (f'class {i}', 'class 7', '1') for i in range(3)
+    ]

@@ -16,12 +16,17 @@ def test_loss_is_shown_beside_baselines_the_best_first():
     assert measured.details['samples'] == [('To be', ' or')]
     assert measured.details['perplexity'] == pytest.approx(np.exp(2.0))
     assert [line.split()[0] for line in measured.lines[2:]] == ['gzip', 'this', '3-gram']
+    assert len(measured.warnings) == 1 and '1.5000, and 1.2000 by gzip -9' in measured.warnings[0]
     assert measured.samples == '--- sample 1: the prompt up to ⟦, the model from there\nTo be⟦ or\n'
 
 
 def test_a_reporter_measures_without_a_run():
     data = types.SimpleNamespace(
-        vocabulary='v', length=9, validation_bytes=100, baselines=lambda sequences: {'n-gram': sequences / 10}
+        vocabulary='v',
+        length=9,
+        validation_bytes=100,
+        baselines=lambda sequences: {'n-gram': sequences / 10},
+        beginnings=lambda: ['held', 'out'],
     )
     inputs = types.SimpleNamespace(
         model='m', params='p', data=data, sequences_seen=20, evaluate=lambda: {'loss': Ratio(100 * np.log(2), 50.0)}
@@ -30,11 +35,12 @@ def test_a_reporter_measures_without_a_run():
 
     def sampler(*arguments):
         calls.append(arguments)
-        return ['b']
+        return ['b'] * len(arguments[3])
 
     measured = TextReporter(sampler, ['a']).measure(inputs)
     assert calls == [('m', 'p', 'v', ['a'], 9)]
     assert measured.metrics['bits_per_byte'] == pytest.approx(1.0)
     assert measured.metrics['loss'] == pytest.approx(2 * np.log(2))
     assert measured.details['baselines'] == {'n-gram': 2.0}
-    assert TextReporter().measure(inputs).samples == ''
+    assert TextReporter().measure(inputs).samples == '' == TextReporter(sampler, []).measure(inputs).samples
+    assert TextReporter(sampler).measure(inputs).details['samples'] == [('held', 'b'), ('out', 'b')]

@@ -131,7 +131,7 @@ def test_every_kind_of_model_and_texts_that_look_like_markup(kinds, browser):
         set_value(browser, 'temperature', '0')
         set_value(browser, 'max_tokens', '5')
         ask(browser, 'Hi')
-        wait_until(lambda: len(answers(browser)) == 3)
+        wait_until(lambda: by_id(browser, 'send').is_displayed() and len(answers(browser)) == 3)
         choose(browser, 'text')
         set_value(browser, 'text', 'x' * 90)  # the message of the error quotes nothing as markup
         by_id(browser, 'text').send_keys('\n')

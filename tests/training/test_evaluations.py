@@ -21,7 +21,11 @@ PERIODS = Periods(evaluate=4, evaluate_batches=2)
 class Data:
     """Six held-out batches, of which number n has the loss n."""
 
+    num_validation_sequences = 24
+    passes = 0
+
     def validation(self, size):
+        self.passes += 1
         return ({'x': np.full((size, 1), n, np.float32)} for n in range(6))
 
 
@@ -63,7 +67,7 @@ class Reporter:
 def evaluations(best=None, first_step=0, reporter=Reporter()):
     mesh = MeshLayout().mesh(jax.devices()[:1])
     eval_step = lambda state, batch: {'loss': Ratio(batch['x'].sum(), np.float32(batch['x'].size))}  # noqa: E731
-    held_out = HeldOut(eval_step, None, Data(), mesh, BatchSizes.of(((0, 2), (5, 4))))
+    held_out = HeldOut(eval_step, None, None, Data(), mesh, BatchSizes.of(((0, 2), (5, 4))))
     return Evaluations(held_out, PERIODS, first_step, 10, best, reporter)
 
 
@@ -83,6 +87,14 @@ def test_a_choice_reads_the_whole_held_out_part():
 
 def test_the_reporter_measures_only_for_a_metric_that_the_loss_lacks():
     assert evaluations(Kept('macro_f1')).measure(state(0.75), 8) == {'loss': 2.5, 'macro_f1': 0.75}
+
+
+def test_a_metric_of_the_report_takes_one_pass_once_it_is_known():
+    run = evaluations(Kept('macro_f1'))
+    run.measure(state(0.5), 4)
+    before = run._held_out.data.passes
+    assert run.measure(state(0.75), 8) == {'loss': 2.5, 'macro_f1': 0.75}
+    assert run._held_out.data.passes == before + 1
 
 
 def test_patience_ends_the_run_and_says_since_when():

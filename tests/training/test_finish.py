@@ -29,6 +29,8 @@ COMMAND = 'palm-jax train --gin.TRAIN_STEPS=20 --gin.SEED=1'
 class Data:
     """One held-out batch."""
 
+    num_validation_sequences = 4
+
     def validation(self, size):
         return iter([{'x': np.ones((size, 1), np.float32)}])
 
@@ -66,7 +68,7 @@ def ends(setup, mesh, tmp_path, caplog):
 
         state = dataclasses.replace(begun, step=jnp.int32(step))
         eval_step = lambda state, batch: {'loss': Ratio(np.float32(state.step), np.float32(1))}  # noqa: E731
-        held_out = HeldOut(eval_step, setup().model, Data(), mesh, BatchSizes.of(4))
+        held_out = HeldOut(eval_step, None, setup().model, Data(), mesh, BatchSizes.of(4))
         clock = types.SimpleNamespace(
             stop_requested=received is not None, received_signal=received, exit_code=128 + (received or 0)
         )

@@ -98,3 +98,72 @@ def test_number_loss_is_the_mean_squared_error(data):
 def test_what_makes_no_sense_is_refused(options):
     with pytest.raises(UserError, match=next(iter(options))):
         ClassLoss(**options)
+
+
+# Scores of 3 classes at which probabilities round to 0 and 1, and one where two are equal.
+SATURATED = np.array(
+    [[30, 0, -30], [-30, 90, 88], [1e4, -1e4, 0], [1e30, 0, -1e30], [-1e30, -1e30, 5], [7, 7, -7], [0.1, -0.2, 0.3]]
+)
+
+
+def focal(scores, label, gamma):
+    """Value and gradient of the focal loss by its formula, with 1 − p as the sum of the others, in float64."""
+    log_z = np.logaddexp.reduce(scores)
+    others = np.delete(scores, label)
+    log_p, log_q = scores[label] - log_z, np.logaddexp.reduce(others) - log_z
+    q_gamma = np.exp(gamma * log_q)
+    by_own_score = gamma * q_gamma * np.exp(log_p) * log_p - np.exp((gamma + 1) * log_q)
+    gradient = -by_own_score * np.insert(np.exp(others - np.logaddexp.reduce(others)), label, 0)
+    gradient[label] = by_own_score
+    return -q_gamma * log_p, gradient
+
+
+@pytest.mark.parametrize('gamma', [0.0, 0.05, 0.25, 0.5, 1.0, 1.5, 2.0, 5.0])
+def test_class_loss_is_right_where_predictions_are_certain(gamma):
+    for label in range(3):
+        labels, weights = np.full(len(SATURATED), label, np.int32), np.ones(len(SATURATED), np.float32)
+        total, _, gradient = run(ClassLoss(focal_gamma=gamma), SATURATED.astype(np.float32), labels, weights)
+        values, gradients = zip(*(focal(row, label, gamma) for row in SATURATED), strict=True)
+        np.testing.assert_allclose(total, sum(values), rtol=1e-5)
+        np.testing.assert_allclose(gradient, gradients, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('gamma', [0.0, 0.5, 2.0])
+def test_smoothed_class_loss_is_right_where_predictions_are_certain(gamma):
+    scores, smoothing = SATURATED[[0, 1, 5, 6]], 0.3
+    labels, weights = np.array([0, 2, 1, 2], np.int32), np.ones(4, np.float32)
+    total, _, gradient = run(ClassLoss(smoothing, gamma), scores.astype(np.float32), labels, weights)
+    value, expected = 0.0, np.zeros_like(scores)
+    for row, label in enumerate(labels):
+        for c in range(3):
+            target = (1 - smoothing) * (c == label) + smoothing / 3
+            of_class, its_gradient = focal(scores[row], c, gamma)
+            value, expected[row] = value + target * of_class, expected[row] + target * its_gradient
+    np.testing.assert_allclose(total, value, rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_single_class_has_no_loss():
+    for gamma in (0.0, 0.5):
+        total, _, gradient = run(
+            ClassLoss(focal_gamma=gamma), np.ones((2, 1), np.float32), np.zeros(2, int), np.ones(2)
+        )
+        assert total == 0 and (gradient == 0).all()
+
+
+def test_labels_loss_is_right_where_predictions_are_certain():
+    scores = SATURATED.astype(np.float32)
+    for labels in (np.zeros_like(scores), np.ones_like(scores)):
+        t = torch.from_numpy(scores).double().requires_grad_()
+        each = torch.nn.functional.binary_cross_entropy_with_logits(t, torch.from_numpy(labels).double())
+        (3 * len(scores) / 3 * each).backward()
+        total, _, gradient = run(LabelsLoss(), scores, labels, np.ones(len(scores), np.float32))
+        np.testing.assert_allclose(total, len(scores) * each.item(), rtol=1e-5)
+        np.testing.assert_allclose(gradient, t.grad.numpy(), rtol=1e-4, atol=1e-7)
+
+
+def test_number_loss_is_right_far_away():
+    scores, labels = np.array([[1e9], [-1e9], [0]], np.float32), np.array([0, 1, 0], np.float32)
+    total, _, gradient = run(NumberLoss(), scores, labels, np.ones(3, np.float32))
+    np.testing.assert_allclose(total, 2e18, rtol=1e-5)
+    np.testing.assert_allclose(gradient[:, 0], [2e9, -2e9, 0], rtol=1e-6)

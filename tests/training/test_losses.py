@@ -138,3 +138,23 @@ def test_z_loss_is_the_papers(micro, batch):
     log_z = np.log(np.exp(logits).sum(-1))
     expected = 1e-4 * np.sum(batch['decoder_loss_weights'] * log_z**2)
     np.testing.assert_allclose(LanguageModelLoss()(model, params, batch)[1]['z_loss'].total, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize('chunk', [0, 8])
+def test_value_and_gradient_are_right_where_predictions_are_certain(arrays, chunk):
+    """Logits of thousands, against the formula in float64."""
+    h, e, _, weights = arrays
+    h, e = np.sign(h) * 50, np.sign(e) * 50
+    logits = SCALE * np.einsum('BLD,VD->BLV', h.astype(float), e.astype(float))
+    assert abs(logits).max() > 8_000
+    log_z = np.logaddexp.reduce(logits, axis=-1)
+    for targets in (logits.argmax(-1), logits.argmin(-1)):
+        value, gradient = jax.value_and_grad(
+            lambda h, targets=targets: softmax_cross_entropy(h, e, targets, weights, SCALE, 1e-4, chunk)[0]
+        )(h)
+        nll = log_z - np.take_along_axis(logits, targets[..., None], -1)[..., 0]
+        np.testing.assert_allclose(value, np.sum(weights * (nll + 1e-4 * log_z**2)), rtol=1e-5)
+        by_logit = (1 + 2e-4 * log_z)[..., None] * np.exp(logits - log_z[..., None]) - np.eye(V)[targets]
+        expected = SCALE * weights[..., None] * (by_logit @ e.astype(float))
+        # log Z has the resolution of float32, 5e-4 here.
+        np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-3)

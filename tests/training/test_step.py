@@ -66,3 +66,18 @@ def test_it_learns_a_batch_by_heart(micro, batch):
         values.append(metrics['loss'].value())
     assert values[0] > 3.5 and values[-1] < 0.5 * values[0]
     assert int(current.step) == 60
+
+
+def test_a_batch_counts_as_its_mean_however_small_its_weights_are(micro, batch):
+    fn, initial = setup(micro)
+    one, small, nothing = (
+        fn(
+            initial,
+            batch | {'decoder_loss_weights': batch['decoder_loss_weights'] * np.float32(scale)},
+            jax.random.key(0),
+        )
+        for scale in (1.0, 1e-4, 0.0)
+    )
+    assert small[1]['loss'].count < 1
+    np.testing.assert_allclose(small[1]['gradient_norm'].value(), one[1]['gradient_norm'].value(), rtol=1e-4)
+    assert nothing[1]['gradient_norm'].value() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -21,10 +22,12 @@ from palm_jax.data.pretraining.token_cache import TokenCache
 from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.splits import Split
 from palm_jax.data.readers.text_files import TextFiles, is_text_or_table
-from palm_jax.data.registry import cache_keys
-from palm_jax.data.vocabulary import fitting, vocabularies
+from palm_jax.data.registry import cache_keys, stdlib
+from palm_jax.data.vocabulary import checks, fitting, vocabularies
+from palm_jax.data.vocabulary.documents import encode_documents
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.errors import UserError
+from palm_jax.run_directory import RunDirectory, whole_file
 
 _LOGGER = logging.getLogger(__name__)
 _BINDING = 'MIXTURE_OR_TASK_NAME'
@@ -49,6 +52,12 @@ class _Source:
     def title(self) -> str:
         """Name for file names and messages."""
         return self.name if self.files is None else f'text_files_{self.files.cache_key()}'
+
+    def texts(self, split: Split) -> Iterator[str] | None:
+        """The documents of a split; None if seqio must read them."""
+        if self.files is not None:
+            return (document['text'] for document in self.files.examples(split))
+        return (module['text'] for module in stdlib.examples(split)) if self.name == 'python_stdlib' else None
 
     @functools.cached_property
     def cache_key(self) -> str:
@@ -118,6 +127,27 @@ class Corpus:
             )
         self._temperature = temperature
         self._vocabulary_name, self._fitted_size, self.extra_ids = vocabulary, vocabulary_size - extra_ids, extra_ids
+        self._kept_vocabulary: Path | None = None
+
+    def prepare(self, run: RunDirectory) -> None:
+        """Prepare the training of a run.
+
+        A run that has a checkpoint keeps its vocabulary, so that none is fitted to a text that has changed since. A
+        vocabulary that the user brings to a new run is checked.
+
+        Raises:
+          UserError: if its ids are not usable.
+        """
+        if checkpoint := run.latest() or run.best():
+            files = (whole_file(f, checkpoint) for f in (run.sentencepiece_vocabulary, run.tokenizers_vocabulary))
+            self._kept_vocabulary = next((file for file in files if file.is_file()), None)
+        elif self._vocabulary_name not in ('bytes', 'sentencepiece'):
+            checks.check_ids(self.vocabulary.text)
+            checks.warn_about_losses(self.vocabulary.text, self._vocabulary_name, self._sample())
+
+    def _sample(self) -> Iterator[str]:
+        """Return the training documents of the parts that can be read without TensorFlow."""
+        return itertools.chain.from_iterable(filter(None, (source.texts('train') for source in self._sources)))
 
     @functools.cached_property
     def task(self) -> str:
@@ -140,9 +170,12 @@ class Corpus:
         """Path of the vocabulary, whether or not it exists yet; None for bytes."""
         if self._vocabulary_name == 'bytes':
             return None
-        if self._vocabulary_name == 'sentencepiece':
+        is_fitted, named = self._vocabulary_name == 'sentencepiece', Path(self._vocabulary_name).expanduser()
+        if self._kept_vocabulary is not None and (is_fitted or not named.is_file()):
+            return self._kept_vocabulary
+        if is_fitted:
             return cache_dir() / 'vocabularies' / f'{self.task}_{self._cache_key}_{self._fitted_size}.model'
-        return Path(self._vocabulary_name).expanduser()
+        return named
 
     @property
     def is_ready(self) -> bool:
@@ -151,12 +184,13 @@ class Corpus:
 
     def texts(self) -> Iterator[str]:
         """Yield the training documents; the parts of a mixture alternate at their rates, as in training."""
-        tasks = self._registry()
-        rates: dict[str, float] = {}
+        found: dict[str, tuple[Iterator[str], float]] = {}
         for source in self._sources:
-            for part, share in tasks.parts(source.title).items():
-                rates[part] = share * (1.0 if source.rate is None else source.rate)
-        return _interleave({part: (tasks.texts(part), rate) for part, rate in rates.items() if rate})
+            for part, share in self._parts_of(source).items():
+                rate = share * (1.0 if source.rate is None else source.rate)
+                if rate:
+                    found[part] = source.texts('train') or self._registry().texts(part), rate
+        return _interleave(found)
 
     @functools.cache  # noqa: B019 - one corpus lives as long as the run
     def parts(self, split: Split) -> list[tuple[TokenCache, float]]:
@@ -178,9 +212,16 @@ class Corpus:
         cache_key = '' if source.files is not None else cache_keys.task_cache_key(part)
         directory = cache_dir() / 'tokens' / cache_keys.cache_name(part, cache_key, self.vocabulary.fingerprint) / split
         if not token_cache.exists(directory):
-            examples = functools.partial(self._registry().token_examples, part, split, self.vocabulary)
+            examples = functools.partial(self._examples, source, part, split)
             token_cache.build(examples, directory, self.vocabulary.text.size, f'tokens of {part} {split}')
         return directory
+
+    def _examples(self, source: _Source, part: str, split: Split, first: int) -> Iterator[token_cache.Example]:
+        """Yield the documents of a part from number `first` on, encoded."""
+        texts = source.texts(split)
+        if texts is None:
+            return self._registry().token_examples(part, split, self.vocabulary, first)
+        return encode_documents(self.vocabulary, itertools.islice(texts, first, None))
 
     def _parts_of(self, source: _Source) -> dict[str, float]:
         """Return the tasks of a source with their shares, from the cache if TensorFlow is not loaded."""
@@ -188,10 +229,10 @@ class Corpus:
             return {source.title: 1.0}
         file = cache_dir() / 'mixtures' / f'{cache_keys.cache_name(source.title, source.cache_key)}.json'
         if file.is_file() and 'seqio' not in sys.modules:
-            return json.loads(file.read_text())
+            return json.loads(file.read_text(encoding='utf-8'))
         shares = self._registry().parts(source.title)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(shares))
+        file.write_text(json.dumps(shares), encoding='utf-8')
         return shares
 
     @functools.cached_property
@@ -208,9 +249,6 @@ class Corpus:
             _LOGGER.info('reading the task with seqio (loading TensorFlow takes some seconds) ...')
         from palm_jax.data.registry import tasks
 
-        for source in self._sources:
-            if source.files is not None:
-                tasks.add_text_files(source.title, source.files)
         return tasks
 
 

@@ -30,12 +30,13 @@ from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import Bytes
 from palm_jax.errors import UserError
 from palm_jax.metrics import baselines
+from palm_jax.run_directory import RunDirectory
 from palm_jax.wording import counted
 
 Batch = dict[str, np.ndarray]
 _LOGGER = logging.getLogger(__name__)
 _SHOWN_TOKENS, _SHOWN_CHARACTERS = 48, 400
-_SAMPLED_DOCUMENTS = 50
+_SAMPLED_DOCUMENTS, _PROMPT_TOKENS = 50, 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +100,18 @@ class LanguageModelData:
         """Vocabulary of the corpus."""
         return self.corpus.vocabulary
 
+    def prepare(self, run: RunDirectory) -> None:
+        """Prepare the training of a run; see `Corpus.prepare`."""
+        self.corpus.prepare(run)
+
     @property
     def labels(self) -> tuple[str, ...]:
         """Class names of the objective's head; empty if it has none."""
         return self.objective[0].labels
+
+    def describe_label(self, encoded: np.ndarray) -> str:
+        """Return the class of a sequence, int32 [], as text."""
+        return self.labels[int(encoded)]
 
     @property
     def is_ready(self) -> bool:
@@ -253,6 +262,18 @@ class LanguageModelData:
             chosen = np.sort(chosen[: max(1, round(len(sequences) * self._shares[number]))])
             held_out += [(objective, sequences, number, int(index)) for index in chosen]
         return held_out
+
+    def beginnings(self, count: int = 3) -> list[str]:
+        """Return the beginnings of some held-out documents or, where there are few documents, of parts of them."""
+        found = []
+        for cache, _ in self.corpus.parts('validation')[:count]:
+            starts = np.array(cache.offsets[:-1])
+            if len(starts) < count:
+                starts = np.linspace(0, cache.num_tokens, count, endpoint=False).astype(int)
+            for start in starts[np.linspace(0, len(starts) - 1, count).astype(int)]:
+                length = min(_PROMPT_TOKENS, self.length // 2, cache.num_tokens - start)
+                found.append(self.vocabulary.decode(cache.read(int(start), int(start + length))).rstrip('\ufffd'))
+        return [text for text in dict.fromkeys(found) if text.strip()][:count]
 
     @property
     def validation_bytes(self) -> int:

@@ -13,6 +13,7 @@ from palm_jax.data.readers.columns import columns_flag, looks_like_data
 from palm_jax.data.readers.files import LONGEST_LINE, File, check_text
 from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError
+from palm_jax.wording import counted
 
 DELIMITERS = {'.csv': ',', '.tsv': '\t', '.txt': '\t'}
 _EXAMINED = 100  # rows that tell a header from data
@@ -227,9 +228,9 @@ class _Parser:
         count, other = len(values), _other_delimiter(values, self._file)
         delimiter, names = DELIMITERS[self._file.suffix], self._names
         if self._layout.columns is not None:
-            start = f'{count} values, but COLUMNS names {len(names)} columns'
+            start = f'{counted(count, "value")}, but COLUMNS names {counted(len(names), "column")}'
         else:
-            start = f'{count} values, but the header has {len(names)} columns'
+            start = f'{counted(count, "value")}, but the header has {counted(len(names), "column")}'
         if other is not None:
             advice = f'The columns seem to be separated by {other!r}, but those of this format by {delimiter!r}.'
         elif _quoting(self._file, self._layout):

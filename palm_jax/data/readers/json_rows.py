@@ -12,6 +12,7 @@ from typing import Any
 from palm_jax.characters import check_characters
 from palm_jax.data.readers.files import File, check_text
 from palm_jax.errors import UserError, closest
+from palm_jax.wording import counted
 
 UNANSWERABLE = 'unanswerable'  # the answer to a SQuAD 2 question that has none
 _DEEPEST = 100  # lists and objects inside one another
@@ -135,7 +136,9 @@ def with_names(
     if isinstance(value, list) and (may_be_list or names is not None):
         names = names or [str(i) for i in range(len(value))]
         if len(names) != len(value):
-            raise UserError(f'{location}: {len(value)} values, but COLUMNS has {len(names)} names.')
+            raise UserError(
+                f'{location}: {counted(len(value), "value")}, but COLUMNS has {counted(len(names), "name")}.'
+            )
         return dict(zip(names, value, strict=True))
     if not isinstance(value, dict):
         raise UserError(f'{location}: expected an object {{...}}, found {type(value).__name__}.')

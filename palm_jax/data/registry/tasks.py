@@ -14,19 +14,15 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from palm_jax.data.readers.splits import SPLITS
-from palm_jax.data.readers.text_files import TextFiles
 from palm_jax.data.registry import offline_tasks, public_tasks
 from palm_jax.data.registry.seqio_chains import (
     SeqioVocabulary,
-    add_language_model_task,
     examples_of,
-    generator_source,
     split_at_tokenization,
 )
+from palm_jax.data.vocabulary.documents import encode_documents
 from palm_jax.data.vocabulary.vocabularies import Vocabulary
 from palm_jax.errors import UserError, closest
-from palm_jax.special_ids import EOS_ID
 
 _LOGGER = logging.getLogger(__name__)
 _APPEND_EOS = {seqio.preprocessors.append_eos, seqio.preprocessors.append_eos_after_trim}
@@ -34,12 +30,6 @@ _NOT_OF_USER = ('palm_jax.', 'seqio.', 't5.', 'functools', 'tensorflow')
 
 offline_tasks.add()
 public_tasks.add()
-
-
-def add_text_files(name: str, files: TextFiles) -> None:
-    """Register text files as a task, once."""
-    if name not in seqio.TaskRegistry.names():
-        add_language_model_task(name, generator_source(files.examples, SPLITS))
 
 
 def parts(name: str) -> dict[str, float]:
@@ -130,18 +120,22 @@ def token_examples(
     task = task_of(task_name, split)
     found = split_at_tokenization(task)
     if found is not None and {getattr(fn, 'func', fn) for fn in found[1][1:]} <= _APPEND_EOS:
-        features = tuple(name for name in ('inputs', 'targets') if name in task.output_features)
-        for batch in _batches(itertools.islice(rows(task_name, split, features), first, None)):
-            if any(row.get('inputs') for row in batch):
-                raise _has_inputs(task_name)
-            for ids, row in zip(vocabulary.encode_all([r['targets'] for r in batch]), batch, strict=True):
-                yield np.array([*ids, EOS_ID], np.int32), len(row['targets'].encode())
+        yield from encode_documents(vocabulary, itertools.islice(_targets(task, split), first, None))
         return
     for example in itertools.islice(_examples(with_vocabulary(task, vocabulary), split), first, None):
         if len(example.get('inputs', ())):
             raise _has_inputs(task_name)
         tokens, text = np.asarray(example['targets']), example.get('targets_pretokenized')
         yield tokens, len(vocabulary.decode(tokens).encode() if text is None else text)
+
+
+def _targets(task: seqio.Task, split: str) -> Iterator[str]:
+    """Yield the text of the targets of a task whose inputs, if it has any, are empty."""
+    features = tuple(name for name in ('inputs', 'targets') if name in task.output_features)
+    for row in rows(task.name, split, features):
+        if row.get('inputs'):
+            raise _has_inputs(task.name)
+        yield row['targets']
 
 
 def texts(task_name: str, split: str = 'train') -> Iterator[str]:
@@ -177,19 +171,6 @@ def rows(task_name: str, split: str, features: tuple[str, ...] = ('inputs', 'tar
 
 def _examples(task: seqio.Task, split: str) -> Iterator[dict[str, Any]]:
     return examples_of(task.get_dataset(sequence_length=None, split=split, shuffle=False))
-
-
-def _batches(examples: Iterator[dict[str, str]], characters: int = 1 << 20) -> Iterator[list[dict[str, str]]]:
-    """Yield lists of examples with at least `characters` characters."""
-    batch, size = [], 0
-    for example in examples:
-        batch.append(example)
-        size += len(example['targets'])
-        if size >= characters:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _has_inputs(task_name: str) -> UserError:

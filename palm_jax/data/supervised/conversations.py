@@ -121,6 +121,8 @@ class PairTable:
     def prompt_turns(self, inputs: str | Mapping[str, Any]) -> tuple[Turn, ...]:
         """Return the input made from its columns; a text is enough if the template names at most one column."""
         fields = self.fields
+        if not isinstance(inputs, str | Mapping):
+            raise UserError(f'The input {inputs!r} is neither a text nor a dict of the columns {", ".join(fields)}.')
         if not isinstance(inputs, str) and inputs.keys() == {'text'} and len(fields) < 2:
             inputs = inputs['text']
         if isinstance(inputs, str) and len(fields) < 2:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import collections
 import hashlib
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import grain
 import numpy as np
@@ -42,13 +43,13 @@ class Examples:
         """Number of examples in an epoch."""
         return len(self._rows)
 
-    def identity(self) -> dict[str, Any]:
-        """Return the number of examples, and a SHA-256 of all features."""
+    def sha256(self) -> str:
+        """Return a SHA-256 of all features, in hexadecimal digits."""
         digest = hashlib.sha256()
         for name, values in sorted(self.features.items()):
             digest.update(f'{name} {values.dtype} {values.shape} '.encode())
             digest.update(np.ascontiguousarray(values).data)
-        return {'rows': self.count, 'sha256': digest.hexdigest()}
+        return digest.hexdigest()
 
     def batch(self, first: int, size: int) -> Batch:
         """Return examples first, first + 1, ... of the endless shuffled order."""
@@ -110,6 +111,17 @@ def warn_padding(features: Batch, advice: str) -> None:
         _LOGGER.warning(f'{count:,} rows of {length} tokens, {share:.0%} of them padding; {advice}')
 
 
+def warn_unknown(features: Batch, unknown_id: int | None) -> None:
+    """Log the share of tokens that the vocabulary of the base does not know, if there are any."""
+    tokens = features['decoder_input_tokens'][is_token(features)]
+    if num_unknown := np.count_nonzero(tokens == unknown_id):
+        _LOGGER.warning(
+            f'{num_unknown:,} of {len(tokens):,} training tokens ({num_unknown / len(tokens):.1%}) are unknown to the '
+            'vocabulary of the base model: the characters that they stand for are lost. A base with another '
+            'vocabulary, e.g. bytes, knows every text.'
+        )
+
+
 def class_weights(given: str | Mapping[str, float], names: Sequence[str], used: Sequence[str]) -> np.ndarray:
     """Return a weight per class, float32 [C].
 
@@ -120,7 +132,7 @@ def class_weights(given: str | Mapping[str, float], names: Sequence[str], used: 
       used: labels of the training split.
 
     Raises:
-      UserError: if a name is not a class.
+      UserError: if a name is not a class, or a weight is not a number of at least 0.
     """
     if isinstance(given, str):
         counts = collections.Counter(used)
@@ -131,4 +143,12 @@ def class_weights(given: str | Mapping[str, float], names: Sequence[str], used: 
             f'CLASS_WEIGHTS: no class is called {unknown[0]!r}.{closest(unknown[0], names)} '
             f'Known: {", ".join(names[:20])}.'
         )
+    for name, weight in given.items():
+        if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
+            raise UserError(
+                f'CLASS_WEIGHTS: the weight of {name!r} is {weight!r}; it must be a number of at least 0. '
+                '0 leaves the class out of the loss.'
+            )
+    if not any(given.get(name, 1.0) for name in set(used)):
+        raise UserError('CLASS_WEIGHTS: the weights of all classes are 0, so that nothing would be learned.')
     return np.array([given.get(name, 1.0) for name in names], np.float32)

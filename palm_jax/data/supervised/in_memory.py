@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import hashlib
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -12,9 +13,10 @@ from palm_jax.bounds import Seed, checked
 from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.splits import SPLITS, Split, count_shared
 from palm_jax.data.supervised import overview
-from palm_jax.data.supervised.examples import Batch, Examples, warn_padding
+from palm_jax.data.supervised.examples import Batch, Examples, warn_padding, warn_unknown
 from palm_jax.data.supervised.length_groups import LengthGroups
 from palm_jax.data.vocabulary.vocabularies import Vocabulary, load_vocabulary
+from palm_jax.run_directory import RunDirectory
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -46,6 +48,10 @@ class InMemoryData(abc.ABC):
     def __init__(self, vocabulary: str, seed: Seed, group_by_length: int | None = None):
         self._vocabulary_name, self._seed, self.group = vocabulary, seed, group_by_length
         self._num_truncated: dict[Split, int] = {}
+
+    def prepare(self, run: RunDirectory) -> None:
+        """Do nothing: the vocabulary is that of the base model."""
+        del run
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -139,8 +145,15 @@ class InMemoryData(abc.ABC):
         return self._validation.in_order(size, self.weights)
 
     def identity(self) -> dict[str, dict[str, Any]]:
-        """Return, for each split, the number of its rows and a SHA-256 of their features."""
-        return {'train': self._train.identity(), 'validation': self._validation.identity()}
+        """Return, for each split, the number of its rows and a SHA-256 of their features and of their texts, uncut."""
+        found: dict[str, dict[str, Any]] = {}
+        for split, features in zip(SPLITS, (self._train, self._validation), strict=True):
+            rows = self.examples(split)
+            digest = hashlib.sha256(features.sha256().encode())
+            for row in rows:
+                digest.update(repr(tuple(self.texts(row))).encode())
+            found[split] = {'rows': len(rows), 'sha256': digest.hexdigest()}
+        return found
 
     def blank(self) -> Batch:
         """Return an example, for the names, shapes and types of the features."""
@@ -153,6 +166,7 @@ class InMemoryData(abc.ABC):
     @functools.cached_property
     def _train(self) -> Examples:
         features = self.encode('train')
+        warn_unknown(features, self.vocabulary.unknown_id)
         rows = self.epoch(features)
         if self.group is None:
             warn_padding(features, self.against_padding)

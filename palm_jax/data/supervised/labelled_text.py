@@ -28,6 +28,8 @@ from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.errors import UserError, closest
 from palm_jax.labels.label_kind import Encoded, LabelKind
 from palm_jax.labels.single_label import SingleLabel
+from palm_jax.metrics import text_baselines
+from palm_jax.metrics.text_baselines import Baseline
 from palm_jax.special_ids import BOS_ID, EOS_ID
 
 
@@ -218,6 +220,11 @@ class LabelledText(InMemoryData):
         """Class names in the order of the head's outputs."""
         return self.table.labels
 
+    def describe_label(self, encoded: np.ndarray) -> str:
+        """Return an encoded label as text."""
+        described = self.table.kind.describe(encoded, self.labels)
+        return ', '.join(described) if isinstance(described, list) else f'{described}'
+
     @property
     def layout(self) -> Layout:
         """Layout of the tables."""
@@ -256,6 +263,19 @@ class LabelledText(InMemoryData):
     def validation_examples(self) -> list[Example]:
         """Examples of the validation split, in order."""
         return self.table.examples('validation')
+
+    @functools.cached_property
+    def baselines(self) -> list[Baseline]:
+        """What counting and a linear model reach on the held-out part."""
+        kind, parts = self.table.kind, [self.table.examples('train'), self.validation_examples]
+        compute = text_baselines.of_numbers
+        if kind.has_classes:
+            compute = text_baselines.of_classes if kind.is_exclusive else text_baselines.of_label_sets
+        texts, labels = [], []
+        for part in parts:
+            texts.append(['\n'.join(example.texts) for example in part])
+            labels.append(np.stack([self.table.encode(example) for example in part]))
+        return compute(texts[0], labels[0], texts[1], labels[1])
 
     def example(self) -> str:
         """Return the first training example, decoded."""

@@ -24,7 +24,8 @@ from palm_jax.data.supervised.examples import (
 )
 from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.errors import UserError
-from palm_jax.metrics import entities
+from palm_jax.metrics import entities, text_baselines
+from palm_jax.metrics.text_baselines import Baseline
 from palm_jax.special_ids import BOS_ID, UNK_ID
 
 _WORD = r"[@#]?\w+(?:['’./:@&-]\w+)*|[^\w\s]"
@@ -129,6 +130,10 @@ class TaggedText(InMemoryData):
         """Tags in the order of the head's outputs."""
         return self.table.labels
 
+    def describe_label(self, encoded: np.ndarray) -> str:
+        """Return the tags of the words of a sentence, int32 [W], as text."""
+        return ' '.join(self.labels[tag] for tag in encoded)
+
     @property
     def word_pattern(self) -> str:
         """Regular expression of the words of a text that is not split into words yet."""
@@ -155,6 +160,11 @@ class TaggedText(InMemoryData):
     def validation_examples(self) -> list[Sentence]:
         """Sentences of the validation split, in order."""
         return self.table.examples('validation')
+
+    @functools.cached_property
+    def baselines(self) -> list[Baseline]:
+        """What counting reaches on the held-out part."""
+        return text_baselines.of_tags(self.table.examples('train'), self.validation_examples)
 
     def example(self) -> str:
         """Return the first training sentence, a token per line, with the tags that the loss counts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.data.supervised.packing import pack
 from palm_jax.data.supervised.turns import Turn
 from palm_jax.errors import UserError
+from palm_jax.metrics import text_baselines
 from palm_jax.special_ids import BOS_ID, EOS_ID
 
 _LOGGER = logging.getLogger(__name__)
@@ -124,6 +126,17 @@ class TextToText(InMemoryData):
                     text = '\n'.join(t.text for t in before)
                     prompts[ids] = EvalPrompt(ids, text, tuple(dict.fromkeys(references)))
         return list(prompts.values())
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019 - the data lives as long as the run, and is asked for the same prompts
+    def nearest_answers(self, prompts: tuple[EvalPrompt, ...]) -> list[str]:
+        """Return, for each prompt, the target of the training example whose turns before it are nearest."""
+        texts, targets = [], []
+        for conversation in self.source.examples('train'):
+            for number, turn in enumerate(conversation.turns):
+                if turn.learned:
+                    texts.append('\n'.join(t.text for t in conversation.turns[:number]))
+                    targets.append(turn.text)
+        return [targets[i] for i in text_baselines.nearest(texts, [prompt.text for prompt in prompts])]
 
     def prompt_ids(self, turns: Sequence[Turn]) -> tuple[int, ...]:
         """Return the ids of turns to be answered: `0 turn EOS ...`, at most `inputs` tokens."""

@@ -80,6 +80,13 @@ def fit(
     return SentencePiece(str(path))
 
 
+def trainer_flags() -> str:
+    """Return PaLM's settings as options of `spm_train`, SentencePiece's own program."""
+    settings = {name: value for name, value in _PALM_SETTINGS.items() if name != 'minloglevel'}
+    values = {name: str(value).lower() if isinstance(value, bool) else value for name, value in settings.items()}
+    return ' '.join(f'--{name}={value}' for name, value in values.items())
+
+
 def _reason(message: str, size: int, setting: Callable[[int], str]) -> str:
     """Return in words why SentencePiece refuses a size, with one that would do where the message has it."""
     if match := re.search(r'value <= (\d+)', message):

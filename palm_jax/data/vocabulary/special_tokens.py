@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from palm_jax.data.vocabulary.vocabularies import Ids, Vocabulary
+from palm_jax.data.vocabulary.vocabulary import Ids, Vocabulary
 from palm_jax.errors import UserError, closest
 
 
@@ -99,6 +99,14 @@ class ExtendedVocabulary:
             if index < len(self.SPECIAL_TOKENS)
             else f'<extra_id_{self.size - 1 - special_id}>'
         )
+
+    @functools.cached_property
+    def has_text(self) -> np.ndarray:
+        return np.concatenate([self.text.has_text, np.ones(self.extra_ids, bool)])  # special tokens have names
+
+    @property
+    def unknown_id(self) -> int | None:
+        return self.text.unknown_id
 
     def token_bytes(self, i: int) -> bytes | None:
         return self.text.token_bytes(i) if i < self.text.size else self._name(i).encode() or None

@@ -9,52 +9,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import sentencepiece
 
+from palm_jax.data.vocabulary.hugging_face import HuggingFace
+from palm_jax.data.vocabulary.vocabulary import Ids, Vocabulary, byte_of, write_vocabulary
 from palm_jax.errors import UserError
-from palm_jax.run_directory import RunDirectory, write_whole
-from palm_jax.special_ids import BOS_ID, EOS_ID, PAD_ID
+from palm_jax.run_directory import RunDirectory
+from palm_jax.special_ids import EOS_ID, PAD_ID
+
+__all__ = ['SPACE_MARK', 'Bytes', 'HuggingFace', 'Ids', 'SentencePiece', 'Vocabulary', 'load_vocabulary']
 
 _SPECIAL = 3
 SPACE_MARK = '▁'  # U+2581 represents the space inside SentencePiece, so in text it is encoded as bytes
-
-
-Ids: TypeAlias = Sequence[int] | np.ndarray
-
-
-class Vocabulary(Protocol):
-    """The interface of vocabularies."""
-
-    @property
-    def size(self) -> int:
-        """Number of ids."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Name of the exact mapping; checkpoints contain it."""
-
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of a text, without EOS."""
-
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return `encode(text)` for every text, computed on all cores."""
-
-    def decode(self, ids: Ids) -> str:
-        """Return the text of ids, without padding and EOS."""
-
-    def token_bytes(self, i: int) -> bytes | None:
-        """Return the UTF-8 bytes that an id adds to a text; None if it adds none, such as EOS."""
-
-    def save(self, directory: Path) -> None:
-        """Write the vocabulary to its file in a directory, if it has one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +49,14 @@ class Bytes:
     def decode(self, ids: Ids) -> str:
         values = bytes(int(i) - _SPECIAL for i in ids if _SPECIAL <= int(i) < self.size)
         return values.decode('utf-8', errors='replace')
+
+    @property
+    def has_text(self) -> np.ndarray:
+        return np.arange(self.size) >= _SPECIAL
+
+    @property
+    def unknown_id(self) -> None:
+        return None
 
     def token_bytes(self, i: int) -> bytes | None:
         return bytes([i - _SPECIAL]) if _SPECIAL <= i < self.size else None
@@ -129,6 +108,10 @@ class SentencePiece:
         """Return whether an id represents a single byte."""
         return self._processor.is_byte(i)
 
+    def is_reserved(self, i: int) -> bool:
+        """Return whether no text is encoded with an id."""
+        return self._processor.is_control(i) or self._processor.is_unused(i)
+
     def encode(self, text: str) -> list[int]:
         if SPACE_MARK not in text:
             return self._processor.encode(text)
@@ -140,153 +123,26 @@ class SentencePiece:
         return [self.encode(text) if SPACE_MARK in text else next(plain) for text in texts]
 
     def decode(self, ids: Ids) -> str:
-        return self._processor.decode([int(i) for i in ids if int(i) not in (PAD_ID, EOS_ID)])
-
-    def token_bytes(self, i: int) -> bytes | None:
-        processor = self._processor
-        if i >= self.size or processor.is_control(i) or processor.is_unknown(i) or processor.is_unused(i):
-            return None
-        piece = processor.id_to_piece(i)
-        return _byte_of(piece) if processor.is_byte(i) else piece.replace(SPACE_MARK, ' ').encode()
-
-    def save(self, directory: Path) -> None:
-        _write_once(RunDirectory(directory).sentencepiece_vocabulary, self._processor.serialized_model_proto())
-
-
-@dataclasses.dataclass(frozen=True)
-class HuggingFace:
-    """A `tokenizer.json` of Hugging Face tokenizers.
-
-    Two swaps renumber the ids so that BOS and EOS have the ids that they have everywhere here; `original_ids` is the
-    mapping.
-
-    Attributes:
-      path: tokenizer.json, next to its tokenizer_config.json, or a file that `save` wrote.
-    """
-
-    path: str
+        size = self.size
+        return self._processor.decode([int(i) for i in ids if int(i) < size and int(i) not in (PAD_ID, EOS_ID)])
 
     @functools.cached_property
-    def _content(self) -> dict[str, Any]:
-        """The tokenizer's JSON with the ids of BOS (`start_id`) and EOS (`end_id`)."""
-        file = Path(self.path)
-        try:
-            content = json.loads(file.read_text())
-            if 'start_id' in content:
-                return content
-            settings = json.loads(file.with_name('tokenizer_config.json').read_text())
-        except FileNotFoundError as error:
-            raise UserError(f'No vocabulary at {error.filename}.') from None
-        except (ValueError, UnicodeDecodeError) as error:
-            raise UserError(f'{self.path} is not a valid tokenizer.json ({error}).') from None
-        names = {name: settings.get(name) for name in ('bos_token', 'pad_token', 'unk_token', 'eos_token')}
-        names = {name: v['content'] if isinstance(v, dict) else v for name, v in names.items() if v is not None}
-        end = names.pop('eos_token', None)
-        ids = {token['content']: token['id'] for token in content.get('added_tokens', ())}
-        special = [token['content'] for token in content.get('added_tokens', ()) if token.get('special')]
-        start = next((token for token in (*names.values(), *special) if token != end), None)
-        ids |= content.get('model', {}).get('vocab', {}) if isinstance(content['model']['vocab'], dict) else {}
-        if start not in ids or end not in ids:
-            raise UserError(f'{self.path}: its tokenizer_config.json does not define distinct bos_token and eos_token.')
-        return {'tokenizer': content, 'start_id': ids[start], 'end_id': ids[end]}
-
-    @functools.cached_property
-    def _tokenizer(self):
-        from tokenizers import Tokenizer
-
-        try:
-            return Tokenizer.from_str(json.dumps(self._content['tokenizer']))
-        except Exception as error:
-            raise UserError(f'{self.path} is not a valid tokenizer.json ({error}).') from None
-
-    @functools.cached_property
-    def original_ids(self) -> np.ndarray:
-        """int64 [V]: the id in the tokenizer of every id here."""
-        ids = np.arange(self.size)
-        for here, name in ((BOS_ID, 'start_id'), (EOS_ID, 'end_id')):
-            there = int(np.flatnonzero(ids == self._content[name])[0])
-            ids[[here, there]] = ids[[there, here]]
-        return ids
-
-    @functools.cached_property
-    def _ids_here(self) -> np.ndarray:
-        return np.argsort(self.original_ids)
+    def has_text(self) -> np.ndarray:
+        found = [not self.is_reserved(i) and i != self.unknown_id for i in range(self.size)]
+        found[PAD_ID] = found[EOS_ID] = False
+        return np.array(found)
 
     @property
-    def size(self) -> int:
-        return self._tokenizer.get_vocab_size(with_added_tokens=True)
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        text = json.dumps(self._content, sort_keys=True)
-        return f'tokenizers_{self.size}_{hashlib.sha256(text.encode()).hexdigest()[:16]}'
-
-    def encode(self, text: str) -> list[int]:
-        return self._ids_here[self._tokenizer.encode(text, add_special_tokens=False).ids].tolist() if text else []
-
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [self._ids_here[encoding.ids].tolist() if encoding.ids else [] for encoding in encoded]
-
-    def decode(self, ids: Ids) -> str:
-        kept = [int(self.original_ids[int(i)]) for i in ids if int(i) not in (PAD_ID, EOS_ID) and int(i) < self.size]
-        return self._tokenizer.decode(kept, skip_special_tokens=False)
+    def unknown_id(self) -> int:
+        return self._processor.unk_id()
 
     def token_bytes(self, i: int) -> bytes | None:
-        token = self._tokenizer.id_to_token(int(self.original_ids[i])) if i < self.size else None
-        if token is None or i in (PAD_ID, EOS_ID):
+        if i >= self.size or not self.has_text[i]:
             return None
-        decoders = self._decoders
-        if token in self._added:
-            return token.encode()
-        if 'ByteLevel' in decoders:
-            byte_of = _bytes_of_characters()
-            return bytes(byte_of[c] for c in token) if set(token) <= byte_of.keys() else token.encode()
-        if 'ByteFallback' in decoders and re.fullmatch(r'<0x[0-9A-F]{2}>', token):
-            return _byte_of(token)
-        if {'Metaspace', 'Replace'} & decoders:
-            return token.replace(SPACE_MARK, ' ').encode()
-        return self.decode([i]).encode()
-
-    @functools.cached_property
-    def _decoders(self) -> set[str]:
-        """Types of the steps that make text of tokens."""
-        decoder = self._content['tokenizer'].get('decoder') or {}
-        return {step['type'] for step in (decoder, *decoder.get('decoders', ())) if 'type' in step}
-
-    @functools.cached_property
-    def _added(self) -> set[str]:
-        return {token['content'] for token in self._content['tokenizer'].get('added_tokens', ())}
+        return byte_of(self.piece(i)) if self.is_byte(i) else self.piece(i).replace(SPACE_MARK, ' ').encode()
 
     def save(self, directory: Path) -> None:
-        _write_once(RunDirectory(directory).tokenizers_vocabulary, json.dumps(self._content).encode())
-
-    def write_original(self, directory: Path) -> tuple[int, int]:
-        """Write the original tokenizer.json; return its ids of BOS and EOS."""
-        (directory / 'tokenizer.json').write_text(json.dumps(self._content['tokenizer'], ensure_ascii=False))
-        return self._content['start_id'], self._content['end_id']
-
-
-def _byte_of(piece: str) -> bytes:
-    """Return the byte that a piece such as `<0xE4>` stands for."""
-    return bytes([int(piece[3:5], 16)])
-
-
-@functools.cache
-def _bytes_of_characters() -> dict[str, int]:
-    """Return the byte of each character in the tokens of a byte-level BPE.
-
-    Printable bytes are written as themselves, the others, in order, as the characters from U+0100 (GPT-2, Radford et
-    al., 2019).
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
-
-
-def _write_once(file: Path, content: bytes) -> None:
-    if not file.exists():
-        write_whole(file, content)
+        write_vocabulary(RunDirectory(directory).sentencepiece_vocabulary, self._processor.serialized_model_proto())
 
 
 def load_vocabulary(name: str) -> Vocabulary:

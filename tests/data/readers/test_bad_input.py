@@ -99,7 +99,7 @@ CASES = {
         r"line 2: no column 'text'. Did you mean txt\? Columns: txt",
     ),
     'ragged.csv': (labels, lines('text,label', *GOOD, 'a,b,c'), {}, 'line 42: 3 values, but the header has 2 columns'),
-    'few.csv': (labels, lines('text,label', *GOOD, 'a'), {}, 'line 42: 1 values, but the header has 2 columns'),
+    'few.csv': (labels, lines('text,label', *GOOD, 'a'), {}, 'line 42: 1 value, but the header has 2 columns'),
     'twice.csv': (labels, lines('text,text,label', 'a,b,c'), {}, "line 1: the header names the column 'text' 2 times"),
     'semicolon.csv': (
         labels,

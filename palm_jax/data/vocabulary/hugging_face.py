@@ -1,0 +1,176 @@
+"""Tokenizers of Hugging Face as vocabularies."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from palm_jax.data.vocabulary.vocabulary import Ids, byte_of, write_vocabulary
+from palm_jax.errors import UserError
+from palm_jax.run_directory import RunDirectory
+from palm_jax.special_ids import BOS_ID, EOS_ID, PAD_ID
+
+
+@dataclasses.dataclass(frozen=True)
+class HuggingFace:
+    """A `tokenizer.json` of Hugging Face tokenizers.
+
+    Two swaps renumber the ids so that BOS and EOS have the ids that they have everywhere here; `original_ids` is the
+    mapping.
+
+    Attributes:
+      path: tokenizer.json, next to its tokenizer_config.json, or a file that `save` wrote.
+    """
+
+    path: str
+
+    @functools.cached_property
+    def _content(self) -> dict[str, Any]:
+        """The tokenizer's JSON with the ids of BOS (`start_id`) and EOS (`end_id`)."""
+        file = Path(self.path)
+        try:
+            content = json.loads(file.read_text(encoding='utf-8'))
+            if 'start_id' in content:
+                return content
+            settings = json.loads(file.with_name('tokenizer_config.json').read_text(encoding='utf-8'))
+        except FileNotFoundError as error:
+            raise UserError(f'No vocabulary at {error.filename}.') from None
+        except (ValueError, UnicodeDecodeError) as error:
+            raise UserError(f'{self.path} is not a valid tokenizer.json ({error}).') from None
+        _place_added_tokens(content)
+        names = {name: settings.get(name) for name in ('bos_token', 'pad_token', 'unk_token', 'eos_token')}
+        names = {name: v['content'] if isinstance(v, dict) else v for name, v in names.items() if v is not None}
+        end = names.pop('eos_token', None)
+        ids = {token['content']: token['id'] for token in content.get('added_tokens', ())}
+        special = [token['content'] for token in content.get('added_tokens', ()) if token.get('special')]
+        start = next((token for token in (*names.values(), *special) if token != end), None)
+        ids |= content.get('model', {}).get('vocab', {}) if isinstance(content['model']['vocab'], dict) else {}
+        if start not in ids or end not in ids:
+            raise UserError(f'{self.path}: its tokenizer_config.json does not define distinct bos_token and eos_token.')
+        return {'tokenizer': content, 'start_id': ids[start], 'end_id': ids[end]}
+
+    @functools.cached_property
+    def _tokenizer(self):
+        from tokenizers import Tokenizer
+
+        try:
+            return Tokenizer.from_str(json.dumps(self._content['tokenizer']))
+        except Exception as error:
+            raise UserError(f'{self.path} is not a valid tokenizer.json ({error}).') from None
+
+    @functools.cached_property
+    def original_ids(self) -> np.ndarray:
+        """int64 [V]: the id in the tokenizer of every id here."""
+        ids = np.arange(self.size)
+        for here, name in ((BOS_ID, 'start_id'), (EOS_ID, 'end_id')):
+            there = int(np.flatnonzero(ids == self._content[name])[0])
+            ids[[here, there]] = ids[[there, here]]
+        return ids
+
+    @functools.cached_property
+    def _ids_here(self) -> np.ndarray:
+        return np.argsort(self.original_ids)
+
+    @property
+    def size(self) -> int:
+        return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        text = json.dumps(self._content, sort_keys=True)
+        return f'tokenizers_{self.size}_{hashlib.sha256(text.encode()).hexdigest()[:16]}'
+
+    def encode(self, text: str) -> list[int]:
+        return self._ids_here[self._tokenizer.encode(text, add_special_tokens=False).ids].tolist() if text else []
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [self._ids_here[encoding.ids].tolist() if encoding.ids else [] for encoding in encoded]
+
+    def decode(self, ids: Ids) -> str:
+        kept = [int(self.original_ids[int(i)]) for i in ids if int(i) not in (PAD_ID, EOS_ID) and int(i) < self.size]
+        return self._tokenizer.decode(kept, skip_special_tokens=False)
+
+    @functools.cached_property
+    def has_text(self) -> np.ndarray:
+        found = np.array([self._tokenizer.id_to_token(int(i)) is not None for i in self.original_ids])
+        found[[PAD_ID, EOS_ID]] = False
+        if self.unknown_id is not None:
+            found[self.unknown_id] = False
+        return found
+
+    @functools.cached_property
+    def unknown_id(self) -> int | None:
+        model = self._content['tokenizer']['model']
+        there = self._tokenizer.token_to_id(model['unk_token']) if model.get('unk_token') else model.get('unk_id')
+        return None if there is None else int(self._ids_here[there])
+
+    def token_bytes(self, i: int) -> bytes | None:
+        token = self._tokenizer.id_to_token(int(self.original_ids[i])) if i < self.size else None
+        if token is None or i in (PAD_ID, EOS_ID):
+            return None
+        decoders = self._decoders
+        if token in self._added:
+            return token.encode()
+        if 'ByteLevel' in decoders:
+            table = _bytes_of_characters()
+            return bytes(table[c] for c in token) if set(token) <= table.keys() else token.encode()
+        if 'ByteFallback' in decoders and re.fullmatch(r'<0x[0-9A-F]{2}>', token):
+            return byte_of(token)
+        if {'Metaspace', 'Replace'} & decoders:
+            return token.replace('▁', ' ').encode()
+        return self.decode([i]).encode()
+
+    @functools.cached_property
+    def _decoders(self) -> set[str]:
+        """Types of the steps that make text of tokens."""
+        decoder = self._content['tokenizer'].get('decoder') or {}
+        return {step['type'] for step in (decoder, *decoder.get('decoders', ())) if 'type' in step}
+
+    @functools.cached_property
+    def _added(self) -> set[str]:
+        return {token['content'] for token in self._content['tokenizer'].get('added_tokens', ())}
+
+    def save(self, directory: Path) -> None:
+        write_vocabulary(RunDirectory(directory).tokenizers_vocabulary, json.dumps(self._content).encode())
+
+    def write_original(self, directory: Path) -> tuple[int, int]:
+        """Write the original tokenizer.json; return its ids of BOS and EOS."""
+        (directory / 'tokenizer.json').write_text(
+            json.dumps(self._content['tokenizer'], ensure_ascii=False), encoding='utf-8'
+        )
+        return self._content['start_id'], self._content['end_id']
+
+
+def _place_added_tokens(content: dict[str, Any]) -> None:
+    """Put added tokens with the ids that a tokenizer.json declares into the model's vocabulary, if there are holes.
+
+    The library numbers added tokens from the number of pieces on, whatever the file says, unless the vocabulary has
+    them.
+    """
+    vocab = content['model'].get('vocab')
+    if not isinstance(vocab, dict):
+        return
+    missing = [token for token in content.get('added_tokens', ()) if token['content'] not in vocab]
+    if [token['id'] for token in missing] != list(range(len(vocab), len(vocab) + len(missing))):
+        vocab |= {token['content']: token['id'] for token in missing}
+
+
+@functools.cache
+def _bytes_of_characters() -> dict[str, int]:
+    """Return the byte of each character in the tokens of a byte-level BPE.
+
+    Printable bytes are written as themselves, the others, in order, as the characters from U+0100 (GPT-2, Radford et
+    al., 2019).
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}

@@ -1,0 +1,64 @@
+"""What is asked of the engine, and what it delivers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from palm_jax.inference.generate import Sampler
+
+MAX_LOGPROBS = 20
+
+FinishReason = Literal['stop', 'length', 'timeout', 'cancelled', 'error']
+
+
+@dataclasses.dataclass(frozen=True)
+class Token:
+    """One generated token.
+
+    Attributes:
+      id: token id.
+      logprob: log-probability under the model.
+      top_logprobs: (id, log-probability) of the most probable tokens at its position, as many as requested.
+    """
+
+    id: int
+    logprob: float
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Delta:
+    """The text and tokens generated since the previous delta; `finish_reason` is set on the last."""
+
+    text: str
+    tokens: tuple[Token, ...]
+    finish_reason: FinishReason | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class Request:
+    """A prompt to complete.
+
+    Attributes:
+      prompt: token ids including BOS.
+      sampler: sampling parameters, `max_tokens`, `stop` and `seed`; its `num_decodes` and `batch_size` are ignored.
+      on_delta: callback for every `Delta`, called in the engine's thread.
+      sample: index among the completions of one prompt, which the random choices depend on.
+      num_logprobs: number of most probable tokens to report at each position, at most `MAX_LOGPROBS`.
+      deadline: `time.monotonic` time in seconds after which generation ends with finish reason `timeout`.
+      is_cancelled: whether `cancel` was called.
+    """
+
+    prompt: Sequence[int]
+    sampler: Sampler
+    on_delta: Callable[[Delta], None]
+    sample: int = 0
+    num_logprobs: int = 0
+    deadline: float = float('inf')
+    is_cancelled: bool = dataclasses.field(default=False, init=False)
+
+    def cancel(self) -> None:
+        """Cancel the request and free its slot."""
+        self.is_cancelled = True

@@ -1,0 +1,155 @@
+"""Kills at random moments: of runs that build on each other, and of what uses the last of them. Nothing is lost."""
+
+import dataclasses
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.paths import ROOT
+from tests.support.programs import run_here
+from tests.support.runs import arguments, checkpoint_arrays, losses
+
+ROWS, STEPS = 300, 24
+SHORT = (f'--gin.TRAIN_STEPS={STEPS}', '--gin.CHECKPOINT_PERIOD=2')
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A program of the chain, which is killed and started again.
+
+    Attributes:
+      module: its module.
+      flags: its arguments.
+      result: MODEL_DIR, or the file of predictions.
+    """
+
+    module: str
+    flags: tuple[str, ...]
+    result: Path
+
+    @property
+    def lock(self):
+        """The file that the process makes when it begins to work."""
+        return self.result / 'lock' if self.module == 'palm_jax.train' else Path(f'{self.result}.lock')
+
+    @property
+    def progress(self):
+        """Size of the file that grows with every step, or every batch of rows."""
+        training = self.module == 'palm_jax.train'
+        path = self.result / 'metrics.jsonl' if training else Path(f'{self.result}.part')
+        return path.stat().st_size if path.exists() else 0
+
+    @property
+    def is_finished(self):
+        return (self.result / 'summary.json' if self.module == 'palm_jax.train' else self.result).exists()
+
+    def finish(self):
+        """Run to the end, in this process."""
+        if self.module == 'palm_jax.train' or not self.is_finished:
+            result = run_here(self.module, *self.flags)
+            assert result.returncode == 0, result.stderr[-3000:]
+
+    def kill(self, dice):
+        """Run in a process of its own, and kill it at a random moment: while it begins, or while it works."""
+        program = ['palm_jax.train'] if self.module == 'palm_jax.train' else ['palm_jax', 'infer']
+        self.lock.unlink(missing_ok=True)
+        before, deadline, waits_for_progress = self.progress, time.monotonic() + 240, dice.random() < 0.7
+        with subprocess.Popen(
+            [sys.executable, '-m', *program, *map(str, self.flags)],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        ) as process:  # fmt: skip
+            while process.poll() is None and time.monotonic() < deadline:
+                if self.progress > before if waits_for_progress else self.lock.exists():
+                    break
+                time.sleep(0.002)
+            time.sleep(dice.random() * (0.3 if waits_for_progress else 2))
+            process.kill()
+            output = process.communicate()[0]
+        assert process.returncode in (-9, 0) and 'Traceback' not in output, output[-3000:]
+
+    def assert_same(self, other):
+        """Its result is that of the same stage of another chain."""
+        if self.module != 'palm_jax.train':
+            assert self.result.read_bytes() == other.result.read_bytes()
+            assert self.result.read_bytes().count(b'\n') == ROWS
+            return
+        assert losses(self.result) == losses(other.result)
+        assert [step for step, _ in losses(self.result)] == list(range(1, STEPS + 1))
+        here, there = (checkpoint_arrays(stage.result, STEPS) for stage in (self, other))
+        assert here.keys() == there.keys()
+        for path in here:
+            np.testing.assert_array_equal(here[path], there[path], err_msg=f'{self.result.name} {path}')
+
+
+def adapter(made, folder, base):
+    """A classifier on a base, and its predictions for a file of rows."""
+    model_dir = folder / 'adapter'
+    (folder / 'rows.txt').write_text('\n'.join(f'number {i} is\u2028odd' for i in range(ROWS)))
+    predict = (
+        f'--gin_file={model_dir}/config.gin', f'--input={folder}/rows.txt', f'--output={folder}/out.jsonl',
+        '--batch_size=2', "--gin.TASK_FEATURE_LENGTHS={'inputs': 30}",
+    )  # fmt: skip
+    return [
+        Stage('palm_jax.train', classifier(made, base, model_dir), model_dir),
+        Stage('palm_jax.cli.infer', predict, folder / 'out.jsonl'),
+    ]
+
+
+def classifier(made, base, model_dir, *flags):
+    """Arguments of the training of a classifier."""
+    return (
+        '--gin_file=gin/finetune_lora.gin', f'--gin.TRAIN_FILES={made / "classes.csv"}', *SHORT,
+        '--gin.LOG_PERIOD=1', '--gin.LEARNING_RATE=1e-2', "--gin.TASK_FEATURE_LENGTHS={'inputs': 32}",
+        f'--gin.INITIAL_CHECKPOINT_PATH={base}', f'--gin.MODEL_DIR={model_dir}', *flags,
+    )  # fmt: skip
+
+
+def chain(made, folder):
+    """A base, a classifier on it, and an adapter on that."""
+    base, first = folder / 'base', folder / 'first'
+    return [
+        Stage('palm_jax.train', arguments(made / 'text.txt', base, *SHORT), base),
+        Stage('palm_jax.train', classifier(made, base, first, '--gin_file=gin/peft/full.gin'), first),
+        *adapter(made, folder, first),
+    ]
+
+
+def assert_kills_change_nothing(stages, kills, whole):
+    """Kill each of the stages a number of times, finish it, and compare it with one that nobody killed."""
+    dice = random.Random(sum(kills))
+    for other in whole:
+        other.finish()
+    for stage, other, count in zip(stages, whole, kills, strict=True):
+        for _ in range(count):
+            if stage.is_finished:  # by a process whose kill came late: again from the start
+                stage.assert_same(other)
+                shutil.rmtree(stage.result) if stage.result.is_dir() else stage.result.unlink()
+            stage.kill(dice)
+        stage.finish()
+        stage.assert_same(other)
+    files = stages[-1].result.parent.rglob('*')
+    assert not [path.name for path in files if path.name.endswith(('lock', '.part', '.part.json'))]
+
+
+def folders(tmp_path):
+    for name in ('cut', 'whole'):
+        (tmp_path / name).mkdir()
+    return tmp_path / 'cut', tmp_path / 'whole'
+
+
+def test_three_kills_at_random_moments_change_nothing(made, tmp_path):
+    cut, whole = (adapter(made, folder, made / 'base') for folder in folders(tmp_path))
+    assert_kills_change_nothing(cut, (1, 2), whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kills', [(30, 30, 40, 0), (0, 0, 0, 100)], ids=['training', 'infer'])
+def test_a_hundred_kills_at_random_moments_change_nothing(made, tmp_path, kills):
+    cut, whole = (chain(made, folder) for folder in folders(tmp_path))
+    assert_kills_change_nothing(cut, kills, whole)

@@ -1,0 +1,132 @@
+"""A run directory is whole: without its text and its caches, on a machine without TensorFlow, it is used like any."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from palm_jax.run_directory import RunDirectory
+from tests.support.once import made_once
+from tests.support.paths import ROOT
+from tests.support.runs import run
+
+FITTED = ('--gin.VOCABULARY=sentencepiece', '--gin.VOCABULARY_SIZE=400', '--gin.EXTRA_IDS=16', '--gin.TRAIN_STEPS=2')
+ALONE = """
+import sys
+sys.modules.update(dict.fromkeys(('tensorflow', 'seqio', 'tensorflow_text', 'tensorflow_datasets')))  # no module
+from palm_jax import api
+from palm_jax.cli.main import main
+from palm_jax.inference.generate import Sampler
+
+def run(*arguments, code=0):
+    assert main(list(arguments)) == code, arguments
+"""
+
+
+def write_text(path, count=1500):
+    path.write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(count)))
+    return path
+
+
+@pytest.fixture(scope='module')
+def moved(tmp_path_factory):
+    """A folder with a run whose text and whose place of training are gone; tests copy it."""
+
+    def make(folder):
+        text = write_text(folder / 'text.txt')
+        result = run(text, folder / 'first', *FITTED)
+        assert result.returncode == 0, result.stderr[-3000:]
+        text.unlink()
+        (folder / 'first').rename(folder / 'run')
+
+    return made_once(tmp_path_factory, 'moved', make)
+
+
+def program(folder, code):
+    """Runs code in another process with an empty cache, without TensorFlow."""
+    cache = folder / 'cache'
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))
+    env = os.environ | {'PALM_JAX_CACHE': str(cache), 'PYTHONPATH': path}
+    result = subprocess.run(
+        [sys.executable, '-c', ALONE + code], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert not (cache / 'vocabularies').exists() and 'training a vocabulary' not in result.stderr
+    return result.stdout
+
+
+def test_it_loads_writes_is_served_and_is_saved(moved, tmp_path):
+    shutil.copytree(moved / 'run', tmp_path / 'run')
+    program(
+        tmp_path,
+        """
+model = api.load('run')
+assert model.data.vocabulary.text.path.startswith('run')
+(text,) = model.generate(['the square of 7'], Sampler(max_tokens=8, temperature=0.0))
+model.save('saved')
+
+from palm_jax.inference.engine import Engine
+from palm_jax.serving import models
+engine = Engine(2)
+models.fill(engine, models.load(['run'], []))
+assert api.load('saved').generate(['the square of 7'], Sampler(max_tokens=8, temperature=0.0)) == [text]
+""",
+    )
+
+
+@pytest.mark.slow
+def test_every_program_uses_it(moved, tmp_path):
+    shutil.copytree(moved / 'run', tmp_path / 'run')
+    (tmp_path / 'table.csv').write_text('text,label\n' + ''.join(f'number {i},{"ab"[i % 2]}\n' for i in range(60)))
+    (tmp_path / 'in.jsonl').write_text('{"text": "the square of 7"}\n')
+    write_text(tmp_path / 'held_out.txt', 40)
+    program(
+        tmp_path,
+        """
+import json
+from pathlib import Path
+
+run('infer', '--gin_file=run/config.gin', '--input=in.jsonl', '--output=out.jsonl', '--gin.MAX_NEW_TOKENS=4')
+assert 'predicted' in json.loads(Path('out.jsonl').read_text())
+run('eval', '--gin_file=run/config.gin', '--gin.TRAIN_FILES=held_out.txt', '--output=eval.json')
+run('export', '--format=hf', '--gin_file=run/config.gin', 'exported')
+tuned = api.finetune('table.csv', 'run', 'tuned', TRAIN_STEPS=1, TASK_FEATURE_LENGTHS={'inputs': 32})
+assert set(tuned.predict(['number 3'])[0]) == {'a', 'b'}
+assert Path('tuned/vocabulary.model').read_bytes() == Path('run/vocabulary.model').read_bytes()
+""",
+    )
+
+
+def test_a_run_that_continues_on_a_grown_text_keeps_its_vocabulary(moved, tmp_path):
+    shutil.copytree(moved / 'run', tmp_path / 'run')
+    text, kept = write_text(tmp_path / 'text.txt', 1800), (moved / 'run' / 'vocabulary.model').read_bytes()
+    result = run(text, tmp_path / 'run', *FITTED[:-1], '--gin.TRAIN_STEPS=3', '--accept_changes')
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (tmp_path / 'run' / 'vocabulary.model').read_bytes() == kept
+    assert RunDirectory(tmp_path / 'run').steps()[-1] == 3
+
+
+def test_a_vocabulary_of_an_attempt_that_saved_nothing_is_replaced(moved, tmp_path):
+    text, stale = write_text(tmp_path / 'text.txt'), tmp_path / 'run' / 'vocabulary.model'
+    stale.parent.mkdir()
+    stale.write_bytes(b'of another size')
+    result = run(text, tmp_path / 'run', *FITTED)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert stale.read_bytes() == (moved / 'run' / 'vocabulary.model').read_bytes()
+
+
+def test_without_its_vocabulary_a_copy_is_asked_for(moved, tmp_path, monkeypatch):
+    from palm_jax import api
+    from palm_jax.errors import UserError
+
+    shutil.copytree(moved / 'run', tmp_path / 'run')
+    copy = tmp_path / 'copy.model'
+    (tmp_path / 'run' / 'vocabulary.model').rename(copy)
+    kept = tmp_path / 'run' / 'checkpoints' / '2' / 'vocabulary.model'
+    assert api.load(tmp_path / 'run').data.vocabulary.text.path == str(kept)
+    kept.unlink()
+    with pytest.raises(UserError, match=r'run/vocabulary\.model is missing\. Bind a copy of it: --gin\.VOCABULARY='):
+        api.load(tmp_path / 'run')
+    assert api.load(tmp_path / 'run', VOCABULARY=str(copy)).data.vocabulary.text.path == str(copy)
