@@ -48,7 +48,7 @@ class LanguageModelPredictor(Generator):
 
     def target(self, model: Model, text: str) -> list[int]:
         """Return the text's ids."""
-        return model.data.vocabulary.encode(text)
+        return model.data.vocabulary.encode(check_characters(text, 'the continuation'))
 
     def completions(
         self, model: Model, inputs: Sequence[str], sampler: Decoder | None = None, first: int = 0
@@ -57,6 +57,7 @@ class LanguageModelPredictor(Generator):
         for number, given in enumerate(inputs):
             if not isinstance(given, str):
                 raise UserError(f'Input {number} is {given!r}; this model continues texts.')
+            check_characters(given, f'input {number}')
         prompts = encode_prompts(model.data.vocabulary, inputs, model.data.length)
         return self.complete_ids(model, prompts, sampler, first)
 

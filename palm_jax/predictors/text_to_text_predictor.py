@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from palm_jax.characters import check_characters
 from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError
 from palm_jax.inference.decoding import EOS_ID
@@ -42,7 +43,7 @@ class TextToTextPredictor(Generator):
 
     def target(self, model: Model, text: str) -> list[int]:
         """Return `text EOS`."""
-        return [*model.data.vocabulary.encode(text), EOS_ID]
+        return [*model.data.vocabulary.encode(check_characters(text, 'the continuation')), EOS_ID]
 
     def is_bidirectional(self, model: Model) -> bool:
         """Return whether the model was trained as a prefix LM."""
