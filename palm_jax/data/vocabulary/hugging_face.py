@@ -121,8 +121,8 @@ class HuggingFace:
         if token in self._added:
             return token.encode()
         if 'ByteLevel' in decoders:
-            byte_of = _bytes_of_characters()
-            return bytes(byte_of[c] for c in token) if set(token) <= byte_of.keys() else token.encode()
+            table = _bytes_of_characters()
+            return bytes(table[c] for c in token) if set(token) <= table.keys() else token.encode()
         if 'ByteFallback' in decoders and re.fullmatch(r'<0x[0-9A-F]{2}>', token):
             return byte_of(token)
         if {'Metaspace', 'Replace'} & decoders:
