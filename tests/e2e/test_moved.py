@@ -12,7 +12,7 @@ from tests.support.once import made_once
 from tests.support.paths import ROOT
 from tests.support.runs import run
 
-FITTED = ('--gin.VOCABULARY=sentencepiece', '--gin.VOCABULARY_SIZE=400', '--gin.EXTRA_IDS=16', '--gin.TRAIN_STEPS=2')
+FITTED = ('--gin.VOCABULARY=sentencepiece', '--gin.VOCABULARY_SIZE=320', '--gin.EXTRA_IDS=16', '--gin.TRAIN_STEPS=2')
 ALONE = """
 import sys
 sys.modules.update(dict.fromkeys(('tensorflow', 'seqio', 'tensorflow_text', 'tensorflow_datasets')))  # no module
