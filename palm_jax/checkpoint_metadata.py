@@ -63,15 +63,22 @@ class CheckpointMetadata:
     sealed: bool = False
 
     @classmethod
-    def of_model(cls, architecture: Any, vocabulary: str, labels: Iterable[str] = ()) -> CheckpointMetadata:
+    def of_model(
+        cls,
+        architecture: Any,
+        vocabulary: str,
+        labels: Iterable[str] = (),
+        data: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> CheckpointMetadata:
         """Metadata of a whole model.
 
         Args:
           architecture: the model's `Architecture`.
           vocabulary: fingerprint of its vocabulary.
           labels: names of its head's classes; empty without such a head.
+          data: what the run reads of each split, see `interfaces.Data.identity`; None if it is not known.
         """
-        return cls(vocabulary, dataclasses.asdict(architecture), tuple(labels) or None)
+        return cls(vocabulary, dataclasses.asdict(architecture), tuple(labels) or None, data)
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> CheckpointMetadata:
@@ -153,7 +160,7 @@ def read_metadata(checkpoint: Path) -> CheckpointMetadata:
     if folder is None or not (folder / _FILE).is_file():
         raise UserError(f'{checkpoint} has no `{METADATA}` folder: the checkpoint is incomplete.')
     try:
-        return CheckpointMetadata.from_json(json.loads((folder / _FILE).read_text()))
+        return CheckpointMetadata.from_json(json.loads((folder / _FILE).read_text(encoding='utf-8')))
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(f'{folder / _FILE} is damaged: {error}.') from None
 
@@ -214,7 +221,7 @@ def read_seals(checkpoint: Path) -> list[Seal]:
     seals = []
     for file in sorted(checkpoint.glob(seal_file(checkpoint, '*').name)):
         try:
-            seals.append(Seal.from_json(json.loads(file.read_text())))
+            seals.append(Seal.from_json(json.loads(file.read_text(encoding='utf-8'))))
         except (ValueError, TypeError) as error:
             raise UserError(f'{file} is damaged: {error}') from None
     return seals

@@ -6,8 +6,10 @@ commands of runs that are explained, not trained. Wrong rows of tables have test
 """
 
 import contextlib
+import difflib
 import io
 import json
+import re
 import shlex
 
 import pytest
@@ -339,20 +341,68 @@ def test_there_are_two_hundred():
     assert len({case[0] for case in CASES}) == len(CASES) >= 200
 
 
-@pytest.mark.parametrize('case', CASES, ids=lambda case: case[0][:80])
-def test_a_wrong_input_is_one_message(case, places, monkeypatch):
+@pytest.fixture(autouse=True)
+def at_the_root(places, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(places['t'])
     monkeypatch.setattr('sys.argv', ['palm-jax'])
-    command, *parts = case
-    command = command.replace('{c!r}', '"{\'c\': 1.0}"')
+
+
+def filled(texts, places):
+    """Texts with the paths of `places`."""
+    texts = [text.replace('{c!r}', '"{\'c\': 1.0}"') for text in texts]
     for name, path in places.items():
-        command, parts = command.replace(f'{{{name}}}', path), [part.replace(f'{{{name}}}', path) for part in parts]
+        texts = [text.replace(f'{{{name}}}', path) for text in texts]
+    return texts
+
+
+def outcome(arguments):
+    """The message of a command, empty if it is accepted, and what it printed."""
     shown = io.StringIO()
-    with pytest.raises(UserError) as refusal, contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
-        programs.main(shlex.split(command))
-    message = str(refusal.value)
+    with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
+        try:
+            assert programs.main(arguments) == 0
+        except UserError as error:
+            return str(error), shown.getvalue()
+    return '', shown.getvalue()
+
+
+@pytest.mark.parametrize('case', CASES, ids=lambda case: case[0][:80])
+def test_a_wrong_input_is_one_message(case, places):
+    command, *parts = filled(case, places)
+    message, shown = outcome(shlex.split(command))
+    assert message, 'accepted'
     for part in parts:
         assert part in message, f'{part!r} is not in:\n{message}'
-    assert 'Traceback' not in message + shown.getvalue() and len(message) < 6000
+    assert 'Traceback' not in message + shown and len(message) < 6000
     assert all(len(line) < 3000 for line in message.splitlines())
+
+
+ADVICE = re.compile(
+    r'Did you mean (?P<name>\S+?)\?|Add e\.g\. (?P<add>\S+)|Write (?P<macro>[A-Z_]+) = (?P<value>.+)\.$', re.MULTILINE
+)
+
+
+def follow(advice, arguments):
+    """Arguments changed as a message advises: with one more, or another in the place of the most similar one."""
+    if advice['add']:
+        return [*arguments, advice['add']]
+    wanted = advice['name'] or f'--gin.{advice["macro"]}={advice["value"]}'
+    similarity = lambda text: difflib.SequenceMatcher(None, text, wanted).ratio()  # noqa: E731
+    if wanted.startswith('-'):
+        replaced = max(arguments, key=similarity)
+        return [wanted if argument is replaced else argument for argument in arguments]
+    words = {word for argument in arguments for word in re.findall(r'[\w./]+', argument.removeprefix('--gin.'))}
+    last = max(range(len(arguments)), key=lambda i: max(map(similarity, re.findall(r'[\w./]+', arguments[i]))))
+    wrong = max((word for word in words if word in arguments[last]), key=similarity)
+    return [*arguments[:last], arguments[last].replace(wrong, wanted), *arguments[last + 1 :]]
+
+
+@pytest.mark.parametrize('case', [case for case in CASES if '--explain' in case[0]], ids=lambda case: case[0][:80])
+def test_advice_that_is_followed_gets_further(case, places):
+    """Only of commands that explain a run: a corrected one is accepted, or is told its next mistake."""
+    arguments = shlex.split(filled(case, places)[0])
+    before, _ = outcome(arguments)
+    if advice := ADVICE.search(before):
+        after, _ = outcome(follow(advice, arguments))
+        assert after.partition('\n')[0] != before.partition('\n')[0]

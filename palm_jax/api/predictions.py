@@ -144,7 +144,7 @@ class Output:
         An incomplete line at the end is cut off.
         """
         if not self.part.exists():
-            self.note.write_text(json.dumps(depends_on))
+            self.note.write_text(json.dumps(depends_on), encoding='utf-8')
             self.part.touch()
             return 0, 0
         changed = _changes(self.note, depends_on)
@@ -165,7 +165,7 @@ class Output:
 def _changes(note: Path, depends_on: Mapping[str, Any]) -> str:
     """Return which values a note has otherwise, as text; empty if it agrees."""
     try:
-        before = json.loads(note.read_text())
+        before = json.loads(note.read_text(encoding='utf-8'))
     except (OSError, ValueError):
         return f'{note.name} does not say of which'
     changed = [name for name, value in depends_on.items() if before.get(name) != value]

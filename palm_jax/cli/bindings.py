@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         print(reference.as_text(found))
         return 0
     options.markdown.parent.mkdir(parents=True, exist_ok=True)
-    options.markdown.write_text(reference.as_markdown(found))
+    options.markdown.write_text(reference.as_markdown(found), encoding='utf-8')
     print(f'bindings   {len(found)} in {options.markdown}')
     return 0
 

@@ -113,7 +113,7 @@ def read(model_dir: str) -> list[dict]:
     path = RunDirectory(Path(model_dir)).predictions
     if not path.is_file():
         raise UserError(f'{path} does not exist; name the MODEL_DIR of a finished fine-tuning run.')
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
 
 
 def scores(rows: Sequence[dict]) -> tuple[np.ndarray, str]:

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f'  {"✓" if ok else ("·" if ok is None else "✗")} {finding}' + (f'\n      fix: {fix}' if fix else ''))
         problems += ok is False
     print(f'cache  {cache_dir()}  (vocabularies and tokens; set PALM_JAX_CACHE to move it)')
-    print('no problems found' if not problems else f'{problems} problem(s)')
+    print('no problems found' if not problems else f'{problems} {"problem" if problems == 1 else "problems"}')
     return 1 if problems else 0
 
 

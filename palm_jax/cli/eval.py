@@ -53,6 +53,6 @@ def main(arguments: Sequence[str]) -> int:
     else:
         measured = evaluation.on_tasks(model, options.task, options.split, options.examples, options.shots)
     about = {'checkpoint': str(model.checkpoint), 'files': list(changes), 'bindings': flags}
-    output.write_text(json.dumps(about | {'measured': measured}, indent=2) + '\n')
+    output.write_text(json.dumps(about | {'measured': measured}, indent=2) + '\n', encoding='utf-8')
     print(f'{evaluation.table(measured)}\nscores     {output}')
     return 0

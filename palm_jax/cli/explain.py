@@ -47,7 +47,7 @@ def _explain(configuration: Configuration, arguments: dict[str, Any], num_device
         'training and held-out data': data.describe(),
         'one training example': data.example(),
         'parameters': plan.parameter_table(),
-        f'the run on {num_devices} device(s)': plan.summary(num_sequences),
+        f'the run on {num_devices} {"device" if num_devices == 1 else "devices"}': plan.summary(num_sequences),
     }
     try:
         devices = plan.axis_sizes['data']

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
 
     with predictions.reserve(str(options.output)) as output:
         glob_files(options.input, '--input')
-        files = [find_config(name, '--gin_file').read_text() for name in changes]
+        files = [find_config(name, '--gin_file').read_text(encoding='utf-8') for name in changes]
         model = trained_model.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
         try:
             answered, bad = output.write(model, options.input, {'files': files, 'flags': flags}, options.batch_size)

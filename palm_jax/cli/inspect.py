@@ -60,7 +60,7 @@ def examples(data: Any, count: int) -> str:
             labels = features['labels']
             if features['label_weights'].ndim:  # a label per word, where it ends
                 labels = labels[features['label_weights'] > 0]
-            lines.append(f'label    {_label(labels, data.labels)}')
+            lines.append(f'label    {data.describe_label(labels)}')
     return '\n'.join(lines)
 
 
@@ -103,13 +103,3 @@ def _used(features: dict[str, np.ndarray]) -> int:
     name = 'decoder_segment_ids' if 'decoder_segment_ids' in features else 'decoder_target_tokens'
     positions = np.flatnonzero(features[name])
     return int(positions[-1]) + 1 if len(positions) else 0
-
-
-def _label(label: np.ndarray, names: Sequence[str]) -> str:
-    if not names:
-        return f'{label}'
-    if label.ndim == 0:
-        return names[int(label)]
-    if label.dtype.kind == 'f':
-        return ', '.join(name for name, holds in zip(names, label, strict=True) if holds)
-    return ' '.join(names[int(i)] for i in label)

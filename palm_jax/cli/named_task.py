@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from palm_jax.configuration.load import load
 from palm_jax.configuration.statements import find_config
+from palm_jax.configuration.statements import gin_files as all_gin_files
 from palm_jax.configuration.trust import Trust
-from palm_jax.errors import UserError
+from palm_jax.errors import UserError, closest
 
 _PRETRAINING = 'python_stdlib'
 
@@ -32,4 +34,10 @@ def data(
         entry = 'gin/pretrain_tiny.gin' if name == _PRETRAINING else 'gin/finetune_lora.gin'
         files, of_name = [entry, f'gin/tasks/{name}.gin'], []
     configuration = load('loop.train', [*files, *gin_files], [*of_name, *flags], trust=Trust(tuple(trust_modules)))
-    return configuration.build('loop.train')['data']
+    try:
+        return configuration.build('loop.train')['data']
+    except UserError as error:
+        suggestion = closest(name, [Path(file).stem for file in all_gin_files() if file.startswith('gin/tasks/')])
+        if of_name and suggestion and f'is called {name!r}' in str(error):
+            raise UserError(f'gin/tasks has no {name}.gin.{suggestion}\n{error}') from None
+        raise

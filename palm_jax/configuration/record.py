@@ -57,7 +57,9 @@ class Record:
           UserError: the directory holds a run of another configuration or of other data.
         """
         is_run = self.run.config.is_file() and _holds_run(self.run)
-        of_configuration = difference(self.run.config.read_text(), self.text, _MAY_CHANGE) if is_run else ''
+        of_configuration = (
+            difference(self.run.config.read_text(encoding='utf-8'), self.text, _MAY_CHANGE) if is_run else ''
+        )
         shown = '\n'.join(filter(None, (of_configuration, _data_difference(before or {}, now))))
         if not shown:
             return

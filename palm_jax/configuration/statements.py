@@ -178,7 +178,7 @@ def open_file(path: Path) -> GinText:
         raise UserError(
             f'{display}, line {line}: byte {content[error.start]:#04x} is not UTF-8. Save the file as UTF-8.'
         ) from None
-    return GinText('\n'.join(text.splitlines()) + '\n', display)
+    return GinText(text.replace('\r\n', '\n').replace('\r', '\n'), display)
 
 
 def read_statements(

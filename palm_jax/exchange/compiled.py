@@ -91,7 +91,7 @@ def write_stablehlo(
     prepare(directory)
     (directory / 'model.stablehlo').write_bytes(exported.serialize())
     if isinstance(predictor, Generator):
-        (directory / 'run.py').write_text(_RUNNER)
+        (directory / 'run.py').write_text(_RUNNER, encoding='utf-8')
     again = jax.export.deserialize(bytearray((directory / 'model.stablehlo').read_bytes()))
     return _compare(predictor, plain, {'model.stablehlo': jax.jit(again.call)}, directory, batches)
 

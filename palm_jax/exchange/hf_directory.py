@@ -102,10 +102,10 @@ def write(
         file.rename(directory / name)
     if len(files) > 1:
         index = {'metadata': {'total_size': total}, 'weight_map': {k: names[v - 1] for k, v in shard_of.items()}}
-        (directory / _INDEX).write_text(json.dumps(index, indent=2) + '\n')
-    (directory / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+        (directory / _INDEX).write_text(json.dumps(index, indent=2) + '\n', encoding='utf-8')
+    (directory / 'config.json').write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
     generation = {name: config[name] for name in ('bos_token_id', 'eos_token_id', 'pad_token_id')}
-    (directory / 'generation_config.json').write_text(json.dumps(generation, indent=2) + '\n')
+    (directory / 'generation_config.json').write_text(json.dumps(generation, indent=2) + '\n', encoding='utf-8')
     hf_tokenizer.write(vocabulary, directory, length, None if head is None else head.template)
     for name, text in ({} if head is None else head.files).items():
         (directory / name).write_text(text, encoding='utf-8')
@@ -239,7 +239,7 @@ def _weight_files(directory: Path) -> list[Path]:
     index, single = directory / _INDEX, directory / 'model.safetensors'
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text())['weight_map'].values()))
+            names = sorted(set(json.loads(index.read_text(encoding='utf-8'))['weight_map'].values()))
         except (ValueError, KeyError, AttributeError, TypeError):
             raise UserError(f'{index} is cut or not an index of shards. Copy or download it again.') from None
         if missing := [name for name in names if not (directory / name).is_file()]:

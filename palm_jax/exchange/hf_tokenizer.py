@@ -86,7 +86,7 @@ def _write_settings(
         **others,
     }
     settings = {name: value for name, value in settings.items() if value is not None}
-    (directory / 'tokenizer_config.json').write_text(json.dumps(settings, indent=2) + '\n')
+    (directory / 'tokenizer_config.json').write_text(json.dumps(settings, indent=2) + '\n', encoding='utf-8')
 
 
 def original_ids(vocabulary: ExtendedVocabulary) -> np.ndarray:

@@ -73,7 +73,7 @@ def _axes(path: Path, size: tuple[float, float], dpi: int) -> Iterator[Any]:
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    plain = {'text.parse_math': False, 'text.usetex': False, 'axes.formatter.use_mathtext': False}
+    plain: dict[Any, Any] = {'text.parse_math': False, 'text.usetex': False, 'axes.formatter.use_mathtext': False}
     with matplotlib.rc_context(plain), warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'Glyph .* missing', UserWarning)  # characters that no font here has
         figure, axes = pyplot.subplots(figsize=size, layout='constrained')

@@ -184,7 +184,7 @@ def measurements_of(
         *(f'{"baseline":<16} {b.metric.replace("_", " ")} {b.value:.4f}: {b.name}' for b in baselines),
     ]
     values = {'loss': loss, **metrics}
-    details = {'held_out_examples': len(predictions)}
+    details: dict[str, Any] = {'held_out_examples': len(predictions)}
     if baselines:
         details['baselines'] = {b.name: {b.metric: b.value} for b in baselines}
         header = ('baseline', 'metric', 'baseline has', 'this model has')
@@ -229,7 +229,7 @@ def table_of_errors(title: str, predictions: Sequence[Mapping[str, Any]], badnes
 
 def worst(predictions: Sequence[Mapping[str, Any]], badness: np.ndarray) -> Table:
     """A table of the predictions of the greatest badness [E]; -inf marks a correct prediction."""
-    rows = [('text', 'label', 'predicted')]
+    rows: list[Sequence[str]] = [('text', 'label', 'predicted')]
     for i in np.argsort(-badness, kind='stable')[:_WORST]:
         if np.isfinite(badness[i]):
             rows.append(tuple(_cell(predictions[i][name]) for name in rows[0]))

@@ -66,7 +66,7 @@ def create_app(served: dict[str, ServedModel], engine: Engine, limits: Limits = 
     app.include_router(_routes_of_text(models, engine, limits, counters))
     app.include_router(_routes_of_heads(models, engine, limits))
     app.include_router(_routes_of_state(engine, counters))
-    page = (resources.files('palm_jax.serving') / 'page.html').read_text()
+    page = (resources.files('palm_jax.serving') / 'page.html').read_text(encoding='utf-8')
 
     @app.get('/', include_in_schema=False)
     async def chat_page() -> HTMLResponse:

@@ -51,7 +51,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     except (RuntimeError, ValueError) as error:
         raise UserError(f'Could not connect to the other processes: {error}') from None
     if not is_first():
-        sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 - until the process ends
+        sys.stdout = open(os.devnull, 'w', encoding='utf-8')  # noqa: SIM115 - until the process ends
         os.environ['TQDM_DISABLE'] = '1'  # read by tqdm when it is imported, later
     processes, local, devices = jax.process_count(), jax.local_device_count(), jax.device_count()
     _LOGGER.info('processes  %d, with %d of %d devices each', processes, local, devices)

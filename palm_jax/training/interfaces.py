@@ -19,8 +19,11 @@ class Vocabulary(Protocol):
       fingerprint: string that differs between vocabularies.
     """
 
-    size: int
-    fingerprint: str
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
 
     def save(self, directory: Path) -> None:
         """Write the vocabulary's file to a directory, if it has one."""

@@ -23,7 +23,7 @@ from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import Method
 from palm_jax.run_directory import RunDirectory
-from palm_jax.training import distributed, flops, messages
+from palm_jax.training import messages
 from palm_jax.training.base_weights import BaseWeights
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
 from palm_jax.training.best import BestCheckpoint, BestMetric
@@ -94,6 +94,7 @@ class Loop:
         """
         step = first_step = int(state.step)
         clock, evaluations = self.clock, self.evaluations
+        evaluations.check_metric(state)
         while step < self.total_steps and not evaluations.stalled and not clock.stop_requested:
             with self.saver.saves_on_error(state, step, f'Continue with\n  {self.command}', in_all_processes=False):
                 batch = self.feed.batch(step)
@@ -201,27 +202,20 @@ def train(
     """
     run, directory, mesh, batch_sizes = run or Run(), Path(model_dir), layout.mesh(), BatchSizes.of(batch_size)
     check_run(model, data, batch_sizes, mesh.shape['data'], microbatches)
-    adapted, selection = adapt(model, methods, trainable, trainable_layers)
-    setup = Setup.of(
-        adapted, selection, optimizer, layout, mesh.size, batch_size, data.length, total_steps, base_weights
-    )
+    adapted, trained = adapt(model, methods, trainable, trainable_layers)
+    setup = Setup.of(adapted, trained, optimizer, layout, mesh.size, batch_size, data.length, total_steps, base_weights)
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules), contextlib.ExitStack() as stack:
-        _LOGGER.info('%s\nMODEL_DIR  %s\n%s', setup.plan.summary(data.num_sequences), directory, flops.FORMULA)
-        _LOGGER.info(data.describe())  # an unusable held-out part is found before the first step
-        metadata = CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint, data.labels)
-        metadata = dataclasses.replace(metadata, data=data.identity())
+        messages.introduce(setup.plan, data, directory)  # an unusable held-out part is found before the first step
+        metadata = CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint, data.labels, data.identity())
         restorer = Restorer(setup, mesh, seed, initial_checkpoint, metadata)
         guard, files = SpikeGuard(spikes, directory), kept_files(run.config, data.vocabulary)
         checkpoints, kept = _open_checkpoints(directory, periods, best, restorer.metadata, guard, files, stack)
         restorer.check(checkpoints, run)
         restored = restorer.resume(checkpoints)
-        run.keep()
+        run.keep(directory, data.vocabulary)
         guard.remember(restored.recent)
         first_step = int(restored.state.step)
-        if distributed.is_first():
-            data.vocabulary.save(directory)
         messages.warn_if_slow(setup.plan, data, first_step, initial_checkpoint is None and not methods)
-
         log = MetricLog(writers, directory, run.config, first_step)
         window = MetricWindow(restored.sums)
         eval_step, score_step = setup.eval_step(mesh, loss), setup.score_step(mesh, loss)
@@ -242,7 +236,6 @@ def train(
             total_steps=total_steps,
             command=run.command,
         )
-        loop.evaluations.check_metric(restored.state)
         with clock:
             state = loop.run(restored.state)
         finish = Finish(checkpoints, kept, restorer, held_out, reporter, setup.plan, log, directory, run)

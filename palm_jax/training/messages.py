@@ -21,6 +21,16 @@ _LONG, _TINY, _GROUPS = 3600, 5_000_000, 32  # seconds, parameters, groups whose
 ANOTHER_METRIC = 'Run the same command with another BEST_METRIC and --accept_changes to continue.'
 
 
+def introduce(plan: Plan, data: Data, directory: Path) -> None:
+    """Log a run in numbers, and its data, of which both parts are read and checked.
+
+    Raises:
+      UserError: see `Data.describe`.
+    """
+    _LOGGER.info('%s\nMODEL_DIR  %s\n%s', plan.summary(data.num_sequences), directory, flops.FORMULA)
+    _LOGGER.info(data.describe())
+
+
 def warn_if_slow(plan: Plan, data: Data, first_step: int, is_from_scratch: bool) -> None:
     """Log the expected duration of a run on a CPU and, if that is long, what makes it shorter.
 

@@ -178,17 +178,23 @@ class Plan:
         return '\n'.join(
             (
                 f'model      {self.num_params:,} parameters: {arch.num_layers} layers, width {arch.d_model:,}, '
-                f'{arch.num_heads} heads of {arch.head_dim} on {arch.num_kv_heads} key/value head(s), '
+                f'{arch.num_heads} heads of {arch.head_dim} on {arch.num_kv_heads} key/value '
+                f'{"head" if arch.num_kv_heads == 1 else "heads"}, '
                 f'vocabulary {arch.vocab_size:,}',
                 f'trained    {self.trained_summary()}',
                 f'work       {self.total_steps:,} steps of {sizes} tokens = {self.total_tokens:,} tokens{epochs}',
                 f'FLOPs      {self.flops_per_token:.3g} per token, '
                 f'{self.flops_per_token * self.total_tokens:.3g} in total',
                 f'mesh       {mesh}',
-                f'memory     {sum(memory.values()) / 2**30:.2f} GiB per device: '
-                + ', '.join(f'{name} {size / 2**30:.2f}' for name, size in memory.items()),
+                f'memory     {_size(sum(memory.values()))} per device: '
+                + ', '.join(f'{name} {_size(size)}' for name, size in memory.items()),
             )
         )
+
+
+def _size(num_bytes: float) -> str:
+    """Return a number of bytes in MiB, or in GiB from 1 GiB on."""
+    return f'{num_bytes / 2**30:.2f} GiB' if num_bytes >= 2**30 else f'{num_bytes / 2**20:.1f} MiB'
 
 
 def _count(tree: Any) -> int:

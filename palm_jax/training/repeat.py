@@ -39,9 +39,9 @@ def over_seeds(train: Callable[[int, Path], int], model_dir: Path, seeds: Seeds 
         run = parent.seed(seed)
         if code := train(seed, run.path):
             return code
-        summaries[seed] = json.loads(run.summary.read_text())
+        summaries[seed] = json.loads(run.summary.read_text(encoding='utf-8'))
     table = spread(summaries)
-    parent.seeds.write_text(json.dumps({'seeds': list(seeds), 'measures': table}, indent=2) + '\n')
+    parent.seeds.write_text(json.dumps({'seeds': list(seeds), 'measures': table}, indent=2) + '\n', encoding='utf-8')
     _LOGGER.info('\n%s\nsummary    %s', text(table, seeds), parent.seeds)
     return 0
 

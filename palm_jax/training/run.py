@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from palm_jax.bounds import AtLeast, checked
 from palm_jax.training import distributed
+from palm_jax.training.interfaces import Vocabulary
 
 Count = Annotated[int, AtLeast(1)]
 
@@ -79,7 +81,10 @@ class Run:
             if self.record is not None and distributed.is_first():
                 self.record.check(before, now)
 
-    def keep(self) -> None:
-        """Keep the record, in the first process; see `Record.keep`."""
-        if self.record is not None and distributed.is_first():
+    def keep(self, directory: Path, vocabulary: Vocabulary) -> None:
+        """Write the record and the vocabulary to the run's directory, in the first process; see `Record.keep`."""
+        if not distributed.is_first():
+            return
+        if self.record is not None:
             self.record.keep()
+        vocabulary.save(directory)

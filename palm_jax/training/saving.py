@@ -6,22 +6,15 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory, write_whole
 from palm_jax.training import distributed
 from palm_jax.training.checkpoints import Checkpoints
+from palm_jax.training.interfaces import Vocabulary
 from palm_jax.training.metric_window import MetricWindow
 from palm_jax.training.spikes import SpikeGuard
 from palm_jax.training.state import TrainState
-
-
-class Vocabulary(Protocol):
-    """A vocabulary that can be written to a directory."""
-
-    def save(self, directory: Path) -> None:
-        """Write the vocabulary to its file, if it has one."""
 
 
 def kept_files(config: str, vocabulary: Vocabulary) -> dict[str, bytes]:

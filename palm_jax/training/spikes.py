@@ -209,7 +209,7 @@ def _read(path: Path) -> list[Skip]:
     if not path.exists():
         return []
     try:
-        return [Skip(**record) for record in json.loads(path.read_text())]
+        return [Skip(**record) for record in json.loads(path.read_text(encoding='utf-8'))]
     except (ValueError, TypeError):
         _LOGGER.warning('%s is damaged; the run skips what its newest checkpoint says', path)
         return []

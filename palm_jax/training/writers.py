@@ -41,7 +41,7 @@ class Jsonl:
         path = RunDirectory(model_dir).metrics
         kept = [record for record in read_jsonl(path) if record['step'] <= first_step]
         write_whole(path, ''.join(json.dumps(record) + '\n' for record in kept))
-        self._file = path.open('a', buffering=1)
+        self._file = path.open('a', buffering=1, encoding='utf-8')
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Write one line."""
@@ -96,7 +96,7 @@ class WeightsAndBiases:
             project=self._project,
             mode=self._mode,
             dir=str(model_dir),
-            id=id_file.read_text(),
+            id=id_file.read_text(encoding='utf-8'),
             resume='allow',
             name=model_dir.name,
             config={'gin': config},
@@ -115,7 +115,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Return the records of a metrics file, without lines that cannot be read; a crash may cut the last one short."""
     if not path.exists():
         return []
-    *lines, last = map(_read_record, path.read_text(errors='replace').split('\n'))
+    *lines, last = map(_read_record, path.read_text(errors='replace', encoding='utf-8').split('\n'))
     if damaged := [number for number, record in enumerate(lines, 1) if record is None]:
         _LOGGER.warning('%s: %d lines are damaged and left out, the first is line %d', path, len(damaged), damaged[0])
     return [record for record in (*lines, last) if record is not None]

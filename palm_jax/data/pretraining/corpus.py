@@ -229,10 +229,10 @@ class Corpus:
             return {source.title: 1.0}
         file = cache_dir() / 'mixtures' / f'{cache_keys.cache_name(source.title, source.cache_key)}.json'
         if file.is_file() and 'seqio' not in sys.modules:
-            return json.loads(file.read_text())
+            return json.loads(file.read_text(encoding='utf-8'))
         shares = self._registry().parts(source.title)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(shares))
+        file.write_text(json.dumps(shares), encoding='utf-8')
         return shares
 
     @functools.cached_property

@@ -109,6 +109,10 @@ class LanguageModelData:
         """Class names of the objective's head; empty if it has none."""
         return self.objective[0].labels
 
+    def describe_label(self, encoded: np.ndarray) -> str:
+        """Return the class of a sequence, int32 [], as text."""
+        return self.labels[int(encoded)]
+
     @property
     def is_ready(self) -> bool:
         """Whether the vocabulary exists; the first run trains it."""

@@ -42,7 +42,7 @@ class TokenCache:
     """
 
     def __init__(self, directory: Path):
-        manifest = json.loads((directory / _MANIFEST).read_text())
+        manifest = json.loads((directory / _MANIFEST).read_text(encoding='utf-8'))
         files = [(directory / part['file'], part['size']) for part in manifest['files']]
         for file, size in files:
             if not file.is_file() or file.stat().st_size != size:
@@ -124,7 +124,7 @@ def build(examples: Callable[[int], Iterable[Example]], directory: Path, vocabul
     np.save(unfinished / _OFFSETS, np.cumsum(np.concatenate([[0], *offsets]), dtype=np.int64))
     totals = {name: sum(part[name] for part in parts) for name in ('tokens', 'documents', 'num_bytes')}
     manifest = {'dtype': dtype.name, 'block': BLOCK} | totals | {'files': parts}
-    (unfinished / _MANIFEST).write_text(json.dumps(manifest, indent=2))
+    (unfinished / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding='utf-8')
     for part in parts:
         for file in (_offsets_of(unfinished / part['file']), _summary_of(unfinished / part['file'])):
             file.unlink()
@@ -143,7 +143,7 @@ def verify(directory: Path) -> int:
     Raises:
       UserError: if a file has changed.
     """
-    files = json.loads((directory / _MANIFEST).read_text())['files']
+    files = json.loads((directory / _MANIFEST).read_text(encoding='utf-8'))['files']
     for part in tqdm(files, desc=f'checking {directory.name}', unit=' files', leave=False):
         if not (directory / part['file']).is_file() or _sha256(directory / part['file']) != part['sha256']:
             raise UserError(f'{_damage_message(directory)} ({part["file"]})')
@@ -195,7 +195,7 @@ def _write_file(
         'tokens': sum(lengths),
         'num_bytes': num_bytes,
     }
-    _summary_of(path).write_text(json.dumps(part | {'rest': rest.tolist()}))
+    _summary_of(path).write_text(json.dumps(part | {'rest': rest.tolist()}), encoding='utf-8')
     return part, rest
 
 
@@ -203,7 +203,7 @@ def _parts_of(directory: Path) -> list[dict[str, Any]]:
     """Return the summaries of the complete files of an interrupted build."""
     parts: list[dict[str, Any]] = []
     while (summary := _summary_of(directory / f'tokens-{len(parts):05}.array_record')).is_file():
-        parts.append(json.loads(summary.read_text()))
+        parts.append(json.loads(summary.read_text(encoding='utf-8')))
     return parts
 
 

@@ -220,6 +220,11 @@ class LabelledText(InMemoryData):
         """Class names in the order of the head's outputs."""
         return self.table.labels
 
+    def describe_label(self, encoded: np.ndarray) -> str:
+        """Return an encoded label as text."""
+        described = self.table.kind.describe(encoded, self.labels)
+        return ', '.join(described) if isinstance(described, list) else f'{described}'
+
     @property
     def layout(self) -> Layout:
         """Layout of the tables."""

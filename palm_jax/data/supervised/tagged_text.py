@@ -130,6 +130,10 @@ class TaggedText(InMemoryData):
         """Tags in the order of the head's outputs."""
         return self.table.labels
 
+    def describe_label(self, encoded: np.ndarray) -> str:
+        """Return the tags of the words of a sentence, int32 [W], as text."""
+        return ' '.join(self.labels[tag] for tag in encoded)
+
     @property
     def word_pattern(self) -> str:
         """Regular expression of the words of a text that is not split into words yet."""

@@ -37,10 +37,10 @@ class HuggingFace:
         """The tokenizer's JSON with the ids of BOS (`start_id`) and EOS (`end_id`)."""
         file = Path(self.path)
         try:
-            content = json.loads(file.read_text())
+            content = json.loads(file.read_text(encoding='utf-8'))
             if 'start_id' in content:
                 return content
-            settings = json.loads(file.with_name('tokenizer_config.json').read_text())
+            settings = json.loads(file.with_name('tokenizer_config.json').read_text(encoding='utf-8'))
         except FileNotFoundError as error:
             raise UserError(f'No vocabulary at {error.filename}.') from None
         except (ValueError, UnicodeDecodeError) as error:
@@ -124,8 +124,8 @@ class HuggingFace:
         if token in self._added:
             return token.encode()
         if 'ByteLevel' in decoders:
-            bytes_of = _bytes_of_characters()
-            return bytes(bytes_of[c] for c in token) if set(token) <= bytes_of.keys() else token.encode()
+            table = _bytes_of_characters()
+            return bytes(table[c] for c in token) if set(token) <= table.keys() else token.encode()
         if 'ByteFallback' in decoders and re.fullmatch(r'<0x[0-9A-F]{2}>', token):
             return byte_of(token)
         if {'Metaspace', 'Replace'} & decoders:
@@ -152,7 +152,9 @@ class HuggingFace:
 
     def write_original(self, directory: Path) -> tuple[int, int]:
         """Write the original tokenizer.json; return its ids of BOS and EOS."""
-        (directory / 'tokenizer.json').write_text(json.dumps(self._content['tokenizer'], ensure_ascii=False))
+        (directory / 'tokenizer.json').write_text(
+            json.dumps(self._content['tokenizer'], ensure_ascii=False), encoding='utf-8'
+        )
         return self._content['start_id'], self._content['end_id']
 
 
