@@ -20,6 +20,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from palm_jax.errors import UserError
+from palm_jax.wording import counted
 
 Rules: TypeAlias = tuple[tuple[str, str | None], ...]
 
@@ -83,7 +84,7 @@ class MeshLayout:
             data = max(1, num_devices // max(1, model))
         if min(data, model) < 1 or data * model != num_devices:
             raise UserError(
-                f'A mesh of data = {self.data} × model = {model} does not fit {num_devices} device(s). '
+                f'A mesh of data = {self.data} × model = {model} does not fit {counted(num_devices, "device")}. '
                 f'Set --gin.MESH_MODEL to a divisor of {num_devices} and --gin.MESH_DATA=-1 (all that remain).'
             )
         return {'data': data, 'model': model}

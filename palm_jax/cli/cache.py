@@ -17,6 +17,7 @@ from palm_jax.cli.parser import Parser
 from palm_jax.data.pretraining import token_cache
 from palm_jax.data.pretraining.dataset import LanguageModelData
 from palm_jax.errors import UserError
+from palm_jax.wording import counted
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     for split in options.splits:
         for directory in data.corpus.build(split):
             cache = token_cache.TokenCache(directory)
-            verified = f', {token_cache.verify(directory)} file(s) verified' if options.verify else ''
+            verified = f', {counted(token_cache.verify(directory), "file")} verified' if options.verify else ''
             documents = len(cache.offsets) - 1
             print(f'{cache.num_tokens:>15,} tokens of {documents:,} documents in {directory}{verified}')
     return 0

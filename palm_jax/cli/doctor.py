@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 
 from palm_jax.cache_directory import cache_dir
 from palm_jax.cli.parser import Parser
+from palm_jax.wording import counted
 
 _NIGHTLIES = {'seqio-nightly': 'seqio==0.0.20', 'tfds-nightly': 'tensorflow-datasets==4.9.10'}
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f'  {"✓" if ok else ("·" if ok is None else "✗")} {finding}' + (f'\n      fix: {fix}' if fix else ''))
         problems += ok is False
     print(f'cache  {cache_dir()}  (vocabularies and tokens; set PALM_JAX_CACHE to move it)')
-    print('no problems found' if not problems else f'{problems} {"problem" if problems == 1 else "problems"}')
+    print('no problems found' if not problems else counted(problems, 'problem'))
     return 1 if problems else 0
 
 

@@ -10,6 +10,7 @@ from palm_jax.configuration.compose import render
 from palm_jax.configuration.load import Configuration
 from palm_jax.errors import UserError
 from palm_jax.training.setup import Setup, adapt_from_arguments, check_batches, check_run
+from palm_jax.wording import counted
 
 
 def explain(configuration: Configuration, arguments: dict[str, Any], num_devices: int | None) -> str:
@@ -47,7 +48,7 @@ def _explain(configuration: Configuration, arguments: dict[str, Any], num_device
         'training and held-out data': data.describe(),
         'one training example': data.example(),
         'parameters': plan.parameter_table(),
-        f'the run on {num_devices} {"device" if num_devices == 1 else "devices"}': plan.summary(num_sequences),
+        f'the run on {counted(num_devices, "device")}': plan.summary(num_sequences),
     }
     try:
         devices = plan.axis_sizes['data']

@@ -17,6 +17,7 @@ from palm_jax.peft.method import AdaptedModel
 from palm_jax.training import flops
 from palm_jax.training.batch_sizes import BatchSizes
 from palm_jax.training.state import TrainState
+from palm_jax.wording import counted
 
 _BOXED = nn.meta.AxisMetadata
 
@@ -178,8 +179,8 @@ class Plan:
         return '\n'.join(
             (
                 f'model      {self.num_params:,} parameters: {arch.num_layers} layers, width {arch.d_model:,}, '
-                f'{arch.num_heads} heads of {arch.head_dim} on {arch.num_kv_heads} key/value '
-                f'{"head" if arch.num_kv_heads == 1 else "heads"}, '
+                f'{counted(arch.num_heads, "head")} of {arch.head_dim} on '
+                f'{counted(arch.num_kv_heads, "key/value head")}, '
                 f'vocabulary {arch.vocab_size:,}',
                 f'trained    {self.trained_summary()}',
                 f'work       {self.total_steps:,} steps of {sizes} tokens = {self.total_tokens:,} tokens{epochs}',

@@ -30,6 +30,7 @@ from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan
 from palm_jax.training.state import TrainState, init_params, init_state, unbox
 from palm_jax.training.step import LossFn, eval_step, train_step
+from palm_jax.wording import counted
 
 _LOGGER = logging.getLogger(__name__)
 _SHALLOW = 12  # largest number of layers that `unroll_layers = auto` unrolls on a CPU
@@ -105,8 +106,8 @@ def check_batches(batch_sizes: BatchSizes, group: int | None, data_devices: int,
         if size % parts:
             possible = [n for n in (size // parts * parts, (size // parts + 1) * parts) if n]
             raise UserError(
-                f'BATCH_SIZE = {size} does not divide into MICROBATCHES = {microbatches} × data = {data_devices} '
-                f'device(s); {" or ".join(map(str, possible))} would do.'
+                f'BATCH_SIZE = {size} does not divide into MICROBATCHES = {microbatches} × data = '
+                f'{counted(data_devices, "device")}; {" or ".join(map(str, possible))} would do.'
             )
         if group is not None and (group < 1 or group % size):
             raise UserError(f'GROUP_BY_LENGTH is {group}; it must be BATCH_SIZE = {size} or a multiple of it.')

@@ -52,7 +52,7 @@ def test_another_objective_and_a_mesh_that_does_not_fit(compiler):
     result = compiled(*tiny, '--gin_file=gin/objectives/prefix_lm.gin')
     assert result.returncode == 0 and ': fits' in result.stdout, result.stderr[-3000:]
     for flags, message in (
-        (['--gin.MESH_MODEL=3'], 'does not fit 4 device(s)'),
+        (['--gin.MESH_MODEL=3'], 'does not fit 4 devices'),
         (['--gin.BATCH_SIZE=6'], '4 or 8 would do'),
         (['--sweep'], '--sweep multiplies BATCH_SIZE'),
     ):
