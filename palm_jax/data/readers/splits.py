@@ -73,9 +73,9 @@ def read_split(
 def choose_held_out(keys: Sequence[Sequence[str]], names: Sequence[Collection[str]], one_in: int) -> list[bool]:
     """Return for each of N examples whether it is held out, about one in `one_in` by hash.
 
-    Examples with the same key stay together. The first of an example's keys counts unless too many examples share it for
-    it to identify them (half of the number to be held out, and more than five): then the next one does. Answers to one
-    question stay together, but not all chats that begin with the same system message.
+    Examples with the same key stay together. The first of an example's keys counts unless too many examples share it
+    for it to identify them (half of the number to be held out, and more than five): then the next one does. Answers to
+    one question stay together, but not all chats that begin with the same system message.
 
     No name is in the validation split alone: the examples that would bring it there are trained on. At least one
     example is held out and at most half of them are, as far as keys and names allow.
