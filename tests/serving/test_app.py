@@ -3,13 +3,19 @@
 import asyncio
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import httpx
 import openai
 import pytest
 
+from palm_jax.api.trained_model import TrainedModel
+from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
+from palm_jax.data.vocabulary.vocabularies import Bytes
 from palm_jax.inference.generate import Sampler
 from palm_jax.serving.limits import Limits
+from palm_jax.serving.models import ServedModel
 from tests.support.server import alone, running, slowed
 from tests.support.waiting import wait_until
 
@@ -217,3 +223,35 @@ def test_a_broken_engine_says_so(served):
         with pytest.raises(openai.InternalServerError, match='engine has failed'):
             client(site).completions.create(model='base', prompt='a')
         assert httpx.get(f'{site.url}/health').status_code == 500 and httpx.get(f'{site.url}/ready').status_code == 503
+
+
+class Failing(ExtendedVocabulary):
+    """Bytes that raise an error when they are decoded after an exclamation mark."""
+
+    def decode(self, ids):
+        text = super().decode(ids)
+        if len(text) > 1 and '!' in text:
+            raise IndexError('no such piece')
+        return text
+
+
+def test_a_text_that_fails_ends_alone(served):
+    """The others are answered as before, and so is the next request."""
+    base = served['base'].model
+    data = SimpleNamespace(vocabulary=Failing(Bytes(), 0), length=64, labels=())
+    model = ServedModel('base', TrainedModel(base.model, base.params, data, ''))
+    wrong = {'model': 'base', 'prompt': 'a', 'max_tokens': 40, 'temperature': 2, 'seed': 2, 'n': 16}
+    right = {'model': 'base', 'prompt': PROMPTS[0], 'max_tokens': 12, 'temperature': 0}
+    expected = alone(served, 'base', PROMPTS[0])
+    assert '!' not in expected
+    with running({'base': model}, slots=8) as site:
+        for _ in range(2):
+            with ThreadPoolExecutor() as pool:
+                ask = lambda body: httpx.post(f'{site.url}/v1/completions', json=body, timeout=60)  # noqa: E731
+                failed, *others = pool.map(ask, [wrong, right, right, right])
+            assert failed.status_code == 500 and failed.json()['error']['type'] == 'server_error'
+            assert [answer.json()['choices'][0]['text'] for answer in others] == [expected] * 3
+        streamed = httpx.post(f'{site.url}/v1/completions', json=wrong | {'stream': True}, timeout=60)
+        assert '"server_error"' in streamed.text and '[DONE]' not in streamed.text
+        assert httpx.get(f'{site.url}/health').status_code == 200
+        wait_until(lambda: site.engine.num_active + site.engine.num_waiting == 0)
