@@ -295,7 +295,7 @@ CASES = [*PROGRAMS, *GIN_FILES, *FLAGS, *FILES]
 TINY_GIN = "from __gin__ import dynamic_registration\ninclude 'gin/pretrain_tiny.gin'\n"
 GIN = {
     'empty': '',
-    'latin': b"include 'gin/pretrain_tiny.gin'\n# caf\xe9\n",
+    'latin': b"include 'gin/pretrain_tiny.gin'\n# \xe9t\xe9\n",
     'utf16': "include 'gin/pretrain_tiny.gin'\n".encode('utf-16'),
     'nul': b"include 'gin/pretrain_tiny.gin'\nMODEL_DIR = 'a\0b'\n",
     'itself': "include '{t}/itself.gin'\n",
@@ -400,7 +400,7 @@ def follow(advice, arguments):
 
 @pytest.mark.parametrize('case', [case for case in CASES if '--explain' in case[0]], ids=lambda case: case[0][:80])
 def test_advice_that_is_followed_gets_further(case, places):
-    """Only of commands that explain a run: a corrected one is accepted, or is told its next mistake."""
+    """Only of commands that explain a run: a corrected one is accepted, or its message is about the next mistake."""
     arguments = shlex.split(filled(case, places)[0])
     before, _ = outcome(arguments)
     if advice := ADVICE.search(before):

@@ -10,12 +10,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.kernels.matmul import matmul, product
 from palm_jax.models.quantization import dequantize, is_quantized
 from palm_jax.models.sharding import constrain, num_parts
+
+PRODUCT = 'product'  # name of the outputs of linear maps, for rematerialization
 
 
 def create_param(
@@ -85,11 +88,12 @@ class Projection(nn.Module):
 
 def _products(x_BLD: jax.Array, kernels: Sequence[jax.Array], fuse: bool) -> list[jax.Array]:
     """x·W for each kernel W as a matrix; fused, as one matmul."""
+    named = functools.partial(checkpoint_name, name=PRODUCT)
     matrices = [dequantize(kernel, x_BLD.dtype).reshape(x_BLD.shape[-1], -1) for kernel in kernels]
     if not fuse:
-        return [matmul(x_BLD, matrix) for matrix in matrices]
+        return [named(matmul(x_BLD, matrix)) for matrix in matrices]
     widths = [matrix.shape[1] for matrix in matrices]
-    product = matmul(x_BLD, jnp.concatenate(matrices, axis=1))
+    product = named(matmul(x_BLD, jnp.concatenate(matrices, axis=1)))
     return jnp.split(product, [sum(widths[: i + 1]) for i in range(len(widths) - 1)], axis=-1)
 
 

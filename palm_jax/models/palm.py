@@ -14,7 +14,7 @@ from palm_jax.models.heads import Head
 from palm_jax.models.kernels.geglu import geglu
 from palm_jax.models.kernels.swiglu import swiglu
 from palm_jax.models.layer_pattern import LayerPattern
-from palm_jax.models.layers import Embed, Norm, Projection
+from palm_jax.models.layers import PRODUCT, Embed, Norm, Projection
 from palm_jax.models.masks import Mask
 from palm_jax.models.sharding import constrain
 
@@ -22,7 +22,7 @@ __all__ = ['Architecture', 'Block', 'PaLM', 'SwiGLU']
 
 _GATES: dict[str, Callable[..., jax.Array]] = {'swish': swiglu, 'gelu': geglu}  # by `Architecture.mlp_gate`
 # What `Architecture.remat` saves of the forward pass; None saves only a block's input.
-_REMAT_POLICIES = {'minimal': jax.checkpoint_policies.dots_with_no_batch_dims_saveable, 'full': None}
+_REMAT_POLICIES = {'minimal': jax.checkpoint_policies.save_only_these_names(PRODUCT), 'full': None}
 
 
 class SwiGLU(nn.Module):

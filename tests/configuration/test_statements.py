@@ -65,7 +65,7 @@ def test_includes_are_read_in_their_place_and_never_twice_in_a_chain(tmp_path, m
     (tmp_path / 'part.gin').write_text('B = 2\n')
     (tmp_path / 'whole.gin').write_text("A = 1\ninclude 'part.gin'\ninclude 'part.gin'\nC = 3\n")
     statements, _ = read_statements(open_file(find_config('whole.gin', '--gin_file')))
-    assert [s.name for s in statements] == ['A', 'B', 'B', 'C']  # twice beside each other is no circle
+    assert [s.name for s in statements] == ['A', 'B', 'B', 'C']  # twice in a row is not a circle
     (tmp_path / 'part.gin').write_text("include 'whole.gin'\n")
     with pytest.raises(
         UserError, match=r'part.gin, line 1: whole.gin includes itself: whole.gin → part.gin → whole.gin'
