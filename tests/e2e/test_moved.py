@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from palm_jax import api
+from palm_jax.data.vocabulary.vocabularies import SentencePiece
 from palm_jax.run_directory import RunDirectory
 from tests.support.once import made_once
 from tests.support.paths import ROOT
@@ -117,16 +119,12 @@ def test_a_vocabulary_of_an_attempt_that_saved_nothing_is_replaced(moved, tmp_pa
     assert stale.read_bytes() == (moved / 'run' / 'vocabulary.model').read_bytes()
 
 
-def test_without_its_vocabulary_a_copy_is_asked_for(moved, tmp_path, monkeypatch):
-    from palm_jax import api
-    from palm_jax.errors import UserError
-
+def test_a_vocabulary_that_is_gone_is_read_from_the_checkpoint_or_a_copy(moved, tmp_path):
     shutil.copytree(moved / 'run', tmp_path / 'run')
-    copy = tmp_path / 'copy.model'
-    (tmp_path / 'run' / 'vocabulary.model').rename(copy)
-    kept = tmp_path / 'run' / 'checkpoints' / '2' / 'vocabulary.model'
-    assert api.load(tmp_path / 'run').data.vocabulary.text.path == str(kept)
-    kept.unlink()
-    with pytest.raises(UserError, match=r'run/vocabulary\.model is missing\. Bind a copy of it: --gin\.VOCABULARY='):
-        api.load(tmp_path / 'run')
+    copy, file = tmp_path / 'copy.model', tmp_path / 'run' / 'vocabulary.model'
+    shutil.copy(file, copy)
+    for cut in (lambda: file.unlink(), lambda: file.write_bytes(copy.read_bytes()[:1000])):
+        cut()
+        fingerprint = api.load(tmp_path / 'run').data.vocabulary.fingerprint
+        assert fingerprint == SentencePiece(str(copy)).fingerprint
     assert api.load(tmp_path / 'run', VOCABULARY=str(copy)).data.vocabulary.text.path == str(copy)
