@@ -27,6 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from palm_jax.cli import command_line
+from palm_jax.cli.parser import positive
 from palm_jax.errors import UserError
 from palm_jax.models.heads import Head
 from palm_jax.models.palm import Architecture, PaLM
@@ -87,10 +88,10 @@ def main(arguments: Sequence[str]) -> int:
         command.add_argument(
             '--device', choices=('cpu', 'gpu', 'tpu'), help='device; default: the first that jax finds'
         )
-        command.add_argument('--batch', type=command_line.positive, default=batch, help='sequences per step')
-        command.add_argument('--length', type=command_line.positive, default=length, help='tokens per sequence')
+        command.add_argument('--batch', type=positive, default=batch, help='sequences per step')
+        command.add_argument('--length', type=positive, default=length, help='tokens per sequence')
         command.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
-        command.add_argument('--steps', type=command_line.positive, default=10, help='number of timed steps')
+        command.add_argument('--steps', type=positive, default=10, help='number of timed steps')
         command.add_argument('--unroll', type=int, default=0, help='layers per iteration of the scan; 0 is all')
         command.add_argument('--remat', choices=('none', 'minimal', 'full'), default='none')
     train.add_argument('--chunk', type=int, default=128, help='number of positions whose logits exist at the same time')

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from palm_jax.cli import command_line
+from palm_jax.cli.parser import positive
 from palm_jax.data.pretraining import token_cache
 from palm_jax.data.pretraining.corpus import Corpus
 from palm_jax.data.pretraining.dataset import LanguageModelData
@@ -41,12 +41,10 @@ def add_arguments(commands: Any) -> None:
     """Add the arguments of the command `data`."""
     data = commands.add_parser('data', help='batches from raw text and from the cache; needs TensorFlow')
     data.add_argument('--vocabulary', default='sentencepiece', help='sentencepiece (32,000 ids), bytes, or a path')
-    data.add_argument('--length', type=command_line.positive, default=2048, help='tokens per sequence')
-    data.add_argument('--batch', type=command_line.positive, default=8, help='sequences per step')
-    data.add_argument('--steps', type=command_line.positive, default=5, help='number of repetitions')
-    data.add_argument(
-        '--documents', type=command_line.positive, default=600, help='documents of raw text per repetition'
-    )
+    data.add_argument('--length', type=positive, default=2048, help='tokens per sequence')
+    data.add_argument('--batch', type=positive, default=8, help='sequences per step')
+    data.add_argument('--steps', type=positive, default=5, help='number of repetitions')
+    data.add_argument('--documents', type=positive, default=600, help='documents of raw text per repetition')
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from palm_jax.cli import command_line
+from palm_jax.cli.parser import positive
 from palm_jax.errors import UserError
 from palm_jax.exchange import hf_config
 from palm_jax.exchange.families import family_for
@@ -36,11 +36,11 @@ def add_arguments(commands: Any, sizes: Iterable[str]) -> None:
     decode.add_argument('--size', choices=list(sizes), default='40m')
     decode.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='device; default: the first that jax finds')
     decode.add_argument('--batches', default='1,8,64', help='comma-separated list of batch sizes')
-    decode.add_argument('--prompt', type=command_line.positive, default=64, help='tokens per prompt')
-    decode.add_argument('--tokens', type=command_line.positive, default=64, help='tokens to generate')
+    decode.add_argument('--prompt', type=positive, default=64, help='tokens per prompt')
+    decode.add_argument('--tokens', type=positive, default=64, help='tokens to generate')
     decode.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
     decode.add_argument('--weights', default='stored', help='comma-separated list of stored, int8')
-    decode.add_argument('--steps', type=command_line.positive, default=5, help='number of repetitions')
+    decode.add_argument('--steps', type=positive, default=5, help='number of repetitions')
     decode.add_argument('--against', default='', help='transformers, or nothing')
 
 
@@ -49,15 +49,11 @@ def add_serving_arguments(commands: Any, sizes: Iterable[str]) -> None:
     serve = commands.add_parser('serve', help='the engine of the server: concurrent and sequential requests')
     serve.add_argument('--size', choices=list(sizes), default='40m')
     serve.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='device; default: the first that jax finds')
-    serve.add_argument(
-        '--requests', type=command_line.positive, default=32, help='number of requests, of mixed lengths'
-    )
-    serve.add_argument('--slots', type=command_line.positive, default=8, help='sequences generated in parallel')
-    serve.add_argument(
-        '--tokens', type=command_line.positive, default=48, help='maximum number of tokens to generate per request'
-    )
+    serve.add_argument('--requests', type=positive, default=32, help='number of requests, of mixed lengths')
+    serve.add_argument('--slots', type=positive, default=8, help='sequences generated in parallel')
+    serve.add_argument('--tokens', type=positive, default=48, help='maximum number of tokens to generate per request')
     serve.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
-    serve.add_argument('--steps', type=command_line.positive, default=3, help='number of repetitions')
+    serve.add_argument('--steps', type=positive, default=3, help='number of repetitions')
 
 
 def compare_serving(options: argparse.Namespace, arch: Architecture) -> None:

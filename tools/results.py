@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from palm_jax import __version__
 from palm_jax.cli import command_line
+from palm_jax.cli.parser import positive
 from palm_jax.configuration.load import load
 from palm_jax.errors import UserError
 from palm_jax.metrics import entities
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--seeds', default='0,1,2', help='comma-separated list')
     parser.add_argument('--tasks', default=','.join(TASKS), help='comma-separated list')
     parser.add_argument('--methods', default=','.join(METHODS), help='comma-separated list')
-    parser.add_argument('--steps', type=command_line.positive, default=300, help='steps per run')
+    parser.add_argument('--steps', type=positive, default=300, help='steps per run')
     options = parser.parse_args(arguments)
     tasks, methods = options.tasks.split(','), options.methods.split(',')
     for names, known in ((tasks, TASKS), (methods, METHODS)):

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         '--format', choices=['hf', 'gguf', 'palm-rlhf-pytorch'], default=None,
         help='hf: a Transformers directory; gguf: a file of llama.cpp; palm-rlhf-pytorch: a file of tensors; '
-        'by default what the source is, of the first two',
+        'default: what the source is, of the first two',
     )  # fmt: skip
     parser.add_argument(
         '--tokenizer',

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         action='append',
         default=[],
         help='further name of this server in the Host header, such as that of a proxy; may be given several times; '
-        '*.NAME accepts all names below, * any',
+        '*.NAME accepts all names below, * any; default: none',
     )
     parser.add_argument(
         '--max_waiting', type=positive, default=64, help='maximum number of queued texts; further requests get 429'

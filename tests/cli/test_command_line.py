@@ -1,10 +1,7 @@
-"""Exceptions that Python cannot propagate, above all Ctrl-C, in every program; parsing of arguments."""
-
-import argparse
+"""Exceptions that Python cannot propagate, above all Ctrl-C, in every program."""
 
 import pytest
 
-from palm_jax.cli import command_line
 from tests.support.programs import run_script
 
 
@@ -23,10 +20,3 @@ def test_only_what_is_told_elsewhere_is_dropped(told, text):
 def test_ctrl_c_within_an_import_that_swallows_it_ends_the_program():
     result = run_script('interrupted_import')
     assert (result.returncode, result.stdout, result.stderr) == (130, '', 'interrupted\n')
-
-
-@pytest.mark.parametrize('text', ['0', '-3', '1.5', 'ten', ''])
-def test_a_number_of_things_is_positive(text):
-    with pytest.raises(argparse.ArgumentTypeError, match='must be a whole number of at least 1'):
-        command_line.positive(text)
-    assert command_line.positive('12') == 12
