@@ -53,7 +53,7 @@ def _explain(configuration: Configuration, arguments: dict[str, Any], num_device
     try:
         devices = plan.axis_sizes['data']
         if data.is_ready:
-            check_run(arguments['model'], data, plan.batch_sizes, devices, microbatches)
+            check_run(arguments['model'], data, plan.batch_sizes, devices, microbatches, arguments['reporter'])
         else:
             check_batches(plan.batch_sizes, data.group, devices, microbatches)
     except UserError as error:

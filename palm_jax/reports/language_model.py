@@ -7,7 +7,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from palm_jax.inference.generate import Decoder
+from palm_jax.errors import UserError
+from palm_jax.inference.generate import Decoder, encode_prompts
 from palm_jax.metrics.baselines import bits_per_byte
 from palm_jax.metrics.text_baselines import Baseline
 from palm_jax.reports.report import Measurements, RunReporter, warn_if_beaten
@@ -30,6 +31,14 @@ class TextReporter(RunReporter):
         """Return the only metric besides those of the loss."""
         del data
         return ('bits_per_byte',)
+
+    def check(self, data: Any) -> None:
+        """Refuse a prompt that leaves no room for a continuation."""
+        if self.sampler and self.prompts:
+            try:
+                encode_prompts(data.vocabulary, self.prompts, data.length)
+            except UserError as error:
+                raise UserError(f'PROMPTS: {error}') from None
 
     def measure(self, inputs: EvaluationInput) -> Measurements:
         """Evaluate on the whole held-out part, and generate samples."""

@@ -67,6 +67,14 @@ class RunReporter(abc.ABC):
         del data
         return None
 
+    def check(self, data: Any) -> None:
+        """Refuse settings that do not fit the data, before training.
+
+        Raises:
+          UserError: with the binding to change.
+        """
+        del data
+
     @abc.abstractmethod
     def measure(self, inputs: EvaluationInput) -> Measurements:
         """Measure a model on the held-out part of its data; needs no run."""

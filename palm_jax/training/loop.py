@@ -201,7 +201,7 @@ def train(
       The exit code: 0, or 128 + signal when a signal ended the run early (the state is saved).
     """
     run, directory, mesh, batch_sizes = run or Run(), Path(model_dir), layout.mesh(), BatchSizes.of(batch_size)
-    check_run(model, data, batch_sizes, mesh.shape['data'], microbatches)
+    check_run(model, data, batch_sizes, mesh.shape['data'], microbatches, reporter)
     adapted, trained = adapt(model, methods, trainable, trainable_layers)
     setup = Setup.of(adapted, trained, optimizer, layout, mesh.size, batch_size, data.length, total_steps, base_weights)
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules), contextlib.ExitStack() as stack:

@@ -28,6 +28,7 @@ from palm_jax.training.initial_parameters import fingerprint, restore_params
 from palm_jax.training.interfaces import Data
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan
+from palm_jax.training.result import Reporter
 from palm_jax.training.state import TrainState, init_params, init_state, unbox
 from palm_jax.training.step import LossFn, eval_step, train_step
 from palm_jax.wording import counted
@@ -73,7 +74,9 @@ def _resolve_unroll_layers(model: PaLM, platform: str) -> PaLM:
     return model.clone(arch=dataclasses.replace(model.arch, unroll_layers=layers))
 
 
-def check_run(model: PaLM, data: Data, batch_sizes: BatchSizes, data_devices: int, microbatches: int) -> None:
+def check_run(
+    model: PaLM, data: Data, batch_sizes: BatchSizes, data_devices: int, microbatches: int, reporter: Reporter
+) -> None:
     """Refuse a run that cannot work, before anything is computed.
 
     Args:
@@ -82,6 +85,7 @@ def check_run(model: PaLM, data: Data, batch_sizes: BatchSizes, data_devices: in
       batch_sizes: sequences per step.
       data_devices: size of the mesh's `data` axis.
       microbatches: parts into which a batch is split.
+      reporter: measures and reports the finished run.
 
     Raises:
       UserError: with the binding to change.
@@ -92,6 +96,8 @@ def check_run(model: PaLM, data: Data, batch_sizes: BatchSizes, data_devices: in
             f'rows. Set --gin.VOCABULARY_SIZE={data.vocabulary.size}.'
         )
     check_batches(batch_sizes, data.group, data_devices, microbatches)
+    if check := getattr(reporter, 'check', None):  # which a reporter of the user may lack
+        check(data)
 
 
 def check_batches(batch_sizes: BatchSizes, group: int | None, data_devices: int, microbatches: int) -> None:

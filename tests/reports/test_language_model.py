@@ -5,6 +5,9 @@ import types
 import numpy as np
 import pytest
 
+from palm_jax.data.vocabulary.vocabularies import Bytes
+from palm_jax.errors import UserError
+from palm_jax.inference.generate import Sampler
 from palm_jax.reports.language_model import TextReporter, measurements
 from palm_jax.training.metrics import Ratio
 
@@ -44,3 +47,11 @@ def test_a_reporter_measures_without_a_run():
     assert measured.details['baselines'] == {'n-gram': 2.0}
     assert TextReporter().measure(inputs).samples == '' == TextReporter(sampler, []).measure(inputs).samples
     assert TextReporter(sampler).measure(inputs).details['samples'] == [('held', 'b'), ('out', 'b')]
+
+
+def test_prompts_longer_than_the_model_are_refused_before_training():
+    data = types.SimpleNamespace(vocabulary=Bytes(), length=16)
+    TextReporter(Sampler(), ['short', 'x' * 14]).check(data)
+    TextReporter(None, ['x' * 99]).check(data)  # nothing is generated
+    with pytest.raises(UserError, match=r"PROMPTS: The prompt 'x+' has 15 tokens; the context length is 16"):
+        TextReporter(Sampler(), ['short', 'x' * 15]).check(data)
