@@ -155,7 +155,7 @@ FLAGS = [
     (f'{TINY} --gin.TRAIN_STEPS=%STEPS', '%STEPS is not defined', '--gin.STEPS=...'),
     # Values that gin cannot read.
     (f'{TINY} --gin.TRAIN_STEPS', '--gin.TRAIN_STEPS needs a value: --gin.TRAIN_STEPS=...'),
-    (f'{TINY} --gin.TRAIN_STEPS=', '--gin.TRAIN_STEPS=: TRAIN_STEPS', "must be a whole number, but it is ''"),
+    (f'{TINY} --gin.TRAIN_STEPS=', 'the value is missing', '--gin.TRAIN_STEPS=...'),
     (f'{TINY} "--gin.TASK_FEATURE_LENGTHS={{targets: 8}}"', 'not a gin value', 'Quote it for the shell'),
     (f'{TINY} --gin.TASK_FEATURE_LENGTHS=[', 'not a gin value', 'brackets do not match'),
     (f'{TINY} --gin.TRAIN_STEPS={"9" * 5000}', '--gin.TRAIN_STEPS=9999', 'must be a whole number'),
@@ -180,7 +180,7 @@ FLAGS = [
     (f'{FINETUNE} --gin.POOLING=max', 'POOLING', "'mean'"),
     (f'{PAIRS} --gin.BLEU_TOKENIZER=chinese', "must be one of '13a', 'zh', 'char'"),
     # Bounds.
-    (f'{TINY} --gin.MODEL_DIR=""', "--gin.MODEL_DIR=: MODEL_DIR is ''; it must be not empty"),
+    (f'{TINY} --gin.MODEL_DIR=""', '--gin.MODEL_DIR=: the value is missing'),
     (f'{TINY} "--gin.MODEL_DIR=\'\'"', "MODEL_DIR is ''; it must be not empty"),
     (f'{TINY} "--gin.MODEL_DIR=\' \'"', "MODEL_DIR is ' '; it must be not empty"),
     (f'{TINY} --gin.TRAIN_STEPS=0', 'TRAIN_STEPS is 0; it must be at least 1'),
@@ -257,7 +257,7 @@ FILES = [
         'palm-jax train --gin_file=',
     ),
     (f'{FINETUNE} --gin.INITIAL_CHECKPOINT_PATH={{t}}/text.txt', 'is not a checkpoint'),
-    (f'{FINETUNE} --gin.INITIAL_CHECKPOINT_PATH=', "'' is not a checkpoint"),
+    (f'{FINETUNE} --gin.INITIAL_CHECKPOINT_PATH=', 'the value is missing'),
     (f'{FINETUNE} --gin_file=gin/heads/regression.gin', "the label 'a' is not a number"),
     (f'{FINETUNE} --gin_file=gin/heads/tagging.gin', 'rows.csv, line 1', 'a line needs a word and its tag'),
     (f'{FINETUNE} --gin_file=gin/heads/text_to_text.gin', "no column 'input'", '--gin.INPUT_TEMPLATE=...'),
