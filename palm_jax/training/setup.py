@@ -163,7 +163,8 @@ class Setup:
         shapes = jax.eval_shape(functools.partial(init_state, model, optimizer, trainable=selection), jax.random.key(0))
         frozen = jax.eval_shape(functools.partial(quantize_base, base_weights), shapes.params, shapes.frozen)
         shapes = dataclasses.replace(shapes, frozen=frozen)
-        layout.check((shapes.params, shapes.frozen), axis_sizes)
+        for params in (shapes.params, shapes.frozen):
+            layout.check(params, axis_sizes)
         frozen_layers = selection.frozen_layers(shapes.params, model.arch.num_layers)
         sizes = BatchSizes.of(batch_size)
         plan = Plan(model, shapes, layout, axis_sizes, sizes, length, total_steps, frozen_layers)
