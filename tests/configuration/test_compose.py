@@ -78,10 +78,11 @@ def build(*arguments):
     return configuration, configuration.build('loop.train')
 
 
-def test_an_overlay_overrides_the_first_file_and_nothing_else(tmp_path, monkeypatch):
+def test_an_overlay_overrides_the_first_file_and_nothing_else(tmp_path, base_and_table):
     later = tmp_path / 'later.gin'
     later.write_text('BATCH_SIZE = 3\n')
-    overlay = compose(['gin/runs/loaded.gin'], {'BATCH_SIZE': 2, 'SEED': 7, 'TRAIN_STEPS': 9, 'NOT_HERE': 1})
+    values = {'BATCH_SIZE': 2, 'SEED': 7, 'TRAIN_STEPS': 9, 'NOT_HERE': 1, 'LOADED_MODEL_DIR': base_and_table[1][1]}
+    overlay = compose(['gin/runs/loaded.gin'], values)
     configuration, arguments = build([TINY, str(later)], [('TRAIN_STEPS', '5')], overlay)
     assert (arguments['seed'], arguments['batch_size'], arguments['total_steps']) == (7, 3, 5)
     assert not {'NOT_HERE', 'LABELS', 'pretrained.labels.path'} & configuration.effective.keys()

@@ -148,13 +148,14 @@ def test_a_run_without_a_base_that_trains_top_layers_only_is_loaded_whole(made, 
     assert load(tmp_path).params['stack']['norm']['scale'].shape == (2, 32)
 
 
-def test_a_measure_that_does_not_exist_loses_no_step(made, tmp_path):
+def test_a_metric_that_does_not_exist_costs_no_step(made, tmp_path):
     flags = ('--gin.EVAL_PERIOD=2', '--gin.CHECKPOINT_PERIOD=100')
     wrong = finetune(made, tmp_path / 'run', *flags, '--gin.BEST_METRIC=macro_f', steps=4)
     assert wrong.returncode == 2 and 'Did you mean macro_f1?' in wrong.stderr, wrong.stderr[-2000:]
-    assert 'Step 2 is saved' in wrong.stderr and 'Traceback' not in wrong.stderr
-    right = finetune(made, tmp_path / 'run', *flags, '--gin.BEST_METRIC=macro_f1', '--accept_changes', steps=4)
-    assert right.returncode == 0 and 'continuing from step 2' in right.stdout, right.stderr[-2000:]
+    assert 'evaluating' not in wrong.stderr and 'Traceback' not in wrong.stderr
+    assert not list((tmp_path / 'run' / 'checkpoints').glob('[0-9]*'))  # refused before the first step
+    right = finetune(made, tmp_path / 'run', *flags, '--gin.BEST_METRIC=macro_f1', steps=4)
+    assert right.returncode == 0 and 'continuing' not in right.stdout, right.stderr[-2000:]
 
 
 def test_several_seeds_and_the_best_step_of_each(made, tmp_path):

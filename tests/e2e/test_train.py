@@ -143,7 +143,7 @@ def test_weights_and_biases_offline(text, tmp_path):
 def test_explain_needs_no_run(text, tmp_path):
     result = run(text, tmp_path / 'run', '--explain')
     assert result.returncode == 0, result.stderr[-3000:]
-    for shown in ('command line, --gin.NUM_LAYERS=2', 'stack/attn/qkv/q', '✓', 'GiB per device', 'epochs', 'per token'):
+    for shown in ('command line, --gin.NUM_LAYERS=2', 'stack/attn/qkv/q', '✓', 'MiB per device', 'epochs', 'per token'):
         assert shown in result.stdout, shown
     assert not (tmp_path / 'run').exists()
 
