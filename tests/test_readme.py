@@ -227,6 +227,7 @@ def test_the_benchmark_tool():
     assert re.search(r'head_only +14,861 ', result.stdout) and re.search(r'full +\d,\d+,\d+ .*1\.00×', result.stdout)
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_writing():
     result = run(
         'python -m tools.benchmark decode --size=tiny --batches=2 --prompt=4 --tokens=3 --steps=1 '

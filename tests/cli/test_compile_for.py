@@ -40,6 +40,7 @@ def compiler():
             pytest.skip('libtpu cannot be had here')
 
 
+@pytest.mark.slow
 def test_base_for_four_chips(compiler):
     result = compiled('--topology=v5e:2x2', '--gin_file=gin/pretrain_base.gin', '--gin.VOCABULARY=bytes')
     assert result.returncode == 0, result.stderr[-3000:]

@@ -143,6 +143,7 @@ def folders(tmp_path):
     return tmp_path / 'cut', tmp_path / 'whole'
 
 
+@pytest.mark.slow
 def test_three_kills_at_random_moments_change_nothing(made, tmp_path):
     cut, whole = (adapter(made, folder, made / 'base') for folder in folders(tmp_path))
     assert_kills_change_nothing(cut, (1, 2), whole)
