@@ -142,7 +142,9 @@ def load_with(
     if metadata.base is None:
         params = known[checkpoint] = restore_params(checkpoint, fresh, ours)
     else:
-        base = _base(arguments['initial_checkpoint'], fresh, ours, model.trainable, known)
+        path = arguments['initial_checkpoint']
+        _check_base(path, run)
+        base = _base(path, fresh, ours, model.trainable, known)
         part, frozen = selection.split(base)
         if fingerprint(frozen) != metadata.base:
             raise UserError(
@@ -152,6 +154,19 @@ def load_with(
         frozen = quantize_base(arguments.get('base_weights', 'stored'), part, frozen)
         params = join(restore_params(checkpoint, part, ours), frozen)
     return TrainedModel(model, params, data, config, predictor, sampler, checkpoint, arguments, trust)
+
+
+def _check_base(path: str | None, run: RunDirectory) -> None:
+    """Raise UserError, with what to type, if the base of a run is not where it was."""
+    try:
+        find_checkpoint(path)
+    except UserError:
+        where = '' if path is None or Path(path).is_absolute() else f' in {Path.cwd()}'
+        raise UserError(
+            f'{run} holds the trained part of a model; the rest is its base, but {path!r}{where} is not a checkpoint '
+            'nor a MODEL_DIR that holds one. Name the directory where the base is now: '
+            '--gin.INITIAL_CHECKPOINT_PATH=... (in Python: INITIAL_CHECKPOINT_PATH=...).'
+        ) from None
 
 
 def _base(

@@ -84,12 +84,14 @@ class SingleLabel:
 
 
 def table_of_classes(labels_E: np.ndarray, predicted_E: np.ndarray, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return precision, recall, F1 and number of examples of every class, below a header."""
+    """Return precision, recall, F1 and number of examples of every class, below a header; n/a where there are none."""
     ids = range(len(names))
     precision, recall, f1, count = precision_recall_fscore_support(
         labels_E, predicted_E, labels=np.array(ids), zero_division=0
     )
-    rows = [(names[c], f'{precision[c]:.3f}', f'{recall[c]:.3f}', f'{f1[c]:.3f}', str(count[c])) for c in ids]
+    shown = np.union1d(labels_E, predicted_E)
+    cells = [[f'{x[c]:.3f}' if c in shown else 'n/a' for x in (precision, recall, f1)] for c in ids]
+    rows = [(names[c], *cells[c], str(count[c])) for c in ids]
     return [('class', 'precision', 'recall', 'F1', 'examples'), *rows]
 
 
@@ -103,6 +105,10 @@ def report_of_classes(labels: np.ndarray, predicted: np.ndarray, names: Sequence
     """
     if len(names) > _MAX_CLASSES_IN_TERMINAL:
         return ''
-    return classification_report(
-        labels, predicted, labels=np.arange(len(names)), target_names=list(names), digits=3, zero_division=0
+    measured = np.arange(len(names)) if labels.ndim > 1 else np.union1d(labels, predicted)  # as in macro averages
+    ids = [int(c) for c in measured]
+    table = classification_report(
+        labels, predicted, labels=ids, target_names=[names[c] for c in ids], digits=3, zero_division=0
     )
+    missing = [name for c, name in enumerate(names) if c not in ids]
+    return f'{table}\nnot measured, for lack of held-out examples: {", ".join(missing)}\n' if missing else table

@@ -13,6 +13,7 @@ from palm_jax.errors import UserError
 Item = TypeVar('Item')
 Parsed = TypeVar('Parsed')
 _LOGGER = logging.getLogger(__name__)
+_ADVICE = 'To skip and list such rows: --gin.BAD_ROWS=bad_rows.txt'
 
 
 class BadRows:
@@ -26,9 +27,11 @@ class BadRows:
         self._path, self._known, self._num_reported = path, dict[str, None](), 0
 
     def handle(self, error: UserError) -> None:
-        """Raise the error, or record it in the file."""
+        """Raise the error with what skips such rows, or record it in the file."""
         if self._path is None:
-            raise error
+            if 'BAD_ROWS' in str(error):
+                raise error
+            raise UserError(f'{error}\n{_ADVICE}') from error
         message = ' '.join(str(error).split())
         if message not in self._known:
             mode = 'a' if self._known else 'w'
