@@ -5,9 +5,11 @@ import pytest
 from scipy.special import expit, softmax
 
 from palm_jax.errors import UserError
+from palm_jax.labels import single_label
 from palm_jax.labels.label_set import LabelSet
 from palm_jax.labels.number import Number
 from palm_jax.labels.single_label import SingleLabel
+from palm_jax.metrics import statistics
 
 NAMES = ['a', 'b', 'c']
 SCORES = np.random.default_rng(0).normal(size=(40, 3))
@@ -73,3 +75,12 @@ def test_an_evaluation_counts_what_the_predictions_say():
     evaluation = Number().evaluate(SCORES[:, :1], numbers, ())
     assert evaluation.metrics['pearson'] == pytest.approx(1) and next(iter(evaluation.metrics)) == 'pearson'
     np.testing.assert_allclose(evaluation.badness, 0.1)
+
+
+def test_classes_without_held_out_examples_are_not_measured():
+    labels, predicted, names = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), ['a', 'b', 'rare']
+    assert single_label.table_of_classes(labels, predicted, names)[-1] == ('rare', 'n/a', 'n/a', 'n/a', '0')
+    shown = single_label.report_of_classes(labels, predicted, names)
+    macro_f1 = statistics.of_classes(labels, predicted, np.eye(3)[predicted])['macro_f1']
+    assert f'{macro_f1:.3f}' in next(line for line in shown.splitlines() if 'macro avg' in line)
+    assert shown.endswith('not measured, for lack of held-out examples: rare\n')
