@@ -142,9 +142,7 @@ def load_with(
     if metadata.base is None:
         params = known[checkpoint] = restore_params(checkpoint, fresh, ours)
     else:
-        path = arguments['initial_checkpoint']
-        _check_base(path, run)
-        base = _base(path, fresh, ours, model.trainable, known)
+        base = _base(run, arguments['initial_checkpoint'], fresh, ours, model.trainable, known)
         part, frozen = selection.split(base)
         if fingerprint(frozen) != metadata.base:
             raise UserError(
@@ -156,10 +154,22 @@ def load_with(
     return TrainedModel(model, params, data, config, predictor, sampler, checkpoint, arguments, trust)
 
 
-def _check_base(path: str | None, run: RunDirectory) -> None:
-    """Raise UserError, with what to type, if the base of a run is not where it was."""
+def _base(
+    run: RunDirectory,
+    path: str | None,
+    fresh: Any,
+    ours: CheckpointMetadata,
+    may_be_new: tuple[str, ...],
+    known: dict[Path, Any],
+) -> Any:
+    """Return the parameters of an adapter's base; see `restore_params` for the arguments after `run`.
+
+    Args:
+      run: run of the adapter, for the message.
+      known: parameters of checkpoints by path, which are used and added to.
+    """
     try:
-        find_checkpoint(path)
+        checkpoint = find_checkpoint(path)
     except UserError:
         where = '' if path is None or Path(path).is_absolute() else f' in {Path.cwd()}'
         raise UserError(
@@ -167,17 +177,6 @@ def _check_base(path: str | None, run: RunDirectory) -> None:
             'nor a MODEL_DIR that holds one. Name the directory where the base is now: '
             '--gin.INITIAL_CHECKPOINT_PATH=... (in Python: INITIAL_CHECKPOINT_PATH=...).'
         ) from None
-
-
-def _base(
-    path: str | None, fresh: Any, ours: CheckpointMetadata, may_be_new: tuple[str, ...], known: dict[Path, Any]
-) -> Any:
-    """Return the parameters of an adapter's base; see `restore_params` for the first arguments.
-
-    Args:
-      known: parameters of checkpoints by path, which are used and added to.
-    """
-    checkpoint = find_checkpoint(path)
     if checkpoint in known and 'head' not in known[checkpoint]:
         return merge_matching(fresh, known[checkpoint])
     known[checkpoint] = restore_params(checkpoint, fresh, ours, may_be_new)
