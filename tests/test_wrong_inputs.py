@@ -18,7 +18,10 @@ from palm_jax.cli import main as programs
 from palm_jax.errors import UserError
 from tests.support.paths import ROOT
 
-TINY = 'train --gin_file=gin/pretrain_tiny.gin --explain --gin.VOCABULARY=bytes --gin.TRAIN_FILES={t}/text.txt'
+TINY = (
+    'train --gin_file=gin/pretrain_tiny.gin --explain --gin.VOCABULARY=bytes --gin.MODEL_DIR={t}/new '
+    '--gin.TRAIN_FILES={t}/text.txt'
+)
 FINETUNE = (
     'train --gin_file=gin/finetune_lora.gin --explain --gin.TRAIN_FILES={t}/rows.csv --gin.INITIAL_CHECKPOINT_PATH={b}'
 )

@@ -1,6 +1,7 @@
 """A run directory is whole: without its text and its caches, on a machine without TensorFlow, it is used like any."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,9 @@ import sys
 import pytest
 
 from palm_jax import api
+from palm_jax.data.pretraining.corpus import Corpus
 from palm_jax.data.vocabulary.vocabularies import SentencePiece
+from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
 from tests.support.once import made_once
 from tests.support.paths import ROOT
@@ -128,3 +131,20 @@ def test_a_vocabulary_that_is_gone_is_read_from_the_checkpoint_or_a_copy(moved, 
         fingerprint = api.load(tmp_path / 'run').data.vocabulary.fingerprint
         assert fingerprint == SentencePiece(str(copy)).fingerprint
     assert api.load(tmp_path / 'run', VOCABULARY=str(copy)).data.vocabulary.text.path == str(copy)
+
+
+def test_a_vocabulary_that_is_not_there_is_the_runs_only_if_the_run_was_trained_with_it(moved, tmp_path):
+    """A mistyped name is not replaced in silence; the path that the run's config.gin names may be gone."""
+    shutil.copytree(moved / 'run', tmp_path / 'run')
+    run_here, text = RunDirectory(tmp_path / 'run'), write_text(tmp_path / 'text.txt')
+    gone = str(tmp_path / ('a folder with a long name ' * 5) / 'gone.model')
+    named = lambda name: Corpus('unused', name, 320, 16, train_files=str(text))  # noqa: E731
+    with pytest.raises(UserError, match=re.escape(f'No vocabulary at {gone}')):
+        named(gone).prepare(run_here)
+    config = run_here.config.read_text()
+    halves = f"'{gone[:60]}' \\\n    '{gone[60:]}'"  # as gin breaks a long string
+    for written in (repr(gone), halves):
+        run_here.config.write_text(config.replace("VOCABULARY = 'sentencepiece'", f'VOCABULARY = {written}'))
+        corpus = named(gone)
+        corpus.prepare(run_here)
+        assert corpus.vocabulary_path == run_here.sentencepiece_vocabulary

@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from palm_jax.run_directory import RunDirectory, whole_file
 
 _LOGGER = logging.getLogger(__name__)
 _BINDING = 'MIXTURE_OR_TASK_NAME'
+_CONTINUED_STRING = re.compile(r"'\s*\\?\n\s*'")  # where gin breaks a long string
 Names: TypeAlias = str | Sequence[str] | Mapping[str, float]
 
 
@@ -138,12 +140,18 @@ class Corpus:
         Raises:
           UserError: if its ids are not usable.
         """
-        if checkpoint := run.latest() or run.best():
+        checkpoint = run.latest() or run.best()
+        if checkpoint and self._is_vocabulary_of(whole_file(run.config, checkpoint)):
             files = (whole_file(f, checkpoint) for f in (run.sentencepiece_vocabulary, run.tokenizers_vocabulary))
             self._kept_vocabulary = next((file for file in files if file.is_file()), None)
         elif self._vocabulary_name not in ('bytes', 'sentencepiece'):
             checks.check_ids(self.vocabulary.text)
             checks.warn_about_losses(self.vocabulary.text, self._vocabulary_name, self._sample())
+
+    def _is_vocabulary_of(self, config: Path) -> bool:
+        """Return whether a run's config.gin names the vocabulary of this configuration."""
+        text = config.read_text(encoding='utf-8') if config.is_file() else ''
+        return repr(self._vocabulary_name) in _CONTINUED_STRING.sub('', text)
 
     def _sample(self) -> Iterator[str]:
         """Return the training documents of the parts that can be read without TensorFlow."""
