@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from palm_jax.api.inputs import checked_inputs, in_pairs
+from palm_jax.api.inputs import checked_inputs, checked_messages, in_pairs
 from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.configuration.compose import compose
 from palm_jax.configuration.load import load as load_configuration
@@ -35,8 +35,8 @@ from palm_jax.training.state import TrainState
 class TrainedModel:
     """A model with its parameters, its vocabulary and its kind of task.
 
-    `predict` works for every kind of task; `generate`, `completions` and `extract_entities` are for those that their
-    names say.
+    `predict` works for every kind of task; `generate`, `completions`, `chat` and `extract_entities` are for those that
+    their names say.
 
     Attributes:
       model: module with its methods attached.
@@ -114,6 +114,22 @@ class TrainedModel:
     ) -> list[list[Completion]]:
         generator, inputs = self._generator(method), checked_inputs(inputs)
         return generator.completions(self, inputs, sampler, first) if inputs else []
+
+    def chat(self, messages: str | Sequence[Mapping[str, str]], sampler: Decoder | None = None) -> str:
+        """Return the reply to the last message of a chat.
+
+        Args:
+          messages: a message of the user, or {'role', 'content'} of all messages so far: `system`, `user`, `assistant`.
+          sampler: `generate.Sampler` or `beam.BeamSearch`; None uses the run's settings.
+
+        Raises:
+          UserError: if the model does not generate text, a message lacks something, the chat template of the base
+            refuses them, or they leave no room for a reply.
+        """
+        generator, checked = self._generator('chat'), checked_messages(messages)
+        ids, stop = generator.chat_prompt(self, checked)
+        ((best, *_),) = generator.complete_ids(self, [ids], (sampler or self.sampler).stopping_at(stop))
+        return best.text.lstrip() if stop else best.text
 
     def score(self, pairs: Sequence[tuple[Any, str]], batch_size: int = 32) -> list[Likelihood]:
         """Return the likelihood of the continuation in each (input, continuation).

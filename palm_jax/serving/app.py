@@ -170,7 +170,8 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
         model = models.find(body.model, lambda predictor: isinstance(predictor, Generator))
         given = body.prompts
         prompts = await encoding(sum(map(len, given)), lambda: list(map(model.prompt, given)))
-        texts = submit(body, model, prompts, (), body.max_tokens, body.logprobs or 0)
+        stop = model.generator.stop(model.model)
+        texts = submit(body, model, prompts, stop, body.max_tokens, body.logprobs or 0)
         return await respond(body, texts, answers.CompletionAnswer(model, body.logprobs), request)
 
     @router.post('/v1/chat/completions', responses=responses)

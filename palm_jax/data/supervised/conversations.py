@@ -106,7 +106,7 @@ class PairTable:
             same[pair.input].append(pair.target)
         return [
             Conversation(
-                (Turn(pair.input, False), Turn(pair.target, True)),
+                (Turn(pair.input, False), Turn(pair.target, True, 'assistant')),
                 pair.location,
                 pair.references or tuple(same[pair.input]),
             )

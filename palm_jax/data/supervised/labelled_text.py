@@ -30,7 +30,7 @@ from palm_jax.labels.label_kind import Encoded, LabelKind
 from palm_jax.labels.single_label import SingleLabel
 from palm_jax.metrics import text_baselines
 from palm_jax.metrics.text_baselines import Baseline
-from palm_jax.special_ids import BOS_ID, EOS_ID
+from palm_jax.special_ids import EOS_ID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,10 +308,14 @@ class LabelledText(InMemoryData):
         return features, sum(was_truncated for _, was_truncated in encoded)
 
     def tokens(self, text: str, second_text: str | None = None) -> tuple[list[int], bool]:
-        """Return the ids of an example, `0 text EOS [second EOS]`, and whether it was truncated."""
+        """Return the ids of an example, `0 text EOS [second EOS]`, and whether it was truncated.
+
+        Without a start token, see `Vocabulary.start_ids`, there is no 0.
+        """
         texts = [check_characters(t, 'the text') for t in (text, second_text) if t is not None]
         parts = [self.vocabulary.encode(t) for t in texts]
-        excess = sum(map(len, parts)) + len(parts) + 1 - self.length
+        start = self.vocabulary.start_ids
+        excess = sum(map(len, parts)) + len(parts) + len(start) - self.length
         for _ in range(excess):
             max(parts, key=len).pop()
-        return [BOS_ID] + [i for part in parts for i in (*part, EOS_ID)], excess > 0
+        return [*start, *(i for part in parts for i in (*part, EOS_ID))], excess > 0
