@@ -219,9 +219,11 @@ def test_the_vocabulary_program(tmp_path):
 
 def test_the_benchmark_tool():
     small = '--size=tiny --batch=1 --length=32 --steps=2 --unroll=1'
-    result = run(f'python -m tools.benchmark train {small}')
+    result = run(f'python -m tools.benchmark train {small} --profile')
     assert result.returncode == 0, result.stderr[-2000:]
     assert re.search(r'palm_jax +\d+\.\dM', result.stdout) and 'MFU =' in result.stdout
+    table = result.stdout.partition('kernel\n')[2].splitlines()
+    assert len(table) == 32 and table[-2].endswith('others') and table[-1].endswith('all')
     result = run(f'python -m tools.benchmark finetune {small} --methods=head_only')
     assert result.returncode == 0, result.stderr[-2000:]
     assert re.search(r'head_only +14,861 ', result.stdout) and re.search(r'full +\d,\d+,\d+ .*1\.00×', result.stdout)
