@@ -1,6 +1,7 @@
 """Every command of the README and of docs/ works, and every notebook. CI runs the two set-up commands themselves."""
 
 import ast
+import os
 import pkgutil
 import re
 import shlex
