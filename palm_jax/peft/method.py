@@ -40,6 +40,11 @@ class Method(abc.ABC):
     name: str
     dropout_rate: float = 0.0
 
+    @property
+    def reads_kernels(self) -> bool:
+        """Whether `intercept` reads the base's kernels, which decoding otherwise stores in another form."""
+        return False
+
     @abc.abstractmethod
     def intercept(self, next_fun: Callable, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
         """Called instead of every method of every module, see `nn.intercept_methods`."""
@@ -98,6 +103,11 @@ class AdaptedModel:
     def has_dropout(self) -> bool:
         """Whether training needs a `dropout` RNG."""
         return self.model.has_dropout or any(method.dropout_rate for method in self.methods)
+
+    @property
+    def reads_kernels(self) -> bool:
+        """Whether a method reads the base's kernels; see `Method.reads_kernels`."""
+        return any(method.reads_kernels for method in self.methods)
 
     @property
     def trainable(self) -> tuple[str, ...]:

@@ -108,7 +108,7 @@ def load(
 
 def fill(engine: Engine, served: dict[str, ServedModel]) -> None:
     """Add all models that generate text to the engine."""
-    copies: dict[int, Any] = {}
+    copies: dict[tuple[int, ...], Any] = {}
     for name, entry in served.items():
         if isinstance(entry.predictor, Generator):
             model = entry.model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,14 +29,15 @@ class LanguageModelLoss:
     Attributes:
       z_loss: weight of log² Z, the squared log of the softmax normalizer (paper: 1e-4).
       chunk_length: number of positions whose logits exist at the same time; 0 is all of them. The largest array of the
-        loss is [B, chunk_length, V] instead of [B, L, V].
+        loss is [B, chunk_length, V] instead of [B, L, V]. `auto` is 128, or 32 with `skip_unweighted`, and on a GPU as
+        many as a sixteenth of its memory holds.
       skip_unweighted: compute no logits for positions of weight 0: the weighted positions of every row are moved to its
         front, and chunks without any are skipped. Worthwhile where the loss counts only part of the positions (text to
         text, denoising) and chunks are shorter than rows.
     """
 
     z_loss: Annotated[float, AtLeast(0)] = 1e-4
-    chunk_length: Annotated[int, AtLeast(0)] = 128
+    chunk_length: Annotated[int, AtLeast(0)] | Literal['auto'] = 'auto'
     skip_unweighted: bool = False
 
     def __call__(

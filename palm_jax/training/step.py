@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from palm_jax.errors import UserError
+from palm_jax.models.linear_maps import cast_linear_maps
 from palm_jax.models.model import Model
 from palm_jax.peft.trainable import join
 from palm_jax.training import metrics as metrics_lib
@@ -53,11 +55,17 @@ def train_step(
         dropout_rng = jax.random.fold_in(step_rng, index) if model.has_dropout else None
         return loss(model, join(params, state.frozen), microbatch, dropout_rng)
 
-    gradient = jax.grad(loss_sum, has_aux=True)
+    # Linear maps are cast once a step, not once a microbatch, and their gradients are small until they are added.
+    params, uncast = jax.vjp(functools.partial(cast_linear_maps, dtype=model.arch.dtype), state.params)
+
+    def gradient(microbatch: Batch, index: jax.Array) -> tuple[Any, Metrics]:
+        grads, metrics = jax.grad(loss_sum, has_aux=True)(params, microbatch, index)
+        return *uncast(grads), metrics
+
     if microbatches == 1:
-        grads, metrics = gradient(state.params, batch, jnp.zeros((), jnp.int32))
+        grads, metrics = gradient(batch, jnp.zeros((), jnp.int32))
     else:
-        grads, metrics = _accumulate(lambda mb, i: gradient(state.params, mb, i), split(batch, microbatches))
+        grads, metrics = _accumulate(gradient, split(batch, microbatches))
     count = metrics['loss'].count
     count = jnp.where(count > 0, count, 1.0)  # weights may sum to less than 1; without any, the gradient is 0
     grads = jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
