@@ -246,12 +246,13 @@ def jax_trainer(
     """Return a trainer for the train step of palm_jax, on the parameters that `selection` trains."""
     optimizer = optimizers.adamw(schedules.constant(1e-4))
     if isinstance(model, AdaptedModel):
-        optimizer, loss = model.wrap_optimizer(optimizer), model.penalized(loss)
+        optimizer = model.wrap_optimizer(optimizer)
     init = jax.jit(lambda rng: state.unbox(state.init_state(model, optimizer, rng, selection)))
     current = [init(jax.random.key(0))]
     if isinstance(model, AdaptedModel):
         model = model.freeze_layers(selection.frozen_layers(current[0].params, model.arch.num_layers))
-    train_step = functools.partial(step.train_step, model=model, loss=loss, optimizer=optimizer)
+    penalty = model.penalty if isinstance(model, AdaptedModel) else None
+    train_step = functools.partial(step.train_step, model=model, loss=loss, optimizer=optimizer, penalty=penalty)
     rng = jax.random.key(1)
     start = time.perf_counter()
     compiled = jax.jit(train_step, donate_argnums=0).lower(current[0], batch, rng).compile()

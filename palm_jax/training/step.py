@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from palm_jax.errors import UserError
 from palm_jax.models.model import Model
 from palm_jax.peft.trainable import join
 from palm_jax.training import metrics as metrics_lib
+from palm_jax.training.loss_wrappers.wrapper import LossInputs, LossWrapper, wrap
 from palm_jax.training.metrics import Metrics
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.state import TrainState
@@ -31,6 +32,8 @@ def train_step(
     loss: LossFn,
     optimizer: Optimizer,
     microbatches: int = 1,
+    wrappers: Sequence[LossWrapper] = (),
+    penalty: Callable[[Any], jax.Array | float] | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Take one optimizer step on the mean loss over all targets of the batch.
 
@@ -43,15 +46,20 @@ def train_step(
       optimizer: update rule, see `optimizers`.
       microbatches: number of parts of B that are computed one after another. Sums and counts are added and divided
         once, so the result does not depend on it (dropout's pattern does).
+      wrappers: methods around the loss, from the inside out.
+      penalty: term that is added to the mean loss, a function of all parameters, see `AdaptedModel.penalty`; None
+        adds none.
 
     Returns:
       The next state, and the metrics of this step.
     """
-    step_rng = jax.random.fold_in(run_rng, state.step)
+    step_rng, wrapped = jax.random.fold_in(run_rng, state.step), wrap(loss, wrappers)
 
     def loss_sum(params: Any, microbatch: Batch, index: jax.Array) -> tuple[jax.Array, Metrics]:
-        dropout_rng = jax.random.fold_in(step_rng, index) if model.has_dropout else None
-        return loss(model, join(params, state.frozen), microbatch, dropout_rng)
+        rng, params = jax.random.fold_in(step_rng, index), join(params, state.frozen)
+        dropout_rng = rng if model.has_dropout else None
+        value, metrics = wrapped(LossInputs(model, params, microbatch, dropout_rng, rng, state.step))
+        return value if penalty is None else value + penalty(params) * metrics['loss'].count, metrics
 
     gradient = jax.grad(loss_sum, has_aux=True)
     if microbatches == 1:
