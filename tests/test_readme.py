@@ -46,7 +46,7 @@ RUN = {
     'palm-jax checkpoint': 'test_the_commands_that_use_a_model_work',
 }
 TABLE = [
-    pytest.param(cell, 'finetuning/' in name, id=f'{Path(name).stem}: {cell}')
+    pytest.param(cell, 'finetuning/' in name or 'methods/' in name, id=f'{Path(name).stem}: {cell}')
     for name, text in TEXTS.items()
     for cell in re.findall(r'^\| [^|]+ \| (.*--gin.*) \|$', text, re.MULTILINE)
     if '`--gin_file=`' not in cell  # a header

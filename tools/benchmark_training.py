@@ -98,13 +98,13 @@ def jax_trainer(
 ) -> Trainer:
     """Return a trainer for the train step of palm_jax, on the parameters that `selection` trains."""
     optimizer = model.wrap_optimizer(optimizers.adamw(schedules.constant(1e-4)))
-    loss = model.penalized(loss)
     start = time.perf_counter()
     init = jax.jit(lambda rng: state.unbox(state.init_state(model, optimizer, rng, selection)))
     current = [jax.block_until_ready(init(jax.random.key(0)))]
     init_seconds = time.perf_counter() - start
     model = model.freeze_layers(selection.frozen_layers(current[0].params, model.arch.num_layers))
-    train_step = functools.partial(step.train_step, model=model, loss=loss, optimizer=optimizer)
+    settings = {'model': model, 'loss': loss, 'optimizer': optimizer, 'penalty': model.penalty}
+    train_step = functools.partial(step.train_step, **settings)
     rng = jax.random.key(1)
     start = time.perf_counter()
     compiled = jax.jit(train_step, donate_argnums=0).lower(current[0], batch, rng).compile()

@@ -7,10 +7,12 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax.numpy as jnp
+import numpy as np
 
+from palm_jax.api import embeddings
 from palm_jax.api.inputs import checked_inputs, checked_messages, in_pairs
 from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.configuration.compose import compose
@@ -18,6 +20,7 @@ from palm_jax.configuration.load import load as load_configuration
 from palm_jax.configuration.trust import Trust
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
+from palm_jax.inference.embeddings import Pooling
 from palm_jax.inference.generate import Completion, Decoder, Sampler
 from palm_jax.inference.scoring import Likelihood, likelihoods
 from palm_jax.models.quantization import dequantize_tree
@@ -35,8 +38,8 @@ from palm_jax.training.state import TrainState
 class TrainedModel:
     """A model with its parameters, its vocabulary and its kind of task.
 
-    `predict` works for every kind of task; `generate`, `completions`, `chat` and `extract_entities` are for those that
-    their names say.
+    `predict` and `embed` work for every kind of task; `generate`, `completions`, `chat` and `extract_entities` are for
+    those that their names say.
 
     Attributes:
       model: module with its methods attached.
@@ -140,6 +143,25 @@ class TrainedModel:
         predictor = self._generator('score')
         ids = [(predictor.prompt(self, given), predictor.target(self, text)) for given, text in pairs]
         return likelihoods(self.model, self.params, ids, self.data.length, batch_size, self.data.vocabulary)
+
+    def embed(self, texts: Sequence[str], pooling: Pooling | None = None, batch_size: int = 32) -> np.ndarray:
+        """Return an embedding of each text, normalized to length 1: float32 [number of texts, D].
+
+        Every kind of model has embeddings; gin/heads/embedding.gin trains for good ones. Texts that are too long are
+        cut at their end, with a warning.
+
+        Args:
+          texts: texts, or one text.
+          pooling: `mean`, `last` or `first` token; None takes that of the training, and the mean where it had none.
+          batch_size: texts per forward pass.
+        """
+        if pooling not in (None, *get_args(Pooling)):
+            raise UserError(f'pooling is {pooling!r}; possible: {", ".join(get_args(Pooling))}.')
+        texts = checked_inputs(texts)
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise UserError(f'Input {number} is {text!r}; give a text.')
+        return embeddings.embed(self, texts, pooling, batch_size)
 
     def extract_entities(
         self, texts: Sequence[str | Sequence[str]], batch_size: int = 32
