@@ -19,6 +19,7 @@ from palm_jax.configuration.compose import compose
 from palm_jax.configuration.load import load as load_configuration
 from palm_jax.configuration.trust import Trust
 from palm_jax.errors import UserError
+from palm_jax.explanations.explain import Explanation, Settings, explain
 from palm_jax.inference import decoding
 from palm_jax.inference.embeddings import Pooling
 from palm_jax.inference.generate import Completion, Decoder, Sampler
@@ -32,6 +33,7 @@ from palm_jax.run_directory import RunDirectory, write_whole
 from palm_jax.training.checkpoints import Checkpoints
 from palm_jax.training.saving import kept_files
 from palm_jax.training.state import TrainState
+from palm_jax.wording import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +164,34 @@ class TrainedModel:
             if not isinstance(text, str):
                 raise UserError(f'Input {number} is {text!r}; give a text.')
         return embeddings.embed(self, texts, pooling, batch_size)
+
+    def explain(
+        self,
+        inputs: Sequence[Any],
+        labels: str | Sequence[str | None] | None = None,
+        settings: Settings = Settings(),
+    ) -> list[Explanation]:
+        """Return what each word of each input contributes to the prediction for it.
+
+        Args:
+          inputs: texts, or whatever else `predict` reads; pairs of texts as tuples.
+          labels: what is explained instead of the prediction: a class, a type of entity, or the text of an answer, one
+            for all inputs or one for each.
+          settings: methods, steps, baseline, batch size, and whether comprehensiveness and sufficiency are computed.
+
+        Returns:
+          An explanation for each input, by a tagger one for each entity that it finds; `Explanation.input` is the
+          number of the input.
+
+        Raises:
+          UserError: if an input is not of a kind that the model reads, or there is no such label.
+        """
+        inputs = checked_inputs(inputs)
+        names = [labels] * len(inputs) if labels is None or isinstance(labels, str) else list(labels)
+        if len(names) != len(inputs):
+            raise UserError(f'There are {counted(len(inputs), "input")}, but {counted(len(names), "label")}.')
+        rows = self.predictor.explainables(self, inputs, names, settings.batch_size) if inputs else []
+        return explain(self.model, self.params, rows, settings)
 
     def extract_entities(
         self, texts: Sequence[str | Sequence[str]], batch_size: int = 32
