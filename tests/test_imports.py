@@ -58,6 +58,7 @@ ALLOWED = {
         'partitioning',
         'parameters',
     },
+    'studies': {'studies', 'configuration', 'reports', 'training'},
     'predictors': {'predictors', 'labels', 'data/readers', 'training', 'inference', 'metrics'},
     'serving': {'serving', 'api', 'predictors', 'inference', '__version__'},
 }

@@ -25,6 +25,8 @@ PROGRAMS = {
     'inspect': ('inspect', "show a task's examples as the model sees them"),
     'checkpoint': ('checkpoint', 'list, show, diff, convert and average checkpoints'),
     'compare': ('compare', 'compare two runs on the same examples'),
+    'search': ('search', 'search for the best values of gin bindings'),
+    'ablate': ('ablate', 'train variants of a run with several seeds, and compare them'),
     'lm-eval': ('lm_eval', 'run lm-evaluation-harness on a trained model'),
     'compile-for': ('compile_for', 'compile a train step for TPUs that are not attached'),
 }
@@ -44,6 +46,8 @@ _OTHER_NAMES = {
     **dict.fromkeys(('checkpoints', 'ls', 'diff', 'average'), 'checkpoint'),
     **dict.fromkeys(('check', 'env', 'info'), 'doctor'),
     **dict.fromkeys(('lm_eval', 'harness'), 'lm-eval'),
+    **dict.fromkeys(('ablation', 'study'), 'ablate'),
+    **dict.fromkeys(('sweep', 'tune', 'optuna', 'hyperparameters'), 'search'),
     **dict.fromkeys(('compile', 'compile_for'), 'compile-for'),
 }
 
