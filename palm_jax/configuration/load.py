@@ -116,8 +116,7 @@ def _refuse_unknown_flags(flags: Sequence[tuple[str, str]], statements: Sequence
             meant = renames.ELSEWHERE.get(name.lower())
             suggestion = f' Did you mean {meant}?' if meant in macros else closest(name, macros)
             raise UserError(
-                f'{location}: no macro is called {name}.{suggestion}\n'
-                f'Macros here: {", ".join(sorted(macros))}.'
+                f'{location}: no macro is called {name}.{suggestion}\nMacros here: {", ".join(sorted(macros))}.'
             )
 
 

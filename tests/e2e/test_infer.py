@@ -42,7 +42,10 @@ def test_every_row_is_answered_in_its_place(classifier, tmp_path):
     flags = ('--input', tmp_path / 'in.jsonl', '--output', tmp_path / 'out.jsonl', '--batch_size=16')
     result = infer(f'--gin_file={classifier}/config.gin', *flags)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert 'predicted  38 of 40 rows; 2 rows could not be, and the output says why: ' in result.stdout and 'rows/s' in result.stderr
+    assert (
+        'predicted  38 of 40 rows; 2 rows could not be, and the output says why: ' in result.stdout
+        and 'rows/s' in result.stderr
+    )
     lines = read(tmp_path / 'out.jsonl')
     assert [line.get('id') for line in lines] == [None if i in (7, 20) else i for i in range(40)]
     assert 'in.jsonl, line 8' in lines[7]['error'] and 'Did you mean txt?' in lines[20]['error']
@@ -60,8 +63,8 @@ def test_every_row_is_answered_in_its_place(classifier, tmp_path):
     with (broken / 'config.gin').open('a') as file:
         file.write('# changed\n')
     changed = refused().stderr
-    assert re.search(r"something else: input '\w+', now '\w+', config.gin '\w+', now '\w+'\. To predict", changed), changed
-    assert 'Traceback' not in changed
+    expected = r"something else: input '\w+', now '\w+', config.gin '\w+', now '\w+'\. To predict"
+    assert re.search(expected, changed) and 'Traceback' not in changed, changed
 
 
 def cut_after(whole, cut, note, lines):
@@ -91,7 +94,7 @@ def begun(made, tmp_path):
 def test_a_finished_output_says_what_has_changed_since(begun, tmp_path):
     model, source, whole, _ = begun
     flags = {'flags': [('A', '1')]}
-    with pytest.raises(UserError, match='whole.jsonl exists already, and is complete: nothing has changed since'):
+    with pytest.raises(UserError, match=r'whole.jsonl exists already, and is complete: nothing has changed since'):
         predictions.write(model, str(source), str(whole), flags)
     checkpoint = tmp_path / 'run' / '7'
     shutil.copytree(model.checkpoint, checkpoint)

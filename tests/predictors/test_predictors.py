@@ -159,7 +159,7 @@ def test_one_text_is_one_text_and_no_text_is_refused(trained):
         assert model.predict([]) == []
     for model in (classes, tags, pairs):
         for empty in ('', ' \n', '\u3000'):
-            with pytest.raises(UserError, match='Input 1.* is empty'):
+            with pytest.raises(UserError, match=r'Input 1.* is empty'):
                 model.predict(['a', empty])
     with pytest.raises(UserError, match='Input 1, part 1, is empty'):
         classes.predict(['a', 'b'], ['c', ''])
