@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
 
-    from palm_jax.api import predictions, trained_model
+    from palm_jax.api import loading, predictions
     from palm_jax.configuration.statements import find_config
     from palm_jax.data.readers.files import glob_files
     from palm_jax.run_directory import find_checkpoint
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
 
     with predictions.reserve(str(options.output), made_from) as output:
         glob_files(options.input, '--input')
-        model = trained_model.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+        model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
         try:
             answered, bad = output.write(model, options.input, metadata, options.batch_size)
         except KeyboardInterrupt:

@@ -76,6 +76,10 @@ def test_wrong_bodies_are_answered_clearly(site):
             answer = ask(site, path, {'model': model, key: ['a', empty]})
             assert answer.status_code == 400, (model, answer.text)
             assert re.search(r'^(Input|prompt) 1\b.* is empty', answer.json()['error']['message']), answer.text
+    for model in ('chat', 'text_to_text'):
+        messages = [{'role': 'user', 'content': 'a'}, {'role': 'user', 'content': ' '}]
+        answer = ask(site, '/v1/chat/completions', {'model': model, 'messages': messages})
+        assert answer.status_code == 400 and 'message 2: ' in answer.json()['error']['message'], answer.text
     answer = ask(site, '/v1/classify', {'model': 'pairs', 'input': ['a', 'b'], 'second_input': ['c', '']})
     assert answer.status_code == 400 and answer.json()['error']['param'] == 'input'
     assert 'Input 1, part 1, is empty' in answer.json()['error']['message']

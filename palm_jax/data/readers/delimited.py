@@ -214,7 +214,7 @@ class _Parser:
         self._num_ignored += bool(rest)
         quoted = [value for value in values if len(value) > 1 and value[0] == value[-1] == '"']
         self._num_quoted += bool(quoted)
-        self._num_opened += any(value.startswith('"') and value.count('"') % 2 for value in values)
+        self._num_opened += any(value.startswith('"') and value.count('"') % 2 == 1 for value in values)
         self._num_doubled += any('""' in value[1:-1] for value in quoted)
         return Row(dict(zip(self._names, values[:count], strict=True)), location)
 

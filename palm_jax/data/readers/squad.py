@@ -36,8 +36,9 @@ def _texts(answers: Any) -> list[str] | None:
         answers = [answers] if isinstance(answers, str) else answers
     if not isinstance(answers, list):
         return None
-    texts = [item.get('text') if isinstance(item, dict) else item for item in answers]
-    return texts if all(isinstance(text, str) for text in texts) else None
+    given = [item.get('text') if isinstance(item, dict) else item for item in answers]
+    texts = [text for text in given if isinstance(text, str)]
+    return texts if len(texts) == len(given) else None
 
 
 def _parse(cell: str) -> Any:
