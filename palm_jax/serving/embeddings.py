@@ -15,7 +15,7 @@ from palm_jax.serving.forward_passes import ForwardPasses
 from palm_jax.serving.models import ServedModel
 
 
-def routes(find: Callable[[str], ServedModel], passes: ForwardPasses, max_batch: int) -> APIRouter:
+def routes(find: Callable[[str | None], ServedModel], passes: ForwardPasses, max_batch: int) -> APIRouter:
     """Return the routes.
 
     Args:

@@ -168,6 +168,7 @@ class EmbeddingRequest(Body):
     """Request of /v1/embeddings: texts for any model.
 
     Attributes:
+      model: name of a served model; null where a single one can answer.
       input: a text, token ids, or a list of either.
       encoding_format: `float` for lists of numbers; `base64` for little-endian float32, which OpenAI's clients ask for.
       dimensions: size of the model's embeddings; they are not shortened.

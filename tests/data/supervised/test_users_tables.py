@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from palm_jax.cli import command_line
+from palm_jax.configuration.flags import split_flags
 from palm_jax.configuration.load import load
 from palm_jax.data.readers import bad_rows, conll, tables
 from palm_jax.data.supervised import messages
@@ -92,7 +92,7 @@ def test_cells_that_seem_to_hold_several_labels_are_said_with_the_binding(tmp_pa
         found = re.search(rf'31 different labels .* Then the labels are 5: {(file + expected).rstrip()}', caplog.text)
         assert found, caplog.text
         if mark != '|':  # the advice works
-            _, flags = command_line.split_flags([f'--gin.LABEL_SEPARATOR={found[1]}'])
+            _, flags = split_flags([f'--gin.LABEL_SEPARATOR={found[1]}'])
             files = [str(ROOT / 'gin' / 'finetune_lora.gin'), str(ROOT / 'gin' / 'heads' / 'multilabel.gin')]
             given = load('loop.train', files, [*flags, ('TRAIN_FILES', path), ('INITIAL_CHECKPOINT_PATH', 'x')])
             separator = given.effective['LABEL_SEPARATOR'].value
