@@ -55,7 +55,8 @@ class EmbeddingReporter(RunReporter):
             predictions = [
                 dataclasses.asdict(p) | {'cosine': round(float(c), 6)} for p, c in zip(pairs, cosines, strict=True)
             ]
-            interval = f'95% interval {low:.4f} to {high:.4f}, {counted(len(pairs), "pair")}'
+            limits = 'n/a' if found is None else f'{found[0]:.4f} to {found[1]:.4f}'
+            interval = f'95% interval {limits}, {counted(len(pairs), "pair")}'
             lines.append(f'{"spearman":<16} {values["spearman"]:.4f}  ({interval})')
         lines += [f'{name:<16} {value:.4f}' for name, value in values.items() if name != 'spearman']
         return Measurements(
