@@ -236,11 +236,15 @@ class TrainedModel:
         """
         return self.model.merge(self.dense_params) if self.model.methods else self.dense_params
 
-    def save(self, model_dir: str | Path) -> Path:
+    def save(self, model_dir: str | Path, merged: Any = None) -> Path:
         """Write the whole model to a new MODEL_DIR, so that it no longer needs the base it was trained on.
 
         Methods are merged into the kernels if all of them can be; the model can then be loaded, trained further or
         used as a base (INITIAL_CHECKPOINT_PATH). Otherwise they are kept, and the model can only be loaded.
+
+        Args:
+          model_dir: directory to write.
+          merged: parameters to write instead of `self.merged()`.
 
         Returns:
           The checkpoint's path.
@@ -249,12 +253,12 @@ class TrainedModel:
           UserError: the directory holds a run.
         """
         run, parts = RunDirectory(Path(model_dir)), ['gin/runs/loaded.gin']
-        params = self.dense_params
+        params = self.dense_params if merged is None else merged
         if run.config.exists() or run.steps():
             raise UserError(f'{run} holds a run already; save to another directory.')
         if self.model.methods:
             with contextlib.suppress(UserError):  # of methods that compute what kernels cannot
-                params = self.merged()
+                params = self.merged() if merged is None else merged
                 parts.append('gin/peft/full.gin')
         metadata = CheckpointMetadata.of_model(self.model.arch, self.data.vocabulary.fingerprint, self.data.labels)
         files = kept_files('', self.data.vocabulary)
