@@ -149,7 +149,7 @@ class Output:
         self, model: TrainedModel, source: str, metadata: Mapping[str, Any] | None = None, batch_size: int = 32
     ) -> tuple[int, int]:
         """Write the predictions; see `predictions.write`."""
-        rows = functools.partial(_rows, source, getattr(model.data, 'layout', Layout()))
+        rows = functools.partial(read_rows, source, getattr(model.data, 'layout', Layout()))
         total = sum(1 for _ in rows())
         depends_on = origin(model.config, model.checkpoint, source, metadata) | _identity(model) | {'rows': total}
         done, num_bad = self._resume(json.loads(json.dumps(depends_on)))
@@ -259,7 +259,13 @@ class _InPlace(BadRows):
                 yield error
 
 
-def _rows(source: str, layout: Layout) -> Iterator[Row | UserError]:
+def read_rows(source: str, layout: Layout) -> Iterator[Row | UserError]:
+    """Yield the rows of files, or what is wrong with a row in its place.
+
+    Args:
+      source: table, see `tables.read`, or a `.txt` file with a text per line.
+      layout: layout of the files.
+    """
     for file in glob_files(source, '--input'):
         if file.suffix == '.txt':
             yield from _InPlace().keep(file.lines(), functools.partial(_line, file))

@@ -8,6 +8,7 @@ from typing import Any
 
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import file_name, positive
+from palm_jax.configuration.flags import split_flags
 from palm_jax.wording import counted
 
 
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument('--batch_size', type=positive, default=32, help='number of rows predicted together')
     command_line.add_trust(parser)
-    rest, flags = command_line.split_flags(arguments)
+    rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from palm_jax.cli.command_line import split_flags
 from palm_jax.configuration import record
+from palm_jax.configuration.flags import split_flags
 from palm_jax.configuration.load import load
 from palm_jax.configuration.types import fits
 from palm_jax.errors import UserError

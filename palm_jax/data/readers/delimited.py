@@ -177,7 +177,7 @@ def _other_delimiter(cells: Sequence[str], file: File) -> str | None:
 def _count_rows(file: File, layout: Layout) -> int | None:
     """Return the number of rows that a file has in a layout; None if a row cannot be read."""
     try:
-        return sum(1 for parse in rows(file, layout) if parse())
+        return sum(bool(parse()) for parse in rows(file, layout))
     except UserError:
         return None
 
