@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from palm_jax.api import trained_model
+from palm_jax.api import loading
 from palm_jax.api.trained_model import TrainedModel
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
@@ -101,7 +101,7 @@ def load(
         if name in served:
             raise UserError(f'Two models are called {name}; name one of them: --model=another={directory}')
         served[name] = ServedModel(
-            name, trained_model.load_with(directory, bindings, known=known, trust_modules=trust_modules)
+            name, loading.load_with(directory, bindings, known=known, trust_modules=trust_modules)
         )
     return served
 

@@ -11,7 +11,7 @@ pytest.importorskip('lm_eval', reason='pip install "palm_jax[eval]"')
 import lm_eval
 from lm_eval.tasks import TaskManager
 
-from palm_jax.api import trained_model
+from palm_jax.api import loading
 from palm_jax.exchange import hf_directory, imports, sources
 from palm_jax.exchange.lm_eval import PalmJax
 from tests.support.paths import ROOT
@@ -76,7 +76,7 @@ def check_numbers(tasks, names, run, theirs):
 
 
 def test_the_numbers_are_those_of_transformers(made, tasks, tmp_path):
-    model = trained_model.load(made / 'base')
+    model = loading.load(made / 'base')
     hf_directory.write(model.params, model.model.arch, model.data.vocabulary, model.data.length, tmp_path / 'hf')
     check_numbers(tasks, list(TASKS), made / 'base', {'pretrained': str(tmp_path / 'hf')})
 
@@ -85,7 +85,7 @@ def test_the_numbers_of_an_imported_base_are_those_of_its_own_directory(tasks, t
     """It was trained without a start token, so that no text has one; the prefix of a whole text is its own, too."""
     made_by_transformers('Llama', {'max_position_embeddings': 128}, tmp_path / 'theirs')
     imports.from_hf(tmp_path / 'theirs', tmp_path / 'ours')
-    assert trained_model.load(tmp_path / 'ours').data.vocabulary.start_ids == ()
+    assert loading.load(tmp_path / 'ours').data.vocabulary.start_ids == ()
     check_numbers(tasks, ['choices', 'rolling'], tmp_path / 'ours', {'pretrained': str(tmp_path / 'theirs')})
 
 

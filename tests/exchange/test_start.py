@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from palm_jax.api.trained_model import load
+from palm_jax.api.loading import load
 from palm_jax.data.pretraining.objectives import CausalLM, PrefixLM
 from palm_jax.data.supervised.conversations import PairTable
 from palm_jax.data.supervised.labelled_text import LabelledTable, LabelledText
