@@ -30,10 +30,10 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 from palm_jax.cache_directory import cache_dir
-from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser
 from palm_jax.compilation.collectives import collectives_of
 from palm_jax.compilation.matmul_flops import matmul_flops
+from palm_jax.configuration.flags import split_flags
 from palm_jax.configuration.load import load
 from palm_jax.errors import UserError, closest
 from palm_jax.training import flops
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         '--sweep', action='store_true', help='try meshes, batch sizes and remat, and report the best that fits'
     )
-    rest, flags = command_line.split_flags(arguments)
+    rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     chip, devices = devices_of(options.topology)
 
@@ -247,6 +247,7 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
         model, selection, optimizer, layout, len(devices), batch_size, data.length, total_steps, base_weights
     )
     plan, mesh, microbatches = setup.plan, layout.mesh(devices), arguments.get('microbatches', 1)
+    wrappers = arguments.get('loss_wrappers', ())
     check_batches(plan.batch_sizes, None, plan.axis_sizes['data'], microbatches)
     size = max(size for _, size in plan.batch_sizes.ramp)
     by_batch, on_all = NamedSharding(mesh, PartitionSpec('data')), replicated(mesh)
@@ -259,7 +260,8 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
     memory: dict[str, float] = {}
     collectives: dict[str, tuple[int, float]] = {}
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
-        traced = setup.train_step(mesh, arguments['loss'], microbatches).trace(setup.target(mesh), batch, rng)
+        train_step = setup.train_step(mesh, arguments['loss'], microbatches, wrappers)
+        traced = train_step.trace(setup.target(mesh), batch, rng)
         try:
             compiled = traced.lower(lowering_platforms=('tpu',)).compile()
         except jax.errors.JaxRuntimeError as error:

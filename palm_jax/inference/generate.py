@@ -312,7 +312,7 @@ def add_generated(texts: Sequence[RowText], written: Generated) -> None:
 
 
 def batches(
-    prompts: Sequence[Sequence[int]], batch_size: int, length: int
+    prompts: Sequence[Sequence[int]], batch_size: int, length: int, doing: str = 'generating'
 ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
     """Yield batches of prompts of similar length.
 
@@ -325,7 +325,7 @@ def batches(
     order = np.argsort([len(ids) for ids in prompts], kind='stable')
     batch_size = min(batch_size, next_power_of_two(len(prompts)))
     starts = range(0, len(prompts), batch_size)
-    for start in tqdm(starts, desc='generating', unit=' batches', leave=False, disable=len(starts) < 2):
+    for start in tqdm(starts, desc=doing, unit=' batches', leave=False, disable=len(starts) < 2):
         rows = [int(i) for i in order[start : start + batch_size]]
         padded = rows + rows[-1:] * (batch_size - len(rows))
         width = min(next_power_of_two(max(len(prompts[i]) for i in rows), 16), length)

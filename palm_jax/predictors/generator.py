@@ -10,8 +10,12 @@ from typing import Any
 import jax
 
 from palm_jax.data.readers.row import Row
+from palm_jax.errors import located
+from palm_jax.explanations.answers import of_answer
+from palm_jax.explanations.explainable import Explainable
 from palm_jax.inference.generate import Completion, Decoder, begin
 from palm_jax.predictors.predictor import Model
+from palm_jax.special_ids import EOS_ID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +80,19 @@ class Generator(abc.ABC):
         self, model: Model, inputs: Sequence[Any], sampler: Decoder | None = None, first: int = 0
     ) -> list[list[Completion]]:
         """Return the completions of each input, the best first; see `TrainedModel.completions`."""
-        return self.complete_ids(model, [self.prompt(model, given) for given in inputs], sampler, first)
+        return self.complete_ids(model, self.prompts(model, inputs), sampler, first)
+
+    def prompts(self, model: Model, inputs: Sequence[Any]) -> list[tuple[int, ...]]:
+        """Return the ids of inputs, see `prompt`.
+
+        Raises:
+          UserError: with the number of the input that lacks something.
+        """
+        found = []
+        for number, given in enumerate(inputs):
+            with located(f'Input {number}'):
+                found.append(self.prompt(model, given))
+        return found
 
     def complete_ids(
         self, model: Model, prompts: Sequence[Sequence[int]], sampler: Decoder | None = None, first: int = 0
@@ -92,6 +108,25 @@ class Generator(abc.ABC):
         """Return the best completion of each input as text; the run's sampler has its own batch size."""
         del batch_size
         return [best.text for best, *_ in self.completions(model, inputs, first=first)]
+
+    def explainables(
+        self, model: Model, inputs: Sequence[Any], labels: Sequence[str | None], batch_size: int = 32
+    ) -> list[list[Explainable]]:
+        """Return the answer to each input: the text in `labels`, or the best completion."""
+        del batch_size
+        prompts = [self.prompt(model, given) for given in inputs]
+        asked = [number for number, label in enumerate(labels) if label is None]
+        completed = dict(zip(asked, self.completions(model, [inputs[i] for i in asked]) if asked else (), strict=True))
+        rows = []
+        for number, (prompt, label) in enumerate(zip(prompts, labels, strict=True)):
+            if label is None:
+                best = completed[number][0]
+                text, ids = best.text, [*best.ids, *[EOS_ID] * (len(best.logprobs) > len(best.ids))]
+            else:
+                text, ids = label, self.target(model, label)
+            num_bidirectional = len(prompt) if self.is_bidirectional(model) else 0
+            rows.append([of_answer(model.data.vocabulary, prompt, ids, text, num_bidirectional)])
+        return rows
 
     def to_json(self, prediction: str) -> dict[str, Any]:
         """Return the text as `predicted`."""

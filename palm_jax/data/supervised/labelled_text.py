@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from palm_jax.data.readers.columns import Labels
 from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.row import Row
 from palm_jax.data.readers.splits import Split, read_split
+from palm_jax.data.supervised import label_hints
 from palm_jax.data.supervised.examples import (
     Batch,
     check_lengths,
@@ -46,6 +47,11 @@ class Example:
     def texts(self) -> tuple[str, ...]:
         """The text or both texts."""
         return (self.text,) if self.second_text is None else (self.text, self.second_text)
+
+    def map_texts(self, change: Callable[[str], str]) -> Example:
+        """Return the example with changed texts."""
+        second_text = None if self.second_text is None else change(self.second_text)
+        return dataclasses.replace(self, text=change(self.text), second_text=second_text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +160,11 @@ class LabelledTable:
         bad.report()
         if not examples:
             raise UserError(f'{binding} = {pattern!r}: the file contains no rows{bad.why_none_is_left()}.')
+        if self.kind.has_classes:
+            where = f'{pattern}, column {self.label_column!r}'
+            cells = (name for e in examples if isinstance(e.label, str) for name in self.kind.class_names(e.label))
+            label_hints.warn_of_separator(cells, self.kind.is_exclusive, where)
+            label_hints.warn_of_vectors([e.label for e in examples if isinstance(e.label, tuple)], where)
         return examples
 
     def _example(self, row: Row) -> Example:
@@ -172,6 +183,13 @@ class LabelledTable:
             return columns.number(row, self.label_column, 'LABEL_COLUMN')
         read = columns.label if self.kind.is_exclusive else columns.labels
         return read(row, self.label_column, 'LABEL_COLUMN')
+
+
+class FeatureSource(Protocol):
+    """A source of further features of training examples."""
+
+    def features(self, examples: Sequence[Example], table: LabelledTable) -> Batch:
+        """Return features [E, ...] of the examples of a table."""
 
 
 def num_outputs(table: LabelledTable) -> int:
@@ -194,6 +212,7 @@ class LabelledText(InMemoryData):
       sampling: `over` draws rare classes as often as the most frequent one, `under` draws frequent ones as seldom as
         the rarest; None takes every example once per epoch.
       bidirectional: whether the tokens of a text attend to one another in both directions.
+      further: sources of further features of the training part, e.g. predictions of a teacher.
       group_by_length: size of the groups of examples of similar length, see `LengthGroups`; None does not group.
       seed: seed for shuffling.
     """
@@ -208,12 +227,14 @@ class LabelledText(InMemoryData):
         bidirectional: bool = False,
         group_by_length: int | None = None,
         seed: Seed = 0,
+        further: Sequence[FeatureSource] = (),
     ):
         if not table.kind.is_exclusive and (class_weights is not None or sampling is not None):
             raise UserError('CLASS_WEIGHTS and SAMPLING need one class per text, not label sets or numbers.')
         super().__init__(vocabulary, seed, group_by_length)
         self.table, self.length = table, check_lengths(lengths)
         self.bidirectional, self._class_weights, self._sampling = bidirectional, class_weights, sampling
+        self._further = tuple(further)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -299,7 +320,10 @@ class LabelledText(InMemoryData):
                 self.labels,
                 [name for e in examples for name in self.table.kind.class_names(e.label)],
             )[labels]
-        return features | {'labels': labels, 'label_weights': weights}
+        features |= {'labels': labels, 'label_weights': weights}
+        for source in self._further if split == 'train' else ():
+            features |= source.features(examples, self.table)
+        return features
 
     def inputs(self, pairs: Sequence[tuple[str, str | None]]) -> tuple[Batch, int]:
         """Return features [E, L] of texts (with None) or of pairs of texts, and the number of truncated ones."""

@@ -107,7 +107,7 @@ class TextToText(InMemoryData):
 
     def texts(self, example: Conversation) -> tuple[str, ...]:
         """Return the turns of a conversation."""
-        return tuple(turn.text for turn in example.turns)
+        return example.texts
 
     def example(self) -> str:
         """Return the first training sequence, token by token, with the positions that the loss counts."""
