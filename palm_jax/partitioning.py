@@ -72,8 +72,8 @@ class MeshLayout:
     Attributes:
       data: number of devices along `data`; -1 is all that remain.
       model: number of devices along `model`.
-      slices: number of groups of devices (slices of TPUs, islands of GPUs) that a slower network joins; `data` runs over
-        the groups first, and `model` stays within one.
+      slices: number of groups of devices (slices of TPUs, islands of GPUs) that a slower network joins; `data` runs
+        over the groups first, and `model` stays within one.
       rules: (logical axis, mesh axis or None) pairs.
     """
 
@@ -94,7 +94,7 @@ class MeshLayout:
             )
         if data % self.slices:
             raise UserError(
-                f'MESH_SLICES = {self.slices} does not divide data = {data} of the mesh, the axis that runs over slices.'
+                f'MESH_SLICES = {self.slices} does not divide data = {data}, the axis of the mesh that runs over slices.'
             )
         return {'data': data, 'model': model}
 

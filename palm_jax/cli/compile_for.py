@@ -75,9 +75,7 @@ def main(arguments: Sequence[str]) -> int:
         takes_bindings=True,
     )
     parser.add_argument('--topology', required=True, help='e.g. v5e:2x4')
-    parser.add_argument(
-        '--slices', type=positive, default=1, help='number of such slices, which a slower network joins'
-    )
+    parser.add_argument('--slices', type=positive, default=1, help='number of such slices, joined by a slower network')
     parser.add_argument('--gin_file', action='append', required=True, help='gin file of the run; may be repeated')
     parser.add_argument(
         '--sweep', action='store_true', help='try meshes, batch sizes and remat, and report the best that fits'

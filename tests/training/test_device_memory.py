@@ -50,7 +50,7 @@ def test_a_full_device_says_what_helps():
     assert advice(plan(length=4096, remat='full', dtype='bfloat16'), 8) == ['--gin.BATCH_SIZE=4']
     assert '--gin_file=gin/peft/lora.gin' in advice(plan(batch=1, length=1, d_model=256))
     assert '--gin.BASE_WEIGHTS=int8' in advice(plan(batch=1, length=1, methods=(LoRA(),)))
-    assert '--gin.MESH_MODEL=4' in advice(plan(batch=8, devices=8, length=8, layout=MeshLayout(model=2)))
+    assert '--gin.MESH_MODEL=4' in advice(plan(devices=8, length=8, layout=MeshLayout(model=2), vocab_size=64))
 
 
 def test_other_errors_pass():
