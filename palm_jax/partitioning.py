@@ -94,7 +94,7 @@ class MeshLayout:
             )
         if data % self.slices:
             raise UserError(
-                f'MESH_SLICES = {self.slices} does not divide data = {data}, the axis of the mesh that runs over slices.'
+                f'MESH_SLICES = {self.slices} does not divide data = {data}, the axis that runs over slices.'
             )
         return {'data': data, 'model': model}
 
