@@ -18,10 +18,12 @@ ALLOWED = {
     'metrics': {'metrics'},
     'labels': {'labels', 'metrics'},
     'training': {'training', 'checkpoint_metadata', 'peft', 'models', 'metrics', 'partitioning', 'parameters'},
-    'reports': {'reports', 'labels', 'training', 'inference', 'models', 'metrics', 'partitioning'},
+    'explanations': {'explanations', 'labels', 'metrics', 'models'},
+    'reports': {'reports', 'explanations', 'labels', 'training', 'inference', 'models', 'metrics', 'partitioning'},
     'data/readers': {'data/readers'},
     'data/vocabulary': {'data/vocabulary'},
     'data/supervised': {'data/supervised', 'data/readers', 'data/vocabulary', 'labels', 'metrics'},
+    'data/augmentation': {'data/augmentation', 'data/readers', 'metrics'},
     'data/registry': {
         *('data/registry', 'data/supervised', 'data/readers', 'data/vocabulary'),
         'metrics',
@@ -50,7 +52,16 @@ ALLOWED = {
         'partitioning',
     },
     'api': {
-        *('api', 'locks', 'checkpoint_metadata', 'configuration', 'predictors', 'data/readers', 'data/registry'),
+        *(
+            'api',
+            'explanations',
+            'locks',
+            'checkpoint_metadata',
+            'configuration',
+            'predictors',
+            'data/readers',
+            'data/registry',
+        ),
         'training',
         'peft',
         'inference',
@@ -58,7 +69,7 @@ ALLOWED = {
         'partitioning',
         'parameters',
     },
-    'predictors': {'predictors', 'labels', 'data/readers', 'training', 'inference', 'metrics'},
+    'predictors': {'predictors', 'explanations', 'labels', 'data/readers', 'training', 'inference', 'metrics'},
     'serving': {'serving', 'api', 'predictors', 'inference', '__version__'},
 }
 # TensorFlow takes seconds to load: one folder, and one module that gives our objectives to other people's pipelines.

@@ -42,11 +42,14 @@ RUN = {
     'palm-jax cache': 'test_tokens_are_made_beforehand_and_verified',
     'palm-jax inspect': 'test_a_task_is_inspected',
     'palm-jax bindings': 'test_bindings_are_listed',
-    **{f'palm-jax {name}': 'test_the_commands_that_use_a_model_work' for name in ('infer', 'eval', 'export', 'serve')},
+    **{
+        f'palm-jax {name}': 'test_the_commands_that_use_a_model_work'
+        for name in ('infer', 'eval', 'export', 'serve', 'explain-prediction')
+    },
     'palm-jax checkpoint': 'test_the_commands_that_use_a_model_work',
 }
 TABLE = [
-    pytest.param(cell, 'finetuning/' in name, id=f'{Path(name).stem}: {cell}')
+    pytest.param(cell, 'finetuning/' in name or 'methods/' in name, id=f'{Path(name).stem}: {cell}')
     for name, text in TEXTS.items()
     for cell in re.findall(r'^\| [^|]+ \| (.*--gin.*) \|$', text, re.MULTILINE)
     if '`--gin_file=`' not in cell  # a header
@@ -299,8 +302,14 @@ def test_the_commands_that_use_a_model_work(tmp_path):
     few = few.replace('"', '\\"')
     said(f'python -m palm_jax.train --gin_file=gin/pretrain_tiny.gin {data} {few}', tmp_path)
     (tmp_path / 'prompts.txt').write_text('the square\nof 3 is\n')
-    for name, expected in (('infer', 'predicted  2 rows'), ('eval', '95% interval'), ('export', 'differ by at most')):
+    for name, expected in (
+        ('infer', 'predicted  2 rows'),
+        ('eval', '95% interval'),
+        ('export', 'differ by at most'),
+        ('explain-prediction', 'completeness error'),
+    ):
         assert expected in said(of('palm-jax', name), tmp_path), name
+    assert (tmp_path / 'runs/tiny/explanations.html').exists() and (tmp_path / 'runs/tiny/explanations.json').exists()
     assert len((tmp_path / 'predictions.jsonl').read_text().splitlines()) == 2
     assert (tmp_path / 'exported' / 'model.safetensors').exists() and (tmp_path / 'runs/tiny/eval.json').exists()
     for name in ('ls', 'show'):

@@ -99,13 +99,14 @@ def jax_trainer(
 ) -> Trainer:
     """Return a trainer for the train step of palm_jax, on the parameters that `selection` trains."""
     adamw = optimizers.adamw(schedules.constant(1e-4))
-    optimizer, loss = model.wrap_optimizer(adamw), model.penalized(loss)
+    optimizer = model.wrap_optimizer(adamw)
     start = time.perf_counter()
     init = jax.jit(lambda rng: state.unbox(state.init_state(model, optimizer, rng, selection)))
     current = [jax.block_until_ready(init(jax.random.key(0)))]
     init_seconds = time.perf_counter() - start
     model = model.freeze_layers(selection.frozen_layers(current[0].params, model.arch.num_layers))
-    train_step = functools.partial(step.train_step, model=model, loss=loss, optimizer=optimizer)
+    settings = {'model': model, 'loss': loss, 'optimizer': optimizer, 'penalty': model.penalty}
+    train_step = functools.partial(step.train_step, **settings)
     rng = jax.random.key(1)
     start = time.perf_counter()
     compiled = jax.jit(train_step, donate_argnums=0).lower(current[0], batch, rng).compile()

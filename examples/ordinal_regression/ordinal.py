@@ -34,7 +34,7 @@ import numpy as np
 import optax
 from sklearn.metrics import cohen_kappa_score
 
-from palm_jax.labels.label_kind import Evaluation, rank_by_probability, top_probabilities
+from palm_jax.labels.label_kind import Evaluation, Margin, class_id, rank_by_probability, top_probabilities
 from palm_jax.labels.single_label import SingleLabel, report_of_classes, table_of_classes
 from palm_jax.metrics import statistics
 from palm_jax.models.heads import pool
@@ -88,6 +88,11 @@ class OrdinalLabel(SingleLabel):
         """Return the predicted rank's name, and the probability of each."""
         probabilities = rank_by_probability(names, self.probabilities(scores_S))
         return {'predicted': names[int(_rank(scores_S))], 'probabilities': probabilities}
+
+    def margin(self, scores_S: np.ndarray, names: Sequence[str], label: str | None = None) -> Margin:
+        """Return the log-odds of P(y > r_k) for the highest threshold that the label exceeds, else for the lowest."""
+        rank = int(_rank(scores_S)) if label is None else class_id(names, label)
+        return Margin(f'above {names[max(rank - 1, 0)]}', max(rank - 1, 0))
 
     def to_json(self, prediction: dict[str, Any]) -> dict[str, Any]:
         """Return the prediction."""

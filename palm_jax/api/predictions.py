@@ -116,7 +116,7 @@ class Output:
         self, model: TrainedModel, source: str, metadata: Mapping[str, Any] | None = None, batch_size: int = 32
     ) -> tuple[int, int]:
         """Write the predictions; see `predictions.write`."""
-        rows = functools.partial(_rows, source, getattr(model.data, 'layout', Layout()))
+        rows = functools.partial(read_rows, source, getattr(model.data, 'layout', Layout()))
         total = sum(1 for _ in rows())
         depends_on = _identity(model) | {'input': _sha256(source), 'rows': total} | dict(metadata or {})
         done, num_bad = self._resume(json.loads(json.dumps(depends_on)))
@@ -215,7 +215,13 @@ class _InPlace(BadRows):
                 yield error
 
 
-def _rows(source: str, layout: Layout) -> Iterator[Row | UserError]:
+def read_rows(source: str, layout: Layout) -> Iterator[Row | UserError]:
+    """Yield the rows of files, or what is wrong with a row in its place.
+
+    Args:
+      source: table, see `tables.read`, or a `.txt` file with a text per line.
+      layout: layout of the files.
+    """
     for file in glob_files(source, '--input'):
         if file.suffix == '.txt':
             yield from _InPlace().keep(file.lines(), functools.partial(_line, file))

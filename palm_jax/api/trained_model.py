@@ -7,17 +7,21 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax.numpy as jnp
+import numpy as np
 
-from palm_jax.api.inputs import checked_inputs, in_pairs
+from palm_jax.api import embeddings
+from palm_jax.api.inputs import checked_inputs, checked_messages, in_pairs
 from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.configuration.compose import compose
 from palm_jax.configuration.load import load as load_configuration
 from palm_jax.configuration.trust import Trust
 from palm_jax.errors import UserError
+from palm_jax.explanations.explain import Explanation, Settings, explain
 from palm_jax.inference import decoding
+from palm_jax.inference.embeddings import Pooling
 from palm_jax.inference.generate import Completion, Decoder, Sampler
 from palm_jax.inference.scoring import Likelihood, likelihoods
 from palm_jax.models.quantization import dequantize_tree
@@ -29,14 +33,15 @@ from palm_jax.run_directory import RunDirectory, write_whole
 from palm_jax.training.checkpoints import Checkpoints
 from palm_jax.training.saving import kept_files
 from palm_jax.training.state import TrainState
+from palm_jax.wording import counted
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
     """A model with its parameters, its vocabulary and its kind of task.
 
-    `predict` works for every kind of task; `generate`, `completions` and `extract_entities` are for those that their
-    names say.
+    `predict` and `embed` work for every kind of task; `generate`, `completions`, `chat` and `extract_entities` are for
+    those that their names say.
 
     Attributes:
       model: module with its methods attached.
@@ -115,6 +120,22 @@ class TrainedModel:
         generator, inputs = self._generator(method), checked_inputs(inputs)
         return generator.completions(self, inputs, sampler, first) if inputs else []
 
+    def chat(self, messages: str | Sequence[Mapping[str, str]], sampler: Decoder | None = None) -> str:
+        """Return the reply to the last message of a chat.
+
+        Args:
+          messages: a message of the user, or {'role', 'content'} of all messages so far: `system`, `user`, `assistant`.
+          sampler: `generate.Sampler` or `beam.BeamSearch`; None uses the run's settings.
+
+        Raises:
+          UserError: if the model does not generate text, a message lacks something, the chat template of the base
+            refuses them, or they leave no room for a reply.
+        """
+        generator, checked = self._generator('chat'), checked_messages(messages)
+        ids, stop = generator.chat_prompt(self, checked)
+        ((best, *_),) = generator.complete_ids(self, [ids], (sampler or self.sampler).stopping_at(stop))
+        return best.text.lstrip() if stop else best.text
+
     def score(self, pairs: Sequence[tuple[Any, str]], batch_size: int = 32) -> list[Likelihood]:
         """Return the likelihood of the continuation in each (input, continuation).
 
@@ -124,6 +145,53 @@ class TrainedModel:
         predictor = self._generator('score')
         ids = [(predictor.prompt(self, given), predictor.target(self, text)) for given, text in pairs]
         return likelihoods(self.model, self.params, ids, self.data.length, batch_size, self.data.vocabulary)
+
+    def embed(self, texts: Sequence[str], pooling: Pooling | None = None, batch_size: int = 32) -> np.ndarray:
+        """Return an embedding of each text, normalized to length 1: float32 [number of texts, D].
+
+        Every kind of model has embeddings; gin/heads/embedding.gin trains for good ones. Texts that are too long are
+        cut at their end, with a warning.
+
+        Args:
+          texts: texts, or one text.
+          pooling: `mean`, `last` or `first` token; None takes that of the training, and the mean where it had none.
+          batch_size: texts per forward pass.
+        """
+        if pooling not in (None, *get_args(Pooling)):
+            raise UserError(f'pooling is {pooling!r}; possible: {", ".join(get_args(Pooling))}.')
+        texts = checked_inputs(texts)
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise UserError(f'Input {number} is {text!r}; give a text.')
+        return embeddings.embed(self, texts, pooling, batch_size)
+
+    def explain(
+        self,
+        inputs: Sequence[Any],
+        labels: str | Sequence[str | None] | None = None,
+        settings: Settings = Settings(),
+    ) -> list[Explanation]:
+        """Return what each word of each input contributes to the prediction for it.
+
+        Args:
+          inputs: texts, or whatever else `predict` reads; pairs of texts as tuples.
+          labels: what is explained instead of the prediction: a class, a type of entity, or the text of an answer, one
+            for all inputs or one for each.
+          settings: methods, steps, baseline, batch size, and whether comprehensiveness and sufficiency are computed.
+
+        Returns:
+          An explanation for each input, by a tagger one for each entity that it finds; `Explanation.input` is the
+          number of the input.
+
+        Raises:
+          UserError: if an input is not of a kind that the model reads, or there is no such label.
+        """
+        inputs = checked_inputs(inputs)
+        names = [labels] * len(inputs) if labels is None or isinstance(labels, str) else list(labels)
+        if len(names) != len(inputs):
+            raise UserError(f'There are {counted(len(inputs), "input")}, but {counted(len(names), "label")}.')
+        rows = self.predictor.explainables(self, inputs, names, settings.batch_size) if inputs else []
+        return explain(self.model, self.params, rows, settings)
 
     def extract_entities(
         self, texts: Sequence[str | Sequence[str]], batch_size: int = 32

@@ -25,6 +25,7 @@ PROGRAMS = {
     'inspect': ('inspect', "show a task's examples as the model sees them"),
     'checkpoint': ('checkpoint', 'list, show, diff, convert and average checkpoints'),
     'compare': ('compare', 'compare two runs on the same examples'),
+    'explain-prediction': ('explain_prediction', 'show which words a prediction depends on'),
     'lm-eval': ('lm_eval', 'run lm-evaluation-harness on a trained model'),
     'compile-for': ('compile_for', 'compile a train step for TPUs that are not attached'),
 }
@@ -42,6 +43,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(('tokenizer', 'sentencepiece'), 'vocabulary'),
     **dict.fromkeys(('show', 'data', 'explain'), 'inspect'),
     **dict.fromkeys(('checkpoints', 'ls', 'diff', 'average'), 'checkpoint'),
+    **dict.fromkeys(('why', 'attribute', 'explain_prediction', 'interpret', 'saliency'), 'explain-prediction'),
     **dict.fromkeys(('check', 'env', 'info'), 'doctor'),
     **dict.fromkeys(('lm_eval', 'harness'), 'lm-eval'),
     **dict.fromkeys(('compile', 'compile_for'), 'compile-for'),

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from palm_jax.errors import UserError, closest
+
 Table = Sequence[Sequence[str]]  # the first row is the header
 Label = str | tuple[str, ...]  # a text; where labels are not exclusive also the texts of a list
 Encoded = np.ndarray | np.number  # a label as the loss reads it; NumPy scalars are arrays of shape []
@@ -35,6 +37,23 @@ class Evaluation:
     tables: Mapping[str, Table] = dataclasses.field(default_factory=dict)
     confusion: tuple[np.ndarray, np.ndarray] | None = None
     text: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Margin:
+    """How far the scores of an example favour a label: scores[index] − log Σ exp(scores[against]).
+
+    Attributes:
+      label: name of the label.
+      index: score that speaks for the label.
+      against: scores that speak against it; without any the margin is scores[index].
+      is_log_odds: whether the sigmoid of the margin is the label's probability; False for a number.
+    """
+
+    label: str
+    index: int
+    against: tuple[int, ...] = ()
+    is_log_odds: bool = True
 
 
 class LabelKind(Protocol):
@@ -72,11 +91,35 @@ class LabelKind(Protocol):
     def predict(self, scores_S: np.ndarray, names: Sequence[str]) -> Any:
         """Return the prediction for one example from its scores, as `model.predict` hands it out."""
 
+    def margin(self, scores_S: np.ndarray, names: Sequence[str], label: str | None = None) -> Margin:
+        """Return what an explanation of a label is about.
+
+        Args:
+          scores_S: scores of the example.
+          names: names of the classes.
+          label: name of the label; None is the predicted one.
+
+        Raises:
+          UserError: if there is no such label.
+        """
+
     def to_json(self, prediction: Any) -> dict[str, Any]:
         """Return what `palm-jax infer` adds to a row: `predicted` and, where there are classes, `probabilities`."""
 
     def to_response(self, prediction: Any) -> dict[str, Any]:
         """Return the `label`, `labels`, `probabilities` and `number` of a response of /v1/classify."""
+
+
+def class_id(names: Sequence[str], label: str) -> int:
+    """Return the number of a class by its name.
+
+    Raises:
+      UserError: if there is no such class; the message names the closest.
+    """
+    if label not in names:
+        shown = ', '.join(names[:20]) + (' ...' if len(names) > 20 else '')
+        raise UserError(f'The model has no label {label!r}.{closest(label, names)} Its labels: {shown}.')
+    return list(names).index(label)
 
 
 def rank_by_probability(names: Sequence[str], p_C: np.ndarray) -> dict[str, float]:

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from palm_jax.labels.label_kind import Encoded, Evaluation, Label, rank_by_probability, top_probabilities
+from palm_jax.labels.label_kind import (
+    Encoded,
+    Evaluation,
+    Label,
+    Margin,
+    class_id,
+    rank_by_probability,
+    top_probabilities,
+)
 from palm_jax.labels.single_label import report_of_classes
 from palm_jax.metrics import statistics
 
@@ -75,6 +83,11 @@ class LabelSet:
     def predict(self, scores_C: np.ndarray, names: Sequence[str]) -> dict[str, float]:
         """Return the probability of each class by name, the likeliest first."""
         return rank_by_probability(names, self.probabilities(scores_C))
+
+    def margin(self, scores_C: np.ndarray, names: Sequence[str], label: str | None = None) -> Margin:
+        """Return the log-odds of a class, which are its score; by default of the likeliest."""
+        c = int(np.argmax(scores_C)) if label is None else class_id(names, label)
+        return Margin(names[c], c)
 
     def to_json(self, prediction: dict[str, float]) -> dict[str, Any]:
         """Return the classes above 0.5 as `predicted`, and all `probabilities`."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from palm_jax.errors import UserError
-from palm_jax.labels.label_kind import Encoded, Evaluation, Label
+from palm_jax.labels.label_kind import Encoded, Evaluation, Label, Margin
 from palm_jax.metrics import statistics
 
 
@@ -78,6 +78,13 @@ class Number:
         """Return the number."""
         del names
         return float(scores_1[0])
+
+    def margin(self, scores_1: np.ndarray, names: Sequence[str], label: str | None = None) -> Margin:
+        """Return the number itself."""
+        del names
+        if label is not None:
+            raise UserError(f'The model predicts a number, which has no label {label!r} to explain; leave it out.')
+        return Margin(f'{float(scores_1[0]):.4g}', 0, is_log_odds=False)
 
     def to_json(self, prediction: float) -> dict[str, Any]:
         """Return the number as `predicted`."""

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import classification_report, precision_recall_fscore_support
 
-from palm_jax.labels.label_kind import Encoded, Evaluation, Label, rank_by_probability, top_probabilities
+from palm_jax.labels.label_kind import (
+    Encoded,
+    Evaluation,
+    Label,
+    Margin,
+    class_id,
+    rank_by_probability,
+    top_probabilities,
+)
 from palm_jax.metrics import statistics
 
 _MAX_CLASSES_IN_TERMINAL = 20
@@ -72,6 +80,11 @@ class SingleLabel:
     def predict(self, scores_C: np.ndarray, names: Sequence[str]) -> dict[str, float]:
         """Return the probability of each class by name, the likeliest first."""
         return rank_by_probability(names, self.probabilities(scores_C))
+
+    def margin(self, scores_C: np.ndarray, names: Sequence[str], label: str | None = None) -> Margin:
+        """Return the log-odds of a class, z_c − log Σ_{j≠c} exp z_j; by default of the likeliest."""
+        c = int(np.argmax(scores_C)) if label is None else class_id(names, label)
+        return Margin(names[c], c, tuple(j for j in range(len(names)) if j != c))
 
     def to_json(self, prediction: dict[str, float]) -> dict[str, Any]:
         """Return the likeliest class as `predicted`, and all `probabilities`."""

@@ -145,15 +145,9 @@ class AdaptedModel:
             params = _visit(params, method.name, change)
         return params
 
-    def penalized(self, loss: Callable[..., tuple[jax.Array, dict]]) -> Callable[..., tuple[jax.Array, dict]]:
-        """Return a loss (a *sum*, with metrics) plus the methods' penalties times the number of its targets."""
-
-        def total(model, params, *rest):
-            value, metrics = loss(model, params, *rest)
-            penalty = sum(method.penalty(params) for method in self.methods)
-            return value + penalty * metrics['loss'].count, metrics
-
-        return total if self.methods else loss
+    def penalty(self, params: Any) -> jax.Array | float:
+        """Return the sum of the methods' penalties, which is added to the mean loss; see `Method.penalty`."""
+        return sum(method.penalty(params) for method in self.methods)
 
     def wrap_optimizer(self, optimizer: Any) -> Any:
         """Return the optimizer that the methods need; see `Method.wrap_optimizer`."""

@@ -10,8 +10,11 @@ from typing import Any
 import jax
 
 from palm_jax.data.readers.row import Row
-from palm_jax.inference.generate import Completion, Decoder
+from palm_jax.explanations.answers import of_answer
+from palm_jax.explanations.explainable import Explainable
+from palm_jax.inference.generate import Completion, Decoder, begin
 from palm_jax.predictors.predictor import Model
+from palm_jax.special_ids import EOS_ID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +33,9 @@ class Generator(abc.ABC):
 
     @abc.abstractmethod
     def prompt(self, model: Model, given: Any) -> tuple[int, ...]:
-        """Return the ids of an input as the model was trained to read it, BOS included.
+        """Return the ids of an input as the model was trained to read it, the start token included if it has one.
+
+        Without one, those of an empty text are none; `generate.begin` makes a prompt of them.
 
         Raises:
           UserError: if the input lacks something.
@@ -46,6 +51,11 @@ class Generator(abc.ABC):
           model: trained model.
           messages: {'role', 'content'} of each, in order.
         """
+
+    def stop(self, model: Model) -> tuple[str, ...]:
+        """Return the strings besides EOS that end whatever the model generates: none."""
+        del model
+        return ()
 
     @abc.abstractmethod
     def target(self, model: Model, text: str) -> list[int]:
@@ -76,6 +86,7 @@ class Generator(abc.ABC):
     ) -> list[list[Completion]]:
         """Return the completions of prompts of ids."""
         sampler, data = sampler or model.sampler, model.data
+        prompts = [ids or begin(data.vocabulary, ()) for ids in prompts]
         return sampler.generate(
             *model.for_decoding, data.vocabulary, prompts, data.length, self.is_bidirectional(model), first
         )
@@ -84,6 +95,25 @@ class Generator(abc.ABC):
         """Return the best completion of each input as text; the run's sampler has its own batch size."""
         del batch_size
         return [best.text for best, *_ in self.completions(model, inputs, first=first)]
+
+    def explainables(
+        self, model: Model, inputs: Sequence[Any], labels: Sequence[str | None], batch_size: int = 32
+    ) -> list[list[Explainable]]:
+        """Return the answer to each input: the text in `labels`, or the best completion."""
+        del batch_size
+        prompts = [self.prompt(model, given) for given in inputs]
+        asked = [number for number, label in enumerate(labels) if label is None]
+        completed = dict(zip(asked, self.completions(model, [inputs[i] for i in asked]) if asked else (), strict=True))
+        rows = []
+        for number, (prompt, label) in enumerate(zip(prompts, labels, strict=True)):
+            if label is None:
+                best = completed[number][0]
+                text, ids = best.text, [*best.ids, *[EOS_ID] * (len(best.logprobs) > len(best.ids))]
+            else:
+                text, ids = label, self.target(model, label)
+            num_bidirectional = len(prompt) if self.is_bidirectional(model) else 0
+            rows.append([of_answer(model.data.vocabulary, prompt, ids, text, num_bidirectional)])
+        return rows
 
     def to_json(self, prediction: str) -> dict[str, Any]:
         """Return the text as `predicted`."""

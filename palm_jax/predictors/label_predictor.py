@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from palm_jax.data.readers import columns
 from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError
+from palm_jax.explanations.explainable import Explainable
+from palm_jax.explanations.heads import of_labels
 from palm_jax.labels.label_kind import LabelKind
 from palm_jax.predictors.head_scores import FEATURES, apply_head, head_scores
 from palm_jax.predictors.predictor import Model
@@ -56,10 +59,15 @@ class LabelPredictor:
     ) -> list[Any]:
         """Return the prediction of the kind of label for each text or pair of texts."""
         del first
-        pairs = [_pair(given, number) for number, given in enumerate(inputs)]
-        features, _ = model.data.inputs(pairs)
-        scores = head_scores(model.model, model.params, features, len(pairs), batch_size)
+        _, scores = _scored(model, inputs, batch_size)
         return [self.label_kind.predict(scores_S, model.data.labels) for scores_S in scores]
+
+    def explainables(
+        self, model: Model, inputs: Sequence[Any], labels: Sequence[str | None], batch_size: int = 32
+    ) -> list[list[Explainable]]:
+        """Return the margin of one label of each text or pair of texts."""
+        features, scores = _scored(model, inputs, batch_size)
+        return [[row] for row in of_labels(self.label_kind, model.data, features, scores, labels)]
 
     def to_json(self, prediction: Any) -> dict[str, Any]:
         """Return `predicted` and, where there are classes, `probabilities`."""
@@ -72,6 +80,13 @@ class LabelPredictor:
     def apply(self, model: Any, params: Any, *features: jax.Array) -> jax.Array:
         """Return the head's scores, float32 [B, S]."""
         return apply_head(model, params, *features)
+
+
+def _scored(model: Model, inputs: Sequence[Any], batch_size: int) -> tuple[Mapping[str, np.ndarray], list[np.ndarray]]:
+    """Return the features of texts or pairs of texts, and the scores of each."""
+    pairs = [_pair(given, number) for number, given in enumerate(inputs)]
+    features, _ = model.data.inputs(pairs)
+    return features, head_scores(model.model, model.params, features, len(pairs), batch_size)
 
 
 def _pair(given: Any, number: int) -> tuple[str, str | None]:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import jax
 
 from palm_jax.data.readers.row import Row
+from palm_jax.explanations.explainable import Explainable
 from palm_jax.inference.generate import Decoder
 
 
@@ -81,6 +82,21 @@ class Predictor(Protocol):
           inputs: results of `parse`, or what a caller of the Python API gives instead.
           batch_size: inputs per forward pass.
           first: number of the first input, on which the random choices for it depend.
+        """
+
+    def explainables(
+        self, model: Model, inputs: Sequence[Any], labels: Sequence[str | None], batch_size: int = 32
+    ) -> list[list[Explainable]]:
+        """Return what is to be explained for each input.
+
+        Args:
+          model: trained model.
+          inputs: inputs of `predict`.
+          labels: name of the label, or text of the answer, to explain for each input; None is the predicted one.
+          batch_size: inputs per forward pass.
+
+        Raises:
+          UserError: if there is no such label.
         """
 
     def to_json(self, prediction: Any) -> dict[str, Any]:

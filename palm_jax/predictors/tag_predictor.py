@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from palm_jax.data.readers import columns
 from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError
+from palm_jax.explanations.explainable import Explainable
+from palm_jax.explanations.heads import of_tags
 from palm_jax.metrics import entities
 from palm_jax.predictors.head_scores import FEATURES, apply_head, head_scores
 from palm_jax.predictors.predictor import Model
@@ -53,21 +56,20 @@ class TagPredictor:
           For each text a list of {'type', 'text', 'start', 'end'}; the entity is text[start:end].
         """
         del first
-        data = model.data
-        for number, given in enumerate(inputs):
-            is_words = isinstance(given, list | tuple) and all(isinstance(word, str) for word in given)
-            if not isinstance(given, str) and not is_words:
-                raise UserError(f'Input {number} is {given!r}; give a text or a list of words.')
-        texts = [text if isinstance(text, str) else data.separator.join(text) for text in inputs]
-        words = [_words(data, given) for given in inputs]
-        features, ends = data.inputs(
-            [[text[start:end] for start, end in row] for text, row in zip(texts, words, strict=True)]
-        )
-        scores = head_scores(model.model, model.params, features, len(texts), batch_size)
+        found = _scored(model, inputs, batch_size)
+        rows = zip(found.texts, found.words, found.ends, found.scores, strict=True)
         return [
-            _entities(text, row, decide_tags(scores_LC, row_ends, data.labels))
-            for text, row, row_ends, scores_LC in zip(texts, words, ends, scores, strict=True)
+            _entities(text, row, decide_tags(scores_LC, row_ends, model.data.labels))
+            for text, row, row_ends, scores_LC in rows
         ]
+
+    def explainables(
+        self, model: Model, inputs: Sequence[Any], labels: Sequence[str | None], batch_size: int = 32
+    ) -> list[list[Explainable]]:
+        """Return the tags of each entity that is found; `labels` are types of entities to keep."""
+        found = _scored(model, inputs, batch_size)
+        words = [[text[start:end] for start, end in row] for text, row in zip(found.texts, found.words, strict=True)]
+        return of_tags(model.data, words, found.features, found.ends, found.scores, labels)
 
     def to_json(self, prediction: Entities) -> dict[str, Any]:
         """Return the entities."""
@@ -80,6 +82,33 @@ class TagPredictor:
     def apply(self, model: Any, params: Any, *features: jax.Array) -> jax.Array:
         """Return the scores of every token, float32 [B, L, C]."""
         return apply_head(model, params, *features)
+
+
+class _Scored(NamedTuple):
+    """Texts, where their words begin and end, their features, the last token of each word, and the scores."""
+
+    texts: list[str]
+    words: list[list[tuple[int, int]]]
+    features: Mapping[str, np.ndarray]
+    ends: list[list[int]]
+    scores: list[np.ndarray]
+
+
+def _scored(model: Model, inputs: Sequence[Any], batch_size: int) -> _Scored:
+    """Return the scores of texts, or of lists of words."""
+    data = model.data
+    for number, given in enumerate(inputs):
+        is_words = isinstance(given, list | tuple) and all(isinstance(word, str) for word in given)
+        if not isinstance(given, str) and not is_words:
+            raise UserError(f'Input {number} is {given!r}; give a text or a list of words.')
+    texts = [text if isinstance(text, str) else data.separator.join(text) for text in inputs]
+    words = [_words(data, given) for given in inputs]
+    features, ends = data.inputs(
+        [[text[start:end] for start, end in row] for text, row in zip(texts, words, strict=True)]
+    )
+    return _Scored(
+        texts, words, features, ends, head_scores(model.model, model.params, features, len(texts), batch_size)
+    )
 
 
 def decide_tags(scores_LC: Any, ends: Sequence[int], names: Sequence[str]) -> list[str]:

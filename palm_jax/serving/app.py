@@ -1,8 +1,7 @@
-"""The HTTP server: OpenAI's completions and chats, labels and tags of heads, and a page to chat on."""
+"""The HTTP server: OpenAI's completions, chats and embeddings, labels and tags of heads, and a page to chat on."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import random
@@ -23,8 +22,9 @@ from palm_jax.inference.engine import Engine
 from palm_jax.inference.generate import Sampler, next_power_of_two
 from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.predictor import Predictor
-from palm_jax.serving import answers, errors, protocol
-from palm_jax.serving.errors import Failure, busy
+from palm_jax.serving import answers, embeddings, errors, protocol
+from palm_jax.serving.errors import Failure
+from palm_jax.serving.forward_passes import ForwardPasses
 from palm_jax.serving.limits import Gate, Limits
 from palm_jax.serving.models import ServedModel
 from palm_jax.serving.texts import Counters, Texts
@@ -64,7 +64,9 @@ def create_app(served: dict[str, ServedModel], engine: Engine, limits: Limits = 
     models = _Models(served)
     app.include_router(_routes_of_models(models))
     app.include_router(_routes_of_text(models, engine, limits, counters))
-    app.include_router(_routes_of_heads(models, engine, limits))
+    passes = ForwardPasses(engine, limits)
+    app.include_router(_routes_of_heads(models, passes))
+    app.include_router(embeddings.routes(models.find, passes, _MAX_BATCH))
     app.include_router(_routes_of_state(engine, counters))
     page = (resources.files('palm_jax.serving') / 'page.html').read_text(encoding='utf-8')
 
@@ -170,7 +172,8 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
         model = models.find(body.model, lambda predictor: isinstance(predictor, Generator))
         given = body.prompts
         prompts = await encoding(sum(map(len, given)), lambda: list(map(model.prompt, given)))
-        texts = submit(body, model, prompts, (), body.max_tokens, body.logprobs or 0)
+        stop = model.generator.stop(model.model)
+        texts = submit(body, model, prompts, stop, body.max_tokens, body.logprobs or 0)
         return await respond(body, texts, answers.CompletionAnswer(model, body.logprobs), request)
 
     @router.post('/v1/chat/completions', responses=responses)
@@ -189,30 +192,15 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
     return router
 
 
-def _routes_of_heads(models: _Models, engine: Engine, limits: Limits) -> APIRouter:
+def _routes_of_heads(models: _Models, passes: ForwardPasses) -> APIRouter:
     router = APIRouter(tags=['heads'], responses={status: errors.DOCUMENTED[status] for status in (404, 504)})
-    lock = asyncio.Semaphore(1)  # one forward pass at a time, beside the engine
-    num_waiting = 0
 
     async def predict(body: protocol.HeadRequest, endpoint: str) -> list[dict[str, Any]]:
         """Return the fields of each text's answer."""
-        nonlocal num_waiting
         model = models.find(body.model, lambda predictor: predictor.endpoint == endpoint)
         inputs = _inputs(body, model)
         batch_size = min(_MAX_BATCH, next_power_of_two(len(inputs)))
-        if num_waiting >= engine.max_waiting:
-            raise busy()
-        num_waiting += 1
-        try:
-            await asyncio.wait_for(lock.acquire(), limits.seconds)
-        except TimeoutError:
-            raise Failure(504, 'Other requests took too long.', 'timeout') from None
-        finally:
-            num_waiting -= 1
-        try:
-            predictions = await run_in_threadpool(model.model.predict, inputs, batch_size=batch_size)
-        finally:
-            lock.release()
+        predictions = await passes(model.model.predict, inputs, batch_size=batch_size)
         return [{'index': i} | model.predictor.to_response(p) for i, p in enumerate(predictions)]
 
     @router.post('/v1/classify')

@@ -27,6 +27,7 @@ from palm_jax.training.batch_sizes import BatchSizes, Ramp
 from palm_jax.training.head_scores import metrics_and_scores
 from palm_jax.training.initial_parameters import fingerprint, restore_params
 from palm_jax.training.interfaces import Data
+from palm_jax.training.loss_wrappers.wrapper import LossWrapper
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan
 from palm_jax.training.result import Reporter
@@ -224,16 +225,18 @@ class Setup:
         values = jax.jit(lambda rng: new(unbox(init(rng))), out_shardings=shardings)(jax.random.key(seed))
         return jax.tree_util.tree_map_with_path(lambda path, shape: values.get(path_name(path), shape), shapes)
 
-    def train_step(self, mesh: Mesh, loss: LossFn, microbatches: int = 1) -> Any:
+    def train_step(self, mesh: Mesh, loss: LossFn, microbatches: int = 1, wrappers: Sequence[LossWrapper] = ()) -> Any:
         """Jitted `step.train_step`: (donated state, batch, the run's key) to (state, metrics on every device)."""
         model = self.model
         return jax.jit(
             functools.partial(
                 train_step,
                 model=model,
-                loss=model.penalized(loss),
+                loss=loss,
                 optimizer=self.optimizer,
                 microbatches=microbatches,
+                wrappers=wrappers,
+                penalty=model.penalty if model.methods else None,
             ),
             donate_argnums=0,
             out_shardings=(self.shardings(mesh), replicated(mesh)),

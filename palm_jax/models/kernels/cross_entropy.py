@@ -55,7 +55,7 @@ def softmax_cross_entropy(
       correct predictions; all float32 scalars.
     """
     xs = (h_BLD, targets_BL, weights_BL)
-    sums, _ = _scan_chunks(_chunk_sums, xs, embedding_VD, scale, z_loss, chunk_length, skip_unweighted)
+    sums, _ = scan_chunks(_chunk_sums, xs, embedding_VD, scale, z_loss, chunk_length, skip_unweighted)
     return sums[0] + sums[1], sums
 
 
@@ -90,7 +90,7 @@ def _forward(h_BLD, embedding_VD, targets_BL, weights_BL, scale, z_loss, chunk_l
         return (sums, _by_device(h, d_logits) if wanted else None), dh
 
     xs = (h_BLD, targets_BL, weights_BL)
-    (sums, de_NDV), dh = _scan_chunks(step, xs, embedding_VD, scale, z_loss, chunk_length, skip_unweighted)
+    (sums, de_NDV), dh = scan_chunks(step, xs, embedding_VD, scale, z_loss, chunk_length, skip_unweighted)
     return (sums[0] + sums[1], sums), (dh, de_NDV.sum(0).T.astype(embedding_VD.dtype) if wanted else None)
 
 
@@ -132,7 +132,7 @@ def _chunk_sums(*args):
     return _logits_and_sums(*args)[0], None
 
 
-def _scan_chunks(step, xs, embedding, scale, z_loss, chunk_length, skip_unweighted):
+def scan_chunks(step, xs, embedding, scale, z_loss, chunk_length, skip_unweighted):
     """Sum the first result of `step` over chunks of axis 1, and put the second together."""
 
     def scan(xs, embedding, length):

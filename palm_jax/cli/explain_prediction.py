@@ -1,0 +1,133 @@
+"""palm-jax explain-prediction --gin_file=runs/finetuned/config.gin --text='I lost my card'
+
+Shows why a trained model predicts what it predicts: what each word of an input contributes to the log-odds of a class
+or a tag, to a number, or to the log-probability of a written answer. Writes a web page, and JSON beside it.
+
+Integrated gradients add up to the difference between the input and a baseline without its words; the completeness
+error says how exactly. Comprehensiveness and sufficiency say whether the model depends on the words that are named,
+beside random words.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from palm_jax.bounds import AtLeast
+from palm_jax.cli import command_line
+from palm_jax.cli.parser import Parser, file_name, number, positive
+from palm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from palm_jax.api.trained_model import TrainedModel
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Explain the predictions for texts of the command line or of a file."""
+    parser = _parser()
+    rest, flags = command_line.split_flags(arguments)
+    options = parser.parse_args(rest)
+    run, changes = command_line.run_of(options.gin_file)
+    if bool(options.text) == bool(options.input):
+        raise UserError("Give either --text='...', which may be repeated, or --input with a file of texts.")
+    if options.second_text and len(options.second_text) != len(options.text):
+        raise UserError(f'There are {len(options.text)} --text, but {len(options.second_text)} --second_text.')
+    output = options.output or Path(run.path / 'explanations.html')
+    if not output.parent.is_dir():
+        raise UserError(f'--output: the folder {output.parent} does not exist.')
+
+    from palm_jax.api import loading
+    from palm_jax.explanations import page
+    from palm_jax.explanations.explain import Settings
+
+    settings = Settings(
+        methods=tuple(name.strip() for name in options.methods.split(',')),
+        steps=options.steps,
+        baseline=options.baseline,
+        num_random=options.random,
+        batch_size=options.batch_size,
+        seed=options.seed,
+    )
+    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    inputs = _read(model, options)
+    explanations = model.explain(inputs, options.label, settings)
+    if not explanations:
+        print(f'nothing to explain: the model found no entities in {len(inputs)} texts')
+    for explanation in explanations:
+        print(page.as_text(explanation))
+    about = {'checkpoint': str(model.checkpoint), 'baseline': options.baseline, 'steps': options.steps}
+    notes = [
+        f'Model: {run.path}. Baseline of an absent word: {options.baseline}. Gauss–Legendre steps: {options.steps}.'
+    ]
+    output.write_text(page.html_page('Explanations', explanations, notes), encoding='utf-8')
+    rows = [{'text': inputs[e.input], **e.to_json()} for e in explanations]
+    beside = output.with_suffix('.json')
+    beside.write_text(json.dumps(about | {'explanations': rows}, ensure_ascii=False, indent=1) + '\n', encoding='utf-8')
+    print(f'page       {output} (and {beside.name})')
+    return 0
+
+
+def _parser() -> Parser:
+    parser = command_line.parser(
+        'explain-prediction',
+        __doc__ or '',
+        "--gin_file=runs/finetuned/config.gin --text='I lost my card'",
+        command_line.RUN_CONFIG,
+    )
+    parser.add_argument('--text', action='append', default=[], help='text to explain; may be repeated')
+    parser.add_argument('--second_text', action='append', default=[], help='second text of each --text, for pairs')
+    parser.add_argument('--input', help='.jsonl, .csv, .tsv, .parquet, or .txt with one text per line')
+    parser.add_argument('--examples', type=positive, default=20, help='number of rows of --input, from its beginning')
+    parser.add_argument(
+        '--label',
+        help='class, type of entity, or text of an answer to explain; default: what the model predicts',
+    )
+    parser.add_argument(
+        '--methods',
+        default='integrated_gradients,gradient_x_input,leave_one_out',
+        help='methods, separated by commas; the first one orders the words of the page',
+    )
+    parser.add_argument('--steps', type=positive, default=50, help='Gauss–Legendre points of integrated gradients')
+    parser.add_argument(
+        '--baseline',
+        choices=('padding', 'zero', 'mean'),
+        default='padding',
+        help='embedding of an absent word: that of the padding id, zero, or the mean over the vocabulary',
+    )
+    parser.add_argument(
+        '--random',
+        type=number(Annotated[int, AtLeast(0)]),
+        default=5,
+        help='random attributions beside comprehensiveness and sufficiency; 0 computes neither',
+    )
+    parser.add_argument('--seed', type=int, default=0, help='seed of the random attributions')
+    parser.add_argument('--batch_size', type=positive, default=16, help='rows of up to 512 tokens per pass')
+    parser.add_argument('--output', type=file_name('.html'), help='.html file; default: explanations.html in MODEL_DIR')
+    command_line.add_trust(parser)
+    return parser
+
+
+def _read(model: TrainedModel, options: Any) -> list[Any]:
+    """Return the inputs that are named on the command line or in a file.
+
+    Raises:
+      UserError: if one of them cannot be read.
+    """
+    from palm_jax.api.predictions import read_rows
+    from palm_jax.data.readers.delimited import Layout
+    from palm_jax.data.readers.row import Row
+
+    if options.second_text:
+        return list(zip(options.text, options.second_text, strict=True))
+    rows: list[Any] = [Row({'text': text}, f'--text={text[:20]!r}', is_line=True) for text in options.text]
+    if options.input:
+        for row in read_rows(options.input, getattr(model.data, 'layout', Layout())):
+            rows.append(row)
+            if len(rows) == options.examples:
+                break
+    for row in rows:
+        if isinstance(row, UserError):
+            raise row
+    return [model.predictor.parse(model, row) for row in rows]
