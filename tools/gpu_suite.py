@@ -92,9 +92,7 @@ def all_cases(options: argparse.Namespace, parts: Sequence[str]) -> Iterator[Cas
         elif part == 'trainer':
             yield Case(part, 'from a file of tokens', functools.partial(cases.trainer, options))
         else:
-            for attention in ('auto', 'xla'):
-                name = f'killed and continued, attention = {attention}'
-                yield Case(part, name, functools.partial(cases.bitwise, options, attention))
+            yield Case(part, 'killed and continued', functools.partial(cases.bitwise, options))
 
 
 def run(wanted: Sequence[Case], output: Path, seconds: float) -> int:

@@ -164,7 +164,7 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
     steps = 5 * options.steps
     with _run_directory(options, 'trainer') as directory:
         start = time.monotonic()
-        output = _train(options, directory, steps, 'auto').communicate()[0]
+        output = _train(options, directory, steps).communicate()[0]
         seconds, lines = time.monotonic() - start, _logged(directory)
         if not lines:
             raise UserError(f'the trainer logged nothing: {output[-2000:]}')
@@ -178,18 +178,18 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
         }
 
 
-def bitwise(options: argparse.Namespace, attention: str) -> dict[str, Any]:
+def bitwise(options: argparse.Namespace) -> dict[str, Any]:
     """A run that is killed and continued, against one that is not: every logged loss, bit for bit."""
     steps, flags = 8, f'{os.environ.get("XLA_FLAGS", "")} {_DETERMINISTIC}'.strip()
     with _run_directory(options, 'whole') as whole, _run_directory(options, 'killed') as killed:
-        output = _train(options, whole, steps, attention, flags).communicate()[0]
-        process = _train(options, killed, steps, attention, flags)
+        output = _train(options, whole, steps, flags).communicate()[0]
+        process = _train(options, killed, steps, flags)
         while process.poll() is None and len(_logged(killed)) < 2:  # after step 4; step 2 and 4 are saved
             time.sleep(0.05)
         was_killed = process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        _train(options, killed, steps, attention, flags).communicate()
+        _train(options, killed, steps, flags).communicate()
         losses = [
             [{name: x for name, x in line.items() if not name.startswith('speed/')} for line in _logged(run)]
             for run in (whole, killed)
@@ -212,9 +212,7 @@ def _run_directory(options: argparse.Namespace, name: str) -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)  # a checkpoint of 1B with its optimizer has 12 GB
 
 
-def _train(
-    options: argparse.Namespace, directory: Path, steps: int, attention: str, flags: str | None = None
-) -> subprocess.Popen[str]:
+def _train(options: argparse.Namespace, directory: Path, steps: int, flags: str | None = None) -> subprocess.Popen[str]:
     tokens = options.output / 'tokens.npy'
     train_on_token_file.write_tokens(tokens, max(64, 4 * options.batch) * options.length)
     words = {
@@ -224,7 +222,6 @@ def _train(
         'batch': options.batch,
         'length': options.length,
         'dtype': options.dtype,
-        'attention': attention,
         'steps': steps,
         'save_every': 1000 if flags is None else 2,
     }

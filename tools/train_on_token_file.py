@@ -137,22 +137,18 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--batch', type=positive, default=8)
     parser.add_argument('--length', type=positive, default=2048)
     parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='bfloat16')
-    parser.add_argument('--attention', default='auto', help='implementation of attention')
     parser.add_argument('--steps', type=positive, default=40)
     parser.add_argument('--save_every', type=positive, default=1000, help='steps between checkpoints')
     options = parser.parse_args(arguments)
-
-    import dataclasses
 
     from palm_jax.models.palm import PaLM
     from palm_jax.training import loop, optimizers, schedules
     from palm_jax.training.run import Periods, Run
     from palm_jax.training.writers import Jsonl
 
-    arch = dataclasses.replace(architecture(options), attention=options.attention)
     return loop.train(
         model_dir=options.model_dir,
-        model=PaLM(arch),
+        model=PaLM(architecture(options)),
         data=TokenFile(options.tokens, options.length),
         optimizer=optimizers.adamw(schedules.constant(1e-4)),
         total_steps=options.steps,
