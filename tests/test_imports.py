@@ -70,6 +70,7 @@ ALLOWED = {
         'parameters',
     },
     'predictors': {'predictors', 'explanations', 'labels', 'data/readers', 'training', 'inference', 'metrics'},
+    'studies': {'studies', 'configuration', 'reports', 'training'},
     'serving': {'serving', 'api', 'predictors', 'inference', '__version__'},
 }
 # TensorFlow takes seconds to load: one folder, and one module that gives our objectives to other people's pipelines.

@@ -37,7 +37,7 @@ class Comparison:
         number, or the score of a generated text.
       second: scores of the second run.
       metric: name of the mean score.
-      lower: lower end of the 95% bootstrap interval of mean(second) − mean(first).
+      lower: lower end of the 95% bootstrap interval of mean(second) − mean(first); infinite for a single example.
       upper: upper end of the interval.
       only_first: number of examples that only the first run gets right; None if scores are not right or wrong.
       only_second: number of examples that only the second run gets right; None likewise.
@@ -70,6 +70,8 @@ def compare(first: np.ndarray, second: np.ndarray, metric: str = ACCURACY, seed:
     rng = np.random.default_rng(seed)
     means = np.array([difference[rng.integers(0, len(difference), len(difference))].mean() for _ in range(_BOOTSTRAPS)])
     lower, upper = np.percentile(means, [100 * _LEVEL / 2, 100 * (1 - _LEVEL / 2)])
+    if len(difference) < 2:
+        lower, upper = -np.inf, np.inf
     if metric != ACCURACY:
         return Comparison(first, second, metric, float(lower), float(upper), None, None, None)
     b, c = int(np.sum(difference < 0)), int(np.sum(difference > 0))
@@ -104,6 +106,8 @@ def _difference(gain: float, comparison: Comparison) -> str:
     if gain == 0:
         return f'both score the same on average (95% interval of the difference {low:+.4f} to {high:+.4f})'
     better, interval = ('second', (low, high)) if gain > 0 else ('first', (-high, -low))
+    if not np.isfinite(low):
+        return f'the {better} is better by {abs(gain):.4g}, on a single example'
     digits = max(4, 1 - math.floor(math.log10(abs(gain))))  # a small difference is not shown as 0.0000
     return f'the {better} is better by {abs(gain):.{digits}f} (95% interval {interval[0]:+.4f} to {interval[1]:+.4f})'
 
@@ -113,7 +117,7 @@ def read(model_dir: str) -> list[dict]:
     path = RunDirectory(Path(model_dir)).predictions
     if not path.is_file():
         raise UserError(f'{path} does not exist; name the MODEL_DIR of a finished fine-tuning run.')
-    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+    return [json.loads(line) for line in path.read_bytes().splitlines()]  # at line feeds only
 
 
 def scores(rows: Sequence[dict]) -> tuple[np.ndarray, str]:

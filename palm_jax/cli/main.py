@@ -26,6 +26,8 @@ PROGRAMS = {
     'checkpoint': ('checkpoint', 'list, show, diff, convert and average checkpoints'),
     'compare': ('compare', 'compare two runs on the same examples'),
     'explain-prediction': ('explain_prediction', 'show which words a prediction depends on'),
+    'search': ('search', 'search for the best values of gin bindings'),
+    'ablate': ('ablate', 'train variants of a run with several seeds, and compare them'),
     'lm-eval': ('lm_eval', 'run lm-evaluation-harness on a trained model'),
     'compile-for': ('compile_for', 'compile a train step for TPUs that are not attached'),
 }
@@ -46,6 +48,8 @@ _OTHER_NAMES = {
     **dict.fromkeys(('why', 'attribute', 'explain_prediction', 'interpret', 'saliency'), 'explain-prediction'),
     **dict.fromkeys(('check', 'env', 'info'), 'doctor'),
     **dict.fromkeys(('lm_eval', 'harness'), 'lm-eval'),
+    **dict.fromkeys(('ablation', 'study'), 'ablate'),
+    **dict.fromkeys(('sweep', 'tune', 'optuna', 'hyperparameters'), 'search'),
     **dict.fromkeys(('compile', 'compile_for'), 'compile-for'),
 }
 

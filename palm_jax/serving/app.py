@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse
 from starlette.concurrency import run_in_threadpool
 
 from palm_jax import __version__
-from palm_jax.errors import closest
+from palm_jax.errors import UserError, closest
 from palm_jax.inference.engine import Engine
 from palm_jax.inference.generate import Sampler, next_power_of_two
 from palm_jax.predictors.generator import Generator
@@ -95,9 +95,16 @@ class _Models:
 
     served: dict[str, ServedModel]
 
-    def find(self, name: str, fits: Callable[[Predictor], bool] = lambda _: True) -> ServedModel:
-        """Return the model of that name, if its kind of task fits the endpoint; otherwise raise Failure."""
+    def find(self, name: str | None, fits: Callable[[Predictor], bool] = lambda _: True) -> ServedModel:
+        """Return the model of that name, if its kind of task fits the endpoint; otherwise raise Failure.
+
+        A request without a name is for the only model that fits.
+        """
         fitting = [n for n, model in self.served.items() if fits(model.predictor)]
+        if name is None and len(fitting) > 1:
+            raise Failure(400, f'model: name one of these: {", ".join(fitting)}.', param='model')
+        if name is None:
+            name = fitting[0] if fitting else next(iter(self.served), '')
         if name in fitting:
             return self.served[name]
         problem = f'is for {self.served[name].predictor.kind}' if name in self.served else 'does not exist'
@@ -171,7 +178,7 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
         """Complete prompts."""
         model = models.find(body.model, lambda predictor: isinstance(predictor, Generator))
         given = body.prompts
-        prompts = await encoding(sum(map(len, given)), lambda: list(map(model.prompt, given)))
+        prompts = await encoding(sum(map(len, given)), model.prompts, given)
         stop = model.generator.stop(model.model)
         texts = submit(body, model, prompts, stop, body.max_tokens, body.logprobs or 0)
         return await respond(body, texts, answers.CompletionAnswer(model, body.logprobs), request)
@@ -195,25 +202,28 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
 def _routes_of_heads(models: _Models, passes: ForwardPasses) -> APIRouter:
     router = APIRouter(tags=['heads'], responses={status: errors.DOCUMENTED[status] for status in (404, 504)})
 
-    async def predict(body: protocol.HeadRequest, endpoint: str) -> list[dict[str, Any]]:
-        """Return the fields of each text's answer."""
+    async def predict(body: protocol.HeadRequest, endpoint: str) -> tuple[str, list[dict[str, Any]]]:
+        """Return the name of the model, and the fields of each text's answer."""
         model = models.find(body.model, lambda predictor: predictor.endpoint == endpoint)
         inputs = _inputs(body, model)
         batch_size = min(_MAX_BATCH, next_power_of_two(len(inputs)))
-        predictions = await passes(model.model.predict, inputs, batch_size=batch_size)
-        return [{'index': i} | model.predictor.to_response(p) for i, p in enumerate(predictions)]
+        try:
+            predictions = await passes(model.model.predict, inputs, batch_size=batch_size)
+        except UserError as error:
+            raise Failure(400, str(error), param='input') from None
+        return model.name, [{'index': i} | model.predictor.to_response(p) for i, p in enumerate(predictions)]
 
     @router.post('/v1/classify')
     async def classify(body: protocol.HeadRequest) -> protocol.Classification:
         """Predict a label, labels or a number for each text."""
-        rows = await predict(body, '/v1/classify')
-        return protocol.Classification(model=body.model, data=[protocol.Classified(**row) for row in rows])
+        name, rows = await predict(body, '/v1/classify')
+        return protocol.Classification(model=name, data=[protocol.Classified(**row) for row in rows])
 
     @router.post('/v1/tag')
     async def tag(body: protocol.HeadRequest) -> protocol.Tagging:
         """Find entities in each text, with their positions in characters."""
-        rows = await predict(body, '/v1/tag')
-        return protocol.Tagging(model=body.model, data=[protocol.Tagged(**row) for row in rows])
+        name, rows = await predict(body, '/v1/tag')
+        return protocol.Tagging(model=name, data=[protocol.Tagged(**row) for row in rows])
 
     return router
 
