@@ -6,7 +6,7 @@ that is killed and continued bit for bit. It needs jax, flax, optax and orbax; P
 where they are installed.
 
 Every case is a process of its own and, once it has ended, a JSON line in results.jsonl; table.md holds all of them for
-BENCHMARKS.md. The same command again goes on with the cases that are missing, and repeats those that failed.
+BENCHMARKS.md. The same command again continues with the cases that are missing, and repeats those that failed.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def run(wanted: Sequence[Case], output: Path, seconds: float) -> int:
         (output / 'table.md').write_text(table(record))
     left = [case for case in wanted if (case.part, case.name) not in done(record)]
     if left:
-        print(f'{len(left)} cases are missing; the same command goes on with {left[0].part}: {left[0].name}')
+        print(f'{len(left)} cases are missing; the same command continues with {left[0].part}: {left[0].name}')
     print(f'{output / "table.md"}')
     return 1 if left else 0
 
