@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from palm_jax.bounds import AtLeast, checked
 from palm_jax.errors import UserError
 from palm_jax.wording import counted
 
@@ -63,6 +64,7 @@ def sequence() -> Rules:
     return (*_IN_BLOCKS, *length, ('act_embed', None), *_WEIGHTS, *_UNSPLIT)
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class MeshLayout:
     """The shape of a mesh and the rules that place arrays on it.
@@ -70,11 +72,14 @@ class MeshLayout:
     Attributes:
       data: number of devices along `data`; -1 is all that remain.
       model: number of devices along `model`.
+      slices: number of groups of devices (slices of TPUs, islands of GPUs) that a slower network joins; `data` runs
+        over the groups first, and `model` stays within one.
       rules: (logical axis, mesh axis or None) pairs.
     """
 
     data: int = -1
     model: int = 1
+    slices: Annotated[int, AtLeast(1)] = 1
     rules: Rules = dataclasses.field(default_factory=fully_sharded)
 
     def axis_sizes(self, num_devices: int) -> dict[str, int]:
@@ -87,14 +92,40 @@ class MeshLayout:
                 f'A mesh of data = {self.data} × model = {model} does not fit {counted(num_devices, "device")}. '
                 f'Set --gin.MESH_MODEL to a divisor of {num_devices} and --gin.MESH_DATA=-1 (all that remain).'
             )
+        if data % self.slices:
+            raise UserError(
+                f'MESH_SLICES = {self.slices} does not divide data = {data}, the axis that runs over slices.'
+            )
         return {'data': data, 'model': model}
 
     def mesh(self, devices: list[jax.Device] | None = None) -> Mesh:
         """Return the mesh over `devices` (default: all); neighbors on it are close in the machine if possible."""
         devices = jax.devices() if devices is None else devices
         sizes = self.axis_sizes(len(devices))
-        placed = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+        if self.slices == 1:
+            placed = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+        else:
+            placed = self._over_slices(devices, (sizes['data'] // self.slices, sizes['model']))
         return Mesh(placed, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+
+    def _over_slices(self, devices: list[jax.Device], within: tuple[int, int]) -> np.ndarray:
+        """Return devices [data, model], those of one slice next to each other; `within` is the mesh of one slice."""
+        found = len({getattr(device, 'slice_index', 0) for device in devices})
+        if found == self.slices:
+            return mesh_utils.create_hybrid_device_mesh(
+                within, (self.slices, 1), devices, allow_split_physical_axes=True
+            )
+        if found != 1:
+            raise UserError(
+                f'MESH_SLICES = {self.slices}, but the devices are in {found} slices. Set --gin.MESH_SLICES={found}.'
+            )
+        # Devices that do not name their slice, as GPUs and CPUs: neighboring processes are in one.
+        ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+        groups = np.array_split(np.array(ordered), self.slices)
+        meshes = [
+            mesh_utils.create_device_mesh(within, list(group), allow_split_physical_axes=True) for group in groups
+        ]
+        return np.concatenate(meshes)
 
     def check(self, boxed: Any, axis_sizes: Mapping[str, int]) -> None:
         """Raise an error for the first parameter dimension that a mesh axis does not divide, before XLA does."""

@@ -1,5 +1,6 @@
 """Eight devices compute what one computes, and the mesh is used."""
 
+import dataclasses
 import json
 import os
 
@@ -28,6 +29,7 @@ def assert_eight_equal_one(mesh, **case):
         ('sharded twice', 1, 'adafactor', (1, 1)),
         ('sharded twice', 4, 'muon', (2, 1)),
         ('tensor', 2, 'adamw', (1, 2)),
+        ('two slices', 1, 'adafactor', (1, 1)),
         ('two-dimensional', 1, 'adafactor', (1, 1)),
         ('sequence', 1, 'adafactor', (1, 2)),
     ],
@@ -81,6 +83,33 @@ def test_what_a_mesh_does_not_divide_is_named():
         layout.check(boxed(), layout.axis_sizes(3))
     with pytest.raises(UserError, match='does not fit 8 device'):
         layout.axis_sizes(8)
+    with pytest.raises(UserError, match='MESH_SLICES = 3 does not divide data = 4'):
+        partitioning.MeshLayout(model=2, slices=3).axis_sizes(8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """What a mesh asks of a device."""
+
+    id: int
+    process_index: int
+    slice_index: int = 0
+    platform: str = 'gpu'
+    device_kind: str = 'a GPU'
+
+
+@pytest.mark.parametrize('named', [True, False])
+def test_model_stays_within_a_slice_and_data_runs_over_slices(named):
+    """Slices are named by their devices, as those of TPUs, or are neighboring processes."""
+    devices = [Device(i, process_index=i // 2, slice_index=i // 8 if named else 0) for i in range(16)]
+    shuffled = [devices[i] for i in np.random.default_rng(0).permutation(16)]
+    placed = partitioning.MeshLayout(model=2, slices=2)._over_slices(shuffled, (4, 2))
+    assert placed.shape == (8, 2) and len(set(placed.flat)) == 16
+    slice_of = np.vectorize(lambda device: device.id // 8)(placed)
+    assert (slice_of == np.repeat([0, 1], 4)[:, None]).all()
+    if named:
+        with pytest.raises(UserError, match='are in 2 slices'):
+            partitioning.MeshLayout(slices=4)._over_slices(devices, (4, 1))
 
 
 def test_bytes_per_device_follow_the_split():

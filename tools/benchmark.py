@@ -52,8 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def layers(text: str) -> int | str:
-    """Return the value of `--unroll`."""
+def number_or_auto(text: str) -> int | str:
+    """Return a number, or `auto` as it is."""
     return text if text == 'auto' else int(text)
 
 
@@ -68,12 +68,18 @@ def _add_training(commands: argparse._SubParsersAction) -> None:
         command.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
         command.add_argument('--steps', type=positive, default=10, help='number of timed steps')
         command.add_argument(
-            '--unroll', type=layers, default='auto', help='layers per iteration of the scan; 0 is all, default: auto'
+            '--unroll',
+            type=number_or_auto,
+            default='auto',
+            help='layers per iteration of the scan; 0 is all, default: auto',
         )
         command.add_argument('--remat', choices=('none', 'minimal', 'full'), default='none')
         command.add_argument('--profile', action='store_true', help='print the thirty longest kernels of a step')
     train.add_argument(
-        '--chunk', type=layers, default='auto', help='positions whose logits exist at the same time; default: auto'
+        '--chunk',
+        type=number_or_auto,
+        default='auto',
+        help='positions whose logits exist at the same time; default: auto',
     )
     train.add_argument('--against', default='', help='comma-separated list of palm-rlhf-pytorch, transformers')
     train.add_argument('--compile_peers', action='store_true', help='also run the others with torch.compile')

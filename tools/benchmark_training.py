@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
+from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import AdaptedModel
 from palm_jax.peft.trainable import Trainable
 from palm_jax.training import flops, losses, optimizers, schedules, setup, state, step
@@ -97,7 +98,8 @@ def jax_trainer(
     selection: Trainable = Trainable(),
 ) -> Trainer:
     """Return a trainer for the train step of palm_jax, on the parameters that `selection` trains."""
-    optimizer = model.wrap_optimizer(optimizers.adamw(schedules.constant(1e-4)))
+    adamw = optimizers.adamw(schedules.constant(1e-4))
+    optimizer = model.wrap_optimizer(adamw)
     start = time.perf_counter()
     init = jax.jit(lambda rng: state.unbox(state.init_state(model, optimizer, rng, selection)))
     current = [jax.block_until_ready(init(jax.random.key(0)))]
@@ -123,6 +125,7 @@ def jax_trainer(
     facts = {
         'num_params': sum(x.size for x in jax.tree.leaves((current[0].params, current[0].frozen))),
         'num_trained': sum(x.size for x in jax.tree.leaves(current[0].params)),
+        'flops_share': _share_of_flops(model, adamw, selection, batch),
         'optimizer_bytes': sum(x.nbytes for x in jax.tree.leaves(current[0].opt_state)),
         'checkpoint_bytes': sum(x.nbytes for x in jax.tree.leaves((current[0].params, current[0].opt_state))),
         'init_seconds': init_seconds,
@@ -130,6 +133,13 @@ def jax_trainer(
         'device': device.device_kind,
     }
     return Trainer(run, facts, peak_memory)
+
+
+def _share_of_flops(model: AdaptedModel, optimizer: Any, selection: Trainable, batch: dict[str, np.ndarray]) -> float:
+    """Return the matmul FLOPs of a step as a share of those of training everything, as `--explain` does."""
+    tokens = batch['decoder_input_tokens']
+    shapes = setup.Setup.of(model, selection, optimizer, MeshLayout(), 1, len(tokens), tokens.shape[1], 1).plan
+    return shapes.share_of_full_flops
 
 
 def torch_trainer(name: str, options: argparse.Namespace, compiled: bool) -> Trainer:

@@ -30,7 +30,7 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 from palm_jax.cache_directory import cache_dir
-from palm_jax.cli.parser import Parser
+from palm_jax.cli.parser import Parser, positive
 from palm_jax.compilation.collectives import collectives_of
 from palm_jax.compilation.matmul_flops import matmul_flops
 from palm_jax.configuration.flags import split_flags
@@ -75,13 +75,16 @@ def main(arguments: Sequence[str]) -> int:
         takes_bindings=True,
     )
     parser.add_argument('--topology', required=True, help='e.g. v5e:2x4')
+    parser.add_argument('--slices', type=positive, default=1, help='number of such slices, joined by a slower network')
     parser.add_argument('--gin_file', action='append', required=True, help='gin file of the run; may be repeated')
     parser.add_argument(
         '--sweep', action='store_true', help='try meshes, batch sizes and remat, and report the best that fits'
     )
     rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
-    chip, devices = devices_of(options.topology)
+    chip, devices = devices_of(options.topology, options.slices)
+    if options.slices > 1:
+        flags = [('MESH_SLICES', str(options.slices)), *flags]
 
     def compile_with(*more: tuple[str, str]) -> Compiled:
         configuration = load('loop.train', options.gin_file, [*flags, *more])
@@ -94,8 +97,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def devices_of(topology: str) -> tuple[Chip, list[Any]]:
-    """Return the chip of a topology, and its devices for the compiler.
+def devices_of(topology: str, slices: int = 1) -> tuple[Chip, list[Any]]:
+    """Return the chip of a topology, and the devices of one or several such slices for the compiler.
 
     Raises:
       UserError: if there is no such generation or shape, or libtpu is missing.
@@ -108,7 +111,9 @@ def devices_of(topology: str) -> tuple[Chip, list[Any]]:
         )
     _find_compiler()
     chip = CHIPS[generation]
-    extra = {'chip_config_name': 'megacore'} if chip.megacore else {}
+    extra: dict[str, Any] = {'chip_config_name': 'megacore'} if chip.megacore else {}
+    if slices > 1:
+        extra['num_slices'] = slices
     try:
         found = topologies.get_topology_desc(platform='tpu', topology_name=topology, **extra)
     except Exception as error:  # the compiler rejects unknown shapes
@@ -231,7 +236,8 @@ class Compiled:
             f'bound      {bound:.3g} s per step: {self.compute_seconds:.3g} s of matrix products at '
             f'{self.peak_flops:.3g} FLOP/s, {self.collective_seconds:.3g} s of collectives at '
             f'{self.chip.links:.3g} B/s',
-            '           (products at peak without recomputation; collectives on all links, overlapping the products)',
+            '           (products at peak without recomputation; collectives on all links, overlapping the products'
+            f'{"; the network between slices is not counted" if self.plan.layout.slices > 1 else ""})',
             f'           {self.tokens / bound:,.0f} tokens/s at most, MFU at most {self.compute_seconds / bound:.0%}',
         ]
         return '\n'.join(lines)

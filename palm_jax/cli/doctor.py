@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from packaging.requirements import Requirement
 
+from palm_jax import xla_flags
 from palm_jax.cache_directory import cache_dir
 from palm_jax.cli.parser import Parser
 from palm_jax.wording import counted
@@ -27,9 +29,22 @@ def main(arguments: Sequence[str]) -> int:
     for ok, finding, fix in (*_packages(), *_conflicts(), *_extras(), *_devices()):
         print(f'  {"✓" if ok else ("·" if ok is None else "✗")} {finding}' + (f'\n      fix: {fix}' if fix else ''))
         problems += ok is False
+    print(_xla_flags())
     print(f'cache  {cache_dir()}  (vocabularies and tokens; set PALM_JAX_CACHE to move it)')
     print('no problems found' if not problems else counted(problems, 'problem'))
     return 1 if problems else 0
+
+
+def _xla_flags() -> str:
+    """Return the table of XLA's flags for GPUs, and what the environment sets."""
+    version = importlib.metadata.version('jaxlib')
+    flags = xla_flags.known_to(version)
+    lines = [f'XLA    flags for GPUs that jaxlib {version} knows; none is set by default, see docs/accelerators.md']
+    width = max((len(flag.setting) for flag in flags), default=0)
+    lines += [f'  · {flag.setting:{width}}  {flag.purpose}' for flag in flags]
+    if not flags:
+        lines = [f'XLA    no flags are known to be safe with jaxlib {version}; none is set']
+    return '\n'.join([*lines, f'  XLA_FLAGS is {os.environ.get("XLA_FLAGS") or "not set"}'])
 
 
 def _packages() -> Iterator[tuple[bool | None, str, str]]:

@@ -26,6 +26,7 @@ class RunClock:
       flops_per_token: model FLOPs of one training token, for the MFU.
       start: `time.monotonic()` when the command started.
       preemption_agreed: whether several processes agreed to stop after a step, see `Checkpoints.preemption_agreed`.
+      memory: line about the memory that the first step used; empty prints none.
 
     Attributes:
       stop_requested: whether a signal had arrived when the last step was done. A signal that arrives later is seen
@@ -39,9 +40,11 @@ class RunClock:
         flops_per_token: float,
         start: float,
         preemption_agreed: Callable[[int], bool],
+        memory: Callable[[], str] = str,
     ):
         self.stop_requested = False
         self._first_step, self._start, self._preemption_agreed = first_step, start, preemption_agreed
+        self._memory = memory
         self._interrupts = Interrupts()
         self._progress = Progress(first_step, total_steps, flops_per_token)
         self._watchdog = Watchdog()
@@ -67,6 +70,8 @@ class RunClock:
         if done == self._first_step + 1:
             jax.block_until_ready(metrics)
             self.say(f'first step finished {time.monotonic() - self._start:.0f} s after the start')
+            if used := self._memory():
+                self.say(used)
         self._watchdog.step(done)
         if self._preemption_agreed(done):
             self._interrupts.take(signal.SIGTERM)

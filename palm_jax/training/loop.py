@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import Method
 from palm_jax.run_directory import RunDirectory
-from palm_jax.training import messages
+from palm_jax.training import device_memory, messages
 from palm_jax.training.base_weights import BaseWeights
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
 from palm_jax.training.best import BestCheckpoint, BestMetric
@@ -211,6 +212,7 @@ def train(
         wrapper.check(adapted)
     setup = Setup.of(adapted, trained, optimizer, layout, mesh.size, batch_size, data.length, total_steps, base_weights)
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules), contextlib.ExitStack() as stack:
+        stack.enter_context(device_memory.advice_when_full(setup.plan, microbatches))
         messages.introduce(setup.plan, data, directory)  # an unusable held-out part is found before the first step
         metadata = CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint, data.labels, data.identity())
         restorer = Restorer(setup, mesh, seed, initial_checkpoint, metadata)
@@ -226,7 +228,9 @@ def train(
         window = MetricWindow(restored.sums)
         eval_step, score_step = setup.eval_step(mesh, loss), setup.score_step(mesh, loss)
         held_out = HeldOut(eval_step, score_step, setup.model, data, mesh, batch_sizes)
-        clock = RunClock(first_step, total_steps, setup.plan.flops_per_token, run.start, checkpoints.preemption_agreed)
+        memory = functools.partial(device_memory.compare, setup.plan)
+        per_token = setup.plan.flops_per_token
+        clock = RunClock(first_step, total_steps, per_token, run.start, checkpoints.preemption_agreed, memory)
         loop = Loop(
             feed=Feed(data, batch_sizes, guard.offset, mesh),
             train_step=setup.train_step(mesh, loss, microbatches, loss_wrappers),

@@ -187,13 +187,13 @@ class Plan:
                 f'FLOPs      {self.flops_per_token:.3g} per token, '
                 f'{self.flops_per_token * self.total_tokens:.3g} in total',
                 f'mesh       {mesh}',
-                f'memory     {_size(sum(memory.values()))} per device: '
-                + ', '.join(f'{name} {_size(size)}' for name, size in memory.items()),
+                f'memory     {byte_size(sum(memory.values()))} per device: '
+                + ', '.join(f'{name} {byte_size(size)}' for name, size in memory.items()),
             )
         )
 
 
-def _size(num_bytes: float) -> str:
+def byte_size(num_bytes: float) -> str:
     """Return a number of bytes in MiB, or in GiB from 1 GiB on."""
     return f'{num_bytes / 2**30:.2f} GiB' if num_bytes >= 2**30 else f'{num_bytes / 2**20:.1f} MiB'
 

@@ -52,6 +52,9 @@ def test_another_objective_and_a_mesh_that_does_not_fit(compiler):
     tiny = ('--topology=v5e:2x2', '--gin_file=gin/pretrain_tiny.gin', '--gin.VOCABULARY=bytes')
     result = compiled(*tiny, '--gin_file=gin/objectives/prefix_lm.gin')
     assert result.returncode == 0 and ': fits' in result.stdout, result.stderr[-3000:]
+    result = compiled(*tiny, '--slices=2')
+    assert result.returncode == 0 and 'data = 8' in result.stdout, result.stderr[-3000:]
+    assert ': fits' in result.stdout and 'the network between slices is not counted' in result.stdout
     for flags, message in (
         (['--gin.MESH_MODEL=3'], 'does not fit 4 devices'),
         (['--gin.BATCH_SIZE=6'], '4 or 8 would do'),

@@ -18,11 +18,11 @@ from tests.support.vocabularies import Numbers
 WIDE = {'d_model': 64, 'num_layers': 2}  # every matrix has at least 2,048 elements, the cache and the logits fewer
 
 
-def started(model, params, prompt=8, room=8):
-    """A state of decoding after a prompt."""
-    greedy = Sampler(temperature=0.0).sampling_params(np.zeros(1), np.zeros(1))
-    tokens, one = np.full((1, prompt), 5, np.int32), np.ones(1, np.int32)
-    return decoding.prefill(model, params, tokens, one * prompt, one * room, greedy, room=room)[0]
+def started(model, params, prompt=8, room=8, rows=1):
+    """A state of decoding after prompts."""
+    greedy = Sampler(temperature=0.0).sampling_params(np.zeros(rows), np.zeros(rows))
+    tokens, ones = np.full((rows, prompt), 5, np.int32), np.ones(rows, np.int32)
+    return decoding.prefill(model, params, tokens, ones * prompt, ones * room, greedy, room=room)[0]
 
 
 def large_instructions(text, least):
@@ -61,6 +61,17 @@ def test_no_step_makes_anything_of_the_size_of_a_weight(micro, shared):
 
 def unjoined(stack, num_layers):
     return {str(n): jax.tree.map(lambda x, n=n: x[n], stack) for n in range(num_layers)}
+
+
+def test_the_cache_is_updated_in_place(micro):
+    """A step writes a row's key and value, and copies nothing of the size of the cache."""
+    model, params = decoding.unstack_layers(*micro(**WIDE))
+    state = started(model, params, prompt=200, room=56, rows=3)  # XLA turns the update of one row into another program
+    cache = jax.tree.leaves(state.cache)[0]
+    lines = large_instructions(decoding.decode.lower(model, params, state, steps=4).compile().as_text(), cache.size)
+    shape = '[' + ','.join(map(str, cache.shape)) + ']'
+    of_cache = [line for line in lines if shape in line.split('(')[0]]
+    assert of_cache and not [line for line in of_cache if re.search(r' (copy|concatenate|pad|select)\(', line)]
 
 
 def test_the_memory_of_the_cache_is_reused(micro):

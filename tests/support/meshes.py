@@ -7,6 +7,7 @@ MESHES = {
     'replicated': (MeshLayout(rules=partitioning.data_parallel()), 1),
     'sharded': (MeshLayout(), 8),
     'sharded twice': (MeshLayout(model=2), 8),
+    'two slices': (MeshLayout(model=2, slices=2), 8),
     'tensor': (MeshLayout(model=4, rules=partitioning.data_parallel()), 4),
     'two-dimensional': (MeshLayout(model=4, rules=partitioning.two_dimensional()), 8),
     'sequence': (MeshLayout(model=4, rules=partitioning.sequence()), 8),

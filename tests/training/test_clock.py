@@ -60,6 +60,13 @@ def test_the_first_step_is_reported_with_its_time(capsys):
     assert capsys.readouterr().err.count('first step finished 0 s after the start') == 1
 
 
+def test_the_first_step_is_followed_by_the_memory_that_it_used(capsys):
+    with RunClock(0, 10, 1.0, time.monotonic(), lambda step: False, lambda: 'memory     2 GiB') as run:
+        run.step(1, 8, {})
+        run.step(2, 8, {})
+    assert capsys.readouterr().err.count('memory     2 GiB') == 1
+
+
 def test_signals_have_their_handlers_back_afterwards():
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(RuntimeError), clock():

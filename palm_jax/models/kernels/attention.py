@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
+import re
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.lax import platform_dependent
+from jax.typing import DTypeLike
 
 from palm_jax.errors import UserError
 from palm_jax.models.kernels import splash_attention
@@ -33,8 +36,8 @@ def attend(
       implementation: `xla` or `cudnn` of `jax.nn.dot_product_attention`; `blocks`, which computes one block of queries
         at a time against only the keys it can see, and needs no transposition with one key head: the fastest on CPUs;
         `splash`, JAX's kernel for TPUs; or `auto`: `blocks` on a CPU and for one query on a GPU, `cudnn` for more
-        queries on a CUDA GPU in half precision, `splash` on a TPU where it applies (causal attention, multiples of
-        128), else `xla`.
+        queries on a CUDA GPU in half precision (see `cudnn_applies`), `splash` on a TPU where it applies (causal
+        attention, multiples of 128), else `xla`.
 
     Returns:
       [B, L, H, K] in q's dtype.
@@ -48,7 +51,7 @@ def attend(
         if splash_applies:
             variants['tpu'] = splash_attention.attend
         # cuDNN's kernel cannot be traced where cuDNN is missing.
-        if jax.default_backend() == 'gpu' and q_BLHK.dtype in (jnp.bfloat16, jnp.float16):
+        if jax.default_backend() == 'gpu' and cudnn_applies(q_BLHK.dtype, os.environ.get('XLA_FLAGS', '')):
             variants['cuda'] = attend_with_cudnn
         if q_BLHK.shape[1] == 1:  # a step of decoding; flash kernels pad one query to a block of 64 or 128
             variants |= on_gpus(attend_in_blocks)
@@ -66,6 +69,20 @@ def attend(
         'splash': _attend_with_splash_anywhere,
     }
     return variants[implementation](q_BLHK, k_BMGK, v_BMGK, mask)
+
+
+def cudnn_applies(dtype: DTypeLike, xla_flags: str) -> bool:
+    """Whether `auto` uses cuDNN's kernel on a CUDA GPU.
+
+    Its backward pass adds in any order, and XLA refuses it in a process that asks for deterministic kernels.
+
+    Args:
+      dtype: dtype of queries, keys and values.
+      xla_flags: flags of XLA in the environment, of which the last setting of a flag holds.
+    """
+    settings = re.findall(r'--xla_gpu_exclude_nondeterministic_ops(?:=(\w+))?', xla_flags)
+    is_deterministic = bool(settings) and settings[-1].lower() not in ('false', '0')
+    return dtype in (jnp.bfloat16, jnp.float16) and not is_deterministic
 
 
 def reference_attend(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask: Mask) -> jax.Array:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from palm_jax.errors import UserError
-from palm_jax.models.kernels.attention import attend, attend_in_blocks, reference_attend
+from palm_jax.models.kernels.attention import attend, attend_in_blocks, cudnn_applies, reference_attend
 from palm_jax.models.masks import Mask
 from tests.support.platforms import as_on_a_gpu
 
@@ -147,3 +147,17 @@ def test_one_query_over_a_cache_on_a_gpu(dtype, tolerance, kv_heads):
     blocks = jax.jit(attend_in_blocks)(q, k, v, mask)
     np.testing.assert_array_equal(np.asarray(ours, np.float32), np.asarray(blocks, np.float32))
     np.testing.assert_allclose(np.asarray(ours, np.float32), reference_attend(q, k, v, mask), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    'dtype, flags, applies',
+    [
+        ('bfloat16', '', True),
+        ('float32', '', False),
+        ('bfloat16', '--xla_gpu_exclude_nondeterministic_ops=true --xla_dump_to=x', False),
+        ('float16', '--a=1 --xla_gpu_exclude_nondeterministic_ops', False),
+        ('float16', '--xla_gpu_exclude_nondeterministic_ops=true --xla_gpu_exclude_nondeterministic_ops=false', True),
+    ],
+)
+def test_deterministic_kernels_exclude_cudnns(dtype, flags, applies):
+    assert cudnn_applies(jnp.dtype(dtype), flags) == applies

@@ -1,0 +1,50 @@
+"""The flags of XLA for GPUs that are worth a trial, by version of jaxlib.
+
+XLA ends a process that sets a flag which it does not know, so a flag has the versions that were found to know it. None
+is set by this package: each stays off until a measurement in BENCHMARKS.md shows that it helps. `palm-jax doctor`
+prints the table, and `tools/gpu_suite.py` tries the flags.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from packaging.specifiers import SpecifierSet
+
+
+class XlaFlag(NamedTuple):
+    """A flag of XLA.
+
+    Attributes:
+      setting: flag with its value, as in the environment variable XLA_FLAGS.
+      jaxlib: versions of jaxlib that know it.
+      purpose: what it changes.
+    """
+
+    setting: str
+    jaxlib: SpecifierSet
+    purpose: str
+
+
+_KNOWN = SpecifierSet('>=0.10,<0.13')
+FLAGS = (
+    XlaFlag('--xla_gpu_enable_latency_hiding_scheduler=true', _KNOWN, 'collectives while kernels run; several GPUs'),
+    XlaFlag('--xla_gpu_enable_cublaslt=true', _KNOWN, 'matmuls by cuBLASLt'),
+    XlaFlag('--xla_gpu_enable_triton_gemm=false', _KNOWN, 'matmuls by cuBLAS alone; compiles faster'),
+    XlaFlag('--xla_gpu_enable_command_buffer=', _KNOWN, 'no command buffers in training; decoding needs them'),
+    XlaFlag('--xla_gpu_enable_while_loop_double_buffering=true', _KNOWN, 'two iterations of a loop overlap'),
+    XlaFlag(
+        '--xla_gpu_exclude_nondeterministic_ops=true',
+        _KNOWN,
+        'a run that was killed continues bit for bit; excludes the backward pass of cuDNN attention',
+    ),
+)
+
+
+def known_to(version: str) -> tuple[XlaFlag, ...]:
+    """Return the flags that a version of jaxlib knows.
+
+    Args:
+      version: version of jaxlib, such as `0.11.2`.
+    """
+    return tuple(flag for flag in FLAGS if flag.jaxlib.contains(version, prereleases=True))

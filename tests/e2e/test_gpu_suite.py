@@ -1,0 +1,92 @@
+"""The suite for a GPU machine, rehearsed on this one with a tiny model."""
+
+import json
+
+import pytest
+
+from palm_jax import xla_flags
+from palm_jax.errors import UserError
+from tools import gpu_suite, kernel_profile
+
+TINY = ['--size=tiny', '--batch=2', '--length=32', '--steps=2', '--device=cpu']
+
+
+def test_the_suite_goes_on_where_it_was_stopped(tmp_path, capsys):
+    """Results are lines that survive a kill, a failure costs one case, and what is there is not measured again."""
+    record, calls = tmp_path / 'results.jsonl', []
+
+    def case(name, fails=False):
+        def measure():
+            calls.append(name)
+            if fails and calls.count(name) == 1:
+                raise UserError('out of memory')
+            return {'step_ms': 198.25, 'mfu': 0.576, 'equal': True, 'peak_gib': None}
+
+        return gpu_suite.Case('train', name, measure)
+
+    cases = [case('as it is'), case('a loop', fails=True), case('remat')]
+    assert gpu_suite.run(cases, tmp_path, 60) == 1
+    assert 'a loop' in capsys.readouterr().out
+    record.write_text(record.read_text() + '{"part": "train", "case": "cut sho')
+    record.write_text(record.read_text() + '\n')
+    assert gpu_suite.run(cases, tmp_path, 0) == 1 and calls == ['as it is', 'a loop', 'remat']  # no time is left
+    assert gpu_suite.run(cases, tmp_path, 60) == 0 and calls == ['as it is', 'a loop', 'remat', 'a loop']
+    table = (tmp_path / 'table.md').read_text().splitlines()
+    assert table[:2] == ['| train | step ms | mfu | equal | peak gib |', '|---|---|---|---|---|']
+    assert table[2:] == [f'| {name} | 198.2 | 57.6% | yes |  |' for name in ('as it is', 'remat', 'a loop')]
+
+
+def test_an_unknown_part_is_refused():
+    with pytest.raises(UserError, match='unknown training'):
+        gpu_suite.main(['--parts=training'])
+
+
+def test_one_process_of_the_suite(tmp_path):
+    assert gpu_suite.main([*TINY, f'--output={tmp_path}', '--parts=ceilings']) == 0
+    (line,) = map(json.loads, (tmp_path / 'results.jsonl').read_text().splitlines())
+    assert line['ok'] and line['tflops_per_second'] > 0 and line['gigabytes_per_second'] > 0
+
+
+def test_a_run_that_is_killed_continues_bit_for_bit(tmp_path):
+    """The trainer itself, from a file of tokens, in processes of their own."""
+    options = [*TINY, f'--output={tmp_path}', '--parts=bitwise']
+    cases = list(gpu_suite.all_cases(gpu_suite_options(options), ['bitwise']))
+    figures = cases[0].measure()
+    assert figures['equal'] and figures['tokens_per_second'] > 0
+
+
+def gpu_suite_options(arguments):
+    """The options of the suite, as its cases receive them."""
+    received = []
+    original, gpu_suite.run = gpu_suite.run, lambda *args: received.append(args)
+    try:
+        gpu_suite.main(arguments)
+    finally:
+        gpu_suite.run = original
+    return received[0][0][0].measure.args[0]
+
+
+@pytest.mark.slow
+def test_the_whole_suite(tmp_path):
+    assert gpu_suite.main([*TINY, f'--output={tmp_path}', '--parts=train,decode,peft,trainer']) == 0
+    results = gpu_suite.done(tmp_path / 'results.jsonl')
+    assert len(results['train', 'as it is']['kernels']) == 30
+    assert results['decode', 'tiny, bfloat16, batch 1']['weights'] == 'bfloat16'
+    assert results['peft', 'lora']['share_of_full_flops'] < 0.8
+    assert results['trainer', 'from a file of tokens']['tokens_per_second'] > 0
+    assert {f'| {part} |' for part in ('train', 'decode', 'peft', 'trainer')} <= {
+        line[: line.index('|', 2) + 1] for line in (tmp_path / 'table.md').read_text().splitlines() if line
+    }
+
+
+def test_kernels_are_summed_by_name_the_longest_first():
+    events = [('fusion.1', 2e6), ('dot', 5e6), ('fusion.1', 1e6), ('dot', 4e6)]
+    kernels = kernel_profile.longest(events, steps=2)
+    assert kernels == [('dot', 1.0, 4.5, 0.75), ('fusion.1', 1.0, 1.5, 0.25)]
+    shown = kernel_profile.as_text(kernels, most=1).splitlines()
+    assert shown[1].split() == ['4.500', '75.0%', '1.0', 'dot'] and shown[2].endswith('1 others')
+
+
+def test_flags_are_those_that_a_jaxlib_knows():
+    assert not xla_flags.known_to('0.9.0') and not xla_flags.known_to('1.0')
+    assert any('command_buffer' in flag.setting for flag in xla_flags.known_to('0.10.2'))
