@@ -71,14 +71,13 @@ def top_k_divergence(
     """
 
     @jax.checkpoint
-    def of_chunk(h, teacher, weights, embedding, scale, _):
-        ids, log_p = teacher
+    def of_chunk(h, ids, weights, log_p, embedding, scale, _):
         log_q = jnp.take_along_axis(_log_softmax(h, embedding, scale), ids, axis=-1)
         p, rest_p, rest_q = jnp.exp(log_p), _rest(log_p), _rest(log_q)
         kl = jnp.sum(p * (log_p - log_q), axis=-1) + rest_p * (jnp.log(rest_p) - jnp.log(rest_q))
         return (jnp.sum(weights * kl),), None
 
-    xs = (h_BLD, (ids_BLK, log_p_BLK), weights_BL)
+    xs = (h_BLD, ids_BLK, weights_BL, log_p_BLK)
     (total,), _ = scan_chunks(of_chunk, xs, embedding_VD, scale, 0.0, chunk_length, skip_unweighted)
     return total
 
