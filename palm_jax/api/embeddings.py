@@ -12,13 +12,14 @@ from palm_jax.characters import check_characters
 from palm_jax.errors import UserError
 from palm_jax.inference import embeddings
 from palm_jax.inference.embeddings import Pooling
-from palm_jax.special_ids import BOS_ID, EOS_ID
+from palm_jax.inference.generate import start_ids
+from palm_jax.special_ids import EOS_ID
 
 _LOGGER = logging.getLogger(__name__)
 
 
 def embedding_ids(model: Any, given: str | Sequence[int]) -> tuple[list[int], bool]:
-    """Return the ids of a text, `0 text EOS`, and whether its end was cut.
+    """Return the ids of a text, `0 text EOS` (of a base without a start token, `text EOS`), and whether it was cut.
 
     Args:
       model: trained model, see `trained_model.TrainedModel`.
@@ -27,14 +28,16 @@ def embedding_ids(model: Any, given: str | Sequence[int]) -> tuple[list[int], bo
     Raises:
       UserError: an id is not in the vocabulary, or a character cannot be represented.
     """
-    vocabulary, room = model.data.vocabulary, model.data.length - 2
+    vocabulary = model.data.vocabulary
+    start = start_ids(vocabulary)
+    room = model.data.length - len(start) - 1
     if isinstance(given, str):
         ids = vocabulary.encode(check_characters(given, 'the text'))
     else:
         ids = list(given)
         if unknown := [i for i in ids if not 0 <= i < vocabulary.size]:
             raise UserError(f'Token {unknown[0]} is unknown: the vocabulary has {vocabulary.size}.')
-    return [BOS_ID, *ids[:room], EOS_ID], len(ids) > room
+    return [*start, *ids[:room], EOS_ID], len(ids) > room
 
 
 def embed(model: Any, texts: Sequence[str], pooling: Pooling | None, batch_size: int) -> np.ndarray:

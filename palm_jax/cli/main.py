@@ -15,6 +15,7 @@ PROGRAMS = {
     'train': ('train', 'pretrain or fine-tune a model; an existing MODEL_DIR is resumed'),
     'eval': ('eval', 'evaluate a trained model, with 95% confidence intervals'),
     'infer': ('infer', 'predict every row of a file'),
+    'teach': ('teach', 'write what a model predicts, for distillation'),
     'serve': ('serve', "serve trained models over HTTP (OpenAI's API, and a chat page)"),
     'export': ('export', 'write a trained model in the format of another project'),
     'import': ('import_weights', 'read weights of another project as a base model'),
@@ -53,6 +54,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(('merge', 'soup', 'ensemble', 'mergekit'), 'fuse'),
     **dict.fromkeys(('sweep', 'tune', 'optuna', 'hyperparameters'), 'search'),
     **dict.fromkeys(('compile', 'compile_for'), 'compile-for'),
+    **dict.fromkeys(('distill', 'distil', 'teacher'), 'teach'),
 }
 
 

@@ -1,10 +1,10 @@
-"""Plots of a run, its loss curves and confusion matrix, and of effects between runs."""
+"""Plots of a run, its loss curves, confusion matrix and other curves, and of effects between runs."""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,23 @@ def plot_effects(effects: Sequence[tuple[str, float, float, float]], label: str,
         axes.set_yticks(places, [_short(name) for name, *_ in effects])
         axes.set(xlabel=label)
         axes.grid(alpha=0.3, axis='x')
+
+
+def plot_curves(x: Sequence[float], curves: Mapping[str, Sequence[float]], label: str, path: Path) -> None:
+    """Plot values by name over x.
+
+    Args:
+      x: positions.
+      curves: values at the positions, by name.
+      label: label of x.
+      path: file to write.
+    """
+    with _axes(path, (7, 4), dpi=120) as axes:
+        for name, values in curves.items():
+            axes.plot(x, values, 'o-', label=_short(name), markersize=4)
+        axes.set(xlabel=label)
+        axes.grid(alpha=0.3)
+        axes.legend()
 
 
 @contextlib.contextmanager

@@ -310,7 +310,7 @@ class Model(BaseModel):
     object: Literal['model'] = 'model'
     created: int
     owned_by: str = 'palm_jax'
-    kind: str = Field(description="Kind of task: text, text to text, chat, classify, tag. Not in OpenAI's API.")
+    kind: str = Field(description="Kind of task: text, text to text, chat, classify, tag, embed. Not in OpenAI's API.")
     endpoint: str = Field(description="Path that answers requests to the model. Not in OpenAI's API.")
     reads_pairs: bool = Field(description="Whether its inputs are pairs of texts. Not in OpenAI's API.")
 

@@ -80,7 +80,7 @@ class LanguageModelLoss:
         return softmax_divergences(
             p_BLD,
             q_BLD,
-            _output_matrix(params, p_BLD.dtype),
+            gathered_output_matrix(params, p_BLD.dtype),
             batch['decoder_loss_weights'].astype(jnp.float32),
             model.arch.output_scale,
             self.chunk_length,
@@ -94,7 +94,7 @@ class LanguageModelLoss:
         weights_BL = batch['decoder_loss_weights'].astype(jnp.float32)
         loss, (cross_entropy, z_loss, correct) = softmax_cross_entropy(
             h_BLD,
-            _output_matrix(params, h_BLD.dtype),
+            gathered_output_matrix(params, h_BLD.dtype),
             batch['decoder_target_tokens'],
             weights_BL,
             model.arch.output_scale,
@@ -110,8 +110,8 @@ class LanguageModelLoss:
         }
 
 
-def _output_matrix(params: Any, dtype: DTypeLike) -> jax.Array:
-    """The matrix of the logits, gathered once for all chunks."""
+def gathered_output_matrix(params: Any, dtype: DTypeLike) -> jax.Array:
+    """Return the matrix of the logits [V, D], gathered once for all chunks."""
     return constrain(output_matrix(params).astype(dtype), 'vocab', None)
 
 

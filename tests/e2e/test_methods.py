@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from palm_jax import api
+from tests.support.programs import run_here
 from tests.support.runs import checkpoint_arrays, finetune
 
 CONSTANT = '--gin_file=gin/schedules/constant.gin'
@@ -47,3 +48,21 @@ def test_a_few_labels_and_many_texts_become_a_classifier_that_needs_no_tables(ma
     for path in ('few.csv', 'many.csv'):
         (tmp_path / path).unlink()
     assert set(api.load(tmp_path / 'run').predict(['number 5 is odd'])[0]) == {'yes', 'no'}
+
+
+@pytest.mark.slow
+def test_a_teacher_that_generates_text_is_written_down_and_learned_from(made, tmp_path):
+    pairs = '--gin_file=gin/heads/text_to_text.gin', '--gin.INPUT_TEMPLATE={text}', '--gin.TARGET_TEMPLATE={label}'
+    pairs += ("--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 8}", '--gin.EVAL_EXAMPLES=4')
+    result = finetune(made, tmp_path / 'teacher', *pairs, steps=2)
+    assert result.returncode == 0, result.stderr[-3000:]
+    config, output = f'--gin_file={tmp_path}/teacher/config.gin', f'--output={tmp_path}/teacher.npz'
+    result = run_here('palm_jax.cli.main', 'teach', config, output, '--top_k=8', '--batch_size=64')
+    assert result.returncode == 0 and '8 tokens each' in result.stdout, result.stderr[-3000:]
+    methods = '--gin_file=gin/methods/distil_tokens.gin', f'--gin.TEACHER_FILE={tmp_path}/teacher.npz'
+    result = finetune(made, tmp_path / 'student', *pairs, *methods, steps=2)
+    assert result.returncode == 0, result.stderr[-3000:]
+    logged = (tmp_path / 'student' / 'metrics.jsonl').read_text()
+    assert 'train/teacher_divergence' in logged
+    result = run_here('palm_jax.cli.main', 'teach', config, '--output=x.csv')
+    assert result.returncode == 2 and 'must end in .npz' in result.stderr

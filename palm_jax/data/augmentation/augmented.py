@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from palm_jax.bounds import AtLeast, Seed, checked
-from palm_jax.data.readers.splits import Split, normalize
+from palm_jax.data.readers.splits import Split, text_key
 from palm_jax.errors import UserError, closest
 from palm_jax.wording import counted
 
@@ -149,8 +149,7 @@ class AugmentedSource:
 
 def _key(example: Any) -> str:
     """What identifies the texts of an example, but for white space."""
-    texts = example.words if hasattr(example, 'words') else example.texts
-    return '\x1f'.join(map(normalize, texts))
+    return text_key(example.words if hasattr(example, 'words') else example.texts)
 
 
 def augment(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 from palm_jax.bounds import Above, AtMost, checked
 from palm_jax.data.augmentation.augmented import Augmenter
@@ -30,7 +30,7 @@ class EntityReplacement(Augmenter):
 
     name = 'entity replacement'
 
-    def prepared(self, examples):
+    def prepared(self, examples: Sequence[Any]) -> EntityReplacement:
         """Return an augmenter that has the entities of the training part, each once."""
         found: dict[str, dict[_Mention, None]] = collections.defaultdict(dict)
         for sentence in examples:

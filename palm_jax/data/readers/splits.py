@@ -30,6 +30,11 @@ def normalize(text: str) -> str:
     return ' '.join(text.split())
 
 
+def text_key(texts: Sequence[str]) -> str:
+    """Return what is equal for texts that differ in white space alone."""
+    return '\x1f'.join(map(normalize, texts))
+
+
 def read_split(
     split: Split,
     train_files: str | None,

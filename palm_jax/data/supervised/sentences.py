@@ -19,7 +19,7 @@ from palm_jax.data.supervised.examples import Batch, check_lengths, token_featur
 from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.errors import UserError
 from palm_jax.labels.number import Number
-from palm_jax.special_ids import BOS_ID, EOS_ID
+from palm_jax.special_ids import EOS_ID
 
 ROLES = ('input', 'positive', 'negative')  # of the texts of a row, in the names of the features
 
@@ -143,6 +143,8 @@ def _pair(row: Row) -> ScoredPair:
 class Sentences(InMemoryData):
     """Rows of texts, each as tokens `0 text EOS`; texts that are too long are truncated at their end.
 
+    Of a base without a start token the 0 is missing.
+
     The features of the first text are `decoder_input_tokens` and `decoder_segment_ids`; those of its positive and its
     negative are `decoder_positive_tokens`, `decoder_positive_segment_ids`, `decoder_negative_tokens`, ...
 
@@ -196,7 +198,8 @@ class Sentences(InMemoryData):
         for role in ROLES:
             if f'decoder_{role}_tokens' in batch:
                 ids = [int(i) for i in batch[f'decoder_{role}_tokens'] if i]
-                lines.append(f'{role:<9} {self.vocabulary.decode(ids)!r}, {len(ids) + 1} of {self.length} tokens')
+                count = int(batch[f'decoder_{"" if role == ROLES[0] else f"{role}_"}segment_ids'].sum())
+                lines.append(f'{role:<9} {self.vocabulary.decode(ids)!r}, {count} of {self.length} tokens')
         return '\n'.join(lines)
 
     def encode(self, split: Split) -> Batch:
@@ -219,5 +222,6 @@ class Sentences(InMemoryData):
 
     def tokens(self, text: str) -> tuple[list[int], bool]:
         """Return the ids of a text, `0 text EOS`, and whether it was truncated."""
-        ids, room = self.vocabulary.encode(check_characters(text, 'the text')), self.length - 2
-        return [BOS_ID, *ids[:room], EOS_ID], len(ids) > room
+        ids, start = self.vocabulary.encode(check_characters(text, 'the text')), self.vocabulary.start_ids
+        room = self.length - len(start) - 1
+        return [*start, *ids[:room], EOS_ID], len(ids) > room

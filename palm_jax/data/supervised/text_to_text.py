@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.data.supervised.packing import pack
 from palm_jax.data.supervised.turn_format import Format, TurnFormat
 from palm_jax.data.supervised.turns import Turn
-from palm_jax.data.vocabulary.vocabularies import HuggingFace
+from palm_jax.data.vocabulary.vocabularies import HuggingFace, Vocabulary
 from palm_jax.errors import UserError
 from palm_jax.metrics import text_baselines
 
@@ -41,6 +41,13 @@ class EvalPrompt:
     ids: tuple[int, ...]
     text: str
     references: tuple[str, ...]
+
+
+class TokenFeatureSource(Protocol):
+    """A source of further features of training rows."""
+
+    def features(self, features: Batch, vocabulary: Vocabulary) -> Batch:
+        """Return features [E, L, ...] of rows whose other features are given."""
 
 
 class TextToText(InMemoryData):
@@ -64,6 +71,7 @@ class TextToText(InMemoryData):
         without one, they are `turn EOS`.
       group_by_length: size of the groups of examples of similar length, see `LengthGroups`; None does not group.
       seed: seed for shuffling.
+      further: sources of further features of the training part, e.g. predictions of a teacher.
     """
 
     weights = 'decoder_loss_weights'
@@ -78,6 +86,7 @@ class TextToText(InMemoryData):
         chat_template: bool = False,
         group_by_length: int | None = None,
         seed: Seed = 0,
+        further: Sequence[TokenFeatureSource] = (),
     ):
         if {'inputs', 'targets'} - set(lengths) or min(lengths['inputs'], lengths['targets']) < 3:
             raise UserError(
@@ -86,6 +95,7 @@ class TextToText(InMemoryData):
         super().__init__(vocabulary, seed, group_by_length)
         self.source, self.bidirectional, self._pack = source, bidirectional, pack
         self._uses_template = chat_template
+        self._further = tuple(further)
         if not pack:
             self.against_padding += ', --gin.PACK=True puts several examples into a row'
         self.input_length, self.target_length = lengths['inputs'], lengths['targets']
@@ -209,7 +219,10 @@ class TextToText(InMemoryData):
             del features['causal_attention']
         if not self._pack:
             del features['segment_ids'], features['positions']
-        return {f'decoder_{name}': values for name, values in features.items()}
+        found = {f'decoder_{name}': values for name, values in features.items()}
+        for teacher in self._further if split == 'train' else ():
+            found |= teacher.features(found, self.vocabulary)
+        return found
 
     def _count_answer(self, answers: CutAnswers, conversation: Conversation, was_truncated: bool) -> None:
         """Count the answer of a conversation that has just one, the last turn."""

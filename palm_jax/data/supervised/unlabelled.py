@@ -13,7 +13,7 @@ import numpy as np
 
 from palm_jax.bounds import AtLeast, Seed, checked
 from palm_jax.data.readers import columns, tables
-from palm_jax.data.readers.splits import normalize
+from palm_jax.data.readers.splits import text_key
 from palm_jax.data.supervised.examples import Batch, warn_truncated
 from palm_jax.data.supervised.labelled_text import Example, LabelledText
 from palm_jax.errors import UserError
@@ -124,8 +124,8 @@ class WithUnlabelled:
 
     @functools.cached_property
     def _texts(self) -> list[Example]:
-        held_out = {_key(example) for example in self._data.examples('validation')}
-        texts = [example for example in self._read() if _key(example) not in held_out]
+        held_out = {text_key(example.texts) for example in self._data.examples('validation')}
+        texts = [example for example in self._read() if text_key(example.texts) not in held_out]
         if not texts:
             raise UserError(f'UNLABELLED_FILES = {self._files!r}: the file has no texts besides held-out ones.')
         _, num_truncated = self._data.inputs([(example.text, example.second_text) for example in texts])
@@ -153,11 +153,7 @@ class WithUnlabelled:
             found = [columns.text(row, name, macro) for macro, name in wanted]
             label = row.values.get(table.label_column, '')
             texts.append(Example(found[0], found[1] if len(found) > 1 else None, columns.as_text(label), row.location))
-        dropped = len(texts) - len({_key(text) for text in texts})
+        dropped = len(texts) - len({text_key(text.texts) for text in texts})
         if dropped:
             _LOGGER.info(f'{counted(dropped, "text")} of UNLABELLED_FILES repeat others')
         return texts
-
-
-def _key(example: Example) -> str:
-    return '\x1f'.join(map(normalize, example.texts))

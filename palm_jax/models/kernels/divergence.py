@@ -46,6 +46,47 @@ def softmax_divergences(
     return sums
 
 
+def top_k_divergence(
+    h_BLD: jax.Array,
+    embedding_VD: jax.Array,
+    ids_BLK: jax.Array,
+    log_p_BLK: jax.Array,
+    weights_BL: jax.Array,
+    scale: float,
+    chunk_length: int = 0,
+    skip_unweighted: bool = False,
+) -> jax.Array:
+    """KL(p ‖ q) of a p that is known at k ids, with the rest of the probability as one more outcome.
+
+    Args:
+      h_BLD: features whose softmax over scale · h·Eᵀ is q.
+      embedding_VD: output matrix E in the dtype of the features.
+      ids_BLK: int32, the ids.
+      log_p_BLK: float32, their log-probabilities under p.
+      weights_BL: float32 weights of the positions.
+      scale, chunk_length, skip_unweighted: see `softmax_divergences`.
+
+    Returns:
+      The weighted sum over the positions in nats, float32 [].
+    """
+
+    @jax.checkpoint
+    def of_chunk(h, ids, weights, log_p, embedding, scale, _):
+        log_q = jnp.take_along_axis(_log_softmax(h, embedding, scale), ids, axis=-1)
+        p, rest_p, rest_q = jnp.exp(log_p), _rest(log_p), _rest(log_q)
+        kl = jnp.sum(p * (log_p - log_q), axis=-1) + rest_p * (jnp.log(rest_p) - jnp.log(rest_q))
+        return (jnp.sum(weights * kl),), None
+
+    xs = (h_BLD, ids_BLK, weights_BL, log_p_BLK)
+    (total,), _ = scan_chunks(of_chunk, xs, embedding_VD, scale, 0.0, chunk_length, skip_unweighted)
+    return total
+
+
+def _rest(log_p: jax.Array) -> jax.Array:
+    """What probabilities leave of 1, at least a millionth."""
+    return jnp.maximum(1 - jnp.exp(log_p).sum(axis=-1), 1e-6)
+
+
 def divergences(log_p: jax.Array, log_q: jax.Array) -> tuple[jax.Array, jax.Array]:
     """KL(p ‖ q) and KL(q ‖ p) over the last axis of log-probabilities [..., V]: arrays [...] in nats."""
     p, q, difference = jnp.exp(log_p), jnp.exp(log_q), log_p - log_q

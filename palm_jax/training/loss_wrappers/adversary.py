@@ -61,7 +61,7 @@ class Adversary(LossWrapper):
     def _passes(
         self, loss: Loss, inputs: LossInputs, trained: list[Any], whole: _Whole
     ) -> tuple[SumAndMetrics, list[Any]]:
-        is_token_BL1 = _is_token(inputs.batch)[..., None]
+        is_token_BL1 = is_token(inputs.batch)[..., None]
         delta = self.start(jax.random.fold_in(inputs.rng, 1), is_token_BL1, inputs.model.arch.d_model)
         weights = self.weights
         model = inputs.model.clone(frozen_layers=0) if len(weights) > 1 else inputs.model  # gradients reach the inputs
@@ -111,8 +111,8 @@ def _plus(x_BLD: jax.Array, delta_BLD: jax.Array) -> jax.Array:
     return (x_BLD.astype(jnp.float32) + delta_BLD).astype(x_BLD.dtype)
 
 
-def _is_token(batch: Batch) -> jax.Array:
-    """Positions that hold a token, not padding: boolean [B, L]."""
+def is_token(batch: Batch) -> jax.Array:
+    """Return the positions that hold a token, not padding: boolean [B, L]."""
     name = 'decoder_segment_ids' if 'decoder_segment_ids' in batch else 'decoder_target_tokens'
     return batch[name] != 0
 

@@ -34,6 +34,33 @@ def test_the_formula():
     np.testing.assert_allclose(metrics['teacher_divergence'].value(), (weights * kl).sum() / 2, rtol=2e-5)
 
 
+@pytest.mark.parametrize('k', [4, 61])
+def test_the_formula_of_tokens(k):
+    model, _, params = build('words')
+    batch = features('words')
+    shape = batch['decoder_target_tokens'].shape
+    teacher = scipy.special.log_softmax(np.random.default_rng(1).normal(size=(*shape, 61), scale=2), axis=-1)
+    ids = np.argsort(-teacher, axis=-1)[..., :k].astype(np.int32)
+    log_p = np.take_along_axis(teacher, ids, axis=-1)
+    taught = (np.arange(shape[0]) > 0)[:, None] * np.ones(shape)
+    batch |= {'decoder_teacher_ids': ids, 'decoder_teacher_log_p': log_p.astype(np.float32)}
+    batch['decoder_teacher_weights'] = taught.astype(np.float32)
+    value, metrics, gradient = outcome('words', (Distillation(ALPHA, T),), batch)
+    plain, _, _ = outcome('words', (), features('words'))
+    logits = jax.jit(
+        lambda p: model.apply({'params': p}, batch['decoder_input_tokens'], deterministic=False, rngs={'dropout': KEY})
+    )(params)
+    log_q = np.take_along_axis(scipy.special.log_softmax(np.asarray(logits, np.float64) / T, axis=-1), ids, axis=-1)
+    p, q = (np.exp(x) for x in (log_p, log_q))
+    p, q = (np.concatenate([x, np.maximum(1 - x.sum(axis=-1, keepdims=True), 1e-6)], axis=-1) for x in (p, q))
+    kl = (p * (np.log(p) - np.log(q))).sum(axis=-1)
+    weights = batch['decoder_loss_weights'] * taught
+    expected = (1 - ALPHA) * float(plain) + ALPHA * T**2 * (weights * kl).sum()
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    np.testing.assert_allclose(metrics['teacher_divergence'].value(), (weights * kl).sum() / weights.sum(), rtol=1e-4)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
+
+
 def test_a_batch_without_a_teacher_and_a_tagger_are_refused():
     model, _, params = build('class')
     with pytest.raises(UserError, match=r'gin/methods/distil\.gin'):
