@@ -69,7 +69,13 @@ ALLOWED = {
         'parameters',
     },
     'predictors': {'predictors', 'explanations', 'labels', 'data/readers', 'training', 'inference', 'metrics'},
-    'serving': {'serving', 'api', 'predictors', 'inference', '__version__'},
+    'microscope': {'microscope', 'predictors', 'training', 'peft', 'data/readers'},
+    'probing': {'probing', 'predictors', 'labels', 'metrics'},
+    'monitoring': {'monitoring', 'predictors', 'reports'},
+    'retuning': {
+        *('retuning', 'monitoring', 'api', 'predictors', 'data/readers', 'labels', 'metrics'),
+    },
+    'serving': {'serving', 'monitoring', 'api', 'predictors', 'inference', '__version__'},
 }
 # TensorFlow takes seconds to load: one folder, and one module that gives our objectives to other people's pipelines.
 # (`exchange/compiled.py` writes TensorFlow's own formats, on request.)

@@ -13,6 +13,7 @@ from palm_jax.api.trained_model import TrainedModel
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.engine import Engine
+from palm_jax.monitoring.registry import Registry
 from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.predictor import Predictor
 from palm_jax.special_ids import BOS_ID
@@ -84,7 +85,8 @@ def load(
     """Load the models of `[NAME=]MODEL_DIR`.
 
     Args:
-      wanted: directories, each optionally with a name; the default name is that of the directory.
+      wanted: directories of runs, or of registries whose champion is served (`monitoring.registry`), each
+        optionally with a name; the default name is that of the directory.
       bindings: (name, value as gin text) that override the configurations of all models.
       trust_modules: modules that their configurations may name besides those of palm_jax.
 
@@ -100,8 +102,10 @@ def load(
         name, directory = parse(text)
         if name in served:
             raise UserError(f'Two models are called {name}; name one of them: --model=another={directory}')
+        registry = Registry(Path(directory))
+        run = registry.champion() if registry.file.is_file() else directory
         served[name] = ServedModel(
-            name, trained_model.load_with(directory, bindings, known=known, trust_modules=trust_modules)
+            name, trained_model.load_with(run, bindings, known=known, trust_modules=trust_modules)
         )
     return served
 
