@@ -55,7 +55,7 @@ def test_pages_of_the_root_and_linked_files_are_part_of_the_site(site):
 def test_the_reference_has_the_public_classes_and_their_attributes(site):
     reference = site / 'reference' / 'api'
     for page, name in (
-        ('', 'palm_jax.api.trained_model.load'),
+        ('', 'palm_jax.api.loading.load'),
         ('models', 'palm_jax.models.palm.PaLM'),
         ('peft', 'palm_jax.peft.lora.LoRA'),
         ('training', 'palm_jax.training.loop.train'),

@@ -8,6 +8,7 @@ model.save('runs/mine_whole')    # standalone, without its base
 model = api.load('runs/mine_whole')
 """
 
-from palm_jax.api.trained_model import TrainedModel, finetune, load
+from palm_jax.api.loading import finetune, load
+from palm_jax.api.trained_model import TrainedModel
 
 __all__ = ['TrainedModel', 'finetune', 'load']

@@ -35,10 +35,10 @@ def main(arguments: Sequence[str]) -> int:
     if not output.parent.is_dir():
         raise UserError(f'--output: the folder {output.parent} does not exist.')
 
-    from palm_jax.api import trained_model
+    from palm_jax.api import loading
     from palm_jax.monitoring import drift, drift_report, request_log
 
-    model = trained_model.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
     if options.reference:
         reference, labels = _read(model, options.reference, options.examples), None
     else:

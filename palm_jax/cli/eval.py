@@ -45,9 +45,9 @@ def main(arguments: Sequence[str]) -> int:
     if not output.parent.is_dir():
         raise UserError(f'--output: the folder {output.parent} does not exist.')
 
-    from palm_jax.api import evaluation, trained_model
+    from palm_jax.api import evaluation, loading
 
-    model = trained_model.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
     if options.task is None:
         measured = {'held-out part': evaluation.on_held_out(model)}
     else:

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     if not output.parent.is_dir():
         raise UserError(f'--output: the folder {output.parent} does not exist.')
 
-    from palm_jax.api import trained_model
+    from palm_jax.api import loading
     from palm_jax.explanations import page
     from palm_jax.explanations.explain import Settings
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         batch_size=options.batch_size,
         seed=options.seed,
     )
-    model = trained_model.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
     inputs = _read(model, options)
     explanations = model.explain(inputs, options.label, settings)
     if not explanations:

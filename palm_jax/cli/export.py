@@ -36,12 +36,12 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
 
-    from palm_jax.api import trained_model
+    from palm_jax.api import loading
     from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
     from palm_jax.exchange import compiled, described, directories, hf_directory, hf_heads, peft_directory
 
     directories.check(options.directory)
-    model = trained_model.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
     arch, data, directory = model.model.arch, model.data, options.directory
     vocabulary = (
         data.vocabulary if isinstance(data.vocabulary, ExtendedVocabulary) else ExtendedVocabulary(data.vocabulary)
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         if (quantized := model.run.get('base_weights', 'stored')) != 'stored':  # peft has the base as it was exported
             print(f'base       trained on the base in {quantized}, exported for the base as it is stored')
             changed = [*flags, ('BASE_WEIGHTS', "'stored'")]
-            model = trained_model.load_with(run.path, changed, changes, trust_modules=options.trust_modules)
+            model = loading.load_with(run.path, changed, changes, trust_modules=options.trust_modules)
         there = hf_directory.token_id_permutation(vocabulary, arch)
         print(peft_directory.write(model.model, model.params, there, options.base, directory))
         if model.model.head is not None:

@@ -30,14 +30,14 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
 
-    from palm_jax.api import predictions, trained_model
+    from palm_jax.api import loading, predictions
     from palm_jax.configuration.statements import find_config
     from palm_jax.data.readers.files import glob_files
 
     with predictions.reserve(str(options.output)) as output:
         glob_files(options.input, '--input')
         files = [find_config(name, '--gin_file').read_text(encoding='utf-8') for name in changes]
-        model = trained_model.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+        model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
         try:
             answered, bad = output.write(model, options.input, {'files': files, 'flags': flags}, options.batch_size)
         except KeyboardInterrupt:

@@ -32,10 +32,10 @@ def main(arguments: Sequence[str]) -> int:
     if not output.parent.is_dir():
         raise UserError(f'--output: the folder {output.parent} does not exist.')
 
-    from palm_jax.api import trained_model
+    from palm_jax.api import loading
     from palm_jax.microscope import steps
 
-    model = trained_model.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
     found = steps.look(model, run.path, options.step, options.rows)
     note = f'Losses under {model.checkpoint}. Grey tokens are not counted by the loss.'
     output.write_text(steps.as_html(found, [note]), encoding='utf-8')

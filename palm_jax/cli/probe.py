@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     if not output.parent.is_dir():
         raise UserError(f'--output: the folder {output.parent} does not exist.')
 
-    from palm_jax.api import trained_model
+    from palm_jax.api import loading
     from palm_jax.probing import answers, probe
     from palm_jax.probing.perturbations import PERTURBATIONS
     from palm_jax.reports import pages
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     names = [name.strip() for name in options.probes.split(',') if name.strip()] if options.probes else [*PERTURBATIONS]
     perturbations = probe.perturbations_of(names)
     tests = _read_tests(options.tests) if options.tests else []
-    model = trained_model.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
     cases = answers.cases(model, options.examples)
     findings = probe.probe(model, cases, perturbations, options.seed, options.batch_size)
     results = probe.run_tests(model, tests, options.batch_size) if tests else []

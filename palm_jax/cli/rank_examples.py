@@ -31,12 +31,12 @@ def main(arguments: Sequence[str]) -> int:
     if not output.parent.is_dir():
         raise UserError(f'--output: the folder {output.parent} does not exist.')
 
-    from palm_jax.api import trained_model
+    from palm_jax.api import loading
     from palm_jax.microscope import ranked_examples
     from palm_jax.reports import pages
 
-    model = trained_model.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
-    others = [trained_model.load_with(path, [], trust_modules=options.trust_modules) for path in options.other]
+    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    others = [loading.load_with(path, [], trust_modules=options.trust_modules) for path in options.other]
     found = ranked_examples.rank(model, options.split, options.by, others, options.similarity, options.batch_size)
     tables: dict[str, Any] = {
         name: [rows[0], *rows[1 : options.examples + 1]] for name, rows in found.tables().items() if len(rows) > 1

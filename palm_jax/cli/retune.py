@@ -57,11 +57,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def _round(registry: Registry, options: Any, flags: Sequence[tuple[str, str]], command: str) -> int:
     """Run the open round of a registry, or the next one."""
-    from palm_jax.api import trained_model
+    from palm_jax.api import loading
     from palm_jax.retuning import retune
 
     settings = retune.Settings(options.replay, options.held_out, options.min_examples, options.seed)
-    model = trained_model.load_with(registry.champion(), [], trust_modules=options.trust_modules)
+    model = loading.load_with(registry.champion(), [], trust_modules=options.trust_modules)
     retune.check_kind(model)
     current = retune.Round(registry, registry.open_round())
     if current.description.is_file():

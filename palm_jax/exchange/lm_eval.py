@@ -18,7 +18,7 @@ try:
 except ImportError as error:
     raise ImportError(f'{error.name} is not installed: pip install "palm_jax[eval]"') from error
 
-from palm_jax.api import trained_model
+from palm_jax.api import loading
 from palm_jax.inference.generate import Sampler
 from palm_jax.inference.scoring import likelihoods
 from palm_jax.special_ids import BOS_ID, EOS_ID
@@ -37,7 +37,7 @@ class PalmJax(TemplateLM):
     def __init__(self, model_dir: str, batch_size: int | str = 32, trust_modules: str = '', **options: Any):
         super().__init__()
         del options
-        self._model = trained_model.load(model_dir, trust_modules=[name for name in trust_modules.split('+') if name])
+        self._model = loading.load(model_dir, trust_modules=[name for name in trust_modules.split('+') if name])
         self.batch_size = int(batch_size) if str(batch_size).isdigit() else 32
         self.max_length, self.max_gen_toks = self._model.data.length, min(256, self._model.data.length // 2)
 

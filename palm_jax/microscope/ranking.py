@@ -43,7 +43,8 @@ def losses(model: Any, features: Mapping[str, np.ndarray], with_gradients: bool,
       batch_size: examples per call; they are computed one after the other.
     """
     loss = model.run.get('loss') or LanguageModelLoss()
-    trained, frozen = model.params, {}
+    trained: Any = model.params
+    frozen: Any = {}
     if with_gradients:
         trained, frozen = adapt_from_arguments(model.run)[1].split(model.params)
     count = len(next(iter(features.values())))

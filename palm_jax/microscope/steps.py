@@ -116,8 +116,8 @@ def _row(
     name = 'input' if losses is None else 'target'
     ids = features[f'decoder_{name}_tokens']
     used = int(np.flatnonzero(ids)[-1]) + 1 if np.any(ids) else 0
-    weights = features.get('decoder_loss_weights', features.get('label_weights'))
-    of_tokens = weights[:used] if weights is not None and np.ndim(weights) else np.zeros(0)
+    weights = features.get('decoder_loss_weights', features.get('label_weights', np.zeros(())))
+    of_tokens = weights[:used] if np.ndim(weights) else np.zeros(0)
     label = ''
     if 'labels' in features:
         chosen = features['labels']

@@ -19,7 +19,7 @@ Batch = Mapping[str, np.ndarray]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def token_losses(model: Any, params: Any, batch: Batch) -> jax.Array:
+def token_losses(model: Any, params: Any, batch: Mapping[str, Any]) -> jax.Array:
     """Return −log p of every target in nats, float32 [B, L], whatever its weight.
 
     Args:

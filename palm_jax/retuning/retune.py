@@ -25,7 +25,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from palm_jax.api import trained_model, training
+from palm_jax.api import loading, training
 from palm_jax.api.trained_model import TrainedModel
 from palm_jax.bounds import AtLeast, checked
 from palm_jax.data.readers.splits import Split
@@ -198,7 +198,7 @@ def compare_both(current: Round, model: TrainedModel, trust_modules: Sequence[st
     """Compare champion and challenger on the frozen and the fresh rows, unless it has been done; return the result."""
     if current.comparison.is_file():
         return json.loads(current.comparison.read_text(encoding='utf-8'))
-    challenger = trained_model.load_with(current.challenger, [], trust_modules=trust_modules)
+    challenger = loading.load_with(current.challenger, [], trust_modules=trust_modules)
     table = model.data.table
     found: dict[str, Any] = {}
     for name in ('frozen', 'fresh'):

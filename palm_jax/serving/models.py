@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from palm_jax.api import trained_model
+from palm_jax.api import loading
 from palm_jax.api.trained_model import TrainedModel
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
@@ -104,9 +104,7 @@ def load(
             raise UserError(f'Two models are called {name}; name one of them: --model=another={directory}')
         registry = Registry(Path(directory))
         run = registry.champion() if registry.file.is_file() else directory
-        served[name] = ServedModel(
-            name, trained_model.load_with(run, bindings, known=known, trust_modules=trust_modules)
-        )
+        served[name] = ServedModel(name, loading.load_with(run, bindings, known=known, trust_modules=trust_modules))
     return served
 
 

@@ -66,7 +66,7 @@ def test_what_int8_costs_in_loss(made, tmp_path):
 
 
 def test_a_seqio_task_with_its_own_metrics(made, tmp_path):
-    from palm_jax.api import trained_model
+    from palm_jax.api import loading
     from palm_jax.inference.generate import Sampler
 
     (tmp_path / 'square_tasks.py').write_text(TASK)
@@ -78,7 +78,7 @@ def test_a_seqio_task_with_its_own_metrics(made, tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     measured = json.loads((tmp_path / 'scores.json').read_text())['measured']['squares']
     assert measured['examples'] == 10
-    model = trained_model.load(made / 'base')
+    model = loading.load(made / 'base')
     pairs = [(f'the square of {i} is', f' {i * i}.') for i in range(10)]
     scores = [likelihood.total for likelihood in model.score(pairs)]
     assert measured['metrics']['mean_score'] == pytest.approx(sum(scores) / 10, rel=1e-5)

@@ -5,7 +5,7 @@ import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from palm_jax.api import trained_model
+from palm_jax.api import loading
 from tests.support.programs import run_here
 from tests.support.runs import finetune
 
@@ -34,14 +34,14 @@ def test_a_base_and_an_adapter_on_it_go_out_and_are_opened(made, tmp_path, flags
     if not flags:  # a head: to a class that labels texts
         assert 'code       Transformers has no CohereForSequenceClassification' in said
         whole = pipeline('text-classification', str(tmp_path / 'whole'), trust_remote_code=True, top_k=None)
-        (expected,) = trained_model.load(tmp_path / 'run').predict(['number 7 is odd'])
+        (expected,) = loading.load(tmp_path / 'run').predict(['number 7 is odd'])
         (rows,) = whole(['number 7 is odd'])
         assert {row['label']: row['score'] for row in rows} == pytest.approx(expected, abs=1e-4)
         return
     base = AutoModelForCausalLM.from_pretrained(tmp_path / 'base')
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / 'whole')
     ids = AutoTokenizer.from_pretrained(tmp_path / 'whole')('number 7 is odd', return_tensors='pt').input_ids
-    assert trained_model.load(tmp_path / 'run').data.vocabulary.encode('number 7 is odd') == ids[0, 1:].tolist()
+    assert loading.load(tmp_path / 'run').data.vocabulary.encode('number 7 is odd') == ids[0, 1:].tolist()
     before = base(ids).logits.detach().numpy()
     merged = whole(ids).logits.detach().numpy()
     adapted = PeftModel.from_pretrained(base, tmp_path / 'adapter')(ids).logits.detach().numpy()

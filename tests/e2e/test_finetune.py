@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from palm_jax.api import trained_model
-from palm_jax.api.trained_model import load
+from palm_jax.api import loading
+from palm_jax.api.loading import load
 from palm_jax.errors import UserError
 from palm_jax.models.quantization import is_quantized
 from tests.support.paths import ROOT
@@ -110,7 +110,7 @@ def test_in_python_from_a_table_to_a_model_that_stands_alone(made, tmp_path, cap
     table, base = tmp_path / 'table.csv', tmp_path / 'base'
     table.write_text((made / 'classes.csv').read_text())
     shutil.copytree(made / 'base', base)
-    model = trained_model.finetune(
+    model = loading.finetune(
         table, base, tmp_path / 'run', TRAIN_STEPS=20, LEARNING_RATE=1e-2, TASK_FEATURE_LENGTHS={'inputs': 32}
     )
     command = shlex.split(re.search(r'^continue with *(.*)$', capsys.readouterr().out, re.MULTILINE)[1])

@@ -10,7 +10,7 @@ pytest.importorskip('lm_eval', reason='pip install "palm_jax[eval]"')
 import lm_eval
 from lm_eval.tasks import TaskManager
 
-from palm_jax.api import trained_model
+from palm_jax.api import loading
 from palm_jax.exchange import hf_directory
 from palm_jax.exchange.lm_eval import PalmJax
 from tests.support.paths import ROOT
@@ -52,7 +52,7 @@ def tasks(tmp_path):
 
 
 def test_the_numbers_are_those_of_transformers(made, tasks, tmp_path):
-    model = trained_model.load(made / 'base')
+    model = loading.load(made / 'base')
     hf_directory.write(model.params, model.model.arch, model.data.vocabulary, model.data.length, tmp_path / 'hf')
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
     ours, theirs = (

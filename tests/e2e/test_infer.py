@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from palm_jax.api import predictions, trained_model
+from palm_jax.api import loading, predictions
 from palm_jax.errors import UserError
 from tests.support.paths import ROOT
 from tests.support.programs import run_here
@@ -44,7 +44,7 @@ def test_every_row_is_answered_in_its_place(classifier, tmp_path):
     lines = read(tmp_path / 'out.jsonl')
     assert [line.get('id') for line in lines] == [None if i in (7, 20) else i for i in range(40)]
     assert 'in.jsonl, line 8' in lines[7]['error'] and 'Did you mean txt?' in lines[20]['error']
-    model = trained_model.load(classifier)
+    model = loading.load(classifier)
     for line, said in zip((lines[0], lines[39]), model.predict([lines[0]['text'], lines[39]['text']]), strict=True):
         assert line['probabilities'] == pytest.approx(said, abs=1e-5) and line['predicted'] == next(iter(said))
     broken = tmp_path / 'broken'  # an output that exists is refused before the model is loaded
@@ -64,7 +64,7 @@ def cut_after(whole, cut, note, lines):
 @pytest.fixture
 def begun(made, tmp_path, monkeypatch):
     """A base, rows, their predictions, and a function that leaves the first of them as a kill would."""
-    model, source, whole = trained_model.load(made / 'base'), tmp_path / 'in.jsonl', tmp_path / 'whole.jsonl'
+    model, source, whole = loading.load(made / 'base'), tmp_path / 'in.jsonl', tmp_path / 'whole.jsonl'
     lines = [{'text': f'the square\u2028of {i}', 'error': 'mine'} for i in range(11)]
     lines[4] = {'txt': 'no text here'}
     source.write_text('\n'.join(json.dumps(line, ensure_ascii=False) for line in lines))
@@ -150,7 +150,7 @@ def test_mistakes_are_one_message(classifier, made, tmp_path):
     long = tmp_path / 'long.txt'
     long.write_text('short\n' + 'x' * 500 + '\n')
     (tmp_path / 'folder.jsonl').mkdir()
-    model = trained_model.load(made / 'base')
+    model = loading.load(made / 'base')
     assert predictions.write(model, str(long), str(tmp_path / 'o.jsonl'), {}) == (1, 1)
     assert 'longer than the 64 tokens' in read(tmp_path / 'o.jsonl')[1]['error']
     config = f'--gin_file={classifier}/config.gin'

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from palm_jax.api import trained_model
+from palm_jax.api import loading
 from tests.support import old_runs
 from tests.support.old_runs import assert_near, command
 from tests.support.paths import ROOT
@@ -87,13 +87,11 @@ def test_what_was_exported_is_exported_again_and_comes_in_as_a_base():
         names = {path.name for path in Path(f'exported_{kind}').iterdir()}
         assert names == {path.name for path in Path(f'again_{kind}').iterdir()}
     command('import_weights', '--format=hf', 'exported_base', 'imported')
-    scores = trained_model.load('imported').score([(prompt, 'is 144.') for prompt in old_runs.PROMPTS])
+    scores = loading.load('imported').score([(prompt, 'is 144.') for prompt in old_runs.PROMPTS])
     assert_near([list(score.logprobs) for score in scores], EXPECTED['base']['log-probabilities'], 1e-4)
 
 
 @pytest.mark.slow
 def test_a_saved_model_is_a_base_to_start_from():
-    model = trained_model.finetune(
-        'classes.csv', 'saved', 'from_saved', TRAIN_STEPS=1, TASK_FEATURE_LENGTHS={'inputs': 32}
-    )
+    model = loading.finetune('classes.csv', 'saved', 'from_saved', TRAIN_STEPS=1, TASK_FEATURE_LENGTHS={'inputs': 32})
     assert set(model.predict(old_runs.TEXTS)[0]) == {'no', 'yes'}

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from palm_jax import locks
-from palm_jax.api.trained_model import load
+from palm_jax.api.loading import load
 from tests.support.runs import finetune, losses, run
 
 

@@ -10,7 +10,7 @@ import time
 import httpx
 import pytest
 
-from palm_jax.api import trained_model
+from palm_jax.api import loading
 from tests.support.paths import ROOT
 from tests.support.programs import run_here
 from tests.support.runs import finetune
@@ -64,13 +64,13 @@ def test_every_kind_in_one_process(made, runs):
 
         texts = ['number 4 is even', 'number 5 is odd']
         for row, said in zip(ask('/v1/classify', model='classes', input=texts)['data'],
-                             trained_model.load(runs / 'classes').predict(texts), strict=True):  # fmt: skip
+                             loading.load(runs / 'classes').predict(texts), strict=True):  # fmt: skip
             assert row['probabilities'] == pytest.approx(said, abs=1e-5) and row['label'] == next(iter(said))
         found = ask('/v1/tag', model='tagger', input='Ann7 is here')['data'][0]['entities']
-        assert found == trained_model.load(runs / 'tags').extract_entities(['Ann7 is here'])[0]
+        assert found == loading.load(runs / 'tags').extract_entities(['Ann7 is here'])[0]
         messages = [{'role': 'user', 'content': 'hi'}]
         said = ask('/v1/chat/completions', model='chat', messages=messages, temperature=0, max_tokens=6)
-        model = trained_model.load(runs / 'chat', MAX_NEW_TOKENS=6)
+        model = loading.load(runs / 'chat', MAX_NEW_TOKENS=6)
         assert said['choices'][0]['message']['content'] == model.generate([messages])[0]
         wrong = httpx.post(f'{url}/v1/classify', json={'model': 'classes', 'input': 'a', 'second_input': 'b'})
         assert wrong.status_code == 400 and 'single texts' in wrong.json()['error']['message']

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from palm_jax.api import predictions
-from palm_jax.api.trained_model import load
+from palm_jax.api.loading import load
 from palm_jax.errors import UserError
 from tests.support.paths import ROOT
 from tests.support.runs import finetune

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from palm_jax.api.trained_model import load
+from palm_jax.api.loading import load
 from palm_jax.cli import import_weights
 from palm_jax.data.vocabulary.vocabularies import HuggingFace
 from palm_jax.errors import UserError

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from palm_jax.api.trained_model import load
+from palm_jax.api.loading import load
 from palm_jax.data.registry import stdlib
 from palm_jax.data.vocabulary import fitting, vocabularies
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary

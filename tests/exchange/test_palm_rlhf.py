@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from palm_jax.api.trained_model import load
+from palm_jax.api.loading import load
 from palm_jax.errors import UserError
 from palm_jax.exchange import imports
 from tests.support.published import PUBLISHED, published

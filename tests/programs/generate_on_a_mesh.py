@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from palm_jax.api import trained_model
+from palm_jax.api import loading
 from palm_jax.inference.beam import BeamSearch
 from palm_jax.inference.generate import Sampler
 from palm_jax.models.palm import Architecture, PaLM
@@ -12,7 +12,7 @@ from tests.support.vocabularies import Numbers
 
 assert jax.device_count() == 8
 model = PaLM(Architecture(vocab_size=64, num_layers=2, d_model=32, num_heads=4, head_dim=8))
-split = trained_model._in_place(model, MeshLayout(model=2))
+split = loading._in_place(model, MeshLayout(model=2))
 assert split['stack']['attn']['qkv']['q'].addressable_shards[0].data.shape == (2, 8, 2, 8)
 whole = jax.tree.map(np.asarray, split)
 prompts = [[0, *range(3, 3 + n)] for n in (2, 9, 4)]

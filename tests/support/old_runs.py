@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from palm_jax.api import trained_model
+from palm_jax.api import loading
 
 RUNS = Path(__file__).parents[1] / 'goldens' / 'runs'
 TEXTS = ['number 7 is odd', 'number 500 is even', 'number 31 is']
@@ -31,26 +31,26 @@ INTERRUPTED = (
 
 def language_model(name: str) -> dict[str, Any]:
     """Greedy continuations, and the log-probability of every byte of other texts."""
-    model = trained_model.load(name, TEMPERATURE=0.0, MAX_NEW_TOKENS=24)
+    model = loading.load(name, TEMPERATURE=0.0, MAX_NEW_TOKENS=24)
     scores = model.score([(prompt, 'is 144.') for prompt in PROMPTS])
     return {'texts': model.generate(PROMPTS), 'log-probabilities': [list(score.logprobs) for score in scores]}
 
 
 def labels(name: str) -> dict[str, Any]:
     """Probabilities by label, in alphabetical order of the labels, or numbers."""
-    said = trained_model.load(name).predict(TEXTS)
+    said = loading.load(name).predict(TEXTS)
     return {'predictions': [dict(sorted(row.items())) if isinstance(row, dict) else row for row in said]}
 
 
 def entities(name: str) -> dict[str, Any]:
     """What a tagger finds: type, text, first and last character."""
-    found = trained_model.load(name).extract_entities(['Ann1 is 1', 'is Bnn44', '20 Ann20'])
+    found = loading.load(name).extract_entities(['Ann1 is 1', 'is Bnn44', '20 Ann20'])
     return {'entities': [[list(entity.values()) for entity in row] for row in found]}
 
 
 def written(name: str) -> dict[str, Any]:
     """Greedy answers, and the log-probability of every token of a given one."""
-    model = trained_model.load(name)
+    model = loading.load(name)
     scores = model.score([(text, 'yes') for text in TEXTS])
     return {'texts': model.generate(TEXTS), 'log-probabilities': [list(score.logprobs) for score in scores]}
 
