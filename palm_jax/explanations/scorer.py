@@ -120,6 +120,7 @@ def _arrays(rows: Sequence[Explainable], size: int) -> Batch:
     if isinstance(output, HeadOutput):
         num_scores = 1 + max(i for row in rows for m in row.output.margins for i in (m.index, *m.against))
         batch['against'] = np.zeros((size, num_targets, num_scores), bool)
+        batch['of_decision'] = np.zeros((size, num_targets), bool)
     for i, row in enumerate(rows):
         batch['tokens'][i, : len(row.ids)] = row.ids
         batch['segments'][i, : len(row.ids)] = 1
@@ -131,6 +132,7 @@ def _arrays(rows: Sequence[Explainable], size: int) -> Batch:
             for t, margin in enumerate(row.output.margins):
                 batch['targets'][i, t] = margin.index
                 batch['against'][i, t, list(margin.against)] = True
+                batch['of_decision'][i, t] = margin.is_of_decision
         else:
             batch['targets'][i, : len(read)] = row.output.targets
     if not any(row.num_bidirectional for row in rows):
@@ -149,7 +151,7 @@ def _value_of(row: Explainable) -> Any:
 
 
 def _margins(model: Any, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-    """Return Σ_t scores[index_t] − log Σ exp(scores[against_t]) of each row, float32 [B]."""
+    """Return the sum of the margins of each row, float32 [B]; see `Margin`."""
     scores = model.apply(
         {'params': params}, batch['tokens'], None, batch['segments'], batch.get('bidirectional'), method='scores'
     )
@@ -160,7 +162,8 @@ def _margins(model: Any, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
     is_contrast_BT1 = against_BTC.any(axis=2, keepdims=True)
     # Without scores against it, the log of the sum of all others is computed and dropped: its gradient is finite.
     others_BTC = jnp.where(against_BTC | ~is_contrast_BT1, scores_BTC[..., : against_BTC.shape[2]], -jnp.inf)
-    others_BT = jnp.where(is_contrast_BT1[..., 0], jax.nn.logsumexp(others_BTC, axis=2), 0.0)
+    others_BT = jnp.where(batch['of_decision'], others_BTC.max(axis=2), jax.nn.logsumexp(others_BTC, axis=2))
+    others_BT = jnp.where(is_contrast_BT1[..., 0], others_BT, 0.0)
     return ((chosen_BT - others_BT) * batch['weights']).sum(axis=1)
 
 
