@@ -69,7 +69,8 @@ ALLOWED = {
         'parameters',
     },
     'predictors': {'predictors', 'explanations', 'labels', 'data/readers', 'training', 'inference', 'metrics'},
-    'microscope': {'microscope', 'predictors', 'training', 'peft', 'data/readers'},
+    'microscope': {'microscope', 'predictors', 'training', 'inference', 'peft', 'metrics', 'data/readers'},
+    'fairness': {'fairness', 'labels', 'predictors'},
     'probing': {'probing', 'predictors', 'labels', 'metrics'},
     'monitoring': {'monitoring', 'predictors', 'reports'},
     'retuning': {

@@ -43,7 +43,7 @@ RUN = {
     'palm-jax bindings': 'test_bindings_are_listed',
     **{
         f'palm-jax {name}': 'test_the_commands_that_use_a_model_work'
-        for name in ('infer', 'eval', 'export', 'serve', 'explain-prediction')
+        for name in ('infer', 'eval', 'export', 'serve', 'explain-prediction', 'drift', 'memorization')
     },
     'palm-jax checkpoint': 'test_the_commands_that_use_a_model_work',
 }
@@ -288,6 +288,7 @@ def test_the_commands_that_use_a_model_work(tmp_path):
         ('explain-prediction', 'completeness error'),
         ('drift', 'bits per byte'),
         ('inspect step', 'most surprising'),
+        ('memorization', 'held out'),
     ):
         assert expected in said(of('palm-jax', *name.split()), tmp_path), name
     assert (tmp_path / 'runs/tiny/explanations.html').exists() and (tmp_path / 'runs/tiny/explanations.json').exists()

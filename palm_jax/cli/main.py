@@ -30,6 +30,8 @@ PROGRAMS = {
     'retune': ('retune', 'train a deployed model on corrections, and promote what wins'),
     'probe': ('probe', 'test whether predictions survive typing mistakes, case, homoglyphs, ...'),
     'rank-examples': ('rank_examples', 'list examples by loss, near-duplicates, labels that are likely wrong'),
+    'fairness': ('fairness', 'compare the labels and errors of groups'),
+    'memorization': ('memorization', 'test what a language model has memorized of its training text'),
     'lm-eval': ('lm_eval', 'run lm-evaluation-harness on a trained model'),
     'compile-for': ('compile_for', 'compile a train step for TPUs that are not attached'),
 }
@@ -51,6 +53,8 @@ _OTHER_NAMES = {
     **dict.fromkeys(('promote', 'rollback', 're-tune', 'champion'), 'retune'),
     **dict.fromkeys(('robustness', 'checklist', 'attack'), 'probe'),
     **dict.fromkeys(('rank', 'duplicates', 'cleanlab', 'rank_examples'), 'rank-examples'),
+    **dict.fromkeys(('bias', 'parity', 'audit'), 'fairness'),
+    **dict.fromkeys(('memorisation', 'canaries', 'extraction'), 'memorization'),
     **dict.fromkeys(('monitor', 'shift'), 'drift'),
     **dict.fromkeys(('check', 'env', 'info'), 'doctor'),
     **dict.fromkeys(('lm_eval', 'harness'), 'lm-eval'),

@@ -125,7 +125,7 @@ def rank(
     if rows != len(examples):
         raise UserError(
             f'The {len(examples):,} examples are {rows:,} rows of tokens: packed, or dialogues in several parts. Their '
-            'losses cannot be told apart; load the run with --gin.PACK=False and longer TASK_FEATURE_LENGTHS.'
+            'losses cannot be separated; load the run with --gin.PACK=False and longer TASK_FEATURE_LENGTHS.'
         )
     if by == 'disagreement':
         scores = _disagreement([model, *others], find(split), batch_size)

@@ -75,7 +75,7 @@ def batch_of(model: Any, model_dir: str | Path, step: int) -> tuple[int, int]:
     Raises:
       UserError: the run has no such step.
     """
-    last = model.run.get('train_steps')
+    last = model.run.get('total_steps')
     if step < 1 or (last is not None and step > last):
         raise UserError(f'--step={step}: the run has steps 1 to {last:,}.')
     sizes = BatchSizes.of(model.run['batch_size'])

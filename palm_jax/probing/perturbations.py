@@ -1,4 +1,4 @@
-"""Changes of texts: typing mistakes, case, blanks, homoglyphs, punctuation, numbers, negation.
+"""Changes of texts: typing mistakes, case, blanks, homoglyphs, punctuation, gender, numbers, negation.
 
 A change is a function of the text and the seed alone. It returns the text itself where there is nothing to change.
 """
@@ -19,8 +19,19 @@ _KEYS = ('qwertyuiop', 'asdfghjkl', 'zxcvbnm')
 _NEIGHBOURS = {key: row[max(i - 1, 0) : i] + row[i + 1 : i + 2] for row in _KEYS for i, key in enumerate(row)}
 _HOMOGLYPHS = dict(zip('aceiopxyABCEHIKMOPTX', 'асеіорхуАВСЕНІКМОРТХ', strict=True))  # Cyrillic letters that look alike
 _AUXILIARY = re.compile(
-    r"\b(is|are|was|were|do|does|did|can|could|will|would|should|has|have|had|must)(n't|n’t| not)?\b", re.IGNORECASE
+    r"\b(?:(?P<cut>ca|wo)n['’]t"
+    r"|(?P<whole>is|are|was|were|do|does|did|can|could|will|would|should|has|have|had|must)(?P<not>n['’]t|\ not)?)\b",
+    re.IGNORECASE,
 )
+_UNCUT = {'ca': 'can', 'wo': 'will'}
+
+_GENDERS = (
+    *(('he', 'she'), ('himself', 'herself'), ('man', 'woman'), ('men', 'women'), ('boy', 'girl'), ('boys', 'girls')),
+    *(('father', 'mother'), ('dad', 'mum'), ('son', 'daughter'), ('brother', 'sister'), ('husband', 'wife')),
+    *(('uncle', 'aunt'), ('mr', 'mrs'), ('sir', 'madam'), ('king', 'queen'), ('male', 'female')),
+)
+_OTHER_GENDER = {a: b for pair in _GENDERS for a, b in (pair, pair[::-1])} | {'him': 'her', 'hers': 'his'}
+_GENDERED = re.compile(rf'\b({"|".join((*_OTHER_GENDER, "his", "her"))})\b(?=(?P<word>\s+\w)?)', re.IGNORECASE)
 
 Expectation = Literal['same', 'any']
 
@@ -105,11 +116,31 @@ def _negation(text: str, rng: np.random.Generator) -> str:
     del rng
 
     def other(match: re.Match) -> str:
-        if not match[2]:
-            return f'{match[1]} not'
-        return {'ca': 'can', 'wo': 'will'}.get(match[1].lower(), match[1])
+        if match['cut']:
+            whole = _UNCUT[match['cut'].lower()]
+            return whole.capitalize() if match['cut'][0].isupper() else whole
+        return match['whole'] if match['not'] else f'{match["whole"]} not'
 
     return _AUXILIARY.sub(other, text, count=1)
+
+
+def _gender(text: str, rng: np.random.Generator) -> str:
+    """Swap English words for men and women: he and she, father and mother, Mr and Mrs."""
+    del rng
+
+    def other(match: re.Match) -> str:
+        word = match[1].lower()
+        if word == 'her':  # her book, with her
+            found = 'his' if match['word'] else 'him'
+        elif word == 'his':  # his book, it is his
+            found = 'her' if match['word'] else 'hers'
+        else:
+            found = _OTHER_GENDER[word]
+        if match[1].isupper() and len(match[1]) > 1:
+            return found.upper()
+        return found.capitalize() if match[1][0].isupper() else found
+
+    return _GENDERED.sub(other, text)
 
 
 def _some(count: int, rng: np.random.Generator) -> list[int]:
@@ -126,6 +157,7 @@ PERTURBATIONS = {
         Perturbation('blanks', _blanks, keeps_words=False),
         Perturbation('punctuation', _punctuation, keeps_words=False),
         Perturbation('homoglyphs', _homoglyphs),
+        Perturbation('gender', _gender),
         Perturbation('numbers', _numbers, 'any'),
         Perturbation('negation', _negation, 'any', keeps_words=False),
     )

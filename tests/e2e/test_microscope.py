@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from palm_jax import api
 from palm_jax.training.head_losses import ClassLoss
@@ -10,9 +11,9 @@ from tests.support.programs import run_here
 from tests.support.runs import finetune, losses
 
 
-def test_a_step_shows_what_was_learned_from(made):
+def test_a_step_shows_what_was_learned_from(made, tmp_path):
     config = made / 'base' / 'config.gin'
-    page = made / 'step_2.html'
+    page = tmp_path / 'step_2.html'
     flags = f'--gin_file={config}', '--step=2', f'--output={page}'
     result = run_here('palm_jax.cli.inspect', 'step', *flags, '--rows=99')
     assert result.returncode == 0 and 'step 2: sequences 4 to 7, 4 of 4 shown' in result.stdout, result.stderr
@@ -47,12 +48,23 @@ def test_examples_are_ranked(made, tmp_path):
     assert abs(np.mean(values) - metrics['loss'].value()) < 1e-3
     same = {tuple(sorted((p['first']['text'], p['second']['text']))) for p in found['near_duplicates']}
     assert ('number 12 is even', 'number 12 is even') in same
+
+
+@pytest.mark.slow
+def test_examples_are_ranked_by_gradient_and_disagreement(made, tmp_path):
+    run = tmp_path / 'run'
+    assert finetune(made, run, steps=3).returncode == 0
+    flags = [f'--gin_file={run / "config.gin"}']
     by_gradient = run_here('palm_jax.cli.rank_examples', *flags, '--by=gradient')
     assert by_gradient.returncode == 0 and 'By gradient' in by_gradient.stdout, by_gradient.stderr
     together = run_here('palm_jax.cli.rank_examples', *flags, '--by=disagreement', f'--other={run}')
     assert together.returncode == 0, together.stderr
     assert {e['disagreement'] for e in json.loads((run / 'ranked.json').read_text())['examples']} == {0.0}
+
+
+def test_what_cannot_be_ranked_is_refused(made):
+    flags = [f'--gin_file={made / "base" / "config.gin"}']
     alone = run_here('palm_jax.cli.rank_examples', *flags, '--by=disagreement')
     assert alone.returncode == 2 and '--other=MODEL_DIR' in alone.stderr
-    corpus = run_here('palm_jax.cli.rank_examples', f'--gin_file={made / "base" / "config.gin"}')
+    corpus = run_here('palm_jax.cli.rank_examples', *flags)
     assert corpus.returncode == 2 and 'palm-jax inspect step' in corpus.stderr

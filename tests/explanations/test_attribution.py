@@ -128,6 +128,7 @@ def test_a_linear_model_has_a_closed_form(kinds, baseline):
     assert found.faithfulness.keys() == {*found.attributions, 'random'}
 
 
+@pytest.mark.slow
 def test_the_completeness_error_falls_with_the_steps_and_batches_change_nothing(kinds):
     model, texts = kinds['pairs'], [('no, it does not', 'yes'), ('a', 'b c d e f g')]
     coarse, fine = (model.explain(texts, settings=Settings(steps=n, batch_size=4)) for n in (2, 60))

@@ -7,6 +7,7 @@ import pytest
 from palm_jax.microscope.ranking import disagreement, likely_wrong, near_duplicates
 from palm_jax.microscope.token_losses import example_losses, token_losses
 from palm_jax.training.losses import LanguageModelLoss
+from tests.support.models import applied
 
 
 def test_near_duplicates_are_found_within_a_set():
@@ -38,7 +39,7 @@ def test_disagreement_is_the_share_of_pairs():
 def test_losses_of_tokens_and_examples(micro, batch):
     model, params = micro()
     losses_BL = np.asarray(token_losses(model, params, batch))
-    logits = np.asarray(model.apply({'params': params}, batch['decoder_input_tokens']), np.float64)
+    logits = np.asarray(applied(model, params, batch['decoder_input_tokens']), np.float64)
     log_z = np.log(np.exp(logits).sum(axis=-1))
     chosen = np.take_along_axis(logits, batch['decoder_target_tokens'][..., None], axis=2)[..., 0]
     np.testing.assert_allclose(losses_BL, log_z - chosen, atol=1e-4)
@@ -48,6 +49,6 @@ def test_losses_of_tokens_and_examples(micro, batch):
     means, norms = example_losses(loss, model, True, params, {}, batch)
     np.testing.assert_allclose(means, expected, rtol=1e-4)
     alone = {name: values[:1] for name, values in batch.items()}
-    gradient = jax.grad(lambda p: loss(model, p, alone)[0] / weights[0].sum())(params)
+    gradient = jax.jit(jax.grad(lambda p: loss(model, p, alone)[0] / weights[0].sum()))(params)
     norm = np.sqrt(sum(float((np.asarray(g, np.float64) ** 2).sum()) for g in jax.tree.leaves(gradient)))
     assert float(norms[0]) == pytest.approx(norm, rel=1e-4)

@@ -7,7 +7,7 @@ import pytest
 
 from palm_jax.probing.perturbations import PERTURBATIONS
 
-TEXT = 'Why is my card payment of 250 EUR still pending after 3 days?'
+TEXT = 'Why is my card payment of 250 EUR to her still pending after 3 days?'
 
 
 @pytest.mark.parametrize('name', PERTURBATIONS)
@@ -39,6 +39,15 @@ def test_each_changes_what_its_name_says():
 ])  # fmt: skip
 def test_negation_is_put_or_taken_away(text, negated):
     assert PERTURBATIONS['negation'](text) == negated
+
+
+@pytest.mark.parametrize('text, swapped', [
+    ('She gave him her book', 'He gave her his book'), ('It is his, Mr. Smith', 'It is hers, Mrs. Smith'),
+    ('MY FATHER AND HERS', 'MY MOTHER AND HIS'), ('the theme of others', 'the theme of others'),
+    ('I saw her.', 'I saw him.'),
+])  # fmt: skip
+def test_genders_are_swapped(text, swapped):
+    assert PERTURBATIONS['gender'](text) == swapped
 
 
 def test_seeds_change_the_places():

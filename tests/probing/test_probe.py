@@ -38,14 +38,15 @@ def test_drop_flips_and_mcnemar_by_hand(classes, monkeypatch):
     assert lower.examples[0] == {'text': ['Text 0'], 'changed': ['text 0'], 'before': 'yes', 'after': 'no'}
 
 
-def test_every_kind_of_task_is_probed(micro):
+@pytest.mark.parametrize('kinds', [('labels', 'tags'), pytest.param(('pairs', 'chat'), marks=pytest.mark.slow)])
+def test_every_kind_of_task_is_probed(micro, kinds):
     cases = {
         'labels': [Case((f'Some text {i}',), ('a',)) for i in range(6)],
         'pairs': [Case((f'Some text {i}', 'Another one'), '1.5') for i in range(6)],
-        'tags': [Case(('Ann', 'met', 'Bob'), ('B-PER', 'O', 'B-PER'))] * 6,
+        'tags': [Case(('Annabel', 'visited', 'Robert'), ('B-PER', 'O', 'B-PER'))] * 6,
         'chat': [Case(('hello there',), ('yes',), (Turn('hello there', False),))] * 3,
     }
-    for name, model in every_kind(micro, *cases).items():
+    for name, model in every_kind(micro, *kinds).items():
         found = probe(model, cases[name], perturbations_of(['typos', 'uppercase', 'blanks']), batch_size=8)
         assert [f.name for f in found] == ['typos', 'uppercase', *([] if name == 'tags' else ['blanks'])]
         assert all(0 <= f.flips <= 1 for f in found)
