@@ -39,7 +39,15 @@ DATA = [
     'importlib_resources',  # tensorflow-datasets needs it and does not say so
     'tensorboard>=2.21',  # seqio's metric writers need it; TensorFlow no longer brings it
 ]
-HF = ['safetensors>=0.5', 'tokenizers>=0.21', 'transformers>=5.0,<6', 'torch>=2.6', 'peft>=0.17', 'gguf>=0.17']
+HF = [
+    'safetensors>=0.5',
+    'tokenizers>=0.21',
+    'transformers>=5.0,<6',
+    'torch>=2.6',
+    'peft>=0.17',
+    'gguf>=0.17',
+    'jinja2>=3.1.6',
+]
 FAIRNESS = ['fairlearn>=0.13']
 EVAL = ['lm-eval>=0.4.13']
 SERVE = ['fastapi>=0.115', 'anyio>=4.4', 'uvicorn>=0.32', 'prometheus-client>=0.21']

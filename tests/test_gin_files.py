@@ -59,7 +59,7 @@ def test_a_part_says_what_it_provides_and_fits_an_entry(part, base_and_table, sm
         assert arguments['data'].num_sequences > 1 and arguments['data'].example()
         assert next(arguments['data'].validation(2))
         assert num_params(arguments['model']) > 1e6
-    elif folder in ('heads', 'peft') or part == 'gin/models/pretrained.gin':
+    elif folder in ('heads', 'peft', 'methods') or part == 'gin/models/pretrained.gin':
         shared = ('labelled', 'generation', 'tables')  # which other heads include
         later = [] if Path(part).stem in shared else [part]
         table = (
@@ -68,7 +68,7 @@ def test_a_part_says_what_it_provides_and_fits_an_entry(part, base_and_table, sm
             else base_and_table[0]
         )
         model = build(['gin/finetune_lora.gin', *later], table, base_and_table[1])['model']
-        assert (model.head is None) == (Path(part).stem in ('text_to_text', 'dialogue'))
+        assert (model.head is None) == (Path(part).stem in ('text_to_text', 'dialogue', 'embedding'))
     elif part == 'gin/runs/imported.gin':
         sizes = ('VOCABULARY_SIZE', '4096'), ('TASK_FEATURE_LENGTHS', "{'targets': 64}")
         assert num_params(build([part], ('MODEL_DIR', 'run'), base_and_table[1], *sizes)['model']) > 1e6

@@ -23,6 +23,7 @@ ALLOWED = {
     'data/readers': {'data/readers'},
     'data/vocabulary': {'data/vocabulary'},
     'data/supervised': {'data/supervised', 'data/readers', 'data/vocabulary', 'labels', 'metrics'},
+    'data/augmentation': {'data/augmentation', 'data/readers', 'metrics'},
     'data/registry': {
         *('data/registry', 'data/supervised', 'data/readers', 'data/vocabulary'),
         'metrics',

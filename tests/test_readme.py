@@ -1,6 +1,7 @@
 """Every command of the README and of docs/ works, and every notebook. CI runs the two set-up commands themselves."""
 
 import ast
+import os
 import pkgutil
 import re
 import shlex
@@ -48,7 +49,7 @@ RUN = {
     'palm-jax checkpoint': 'test_the_commands_that_use_a_model_work',
 }
 TABLE = [
-    pytest.param(cell, 'finetuning/' in name, id=f'{Path(name).stem}: {cell}')
+    pytest.param(cell, 'finetuning/' in name or 'methods/' in name, id=f'{Path(name).stem}: {cell}')
     for name, text in TEXTS.items()
     for cell in re.findall(r'^\| [^|]+ \| (.*--gin.*) \|$', text, re.MULTILINE)
     if '`--gin_file=`' not in cell  # a header
@@ -64,9 +65,9 @@ def split(command):
     return tuple(words[2:])
 
 
-def run(command, cwd=ROOT):
+def run(command, cwd=ROOT, **environment):
     """Runs a command in a process of its own."""
-    return run_alone(*split(command), cwd=cwd)
+    return run_alone(*split(command), cwd=cwd, **environment)
 
 
 def said(command, cwd=ROOT):
@@ -220,12 +221,34 @@ def test_the_vocabulary_program(tmp_path):
     assert (tmp_path / 'my.model').exists() and 'sentencepiece_420_' in shown
 
 
-def test_the_benchmark_tool():
-    small = '--size=tiny --batch=1 --length=32 --steps=2 --unroll=1'
-    result = run(f'python -m tools.benchmark train {small}')
+# What a machine with jax, flax and optax may lack; Python imports a `sitecustomize` at the start of every process.
+_BARE = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in {packages}:
+            raise ModuleNotFoundError('a benchmark imports what it does not use: ' + name)
+
+sys.meta_path.insert(0, Refuse())
+"""
+_LACKED = ('grain', 'array_record', 'babel', 'gin', 'seqio', 'tensorflow', 'sentencepiece', 'torch', 'transformers')
+
+
+def on_a_bare_machine(folder):
+    """The environment of a process, and of those that it starts, that can import none of `_LACKED`."""
+    (folder / 'sitecustomize.py').write_text(_BARE.format(packages=_LACKED))
+    return {'PYTHONPATH': os.pathsep.join(filter(None, (str(folder), os.environ.get('PYTHONPATH'))))}
+
+
+def test_the_benchmark_tool(tmp_path):
+    small, bare = '--size=tiny --batch=1 --length=32 --steps=2 --unroll=1', on_a_bare_machine(tmp_path)
+    result = run(f'python -m tools.benchmark train {small} --profile', **bare)
     assert result.returncode == 0, result.stderr[-2000:]
     assert re.search(r'palm_jax +\d+\.\dM', result.stdout) and 'MFU =' in result.stdout
-    result = run(f'python -m tools.benchmark finetune {small} --methods=head_only')
+    table = result.stdout.partition('kernel\n')[2].splitlines()
+    assert len(table) == 32 and table[-2].endswith('others') and table[-1].endswith('all')
+    result = run(f'python -m tools.benchmark finetune {small} --methods=head_only', **bare)
     assert result.returncode == 0, result.stderr[-2000:]
     assert re.search(r'head_only +14,861 ', result.stdout) and re.search(r'full +\d,\d+,\d+ .*1\.00×', result.stdout)
 
@@ -234,10 +257,10 @@ def test_the_benchmark_tool():
 def test_the_benchmark_of_writing():
     result = run(
         'python -m tools.benchmark decode --size=tiny --batches=2 --prompt=4 --tokens=3 --steps=1 '
-        '--against=transformers'
+        '--against=transformers --dtype=bfloat16'
     )
     assert result.returncode == 0, result.stderr[-2000:]
-    assert re.search(r'palm_jax, stored +2 ', result.stdout) and 'of bound' in result.stdout
+    assert re.search(r'palm_jax, stored +2 +\d+ MB bfloat16 ', result.stdout) and 'of bound' in result.stdout
     assert re.search(r'transformers +2 .*palm_jax, stored is \d+\.\d\d× as fast', result.stdout)
     result = run('python -m tools.benchmark serve --size=tiny --requests=4 --slots=2 --tokens=9 --steps=1')
     assert result.returncode == 0, result.stderr[-2000:]

@@ -12,11 +12,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from palm_jax.cli.parser import positive
 from palm_jax.data.pretraining import token_cache
 from palm_jax.data.pretraining.corpus import Corpus
 from palm_jax.data.pretraining.dataset import LanguageModelData
@@ -35,16 +33,6 @@ data.batch(0, {batch})
 assert 'tensorflow' not in sys.modules
 print(time.monotonic() - start)
 """
-
-
-def add_arguments(commands: Any) -> None:
-    """Add the arguments of the command `data`."""
-    data = commands.add_parser('data', help='batches from raw text and from the cache; needs TensorFlow')
-    data.add_argument('--vocabulary', default='sentencepiece', help='sentencepiece (32,000 ids), bytes, or a path')
-    data.add_argument('--length', type=positive, default=2048, help='tokens per sequence')
-    data.add_argument('--batch', type=positive, default=8, help='sequences per step')
-    data.add_argument('--steps', type=positive, default=5, help='number of repetitions')
-    data.add_argument('--documents', type=positive, default=600, help='documents of raw text per repetition')
 
 
 def compare(options: argparse.Namespace) -> None:

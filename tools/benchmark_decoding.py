@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import functools
 import statistics
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -15,50 +16,23 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from palm_jax.cli.parser import positive
 from palm_jax.errors import UserError
-from palm_jax.exchange import hf_config
-from palm_jax.exchange.families import family_for
-from palm_jax.exchange.tensors import exported
 from palm_jax.inference import decoding
 from palm_jax.inference.engine import Delta, Engine, Request
 from palm_jax.inference.generate import Sampler
 from palm_jax.models.palm import Architecture, PaLM
 from palm_jax.training import state
+from tools import kernel_profile
 from tools.contenders import Contender, Trainer, choose_device, resident_bytes
+from tools.shapes import architecture
 
 FORMULA = 'bound = memory bandwidth ÷ (bytes of all weights + B · bytes of the keys and values of a full sequence)'
 
 
-def add_arguments(commands: Any, sizes: Iterable[str]) -> None:
-    """Add the arguments of the command `decode`."""
-    decode = commands.add_parser('decode', help='prefill and token-by-token generation')
-    decode.add_argument('--size', choices=list(sizes), default='40m')
-    decode.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='device; default: the first that jax finds')
-    decode.add_argument('--batches', default='1,8,64', help='comma-separated list of batch sizes')
-    decode.add_argument('--prompt', type=positive, default=64, help='tokens per prompt')
-    decode.add_argument('--tokens', type=positive, default=64, help='tokens to generate')
-    decode.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
-    decode.add_argument('--weights', default='stored', help='comma-separated list of stored, int8')
-    decode.add_argument('--steps', type=positive, default=5, help='number of repetitions')
-    decode.add_argument('--against', default='', help='transformers, or nothing')
-
-
-def add_serving_arguments(commands: Any, sizes: Iterable[str]) -> None:
-    """Add the arguments of the command `serve`."""
-    serve = commands.add_parser('serve', help='the engine of the server: concurrent and sequential requests')
-    serve.add_argument('--size', choices=list(sizes), default='40m')
-    serve.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='device; default: the first that jax finds')
-    serve.add_argument('--requests', type=positive, default=32, help='number of requests, of mixed lengths')
-    serve.add_argument('--slots', type=positive, default=8, help='sequences generated in parallel')
-    serve.add_argument('--tokens', type=positive, default=48, help='maximum number of tokens to generate per request')
-    serve.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
-    serve.add_argument('--steps', type=positive, default=3, help='number of repetitions')
-
-
-def compare_serving(options: argparse.Namespace, arch: Architecture) -> None:
+def compare_serving(options: argparse.Namespace) -> None:
     """Run the same requests concurrently and sequentially, in turn."""
     choose_device(options.device)
+    arch = architecture(options)
     rng, length = np.random.default_rng(0), 64 + options.tokens
     model, params = decoding.unstack_layers(PaLM(arch), _params(arch))
     engine = Engine(options.slots, max_waiting=options.requests)
@@ -113,46 +87,83 @@ class _Numbers:
         return ' '.join(map(str, ids))
 
 
-def compare(options: argparse.Namespace, arch: Architecture) -> None:
-    """Print a row for every batch size and contender: prefill, time per token, tokens/s, share of the bound."""
-    options.param_dtype = options.dtype
+def compare(options: argparse.Namespace) -> None:
+    """Print a row for every batch size and contender: prefill, time per token, tokens/s, share of the bound.
+
+    palm_jax's rows are printed first; another implementation then runs in turn with it.
+    """
+    if options.against not in ('', 'transformers'):
+        raise UserError(f'--against: unknown {options.against!r}. Known: transformers.')
+    arch = architecture(options)
     contenders = [
         Contender(f'palm_jax, {weights}', functools.partial(ours, arch, options, weights))
         for weights in options.weights.split(',')
     ]
-    if options.against:
-        if options.against != 'transformers':
-            raise UserError(f'--against: unknown {options.against!r}. Known: transformers.')
-        contenders.append(Contender('transformers', functools.partial(theirs, arch, options)))
     facts = contenders[0].facts
     print(
         f'{options.size} on {facts["device"]}, {options.dtype}: {options.prompt} prompt tokens, {options.tokens} '
-        f'generated greedily; memory bandwidth {facts["bandwidth"] / 1e9:.1f} GB/s (measured: a sum over 1 GiB)'
+        f'generated greedily; memory bandwidth {facts["bandwidth"] / 1e9:.1f} GB/s '
+        f'(measured: {facts["bandwidth_of"]})'
     )
-    print(f'{"":22}{"batch":>6}{"prefill ms":>12}{"ms/token":>12}{"min–max":>15}{"tokens/s":>10}{"of bound":>10}')
-    for batch in map(int, options.batches.split(',')):
-        times: dict[str, list[tuple[float, float]]] = {c.name: [] for c in contenders}
-        for repetition in tqdm(range(options.steps + 1), unit='round', leave=False):
-            for c in contenders:
-                prefill = c.step(batch, 1)
-                per_token = (c.step(batch, options.tokens) - prefill) / (options.tokens - 1)
-                if repetition:  # the first compiles
-                    times[c.name].append((prefill, per_token))
-        first = None
-        for c in contenders:
-            prefill, per_token = (statistics.median(column) for column in zip(*times[c.name], strict=True))
-            spread = f'{min(t for _, t in times[c.name]) * 1e3:.2f}–{max(t for _, t in times[c.name]) * 1e3:.2f}'
-            bound = facts['bandwidth'] / (c.facts['weight_bytes'] + batch * c.facts['cache_bytes'])
-            first = first or per_token
-            share = 1 / per_token / bound
-            ratio = '' if c is contenders[0] else f'  {contenders[0].name} is {per_token / first:.2f}× as fast'
-            print(
-                f'{c.name:22}{batch:>6}{prefill * 1e3:>12.1f}{per_token * 1e3:>12.2f}'
-                f'{spread:>15}{batch / per_token:>10,.0f}{share:>10.1%}{ratio}'
-            )
+    print(
+        f'{"":22}{"batch":>6}{"weights":>18}{"prefill ms":>12}{"ms/token":>12}{"min–max":>15}{"tokens/s":>10}'
+        f'{"of bound":>10}',
+        flush=True,
+    )
+    batches = [int(batch) for batch in options.batches.split(',')]
+    for batch in batches:
+        _print_rows(contenders, contenders, batch, options)
+    if options.against:
+        peer = Contender('transformers', functools.partial(theirs, arch, options))
+        for batch in batches:
+            _print_rows([contenders[0], peer], [peer], batch, options)
+        peer.stop()
+    print(FORMULA, flush=True)
+    if options.profile:
+        print(f'an answer of {options.tokens} tokens, batch {batches[0]}:')
+        print(kernel_profile.as_text(contenders[0].profile(batches[0], options.tokens)), flush=True)
     for c in contenders:
         c.stop()
-    print(FORMULA)
+
+
+def measure(
+    contenders: Sequence[Contender], batch: int, options: argparse.Namespace
+) -> list[list[tuple[float, float]]]:
+    """Return seconds of the prefill and of a token of every contender and repetition, all in turn."""
+    times: list[list[tuple[float, float]]] = [[] for _ in contenders]
+    for repetition in tqdm(range(options.steps + 1), unit='round', leave=False):
+        for c, measured in zip(contenders, times, strict=True):
+            prefill = c.step(batch, 1)
+            per_token = (c.step(batch, options.tokens) - prefill) / (options.tokens - 1)
+            if repetition:  # the first compiles
+                measured.append((prefill, per_token))
+    return times
+
+
+def share_of_bound(facts: dict[str, Any], bandwidth: float, batch: int, seconds: float) -> float:
+    """Return the speed of a token as a share of the bound that reading memory sets, see `FORMULA`."""
+    return (facts['weight_bytes'] + batch * facts['cache_bytes']) / bandwidth / seconds
+
+
+def _print_rows(
+    contenders: Sequence[Contender], shown: Sequence[Contender], batch: int, options: argparse.Namespace
+) -> None:
+    medians = {}
+    for c, times in zip(contenders, measure(contenders, batch, options), strict=True):
+        prefill, per_token = (statistics.median(column) for column in zip(*times, strict=True))
+        medians[c.name] = per_token
+        if c not in shown:
+            continue
+        spread = f'{min(t for _, t in times) * 1e3:.2f}–{max(t for _, t in times) * 1e3:.2f}'
+        share = share_of_bound(c.facts, contenders[0].facts['bandwidth'], batch, per_token)
+        first = contenders[0]
+        ratio = '' if c is first else f'  {first.name} is {per_token / medians[first.name]:.2f}× as fast'
+        weights = f'{c.facts["weight_bytes"] / 1e6:,.0f} MB {c.facts["weight_dtype"]}'
+        print(
+            f'{c.name:22}{batch:>6}{weights:>18}{prefill * 1e3:>12.1f}{per_token * 1e3:>12.2f}'
+            f'{spread:>15}{batch / per_token:>10,.0f}{share:>10.1%}{ratio}',
+            flush=True,
+        )
 
 
 def _prompts(arch: Architecture, options: argparse.Namespace, batch: int) -> np.ndarray:
@@ -187,32 +198,61 @@ def ours(arch: Architecture, options: argparse.Namespace, weights: str) -> Train
         assert int(decode_state.num_generated.min()) == tokens, 'a text ended early: another seed is needed'
 
     device = jax.devices()[0]
+    bandwidth, bandwidth_of = measured_bandwidth()
     facts = {
         'device': device.device_kind,
-        'bandwidth': _bandwidth(),
+        'bandwidth': bandwidth,
+        'bandwidth_of': bandwidth_of,
         'weight_bytes': sum(x.nbytes for x in jax.tree.leaves(params)),
+        'weight_dtype': _dtype_of(params),
         'cache_bytes': _cache_bytes(arch, options),
     }
     return Trainer(run, facts, resident_bytes)
 
 
-def _bandwidth() -> float:
-    """Return the bandwidth of a sum over 1 GiB in bytes/s, the best of ten."""
-    x = jnp.ones(1 << 28, jnp.float32)
-    total = jax.jit(jnp.sum)
-    total(x).block_until_ready()
-    seconds = []
-    for _ in range(10):
-        start = time.perf_counter()
-        total(x).block_until_ready()
-        seconds.append(time.perf_counter() - start)
-    return x.nbytes / min(seconds)
+def measured_bandwidth(num_bytes: int | None = None) -> tuple[float, str]:
+    """Return the memory bandwidth in bytes/s, the best of ten sums and ten copies, and which of them it was.
+
+    Args:
+      num_bytes: size of the array; None is 4 GiB on an accelerator, and 512 MiB on a CPU. A GPU needs that much: over
+        1 GiB a sum reads at two thirds of what memory gives.
+    """
+    if num_bytes is None:
+        num_bytes = 512 << 20 if jax.default_backend() == 'cpu' else 4 << 30
+    x = jnp.ones(num_bytes // 4, jnp.float32)
+    size = f'{num_bytes / 2**30:g} GiB'
+    found = []
+    for name, function, moved in (
+        (f'a sum over {size}', jnp.sum, x.nbytes),
+        (f'a copy of {size}', lambda x: x * 2, 2 * x.nbytes),
+    ):
+        run = jax.jit(function)
+        run(x).block_until_ready()
+        seconds = []
+        for _ in range(10):
+            start = time.perf_counter()
+            run(x).block_until_ready()
+            seconds.append(time.perf_counter() - start)
+        found.append((moved / min(seconds), name))
+    return max(found)
+
+
+def _dtype_of(params: Any) -> str:
+    """Return the dtype of most of the weights."""
+    sizes: collections.Counter[str] = collections.Counter()
+    for x in jax.tree.leaves(params):
+        sizes[x.dtype.name] += x.nbytes
+    return sizes.most_common(1)[0][0]
 
 
 def theirs(arch: Architecture, options: argparse.Namespace) -> Trainer:
     """Return a trainer for Transformers' `generate` with the exported weights."""
     import torch
     import transformers
+
+    from palm_jax.exchange import hf_config
+    from palm_jax.exchange.families import family_for
+    from palm_jax.exchange.tensors import exported
 
     jax.config.update('jax_platforms', 'cpu')
     device = 'cuda' if torch.cuda.is_available() and options.device != 'cpu' else 'cpu'
@@ -234,4 +274,9 @@ def theirs(arch: Architecture, options: argparse.Namespace) -> Trainer:
         assert out.shape[1] == options.prompt + tokens
 
     weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    return Trainer(run, {'weight_bytes': weight_bytes, 'cache_bytes': _cache_bytes(arch, options)}, resident_bytes)
+    facts = {
+        'weight_bytes': weight_bytes,
+        'weight_dtype': options.dtype,
+        'cache_bytes': _cache_bytes(arch, options),
+    }
+    return Trainer(run, facts, resident_bytes)

@@ -7,6 +7,7 @@ another one works, so threads and heaps do not interfere.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import multiprocessing
 import os
 import resource
@@ -19,6 +20,7 @@ from typing import Any
 import jax
 
 from palm_jax.errors import UserError
+from tools import kernel_profile
 
 
 @dataclasses.dataclass
@@ -42,6 +44,10 @@ class Contender:
     Args:
       name: name of its row.
       make: function that returns the trainer, called in the new process.
+
+    Attributes:
+      facts: facts of the trainer.
+      seconds: seconds of every step so far.
     """
 
     def __init__(self, name: str, make: Callable[[], Trainer]):
@@ -56,15 +62,25 @@ class Contender:
 
     def step(self, *arguments: Any) -> float:
         """Run one step; return its seconds, measured in its process."""
-        self._connection.send(arguments)
-        self.seconds.append(self._receive())
+        self.seconds.append(self._ask('step', *arguments))
         return self.seconds[-1]
 
+    def memory(self) -> int | None:
+        """Return the peak memory so far, in bytes; None if unknown."""
+        return self._ask('memory')
+
+    def profile(self, *arguments: Any) -> list[kernel_profile.Kernel]:
+        """Return the kernels of some steps; see `kernel_profile.profile`."""
+        return [kernel_profile.Kernel(*kernel) for kernel in self._ask('profile', *arguments)]
+
     def stop(self) -> None:
-        """End the process; `peak_memory` is available from then on."""
+        """End the process."""
         self._connection.send(None)
-        self.peak_memory = self._receive()
         self._process.join()
+
+    def _ask(self, *request: Any) -> Any:
+        self._connection.send(request)
+        return self._receive()
 
     def _receive(self) -> Any:
         try:
@@ -82,11 +98,17 @@ def _serve(connection: Connection, make: Callable[[], Trainer]) -> None:
     """Run a contender: make the trainer, and run steps on request."""
     trainer = make()
     connection.send(trainer.facts)
-    while (arguments := connection.recv()) is not None:
-        start = time.perf_counter()
-        trainer.step(*arguments)
-        connection.send(time.perf_counter() - start)
-    connection.send(trainer.peak_memory())
+    while (request := connection.recv()) is not None:
+        name, *arguments = request
+        if name == 'memory':
+            connection.send(trainer.peak_memory())
+        elif name == 'profile':
+            kernels = kernel_profile.profile(functools.partial(trainer.step, *arguments))
+            connection.send([tuple(kernel) for kernel in kernels])
+        else:
+            start = time.perf_counter()
+            trainer.step(*arguments)
+            connection.send(time.perf_counter() - start)
 
 
 def choose_device(device: str | None) -> None:

@@ -7,11 +7,13 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax.numpy as jnp
+import numpy as np
 
-from palm_jax.api.inputs import checked_inputs, in_pairs
+from palm_jax.api import embeddings
+from palm_jax.api.inputs import checked_inputs, checked_messages, in_pairs
 from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.configuration.compose import compose
 from palm_jax.configuration.load import load as load_configuration
@@ -19,6 +21,7 @@ from palm_jax.configuration.trust import Trust
 from palm_jax.errors import UserError
 from palm_jax.explanations.explain import Explanation, Settings, explain
 from palm_jax.inference import decoding
+from palm_jax.inference.embeddings import Pooling
 from palm_jax.inference.generate import Completion, Decoder, Sampler
 from palm_jax.inference.scoring import Likelihood, likelihoods
 from palm_jax.models.quantization import dequantize_tree
@@ -37,8 +40,8 @@ from palm_jax.wording import counted
 class TrainedModel:
     """A model with its parameters, its vocabulary and its kind of task.
 
-    `predict` works for every kind of task; `generate`, `completions` and `extract_entities` are for those that their
-    names say.
+    `predict` and `embed` work for every kind of task; `generate`, `completions`, `chat` and `extract_entities` are for
+    those that their names say.
 
     Attributes:
       model: module with its methods attached.
@@ -117,6 +120,22 @@ class TrainedModel:
         generator, inputs = self._generator(method), checked_inputs(inputs)
         return generator.completions(self, inputs, sampler, first) if inputs else []
 
+    def chat(self, messages: str | Sequence[Mapping[str, str]], sampler: Decoder | None = None) -> str:
+        """Return the reply to the last message of a chat.
+
+        Args:
+          messages: a message of the user, or {'role', 'content'} of all messages so far: `system`, `user`, `assistant`.
+          sampler: `generate.Sampler` or `beam.BeamSearch`; None uses the run's settings.
+
+        Raises:
+          UserError: if the model does not generate text, a message lacks something, the chat template of the base
+            refuses them, or they leave no room for a reply.
+        """
+        generator, checked = self._generator('chat'), checked_messages(messages)
+        ids, stop = generator.chat_prompt(self, checked)
+        ((best, *_),) = generator.complete_ids(self, [ids], (sampler or self.sampler).stopping_at(stop))
+        return best.text.lstrip() if stop else best.text
+
     def score(self, pairs: Sequence[tuple[Any, str]], batch_size: int = 32) -> list[Likelihood]:
         """Return the likelihood of the continuation in each (input, continuation).
 
@@ -126,6 +145,25 @@ class TrainedModel:
         predictor = self._generator('score')
         ids = [(predictor.prompt(self, given), predictor.target(self, text)) for given, text in pairs]
         return likelihoods(self.model, self.params, ids, self.data.length, batch_size, self.data.vocabulary)
+
+    def embed(self, texts: Sequence[str], pooling: Pooling | None = None, batch_size: int = 32) -> np.ndarray:
+        """Return an embedding of each text, normalized to length 1: float32 [number of texts, D].
+
+        Every kind of model has embeddings; gin/heads/embedding.gin trains for good ones. Texts that are too long are
+        cut at their end, with a warning.
+
+        Args:
+          texts: texts, or one text.
+          pooling: `mean`, `last` or `first` token; None takes that of the training, and the mean where it had none.
+          batch_size: texts per forward pass.
+        """
+        if pooling not in (None, *get_args(Pooling)):
+            raise UserError(f'pooling is {pooling!r}; possible: {", ".join(get_args(Pooling))}.')
+        texts = checked_inputs(texts)
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise UserError(f'Input {number} is {text!r}; give a text.')
+        return embeddings.embed(self, texts, pooling, batch_size)
 
     def explain(
         self,

@@ -247,6 +247,7 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
         model, selection, optimizer, layout, len(devices), batch_size, data.length, total_steps, base_weights
     )
     plan, mesh, microbatches = setup.plan, layout.mesh(devices), arguments.get('microbatches', 1)
+    wrappers = arguments.get('loss_wrappers', ())
     check_batches(plan.batch_sizes, None, plan.axis_sizes['data'], microbatches)
     size = max(size for _, size in plan.batch_sizes.ramp)
     by_batch, on_all = NamedSharding(mesh, PartitionSpec('data')), replicated(mesh)
@@ -259,7 +260,8 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
     memory: dict[str, float] = {}
     collectives: dict[str, tuple[int, float]] = {}
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
-        traced = setup.train_step(mesh, arguments['loss'], microbatches).trace(setup.target(mesh), batch, rng)
+        train_step = setup.train_step(mesh, arguments['loss'], microbatches, wrappers)
+        traced = train_step.trace(setup.target(mesh), batch, rng)
         try:
             compiled = traced.lower(lowering_platforms=('tpu',)).compile()
         except jax.errors.JaxRuntimeError as error:

@@ -39,6 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.api import loading
     from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
     from palm_jax.exchange import compiled, described, directories, hf_directory, hf_heads, peft_directory
+    from palm_jax.predictors.generator import Generator
 
     directories.check(options.directory)
     model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
@@ -62,7 +63,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if options.format in ('stablehlo', 'tflite'):
         write = {'stablehlo': compiled.write_stablehlo, 'tflite': compiled.write_tflite}[options.format]
-        batches, both_ways = described.example_batches(model), described.labels(model) and data.bidirectional
+        batches = described.example_batches(model)
+        both_ways = not isinstance(model.predictor, Generator) and data.bidirectional
         print(write(model.predictor, model.model, model.dense_params, data.length, directory, batches, both_ways))
         if compared := described.write(model, vocabulary, directory):
             print(compared)

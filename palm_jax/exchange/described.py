@@ -18,7 +18,7 @@ from palm_jax.errors import UserError
 from palm_jax.exchange import hf_tokenizer
 from palm_jax.exchange.directories import apply_umask
 from palm_jax.run_directory import RunDirectory
-from palm_jax.special_ids import BOS_ID, EOS_ID
+from palm_jax.special_ids import EOS_ID
 
 _DESCRIPTION = 'model.json'
 _PROGRAM = 'run.py'
@@ -82,27 +82,27 @@ def describe(model: Any, vocabulary: ExtendedVocabulary) -> dict[str, Any]:
         'task': predictor.purpose.removeprefix('to '),
         'inputs': [{'name': name, 'dtype': 'int32', 'shape': [1, length]} for name in predictor.features],
         'length': length,
-        'bos_id': BOS_ID,
+        'start_ids': list(vocabulary.start_ids),
         'eos_id': EOS_ID,
         'vocabulary': _describe_vocabulary(vocabulary),
     }
     tokens, *segments = about['inputs']
     if not labels(model):
-        tokens['content'] = 'bos_id and the ids of the text, padded with 0 at the end'
+        tokens['content'] = 'start_ids and the ids of the text, padded with 0 at the end'
         return about | {
             'output': {'dtype': 'float32', 'shape': [1, length, model.model.arch.vocab_size], 'content': 'logits'}
         }
     for array in segments:
-        array['content'] = '1 for every token of the text, bos_id and eos_id included; 0 for padding'
+        array['content'] = '1 for every token of the text, start_ids and eos_id included; 0 for padding'
     names, size = list(data.labels), model.model.head.num_outputs
     output = {'dtype': 'float32', 'shape': [1, size], 'content': 'a score per label'}
     about |= {'labels': names, 'output': output, 'reads_pairs': predictor.reads_pairs(model)}
     if predictor.kind == 'tag':
-        tokens['content'] = 'bos_id, then the ids of every word after the first with the separator before it'
+        tokens['content'] = 'start_ids, then the ids of every word after the first with the separator before it'
         output |= {'shape': [1, length, size], 'content': 'a score per tag; that of a word is at its last token'}
         return about | {'word_separator': data.separator, 'word_pattern': data.word_pattern}
     second = ', ids of the second text, eos_id' if about['reads_pairs'] else ''
-    tokens['content'] = f'bos_id, ids of the text, eos_id{second}; of the longer text the end is cut off'
+    tokens['content'] = f'start_ids, ids of the text, eos_id{second}; of the longer text the end is cut off'
     if predictor.kind == 'classify':
         kind = predictor.label_kind
         about['activation'] = 'softmax' if kind.is_exclusive else 'sigmoid' if kind.has_classes else 'none'

@@ -11,6 +11,7 @@ from palm_jax.exchange.gguf_file import GgufFile
 
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6  # llama.cpp's types of tokens
 _SPACE_MARK = '▁'
+_NAMES = {'bos': 'bos_token', 'eos': 'eos_token', 'unknown': 'unk_token', 'padding': 'pad_token'}
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS"
     r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'
@@ -52,9 +53,9 @@ _WHOLE_WORDS = ('llama-bpe',)  # a word that is a token is never merged from par
 
 
 def content(file: GgufFile) -> dict[str, Any]:
-    """Return the content of the file of a `vocabularies.HuggingFace`: tokenizer, ids of BOS and EOS, chat template.
+    """Return the content of the file of a `vocabularies.HuggingFace`: tokenizer, special tokens, chat template.
 
-    A model that was trained without BOS takes the token that separates documents in its place.
+    A model that was trained without BOS has `adds_start` False; its padding is the token that separates documents.
 
     Raises:
       UserError: if the tokenizer is of a kind that is not known, or metadata are missing.
@@ -69,14 +70,33 @@ def content(file: GgufFile) -> dict[str, Any]:
     types = file.get('tokenizer.ggml.token_type', [1] * len(tokens))
     tokenizer = makers[kind](file, tokens, types)
     _add_special(tokenizer, tokens, types)
-    start = _start_id(file, tokens, types, end)
+    named = {name: file.get(f'tokenizer.ggml.{name}_token_id') for name in ('bos', 'eos', 'unknown', 'padding')}
+    adds_start = _adds_start(file) and named['bos'] is not None
+    start = _start_id(file, tokens, types, end, adds_start)
+    if adds_start:
+        _begin_with(tokenizer, tokens[start], start)
     template = file.get('tokenizer.chat_template')
-    result = {'tokenizer': json.loads(tokenizer.to_str()), 'start_id': start, 'end_id': end}
-    return result | ({'chat_template': template} if template else {})
+    special = {_NAMES[name]: tokens[number] for name, number in named.items() if number is not None}
+    result = {'tokenizer': json.loads(tokenizer.to_str()), 'start_id': start, 'end_id': end, 'special_tokens': special}
+    return result | ({} if adds_start else {'adds_start': False}) | ({'chat_template': template} if template else {})
 
 
-def _start_id(file: GgufFile, tokens: list[str], types: list[int], end: int) -> int:
-    adds_start = file.get('tokenizer.ggml.add_bos_token', file.get('tokenizer.ggml.model') == 'llama')
+def _adds_start(file: GgufFile) -> bool:
+    """Return whether BOS precedes every text: the file says so; otherwise llama.cpp's default for its tokenizer."""
+    by_default = file.get('tokenizer.ggml.model') == 'llama' or file.get('tokenizer.ggml.pre') == 'llama-bpe'
+    return bool(file.get('tokenizer.ggml.add_bos_token', by_default))
+
+
+def _begin_with(tokenizer: Any, start: str, number: int) -> None:
+    """Let a tokenizer put BOS before every text, for those who open an export in Transformers."""
+    from tokenizers import processors
+
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f'{start} $A', pair=f'{start} $A $B', special_tokens=[(start, number)]
+    )
+
+
+def _start_id(file: GgufFile, tokens: list[str], types: list[int], end: int, adds_start: bool) -> int:
     names = ('bos', 'unknown', 'padding') if adds_start else ('unknown', 'padding', 'bos')
     found = [file.get(f'tokenizer.ggml.{name}_token_id') for name in names]
     if not adds_start and '<|endoftext|>' in tokens:

@@ -78,7 +78,8 @@ def write(
     prepare(directory)
     permutation = token_id_permutation(vocabulary, arch)
     start, end = int(permutation[BOS_ID]), int(permutation[EOS_ID])
-    config = hf_config.config(arch, length, dtype, bos_token_id=start, eos_token_id=end, pad_token_id=start)
+    prefix = start if vocabulary.prefix_id == EOS_ID else int(permutation[vocabulary.prefix_id])
+    config = hf_config.config(arch, length, dtype, bos_token_id=prefix, eos_token_id=end, pad_token_id=start)
     by_token = {name: np.asarray(matrix)[np.argsort(permutation)] for name, matrix in params['embed'].items()}
     params = {**params, 'embed': by_token}
     mappings = family_for(arch).tensors(arch)

@@ -17,7 +17,10 @@ _SPECIAL = {BOS_ID: '<pad>', EOS_ID: '</s>', UNK_ID: '<unk>'}
 
 
 class Template(NamedTuple):
-    """How `AutoTokenizer` encodes a text: BOS, the text and, if `ends` says so, EOS; of pairs both texts in turn."""
+    """How `AutoTokenizer` encodes a text: BOS, the text and, if `ends` says so, EOS; of pairs both texts in turn.
+
+    Of a base without a start token BOS is left out.
+    """
 
     ends: bool
     padding_side: str
@@ -45,9 +48,12 @@ def write(vocabulary: ExtendedVocabulary, directory: Path, length: int, template
         tokenizer = Tokenizer.from_file(str(directory / 'tokenizer.json'))
         start, end = (str(tokenizer.id_to_token(i)) for i in ids)
         if template is not None:
-            tokenizer.post_processor = _processor(template, (start, ids[0]), (end, ids[1]))
+            starts = bool(vocabulary.start_ids)
+            tokenizer.post_processor = _processor(template, (start, ids[0]), (end, ids[1]), starts)
             tokenizer.save(str(directory / 'tokenizer.json'))
-        settings = {'chat_template': vocabulary.text.chat_template}
+        template_of_chats = vocabulary.text.chat_template
+        settings = {'chat_template': None if template_of_chats is None else template_of_chats.text}
+        settings['bos_token'] = vocabulary.text.special_tokens.get('bos_token')
         _write_settings(directory, length, start, end, None, template or _LANGUAGE_MODEL, **settings)
         return
     text = vocabulary.text
@@ -62,12 +68,12 @@ def write(vocabulary: ExtendedVocabulary, directory: Path, length: int, template
     _write_settings(directory, length, start, end, _SPECIAL[UNK_ID], template or _LANGUAGE_MODEL)
 
 
-def _processor(template: Template, start: tuple[str, int], end: tuple[str, int]) -> Any:
+def _processor(template: Template, start: tuple[str, int], end: tuple[str, int], starts: bool = True) -> Any:
     from tokenizers import processors
 
-    after = f' {end[0]}' if template.ends else ''
+    before, after = f'{start[0]} ' if starts else '', f' {end[0]}' if template.ends else ''
     return processors.TemplateProcessing(
-        single=f'{start[0]} $A{after}', pair=f'{start[0]} $A{after} $B{after}', special_tokens=[start, end]
+        single=f'{before}$A{after}', pair=f'{before}$A{after} $B{after}', special_tokens=[start, end]
     )
 
 

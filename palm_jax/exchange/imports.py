@@ -204,7 +204,7 @@ def _vocabulary(file: Path, arch: Architecture) -> ExtendedVocabulary:
             f'{file.parent} has no {file.name}. Transformers writes one: '
             f"AutoTokenizer.from_pretrained('{file.parent}').save_pretrained('{file.parent}')"
         )
-    vocabulary = ExtendedVocabulary(HuggingFace(str(file)))
+    vocabulary = ExtendedVocabulary(HuggingFace(str(file), of_base=True))
     try:
         vocabulary.encode('')
         size = vocabulary.size

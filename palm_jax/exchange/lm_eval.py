@@ -21,7 +21,7 @@ except ImportError as error:
 from palm_jax.api import loading
 from palm_jax.inference.generate import Sampler
 from palm_jax.inference.scoring import likelihoods
-from palm_jax.special_ids import BOS_ID, EOS_ID
+from palm_jax.special_ids import EOS_ID
 
 
 class PalmJax(TemplateLM):
@@ -48,8 +48,8 @@ class PalmJax(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """Id of BOS."""
-        return BOS_ID
+        """Id that an empty context stands for: BOS, or EOS if there is none."""
+        return self._model.data.vocabulary.prefix_id
 
     @property
     def tokenizer_name(self) -> str:
@@ -57,8 +57,8 @@ class PalmJax(TemplateLM):
         return self._model.data.vocabulary.fingerprint
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **options: Any) -> list[int]:
-        """Return ids as the exported tokenizer does: after BOS, unless `add_special_tokens` is False."""
-        start = [] if add_special_tokens is False else [BOS_ID]
+        """Return ids as the exported tokenizer does: after the start token, unless `add_special_tokens` is False."""
+        start = () if add_special_tokens is False else self._model.data.vocabulary.start_ids
         return [*start, *self._model.data.vocabulary.encode(string)]
 
     def _loglikelihood_tokens(self, requests, **options) -> list[tuple[float, bool]]:

@@ -95,9 +95,10 @@ def label_text(given, model):
     """Return probabilities by label, the likeliest first; of a model of numbers the number."""
     encode, eos, length = load_encoder(), about()['eos_id'], about()['length']
     parts = [encode(text) for text in ([given] if isinstance(given, str) else given)]
-    for _ in range(sum(map(len, parts)) + len(parts) + 1 - length):
+    start = about()['start_ids']
+    for _ in range(sum(map(len, parts)) + len(parts) + len(start) - length):
         max(parts, key=len).pop()
-    (scores,) = model(*arrays([about()['bos_id']] + [i for part in parts for i in (*part, eos)]))
+    (scores,) = model(*arrays(start + [i for part in parts for i in (*part, eos)]))
     scores = scores.astype(np.float64)
     if about()['activation'] == 'none':
         return float(scores[0])
@@ -114,7 +115,7 @@ def label_words(given, model):
     encode, separator = load_encoder(), about()['word_separator']
     text = given if isinstance(given, str) else separator.join(given)
     words = list(re.finditer(about()['word_pattern'], text))
-    ids, ends = [about()['bos_id']], []
+    ids, ends = list(about()['start_ids']), []
     for number, word in enumerate(words):
         pieces = encode(word.group() if number == 0 else separator + word.group())
         if len(ids) + len(pieces) > about()['length']:

@@ -103,6 +103,8 @@ class Explainable:
         tokens = {i for word in removed for i in self.words[word].tokens}
         read = set(self.output.positions or ()) if isinstance(self.output, HeadOutput) else set()
         deleted = tokens - {i for word in self.words if read & set(word.tokens) for i in word.tokens}
+        if isinstance(self.output, AnswerOutput) and deleted >= set(range(self.output.positions[0] + 1)):
+            deleted -= {0}  # an answer needs something before it, also without a start token
         to: dict[int, int] = {}
         ids: list[int] = []
         for i, token in enumerate(self.ids):

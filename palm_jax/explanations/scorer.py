@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from palm_jax.explanations.explainable import AnswerOutput, Explainable, HeadOutput
-from palm_jax.models.embedded import changed_inputs, embed
+from palm_jax.models.embedded_inputs import WithEmbeddedInputs
 
 Baseline = Literal['padding', 'zero', 'mean']
 Batch = dict[str, np.ndarray]
@@ -187,6 +187,11 @@ def _answer_values(model: Any, params: Any, batch: dict[str, jax.Array]) -> jax.
     return (logprobs_BT * batch['weights']).sum(axis=1)
 
 
+def embed(model: Any, params: Any, tokens_BL: jax.Array) -> jax.Array:
+    """Return the embedded inputs [B, L, D] of token ids."""
+    return model.apply({'params': params}, tokens_BL, method=lambda palm, tokens_BL: palm.embed(tokens_BL))
+
+
 def _ends_of_path(model, baseline, params, batch):
     """Return x′ and x, float32 [B, L, D] each: words are the baseline in x′, other tokens are equal in both."""
     x_BLD = embed(model, params, batch['tokens'])
@@ -205,8 +210,7 @@ def _gradients(model, value, baseline, params, batch, alphas_B):
     start_BLD, x_BLD = _ends_of_path(model, baseline, params, batch)
 
     def total(point_BLD):
-        with changed_inputs(lambda _: point_BLD):
-            return value(model, params, batch).sum()
+        return value(WithEmbeddedInputs(model, lambda _: point_BLD), params, batch).sum()
 
     difference_BLD = x_BLD - start_BLD
     gradient_BLD = jax.grad(total)(start_BLD + alphas_B[:, None, None] * difference_BLD)
@@ -216,5 +220,5 @@ def _gradients(model, value, baseline, params, batch, alphas_B):
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _values(model, value, baseline, params, batch, is_input):
     ends = _ends_of_path(model, baseline, params, batch)
-    with changed_inputs(lambda _: jnp.where(is_input, ends[1], ends[0])):
-        return value(model, params, batch)
+    point_BLD = jnp.where(is_input, ends[1], ends[0])
+    return value(WithEmbeddedInputs(model, lambda _: point_BLD), params, batch)

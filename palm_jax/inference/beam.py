@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import flax.struct
@@ -34,6 +35,7 @@ class BeamSearch(Decoder):
       max_tokens: maximum number of generated tokens.
       batch_size: number of prompts decoded together.
       weights: `stored` or `int8`, see `models.quantization`.
+      stop: strings at the first of which a completion is cut; the search goes on to EOS.
     """
 
     num_beams: Annotated[int, AtLeast(1)] = 4
@@ -41,6 +43,7 @@ class BeamSearch(Decoder):
     max_tokens: Annotated[int, AtLeast(1)] = 96
     batch_size: Annotated[int, AtLeast(1)] = 8
     weights: Weights = 'stored'
+    stop: Sequence[str] = ()
 
     def _generate_batch(self, model, params, vocabulary, tokens, lengths, left, numbers, bidirectional):
         del numbers
@@ -54,9 +57,12 @@ class BeamSearch(Decoder):
         def completion(b: int, k: int) -> Completion:
             kept, has_ended = ids[b, k, : counts[b, k]].tolist(), ids[b, k, counts[b, k] - 1] == EOS_ID
             tokens_bk = tuple(kept[:-1] if has_ended else kept)
-            finish_reason: Literal['stop', 'length'] = 'stop' if has_ended else 'length'
+            whole = vocabulary.decode(tokens_bk)
+            text = whole[: min((i for i in map(whole.find, self.stop) if i >= 0), default=len(whole))]
+            is_over = has_ended or len(text) < len(whole)
+            finish_reason: Literal['stop', 'length'] = 'stop' if is_over else 'length'
             gained = tuple(logprobs[b, k, : counts[b, k]].tolist())
-            return Completion(tokens_bk, vocabulary.decode(tokens_bk), finish_reason, gained, float(scores[b, k]))
+            return Completion(tokens_bk, text, finish_reason, gained, float(scores[b, k]))
 
         return [
             [completion(b, k) for k in range(self.num_beams) if np.isfinite(scores[b, k])] for b in range(len(tokens))

@@ -10,18 +10,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
+from palm_jax.inference.decoding_weights import Weights, unstack_layers
 from palm_jax.inference.sampling import Array, SamplingParams, choose
-from palm_jax.models.quantization import QuantizedWeight, dequantize_tree, input_axes, is_quantized, quantize
-from palm_jax.parameters import path_name
+from palm_jax.models.quantization import dequantize_tree
 from palm_jax.special_ids import EOS_ID
 
-Weights = Literal['stored', 'int8']
+__all__ = [
+    'DecodeState',
+    'Generated',
+    'Weights',
+    'decode',
+    'empty_state',
+    'insert',
+    'prefill',
+    'read',
+    'stop',
+    'unstack_layers',
+]
 
 
 @flax.struct.dataclass
@@ -65,49 +76,6 @@ class Generated:
     logprobs: jax.Array | None = None
     top_tokens: jax.Array | None = None
     top_logprobs: jax.Array | None = None
-
-
-def unstack_layers(
-    model: Any, params: Any, weights: Weights = 'stored', known: dict[int, Any] | None = None
-) -> tuple[Any, Any]:
-    """Return model and parameters with one entry per layer, the form that decoding uses; see `PaLM.stacked`.
-
-    Args:
-      model: a `PaLM`, with or without methods; an unstacked one is returned as it is.
-      params: parameters of `model`; those of the stack are copied.
-      weights: `stored` keeps the dtype of the parameters; `int8` quantizes them, see `quantization`.
-      known: results of earlier calls, extended by this one: models that share arrays (adapters on one
-        base) then share their copies.
-    """
-    if not getattr(model, 'model', model).stacked:
-        return model, params
-    known, num_layers = {} if known is None else known, model.arch.num_layers
-
-    def unstack(key_path, leaf):
-        if id(leaf) not in known:
-            path = path_name(key_path)
-            parts = _layers(leaf) if path.startswith('stack/') else [leaf]
-            if weights == 'int8' and not is_quantized(leaf) and (inputs := input_axes(path, parts[0].ndim)) is not None:
-                parts = [_to_int8(part, inputs) for part in parts]
-            known[id(leaf)] = leaf, parts  # the leaf stays, and with it its id
-        return known[id(leaf)][1]
-
-    apart = jax.tree_util.tree_map_with_path(unstack, params, is_leaf=is_quantized)
-    is_parts = lambda x: isinstance(x, list | tuple)  # noqa: E731
-    pick = lambda tree, number: jax.tree.map(lambda parts: parts[number], tree, is_leaf=is_parts)  # noqa: E731
-    stack = {str(number): pick(apart['stack'], number) for number in range(num_layers)}
-    return model.clone(stacked=False), {name: pick(tree, 0) for name, tree in apart.items()} | {'stack': stack}
-
-
-def _layers(leaf: Any) -> list[Any]:
-    """Return a stacked weight, quantized or not, as one per layer."""
-    arrays, structure = jax.tree.flatten(leaf)
-    return [jax.tree.unflatten(structure, parts) for parts in zip(*map(jnp.unstack, arrays), strict=True)]
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _to_int8(weight: jax.Array, inputs: tuple[int, ...]) -> QuantizedWeight:
-    return quantize(weight, inputs, 'int8')
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'room', 'bidirectional', 'num_logprobs', 'with_penalty'))

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from palm_jax.bounds import AtLeast, checked
 from palm_jax.errors import UserError
-from palm_jax.inference.generate import Codec, Sampler
+from palm_jax.inference.generate import Codec, Sampler, num_tokens
 from palm_jax.inference.requests import MAX_LOGPROBS, Delta, FinishReason, Request, Token
 from palm_jax.inference.slots import Slots
 from palm_jax.special_ids import BOS_ID
@@ -74,7 +74,7 @@ class Engine:
         for request in requests:
             if len(request.prompt) >= model.length:
                 raise UserError(
-                    f'The prompt has {len(request.prompt)} tokens including BOS; the context length is '
+                    f'The prompt has {num_tokens(request.prompt)}; the context length is '
                     f'{model.length} tokens, prompt and completion together.'
                 )
             if unknown := [i for i in request.prompt if not 0 <= i < model.num_ids]:

@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 from tqdm import tqdm
@@ -77,12 +77,18 @@ class Decoder(abc.ABC):
       max_tokens: maximum number of generated tokens.
       batch_size: number of prompts decoded together.
       weights: `stored` or `int8`, see `models.quantization`.
+      stop: strings at the first of which a completion is cut.
     """
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # `dataclasses.replace` takes any decoder
     max_tokens: int
     batch_size: int
     weights: Weights
+    stop: Sequence[str]
+
+    def stopping_at(self, stop: Sequence[str]) -> Self:
+        """Return this decoder with further stop strings."""
+        return dataclasses.replace(self, stop=(*self.stop, *stop)) if stop else self
 
     def generate(
         self,
@@ -100,7 +106,7 @@ class Decoder(abc.ABC):
           model: language model, see `decoding.unstack_layers`.
           params: parameters of `model`.
           vocabulary: decodes the generated ids.
-          prompts: token ids including BOS, fewer than `length` each.
+          prompts: token ids, see `begin`: at least one and fewer than `length` each.
           length: context length: maximum tokens of prompt and completion together.
           bidirectional: whether prompt tokens attend to each other in both directions (prefix LM).
           first: index of the first prompt; the random choices of a prompt depend on seed and index.
@@ -113,7 +119,7 @@ class Decoder(abc.ABC):
         """
         for number, ids in enumerate(prompts, first + 1):
             if len(ids) >= length:
-                raise UserError(f'Prompt {number} has {len(ids)} tokens including BOS; the context length is {length}.')
+                raise UserError(f'Prompt {number} has {num_tokens(ids)}; the context length is {length}.')
         model, params = decoding.unstack_layers(model, params, self.weights)
         results: list[list[Completion]] = [[] for _ in prompts]
         for rows, tokens, lengths in batches(prompts, self.batch_size, length):
@@ -137,16 +143,36 @@ class Decoder(abc.ABC):
         return [best.text for best, *_ in self.generate(model, params, vocabulary, encoded, length, first=first)]
 
 
-def encode_prompts(vocabulary: Codec, prompts: Sequence[str], length: int) -> list[list[int]]:
-    """Encode texts as token ids after BOS.
+def start_ids(vocabulary: Codec) -> tuple[int, ...]:
+    """Return the ids before every text, see `Vocabulary.start_ids`; a codec that does not say has BOS."""
+    return getattr(vocabulary, 'start_ids', (BOS_ID,))
+
+
+def begin(vocabulary: Codec, ids: Sequence[int]) -> tuple[int, ...]:
+    """Return the prompt of a text's ids: they follow the start token, if the model has one.
+
+    An empty text without a start token begins with `Vocabulary.prefix_id`.
+    """
+    return (*start_ids(vocabulary), *ids) or (getattr(vocabulary, 'prefix_id', BOS_ID),)
+
+
+def num_tokens(prompt: Sequence[int]) -> str:
+    """Return the number of tokens of a prompt, for messages."""
+    return f'{len(prompt)} tokens{" including BOS" if prompt[0] == BOS_ID else ""}'
+
+
+def encode_prompts(vocabulary: Codec, prompts: Sequence[str], length: int) -> list[tuple[int, ...]]:
+    """Encode texts as prompts; see `begin`.
 
     Raises:
       UserError: a prompt leaves no room for a single token; the message quotes its beginning.
     """
-    encoded = [[BOS_ID, *vocabulary.encode(prompt)] for prompt in prompts]
+    encoded = [begin(vocabulary, vocabulary.encode(prompt)) for prompt in prompts]
+    num_start = len(start_ids(vocabulary))
     for prompt, ids in zip(prompts, encoded, strict=True):
         if len(ids) >= length:
-            raise UserError(f'The prompt {prompt[:40]!r} has {len(ids) - 1} tokens; the context length is {length}.')
+            count = len(ids) - num_start
+            raise UserError(f'The prompt {prompt[:40]!r} has {count} tokens; the context length is {length}.')
     return encoded
 
 
@@ -286,7 +312,7 @@ def add_generated(texts: Sequence[RowText], written: Generated) -> None:
 
 
 def batches(
-    prompts: Sequence[Sequence[int]], batch_size: int, length: int
+    prompts: Sequence[Sequence[int]], batch_size: int, length: int, doing: str = 'generating'
 ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
     """Yield batches of prompts of similar length.
 
@@ -299,7 +325,7 @@ def batches(
     order = np.argsort([len(ids) for ids in prompts], kind='stable')
     batch_size = min(batch_size, next_power_of_two(len(prompts)))
     starts = range(0, len(prompts), batch_size)
-    for start in tqdm(starts, desc='generating', unit=' batches', leave=False, disable=len(starts) < 2):
+    for start in tqdm(starts, desc=doing, unit=' batches', leave=False, disable=len(starts) < 2):
         rows = [int(i) for i in order[start : start + batch_size]]
         padded = rows + rows[-1:] * (batch_size - len(rows))
         width = min(next_power_of_two(max(len(prompts[i]) for i in rows), 16), length)

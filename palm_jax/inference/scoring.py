@@ -46,7 +46,8 @@ def likelihoods(
     Args:
       model: language model.
       params: parameters of `model`.
-      pairs: (prompt including BOS, completion), token ids; pairs longer than `length` lose their beginning.
+      pairs: (prompt including the start token, completion), token ids; pairs longer than `length` lose their
+        beginning. After an empty prompt the first token of a completion follows from nothing and is not scored.
       length: context length in tokens.
       batch_size: number of pairs scored together.
       vocabulary: vocabulary of the completions, which says what greedy decoding may generate; None is every id.
@@ -55,13 +56,15 @@ def likelihoods(
     drawable = np.ones(num_ids, bool) if vocabulary is None else drawable_ids(vocabulary, num_ids)
     whole = [[*prompt, *completion][-(length + 1) :] for prompt, completion in pairs]
     results: list[Likelihood] = [Likelihood((), True)] * len(pairs)
+    if not any(len(ids) > 1 for ids in whole):
+        return results
     for rows, inputs, _ in batches([ids[:-1] for ids in whole], batch_size, length):
         targets = np.zeros_like(inputs)
         for row, i in enumerate(rows):
-            targets[row, : len(whole[i]) - 1] = whole[i][1:]
+            targets[row, : max(len(whole[i]) - 1, 0)] = whole[i][1:]
         logprobs, is_argmax = map(np.asarray, _of_targets(model, params, inputs, targets, drawable))
         for row, i in enumerate(rows):
-            end = len(whole[i]) - 1
+            end = max(len(whole[i]) - 1, 0)
             kept = slice(max(0, end - len(pairs[i][1])), end)
             results[i] = Likelihood(tuple(logprobs[row, kept].tolist()), bool(is_argmax[row, kept].all()))
     return results

@@ -60,10 +60,9 @@ def _of_labels(
 
 def of_numbers(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Return correlations and errors of numbers [E]; the correlation with a constant is NaN."""
-    varied = len(labels) > 1 and np.ptp(labels) > 0 and np.ptp(predicted) > 0
     return {
         'pearson': pearson(labels, predicted),
-        'spearman': float(spearmanr(labels, predicted).statistic) if varied else float('nan'),
+        'spearman': spearman(labels, predicted),
         'squared_error': float(np.mean(np.square(predicted - labels))),
         'absolute_error': float(np.mean(np.abs(predicted - labels))),
     }
@@ -72,6 +71,11 @@ def of_numbers(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 def pearson(a: np.ndarray, b: np.ndarray) -> float:
     """Return Pearson's correlation; NaN if either is constant."""
     return float(np.corrcoef(a, b)[0, 1]) if len(a) > 1 and np.ptp(a) and np.ptp(b) else float('nan')
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Return Spearman's rank correlation; NaN if either is constant."""
+    return float(spearmanr(a, b).statistic) if len(a) > 1 and np.ptp(a) > 0 and np.ptp(b) > 0 else float('nan')
 
 
 def accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:

@@ -22,12 +22,12 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from palm_jax.errors import UserError
-from palm_jax.inference.generate import Sampler
+from palm_jax.inference.generate import Sampler, begin
 from palm_jax.inference.scoring import likelihoods
 from palm_jax.metrics import statistics
 from palm_jax.predictors.language_model_predictor import LanguageModelPredictor
 from palm_jax.run_directory import RunDirectory
-from palm_jax.special_ids import BOS_ID, EOS_ID, PAD_ID
+from palm_jax.special_ids import EOS_ID, PAD_ID
 from palm_jax.training.batch_sizes import BatchSizes
 
 _LEAST = 0.2  # share of the tokens of Min-K% Prob
@@ -108,18 +108,18 @@ def windows(model: Any, model_dir: Path, most: int, size: int) -> dict[str, list
         if len(numbers):
             chosen = np.unique(np.linspace(0, len(numbers) - 1, min(3 * most, len(numbers))).astype(int))
             texts = (data.batch(numbers[i], 1) for i in chosen.tolist())
-            found[str(times)] = _cut(texts, most, size)
-    found[HELD_OUT] = _cut(data.validation(1), most, size)
+            found[str(times)] = _cut(data.vocabulary, texts, most, size)
+    found[HELD_OUT] = _cut(data.vocabulary, data.validation(1), most, size)
     return {name: kept for name, kept in found.items() if kept}
 
 
-def _cut(batches: Any, most: int, size: int) -> list[Window]:
+def _cut(vocabulary: Any, batches: Any, most: int, size: int) -> list[Window]:
     """Return windows at the beginning of sequences, without those over the end of a document."""
     kept: list[Window] = []
     for batch in batches:
         ids = [int(i) for i in batch['decoder_target_tokens'][0][: 2 * size]]
         if len(ids) == 2 * size and not {EOS_ID, PAD_ID} & set(ids):
-            kept.append(Window((BOS_ID, *ids[:size]), tuple(ids[size:])))
+            kept.append(Window(begin(vocabulary, ids[:size]), tuple(ids[size:])))
         if len(kept) == most:
             break
     return kept
@@ -135,7 +135,9 @@ def memorized(model: Any, by_times: dict[str, list[Window]], batch_size: int) ->
         prompts = [window.prompt for window in kept]
         written = sampler.generate(*model.for_decoding, model.data.vocabulary, prompts, model.data.length)
         exact = np.array([best.ids == w.target for (best, *_), w in zip(written, kept, strict=True)], float)
-        pairs = [((BOS_ID,), (*w.prompt[1:], *w.target)) for w in kept]
+        start = begin(model.data.vocabulary, ())
+        num_start = len(kept[0].prompt) - size
+        pairs = [(start, (*w.prompt[num_start:], *w.target)) for w in kept]
         scored = likelihoods(model.model, model.params, pairs, model.data.length, batch_size)
         least = np.array([min_k(s.logprobs) for s in scored])
         auc = None

@@ -65,10 +65,11 @@ class Architecture:
       embedding_scale: factor of the embedded tokens; Gemma's is √D.
       dropout_rate: dropout probability on the output of both branches; 0 in pretraining, 0.1 in fine-tuning.
       attention: implementation of attention, see `kernels.attention.attend`; `auto` is the fastest of the platform.
-      fuse_projections: whether projections of the same input are one matmul.
+      fuse_projections: whether projections of the same input are one matmul. `auto` is resolved for the platform of the
+        run, see `training.platform_choices`, and is True where it was not resolved.
       unroll_layers: number of layers per iteration of the scan; 0 unrolls all of them. `auto` is resolved for the
-        platform of the run by `training.setup.adapt`, and is 1 where it was not resolved. It changes only run time and
-        compile time: parameters are stacked over layers either way.
+        platform of the run, see `training.platform_choices`, and is 1 where it was not resolved. It changes only run
+        time and compile time: parameters are stacked over layers either way.
       remat: activations that the backward pass recomputes: `none` of them, `minimal` all but the outputs of matmuls,
         `full` all but the input of every block.
       dtype: dtype of the computation.
@@ -104,7 +105,7 @@ class Architecture:
     embedding_scale: Positive = 1.0
     dropout_rate: Rate = 0.0
     attention: Literal['auto', 'xla', 'cudnn', 'blocks', 'splash'] = 'auto'
-    fuse_projections: bool = True
+    fuse_projections: bool | Literal['auto'] = 'auto'
     unroll_layers: Annotated[int, AtLeast(0)] | Literal['auto'] = 'auto'
     remat: Literal['none', 'minimal', 'full'] = 'none'
     dtype: Literal['float32', 'bfloat16', 'float16'] = 'float32'

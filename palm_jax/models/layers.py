@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from jax.typing import DTypeLike
 
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.kernels.matmul import matmul, product
+from palm_jax.models.linear_maps import JOINED
 from palm_jax.models.quantization import dequantize, is_quantized
 from palm_jax.models.sharding import constrain, num_parts
 
@@ -46,6 +48,7 @@ def create_param(
 class Projection(nn.Module):
     """Named linear maps of one input, y_i = x·W_i, computed as one matmul.
 
+    For decoding the maps are stored side by side as one parameter, `joined` [D, ΣF], see `inference.decoding_weights`.
     Where outputs are split over devices, every map is a separate matmul: the shards of a joined result would not match
     those of its parts, so activations would move between devices.
 
@@ -70,6 +73,9 @@ class Projection(nn.Module):
         input_shape = x.shape[-num_inputs:]
         fan_in = math.prod(input_shape)
         x_BLD = x.reshape(*x.shape[:-num_inputs], fan_in).astype(self.arch.dtype)
+        if self.has_variable('params', JOINED):
+            joined_DF = dequantize(self.get_variable('params', JOINED), x_BLD.dtype)
+            return self._split(matmul(x_BLD, joined_DF))
         init = nn.initializers.normal(stddev=fan_in**-0.5)  # the paper's N(0, 1/√fan_in)
         kernels = []
         for name, shape in self.outputs.items():
@@ -77,24 +83,30 @@ class Projection(nn.Module):
             kernels.append(create_param(self, name, init, (*input_shape, *shape), axes, self.arch.param_dtype))
         # The backward pass dequantizes again: kept from the forward pass, the kernels would be there in full.
         is_whole = max(num_parts(axis) for axes in self.axes.values() for axis in axes) == 1
-        multiply: Callable[..., Sequence[jax.Array]] = functools.partial(
-            _products, fuse=self.arch.fuse_projections and is_whole
+        multiply: Callable[..., list[jax.Array] | jax.Array] = functools.partial(
+            _products, fuse=bool(self.arch.fuse_projections) and is_whole
         )
         if any(map(is_quantized, kernels)):
             multiply = jax.checkpoint(multiply)  # the backward pass dequantizes again instead of keeping the kernels
         products = multiply(x_BLD, kernels)
+        if not isinstance(products, list):
+            return self._split(products)
         return tuple(y.reshape(*y.shape[:-1], *shape) for y, shape in zip(products, self.outputs.values(), strict=True))
 
+    def _split(self, y_BLF: jax.Array) -> tuple[jax.Array, ...]:
+        """Cut a joined result into the outputs."""
+        ends = list(itertools.accumulate(math.prod(shape) for shape in self.outputs.values()))
+        parts = jnp.split(y_BLF, ends[:-1], axis=-1)
+        return tuple(y.reshape(*y.shape[:-1], *shape) for y, shape in zip(parts, self.outputs.values(), strict=True))
 
-def _products(x_BLD: jax.Array, kernels: Sequence[jax.Array], fuse: bool) -> list[jax.Array]:
-    """x·W for each kernel W as a matrix; fused, as one matmul."""
+
+def _products(x_BLD: jax.Array, kernels: Sequence[jax.Array], fuse: bool) -> list[jax.Array] | jax.Array:
+    """x·W for each kernel W as a matrix; fused, as one matmul whose result holds all of them."""
     named = functools.partial(checkpoint_name, name=PRODUCT)
     matrices = [dequantize(kernel, x_BLD.dtype).reshape(x_BLD.shape[-1], -1) for kernel in kernels]
     if not fuse:
         return [named(matmul(x_BLD, matrix)) for matrix in matrices]
-    widths = [matrix.shape[1] for matrix in matrices]
-    product = named(matmul(x_BLD, jnp.concatenate(matrices, axis=1)))
-    return jnp.split(product, [sum(widths[: i + 1]) for i in range(len(widths) - 1)], axis=-1)
+    return named(matmul(x_BLD, jnp.concatenate(matrices, axis=1)))
 
 
 class Norm(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal
 
 import flax.struct
@@ -70,22 +69,6 @@ def dequantize_tree(params: Any, dtype: DTypeLike) -> Any:
 def is_quantized(leaf: Any) -> bool:
     """Whether a node of a tree of parameters is a quantized weight."""
     return isinstance(leaf, QuantizedWeight)
-
-
-def input_axes(path: str, ndim: int) -> tuple[int, ...] | None:
-    """Return the axes that a product with one layer's parameter sums over; None if it is not a large matrix.
-
-    Large are the linear maps of the blocks and the embedding, not norms, heads and the weights of fine-tuning methods.
-
-    Args:
-      path: parameter path, e.g. `stack/attn/qkv/q`.
-      ndim: number of axes, without the layers axis.
-    """
-    if path in ('embed/embedding', 'embed/output'):
-        return (1,)
-    if re.fullmatch(r'stack/(attn/qkv/[qkv]|mlp/in/(gate|up))', path):
-        return (0,)
-    return tuple(range(ndim - 1)) if re.fullmatch(r'stack/(attn|mlp)/out/kernel', path) else None
 
 
 def _block_size(size: int) -> int:

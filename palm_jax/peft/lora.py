@@ -50,6 +50,11 @@ class LoRA(Method):
         return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
     @property
+    def reads_kernels(self) -> bool:
+        """DoRA does, for the lengths of their columns."""
+        return self.use_dora
+
+    @property
     def init_a(self) -> Callable[..., jax.Array]:
         """Initializer of A."""
         return _uniform

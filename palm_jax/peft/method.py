@@ -40,6 +40,11 @@ class Method(abc.ABC):
     name: str
     dropout_rate: float = 0.0
 
+    @property
+    def reads_kernels(self) -> bool:
+        """Whether `intercept` reads the base's kernels, which decoding otherwise stores in another form."""
+        return False
+
     @abc.abstractmethod
     def intercept(self, next_fun: Callable, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
         """Called instead of every method of every module, see `nn.intercept_methods`."""
@@ -100,6 +105,11 @@ class AdaptedModel:
         return self.model.has_dropout or any(method.dropout_rate for method in self.methods)
 
     @property
+    def reads_kernels(self) -> bool:
+        """Whether a method reads the base's kernels; see `Method.reads_kernels`."""
+        return any(method.reads_kernels for method in self.methods)
+
+    @property
     def trainable(self) -> tuple[str, ...]:
         """Regular expressions of the new weights: the methods' and the head's."""
         head = () if self.model.head is None else ('head/.*',)
@@ -135,15 +145,9 @@ class AdaptedModel:
             params = _visit(params, method.name, change)
         return params
 
-    def penalized(self, loss: Callable[..., tuple[jax.Array, dict]]) -> Callable[..., tuple[jax.Array, dict]]:
-        """Return a loss (a *sum*, with metrics) plus the methods' penalties times the number of its targets."""
-
-        def total(model, params, *rest):
-            value, metrics = loss(model, params, *rest)
-            penalty = sum(method.penalty(params) for method in self.methods)
-            return value + penalty * metrics['loss'].count, metrics
-
-        return total if self.methods else loss
+    def penalty(self, params: Any) -> jax.Array | float:
+        """Return the sum of the methods' penalties, which is added to the mean loss; see `Method.penalty`."""
+        return sum(method.penalty(params) for method in self.methods)
 
     def wrap_optimizer(self, optimizer: Any) -> Any:
         """Return the optimizer that the methods need; see `Method.wrap_optimizer`."""

@@ -21,4 +21,4 @@ class ChatPredictor(TextToTextPredictor):
         self, model: Model, messages: Sequence[Mapping[str, str]]
     ) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """Return all messages as the model was trained to read them."""
-        return self.prompt(model, messages), ()
+        return self.prompt(model, messages), self.stop(model)

@@ -12,7 +12,7 @@ import jax
 from palm_jax.data.readers.row import Row
 from palm_jax.explanations.answers import of_answer
 from palm_jax.explanations.explainable import Explainable
-from palm_jax.inference.generate import Completion, Decoder
+from palm_jax.inference.generate import Completion, Decoder, begin
 from palm_jax.predictors.predictor import Model
 from palm_jax.special_ids import EOS_ID
 
@@ -33,7 +33,9 @@ class Generator(abc.ABC):
 
     @abc.abstractmethod
     def prompt(self, model: Model, given: Any) -> tuple[int, ...]:
-        """Return the ids of an input as the model was trained to read it, BOS included.
+        """Return the ids of an input as the model was trained to read it, the start token included if it has one.
+
+        Without one, those of an empty text are none; `generate.begin` makes a prompt of them.
 
         Raises:
           UserError: if the input lacks something.
@@ -49,6 +51,11 @@ class Generator(abc.ABC):
           model: trained model.
           messages: {'role', 'content'} of each, in order.
         """
+
+    def stop(self, model: Model) -> tuple[str, ...]:
+        """Return the strings besides EOS that end whatever the model generates: none."""
+        del model
+        return ()
 
     @abc.abstractmethod
     def target(self, model: Model, text: str) -> list[int]:
@@ -79,6 +86,7 @@ class Generator(abc.ABC):
     ) -> list[list[Completion]]:
         """Return the completions of prompts of ids."""
         sampler, data = sampler or model.sampler, model.data
+        prompts = [ids or begin(data.vocabulary, ()) for ids in prompts]
         return sampler.generate(
             *model.for_decoding, data.vocabulary, prompts, data.length, self.is_bidirectional(model), first
         )

@@ -13,7 +13,6 @@ from palm_jax.errors import UserError
 from palm_jax.inference.generate import Completion, Decoder, encode_prompts
 from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.predictor import Model
-from palm_jax.special_ids import BOS_ID
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -23,7 +22,7 @@ _PLAIN_TURN, _PLAIN_STOP = '{role}: {content}\n', '\nuser:'
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModelPredictor(Generator):
-    """Continues texts: `0 text`."""
+    """Continues texts: `0 text`, or `text` of a base without a start token."""
 
     purpose = 'on text alone'
 
@@ -36,13 +35,21 @@ class LanguageModelPredictor(Generator):
         return text
 
     def prompt(self, model: Model, given: str) -> tuple[int, ...]:
-        """Return `0 text`."""
-        return (BOS_ID, *model.data.vocabulary.encode(check_characters(given, 'the prompt')))
+        """Return `0 text`, or the text alone if the base was trained without a start token."""
+        vocabulary = model.data.vocabulary
+        return (*vocabulary.start_ids, *vocabulary.encode(check_characters(given, 'the prompt')))
 
     def chat_prompt(
         self, model: Model, messages: Sequence[Mapping[str, str]]
     ) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """Return the messages as `role: content` lines, which the next `user:` ends."""
+        """Return the messages as the base's chat template writes them.
+
+        Without one they are `role: content` lines, and the next `user:` ends the answer.
+        """
+        vocabulary = model.data.vocabulary
+        if vocabulary.chat_template is not None:
+            text = vocabulary.chat_template.render(messages, add_generation_prompt=True)
+            return tuple(vocabulary.encode(text)), vocabulary.chat_template.stop
         turns = ''.join(_PLAIN_TURN.format(**message) for message in messages)
         return self.prompt(model, f'{turns}assistant:'), (_PLAIN_STOP,)
 

@@ -41,6 +41,10 @@ class TextToTextPredictor(Generator):
         """Return the last message as the input."""
         return self.prompt(model, messages[-1]['content']), ()
 
+    def stop(self, model: Model) -> tuple[str, ...]:
+        """Return what ends a target besides EOS, which the data says."""
+        return model.data.stop
+
     def target(self, model: Model, text: str) -> list[int]:
         """Return `text EOS`."""
         return [*model.data.vocabulary.encode(check_characters(text, 'the continuation')), EOS_ID]
@@ -55,6 +59,7 @@ class TextToTextPredictor(Generator):
         """Return completions of at most the length of a training target."""
         sampler = sampler or model.sampler
         sampler = dataclasses.replace(sampler, max_tokens=min(sampler.max_tokens, model.data.target_length))
+        sampler = sampler.stopping_at(model.data.stop)
         return super().complete_ids(model, prompts, sampler, first)
 
     def answer(self, model: Model, prompts: Sequence[str]) -> list[str]:

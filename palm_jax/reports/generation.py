@@ -59,7 +59,7 @@ class GenerationReporter(RunReporter):
         chosen = np.unique(np.linspace(0, len(prompts) - 1, min(self.examples, len(prompts))).round().astype(int))
         prompts = [prompts[i] for i in chosen]
         sampler = dataclasses.replace(self.sampler, max_tokens=min(self.sampler.max_tokens, data.target_length))
-        generated = sampler.generate(
+        generated = sampler.stopping_at(data.stop).generate(
             inputs.model,
             inputs.params,
             data.vocabulary,

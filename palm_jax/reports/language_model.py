@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from palm_jax.errors import UserError
-from palm_jax.inference.generate import Decoder, encode_prompts
+from palm_jax.inference.generate import Decoder, encode_prompts, start_ids
 from palm_jax.metrics.baselines import bits_per_byte
 from palm_jax.metrics.text_baselines import Baseline
 from palm_jax.reports.report import Measurements, RunReporter, warn_if_beaten
@@ -47,9 +47,12 @@ class TextReporter(RunReporter):
         if self.sampler and prompts:
             texts = self.sampler(inputs.model, inputs.params, data.vocabulary, prompts, data.length)
             samples = list(zip(prompts, texts, strict=True))
+        nats = float(metrics['loss'].total)
+        if not start_ids(data.vocabulary):  # the first token of a sequence is not predicted; it counts as the others do
+            nats *= data.num_validation_tokens / float(metrics['loss'].count)
         return measurements(
             loss=metrics['loss'].value(),
-            bits=bits_per_byte(float(metrics['loss'].total), data.validation_bytes),
+            bits=bits_per_byte(nats, data.validation_bytes),
             baselines=data.baselines(inputs.sequences_seen),
             samples=samples,
         )

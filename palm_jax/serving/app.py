@@ -1,8 +1,7 @@
-"""The HTTP server: OpenAI's completions and chats, labels and tags of heads, and a page to chat on."""
+"""The HTTP server: OpenAI's completions, chats and embeddings, labels and tags of heads, and a page to chat on."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import random
@@ -24,9 +23,10 @@ from palm_jax.inference.generate import Sampler, next_power_of_two
 from palm_jax.monitoring.request_log import RequestLog
 from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.predictor import Predictor
-from palm_jax.serving import answers, errors, feedback, protocol
-from palm_jax.serving.errors import Failure, busy
+from palm_jax.serving import answers, embeddings, errors, feedback, protocol
+from palm_jax.serving.errors import Failure
 from palm_jax.serving.feedback import Keeper
+from palm_jax.serving.forward_passes import ForwardPasses
 from palm_jax.serving.limits import Gate, Limits
 from palm_jax.serving.models import ServedModel
 from palm_jax.serving.texts import Counters, Texts
@@ -69,7 +69,9 @@ def create_app(
     models, keeper = _Models(served), Keeper(log)
     app.include_router(_routes_of_models(models))
     app.include_router(_routes_of_text(models, engine, limits, counters, keeper))
-    app.include_router(_routes_of_heads(models, engine, limits, keeper))
+    passes = ForwardPasses(engine, limits)
+    app.include_router(_routes_of_heads(models, passes, keeper))
+    app.include_router(embeddings.routes(models.find, passes, _MAX_BATCH))
     app.include_router(_routes_of_state(engine, counters))
     if log is not None:
         app.include_router(feedback.routes(log))
@@ -183,7 +185,8 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
         model = models.find(body.model, lambda predictor: isinstance(predictor, Generator))
         given = body.prompts
         prompts = await encoding(sum(map(len, given)), lambda: list(map(model.prompt, given)))
-        texts = submit(body, model, prompts, (), body.max_tokens, body.logprobs or 0)
+        stop = model.generator.stop(model.model)
+        texts = submit(body, model, prompts, stop, body.max_tokens, body.logprobs or 0)
         return await respond(body, texts, answers.CompletionAnswer(model, body.logprobs), request, given)
 
     @router.post('/v1/chat/completions', responses=responses)
@@ -203,30 +206,15 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
     return router
 
 
-def _routes_of_heads(models: _Models, engine: Engine, limits: Limits, keeper: Keeper) -> APIRouter:
+def _routes_of_heads(models: _Models, passes: ForwardPasses, keeper: Keeper) -> APIRouter:
     router = APIRouter(tags=['heads'], responses={status: errors.DOCUMENTED[status] for status in (404, 504)})
-    lock = asyncio.Semaphore(1)  # one forward pass at a time, beside the engine
-    num_waiting = 0
 
     async def predict(body: protocol.HeadRequest, endpoint: str, response: Response) -> list[dict[str, Any]]:
         """Return the fields of each text's answer; if they are kept, the response has their id."""
-        nonlocal num_waiting
         model = models.find(body.model, lambda predictor: predictor.endpoint == endpoint)
         inputs = _inputs(body, model)
         batch_size = min(_MAX_BATCH, next_power_of_two(len(inputs)))
-        if num_waiting >= engine.max_waiting:
-            raise busy()
-        num_waiting += 1
-        try:
-            await asyncio.wait_for(lock.acquire(), limits.seconds)
-        except TimeoutError:
-            raise Failure(504, 'Other requests took too long.', 'timeout') from None
-        finally:
-            num_waiting -= 1
-        try:
-            predictions = await run_in_threadpool(model.model.predict, inputs, batch_size=batch_size)
-        finally:
-            lock.release()
+        predictions = await passes(model.model.predict, inputs, batch_size=batch_size)
         rows = [{'index': i} | model.predictor.to_response(p) for i, p in enumerate(predictions)]
         if identifier := await keeper.keep(model, endpoint, inputs, rows):
             response.headers[feedback.HEADER] = identifier

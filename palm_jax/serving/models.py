@@ -13,10 +13,10 @@ from palm_jax.api.trained_model import TrainedModel
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.engine import Engine
+from palm_jax.inference.generate import begin
 from palm_jax.monitoring.registry import Registry
 from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.predictor import Predictor
-from palm_jax.special_ids import BOS_ID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +56,11 @@ class ServedModel:
           UserError: if an id is not in the vocabulary, or the text lacks something.
         """
         if isinstance(given, str):
-            return self.generator.prompt(self.model, given)
+            return self.generator.prompt(self.model, given) or begin(self.model.data.vocabulary, ())
         size = self.model.data.vocabulary.size
         if unknown := [i for i in given if i >= size]:
             raise UserError(f'Token {unknown[0]} is unknown: the vocabulary has {size}.')
-        return (BOS_ID, *given)
+        return begin(self.model.data.vocabulary, given)
 
 
 def parse(text: str) -> tuple[str, str]:
@@ -110,7 +110,7 @@ def load(
 
 def fill(engine: Engine, served: dict[str, ServedModel]) -> None:
     """Add all models that generate text to the engine."""
-    copies: dict[int, Any] = {}
+    copies: dict[tuple[int, ...], Any] = {}
     for name, entry in served.items():
         if isinstance(entry.predictor, Generator):
             model = entry.model

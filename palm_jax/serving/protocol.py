@@ -159,6 +159,52 @@ class HeadRequest(Body):
     metadata: Annotated[Any, ignored(dict)] = None
 
 
+class EmbeddingRequest(Body):
+    """Request of /v1/embeddings: texts for any model.
+
+    Attributes:
+      input: a text, token ids, or a list of either.
+      encoding_format: `float` for lists of numbers; `base64` for little-endian float32, which OpenAI's clients ask for.
+      dimensions: size of the model's embeddings; they are not shortened.
+    """
+
+    model: Text
+    input: Annotated[str | list[str] | list[int] | list[list[int]], fields.prompts(MAX_INPUTS)]
+    encoding_format: Literal['float', 'base64'] = 'float'
+    dimensions: int | None = Field(None, ge=1)
+    user: Annotated[Any, ignored(str)] = None
+
+    @property
+    def inputs(self) -> list[Any]:
+        """Inputs, each a text or token ids."""
+        given = self.input
+        return given if isinstance(given, list) and isinstance(given[0], str | list) else [given]
+
+
+class EmbeddingUsage(BaseModel):
+    """Number of tokens of a request for embeddings."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embedding(BaseModel):
+    """The embedding of a text, of length 1."""
+
+    object: Literal['embedding'] = 'embedding'
+    index: int
+    embedding: list[float] | str = Field(description='Numbers, or float32 in base64.')
+
+
+class Embeddings(BaseModel):
+    """Response of /v1/embeddings."""
+
+    object: Literal['list'] = 'list'
+    model: str
+    data: list[Embedding]
+    usage: EmbeddingUsage
+
+
 class Usage(BaseModel):
     """Number of tokens of a request."""
 

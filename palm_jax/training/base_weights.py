@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 
 from palm_jax.errors import UserError
-from palm_jax.models.quantization import QuantizedType, input_axes, is_quantized, quantize
+from palm_jax.models.linear_maps import input_axes
+from palm_jax.models.quantization import QuantizedType, is_quantized, quantize
 from palm_jax.parameters import path_name
 
 BaseWeights = Literal['stored', 'int8', 'nf4']

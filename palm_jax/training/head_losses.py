@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import Annotated, Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
 from palm_jax.bounds import AtLeast, Rate, checked
+from palm_jax.models.kernels.divergence import divergences
 from palm_jax.models.model import Model
 from palm_jax.training.losses import LanguageModelLoss, features_of
 from palm_jax.training.metrics import Metrics, Ratio
+
+Batch = dict[str, jax.Array]
 
 
 def scores_of(
@@ -31,12 +36,65 @@ def scores_of(
     )
 
 
-@checked
-@dataclasses.dataclass(frozen=True)
-class ClassLoss:
-    """Cross-entropy of one class among C, for texts ([B]) or tokens ([B, L]).
+@flax.struct.dataclass
+class ScoredFeatures:
+    """The prediction of a head.
+
+    Attributes:
+      scores: scores of the head, float32 [B, C] or [B, L, C].
+      features: features that they were computed from, [B, L, D].
+    """
+
+    scores: jax.Array
+    features: jax.Array
+
+
+class HeadLoss(abc.ABC):
+    """A loss of a head's scores.
 
     The batch's `label_weights` weigh the examples: 0 ignores an example, other values may balance the classes.
+    """
+
+    def __call__(
+        self, model: Model, params: Any, batch: Batch, dropout_rng: jax.Array | None = None
+    ) -> tuple[jax.Array, Metrics]:
+        """Return the weighted *sum* of the loss, and the metrics `loss` and `accuracy`; see `LanguageModelLoss`."""
+        return self.of_scores(scores_of(model, params, batch, dropout_rng), batch)
+
+    @abc.abstractmethod
+    def of_scores(self, scores: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+        """Return the same as `__call__`, from scores that were computed before."""
+
+    @abc.abstractmethod
+    def divergences_of_scores(self, p: jax.Array, q: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return KL(p ‖ q) and KL(q ‖ p) of each example's predictions, [B] or [B, L] in nats, from two scores."""
+
+    def predict(self, model: Model, params: Any, batch: Batch, dropout_rng: jax.Array | None = None) -> ScoredFeatures:
+        """Return what `of_prediction` computes the loss from; see `loss_wrappers.wrapper.Loss`."""
+        h_BLD = features_of(model, params, batch, dropout_rng)
+        return ScoredFeatures(_scores_of_features(model, params, batch, dropout_rng, h_BLD), h_BLD)
+
+    def of_prediction(
+        self, prediction: ScoredFeatures, model: Model, params: Any, batch: Batch
+    ) -> tuple[jax.Array, Metrics]:
+        """Return the same as `__call__`, from the result of `predict`."""
+        del model, params
+        return self.of_scores(prediction.scores, batch)
+
+    def divergences(
+        self, p: ScoredFeatures, q: ScoredFeatures, model: Model, params: Any, batch: Batch
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return KL(p ‖ q) and KL(q ‖ p) of two predictions, weighted sums over the examples."""
+        del model, params
+        weights = batch['label_weights'].astype(jnp.float32)
+        p_to_q, q_to_p = self.divergences_of_scores(p.scores, q.scores)
+        return (p_to_q * weights).sum(), (q_to_p * weights).sum()
+
+
+@checked
+@dataclasses.dataclass(frozen=True)
+class ClassLoss(HeadLoss):
+    """Cross-entropy of one class among C, for texts ([B]) or tokens ([B, L]).
 
     Attributes:
       label_smoothing: ε of the target distribution (1 − ε)·onehot + ε / C (Szegedy et al., arXiv 1512.00567).
@@ -47,14 +105,8 @@ class ClassLoss:
     label_smoothing: Rate = 0.0
     focal_gamma: Annotated[float, AtLeast(0)] = 0.0
 
-    def __call__(
-        self, model: Model, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None
-    ) -> tuple[jax.Array, Metrics]:
-        """Return the weighted *sum* of the loss, and the metrics `loss` and `accuracy`; see `LanguageModelLoss`."""
-        return self.of_scores(scores_of(model, params, batch, dropout_rng), batch)
-
-    def of_scores(self, scores: jax.Array, batch: dict[str, jax.Array]) -> tuple[jax.Array, Metrics]:
-        """Return the same as `__call__`, from scores that were computed before."""
+    def of_scores(self, scores, batch):
+        """Return the weighted sum of the loss, and the metrics `loss` and `accuracy`."""
         labels, weights = batch['labels'], batch['label_weights']
         log_p = jax.nn.log_softmax(scores, axis=-1)
         target = optax.smooth_labels(jax.nn.one_hot(labels, scores.shape[-1]), self.label_smoothing)
@@ -63,27 +115,42 @@ class ClassLoss:
         correct = (scores.argmax(axis=-1) == labels).astype(jnp.float32)
         return _weighed(loss, weights, accuracy=correct)
 
+    def divergences_of_scores(self, p, q):
+        """Return the divergences of the class."""
+        return divergences(jax.nn.log_softmax(p, axis=-1), jax.nn.log_softmax(q, axis=-1))
+
 
 @dataclasses.dataclass(frozen=True)
-class LabelsLoss:
+class LabelsLoss(HeadLoss):
     """Binary cross-entropy of C labels, each of which holds or not: `labels` [B, C] in {0, 1}."""
 
-    def __call__(self, model, params, batch, dropout_rng=None):
+    def of_scores(self, scores, batch):
         """Return the same as `ClassLoss`; the loss is the mean over labels, `accuracy` counts exact matches."""
-        scores, labels = scores_of(model, params, batch, dropout_rng), batch['labels']
+        labels = batch['labels']
         loss = optax.sigmoid_binary_cross_entropy(scores, labels).mean(axis=-1)
         exact = jnp.all((scores > 0) == (labels > 0.5), axis=-1).astype(jnp.float32)
         return _weighed(loss, batch['label_weights'], accuracy=exact)
 
+    def divergences_of_scores(self, p, q):
+        """Return the divergences of whether a label holds, a mean over labels."""
+        both = (jax.nn.log_sigmoid(jnp.stack([x, -x], axis=-1)) for x in (p, q))
+        p_to_q, q_to_p = divergences(*both)
+        return p_to_q.mean(axis=-1), q_to_p.mean(axis=-1)
+
 
 @dataclasses.dataclass(frozen=True)
-class NumberLoss:
+class NumberLoss(HeadLoss):
     """Squared error of a number: `labels` float32 [B]."""
 
-    def __call__(self, model, params, batch, dropout_rng=None):
+    def of_scores(self, scores, batch):
         """Return the same as `ClassLoss`, with the metric `absolute_error` for `accuracy`."""
-        error = scores_of(model, params, batch, dropout_rng)[:, 0] - batch['labels']
+        error = scores[:, 0] - batch['labels']
         return _weighed(jnp.square(error), batch['label_weights'], absolute_error=jnp.abs(error))
+
+    def divergences_of_scores(self, p, q):
+        """Return the squared difference, twice: the loss is that of a normal distribution of variance ½."""
+        difference = jnp.square(p - q)[:, 0]
+        return difference, difference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,17 +172,24 @@ class TokensAndLabelLoss:
         """Return the same as `LanguageModelLoss`; the batch also needs `labels` and `label_weights`."""
         h_BLD = features_of(model, params, batch, dropout_rng)
         token_loss, metrics = self.tokens.of_features(h_BLD, model, params, batch)
-        scores_BC = model.apply(
-            {'params': params},
-            h_BLD,
-            batch['decoder_segment_ids'],
-            dropout_rng is None,
-            rngs=None if dropout_rng is None else {'dropout': dropout_rng},
-            method=lambda palm, *inputs: palm.head(*inputs),
-        )
+        scores_BC = _scores_of_features(model, params, batch, dropout_rng, h_BLD)
         label_loss, of_label = self.label.of_scores(scores_BC, batch)
         metrics |= {f'label_{name}': ratio for name, ratio in of_label.items()}
         return token_loss + self.label_weight * label_loss, metrics
+
+
+def _scores_of_features(
+    model: Model, params: Any, batch: Batch, dropout_rng: jax.Array | None, h_BLD: jax.Array
+) -> jax.Array:
+    """Scores of the head from features; the other arguments are those of `scores_of`."""
+    return model.apply(
+        {'params': params},
+        h_BLD,
+        batch['decoder_segment_ids'],
+        dropout_rng is None,
+        rngs=None if dropout_rng is None else {'dropout': dropout_rng},
+        method=lambda palm, *inputs: palm.head(*inputs),
+    )
 
 
 def _log_one_minus_p(scores: jax.Array) -> jax.Array:

@@ -34,6 +34,7 @@ from palm_jax.training.evaluations import Evaluations
 from palm_jax.training.feed import Feed
 from palm_jax.training.finish import Finish
 from palm_jax.training.interfaces import Data
+from palm_jax.training.loss_wrappers.wrapper import LossWrapper
 from palm_jax.training.losses import LanguageModelLoss
 from palm_jax.training.metric_log import MetricLog
 from palm_jax.training.metric_window import MetricWindow
@@ -158,6 +159,7 @@ def train(
     microbatches: Annotated[int, AtLeast(1)] = 1,
     seed: Seed = 0,
     initial_checkpoint: str | None = None,
+    loss_wrappers: Sequence[LossWrapper] = (),
     methods: Sequence[Method] = (),
     trainable: Sequence[Pattern] | None = None,
     trainable_layers: int | None = None,
@@ -179,6 +181,8 @@ def train(
       batch_size: sequences per step, or a ramp of them, see `BatchSizes`.
       reporter: measures and reports the finished run, see `result.Reporter`.
       loss: sum and metrics of a batch, see `LanguageModelLoss`.
+      loss_wrappers: methods around the loss in training, from the inside out, see `loss_wrappers`; evaluation sees
+        `loss` alone.
       layout: mesh, and which axes are split over it.
       periods: steps between log lines, evaluations and checkpoints.
       best: metric whose best checkpoint is kept and reported; may end a run early. None keeps none.
@@ -203,6 +207,8 @@ def train(
     run, directory, mesh, batch_sizes = run or Run(), Path(model_dir), layout.mesh(), BatchSizes.of(batch_size)
     check_run(model, data, batch_sizes, mesh.shape['data'], microbatches, reporter)
     adapted, trained = adapt(model, methods, trainable, trainable_layers)
+    for wrapper in loss_wrappers:
+        wrapper.check(adapted)
     setup = Setup.of(adapted, trained, optimizer, layout, mesh.size, batch_size, data.length, total_steps, base_weights)
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules), contextlib.ExitStack() as stack:
         messages.introduce(setup.plan, data, directory)  # an unusable held-out part is found before the first step
@@ -223,7 +229,7 @@ def train(
         clock = RunClock(first_step, total_steps, setup.plan.flops_per_token, run.start, checkpoints.preemption_agreed)
         loop = Loop(
             feed=Feed(data, batch_sizes, guard.offset, mesh),
-            train_step=setup.train_step(mesh, loss, microbatches),
+            train_step=setup.train_step(mesh, loss, microbatches, loss_wrappers),
             run_rng=jax.random.fold_in(jax.random.key(seed), 1),
             window=window,
             guard=guard,

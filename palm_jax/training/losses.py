@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from palm_jax.bounds import AtLeast, checked
 from palm_jax.models.kernels.cross_entropy import softmax_cross_entropy
+from palm_jax.models.kernels.divergence import softmax_divergences
 from palm_jax.models.layers import output_matrix
 from palm_jax.models.model import Model
 from palm_jax.models.sharding import constrain
@@ -29,14 +31,15 @@ class LanguageModelLoss:
     Attributes:
       z_loss: weight of log² Z, the squared log of the softmax normalizer (paper: 1e-4).
       chunk_length: number of positions whose logits exist at the same time; 0 is all of them. The largest array of the
-        loss is [B, chunk_length, V] instead of [B, L, V].
+        loss is [B, chunk_length, V] instead of [B, L, V]. `auto` is 128, or 32 with `skip_unweighted`, and on a GPU as
+        many as a sixteenth of its memory holds.
       skip_unweighted: compute no logits for positions of weight 0: the weighted positions of every row are moved to its
         front, and chunks without any are skipped. Worthwhile where the loss counts only part of the positions (text to
         text, denoising) and chunks are shorter than rows.
     """
 
     z_loss: Annotated[float, AtLeast(0)] = 1e-4
-    chunk_length: Annotated[int, AtLeast(0)] = 128
+    chunk_length: Annotated[int, AtLeast(0)] | Literal['auto'] = 'auto'
     skip_unweighted: bool = False
 
     def __call__(
@@ -56,7 +59,33 @@ class LanguageModelLoss:
           The *sum* over targets, float32, and metrics: `loss` (cross-entropy in nats per token), `z_loss`, `accuracy`.
           Divide the sum by `loss.count` for the mean.
         """
-        return self.of_features(features_of(model, params, batch, dropout_rng), model, params, batch)
+        return self.of_features(self.predict(model, params, batch, dropout_rng), model, params, batch)
+
+    def predict(
+        self, model: Model, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None
+    ) -> jax.Array:
+        """Return what `of_prediction` computes the loss from: features [B, L, D]; see `loss_wrappers.wrapper.Loss`."""
+        return features_of(model, params, batch, dropout_rng)
+
+    def of_prediction(
+        self, prediction: jax.Array, model: Model, params: Any, batch: dict[str, jax.Array]
+    ) -> tuple[jax.Array, Metrics]:
+        """Return the same as `__call__`, from the result of `predict`."""
+        return self.of_features(prediction, model, params, batch)
+
+    def divergences(
+        self, p_BLD: jax.Array, q_BLD: jax.Array, model: Model, params: Any, batch: dict[str, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return KL(p ‖ q) and KL(q ‖ p) between the next tokens of two predictions, weighted sums over targets."""
+        return softmax_divergences(
+            p_BLD,
+            q_BLD,
+            _output_matrix(params, p_BLD.dtype),
+            batch['decoder_loss_weights'].astype(jnp.float32),
+            model.arch.output_scale,
+            self.chunk_length,
+            self.skip_unweighted,
+        )
 
     def of_features(
         self, h_BLD: jax.Array, model: Model, params: Any, batch: dict[str, jax.Array]
@@ -65,7 +94,7 @@ class LanguageModelLoss:
         weights_BL = batch['decoder_loss_weights'].astype(jnp.float32)
         loss, (cross_entropy, z_loss, correct) = softmax_cross_entropy(
             h_BLD,
-            constrain(output_matrix(params).astype(h_BLD.dtype), 'vocab', None),  # gathered once
+            _output_matrix(params, h_BLD.dtype),
             batch['decoder_target_tokens'],
             weights_BL,
             model.arch.output_scale,
@@ -79,6 +108,11 @@ class LanguageModelLoss:
             'z_loss': Ratio(z_loss, count),
             'accuracy': Ratio(correct, count),
         }
+
+
+def _output_matrix(params: Any, dtype: DTypeLike) -> jax.Array:
+    """The matrix of the logits, gathered once for all chunks."""
+    return constrain(output_matrix(params).astype(dtype), 'vocab', None)
 
 
 def features_of(

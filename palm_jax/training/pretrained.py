@@ -32,7 +32,12 @@ def architecture(
     if fields is None:
         raise UserError(f'{checkpoint} does not record its architecture; give one with --gin_file=gin/models/...')
     return dataclasses.replace(
-        Architecture(**fields), dropout_rate=dropout_rate, dtype=dtype, remat=remat, unroll_layers=unroll_layers
+        Architecture(**fields),
+        dropout_rate=dropout_rate,
+        dtype=dtype,
+        remat=remat,
+        unroll_layers=unroll_layers,
+        fuse_projections='auto',  # the fastest of this run's platform, not of the checkpoint's
     )
 
 

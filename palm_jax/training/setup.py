@@ -21,11 +21,13 @@ from palm_jax.parameters import path_name
 from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import AdaptedModel, Method
 from palm_jax.peft.trainable import Trainable, join
+from palm_jax.training import platform_choices
 from palm_jax.training.base_weights import BaseWeights, quantize_base
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
 from palm_jax.training.head_scores import metrics_and_scores
 from palm_jax.training.initial_parameters import fingerprint, restore_params
 from palm_jax.training.interfaces import Data
+from palm_jax.training.loss_wrappers.wrapper import LossWrapper
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan
 from palm_jax.training.result import Reporter
@@ -34,7 +36,6 @@ from palm_jax.training.step import LossFn, eval_step, train_step
 from palm_jax.wording import counted
 
 _LOGGER = logging.getLogger(__name__)
-_SHALLOW = 12  # largest number of layers that `unroll_layers = auto` unrolls on a CPU
 _ADAPTATION = ('methods', 'trainable', 'trainable_layers')  # of `train`'s arguments, what `adapt` takes
 
 
@@ -52,9 +53,10 @@ def adapt(
       platform: platform that the model is compiled for; None is that of the default device.
 
     Returns:
-      The adapted model, with `unroll_layers = auto` resolved for the platform, and the selection.
+      The adapted model, with `auto` in its architecture resolved for the platform, and the selection.
     """
-    adapted = AdaptedModel(_resolve_unroll_layers(model, platform or jax.default_backend()), tuple(methods))
+    arch = platform_choices.resolve(model.arch, platform or jax.default_backend())
+    adapted = AdaptedModel(model.clone(arch=arch), tuple(methods))
     if trainable is None and not methods:
         return adapted, Trainable(top_layers=trainable_layers)
     return adapted, Trainable((*(trainable or ()), *adapted.trainable), trainable_layers)
@@ -64,14 +66,6 @@ def adapt_from_arguments(arguments: Mapping[str, Any], platform: str | None = No
     """`adapt`, from all arguments of `loop.train`."""
     chosen = {name: arguments[name] for name in _ADAPTATION if name in arguments}
     return adapt(arguments['model'], **chosen, platform=platform)
-
-
-def _resolve_unroll_layers(model: PaLM, platform: str) -> PaLM:
-    """`auto` unrolls a shallow model on a CPU, where a loop copies the activations that it saves of every layer."""
-    if model.arch.unroll_layers != 'auto':
-        return model
-    layers = 0 if platform == 'cpu' and model.arch.num_layers <= _SHALLOW else 1
-    return model.clone(arch=dataclasses.replace(model.arch, unroll_layers=layers))
 
 
 def check_run(
@@ -231,16 +225,18 @@ class Setup:
         values = jax.jit(lambda rng: new(unbox(init(rng))), out_shardings=shardings)(jax.random.key(seed))
         return jax.tree_util.tree_map_with_path(lambda path, shape: values.get(path_name(path), shape), shapes)
 
-    def train_step(self, mesh: Mesh, loss: LossFn, microbatches: int = 1) -> Any:
+    def train_step(self, mesh: Mesh, loss: LossFn, microbatches: int = 1, wrappers: Sequence[LossWrapper] = ()) -> Any:
         """Jitted `step.train_step`: (donated state, batch, the run's key) to (state, metrics on every device)."""
         model = self.model
         return jax.jit(
             functools.partial(
                 train_step,
                 model=model,
-                loss=model.penalized(loss),
+                loss=loss,
                 optimizer=self.optimizer,
                 microbatches=microbatches,
+                wrappers=wrappers,
+                penalty=model.penalty if model.methods else None,
             ),
             donate_argnums=0,
             out_shardings=(self.shardings(mesh), replicated(mesh)),

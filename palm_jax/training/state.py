@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -37,7 +38,11 @@ class TrainState:
 
 
 def init_params(model: Model, rng: jax.Array) -> Any:
-    """Initialize the model's parameters, boxed with their logical axes."""
+    """Initialize the model's parameters, boxed with their logical axes.
+
+    A loop over the layers has the same values as unrolled layers, of which every one would be traced and compiled.
+    """
+    model = model.clone(arch=dataclasses.replace(model.arch, unroll_layers=1))
     return model.init(rng, jnp.zeros((1, 8), jnp.int32), method='init_all')['params']
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,9 +12,11 @@ import jax.numpy as jnp
 import optax
 
 from palm_jax.errors import UserError
+from palm_jax.models.linear_maps import cast_linear_maps
 from palm_jax.models.model import Model
 from palm_jax.peft.trainable import join
 from palm_jax.training import metrics as metrics_lib
+from palm_jax.training.loss_wrappers.wrapper import LossInputs, LossWrapper, wrap
 from palm_jax.training.metrics import Metrics
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.state import TrainState
@@ -31,6 +34,8 @@ def train_step(
     loss: LossFn,
     optimizer: Optimizer,
     microbatches: int = 1,
+    wrappers: Sequence[LossWrapper] = (),
+    penalty: Callable[[Any], jax.Array | float] | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Take one optimizer step on the mean loss over all targets of the batch.
 
@@ -43,24 +48,37 @@ def train_step(
       optimizer: update rule, see `optimizers`.
       microbatches: number of parts of B that are computed one after another. Sums and counts are added and divided
         once, so the result does not depend on it (dropout's pattern does).
+      wrappers: methods around the loss, from the inside out.
+      penalty: term that is added to the mean loss, a function of all parameters, see `AdaptedModel.penalty`; None
+        adds none.
 
     Returns:
       The next state, and the metrics of this step.
     """
-    step_rng = jax.random.fold_in(run_rng, state.step)
+    step_rng, wrapped = jax.random.fold_in(run_rng, state.step), wrap(loss, wrappers)
 
     def loss_sum(params: Any, microbatch: Batch, index: jax.Array) -> tuple[jax.Array, Metrics]:
-        dropout_rng = jax.random.fold_in(step_rng, index) if model.has_dropout else None
-        return loss(model, join(params, state.frozen), microbatch, dropout_rng)
+        rng, params = jax.random.fold_in(step_rng, index), join(params, state.frozen)
+        dropout_rng = rng if model.has_dropout else None
+        return wrapped(LossInputs(model, params, microbatch, dropout_rng, rng, state.step))
 
-    gradient = jax.grad(loss_sum, has_aux=True)
+    # Linear maps are cast once a step, not once a microbatch, and their gradients are small until they are added.
+    params, uncast = jax.vjp(functools.partial(cast_linear_maps, dtype=model.arch.dtype), state.params)
+
+    def gradient(microbatch: Batch, index: jax.Array) -> tuple[Any, Metrics]:
+        grads, metrics = jax.grad(loss_sum, has_aux=True)(params, microbatch, index)
+        return *uncast(grads), metrics
+
     if microbatches == 1:
-        grads, metrics = gradient(state.params, batch, jnp.zeros((), jnp.int32))
+        grads, metrics = gradient(batch, jnp.zeros((), jnp.int32))
     else:
-        grads, metrics = _accumulate(lambda mb, i: gradient(state.params, mb, i), split(batch, microbatches))
+        grads, metrics = _accumulate(gradient, split(batch, microbatches))
     count = metrics['loss'].count
     count = jnp.where(count > 0, count, 1.0)  # weights may sum to less than 1; without any, the gradient is 0
     grads = jax.tree.map(lambda g: g / count.astype(g.dtype), grads)
+    if penalty is not None:  # of the parameters as they are stored, not as they are cast
+        of_penalty = jax.grad(lambda params: jnp.asarray(penalty(join(params, state.frozen)), jnp.float32))
+        grads = jax.tree.map(jnp.add, grads, of_penalty(state.params))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics |= {

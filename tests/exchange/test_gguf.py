@@ -54,7 +54,8 @@ def write_tokens(writer, pre='smollm', add_bos=False):
     writer.add_token_merges([' '.join(pair) for pair in model['merges']])
     for name, number in (('bos', 1), ('eos', 2), ('unk', 0), ('pad', 2)):
         getattr(writer, f'add_{name}_token_id')(number)
-    writer.add_add_bos_token(add_bos)
+    if add_bos is not None:
+        writer.add_add_bos_token(add_bos)
     writer.add_chat_template('{{ messages }}')
 
 
@@ -130,7 +131,8 @@ def test_a_file_comes_in_as_its_tensors_say(case, tmp_path):
     assert hf_directory.compare_logits(theirs, model.params, arch, rows, 64).difference < 2e-5
     hf_directory.write(model.params, arch, vocabulary, 64, tmp_path / 'back')
     again = transformers.AutoTokenizer.from_pretrained(tmp_path / 'back')
-    assert (again.chat_template, again.bos_token, again.eos_token) == ('{{ messages }}', CONTROL[0], CONTROL[2])
+    assert (again.chat_template, again.bos_token, again.eos_token) == ('{{ messages }}', CONTROL[1], CONTROL[2])
+    assert model.data.vocabulary.start_ids == () and again('the square')['input_ids'][0] != 1
     assert isinstance(model.generate(['the square'])[0], str)
 
 
@@ -153,7 +155,21 @@ def test_texts_become_the_tokens_of_transformers(pre, tmp_path):
 def test_what_begins_a_text_is_what_began_one_in_training(tmp_path):
     theirs = made('Llama', {}, tmp_path / 'theirs')
     write(tmp_path / 'm.gguf', theirs, add_bos=True)
-    assert gguf_tokenizer.content(GgufFile(tmp_path / 'm.gguf'))['start_id'] == 1
+    content = gguf_tokenizer.content(GgufFile(tmp_path / 'm.gguf'))
+    (tmp_path / 'v.json').write_text(json.dumps(content))
+    assert content['start_id'] == 1 and HuggingFace(str(tmp_path / 'v.json')).start_ids == (0,)
+    write(tmp_path / 'm.gguf', theirs, add_bos=False)
+    content = gguf_tokenizer.content(GgufFile(tmp_path / 'm.gguf'))
+    (tmp_path / 'w.json').write_text(json.dumps(content))
+    without = HuggingFace(str(tmp_path / 'w.json'))
+    assert content['start_id'] == 0 and without.start_ids == ()
+    assert without.original_ids[without.prefix_id] == 1  # the beginning of a text is still the file's BOS
+    assert content['special_tokens'] == {
+        'bos_token': CONTROL[1], 'eos_token': CONTROL[2], 'unk_token': CONTROL[0], 'pad_token': CONTROL[2]
+    }  # fmt: skip
+    for pre, expected in (('smollm', False), ('llama-bpe', True)):  # where the file does not say
+        write(tmp_path / 'm.gguf', theirs, pre=pre, add_bos=None)
+        assert gguf_tokenizer.content(GgufFile(tmp_path / 'm.gguf')).get('adds_start', True) is expected
 
 
 def test_damaged_and_unknown_files_are_one_message_and_leave_nothing(tmp_path):

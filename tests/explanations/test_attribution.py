@@ -15,7 +15,7 @@ from palm_jax.explanations import page
 from palm_jax.explanations.attribution import METHODS, quadrature
 from palm_jax.explanations.explain import Settings, explain
 from palm_jax.explanations.faithfulness import SHARES
-from palm_jax.models.embedded import embed
+from palm_jax.explanations.scorer import embed
 from palm_jax.models.masks import Mask
 from palm_jax.predictors.head_scores import head_scores
 from palm_jax.reports.labels import HeadReporter
@@ -230,10 +230,17 @@ def test_a_counterfactual_is_the_fewest_words_without_which_the_decision_changes
     model = linear(kinds['classes'])
     settings = Settings(('leave_one_out',), counterfactual_words=5, batch_size=4)
 
+    scores_of_tokens = jax.jit(
+        lambda params, tokens, inside: model.model.apply(
+            {'params': params}, tokens, None, inside.astype(np.int32), method='scores'
+        )
+    )
+
     def flips(text, removed):
         kept = ''.join(f' {word}' if i else word for i, word in enumerate(text.split()) if i not in removed)
         tokens = np.array([[0, *model.data.vocabulary.encode(kept), 1]], np.int32)
-        scores = model.model.apply({'params': model.params}, tokens, None, np.ones_like(tokens), method='scores')
+        tokens = np.pad(tokens, [(0, 0), (0, 16 - tokens.shape[1])])
+        scores = scores_of_tokens(model.params, tokens, np.arange(16)[None] < np.count_nonzero(tokens) + 1)
         return model.data.labels[int(np.argmax(scores[0]))] != next(iter(model.predict([text])[0]))
 
     texts = ['a b c d e', 'z y x w v', 'no one is', '1 2 3 4', 'Q q Q q', 'yes ok']

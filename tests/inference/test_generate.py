@@ -167,7 +167,7 @@ def test_models_on_one_base_share_their_copies(micro):
     other = {**params, 'final_norm': {'scale': params['final_norm']['scale'] + 1}}
     known = {}
     (_, first), (_, second) = (decoding.unstack_layers(model, p, known=known) for p in (params, other))
-    assert first['stack']['2']['mlp']['in']['up'] is second['stack']['2']['mlp']['in']['up']
+    assert first['stack']['2']['mlp']['in']['joined'] is second['stack']['2']['mlp']['in']['joined']
     assert first['final_norm']['scale'] is not second['final_norm']['scale']
 
 

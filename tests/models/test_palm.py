@@ -1,5 +1,6 @@
 """The model against the paper: its equation, its numbers, what may not leak."""
 
+import dataclasses
 import math
 
 import jax
@@ -203,12 +204,24 @@ def test_impossible_architectures_say_what_is_possible(micro, changes, message):
 
 
 @pytest.mark.parametrize(
-    'platform, num_layers, unrolled', [('cpu', 3, 3), ('cpu', 40, 1), ('gpu', 3, 1), ('tpu', 3, 1)]
+    'platform, num_layers, unrolled, fused',
+    [('cpu', 3, 3, True), ('cpu', 32, 1, True), ('gpu', 32, 32, False), ('gpu', 33, 1, False), ('tpu', 3, 1, True)],
 )
-def test_auto_unrolls_a_shallow_model_on_a_cpu_only(platform, num_layers, unrolled):
-    arch = Architecture(vocab_size=61, num_layers=num_layers, d_model=24, num_heads=4, unroll_layers='auto')
-    assert arch.scan_unroll == 1  # unless a run resolves it
-    assert setup.adapt(PaLM(arch), platform=platform)[0].arch.scan_unroll == unrolled
+def test_auto_is_the_fastest_of_the_platform(platform, num_layers, unrolled, fused):
+    arch = Architecture(vocab_size=61, num_layers=num_layers, d_model=24, num_heads=4)
+    assert arch.scan_unroll == 1 and arch.fuse_projections  # unless a run resolves it
+    resolved = setup.adapt(PaLM(arch), platform=platform)[0].arch
+    assert resolved.scan_unroll == unrolled and resolved.fuse_projections is fused
+    chosen = dataclasses.replace(arch, unroll_layers=2, fuse_projections=not fused)
+    assert setup.adapt(PaLM(chosen), platform=platform)[0].arch == chosen
+
+
+def test_initialization_of_an_unrolled_model_traces_one_layer():
+    def num_equations(layers):
+        model = PaLM(Architecture(vocab_size=61, num_layers=layers, d_model=24, num_heads=4, unroll_layers=0))
+        return str(jax.make_jaxpr(lambda rng: state.unbox(state.init_params(model, rng)))(jax.random.key(0))).count('=')
+
+    assert num_equations(8) == num_equations(2)
 
 
 @pytest.mark.parametrize(

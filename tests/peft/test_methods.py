@@ -129,8 +129,9 @@ def test_only_what_is_named_moves_and_the_loss_falls(part, head, unroll):
         return
     current, optimizer = start(model, selection)
     model = model.freeze_layers(selection.frozen_layers(current.params, 3))
-    loss = model.penalized(losses.LanguageModelLoss() if head == 'words' else head_losses.ClassLoss())
-    fn = jax.jit(lambda s, b: step.train_step(s, b, jax.random.key(1), model=model, loss=loss, optimizer=optimizer))
+    loss = losses.LanguageModelLoss() if head == 'words' else head_losses.ClassLoss()
+    settings = {'model': model, 'loss': loss, 'optimizer': optimizer, 'penalty': model.penalty}
+    fn = jax.jit(lambda s, b: step.train_step(s, b, jax.random.key(1), **settings))
     before, batch = current, features(head)
     history = []
     for _ in range(8):

@@ -68,14 +68,15 @@ def train(case, batch, devices, layout, unroll=1, microbatches=1):
     model = model.freeze_layers(arch.num_layers - (selection.top_layers or arch.num_layers))
     make = getattr(optimizers, case.optimizer)
     optimizer = remembering(model.wrap_optimizer(make(schedules.constant(1e-2), **case.settings)))
-    loss = model.penalized(losses.LanguageModelLoss(chunk_length=16, skip_unweighted=case.skip))
+    loss = losses.LanguageModelLoss(chunk_length=16, skip_unweighted=case.skip)
     mesh = layout.mesh(devices)
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
         init = functools.partial(state.init_state, model, optimizer, trainable=selection)
         boxed = jax.eval_shape(init, jax.random.key(0))
         shardings = layout.shardings(boxed, mesh)
         current = jax.jit(lambda r: state.unbox(init(r)), out_shardings=shardings)(jax.random.key(0))
-        fn = functools.partial(step.train_step, model=model, loss=loss, optimizer=optimizer, microbatches=microbatches)
+        settings = {'optimizer': optimizer, 'microbatches': microbatches, 'penalty': model.penalty}
+        fn = functools.partial(step.train_step, model=model, loss=loss, **settings)
         sharded = partitioning.shard_batch(batch, mesh)
         jaxpr = str(jax.make_jaxpr(fn)(current, sharded, jax.random.key(1)))
         assert jaxpr.count('sharding_constraint') >= 3, 'the logical constraints are gone'

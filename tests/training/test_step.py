@@ -81,3 +81,20 @@ def test_a_batch_counts_as_its_mean_however_small_its_weights_are(micro, batch):
     assert small[1]['loss'].count < 1
     np.testing.assert_allclose(small[1]['gradient_norm'].value(), one[1]['gradient_norm'].value(), rtol=1e-4)
     assert nothing[1]['gradient_norm'].value() == 0
+
+
+@pytest.mark.parametrize('microbatches', [1, 3])
+def test_linear_maps_are_cast_once_a_step(micro, microbatches):
+    """The rounded weights are those of the forward pass; gradients are added in float32."""
+    fn, initial = setup(micro, microbatches, dtype='bfloat16', unroll_layers=0)
+    tokens = np.random.default_rng(0).integers(3, 61, (6, 20)).astype(np.int32)
+    batch = {f'decoder_{name}': tokens for name in ('input_tokens', 'target_tokens')}
+    batch['decoder_loss_weights'] = np.ones_like(tokens)
+    lowered = fn.lower(initial, batch, jax.random.key(0)).as_text()
+    kernel = initial.params['stack']['mlp']['in']['gate']
+    stacked = 'x'.join(map(str, kernel.shape))
+    casts = [line for line in lowered.splitlines() if f'(tensor<{stacked}xf32>) -> tensor<{stacked}xbf16>' in line]
+    assert len(casts) == 2, casts  # gate and up have one shape
+    one = 'x'.join(map(str, kernel.shape[1:]))
+    assert f'(tensor<{one}xf32>) -> tensor<{one}xbf16>' not in lowered
+    assert {x.dtype.name for x in jax.tree.leaves(fn(initial, batch, jax.random.key(0))[0].params)} == {'float32'}

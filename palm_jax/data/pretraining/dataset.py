@@ -280,6 +280,11 @@ class LanguageModelData:
         """Number of UTF-8 bytes of the validation text: the divisor of bits per byte."""
         return sum(cache.num_bytes for cache, _ in self.corpus.parts('validation'))
 
+    @property
+    def num_validation_tokens(self) -> int:
+        """Number of tokens of the validation text."""
+        return sum(cache.num_tokens for cache, _ in self.corpus.parts('validation'))
+
     def baselines(self, sequences_seen: int) -> dict[str, float]:
         """Return the bits per byte of `gzip -9` and of an order-3 n-gram of the seen text on the validation text."""
         seen = range(min(sequences_seen, self.num_sequences))

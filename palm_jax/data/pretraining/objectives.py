@@ -17,7 +17,7 @@ import numpy as np
 from palm_jax.bounds import Above, AtLeast, Below, checked
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.errors import UserError
-from palm_jax.special_ids import BOS_ID, EOS_ID
+from palm_jax.special_ids import EOS_ID
 
 Features = dict[str, np.ndarray]
 Share = Annotated[float, Above(0), Below(1)]
@@ -82,15 +82,19 @@ class CausalLM:
         return length
 
     def __call__(self, tokens, length, vocabulary, rng, another):
-        del vocabulary, rng, another
-        features = _shift(tokens, length, first_learned=0)
+        del rng, another
+        features = _shift(tokens, length, vocabulary, first_learned=0)
         if not self.isolate_documents:
             return features
         starts = np.r_[True, tokens[:-1] == EOS_ID]
         indices = np.arange(len(tokens), dtype=np.int32)
         positions = indices - np.maximum.accumulate(np.where(starts, indices, 0))
-        features['decoder_input_tokens'][: len(tokens)] *= positions > 0  # every document begins with BOS
-        segments = np.cumsum(starts, dtype=np.int32)
+        segments, begins = np.cumsum(starts, dtype=np.int32), _pad(~starts, length)
+        if vocabulary.start_ids:
+            features['decoder_input_tokens'] *= begins  # every document begins with BOS
+        else:  # inputs are tokens in place, and the first token of a document follows from nothing
+            positions, segments = positions[:-1], segments[:-1]
+            features['decoder_loss_weights'] *= np.r_[begins[1:], 0].astype(np.int32)
         return features | {
             'decoder_segment_ids': _pad(segments, length),
             'decoder_positions': _pad(positions, length),
@@ -122,7 +126,7 @@ class PrefixLM:
         del another
         mode, count = _mode_ids(self.mode, vocabulary), len(tokens)
         learned = int(rng.integers(1, max(count, 2))) if self.rate is None else _share_of(count, self.rate)
-        return _as_prefix_lm(np.r_[mode, tokens], length, first_learned=len(mode) + count - learned)
+        return _as_prefix_lm(np.r_[mode, tokens], length, vocabulary, first_learned=len(mode) + count - learned)
 
 
 @checked
@@ -169,7 +173,7 @@ class SpanCorruption:
         sentinels = [vocabulary.sentinel(i) for i in range(self.counts(len(tokens))[1])]
         kept, cut = (_with_sentinels(tokens, mask, sentinels) for mask in (is_noise, ~is_noise))
         inputs = np.r_[_mode_ids(self.mode, vocabulary), kept, EOS_ID]
-        return _as_prefix_lm(np.r_[inputs, cut, EOS_ID], length, first_learned=len(inputs))
+        return _as_prefix_lm(np.r_[inputs, cut, EOS_ID], length, vocabulary, first_learned=len(inputs))
 
     def noise(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Return bool [count], True in spans: kept and removed segments alternate, each divided at random, as in T5."""
@@ -296,19 +300,24 @@ def blank(objective: Objective, length: int, vocabulary: ExtendedVocabulary) -> 
 # Shared by several objectives.
 
 
-def _shift(tokens: np.ndarray, length: int, first_learned: int) -> Features:
-    """Return inputs that are the targets shifted right after BOS; the loss counts targets from `first_learned` on."""
+def _shift(tokens: np.ndarray, length: int, vocabulary: ExtendedVocabulary, first_learned: int) -> Features:
+    """Return every token as the target of those before it, the first one only after a start token.
+
+    The loss counts the tokens from number `first_learned` on.
+    """
+    whole = np.r_[np.array(vocabulary.start_ids, np.int32), tokens]
+    learned = np.arange(len(whole)) >= first_learned + len(vocabulary.start_ids)
     return {
-        'decoder_input_tokens': _pad(np.r_[BOS_ID, tokens[:-1]], length),
-        'decoder_target_tokens': _pad(tokens, length),
-        'decoder_loss_weights': _pad(np.arange(len(tokens)) >= first_learned, length),
+        'decoder_input_tokens': _pad(whole[:-1], length),
+        'decoder_target_tokens': _pad(whole[1:], length),
+        'decoder_loss_weights': _pad(learned[1:], length),
     }
 
 
-def _as_prefix_lm(tokens: np.ndarray, length: int, first_learned: int) -> Features:
+def _as_prefix_lm(tokens: np.ndarray, length: int, vocabulary: ExtendedVocabulary, first_learned: int) -> Features:
     """Return `_shift` with the inputs before the first learned target attended bidirectionally."""
-    prefix = np.arange(length) <= first_learned  # inputs are one to the right of targets
-    return _shift(tokens, length, first_learned) | {'decoder_causal_attention': prefix.astype(np.int32)}
+    prefix = np.arange(length) < first_learned + len(vocabulary.start_ids)
+    return _shift(tokens, length, vocabulary, first_learned) | {'decoder_causal_attention': prefix.astype(np.int32)}
 
 
 def _pad(values: np.ndarray, length: int) -> np.ndarray:

@@ -119,7 +119,7 @@ def labels(row: Row, column: str, binding: str) -> Labels:
     return tuple(as_text(item).strip() for item in value)
 
 
-def number(row: Row, column: str, binding: str) -> str:
+def number(row: Row, column: str, binding: str | None) -> str:
     """Return the number in a column as text, whose form is not checked here; see `find`.
 
     Raises:

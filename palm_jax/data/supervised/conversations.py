@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from palm_jax.data.readers import tables
@@ -31,6 +31,16 @@ class Conversation:
     turns: tuple[Turn, ...]
     location: str
     references: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Texts of all turns."""
+        return tuple(turn.text for turn in self.turns)
+
+    def map_texts(self, change: Callable[[str], str]) -> Conversation:
+        """Return the conversation with changed texts of the turns that the model only reads."""
+        turns = tuple(turn if turn.learned else Turn(change(turn.text), False) for turn in self.turns)
+        return dataclasses.replace(self, turns=turns)
 
 
 class Source(Protocol):
@@ -106,7 +116,7 @@ class PairTable:
             same[pair.input].append(pair.target)
         return [
             Conversation(
-                (Turn(pair.input, False), Turn(pair.target, True)),
+                (Turn(pair.input, False), Turn(pair.target, True, 'assistant')),
                 pair.location,
                 pair.references or tuple(same[pair.input]),
             )

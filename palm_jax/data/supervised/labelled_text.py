@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from palm_jax.labels.label_kind import Encoded, LabelKind
 from palm_jax.labels.single_label import SingleLabel
 from palm_jax.metrics import text_baselines
 from palm_jax.metrics.text_baselines import Baseline
-from palm_jax.special_ids import BOS_ID, EOS_ID
+from palm_jax.special_ids import EOS_ID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +46,11 @@ class Example:
     def texts(self) -> tuple[str, ...]:
         """The text or both texts."""
         return (self.text,) if self.second_text is None else (self.text, self.second_text)
+
+    def map_texts(self, change: Callable[[str], str]) -> Example:
+        """Return the example with changed texts."""
+        second_text = None if self.second_text is None else change(self.second_text)
+        return dataclasses.replace(self, text=change(self.text), second_text=second_text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +179,13 @@ class LabelledTable:
         return read(row, self.label_column, 'LABEL_COLUMN')
 
 
+class FeatureSource(Protocol):
+    """A source of further features of training examples."""
+
+    def features(self, examples: Sequence[Example], table: LabelledTable) -> Batch:
+        """Return features [E, ...] of the examples of a table."""
+
+
 def num_outputs(table: LabelledTable) -> int:
     """Return the number of outputs that a head needs for a table's labels."""
     return table.kind.num_scores(len(table.labels))
@@ -194,6 +206,7 @@ class LabelledText(InMemoryData):
       sampling: `over` draws rare classes as often as the most frequent one, `under` draws frequent ones as seldom as
         the rarest; None takes every example once per epoch.
       bidirectional: whether the tokens of a text attend to one another in both directions.
+      further: sources of further features of the training part, e.g. predictions of a teacher.
       group_by_length: size of the groups of examples of similar length, see `LengthGroups`; None does not group.
       seed: seed for shuffling.
     """
@@ -208,12 +221,14 @@ class LabelledText(InMemoryData):
         bidirectional: bool = False,
         group_by_length: int | None = None,
         seed: Seed = 0,
+        further: Sequence[FeatureSource] = (),
     ):
         if not table.kind.is_exclusive and (class_weights is not None or sampling is not None):
             raise UserError('CLASS_WEIGHTS and SAMPLING need one class per text, not label sets or numbers.')
         super().__init__(vocabulary, seed, group_by_length)
         self.table, self.length = table, check_lengths(lengths)
         self.bidirectional, self._class_weights, self._sampling = bidirectional, class_weights, sampling
+        self._further = tuple(further)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -299,7 +314,10 @@ class LabelledText(InMemoryData):
                 self.labels,
                 [name for e in examples for name in self.table.kind.class_names(e.label)],
             )[labels]
-        return features | {'labels': labels, 'label_weights': weights}
+        features |= {'labels': labels, 'label_weights': weights}
+        for source in self._further if split == 'train' else ():
+            features |= source.features(examples, self.table)
+        return features
 
     def inputs(self, pairs: Sequence[tuple[str, str | None]]) -> tuple[Batch, int]:
         """Return features [E, L] of texts (with None) or of pairs of texts, and the number of truncated ones."""
@@ -308,10 +326,14 @@ class LabelledText(InMemoryData):
         return features, sum(was_truncated for _, was_truncated in encoded)
 
     def tokens(self, text: str, second_text: str | None = None) -> tuple[list[int], bool]:
-        """Return the ids of an example, `0 text EOS [second EOS]`, and whether it was truncated."""
+        """Return the ids of an example, `0 text EOS [second EOS]`, and whether it was truncated.
+
+        Without a start token, see `Vocabulary.start_ids`, there is no 0.
+        """
         texts = [check_characters(t, 'the text') for t in (text, second_text) if t is not None]
         parts = [self.vocabulary.encode(t) for t in texts]
-        excess = sum(map(len, parts)) + len(parts) + 1 - self.length
+        start = self.vocabulary.start_ids
+        excess = sum(map(len, parts)) + len(parts) + len(start) - self.length
         for _ in range(excess):
             max(parts, key=len).pop()
-        return [BOS_ID] + [i for part in parts for i in (*part, EOS_ID)], excess > 0
+        return [*start, *(i for part in parts for i in (*part, EOS_ID))], excess > 0

@@ -16,7 +16,8 @@ COLUMNS = ('messages', 'conversations', 'conversation', 'dialogue', 'dialog')
 _SYSTEM_COLUMNS = ('system', 'system_prompt')
 _REPLIES = ('assistant', 'model', 'bot', 'gpt', 'chatgpt', 'ai')
 _SYSTEM = ('system', 'developer')
-_READ = ('user', 'human', 'prompter', *_SYSTEM, 'tool', 'function', 'observation')
+_TOOLS = ('tool', 'function', 'observation')
+_READ = ('user', 'human', 'prompter', *_SYSTEM, *_TOOLS)
 _TEXT_KEYS = ('content', 'message', 'text', 'value')
 _ROLE_KEYS = ('role', 'from', 'speaker')
 _TEXT_PARTS = ('text', 'input_text', 'output_text')
@@ -90,7 +91,7 @@ def transcript(messages: Any, location: str) -> tuple[Turn, ...]:
         if not text.strip():
             raise UserError(f'{where}: the message is empty, so there is nothing to learn from it. {_SKIP}')
         is_reply = number % 2 == 0 if role is None else role in _REPLIES
-        turns.append(Turn(text, is_reply and _is_learned(message, where)))
+        turns.append(Turn(text, is_reply and _is_learned(message, where), _author(role, is_reply)))
     if not any(turn.learned for turn in turns):
         raise UserError(
             f'{location}: no message is a reply to be learned; replies have the role {" or ".join(_REPLIES)}, and no '
@@ -116,12 +117,20 @@ def history(messages: Any) -> tuple[Turn, ...]:
     for number, message in enumerate(messages, 1):
         text = _text(message, f'message {number}')
         if text.strip():
-            turns.append(Turn(text, False))
+            role = _role(message, f'message {number}')
+            turns.append(Turn(text, False, _author(role, (len(messages) - number) % 2 == 1)))
         elif _role(message, f'message {number}') not in _SYSTEM:
             raise UserError(f'message {number}: the message is empty.')
     if not turns:
         raise UserError('The dialogue has no message that is not empty.')
     return tuple(turns)
+
+
+def _author(role: str | None, is_reply: bool) -> str:
+    """Return the role of a message as chat templates name it."""
+    if role is None or role in _REPLIES:
+        return 'assistant' if role is not None or is_reply else 'user'
+    return 'system' if role in _SYSTEM else 'tool' if role in _TOOLS else 'user'
 
 
 def _role(message: Any, location: str) -> str | None:

@@ -26,7 +26,7 @@ from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.errors import UserError
 from palm_jax.metrics import entities, text_baselines
 from palm_jax.metrics.text_baselines import Baseline
-from palm_jax.special_ids import BOS_ID, UNK_ID
+from palm_jax.special_ids import UNK_ID
 
 _WORD = r"[@#]?\w+(?:['’./:@&-]\w+)*|[^\w\s]"
 
@@ -180,7 +180,7 @@ class TaggedText(InMemoryData):
         """Return features [E, L] of sentences of words, and the position of the last token of each word that fits."""
         rows, ends = [], []
         for words in sentences:
-            ids, positions = [BOS_ID], []
+            ids, positions = [*self.vocabulary.start_ids], []
             for i, word in enumerate(words):
                 check_characters(word, f'word {i + 1}')
                 # A vocabulary may have nothing for a blank or an invisible character, but a tag needs a position.

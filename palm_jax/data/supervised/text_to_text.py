@@ -13,15 +13,17 @@ import numpy as np
 from palm_jax.bounds import Seed
 from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.splits import Split
+from palm_jax.data.supervised.chat_format import ChatFormat
 from palm_jax.data.supervised.conversations import Conversation, Source
 from palm_jax.data.supervised.cut_answers import CutAnswers
 from palm_jax.data.supervised.examples import Batch
 from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.data.supervised.packing import pack
+from palm_jax.data.supervised.turn_format import Format, TurnFormat
 from palm_jax.data.supervised.turns import Turn
+from palm_jax.data.vocabulary.vocabularies import HuggingFace
 from palm_jax.errors import UserError
 from palm_jax.metrics import text_baselines
-from palm_jax.special_ids import BOS_ID, EOS_ID
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ class EvalPrompt:
 class TextToText(InMemoryData):
     """Conversations as rows of `0 turn EOS turn EOS ...`, with the loss on the learned turns and their EOS only.
 
+    Of a base without a start token the 0 is missing, and a chat template has its own tokens around turns.
+
     Turns that are only read are truncated to `inputs` tokens: a single turn at its end, a history by dropping its
     oldest turns. A learned turn is truncated to `targets` tokens. A long dialogue becomes several sequences. The number
     of truncated examples is printed.
@@ -56,6 +60,8 @@ class TextToText(InMemoryData):
       pack: whether short sequences share a row, each as a segment with positions of its own that attends to itself only
         (as in Flan-PaLM, arXiv 2210.11416, section 2.2). A step over the same number of rows then learns from more
         examples.
+      chat_template: whether turns are written by the chat template of the base's tokenizer, if it has one; False, or
+        without one, they are `turn EOS`.
       group_by_length: size of the groups of examples of similar length, see `LengthGroups`; None does not group.
       seed: seed for shuffling.
     """
@@ -69,6 +75,7 @@ class TextToText(InMemoryData):
         vocabulary: str,
         bidirectional: bool = False,
         pack: bool = False,
+        chat_template: bool = False,
         group_by_length: int | None = None,
         seed: Seed = 0,
     ):
@@ -78,6 +85,7 @@ class TextToText(InMemoryData):
             )
         super().__init__(vocabulary, seed, group_by_length)
         self.source, self.bidirectional, self._pack = source, bidirectional, pack
+        self._uses_template = chat_template
         if not pack:
             self.against_padding += ', --gin.PACK=True puts several examples into a row'
         self.input_length, self.target_length = lengths['inputs'], lengths['targets']
@@ -99,7 +107,7 @@ class TextToText(InMemoryData):
 
     def texts(self, example: Conversation) -> tuple[str, ...]:
         """Return the turns of a conversation."""
-        return tuple(turn.text for turn in example.turns)
+        return example.texts
 
     def example(self) -> str:
         """Return the first training sequence, token by token, with the positions that the loss counts."""
@@ -138,17 +146,22 @@ class TextToText(InMemoryData):
                     targets.append(turn.text)
         return [targets[i] for i in text_baselines.nearest(texts, [prompt.text for prompt in prompts])]
 
+    @functools.cached_property
+    def _format(self) -> Format:
+        template = self.vocabulary.chat_template if self._uses_template else None
+        if template is None:
+            return TurnFormat(self.vocabulary, self.input_length, self.target_length)
+        assert isinstance(self.vocabulary, HuggingFace), 'only its tokenizers have a template'
+        return ChatFormat(self.vocabulary, template, self.input_length, self.target_length)
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Strings that end a generated turn besides EOS."""
+        return self._format.stop
+
     def prompt_ids(self, turns: Sequence[Turn]) -> tuple[int, ...]:
-        """Return the ids of turns to be answered: `0 turn EOS ...`, at most `inputs` tokens."""
-        ids: list[int] = []
-        for turn in reversed(turns):
-            encoded = [*self.vocabulary.encode(turn.text), EOS_ID]
-            if len(encoded) + len(ids) >= self.input_length:
-                if not ids:
-                    ids = [*encoded[: self.input_length - 2], EOS_ID]
-                break
-            ids = encoded + ids
-        return (BOS_ID, *ids)
+        """Return the ids of turns to be answered, at most `inputs` tokens after the start token; see `Format`."""
+        return self._format.prompt_ids(turns)
 
     def prompt(self, inputs: Any) -> tuple[int, ...]:
         """Return the ids of a user's inputs, see `Source.prompt_turns`: a text, columns or a history."""
@@ -159,7 +172,10 @@ class TextToText(InMemoryData):
         rows, num_truncated, answers = [], 0, CutAnswers()
         conversations = self.source.examples(split)
         for conversation in conversations:
-            sequences, was_truncated = self._sequences(conversation)
+            try:
+                sequences, was_truncated = self._format.sequences(conversation.turns)
+            except UserError as error:
+                raise UserError(f'{conversation.location}: {error}') from None
             rows += sequences
             num_truncated += was_truncated
             self._count_answer(answers, conversation, was_truncated)
@@ -173,7 +189,7 @@ class TextToText(InMemoryData):
                 f'{self.input_length} + {self.target_length} tokens and are truncated; --gin.TASK_FEATURE_LENGTHS='
                 "\"{'inputs': ..., 'targets': ...}\" takes more."
             )
-        groups = pack([len(ids) for ids, _ in rows], self.length) if self._pack else [[i] for i in range(len(rows))]
+        groups = pack([len(ids) - 1 for ids, _ in rows], self.length) if self._pack else [[i] for i in range(len(rows))]
         if split == 'train' and self._pack:
             _LOGGER.info('%s examples in %s rows of %d tokens', f'{len(rows):,}', f'{len(groups):,}', self.length)
         names = ('input_tokens', 'target_tokens', 'loss_weights', 'causal_attention', 'segment_ids', 'positions')
@@ -181,13 +197,14 @@ class TextToText(InMemoryData):
         for row, group in enumerate(groups):
             start = 0
             for segment, (ids, learned) in enumerate((rows[i] for i in group), 1):
-                place = (row, slice(start, start + len(ids)))
-                features['input_tokens'][place] = [BOS_ID, *ids[:-1]]
-                features['target_tokens'][place], features['loss_weights'][place] = ids, learned
-                # Inputs are shifted right by one against targets.
-                features['causal_attention'][row, start : start + learned.index(True) + 1] = 1
-                features['segment_ids'][place], features['positions'][place] = segment, range(len(ids))
-                start += len(ids)
+                size = len(ids) - 1
+                place = (row, slice(start, start + size))
+                # Every token is the target of those before it; the first one has none, which is BOS where there is one.
+                features['input_tokens'][place], features['target_tokens'][place] = ids[:-1], ids[1:]
+                features['loss_weights'][place] = learned[1:]
+                features['causal_attention'][row, start : start + learned.index(True)] = 1
+                features['segment_ids'][place], features['positions'][place] = segment, range(size)
+                start += size
         if not self.bidirectional:
             del features['causal_attention']
         if not self._pack:
@@ -201,28 +218,3 @@ class TextToText(InMemoryData):
             text = '\n'.join(turn.text for turn in before)
             kept = self.vocabulary.decode(self.prompt_ids(before)) if was_truncated else text
             answers.add(text, kept, conversation.references or (last.text,))
-
-    def _sequences(self, conversation: Conversation) -> tuple[list[tuple[list[int], list[bool]]], bool]:
-        """Return (ids, whether each is learned) of each sequence of a conversation, and whether it was truncated."""
-        sequences, was_truncated = [], False
-        ids: list[int] = []
-        learned: list[bool] = []
-        start = 0  # first turn after the last learned one
-        for number, turn in enumerate(conversation.turns):
-            if not turn.learned:
-                continue
-            target = self.vocabulary.encode(turn.text)
-            was_truncated |= len(target) + 1 > self.target_length
-            target = [*target[: self.target_length - 1], EOS_ID]
-            read = [i for t in conversation.turns[start:number] for i in (*self.vocabulary.encode(t.text), EOS_ID)]
-            start = number + 1
-            if not ids or len(ids) + len(read) + len(target) > self.length:
-                if ids:
-                    sequences.append((ids, learned))
-                first = self.prompt_ids(conversation.turns[:number])[1:]
-                was_truncated |= len(first) < len(read)
-                ids, learned = list(first), [False] * len(first)
-            else:
-                ids, learned = ids + read, learned + [False] * len(read)
-            ids, learned = ids + target, learned + [True] * len(target)
-        return [*sequences, (ids, learned)], was_truncated

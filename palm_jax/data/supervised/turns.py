@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 
 class Turn(NamedTuple):
-    """A text, and whether the model learns to generate it."""
+    """A text, whether the model learns to generate it, and its author: `system`, `user`, `assistant` or `tool`."""
 
     text: str
     learned: bool
+    role: str = 'user'

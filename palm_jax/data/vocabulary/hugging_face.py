@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from palm_jax.data.vocabulary.chat_template import ChatTemplate
 from palm_jax.data.vocabulary.vocabulary import Ids, byte_of, write_vocabulary
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
 from palm_jax.special_ids import BOS_ID, EOS_ID, PAD_ID
+
+_SEPARATOR = '<|endoftext|>'  # of documents, in the tokenizers of models that were trained without BOS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +31,16 @@ class HuggingFace:
 
     Attributes:
       path: tokenizer.json, next to its tokenizer_config.json, or a file that `save` wrote.
+      of_base: whether it is the tokenizer of published weights: texts begin with BOS only if Transformers puts it
+        there, as the weights were trained. Otherwise they always do.
     """
 
     path: str
+    of_base: bool = False
 
     @functools.cached_property
     def _content(self) -> dict[str, Any]:
-        """The tokenizer's JSON with the ids of BOS (`start_id`) and EOS (`end_id`)."""
+        """The tokenizer's JSON with the ids of BOS (`start_id`) and EOS (`end_id`), and some of its settings."""
         file = Path(self.path)
         try:
             content = json.loads(file.read_text(encoding='utf-8'))
@@ -48,15 +54,18 @@ class HuggingFace:
         _place_added_tokens(content)
         names = {name: settings.get(name) for name in ('bos_token', 'pad_token', 'unk_token', 'eos_token')}
         names = {name: v['content'] if isinstance(v, dict) else v for name, v in names.items() if v is not None}
-        end = names.pop('eos_token', None)
+        end = names.get('eos_token')
         ids = {token['content']: token['id'] for token in content.get('added_tokens', ())}
         special = [token['content'] for token in content.get('added_tokens', ()) if token.get('special')]
-        start = next((token for token in (*names.values(), *special) if token != end), None)
+        adds_start = not self.of_base or _adds_start(content, names.get('bos_token'))
+        first = [] if adds_start else [token for token in special if token == _SEPARATOR]
+        start = next((token for token in (*first, *names.values(), *special) if token != end), None)
         ids |= content.get('model', {}).get('vocab', {}) if isinstance(content['model']['vocab'], dict) else {}
         if start not in ids or end not in ids:
             raise UserError(f'{self.path}: its tokenizer_config.json does not define distinct bos_token and eos_token.')
         template = _chat_template(file, settings)
-        found = {'tokenizer': content, 'start_id': ids[start], 'end_id': ids[end]}
+        found = {'tokenizer': content, 'start_id': ids[start], 'end_id': ids[end], 'special_tokens': names}
+        found |= {} if adds_start else {'adds_start': False}
         return found | ({} if template is None else {'chat_template': template})
 
     @functools.cached_property
@@ -87,7 +96,7 @@ class HuggingFace:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        mapping = {name: value for name, value in self._content.items() if name != 'chat_template'}
+        mapping = {name: self._content[name] for name in ('tokenizer', 'start_id', 'end_id')}
         text = json.dumps(mapping, sort_keys=True)
         return f'tokenizers_{self.size}_{hashlib.sha256(text.encode()).hexdigest()[:16]}'
 
@@ -109,6 +118,23 @@ class HuggingFace:
         if self.unknown_id is not None:
             found[self.unknown_id] = False
         return found
+
+    @functools.cached_property
+    def special_tokens(self) -> dict[str, str]:
+        """Special tokens by their names in tokenizer_config.json, such as `bos_token`; those that it has."""
+        ids = {'bos_token': self._content['start_id'], 'eos_token': self._content['end_id']}
+        return self._content.get('special_tokens') or {name: self._tokenizer.id_to_token(i) for name, i in ids.items()}
+
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        return (BOS_ID,) if self._content.get('adds_start', True) else ()
+
+    @functools.cached_property
+    def prefix_id(self) -> int:
+        if self.start_ids:
+            return BOS_ID
+        there = self._tokenizer.token_to_id(self.special_tokens.get('bos_token', ''))
+        return EOS_ID if there is None else int(self._ids_here[there])
 
     @functools.cached_property
     def unknown_id(self) -> int | None:
@@ -145,10 +171,16 @@ class HuggingFace:
     def save(self, directory: Path) -> None:
         write_vocabulary(RunDirectory(directory).tokenizers_vocabulary, json.dumps(self._content).encode())
 
-    @property
-    def chat_template(self) -> str | None:
-        """The tokenizer's template of chats, in Jinja; None where it has none."""
-        return self._content.get('chat_template')
+    def encode_marked(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[bool]]:
+        """Return the ids of a text, and whether each has characters in one of the spans (first, end)."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        marked = [any(first < end and start < last for start, end in spans) for first, last in encoding.offsets]
+        return self._ids_here[encoding.ids].tolist(), marked
+
+    @functools.cached_property
+    def chat_template(self) -> ChatTemplate | None:
+        template = self._content.get('chat_template')
+        return None if template is None else ChatTemplate(template, self.special_tokens, self._added)
 
     def write_original(self, directory: Path) -> tuple[int, int]:
         """Write the original tokenizer.json; return its ids of BOS and EOS."""
@@ -156,6 +188,17 @@ class HuggingFace:
             json.dumps(self._content['tokenizer'], ensure_ascii=False), encoding='utf-8'
         )
         return self._content['start_id'], self._content['end_id']
+
+
+def _adds_start(content: dict[str, Any], start: str | None) -> bool:
+    """Return whether Transformers puts BOS before a text, which the post-processor of tokenizer.json does."""
+    from tokenizers import Tokenizer
+
+    try:
+        tokens = Tokenizer.from_str(json.dumps(content)).encode('a').tokens
+    except Exception:
+        return True  # an invalid file, which is reported where it is used
+    return start is not None and tokens[:1] == [start]
 
 
 def _chat_template(tokenizer: Path, settings: dict[str, Any]) -> str | None:

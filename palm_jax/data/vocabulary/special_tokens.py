@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from palm_jax.data.vocabulary.chat_template import ChatTemplate
 from palm_jax.data.vocabulary.vocabulary import Ids, Vocabulary
 from palm_jax.errors import UserError, closest
 
@@ -103,6 +104,18 @@ class ExtendedVocabulary:
     @functools.cached_property
     def has_text(self) -> np.ndarray:
         return np.concatenate([self.text.has_text, np.ones(self.extra_ids, bool)])  # special tokens have names
+
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        return self.text.start_ids
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        return self.text.chat_template
+
+    @property
+    def prefix_id(self) -> int:
+        return self.text.prefix_id
 
     @property
     def unknown_id(self) -> int | None:

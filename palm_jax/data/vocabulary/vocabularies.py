@@ -20,7 +20,7 @@ from palm_jax.data.vocabulary.hugging_face import HuggingFace
 from palm_jax.data.vocabulary.vocabulary import Ids, Vocabulary, byte_of, write_vocabulary
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
-from palm_jax.special_ids import EOS_ID, PAD_ID
+from palm_jax.special_ids import BOS_ID, EOS_ID, PAD_ID
 
 __all__ = ['SPACE_MARK', 'Bytes', 'HuggingFace', 'Ids', 'SentencePiece', 'Vocabulary', 'load_vocabulary']
 
@@ -31,6 +31,10 @@ SPACE_MARK = '▁'  # U+2581 represents the space inside SentencePiece, so in te
 @dataclasses.dataclass(frozen=True)
 class Bytes:
     """UTF-8 bytes as ids, above the three special ids (ByT5, arXiv 2105.13626)."""
+
+    start_ids = (BOS_ID,)
+    prefix_id = BOS_ID
+    chat_template = None
 
     @property
     def size(self) -> int:
@@ -77,6 +81,10 @@ class SentencePiece:
     """
 
     path: str
+
+    start_ids = (BOS_ID,)
+    prefix_id = BOS_ID
+    chat_template = None
 
     @functools.cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor:

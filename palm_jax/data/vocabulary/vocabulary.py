@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from palm_jax.data.vocabulary.chat_template import ChatTemplate
 from palm_jax.run_directory import write_whole
 
 Ids: TypeAlias = Sequence[int] | np.ndarray
@@ -36,6 +37,18 @@ class Vocabulary(Protocol):
     @property
     def has_text(self) -> np.ndarray:
         """bool [V]: whether an id stands for text, which padding, EOS, an unknown piece and an unused id do not."""
+
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        """Ids before every text: BOS, or none if the base was trained without a start token."""
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """How the base writes messages of chats; None if it was not trained on any."""
+
+    @property
+    def prefix_id(self) -> int:
+        """Id that stands for the beginning of a text where nothing else does: a prompt must not be empty."""
 
     @property
     def unknown_id(self) -> int | None:

@@ -11,6 +11,7 @@ from jax.lax import platform_dependent
 
 from palm_jax.errors import UserError
 from palm_jax.models.kernels import splash_attention
+from palm_jax.models.kernels.gpu import on_gpus
 from palm_jax.models.kernels.matmul import product, transposed_product
 from palm_jax.models.masks import Mask
 
@@ -31,8 +32,9 @@ def attend(
       mask: the keys that each query may attend to.
       implementation: `xla` or `cudnn` of `jax.nn.dot_product_attention`; `blocks`, which computes one block of queries
         at a time against only the keys it can see, and needs no transposition with one key head: the fastest on CPUs;
-        `splash`, JAX's kernel for TPUs; or `auto`: `blocks` on a CPU, `cudnn` on a CUDA GPU in half precision,
-        `splash` on a TPU where it applies (causal attention, multiples of 128), else `xla`.
+        `splash`, JAX's kernel for TPUs; or `auto`: `blocks` on a CPU and for one query on a GPU, `cudnn` for more
+        queries on a CUDA GPU in half precision, `splash` on a TPU where it applies (causal attention, multiples of
+        128), else `xla`.
 
     Returns:
       [B, L, H, K] in q's dtype.
@@ -48,6 +50,8 @@ def attend(
         # cuDNN's kernel cannot be traced where cuDNN is missing.
         if jax.default_backend() == 'gpu' and q_BLHK.dtype in (jnp.bfloat16, jnp.float16):
             variants['cuda'] = attend_with_cudnn
+        if q_BLHK.shape[1] == 1:  # a step of decoding; flash kernels pad one query to a block of 64 or 128
+            variants |= on_gpus(attend_in_blocks)
         return platform_dependent(q_BLHK, k_BMGK, v_BMGK, mask, **variants)
     if implementation == 'splash' and not splash_applies:
         raise UserError(

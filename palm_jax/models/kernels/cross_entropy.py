@@ -1,14 +1,25 @@
-"""Token cross-entropy with z-loss over a large vocabulary, in chunks of the sequence."""
+"""Token cross-entropy with z-loss over a large vocabulary, in chunks of the sequence.
+
+A CPU and a TPU take short chunks. A GPU takes the largest whose logits fit beside the model: every product then has as
+many rows as its tensor cores need, and mostly there is one chunk and no loop.
+"""
 
 from __future__ import annotations
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.lax import platform_dependent
 
+from palm_jax.models.kernels.gpu import memory_bytes, on_gpus
 from palm_jax.models.kernels.matmul import product, transposed_product
 from palm_jax.models.sharding import constrain, num_parts
+
+ChunkLength = int | Literal['auto']
+_SHARE_OF_MEMORY = 1 / 16  # of a GPU's, for the float32 logits of a chunk
+_ROWS_WITH_SKIPS = 2048  # rows of a GPU's chunk that may be skipped
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
@@ -19,7 +30,7 @@ def softmax_cross_entropy(
     weights_BL: jax.Array,
     scale: float,
     z_loss: float = 0.0,
-    chunk_length: int = 0,
+    chunk_length: ChunkLength = 0,
     skip_unweighted: bool = False,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
     """Cross-entropy of logits = scale · h·Eᵀ, computed without an array [B, L, V].
@@ -35,7 +46,8 @@ def softmax_cross_entropy(
       weights_BL: float32 weights of the targets, without a gradient.
       scale: factor of the logits.
       z_loss: weight z of log² Z.
-      chunk_length: positions in a chunk; 0 or ≥ L is one chunk.
+      chunk_length: positions in a chunk; 0 or ≥ L is one chunk. `auto` is 128, or 32 with `skip_unweighted`; on a GPU
+        it is the most positions whose logits take a sixteenth of the memory, or 2,048 rows with `skip_unweighted`.
       skip_unweighted: move the weighted positions of every row to its front and skip chunks without any.
 
     Returns:
@@ -43,7 +55,7 @@ def softmax_cross_entropy(
       correct predictions; all float32 scalars.
     """
     xs = (h_BLD, targets_BL, weights_BL)
-    sums, _ = _scan_chunks(_chunk_sums, xs, embedding_VD, scale, z_loss, chunk_length, skip_unweighted)
+    sums, _ = scan_chunks(_chunk_sums, xs, embedding_VD, scale, z_loss, chunk_length, skip_unweighted)
     return sums[0] + sums[1], sums
 
 
@@ -74,11 +86,11 @@ def _forward(h_BLD, embedding_VD, targets_BL, weights_BL, scale, z_loss, chunk_l
         p = jnp.exp(logits - log_z[..., None])
         d_logits = (1 + 2 * z_loss * log_z)[..., None] * p - is_target
         d_logits = (d_logits * (weights * scale)[..., None]).astype(h.dtype)
-        dh = product(d_logits, embedding)
-        return (sums, _by_device(h, d_logits) if wanted else None), dh.astype(h.dtype)
+        dh = product(d_logits, embedding, dtype=h.dtype)
+        return (sums, _by_device(h, d_logits) if wanted else None), dh
 
     xs = (h_BLD, targets_BL, weights_BL)
-    (sums, de_NDV), dh = _scan_chunks(step, xs, embedding_VD, scale, z_loss, chunk_length, skip_unweighted)
+    (sums, de_NDV), dh = scan_chunks(step, xs, embedding_VD, scale, z_loss, chunk_length, skip_unweighted)
     return (sums[0] + sums[1], sums), (dh, de_NDV.sum(0).T.astype(embedding_VD.dtype) if wanted else None)
 
 
@@ -120,39 +132,64 @@ def _chunk_sums(*args):
     return _logits_and_sums(*args)[0], None
 
 
-def _scan_chunks(step, xs, embedding, scale, z_loss, chunk_length, skip_unweighted):
-    """Sum the first result of `step` over chunks of axis 1, and concatenate the second."""
+def scan_chunks(step, xs, embedding, scale, z_loss, chunk_length, skip_unweighted):
+    """Sum the first result of `step` over chunks of axis 1, and put the second together."""
+
+    def scan(xs, embedding, length):
+        of_chunk = lambda *chunk: step(*chunk, embedding, scale, z_loss)  # noqa: E731
+        return _scan(of_chunk, xs, length, skip_unweighted)
+
+    if chunk_length != 'auto':
+        return scan(xs, embedding, chunk_length)
+    short = functools.partial(scan, length=32 if skip_unweighted else 128)
+    long = functools.partial(scan, length=_gpu_chunk_length(xs[0].shape, len(embedding), skip_unweighted))
+    return platform_dependent(xs, embedding, default=short, **on_gpus(long))
+
+
+def _gpu_chunk_length(shape: tuple[int, ...], vocabulary: int, skip_unweighted: bool) -> int:
+    """Positions of a chunk on a GPU: the largest divisor of L, if there is one that is not much smaller than fits."""
+    batch, length = -(-shape[0] // num_parts('act_batch')), shape[1]
+    rows = int(memory_bytes() * _SHARE_OF_MEMORY) // (4 * -(-vocabulary // num_parts('act_vocab')))
+    most = max(1, min(rows, _ROWS_WITH_SKIPS if skip_unweighted else rows) // batch)
+    if most >= length:
+        return length
+    divisor = next(n for n in range(most, 0, -1) if length % n == 0)
+    return divisor if 2 * divisor > most else most
+
+
+def _scan(of_chunk, xs, chunk_length, skip_unweighted):
     length = xs[0].shape[1]
     if not 0 < chunk_length < length:
-        return step(*xs, embedding, scale, z_loss)
+        return of_chunk(*xs)
     if skip_unweighted:
         weights_BL = xs[2]
         order_BL = jnp.argsort(weights_BL == 0, axis=1, stable=True)
         xs = jax.tree.map(lambda x: _reordered(x, order_BL), xs)
     num_chunks = -(-length // chunk_length)
-    padding = num_chunks * chunk_length - length
+    if padding := num_chunks * chunk_length - length:  # of weight 0
+        xs = jax.tree.map(lambda x: jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2)), xs)
 
-    def split(x):
-        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))  # weight 0
-        return jnp.moveaxis(x.reshape(x.shape[0], num_chunks, chunk_length, *x.shape[2:]), 1, 0)
+    def chunk(number):
+        return [jax.lax.dynamic_slice_in_dim(x, number * chunk_length, chunk_length, axis=1) for x in xs]
 
-    def of_chunk(h, targets, weights):
-        return step(h, targets, weights, embedding, scale, z_loss)
-
-    chunks = jax.tree.map(split, xs)
-    shapes = jax.eval_shape(of_chunk, *jax.tree.map(lambda x: x[0], chunks))
+    shapes = jax.eval_shape(of_chunk, *chunk(0))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-    def body(carry, chunk):
+    def body(number, carry):
+        sums, ys = carry
+        inputs = chunk(number)
         if skip_unweighted:
-            sums, y = jax.lax.cond(jnp.any(chunk[2] != 0), of_chunk, lambda *_: zeros, *chunk)
+            new, y = jax.lax.cond(jnp.any(inputs[2] != 0), of_chunk, lambda *_: zeros, *inputs)
         else:
-            sums, y = of_chunk(*chunk)
-        return jax.tree.map(jnp.add, carry, sums), y
+            new, y = of_chunk(*inputs)
+        # Written in place: chunks that are stacked, as a scan would, have to be copied to be put together.
+        put = lambda ys, y: jax.lax.dynamic_update_slice_in_dim(ys, y, number * chunk_length, axis=1)  # noqa: E731
+        return jax.tree.map(jnp.add, sums, new), jax.tree.map(put, ys, y)
 
-    sums, ys = jax.lax.scan(body, zeros[0], chunks)
+    everything = jax.tree.map(lambda s: jnp.zeros((s.shape[0], length + padding, *s.shape[2:]), s.dtype), shapes[1])
+    sums, ys = jax.lax.fori_loop(0, num_chunks, body, (zeros[0], everything))
     if ys is not None:
-        ys = jnp.moveaxis(ys, 0, 1).reshape(ys.shape[1], -1, *ys.shape[3:])[:, :length]
+        ys = ys[:, :length]
         ys = _reordered(ys, jnp.argsort(order_BL, axis=1)) if skip_unweighted else ys
     return sums, ys
 

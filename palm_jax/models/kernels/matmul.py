@@ -1,6 +1,7 @@
 """Matrix products, each in the orientation that its platform computes fastest.
 
-All of them accumulate in float32. On CPUs, above all in half precision, XLA has fast kernels only for row-major
+All of them accumulate in float32. GPUs write a result in half precision directly, instead of float32 that another
+kernel reads and converts (BENCHMARKS.md). On CPUs, above all in half precision, XLA has fast kernels only for row-major
 operands and a row-major float32 result; other layouts run at a third of the speed or not at all. The CPU variants
 therefore transpose operands in memory and pin results to row-major order (measurements: BENCHMARKS.md).
 """
@@ -13,7 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.lax import platform_dependent
+from jax.typing import DTypeLike
 
+from palm_jax.models.kernels.gpu import on_gpus
 from palm_jax.models.kernels.memory_order import row_major
 
 
@@ -28,7 +31,7 @@ def matmul(x_XD: jax.Array, w_DF: jax.Array) -> jax.Array:
     Returns:
       [..., F] in the dtype of x.
     """
-    return product(x_XD, w_DF).astype(x_XD.dtype)
+    return product(x_XD, w_DF, dtype=x_XD.dtype)
 
 
 def _matmul_forward(x_XD, w_DF):
@@ -41,15 +44,17 @@ def _matmul_backward(residuals, dy_XF):
     x_XD, w_DF = residuals
     if isinstance(dy_XF, SymbolicZero):
         return None, None
-    dx_XD = None if w_DF is None else product(dy_XF, w_DF, contract=1).astype(w_DF.dtype)
-    dw_DF = None if x_XD is None else transposed_product(x_XD, dy_XF).astype(x_XD.dtype)
+    dx_XD = None if w_DF is None else product(dy_XF, w_DF, contract=1, dtype=w_DF.dtype)
+    dw_DF = None if x_XD is None else transposed_product(x_XD, dy_XF, dtype=x_XD.dtype)
     return dx_XD, dw_DF
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward, symbolic_zeros=True)
 
 
-def product(x: jax.Array, y: jax.Array, contract: int = 0, batched: bool = False) -> jax.Array:
+def product(
+    x: jax.Array, y: jax.Array, contract: int = 0, batched: bool = False, dtype: DTypeLike = jnp.float32
+) -> jax.Array:
     """x·y, or x·yᵀ with `contract=1`: contract the last axis of x with one axis of the matrix y.
 
     Args:
@@ -57,47 +62,61 @@ def product(x: jax.Array, y: jax.Array, contract: int = 0, batched: bool = False
       y: [D, F], or [F, D] with `contract=1`; batched: with a leading B.
       contract: axis of y to contract, not counting B.
       batched: multiply matrix by matrix over the leading axis of both.
+      dtype: dtype of the result; sums are accumulated in float32 and rounded once.
 
     Returns:
-      float32 [..., F].
+      [..., F] in `dtype`.
     """
     plain = functools.partial(reference_product, contract=contract, batched=batched)
     if x.dtype == jnp.float32:  # fast in every layout
-        return plain(x, y)
-    return platform_dependent(x, y, cpu=lambda x, y: row_major(plain(x, y)), default=plain)
+        return plain(x, y).astype(dtype)
+    variants = {
+        'cpu': lambda x, y: row_major(plain(x, y)).astype(dtype),
+        'default': lambda x, y: plain(x, y).astype(dtype),
+    }
+    return platform_dependent(x, y, **variants, **on_gpus(functools.partial(plain, dtype=dtype)))
 
 
-def reference_product(x: jax.Array, y: jax.Array, contract: int = 0, batched: bool = False) -> jax.Array:
-    """`product` without a layout."""
+def reference_product(
+    x: jax.Array, y: jax.Array, contract: int = 0, batched: bool = False, dtype: DTypeLike = jnp.float32
+) -> jax.Array:
+    """`product` as a single contraction, without a layout."""
     batch = ((0,), (0,)) if batched else ((), ())
     dimensions = (((x.ndim - 1,), (contract + batched,)), batch)
-    return jax.lax.dot_general(x, y, dimensions, preferred_element_type=jnp.float32)
+    return jax.lax.dot_general(x, y, dimensions, preferred_element_type=dtype)
 
 
-def transposed_product(x_XD: jax.Array, y_XF: jax.Array, batched: bool = False) -> jax.Array:
+def transposed_product(
+    x_XD: jax.Array, y_XF: jax.Array, batched: bool = False, dtype: DTypeLike = jnp.float32
+) -> jax.Array:
     """xᵀ·y, summed over all leading axes, or over all but the first.
 
     Args:
       x_XD: array with one or more leading axes X.
       y_XF: array with the same leading axes and dtype.
       batched: keep the first axis B.
+      dtype: dtype of the result, see `product`.
 
     Returns:
-      float32 [D, F]; batched: [B, D, F].
+      [D, F] in `dtype`; batched: [B, D, F].
     """
+    plain = functools.partial(reference_transposed_product, batched=batched)
     return platform_dependent(
         x_XD,
         y_XF,
-        cpu=functools.partial(_transpose_and_multiply, batched=batched),
-        default=functools.partial(reference_transposed_product, batched=batched),
+        cpu=lambda x_XD, y_XF: _transpose_and_multiply(x_XD, y_XF, batched).astype(dtype),
+        default=lambda x_XD, y_XF: plain(x_XD, y_XF).astype(dtype),
+        **on_gpus(functools.partial(plain, dtype=dtype)),
     )
 
 
-def reference_transposed_product(x_XD: jax.Array, y_XF: jax.Array, batched: bool = False) -> jax.Array:
+def reference_transposed_product(
+    x_XD: jax.Array, y_XF: jax.Array, batched: bool = False, dtype: DTypeLike = jnp.float32
+) -> jax.Array:
     """`transposed_product` as a single contraction."""
     summed, batch = tuple(range(batched, x_XD.ndim - 1)), tuple(range(batched))
     dimensions = ((summed, summed), (batch, batch))
-    return jax.lax.dot_general(x_XD, y_XF, dimensions, preferred_element_type=jnp.float32)
+    return jax.lax.dot_general(x_XD, y_XF, dimensions, preferred_element_type=dtype)
 
 
 def _transpose_and_multiply(x_XD, y_XF, batched):

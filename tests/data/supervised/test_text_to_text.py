@@ -113,7 +113,7 @@ def test_questions_of_squad(tmp_path):
 def test_files_without_a_header_and_parts_of_json(tmp_path):
     (tmp_path / 'en_zh.txt').write_text('"Hi", he said.\t嗨。\n')
     table = PairTable(str(tmp_path / 'en_zh.txt'), None, '{en}', '{zh}', columns=['en', 'zh'], held_out=1)
-    assert table.examples('validation')[0].turns == (('"Hi", he said.', False), ('嗨。', True))
+    assert table.examples('validation')[0].turns == (('"Hi", he said.', False, 'user'), ('嗨。', True, 'assistant'))
     by_place = PairTable(str(tmp_path / 'en_zh.txt'), None, '{1}', '{0}', columns=['en', 'zh'], held_out=1)
     assert by_place.examples('validation')[0].turns[0].text == '嗨。'
     with pytest.raises(UserError, match=r'name its columns: --gin.COLUMNS'):

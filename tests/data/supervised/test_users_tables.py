@@ -164,19 +164,21 @@ def read(tmp_path, *rows, **options):
 
 def test_the_layout_of_sharegpt(tmp_path):
     row = {'conversations': [{'from': 'human', 'value': 'hello'}, {'from': 'GPT', 'value': 'hi'}], 'system': 'be kind'}
-    assert read(tmp_path, row) == [(('be kind', False), ('hello', False), ('hi', True))]
+    assert read(tmp_path, row) == [(('be kind', False, 'system'), ('hello', False, 'user'), ('hi', True, 'assistant'))]
 
 
 def test_parts_of_text_are_one_text(tmp_path):
     parts = [{'type': 'text', 'text': 'hello '}, {'type': 'text', 'text': 'there'}]
     row = chat(('developer', '', {}), ('user', parts, {}), ('assistant', 'hi', {'weight': 1}))
-    assert read(tmp_path, row) == [(('hello there', False), ('hi', True))]
+    assert read(tmp_path, row) == [(('hello there', False, 'user'), ('hi', True, 'assistant'))]
 
 
 @pytest.mark.parametrize('mark', [{'weight': 0}, {'train': False}, {'loss': False}, {'weight': 0.0}, {'training': 0}])
 def test_what_is_not_to_be_learned_is_read_only(tmp_path, mark):
     row = chat(('user', 'q1', {}), ('assistant', 'bad', mark), ('user', 'q2', {}), ('assistant', 'good', {}))
-    assert read(tmp_path, row) == [(('q1', False), ('bad', False), ('q2', False), ('good', True))]
+    assert read(tmp_path, row) == [
+        (('q1', False, 'user'), ('bad', False, 'assistant'), ('q2', False, 'user'), ('good', True, 'assistant'))
+    ]
 
 
 CALL = {'tool_calls': [{'id': 'c', 'type': 'function', 'function': {'name': 'now', 'arguments': '{}'}}]}
@@ -222,9 +224,19 @@ def test_what_cannot_be_learned_is_refused_by_name(tmp_path, name):
 def test_the_history_of_a_user_is_read_as_training_reads_it():
     parts = [{'type': 'text', 'text': 'hello'}]
     for given in ('hello', ['hello'], [{'role': 'user', 'content': parts}], [{'from': 'human', 'value': 'hello'}]):
-        assert messages.history(given) == (('hello', False),)
+        assert messages.history(given) == (('hello', False, 'user'),)
     for given in ({'messages': '[{"content": "hello"}]'}, {'conversations': [{'value': 'hello'}], 'system': ''}):
-        assert Dialogues(None).prompt_turns(given) == (('hello', False),)
+        assert Dialogues(None).prompt_turns(given) == (('hello', False, 'user'),)
+    given = [
+        'q',
+        'a',
+        {'from': 'human', 'value': 'r'},
+        {'role': 'tool', 'content': 't'},
+        'a',
+        {'content': 'the newest'},
+    ]
+    roles = ['assistant', 'user', 'user', 'tool', 'assistant', 'user']  # without one, by the distance from the newest
+    assert [turn.role for turn in messages.history(given)] == roles
     for given in ([], [''], None, 7, {'text': 'x'}, [{'role': 'user'}], [{'content': 'a\0'}]):
         with pytest.raises(UserError):
             Dialogues(None).prompt_turns(given)
@@ -235,6 +247,8 @@ def test_the_history_of_a_user_is_read_as_training_reads_it():
 
 class Forgetful:
     """A vocabulary that has nothing for blanks, as many of SentencePiece's."""
+
+    start_ids = (0,)
 
     def encode(self, text):
         return [3 + ord(c) % 50 for c in text if not c.isspace()]

@@ -10,6 +10,7 @@ import pytest
 from palm_jax.errors import UserError
 from palm_jax.models.kernels.attention import attend, attend_in_blocks, reference_attend
 from palm_jax.models.masks import Mask
+from tests.support.platforms import as_on_a_gpu
 
 B, L, H, K = 2, 150, 4, 8  # longer than a query block
 
@@ -132,3 +133,17 @@ def test_splash_attention_says_what_it_is_for():
     x = jnp.zeros((1, 48, 2, 16))
     with pytest.raises(UserError, match='multiples of 128; here they are 48 and 16'):
         attend(x, x[:, :, :1], x[:, :, :1], Mask(), 'splash')
+
+
+@pytest.mark.parametrize('dtype, tolerance', [('float32', 1e-6), ('bfloat16', 1e-2)])
+@pytest.mark.parametrize('kv_heads', [1, 2])
+def test_one_query_over_a_cache_on_a_gpu(dtype, tolerance, kv_heads):
+    """A step of decoding: each row has a position of its own, and no kernel pads the query to a block."""
+    rng = np.random.default_rng(3)
+    q = jnp.asarray(rng.normal(size=(3, 1, H, K)), dtype)
+    k, v = jnp.asarray(rng.normal(size=(2, 3, 37, kv_heads, K)), dtype)
+    mask = Mask(query_positions=np.array([[0], [20], [36]], np.int32))
+    ours = as_on_a_gpu(attend, q, k, v, mask)
+    blocks = jax.jit(attend_in_blocks)(q, k, v, mask)
+    np.testing.assert_array_equal(np.asarray(ours, np.float32), np.asarray(blocks, np.float32))
+    np.testing.assert_allclose(np.asarray(ours, np.float32), reference_attend(q, k, v, mask), rtol=0, atol=tolerance)

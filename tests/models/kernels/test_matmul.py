@@ -12,6 +12,7 @@ from palm_jax.models.kernels.matmul import (
     reference_transposed_product,
     transposed_product,
 )
+from tests.support.platforms import as_on_a_gpu, lowered_for
 
 DTYPES = (jnp.float32, jnp.bfloat16)
 
@@ -76,3 +77,34 @@ def test_only_a_cpu_transposes_in_memory(platform):
     x, y = operands(jnp.bfloat16, (64, 32), (64, 48))
     lowered = jax.jit(transposed_product).trace(x, y).lower(lowering_platforms=(platform,)).as_text()
     assert ('LayoutConstraint' in lowered) == (platform == 'cpu')
+
+
+def value_and_gradients(x, w, dy):
+    y, backward = jax.vjp(matmul, x, w)
+    return y, *backward(dy)
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_the_variant_of_gpus_has_the_same_value_and_gradient(dtype):
+    arrays = operands(dtype, (2, 64, 32), (32, 48), (2, 64, 48))
+    ours = as_on_a_gpu(value_and_gradients, *arrays)
+    x, w, dy = wide(*arrays)
+    for result, exact in zip(ours, (x @ w, dy @ w.T, np.einsum('bxd,bxf->df', x, dy)), strict=True):
+        assert result.dtype == dtype
+        tolerance = 1e-5 if dtype == jnp.float32 else 2**-8  # rounded once
+        np.testing.assert_allclose(np.asarray(result, np.float64), exact, rtol=tolerance, atol=1e-4)
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'cuda', 'rocm', 'tpu'])
+def test_a_gpu_writes_half_precision_directly(platform):
+    """No product of the value or the gradients has a float32 result that has to be converted."""
+    lowered = lowered_for(platform, value_and_gradients, *operands(jnp.bfloat16, (2, 64, 32), (32, 48), (2, 64, 48)))
+    results = [line.rpartition('->')[2] for line in lowered.as_text().splitlines() if 'dot_general' in line]
+    assert len(results) == 3
+    assert all(('bf16' in result) == (platform in ('cuda', 'rocm')) for result in results), results
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'cuda'])
+def test_logits_stay_float32(platform):
+    lowered = lowered_for(platform, product, *operands(jnp.bfloat16, (64, 32), (32, 48))).as_text()
+    assert 'tensor<64x48xf32>' in lowered and 'tensor<64x48xbf16>' not in lowered

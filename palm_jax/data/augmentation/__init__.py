@@ -1,0 +1,1 @@
+"""Further training examples from those that there are: data that wraps data."""

@@ -1,0 +1,163 @@
+"""Labelled texts, with texts without labels beside every row of a batch."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Protocol
+
+import grain
+import numpy as np
+
+from palm_jax.bounds import AtLeast, Seed, checked
+from palm_jax.data.readers import columns, tables
+from palm_jax.data.readers.splits import normalize
+from palm_jax.data.supervised.examples import Batch, warn_truncated
+from palm_jax.data.supervised.labelled_text import Example, LabelledText
+from palm_jax.errors import UserError
+from palm_jax.wording import counted
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Augmenter(Protocol):
+    """Changes an example, see `data.augmentation.augmented.Augmenter`."""
+
+    def prepared(self, examples: Sequence[Any]) -> Augmenter: ...
+
+    def augment(self, example: Any, copy: int, rng: np.random.Generator) -> Any: ...
+
+
+@checked
+class WithUnlabelled:
+    """The batches of labelled texts, each row with further texts without labels; implements `interfaces.Data`.
+
+    Batches have `ratio` (μ) texts beside every labelled one, in the features `unlabelled_tokens` and
+    `unlabelled_segment_ids`, int32 [B, μ, L]; with augmenters also `unlabelled_strong_tokens` and
+    `unlabelled_strong_segment_ids`, the same texts changed; and `unlabelled_labels`, int32 [B, μ]: where the table has
+    the column of the labels their classes, which training must not use, else −1. Like the labelled ones, they are
+    functions of the seed and of the number of the row. The held-out part has none, and texts of it are left out of the
+    unlabelled ones. Everything else is that of the labelled data.
+
+    Args:
+      data: labelled data.
+      files: path or glob of the texts, see `tables.read`, in the columns that the labelled table has.
+      ratio: number μ of texts beside every labelled one.
+      augmenters: make the strong view of a text, one after the other; none leaves it out.
+      seed: seed for shuffling and augmenting.
+    """
+
+    def __init__(
+        self,
+        data: LabelledText,
+        files: str | None,
+        ratio: Annotated[int, AtLeast(1)] = 3,
+        augmenters: Sequence[Augmenter] = (),
+        seed: Seed = 0,
+    ):
+        self._data, self._files, self._ratio, self._seed = data, files, ratio, seed
+        self._augmenters = tuple(augmenters)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('_'):
+            raise AttributeError(name)
+        return getattr(self._data, name)
+
+    def batch(self, first: int, size: int) -> Batch:
+        """Return the labelled examples first, first + 1, ..., and the texts beside them."""
+        return self._data.batch(first, size) | self._beside(first, size)
+
+    def blank(self) -> Batch:
+        """Return an example, for the names, shapes and types of the features."""
+        return self._data.blank() | {name: values[0] for name, values in self._beside(0, 1).items()}
+
+    def describe(self) -> str:
+        """Return both parts in numbers, and the number of texts without labels."""
+        known = sum(label >= 0 for label in self._labels)
+        quality = f'; the labels of {known:,} are known, and measure the pseudo-labels' if known else ''
+        texts = f'{counted(len(self._texts), "text")}, {self._ratio} beside each row{quality}'
+        return f'{self._data.describe()}\nunlabelled {texts}'
+
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """Return the identity of the labelled data, with that of the other texts in the training part's."""
+        found = self._data.identity()
+        digest = hashlib.sha256(found['train']['sha256'].encode())
+        for example in self._texts:
+            digest.update(repr(example.texts).encode())
+        return found | {'train': found['train'] | {'sha256': digest.hexdigest()}}
+
+    def _beside(self, first: int, size: int) -> Batch:
+        """The texts beside `size` rows of the endless order, and their changed views."""
+        numbers = range(first * self._ratio, (first + size) * self._ratio)
+        chosen = [int(self._order[number]) for number in numbers]
+        texts = [self._texts[row] for row in chosen]
+        features = self._features('unlabelled', texts)
+        if self._augmenters:
+            changed = [self._change(text, number) for text, number in zip(texts, numbers, strict=True)]
+            features |= self._features('unlabelled_strong', changed)
+        features['unlabelled_labels'] = np.array([self._labels[row] for row in chosen], np.int32)
+        return {name: x.reshape(size, self._ratio, *x.shape[1:]) for name, x in features.items()}
+
+    def _features(self, name: str, examples: Sequence[Example]) -> Batch:
+        found, _ = self._data.inputs([(example.text, example.second_text) for example in examples])
+        return {
+            f'{name}_tokens': found['decoder_input_tokens'],
+            f'{name}_segment_ids': found['decoder_segment_ids'],
+        }
+
+    def _change(self, example: Example, number: int) -> Example:
+        """Change a text by all augmenters; what becomes of it depends on the seed and the number of the draw."""
+        for place, augmenter in enumerate(self._prepared):
+            rng = np.random.default_rng((self._seed, place, number))
+            example = augmenter.augment(example, number, rng)
+        return example
+
+    @functools.cached_property
+    def _prepared(self) -> list[Augmenter]:
+        return [augmenter.prepared(self._texts) for augmenter in self._augmenters]
+
+    @functools.cached_property
+    def _order(self) -> Any:
+        return grain.MapDataset.source(list(range(len(self._texts)))).shuffle(seed=self._seed).repeat()
+
+    @functools.cached_property
+    def _texts(self) -> list[Example]:
+        held_out = {_key(example) for example in self._data.examples('validation')}
+        texts = [example for example in self._read() if _key(example) not in held_out]
+        if not texts:
+            raise UserError(f'UNLABELLED_FILES = {self._files!r}: the file has no texts besides held-out ones.')
+        _, num_truncated = self._data.inputs([(example.text, example.second_text) for example in texts])
+        warn_truncated(num_truncated, len(texts), 'texts without labels', self._data.length)
+        return texts
+
+    @functools.cached_property
+    def _labels(self) -> list[int]:
+        """Class of every text, −1 where it is not known."""
+        ids: Mapping[str, int] = {name: i for i, name in enumerate(self._data.labels)}
+        return [ids.get(str(example.label), -1) for example in self._texts]
+
+    def _read(self) -> list[Example]:
+        if self._files is None:
+            raise UserError(
+                'UNLABELLED_FILES is not set: name the file with texts without labels, --gin.UNLABELLED_FILES=...'
+            )
+        table = self._data.table
+        wanted: tuple[tuple[str, str], ...] = (('TEXT_COLUMN', table.text_column),)
+        if table.second_text_column is not None:
+            wanted += (('SECOND_TEXT_COLUMN', table.second_text_column),)
+        rows = tables.read(self._files, wanted, 'UNLABELLED_FILES', table.layout, table.bad_rows)
+        texts = []
+        for row in rows:
+            found = [columns.text(row, name, macro) for macro, name in wanted]
+            label = row.values.get(table.label_column, '')
+            texts.append(Example(found[0], found[1] if len(found) > 1 else None, columns.as_text(label), row.location))
+        dropped = len(texts) - len({_key(text) for text in texts})
+        if dropped:
+            _LOGGER.info(f'{counted(dropped, "text")} of UNLABELLED_FILES repeat others')
+        return texts
+
+
+def _key(example: Example) -> str:
+    return '\x1f'.join(map(normalize, example.texts))

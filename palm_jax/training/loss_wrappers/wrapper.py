@@ -1,0 +1,168 @@
+"""A loss that wraps the loss of a task in training; evaluation sees the loss of the task alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
+
+import jax
+
+from palm_jax.errors import UserError
+from palm_jax.models.model import Model
+from palm_jax.training.metrics import Metrics
+
+Batch = dict[str, jax.Array]
+SumAndMetrics = tuple[jax.Array, Metrics]
+
+
+@dataclasses.dataclass(frozen=True)
+class LossInputs:
+    """What the loss of one batch is a function of.
+
+    Attributes:
+      model: model with its fine-tuning methods.
+      params: all parameters of the model.
+      batch: features [B, ...].
+      dropout_rng: key of the dropout masks; None disables dropout.
+      rng: key for other random choices; a function of the seed, the step and the microbatch, as `dropout_rng`.
+      step: number of steps taken before this one, int32 [].
+    """
+
+    model: Model
+    params: Any
+    batch: Batch
+    dropout_rng: jax.Array | None
+    rng: jax.Array
+    step: jax.Array
+
+    def replace(self, **changes: Any) -> LossInputs:
+        """Return a copy with other attributes."""
+        return dataclasses.replace(self, **changes)
+
+
+class Loss(Protocol):
+    """The loss of a batch, in one piece or as a prediction and what follows from it.
+
+    A prediction is a tree of arrays [B, ...] whose form only its loss knows.
+    """
+
+    def __call__(self, inputs: LossInputs) -> SumAndMetrics:
+        """Return the weighted sum of the loss, and its metrics; see `losses.LanguageModelLoss`."""
+
+    def predict(self, inputs: LossInputs) -> Any:
+        """Return the prediction for a batch, from one pass through the model."""
+
+    def of_prediction(self, prediction: Any, inputs: LossInputs) -> SumAndMetrics:
+        """Return the same as a call, from a prediction."""
+
+    def divergences(self, p: Any, q: Any, inputs: LossInputs) -> tuple[jax.Array, jax.Array]:
+        """Return KL(p ‖ q) and KL(q ‖ p) of two predictions, weighted sums as the loss is."""
+
+
+class LossWrapper:
+    """A method that computes something around a loss: a frozen dataclass that gin builds, listed in LOSS_WRAPPERS.
+
+    One that changes what follows from a prediction overrides `of_prediction`; one that changes how often or on what the
+    model is run overrides `__call__`. Rows that are run more than once are repeated, each next to itself. With a weight
+    of 0 it returns the loss as it is, so that a run is bit for bit that without it.
+
+    Attributes:
+      stage: what the method is around: 0 predictions, 1 several predictions for a row, 2 other inputs of the rows,
+        3 other rows. Wrappers are listed from the lowest stage to the highest, above 0 with one of a stage.
+    """
+
+    stage: ClassVar[int] = 0
+
+    def __call__(self, loss: Loss, inputs: LossInputs) -> SumAndMetrics:
+        """Return the weighted sum and the metrics of a batch; `loss` of the metrics is that of the task.
+
+        Args:
+          loss: wrapped loss.
+          inputs: what it is a function of.
+        """
+        return self.of_prediction(loss, loss.predict(inputs), inputs)
+
+    def of_prediction(self, loss: Loss, prediction: Any, inputs: LossInputs) -> SumAndMetrics:
+        """Return the same as a call, from a prediction of `loss`."""
+        raise UserError(
+            f'{type(self).__name__} has no loss of a single prediction, which another one of LOSS_WRAPPERS asks for.'
+        )
+
+    def check(self, model: Model) -> None:
+        """Refuse a model that the method cannot train, before the first step.
+
+        Raises:
+          UserError: with the binding to change.
+        """
+        del model
+
+
+@dataclasses.dataclass(frozen=True)
+class _TaskLoss:
+    """The loss of a task, see `losses.LanguageModelLoss`, as a `Loss`."""
+
+    task: Any
+
+    def __call__(self, inputs: LossInputs) -> SumAndMetrics:
+        return self.task(inputs.model, inputs.params, inputs.batch, inputs.dropout_rng)
+
+    def predict(self, inputs: LossInputs) -> Any:
+        return self._part('predict')(inputs.model, inputs.params, inputs.batch, inputs.dropout_rng)
+
+    def of_prediction(self, prediction: Any, inputs: LossInputs) -> SumAndMetrics:
+        return self._part('of_prediction')(prediction, inputs.model, inputs.params, inputs.batch)
+
+    def divergences(self, p: Any, q: Any, inputs: LossInputs) -> tuple[jax.Array, jax.Array]:
+        return self._part('divergences')(p, q, inputs.model, inputs.params, inputs.batch)
+
+    def _part(self, name: str) -> Callable[..., Any]:
+        part = getattr(self.task, name, None)
+        if part is None:
+            raise UserError(
+                f'LOSS = {type(self.task).__name__} has no `{name}`, which a method of LOSS_WRAPPERS asks for; '
+                'palm_jax.training.head_losses shows how a loss is divided.'
+            )
+        return part
+
+
+@dataclasses.dataclass(frozen=True)
+class _WrappedLoss:
+    """A loss inside a wrapper, as a `Loss`."""
+
+    wrapper: LossWrapper
+    loss: Loss
+
+    def __call__(self, inputs: LossInputs) -> SumAndMetrics:
+        return self.wrapper(self.loss, inputs)
+
+    def predict(self, inputs: LossInputs) -> Any:
+        return self.loss.predict(inputs)
+
+    def of_prediction(self, prediction: Any, inputs: LossInputs) -> SumAndMetrics:
+        return self.wrapper.of_prediction(self.loss, prediction, inputs)
+
+    def divergences(self, p: Any, q: Any, inputs: LossInputs) -> tuple[jax.Array, jax.Array]:
+        return self.loss.divergences(p, q, inputs)
+
+
+def wrap(task: Callable[..., SumAndMetrics], wrappers: Sequence[LossWrapper] = ()) -> Loss:
+    """Return the loss of a task inside wrappers.
+
+    Args:
+      task: function of (model, params, batch, dropout_rng), see `losses.LanguageModelLoss`.
+      wrappers: wrappers from the inside out.
+
+    Raises:
+      UserError: two of them do not work together in that order.
+    """
+    for inner, outer in itertools.pairwise(wrappers):
+        if inner.stage > outer.stage or inner.stage == outer.stage > 0:
+            names = ', '.join(type(w).__name__ for w in sorted(wrappers, key=lambda w: w.stage))
+            advice = f'list them as {names}' if inner.stage > outer.stage else 'keep one of the two'
+            raise UserError(f'LOSS_WRAPPERS: {type(outer).__name__} cannot be around {type(inner).__name__}; {advice}.')
+    loss: Loss = _TaskLoss(task)
+    for wrapper in wrappers:
+        loss = _WrappedLoss(wrapper, loss)
+    return loss

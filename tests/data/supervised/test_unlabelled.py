@@ -1,0 +1,80 @@
+"""Texts without labels beside labelled ones: functions of the number of the row, none of them held out."""
+
+import numpy as np
+import pytest
+
+from palm_jax.data.augmentation.aeda import AEDA, MARKS
+from palm_jax.data.supervised.labelled_text import LabelledTable, LabelledText
+from palm_jax.data.supervised.unlabelled import WithUnlabelled
+from palm_jax.errors import UserError
+
+RATIO = 3
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Builds the data; some of the texts have labels, and one is held out."""
+    table, others = tmp_path / 'table.csv', tmp_path / 'others.csv'
+    table.write_text('text,label\n' + ''.join(f'the text {i},{"ab"[i % 2]}\n' for i in range(40)))
+    labelled = LabelledText(LabelledTable(str(table)), {'inputs': 40}, 'bytes')
+    held_out = labelled.validation_examples[0].text
+    rows = [f'text {i} has no label,{"b" if i < 10 else ""}' for i in range(30)]
+    others.write_text('text,label\n' + '\n'.join([*rows, f'{held_out},a']) + '\n')
+
+    def build(augmenters=(), files=str(others), **options):
+        return WithUnlabelled(labelled, files, RATIO, augmenters, **options)
+
+    return build
+
+
+def texts(data, tokens):
+    return [data.vocabulary.decode([int(i) for i in row if i > 1]) for row in tokens.reshape(-1, tokens.shape[-1])]
+
+
+def test_every_row_has_texts_beside_it_in_an_order_of_their_own(data):
+    plain = data()
+    batch = plain.batch(4, 5)
+    assert batch['unlabelled_tokens'].shape == (5, RATIO, 40) and batch['unlabelled_labels'].shape == (5, RATIO)
+    assert 'unlabelled_strong_tokens' not in batch
+    for name, values in plain.blank().items():
+        assert values.shape == batch[name].shape[1:] and values.dtype == batch[name].dtype, name
+    parts = [plain.batch(first, 1) for first in range(4, 9)]
+    for name, values in batch.items():
+        np.testing.assert_array_equal(values, np.concatenate([part[name] for part in parts]), err_msg=name)
+    epoch = plain.batch(0, 10)  # 30 texts
+    assert sorted(texts(plain, epoch['unlabelled_tokens'])) == sorted(f'text {i} has no label' for i in range(30))
+    assert sorted(epoch['unlabelled_labels'].reshape(-1)) == [-1] * 20 + [1] * 10
+    other = data(seed=1).batch(4, 5)
+    assert (other['unlabelled_tokens'] != batch['unlabelled_tokens']).any()
+    np.testing.assert_array_equal(other['labels'], batch['labels'])
+
+
+def test_the_strong_view_is_another_one_each_time(data):
+    views = data([AEDA()])
+    batch = views.batch(0, 20)  # each text twice
+    weak, strong = (texts(views, batch[name]) for name in ('unlabelled_tokens', 'unlabelled_strong_tokens'))
+    for before, after in zip(weak, strong, strict=True):
+        assert [word for word in after.split() if word not in MARKS] == before.split() and after != before
+    assert len({tuple(pair) for pair in zip(weak, strong, strict=True)}) > 45
+    again = views.batch(7, 2)
+    np.testing.assert_array_equal(again['unlabelled_strong_tokens'], batch['unlabelled_strong_tokens'][7:9])
+
+
+def test_the_rest_is_that_of_the_labelled_data(data):
+    plain = data()
+    assert plain.labels == ('a', 'b') and plain.table.text_column == 'text'
+    (held_out,) = plain.validation(64)
+    assert not [name for name in held_out if name.startswith('unlabelled')]
+    assert 'unlabelled 30 texts, 3 beside each row; the labels of 10 are known' in plain.describe()
+    found, labelled = plain.identity(), plain._data.identity()
+    assert found['validation'] == labelled['validation'] and found['train'] != labelled['train']
+
+
+def test_what_is_missing_is_named(data, tmp_path):
+    with pytest.raises(UserError, match='UNLABELLED_FILES is not set'):
+        data(files=None).describe()
+    (tmp_path / 'wrong.csv').write_text('txt\na\n')
+    with pytest.raises(UserError, match=r"no column 'text'. Did you mean txt\?"):
+        data(files=str(tmp_path / 'wrong.csv')).describe()
+    (tmp_path / 'texts.jsonl').write_text('{"text": "one"}\n{"text": "another"}\n')
+    assert 'unlabelled 2 texts' in data(files=str(tmp_path / 'texts.jsonl')).describe()

@@ -1,0 +1,49 @@
+"""Methods around the loss and the data in whole runs: continued, they are bit for bit what they are in one piece."""
+
+import json
+
+import numpy as np
+import pytest
+
+from palm_jax import api
+from tests.support.runs import checkpoint_arrays, finetune
+
+CONSTANT = '--gin_file=gin/schedules/constant.gin'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('method', ['fixmatch', 'freelb', 'r_drop', 'supcon', 'aeda'])
+def test_a_run_that_was_interrupted_continues_bit_for_bit(made, tmp_path, method):
+    flags = [f'--gin_file=gin/methods/{method}.gin', CONSTANT, '--gin.CHECKPOINT_PERIOD=2']
+    if method == 'fixmatch':
+        flags += [f'--gin.UNLABELLED_FILES={made}/classes.csv', '--gin.UNLABELLED_RATIO=1']
+    for name, steps in (('whole', (4,)), ('parts', (2, 4))):
+        for number in steps:
+            result = finetune(made, tmp_path / name, *flags, steps=number)
+            assert result.returncode == 0, result.stderr[-3000:]
+    whole, parts = (checkpoint_arrays(tmp_path / name) for name in ('whole', 'parts'))
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        np.testing.assert_array_equal(value, parts[name], err_msg=name)
+
+
+def test_a_few_labels_and_many_texts_become_a_classifier_that_needs_no_tables(made, tmp_path):
+    lines = (made / 'classes.csv').read_text().splitlines(keepends=True)
+    (tmp_path / 'few.csv').write_text(''.join(lines[:41]))
+    (tmp_path / 'many.csv').write_text(''.join([lines[0], *lines[41:]]))
+    (tmp_path / 'held_out.csv').write_text(''.join([lines[0], *lines[251:]]))
+    flags = '--gin_file=gin/methods/uda.gin', f'--gin.UNLABELLED_FILES={tmp_path}/many.csv', '--gin.UDA_THRESHOLD=0.5'
+    few = (
+        f'--gin.TRAIN_FILES={tmp_path}/few.csv',
+        f'--gin.VALIDATION_FILES={tmp_path}/held_out.csv',
+        '--gin.BATCH_SIZE=8',
+    )
+    result = finetune(made, tmp_path / 'run', *flags, *few, table=None, steps=2)
+    assert result.returncode == 0, result.stderr[-3000:]
+    logged = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
+    last = [row for row in logged if 'train/confident' in row][-1]
+    assert last['train/confident'] == 1.0 and 0 <= last['train/pseudo_accuracy'] <= 1
+    assert 'unlabelled 210 texts' in result.stdout + result.stderr  # those that are held out are left out
+    for path in ('few.csv', 'many.csv'):
+        (tmp_path / path).unlink()
+    assert set(api.load(tmp_path / 'run').predict(['number 5 is odd'])[0]) == {'yes', 'no'}

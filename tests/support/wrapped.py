@@ -1,0 +1,104 @@
+"""A micro model with dropout for each kind of prediction, its loss and a batch, for tests of loss wrappers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from palm_jax.models.heads import Head
+from palm_jax.models.palm import Architecture, PaLM
+from palm_jax.peft.lora import LoRA
+from palm_jax.peft.trainable import join
+from palm_jax.training import head_losses, losses, optimizers, schedules, setup, state, step
+from palm_jax.training.loss_wrappers.wrapper import LossInputs, wrap
+from tests.support.architectures import MICRO
+from tests.support.models import shaken
+
+C, L = 3, 12
+HEADS = {'words': None, 'class': Head(C), 'labels': Head(C), 'number': Head(1), 'tokens': Head(C, pooling='none')}
+LOSSES = {
+    'words': losses.LanguageModelLoss(chunk_length=5, skip_unweighted=True),
+    'class': head_losses.ClassLoss(),
+    'labels': head_losses.LabelsLoss(),
+    'number': head_losses.NumberLoss(),
+    'tokens': head_losses.ClassLoss(),
+}
+KEY = jax.random.key(11)
+
+
+@functools.cache
+def build(kind='class', dropout_rate=0.3, methods=(LoRA(rank=2),), trainable=None):
+    """An adapted model, the selection of what is trained, and all parameters, of which none is at its start."""
+    arch = Architecture(**(MICRO | {'num_layers': 1, 'dropout_rate': dropout_rate}))
+    model, selection = setup.adapt(PaLM(arch, head=HEADS[kind]), methods, trainable)
+    return model, selection, shaken(jax.jit(lambda rng: state.unbox(state.init_params(model, rng)))(jax.random.key(0)))
+
+
+def features(kind, rows=4):
+    """A batch; a row of it has padding, and another one no weight."""
+    rng = np.random.default_rng(3)
+    tokens = rng.integers(3, MICRO['vocab_size'], (rows, L)).astype(np.int32)
+    inputs = np.pad(tokens, [(0, 0), (1, 0)])[:, :-1]
+    if kind == 'words':
+        weights = (rng.random(tokens.shape) < 0.5).astype(np.int32)
+        weights[2] = 0
+        tokens[1, 8:] = 0
+        return {
+            'decoder_input_tokens': inputs,
+            'decoder_target_tokens': tokens,
+            'decoder_loss_weights': weights * (tokens > 0),
+        }
+    segments = np.ones_like(tokens)
+    segments[1, 8:] = 0
+    shape = {'tokens': (rows, L), 'labels': (rows, C)}.get(kind, (rows,))
+    weights = np.ones((rows, L) if kind == 'tokens' else (rows,), np.float32)
+    weights[2] = 0
+    labels = rng.integers(0, 2 if kind == 'labels' else C, shape)
+    return {
+        'decoder_input_tokens': inputs,
+        'decoder_segment_ids': segments,
+        'labels': labels.astype(np.float32 if kind in ('labels', 'number') else np.int32),
+        'label_weights': weights,
+    }
+
+
+def inputs_of(model, params, batch, at=0):
+    """What a loss is computed from, after `at` steps."""
+    batch = {name: jnp.asarray(x) for name, x in batch.items()}
+    return LossInputs(model, params, batch, KEY if model.has_dropout else None, KEY, jnp.int32(at))
+
+
+def outcome(kind, wrappers, batch=None, loss=None, **options):
+    """The value, the metrics, and the gradient for the trained parameters, of a loss inside wrappers."""
+    model, selection, params = build(kind, **options)
+    trained, frozen = selection.split(params)
+    batch = features(kind) if batch is None else batch
+
+    def value(trained):
+
+        return wrap(loss or LOSSES[kind], wrappers)(inputs_of(model, join(trained, frozen), batch))
+
+    (value, metrics), gradient = jax.jit(jax.value_and_grad(value, has_aux=True))(trained)
+    return value, metrics, gradient
+
+
+@functools.cache
+def train_step(kind, wrappers, microbatches=1, on=1, **options):
+    """A compiled step, and the state that it begins with; one for each number of devices that it runs on."""
+    del on
+    model, selection, params = build(kind, **options)
+    optimizer = optimizers.adamw(schedules.constant(1e-2))
+    trained, frozen = selection.split(params)
+    begin = state.TrainState(np.int32(0), trained, optimizer.init(trained), frozen)
+    settings = {'model': model, 'loss': LOSSES[kind], 'optimizer': optimizer, 'microbatches': microbatches}
+    return jax.jit(functools.partial(step.train_step, wrappers=wrappers, **settings)), begin
+
+
+def trained_for(steps, kind, wrappers, current=None, batch=None, microbatches=1, **options):
+    """The state after some steps, and the metrics of the last one."""
+    take, begin = train_step(kind, wrappers, microbatches, **options)
+    current, metrics = begin if current is None else current, {}
+    for _ in range(steps):
+        current, metrics = take(current, features(kind) if batch is None else batch, jax.random.key(1))
+    return current, metrics

@@ -1,0 +1,95 @@
+"""What every loss wrapper keeps: off, it changes no bit; on, a step is a function of state, batch and key."""
+
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from palm_jax.errors import UserError
+from palm_jax.training.head_losses import ClassLoss
+from palm_jax.training.loss_wrappers.distillation import Distillation
+from palm_jax.training.loss_wrappers.fgm import FGM
+from palm_jax.training.loss_wrappers.fixmatch import FixMatch
+from palm_jax.training.loss_wrappers.freelb import FreeLB
+from palm_jax.training.loss_wrappers.pgd import PGD
+from palm_jax.training.loss_wrappers.pseudo_label import PseudoLabel
+from palm_jax.training.loss_wrappers.r_drop import RDrop
+from palm_jax.training.loss_wrappers.supcon import SupCon
+from palm_jax.training.loss_wrappers.uda import UDA
+from palm_jax.training.loss_wrappers.wrapper import wrap
+from tests.support.programs import run_script
+from tests.support.wrapped import build, features, inputs_of, trained_for
+
+OFF = {
+    'r_drop': RDrop(alpha=0.0),
+    'fgm': FGM(weight=0.0),
+    'pgd': PGD(weight=0.0),
+    'supcon': SupCon(weight=0.0),
+    'distillation': Distillation(weight=0.0),
+    'fixmatch': FixMatch(weight=0.0),
+    'pseudo_label': PseudoLabel(weight=0.0),
+    'uda': UDA(weight=0.0),
+    'freelb': FreeLB(step_size=0.0, magnitude=0.0),
+}
+ON = (SupCon(), RDrop(), FreeLB(steps=2))
+
+
+def assert_same(one, two):
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+@pytest.mark.parametrize('wrapper', OFF.values(), ids=OFF)
+def test_what_is_off_is_the_loss_itself(wrapper):
+    model, _, params = build('class')
+    result = object()
+    assert wrapper(lambda inputs: result, inputs_of(model, params, features('class'))) is result
+
+
+def test_what_is_off_changes_no_bit():
+    plain = trained_for(2, 'class', ())
+    together = [OFF[name] for name in ('supcon', 'r_drop', 'freelb', 'uda')]
+    assert_same(plain, trained_for(2, 'class', tuple(together)))
+
+
+def test_a_step_is_a_function_of_state_batch_and_key():
+    """So that a run that was killed continues bit for bit."""
+    whole, metrics = trained_for(3, 'class', ON)
+    part, _ = trained_for(1, 'class', ON)
+    again, same = trained_for(2, 'class', ON, jax.tree.map(np.asarray, part))
+    assert_same((whole, metrics), (again, same))
+    plain, _ = trained_for(3, 'class', ())
+    assert np.abs(plain.params['head']['kernel'] - whole.params['head']['kernel']).max() > 1e-6
+
+
+@pytest.mark.parametrize('microbatches', [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_wrappers_work_together_and_in_microbatches(microbatches):
+    _, metrics = trained_for(1, 'class', ON, microbatches=microbatches)
+    assert {'loss', 'accuracy', 'divergence', 'contrastive_loss', 'adversarial_loss', 'perturbation'} <= metrics.keys()
+    assert metrics['loss'].count == 3 and np.isfinite(metrics['divergence'].value())
+
+
+def test_a_wrong_order_is_refused():
+    with pytest.raises(UserError, match='RDrop cannot be around FreeLB; list them as SupCon, RDrop, FreeLB'):
+        wrap(ClassLoss(), ON[::-1])
+    with pytest.raises(UserError, match='PGD cannot be around FreeLB; keep one of the two'):
+        wrap(ClassLoss(), (FreeLB(), PGD()))
+
+
+def test_a_loss_that_cannot_be_divided_is_refused():
+    def mine(model, params, batch, dropout_rng=None):
+        return ClassLoss()(model, params, batch, dropout_rng)
+
+    model, _, params = build('class')
+    inputs = inputs_of(model, params, features('class'))
+    jax.eval_shape(lambda: wrap(mine, (FGM(),))(inputs))  # which needs no part of it
+
+    with pytest.raises(UserError, match='has no `predict`'):
+        wrap(mine, (RDrop(),))(inputs)
+
+
+def test_two_devices_compute_what_one_does():
+    flags = f'--xla_force_host_platform_device_count=2 {os.environ["XLA_FLAGS"]}'
+    result = run_script('wrappers_on_a_mesh', XLA_FLAGS=flags, JAX_PLATFORMS='cpu')
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.strip().endswith('equal')

@@ -1,0 +1,101 @@
+"""`benchmark finetune`: fine-tuning methods for a classifier, each compared with full fine-tuning."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import statistics
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from palm_jax.errors import UserError
+from palm_jax.models.heads import Head
+from palm_jax.models.palm import PaLM
+from palm_jax.peft.adalora import AdaLoRA
+from palm_jax.peft.adapter import Adapter
+from palm_jax.peft.bitfit import BitFit
+from palm_jax.peft.ia3 import IA3
+from palm_jax.peft.lora import LoRA
+from palm_jax.peft.prefix import Prefix
+from palm_jax.peft.prompt import SoftPrompt
+from palm_jax.training import head_losses, setup
+from tools import kernel_profile
+from tools.benchmark_training import jax_trainer
+from tools.contenders import Contender, Trainer, choose_device
+from tools.shapes import architecture, describe, synthetic_tokens
+
+NUM_CLASSES = 77
+# What is trained, by the name of its file in gin/peft/.
+PARTS: dict[str, dict[str, Any]] = {
+    'full': {'trainable': ['.*']},
+    'top_k_layers': {'trainable': ['stack/.*', 'final_norm/.*'], 'trainable_layers': 1},
+    'lora': {'methods': (LoRA(rank=8, alpha=16.0),)},
+    'dora': {'methods': (LoRA(rank=8, alpha=16.0, use_dora=True),)},
+    'adalora': {'methods': (AdaLoRA(),)},
+    'adapter': {'methods': (Adapter(bottleneck_dim=32),)},
+    'prefix': {'methods': (Prefix(),)},
+    'prompt': {'methods': (SoftPrompt(),)},
+    'ia3': {'methods': (IA3(),)},
+    'bitfit': {'methods': (BitFit(),)},
+    'norms_only': {'trainable': ['.*norm/scale']},
+    'embeddings_only': {'trainable': ['embed/.*']},
+    'head_only': {'trainable': []},
+}
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Measure full fine-tuning, then each method in turn with it, step by step; print a row for each."""
+    names = [name for name in (options.methods or ','.join(PARTS)).split(',') if name != 'full']
+    unknown = [name for name in names if name not in PARTS]
+    if unknown:
+        raise UserError(f'--methods: unknown {", ".join(unknown)}. Known: {", ".join(PARTS)}.')
+    full = Contender('full', functools.partial(finetuner, 'full', options))
+    for _ in tqdm(range(options.steps), unit='step', leave=False):
+        full.step()
+    print(
+        f'{options.size} on {full.facts["device"]}: {describe(options)}, '
+        f'{full.facts["num_params"] / 1e6:.1f}M parameters, {NUM_CLASSES} classes, '
+        f'{options.batch} × {options.length} tokens per step, {options.dtype}, {options.steps} steps in turn'
+    )
+    print(
+        f'{"":16}{"trained":>12}{"step s":>8}{"min–max":>12}{"of full":>9}{"compile s":>11}'
+        f'{"memory":>11}{"optimizer":>11}{"checkpoint":>12}'
+    )
+    _print_row(full, 1.0)
+    for name in tqdm(names, unit='part', leave=False):
+        part = Contender(name, functools.partial(finetuner, name, options))
+        first = len(full.seconds)
+        for _ in range(options.steps):
+            full.step()
+            part.step()
+        _print_row(part, part.median / statistics.median(full.seconds[first:]))
+        if options.profile:
+            tqdm.write(kernel_profile.as_text(part.profile()))
+        part.stop()
+    full.stop()
+
+
+def _print_row(contender: Contender, ratio: float) -> None:
+    facts, memory = contender.facts, contender.memory()
+    spread = f'{min(contender.seconds):.2f}–{max(contender.seconds):.2f}'
+    tqdm.write(
+        f'{contender.name:16}{facts["num_trained"]:>12,}{contender.median:>8.2f}{spread:>12}{ratio:>8.2f}×'
+        f'{facts["compile_seconds"]:>11.1f}{"n/a" if memory is None else f"{memory / 2**30:.2f} GiB":>11}'
+        f'{facts["optimizer_bytes"] / 2**20:>7.1f} MiB{facts["checkpoint_bytes"] / 2**20:>8.1f} MiB',
+    )
+
+
+def finetuner(name: str, options: argparse.Namespace) -> Trainer:
+    """Return a trainer for a classifier of which one part is trained with AdamW."""
+    choose_device(options.device)
+    tokens = synthetic_tokens(options)
+    batch = {
+        'decoder_input_tokens': np.pad(tokens, [(0, 0), (1, 0)])[:, :-1],
+        'decoder_segment_ids': np.ones_like(tokens),
+        'labels': np.arange(options.batch, dtype=np.int32) % NUM_CLASSES,
+        'label_weights': np.ones(options.batch, np.float32),
+    }
+    model, selection = setup.adapt(PaLM(architecture(options), head=Head(NUM_CLASSES)), **PARTS[name])
+    return jax_trainer(model, head_losses.ClassLoss(), batch, selection)

@@ -1,0 +1,48 @@
+"""The models that benchmarks measure, without data and without configuration."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from palm_jax.models.palm import Architecture
+
+# Layers, width, heads, head size; the vocabulary has 32,000 ids.
+SIZES = {
+    'tiny': (4, 192, 4, 48),
+    '40m': (8, 512, 8, 64),
+    'base': (12, 832, 8, 128),
+    '400m': (24, 1024, 16, 64),
+    '1b': (16, 2048, 16, 128),
+    '2b': (26, 2304, 18, 128),
+    '8b': (32, 4096, 16, 256),
+}
+VOCABULARY = 32_000
+
+
+def architecture(options: argparse.Namespace) -> Architecture:
+    """Return the architecture to measure; options that a command lacks have the defaults of `Architecture`."""
+    layers, width, heads, head_dim = SIZES[options.size]
+    return Architecture(
+        vocab_size=VOCABULARY,
+        num_layers=layers,
+        d_model=width,
+        num_heads=heads,
+        head_dim=head_dim,
+        dtype=options.dtype,
+        unroll_layers=getattr(options, 'unroll', 'auto'),
+        fuse_projections=getattr(options, 'fuse', 'auto'),
+        remat=getattr(options, 'remat', 'none'),
+    )
+
+
+def describe(options: argparse.Namespace) -> str:
+    """Return the shape in words."""
+    layers, width, heads, head_dim = SIZES[options.size]
+    return f'{layers} layers, width {width}, {heads} heads of {head_dim}'
+
+
+def synthetic_tokens(options: argparse.Namespace) -> np.ndarray:
+    """Return the batch that all contenders train on."""
+    return np.random.default_rng(0).integers(0, VOCABULARY, (options.batch, options.length)).astype(np.int32)
