@@ -32,6 +32,7 @@ PROGRAMS = {
     'rank-examples': ('rank_examples', 'list examples by loss, near-duplicates, labels that are likely wrong'),
     'fairness': ('fairness', 'compare the labels and errors of groups'),
     'memorization': ('memorization', 'test what a language model has memorized of its training text'),
+    'contamination': ('contamination', 'find held-out text in the training text, and score both parts'),
     'lm-eval': ('lm_eval', 'run lm-evaluation-harness on a trained model'),
     'compile-for': ('compile_for', 'compile a train step for TPUs that are not attached'),
 }
@@ -55,6 +56,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(('rank', 'duplicates', 'cleanlab', 'rank_examples'), 'rank-examples'),
     **dict.fromkeys(('bias', 'parity', 'audit'), 'fairness'),
     **dict.fromkeys(('memorisation', 'canaries', 'extraction'), 'memorization'),
+    **dict.fromkeys(('overlap', 'leakage'), 'contamination'),
     **dict.fromkeys(('monitor', 'shift'), 'drift'),
     **dict.fromkeys(('check', 'env', 'info'), 'doctor'),
     **dict.fromkeys(('lm_eval', 'harness'), 'lm-eval'),

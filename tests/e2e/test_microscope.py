@@ -1,6 +1,7 @@
 """The batch of a step of any run, and the examples of a table in order of trouble."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -48,6 +49,15 @@ def test_examples_are_ranked(made, tmp_path):
     assert abs(np.mean(values) - metrics['loss'].value()) < 1e-3
     same = {tuple(sorted((p['first']['text'], p['second']['text']))) for p in found['near_duplicates']}
     assert ('number 12 is even', 'number 12 is even') in same
+    corpus = f'--corpus={made / "base" / "config.gin"}'
+    result = run_here('palm_jax.cli.contamination', *flags, corpus, '--words=3')
+    assert result.returncode == 0 and re.search(r'dirty +\d', result.stdout), result.stderr
+    found = json.loads((run / 'contamination.json').read_text())
+    assert (
+        sum(part['count'] for part in found['parts'].values())
+        == len(found['texts'])
+        == len(model.data.validation_examples)
+    )
 
 
 @pytest.mark.slow
