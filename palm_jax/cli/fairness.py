@@ -86,7 +86,9 @@ def _read(model: TrainedModel, source: str, names: Sequence[str]) -> tuple[list[
     from palm_jax.fairness import audit
 
     audit.check_kind(model)
-    inputs, labels, groups = [], [], {name: [] for name in names}
+    inputs: list[Any] = []
+    labels: list[Any] = []
+    groups: dict[str, list[str]] = {name: [] for name in names}
     for row in read_rows(source, model.data.layout):
         if isinstance(row, UserError):
             raise row

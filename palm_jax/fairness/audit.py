@@ -57,14 +57,15 @@ def compare(
             raise UserError(f'Row {number} has the label {unknown[0]!r}, which the model does not have.')
     predicted = [model.predictor.to_json(p)['predicted'] for p in model.predict(inputs, batch_size=batch_size)]
     scores = np.array([scoring.score(kind, p, label) for p, label in zip(predicted, labels, strict=True)])
-    sets = None
+    sets: tuple[Any, Any] = (None, None)
     if kind.has_classes:
-        sets = [[frozenset(kind.class_names(_as_label(x))) for x in rows] for rows in (labels, predicted)]
+        right, given = ([frozenset(kind.class_names(_as_label(x))) for x in rows] for rows in (labels, predicted))
+        sets = right, given
     columns = dict(groups)
     if len(groups) > 1:
         columns[' × '.join(groups)] = [' × '.join(row) for row in zip(*groups.values(), strict=True)]
     metric = 'accuracy' if kind.has_classes else 'mean absolute error'
-    return [compare_groups(name, of, scores, metric, *(sets or (None, None)), seed) for name, of in columns.items()]
+    return [compare_groups(name, of, scores, metric, sets[0], sets[1], seed) for name, of in columns.items()]
 
 
 def _as_label(label: Any) -> Any:

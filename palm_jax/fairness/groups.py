@@ -108,7 +108,7 @@ def compare_groups(
         names = sorted({name for row in (*labels, *predicted) for name in row})
         for name in names:
             pair = [np.array([name in row for row in rows], int) for rows in (labels, predicted)]
-            rates = _frame(_rates(), *pair, of_group, seed)
+            rates = _frame(_rates(), pair[0], pair[1], of_group, seed)
             shares[name] = {str(group): float(v) for group, v in rates.by_group['share'].items()}
             gaps.append(_gap(rates, 'share', 'demographic parity', name))
             odds = [_gap(rates, rate, 'equalized odds', name) for rate in ('true positives', 'false positives')]

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -133,7 +134,8 @@ def memorized(model: Any, by_times: dict[str, list[Window]], batch_size: int) ->
         size = len(kept[0].target)
         sampler = Sampler(max_tokens=size, temperature=0.0, batch_size=batch_size)
         prompts = [window.prompt for window in kept]
-        written = sampler.generate(*model.for_decoding, model.data.vocabulary, prompts, model.data.length)
+        decoder, params = model.for_decoding
+        written = sampler.generate(decoder, params, model.data.vocabulary, prompts, model.data.length)
         exact = np.array([best.ids == w.target for (best, *_), w in zip(written, kept, strict=True)], float)
         start = begin(model.data.vocabulary, ())
         num_start = len(kept[0].prompt) - size
@@ -145,9 +147,13 @@ def memorized(model: Any, by_times: dict[str, list[Window]], batch_size: int) ->
             control = least
         else:
             auc = float(roc_auc_score([1] * len(least) + [0] * len(control), np.concatenate([least, control])))
-        interval = statistics.interval(len(exact), lambda rows, exact=exact: float(exact[rows].mean()))
+        interval = statistics.interval(len(exact), functools.partial(_mean, exact))
         results.append(Memorized(times, len(kept), float(exact.mean()), interval, float(least.mean()), auc))
     return results
+
+
+def _mean(values: np.ndarray, rows: np.ndarray) -> float:
+    return float(values[rows].mean())
 
 
 def min_k(logprobs: Sequence[float], share: float = _LEAST) -> float:
