@@ -83,11 +83,13 @@ class Below:
 
 @dataclasses.dataclass(frozen=True)
 class NotEmpty:
-    """A text has more than blanks, a collection has items."""
+    """A text has more than blanks, or any characters if `may_be_blank`; a collection has items."""
+
+    may_be_blank: bool = False
 
     def holds(self, value: str | Collection[Any]) -> bool:
         """Return whether a value is inside the bound."""
-        return bool(value.strip()) if isinstance(value, str) else len(value) > 0
+        return bool(value.strip()) if isinstance(value, str) and not self.may_be_blank else len(value) > 0
 
     def __str__(self) -> str:
         return 'not empty'

@@ -1,4 +1,4 @@
-"""The check for text that no vocabulary can represent, the same for files, requests and callers of the Python API."""
+"""Checks of a text, the same for files, requests and callers of the Python API."""
 
 from __future__ import annotations
 
@@ -31,3 +31,18 @@ def check_characters(text: str, location: str) -> str:
         f'{location}: character {bad.start() + 1} is \\u{ord(bad[0]):04x}, half of a surrogate pair without its other '
         'half, so this is not text. Remove it; it may be an emoji that was cut in two.'
     )
+
+
+def check_not_empty(text: str, location: str) -> str:
+    """Return `text` if there is more in it than white space.
+
+    Args:
+      text: any text.
+      location: which one it is, for the message: `Input 3`.
+
+    Raises:
+      UserError: if it is empty or white space alone.
+    """
+    if not text.strip():
+        raise UserError(f'{location} is empty, so there is nothing to predict. Leave it out.')
+    return text

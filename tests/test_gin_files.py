@@ -69,6 +69,11 @@ def test_a_part_says_what_it_provides_and_fits_an_entry(part, base_and_table, sm
         )
         model = build(['gin/finetune_lora.gin', *later], table, base_and_table[1])['model']
         assert (model.head is None) == (Path(part).stem in ('text_to_text', 'dialogue', 'embedding'))
+    elif folder == 'studies':
+        roots = {'ablation': ('ARMS', "{'plain': []}"), 'search': ('SPACE', "{'LORA_RANK': [2, 4]}")}
+        given = ('STUDY_DIR', 'runs/study'), ('FLAGS', "['--gin_file=gin/finetune_lora.gin']"), roots[Path(part).stem]
+        root = f'{Path(part).stem}.{Path(part).stem.title()}'
+        assert load(root, [part], given).build(root)['metric'] == 'accuracy'
     elif part == 'gin/runs/imported.gin':
         sizes = ('VOCABULARY_SIZE', '4096'), ('TASK_FEATURE_LENGTHS', "{'targets': 64}")
         assert num_params(build([part], ('MODEL_DIR', 'run'), base_and_table[1], *sizes)['model']) > 1e6

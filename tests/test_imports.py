@@ -77,6 +77,7 @@ ALLOWED = {
     'retuning': {
         *('retuning', 'monitoring', 'api', 'predictors', 'data/readers', 'labels', 'metrics'),
     },
+    'studies': {'studies', 'configuration', 'reports', 'training'},
     'serving': {'serving', 'monitoring', 'api', 'predictors', 'inference', '__version__'},
 }
 # TensorFlow takes seconds to load: one folder, and one module that gives our objectives to other people's pipelines.

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from palm_jax import api
-from palm_jax.cli.command_line import split_flags
+from palm_jax.configuration.flags import split_flags
 from palm_jax.configuration.load import load
 from tests.support.paths import ROOT
 from tests.support.programs import run_alone, run_here

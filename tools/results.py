@@ -104,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """Return the lines of the record, none if it does not exist."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
 
 
 def run(directory: Path, task: str, method: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def baseline(directory: Path, task: str, options: argparse.Namespace) -> dict[st
     flags = [('INITIAL_CHECKPOINT_PATH', str(options.base))]
     files = ['gin/finetune_lora.gin', f'gin/tasks/{task}.gin']
     data = load('loop.train', files, flags).build('loop.train')['data']
-    held_out = [json.loads(line) for line in RunDirectory(directory).predictions.read_text().splitlines()]
+    held_out = [json.loads(line) for line in RunDirectory(directory).predictions.read_bytes().splitlines()]
     name, score = BASELINES[task](data, held_out)
     return {'task': task, 'method': NO_PRETRAINING, 'name': name, 'score': round(score, 4), 'seed': None, 'steps': None}
 

@@ -58,5 +58,5 @@ def embed_ids(
 
 def pooling_of(model: Any) -> Pooling:
     """Return how a model was trained to pool: as its kind of task or its head says, else the mean."""
-    pooling = getattr(model.predictor, 'pooling', None) or getattr(model.model.head, 'pooling', 'mean')
+    pooling: Any = getattr(model.predictor, 'pooling', None) or getattr(model.model.head, 'pooling', 'mean')
     return 'mean' if pooling == 'none' else pooling

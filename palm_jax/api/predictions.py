@@ -1,7 +1,8 @@
 """Predictions for the rows of a file: one line per row, in the same order.
 
 While they are being written, they are in `OUTPUT.part`, beside a note of what they depend on. The same call continues
-after the last whole line, if input, model and settings are the same, which their contents decide, not their names.
+after the last whole line, if input, model and settings are the same, which their contents decide, not their names. The
+note of a finished file is `OUTPUT.made_from.json`: a call that finds the file says what has changed since.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from tqdm import tqdm
 
 from palm_jax import locks
 from palm_jax.api.trained_model import TrainedModel
+from palm_jax.checkpoint_metadata import read_seals
 from palm_jax.data.readers import tables
 from palm_jax.data.readers.bad_rows import BadRows
 from palm_jax.data.readers.delimited import Layout
@@ -60,16 +63,36 @@ def write(
       UserError: `output` exists, its directory does not, another process writes it, or an interrupted call had
         another input, model or other metadata.
     """
-    with reserve(output) as reserved:
+    with reserve(output, lambda: origin(model.config, model.checkpoint, source, metadata)) as reserved:
         return reserved.write(model, source, metadata, batch_size)
 
 
+def origin(
+    config: Path, checkpoint: Path | None, source: str, metadata: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what predictions are made from, by content, as far as it is known before the model is loaded.
+
+    Args:
+      config: config.gin of the run.
+      checkpoint: checkpoint of the model; None where there is none.
+      source: see `write`.
+      metadata: see `write`.
+    """
+    seals = [] if checkpoint is None else [dict(seal.files) for seal in read_seals(checkpoint)]
+    return {
+        'input': _sha256(source),
+        'checkpoint': None if checkpoint is None else f'{checkpoint.name} ({_digest(json.dumps(seals).encode())})',
+        'config.gin': _digest(config.read_bytes()),
+    } | dict(metadata or {})
+
+
 @contextlib.contextmanager
-def reserve(output: str) -> Iterator[Output]:
+def reserve(output: str, made_from: Callable[[], Mapping[str, Any]] = dict) -> Iterator[Output]:
     """Check that a file of predictions can be written, and keep other processes from writing it meanwhile.
 
     Args:
       output: path of a `.jsonl` file that does not exist yet.
+      made_from: returns the `origin` of the predictions, for the message about a file that exists.
 
     Raises:
       UserError: it exists, its directory does not, or another process writes it.
@@ -84,7 +107,12 @@ def reserve(output: str) -> Iterator[Output]:
 
     def refuse_existing() -> None:
         if final.exists():
-            raise UserError(f'--output={output} exists already. Name another file, or remove it.')
+            what = _compare(Output(final).finished_note, json.loads(json.dumps(made_from())))
+            other = final.with_name(f'{final.stem}_2{final.suffix}')
+            raise UserError(
+                f'--output={output} exists already{what}. To predict again, name another file, e.g. --output={other}, '
+                f'or remove it: {shlex.join(["rm", str(final)])}'
+            )
 
     refuse_existing()
     with locks.hold(Path(f'{final}.lock'), f'--output={output}', 'name another --output.'):
@@ -112,13 +140,18 @@ class Output:
         """What the lines so far depend on."""
         return Path(f'{self.path}.part.json')
 
+    @property
+    def finished_note(self) -> Path:
+        """What the finished file was made from."""
+        return Path(f'{self.path}.made_from.json')
+
     def write(
         self, model: TrainedModel, source: str, metadata: Mapping[str, Any] | None = None, batch_size: int = 32
     ) -> tuple[int, int]:
         """Write the predictions; see `predictions.write`."""
         rows = functools.partial(read_rows, source, getattr(model.data, 'layout', Layout()))
         total = sum(1 for _ in rows())
-        depends_on = _identity(model) | {'input': _sha256(source), 'rows': total} | dict(metadata or {})
+        depends_on = origin(model.config, model.checkpoint, source, metadata) | _identity(model) | {'rows': total}
         done, num_bad = self._resume(json.loads(json.dumps(depends_on)))
         if done:
             _LOGGER.info('resuming after row %s of %s', f'{done:,}', self.part)
@@ -134,8 +167,8 @@ class Output:
                     num_bad += 1
                     progress.write(line['error'])
                 progress.update(len(lines))
+        self.note.replace(self.finished_note)
         self.part.rename(self.path)
-        self.note.unlink()
         return total - num_bad, num_bad
 
     def _resume(self, depends_on: Mapping[str, Any]) -> tuple[int, int]:
@@ -172,12 +205,19 @@ def _changes(note: Path, depends_on: Mapping[str, Any]) -> str:
     return ', '.join(f'{name} {before.get(name)!r}, now {depends_on[name]!r}' for name in changed)
 
 
+def _compare(note: Path, made_from: Mapping[str, Any]) -> str:
+    """Return how a finished file relates to what is asked for now, as the end of a clause."""
+    if not made_from or not note.is_file():
+        return ''
+    changed = _changes(note, made_from)
+    return f', but is of something else: {changed}' if changed else ', and is complete: nothing has changed since'
+
+
 def _identity(model: TrainedModel) -> dict[str, str]:
-    """Return what the predictions of a model depend on, by content: its parameters and its run's configuration."""
+    """Return what the predictions of a loaded model depend on besides, by content."""
     return {
         'model': fingerprint(model.params),
         'vocabulary': model.data.vocabulary.fingerprint,
-        'config.gin': hashlib.sha256(model.config.read_bytes()).hexdigest()[:16],
     }
 
 
@@ -190,6 +230,10 @@ def _sha256(source: str) -> str:
             while chunk := content.read(_CHUNK):
                 digest.update(chunk)
     return digest.hexdigest()[:16]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _parse(line: bytes, location: str) -> dict[str, Any]:

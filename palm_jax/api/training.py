@@ -15,6 +15,7 @@ from palm_jax.configuration.record import Record
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory, repair_files
 from palm_jax.training import distributed, loop, repeat
+from palm_jax.training.writers import Writer
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ def train(
     command: str = '',
     accept_changes: bool = False,
     start: float | None = None,
+    writers: Sequence[Writer] = (),
 ) -> int:
     """Train what a configuration describes; a MODEL_DIR that holds a run is continued.
 
@@ -69,6 +71,7 @@ def train(
       command: command that continues the run, for the report.
       accept_changes: whether a run may be continued with another configuration.
       start: when the program started, by `time.monotonic`; None is now.
+      writers: writers of metrics besides those of the configuration.
 
     Returns:
       0, or 128 + the number of the signal that interrupted the run; its state is saved.
@@ -78,6 +81,7 @@ def train(
     """
     start = time.monotonic() if start is None else start
     configuration, arguments = build(gin_files, bindings)
+    arguments['writers'] = (*arguments['writers'], *writers)
     seeds = configuration.arguments_of('repeat.over_seeds').get('seeds')
     if seeds is None:
         return _train(configuration, arguments, command, accept_changes, start)

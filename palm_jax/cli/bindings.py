@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser
 from palm_jax.configuration import reference
+from palm_jax.configuration.flags import split_flags
 from palm_jax.configuration.statements import Import, Statement, find_config, open_file, read_flag, read_statements
 from palm_jax.errors import UserError, closest
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         '--markdown', nargs='?', type=Path, const=PAGE, metavar='PATH', help=f'write a page instead; default: {PAGE}'
     )
-    rest, flags = command_line.split_flags(arguments)
+    rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     found = _bindings(options.gin_file, flags) if options.gin_file else reference.read(reference.package_files())
     if options.pattern is not None:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from palm_jax.cli import command_line, named_task
+from palm_jax.cli import named_task
 from palm_jax.cli.parser import Parser
+from palm_jax.configuration.flags import split_flags
 from palm_jax.data.pretraining import token_cache
 from palm_jax.data.pretraining.dataset import LanguageModelData
 from palm_jax.errors import UserError
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument('--splits', nargs='+', default=['train', 'validation'], help='splits to tokenize')
     parser.add_argument('--verify', action='store_true', help='compare checksums')
-    rest, flags = command_line.split_flags(arguments)
+    rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     data = named_task.data(options.name, options.gin_file, flags)
     if not isinstance(data, LanguageModelData):

@@ -66,28 +66,6 @@ def add_trust(parser: Parser) -> None:
 RUN_CONFIG = 'config.gin in the MODEL_DIR of a run, e.g. runs/tiny/config.gin'
 
 
-def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Split arguments into ordinary ones and (NAME, value) of every `--gin.NAME=value` or `--gin.NAME value`."""
-    rest: list[str] = []
-    flags: list[tuple[str, str]] = []
-    pending: str | None = None  # the NAME whose value is the next argument
-    for argument in arguments:
-        if pending is not None:
-            flags.append((pending, argument))
-            pending = None
-        elif argument.startswith('--gin.'):
-            name, equals, value = argument.removeprefix('--gin.').partition('=')
-            if equals:
-                flags.append((name.strip(), value.strip() or value))
-            else:
-                pending = name
-        else:
-            rest.append(argument)
-    if pending is not None:
-        raise UserError(f'--gin.{pending} needs a value: --gin.{pending}=...')
-    return rest, flags
-
-
 def run_of(gin_files: Sequence[str]) -> tuple[RunDirectory, Sequence[str]]:
     """The run whose config.gin is the first file, and the files that override it."""
     config, *changes = gin_files

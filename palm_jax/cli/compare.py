@@ -51,6 +51,8 @@ def _difference(gain: float, comparison: Comparison) -> str:
     if gain == 0:
         return f'both score the same on average (95% interval of the difference {low:+.4f} to {high:+.4f})'
     better, interval = ('second', (low, high)) if gain > 0 else ('first', (-high, -low))
+    if not np.isfinite(low):
+        return f'the {better} is better by {abs(gain):.4g}, on a single example'
     digits = max(4, 1 - math.floor(math.log10(abs(gain))))  # a small difference is not shown as 0.0000
     return f'the {better} is better by {abs(gain):.{digits}f} (95% interval {interval[0]:+.4f} to {interval[1]:+.4f})'
 
@@ -60,7 +62,7 @@ def read(model_dir: str) -> list[dict]:
     path = RunDirectory(Path(model_dir)).predictions
     if not path.is_file():
         raise UserError(f'{path} does not exist; name the MODEL_DIR of a finished fine-tuning run.')
-    return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+    return [json.loads(line) for line in path.read_bytes().splitlines()]  # at line feeds only
 
 
 def scores(rows: Sequence[dict]) -> tuple[np.ndarray, str]:

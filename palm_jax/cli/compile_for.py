@@ -30,10 +30,10 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 from palm_jax.cache_directory import cache_dir
-from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser
 from palm_jax.compilation.collectives import collectives_of
 from palm_jax.compilation.matmul_flops import matmul_flops
+from palm_jax.configuration.flags import split_flags
 from palm_jax.configuration.load import load
 from palm_jax.errors import UserError, closest
 from palm_jax.training import flops
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         '--sweep', action='store_true', help='try meshes, batch sizes and remat, and report the best that fits'
     )
-    rest, flags = command_line.split_flags(arguments)
+    rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     chip, devices = devices_of(options.topology)
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from palm_jax.bounds import Above, AtMost
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import file_name, number, positive
+from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 
 
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         '--output', type=file_name('.html'), help='.html file; default: contamination.html in MODEL_DIR'
     )
     command_line.add_trust(parser)
-    rest, flags = command_line.split_flags(arguments)
+    rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
     corpora = [command_line.run_of([name]) for name in options.corpus]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from palm_jax.bounds import Above
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
+from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _DAY = 86_400.0  # seconds
 
 def main(arguments: Sequence[str]) -> int:
     """Compare new inputs with the reference; the code is 1 if the verdict is at least that of --fail_on."""
-    rest, flags = command_line.split_flags(arguments)
+    rest, flags = split_flags(arguments)
     options = _parser().parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
     if bool(options.requests) == bool(options.input):

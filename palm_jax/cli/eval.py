@@ -9,6 +9,7 @@ from typing import Annotated
 from palm_jax.bounds import AtLeast
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import file_name, number, positive
+from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 
 
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument('--output', type=file_name('.json'), help='.json file; default: eval.json in MODEL_DIR')
     command_line.add_trust(parser)
-    rest, flags = command_line.split_flags(arguments)
+    rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
     output = options.output or run.evaluation

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from palm_jax.bounds import AtLeast
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
+from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> int:
     """Explain the predictions for texts of the command line or of a file."""
     parser = _parser()
-    rest, flags = command_line.split_flags(arguments)
+    rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
     if bool(options.text) == bool(options.input):

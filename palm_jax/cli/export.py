@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from palm_jax.cli import command_line
+from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 
 
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument('directory', type=Path, help='new or empty directory')
     command_line.add_trust(parser)
-    rest, flags = command_line.split_flags(arguments)
+    rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from palm_jax.bounds import Above
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
+from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError, closest
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _SHOWN = 12  # gaps of each column in the terminal
 
 def main(arguments: Sequence[str]) -> int:
     """Compare groups; the code is 1 if a gap is larger than --fail_on."""
-    rest, flags = command_line.split_flags(arguments)
+    rest, flags = split_flags(arguments)
     options = _parser().parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
     output = options.output or Path(run.path / 'fairness.html')

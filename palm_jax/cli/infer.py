@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import file_name, positive
+from palm_jax.configuration.flags import split_flags
+from palm_jax.wording import counted
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,22 +29,32 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument('--batch_size', type=positive, default=32, help='number of rows predicted together')
     command_line.add_trust(parser)
-    rest, flags = command_line.split_flags(arguments)
+    rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
 
     from palm_jax.api import loading, predictions
     from palm_jax.configuration.statements import find_config
     from palm_jax.data.readers.files import glob_files
+    from palm_jax.run_directory import find_checkpoint
 
-    with predictions.reserve(str(options.output)) as output:
+    metadata = {
+        'files': [find_config(name, '--gin_file').read_text(encoding='utf-8') for name in changes],
+        'flags': flags,
+    }
+
+    def made_from() -> dict[str, Any]:
+        return predictions.origin(run.config, find_checkpoint(run.path, 'MODEL_DIR'), options.input, metadata)
+
+    with predictions.reserve(str(options.output), made_from) as output:
         glob_files(options.input, '--input')
-        files = [find_config(name, '--gin_file').read_text(encoding='utf-8') for name in changes]
         model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
         try:
-            answered, bad = output.write(model, options.input, {'files': files, 'flags': flags}, options.batch_size)
+            answered, bad = output.write(model, options.input, metadata, options.batch_size)
         except KeyboardInterrupt:
             print('finished rows are kept, and the same command resumes after them', file=sys.stderr)
             raise
-    print(f'predicted  {answered:,} rows, {bad:,} with an error: {options.output}')
+    total, bad_rows = counted(answered + bad, 'row'), counted(bad, 'row')
+    failed = f'; {bad_rows} could not be, and the output says why' if bad else ''
+    print(f'predicted  {answered:,} of {total}{failed}: {options.output}')
     return 1 if bad and not answered else 0

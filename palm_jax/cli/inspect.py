@@ -20,6 +20,7 @@ import numpy as np
 
 from palm_jax.cli import command_line, inspect_step, named_task
 from palm_jax.cli.parser import Parser, positive
+from palm_jax.configuration.flags import split_flags
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--examples', type=positive, default=3, help='number of examples to show')
     parser.add_argument('--batches', type=positive, default=20, help='number of batches of 32 for the statistics')
     command_line.add_trust(parser)
-    rest, flags = command_line.split_flags(arguments)
+    rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     data = named_task.data(options.name, options.gin_file, flags, options.trust_modules)
     print(examples(data, options.examples))

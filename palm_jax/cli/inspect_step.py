@@ -13,6 +13,7 @@ from pathlib import Path
 
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import file_name, positive
+from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 
 
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--rows', type=positive, default=4, help='most rows of the batch to look at')
     parser.add_argument('--output', type=file_name('.html'), help='.html file; default: step_N.html in MODEL_DIR')
     command_line.add_trust(parser)
-    rest, flags = command_line.split_flags(arguments)
+    rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
     output = options.output or Path(run.path / f'step_{options.step}.html')

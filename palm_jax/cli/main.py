@@ -33,6 +33,8 @@ PROGRAMS = {
     'fairness': ('fairness', 'compare the labels and errors of groups'),
     'memorization': ('memorization', 'test what a language model has memorized of its training text'),
     'contamination': ('contamination', 'find held-out text in the training text, and score both parts'),
+    'search': ('search', 'search for the best values of gin bindings'),
+    'ablate': ('ablate', 'train variants of a run with several seeds, and compare them'),
     'lm-eval': ('lm_eval', 'run lm-evaluation-harness on a trained model'),
     'compile-for': ('compile_for', 'compile a train step for TPUs that are not attached'),
 }
@@ -60,6 +62,8 @@ _OTHER_NAMES = {
     **dict.fromkeys(('monitor', 'shift'), 'drift'),
     **dict.fromkeys(('check', 'env', 'info'), 'doctor'),
     **dict.fromkeys(('lm_eval', 'harness'), 'lm-eval'),
+    **dict.fromkeys(('ablation', 'study'), 'ablate'),
+    **dict.fromkeys(('sweep', 'tune', 'optuna', 'hyperparameters'), 'search'),
     **dict.fromkeys(('compile', 'compile_for'), 'compile-for'),
 }
 

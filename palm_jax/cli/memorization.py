@@ -16,6 +16,7 @@ from typing import Any
 
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import file_name, positive
+from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--batch_size', type=positive, default=32, help='sequences per forward pass')
     parser.add_argument('--output', type=file_name('.html'), help='.html file; default: memorization.html in MODEL_DIR')
     command_line.add_trust(parser)
-    rest, flags = command_line.split_flags(arguments)
+    rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
     output = options.output or Path(run.path / 'memorization.html')

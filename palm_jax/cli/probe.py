@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, positive
+from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str]) -> int:
     """Probe a model; the code is 1 if a test of the user's fails."""
-    rest, flags = command_line.split_flags(arguments)
+    rest, flags = split_flags(arguments)
     options = _parser().parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
     output = options.output or Path(run.path / 'probes.html')

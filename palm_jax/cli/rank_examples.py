@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from palm_jax.bounds import Above, AtMost
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
+from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 
 _IN_TERMINAL = 10
@@ -22,7 +23,7 @@ _IN_TERMINAL = 10
 
 def main(arguments: Sequence[str]) -> int:
     """Rank the examples of a split."""
-    rest, flags = command_line.split_flags(arguments)
+    rest, flags = split_flags(arguments)
     options = _parser().parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
     if (options.by == 'disagreement') != bool(options.other):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from palm_jax.bounds import AtLeast
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, number, positive
+from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str]) -> int:
     """Run a round, roll back, or show the registry."""
-    rest, flags = command_line.split_flags(arguments)
+    rest, flags = split_flags(arguments)
     options = _parser().parse_args(rest)
 
     from palm_jax import locks
@@ -138,11 +139,11 @@ def _rows(model: TrainedModel, options: Any) -> list[Labelled]:
 
 
 def _compared(found: dict[str, Any]) -> str:
-    low, high = found['interval']
+    interval = 'n/a' if found['interval'] is None else '{:+.4f} to {:+.4f}'.format(*found['interval'])
     p = '' if found['p_value'] is None else f", McNemar's p = {found['p_value']:.4g}"
     return (
         f'{found["metric"]} {found["champion"]:.4f} → {found["challenger"]:.4f} on {found["examples"]} examples '
-        f'(95% interval of the gain {low:+.4f} to {high:+.4f}{p})'
+        f'(95% interval of the gain {interval}{p})'
     )
 
 

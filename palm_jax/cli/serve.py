@@ -10,6 +10,7 @@ from typing import Annotated
 from palm_jax.bounds import Above, AtLeast, AtMost
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
+from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 
 _OTHER_FILES = 256  # what the process opens beside connections
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
         'phones, none keeps texts as they are, module:function is imported and called',
     )
     command_line.add_trust(parser)
-    rest, flags = command_line.split_flags(arguments)
+    rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     try:
         from palm_jax.serving import app, connections, hosts, models

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import positive
+from palm_jax.configuration.flags import split_flags
 from palm_jax.configuration.statements import entry_files
 
 
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
         help='with --explain: number of devices to plan for; default: those here',
     )
     parser.add_argument('--accept_changes', action='store_true', help='continue a run with another configuration')
-    rest, bindings = command_line.split_flags(arguments)
+    rest, bindings = split_flags(arguments)
     options = parser.parse_args(rest)
 
     from palm_jax.training import distributed

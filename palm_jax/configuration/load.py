@@ -113,9 +113,10 @@ def _refuse_unknown_flags(flags: Sequence[tuple[str, str]], statements: Sequence
                     f'{location}: no file of this run has the macro {name}; it is in {", ".join(parts)}. '
                     f'Add e.g. --gin_file={parts[0]}'
                 )
+            meant = renames.ELSEWHERE.get(name.lower())
+            suggestion = f' Did you mean {meant}?' if meant in macros else closest(name, macros)
             raise UserError(
-                f'{location}: no macro is called {name}.{closest(name, macros)}\n'
-                f'Macros here: {", ".join(sorted(macros))}.'
+                f'{location}: no macro is called {name}.{suggestion}\nMacros here: {", ".join(sorted(macros))}.'
             )
 
 

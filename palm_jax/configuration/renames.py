@@ -35,6 +35,19 @@ MACROS: Mapping[str, str] = {
     'TARGET': 'TARGET_TEMPLATE',
 }
 
+# What other projects, and the parameters of `api.finetune`, call a macro; in lower case.
+ELSEWHERE: Mapping[str, str] = dict.fromkeys(
+    ('base', 'base_model', 'base_path', 'checkpoint', 'init_checkpoint', 'initial_checkpoint', 'model_name_or_path',
+     'pretrained', 'pretrained_model'), 'INITIAL_CHECKPOINT_PATH',
+) | {
+    'data': 'TRAIN_FILES', 'table': 'TRAIN_FILES', 'train_file': 'TRAIN_FILES',
+    'eval_files': 'VALIDATION_FILES', 'validation_file': 'VALIDATION_FILES',
+    'output': 'MODEL_DIR', 'output_dir': 'MODEL_DIR',
+    'lr': 'LEARNING_RATE', 'max_steps': 'TRAIN_STEPS', 'num_steps': 'TRAIN_STEPS', 'steps': 'TRAIN_STEPS',
+    'max_length': 'TASK_FEATURE_LENGTHS', 'max_seq_length': 'TASK_FEATURE_LENGTHS',
+    'max_tokens': 'MAX_NEW_TOKENS', 'stop': 'STOP_SEQUENCES', 'label_names': 'LABELS',
+}  # fmt: skip
+
 MODULES: Mapping[str, str] = {
     'palm_jax.data.batches': 'palm_jax.data.pretraining.dataset',
     'palm_jax.data.conversations': 'palm_jax.data.supervised.conversations',

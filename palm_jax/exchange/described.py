@@ -22,7 +22,7 @@ from palm_jax.special_ids import EOS_ID
 
 _DESCRIPTION = 'model.json'
 _PROGRAM = 'run.py'
-_TEXTS = ('a text', 'Two words, and 7 more.', 'naïve ▁ 中文 😀', '')  # where there are no held-out examples
+_TEXTS = ('a text', 'Two words, and 7 more.', 'naïve ▁ 中文 😀')  # where there are no held-out examples
 _BATCHES, _BATCH_SIZE = 4, 4
 _CHECKED = 16  # held-out texts on which run.py is compared with `predict`
 

@@ -88,7 +88,16 @@ def load_encoder():
 def predict(inputs, model=None):
     """Return the prediction for each input: a text, for models of pairs two texts, for taggers also a list of words."""
     run = label_words if about()['task'] == 'tag words' else label_text
+    for number, given in enumerate(inputs):
+        check(given, f'Input {number}')
     return [run(given, load_model(model)) for given in inputs]
+
+
+def check(given, name):
+    """Raise ValueError if an input, or one of the texts of a pair, is empty or white space alone."""
+    parts = list(given) if about()['reads_pairs'] else [given if isinstance(given, str) else ''.join(given)]
+    if not all(part.strip() for part in parts):
+        raise ValueError(f'{name} is empty, so there is nothing to predict. Leave it out.')
 
 
 def label_text(given, model):
@@ -160,6 +169,11 @@ def main(arguments):
         if len(texts) % 2:
             sys.exit('This model labels pairs of texts: give two texts for each.')
         texts = list(zip(texts[::2], texts[1::2], strict=True))
+    try:
+        for number, text in enumerate(texts):
+            check(text, f'Input {number}')
+    except ValueError as error:
+        sys.exit(str(error))
     for text in texts:
         print(json.dumps(predict([text], model)[0], ensure_ascii=False))
 

@@ -21,7 +21,7 @@ class Evaluation:
 
     Attributes:
       metrics: values by name; the first is the main metric.
-      interval: 95% bootstrap interval of the main metric.
+      interval: 95% bootstrap interval of the main metric; None where there is none, see `statistics.interval`.
       predictions: an object per example with `label`, `predicted` and, where there are classes, `probabilities`.
       badness: float [E], the size of each example's error; -inf if the prediction is right.
       tables: further tables for the report, by title.
@@ -31,7 +31,7 @@ class Evaluation:
     """
 
     metrics: Mapping[str, float]
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     predictions: Sequence[dict[str, Any]]
     badness: np.ndarray
     tables: Mapping[str, Table] = dataclasses.field(default_factory=dict)

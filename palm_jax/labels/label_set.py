@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from palm_jax.bounds import NotEmpty, checked
 from palm_jax.labels.label_kind import (
     Encoded,
     Evaluation,
@@ -20,23 +21,27 @@ from palm_jax.labels.label_kind import (
 from palm_jax.labels.single_label import report_of_classes
 from palm_jax.metrics import statistics
 
-SEPARATOR = '|'
 
-
+@checked
 @dataclasses.dataclass(frozen=True)
 class LabelSet:
-    """Any number of C classes per text: joined by | in the table or a list, encoded as float32 [C] in {0, 1}.
+    """Any number of C classes per text: joined by a separator in the table, or a list; float32 [C] in {0, 1}.
 
     Each score is the logit of one class, which is predicted if its probability is above 0.5. The prediction is a dict
     of probabilities by class, the likeliest first; they do not add up to 1.
+
+    Attributes:
+      separator: text between the labels in a cell of the table.
     """
+
+    separator: Annotated[str, NotEmpty(may_be_blank=True)] = '|'
 
     has_classes = True
     is_exclusive = False
 
     def class_names(self, label: Label) -> list[str]:
         """Return the names between the separators, or of the list; none for an empty label."""
-        names = label.split(SEPARATOR) if isinstance(label, str) else label
+        names = label.split(self.separator) if isinstance(label, str) else label
         return [name.strip() for name in names if name.strip()]
 
     def check(self, label: Label) -> None:

@@ -21,7 +21,7 @@ class Comparison:
         number, or the score of a generated text.
       second: scores of the second run.
       metric: name of the mean score.
-      lower: lower end of the 95% bootstrap interval of mean(second) − mean(first).
+      lower: lower end of the 95% bootstrap interval of mean(second) − mean(first); infinite for a single example.
       upper: upper end of the interval.
       only_first: number of examples that only the first run gets right; None if scores are not right or wrong.
       only_second: number of examples that only the second run gets right; None likewise.
@@ -43,6 +43,11 @@ class Comparison:
         return float(self.second.mean() - self.first.mean())
 
     @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval of the gain; None for a single example."""
+        return (self.lower, self.upper) if np.isfinite(self.lower) else None
+
+    @property
     def differ(self) -> bool:
         """Whether the difference is significant at 5%, by both tests if there are two."""
         outside = self.lower > 0 or self.upper < 0
@@ -59,6 +64,8 @@ def compare(first: np.ndarray, second: np.ndarray, metric: str = ACCURACY, seed:
     rng = np.random.default_rng(seed)
     means = np.array([difference[rng.integers(0, len(difference), len(difference))].mean() for _ in range(_BOOTSTRAPS)])
     lower, upper = np.percentile(means, [100 * _LEVEL / 2, 100 * (1 - _LEVEL / 2)])
+    if len(difference) < 2:
+        lower, upper = -np.inf, np.inf
     if metric != ACCURACY:
         return Comparison(first, second, metric, float(lower), float(upper), None, None, None)
     b, c = int(np.sum(difference < 0)), int(np.sum(difference > 0))

@@ -14,10 +14,17 @@ BOOTSTRAPS, _CONFIDENCE = 1000, 0.95
 
 def interval(
     num_examples: int, metric: Callable[[np.ndarray], float], bootstraps: int = BOOTSTRAPS
-) -> tuple[float, float]:
-    """Return the 95% bootstrap interval of metric(rows), which takes indices of examples drawn with replacement."""
+) -> tuple[float, float] | None:
+    """Return the 95% bootstrap interval of metric(rows), which takes indices of examples drawn with replacement.
+
+    It is None for fewer than two examples, or a metric that no draw defines.
+    """
+    if num_examples < 2:
+        return None
     rng = np.random.default_rng(0)
     values = [metric(rng.integers(0, num_examples, num_examples)) for _ in range(bootstraps)]
+    if np.isnan(values).all():
+        return None
     tail = 100 * (1 - _CONFIDENCE) / 2
     low, high = np.nanpercentile(values, [tail, 100 - tail])
     return float(low), float(high)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from palm_jax.data.readers.row import Row
+from palm_jax.errors import located
 from palm_jax.explanations.answers import of_answer
 from palm_jax.explanations.explainable import Explainable
 from palm_jax.inference.generate import Completion, Decoder, begin
@@ -79,7 +80,19 @@ class Generator(abc.ABC):
         self, model: Model, inputs: Sequence[Any], sampler: Decoder | None = None, first: int = 0
     ) -> list[list[Completion]]:
         """Return the completions of each input, the best first; see `TrainedModel.completions`."""
-        return self.complete_ids(model, [self.prompt(model, given) for given in inputs], sampler, first)
+        return self.complete_ids(model, self.prompts(model, inputs), sampler, first)
+
+    def prompts(self, model: Model, inputs: Sequence[Any]) -> list[tuple[int, ...]]:
+        """Return the ids of inputs, see `prompt`.
+
+        Raises:
+          UserError: with the number of the input that lacks something.
+        """
+        found = []
+        for number, given in enumerate(inputs):
+            with located(f'Input {number}'):
+                found.append(self.prompt(model, given))
+        return found
 
     def complete_ids(
         self, model: Model, prompts: Sequence[Sequence[int]], sampler: Decoder | None = None, first: int = 0

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from palm_jax.characters import check_not_empty
 from palm_jax.data.readers import columns
 from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError
@@ -94,4 +95,6 @@ def _pair(given: Any, number: int) -> tuple[str, str | None]:
     texts = (given,) if isinstance(given, str) else given
     if not isinstance(texts, list | tuple) or len(texts) not in (1, 2) or not all(isinstance(t, str) for t in texts):
         raise UserError(f'Input {number} is {given!r}; give a text or a pair of texts.')
+    for part, text in enumerate(texts):
+        check_not_empty(text, f'Input {number}' if len(texts) == 1 else f'Input {number}, part {part},')
     return texts[0], texts[1] if len(texts) == 2 else None

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from palm_jax.characters import check_not_empty
 from palm_jax.data.readers import columns
 from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError
@@ -101,6 +102,7 @@ def _scored(model: Model, inputs: Sequence[Any], batch_size: int) -> _Scored:
         is_words = isinstance(given, list | tuple) and all(isinstance(word, str) for word in given)
         if not isinstance(given, str) and not is_words:
             raise UserError(f'Input {number} is {given!r}; give a text or a list of words.')
+        check_not_empty(given if isinstance(given, str) else ''.join(given), f'Input {number}')
     texts = [text if isinstance(text, str) else data.separator.join(text) for text in inputs]
     words = [_words(data, given) for given in inputs]
     features, ends = data.inputs(

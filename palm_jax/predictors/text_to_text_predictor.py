@@ -8,7 +8,7 @@ from typing import Any
 
 from palm_jax.characters import check_characters
 from palm_jax.data.readers.row import Row
-from palm_jax.errors import UserError
+from palm_jax.errors import UserError, located
 from palm_jax.inference.decoding import EOS_ID
 from palm_jax.inference.generate import Completion, Decoder
 from palm_jax.predictors.generator import Generator
@@ -39,7 +39,8 @@ class TextToTextPredictor(Generator):
         self, model: Model, messages: Sequence[Mapping[str, str]]
     ) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """Return the last message as the input."""
-        return self.prompt(model, messages[-1]['content']), ()
+        with located(f'message {len(messages)}'):
+            return self.prompt(model, messages[-1]['content']), ()
 
     def stop(self, model: Model) -> tuple[str, ...]:
         """Return what ends a target besides EOS, which the data says."""

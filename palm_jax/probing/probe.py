@@ -41,8 +41,7 @@ class Finding:
       after: mean score of the changed ones.
       flips: share of the answers that change.
       p_value: McNemar's exact test of the scores; None where they are not right or wrong.
-      lower: lower end of the 95% interval of after − before.
-      upper: upper end of the interval.
+      interval: 95% interval of after − before, of the scores; None for a single text.
       examples: flips as {'text', 'changed', 'before', 'after'}.
     """
 
@@ -55,8 +54,7 @@ class Finding:
     after: float = 0.0
     flips: float = 0.0
     p_value: float | None = None
-    lower: float = 0.0
-    upper: float = 0.0
+    interval: tuple[float, float] | None = None
     examples: tuple[dict[str, Any], ...] = ()
 
     @property
@@ -132,8 +130,7 @@ def probe(
                 after=abs(float(compared.second.mean())),
                 flips=len(flips) / len(rows),
                 p_value=compared.p_value,
-                lower=compared.lower,
-                upper=compared.upper,
+                interval=compared.interval,
                 examples=tuple(
                     {
                         'text': list(cases[rows[n]].texts),

@@ -48,14 +48,15 @@ class EmbeddingReporter(RunReporter):
             x, y = (self._embed(inputs, [getattr(p, name) for p in pairs]) for name in ('text', 'second_text'))
             cosines, scores = (x * y).sum(axis=1).astype(np.float64), np.array([p.score for p in pairs])
             values = {'spearman': statistics.spearman(cosines, scores)} | values
-            low, high = statistics.interval(
+            found = statistics.interval(
                 len(pairs), lambda rows: statistics.spearman(cosines[rows], scores[rows]), _BOOTSTRAPS
             )
-            intervals['spearman'] = low, high
+            intervals = {} if found is None else {'spearman': found}
             predictions = [
                 dataclasses.asdict(p) | {'cosine': round(float(c), 6)} for p, c in zip(pairs, cosines, strict=True)
             ]
-            interval = f'95% interval {low:.4f} to {high:.4f}, {counted(len(pairs), "pair")}'
+            limits = 'n/a' if found is None else f'{found[0]:.4f} to {found[1]:.4f}'
+            interval = f'95% interval {limits}, {counted(len(pairs), "pair")}'
             lines.append(f'{"spearman":<16} {values["spearman"]:.4f}  ({interval})')
         lines += [f'{name:<16} {value:.4f}' for name, value in values.items() if name != 'spearman']
         return Measurements(

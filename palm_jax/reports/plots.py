@@ -1,4 +1,4 @@
-"""Plots of a run: its loss curves and confusion matrix."""
+"""Plots of a run, its loss curves and confusion matrix, and of effects between runs."""
 
 from __future__ import annotations
 
@@ -60,6 +60,25 @@ def plot_confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[st
                 color = 'w' if shares[i, j] > 0.5 else 'k'
                 axes.text(j, i, counts[i, j], ha='center', va='center', fontsize=small, color=color)
         axes.figure.colorbar(image, shrink=0.6, label='share of the true class')
+
+
+def plot_effects(effects: Sequence[tuple[str, float, float, float]], label: str, path: Path) -> None:
+    """Plot effects with their intervals, one below the other, beside the line of no effect.
+
+    Args:
+      effects: name, mean, and lower and upper end of the interval of each; NaN where there is no interval.
+      label: label of the axis.
+      path: file to write.
+    """
+    with _axes(path, (7, 1.2 + 0.35 * len(effects)), dpi=120) as axes:
+        places = np.arange(len(effects))[::-1]
+        for place, (_, mean, lower, upper) in zip(places, effects, strict=True):
+            axes.plot(mean, place, 'o', color='tab:blue')
+            axes.plot([lower, upper], [place, place], color='tab:blue')
+        axes.axvline(0, color='gray', linewidth=1)
+        axes.set_yticks(places, [_short(name) for name, *_ in effects])
+        axes.set(xlabel=label)
+        axes.grid(alpha=0.3, axis='x')
 
 
 @contextlib.contextmanager

@@ -165,7 +165,7 @@ class RunReport:
 def measurements_of(
     loss: float,
     metrics: Mapping[str, float],
-    interval: tuple[float, float],
+    interval: tuple[float, float] | None,
     predictions: Sequence[Mapping[str, Any]],
     baselines: Sequence[Baseline] = (),
     tables: Mapping[str, Table] | None = None,
@@ -176,18 +176,18 @@ def measurements_of(
     Args:
       loss: mean loss over the held-out part.
       metrics: metrics of the predictions by name.
-      interval: 95% confidence interval of the first metric.
+      interval: 95% confidence interval of the first metric; None where there is none.
       predictions: one row per held-out example.
       baselines: what baselines reach on the same examples, in a metric of `metrics` each.
       tables: see `Measurements`; one of the baselines is put first.
       others: see `Measurements`.
     """
     main, value = next(iter(metrics.items()))
-    low, high = interval
+    shown = 'n/a' if interval is None else f'{interval[0]:.4f} to {interval[1]:.4f}'
     rest = [f'{name.replace("_", " ")} {v:.4f}' for name, v in metrics.items() if name != main]
     lines = [
         f'validation {main.replace("_", " ")}  {value:.4f}  '
-        f'(95% interval {low:.4f} to {high:.4f}, {counted(len(predictions), "example")})',
+        f'(95% interval {shown}, {counted(len(predictions), "example")})',
         f'{"also":<16} {", ".join(rest)}',
         *(f'{"baseline":<16} {b.metric.replace("_", " ")} {b.value:.4f}: {b.name}' for b in baselines),
     ]
@@ -200,7 +200,7 @@ def measurements_of(
         tables = {'Baselines': [header, *rows], **(tables or {})}
     return Measurements(
         values,
-        {main: interval},
+        {} if interval is None else {main: interval},
         predictions,
         details,
         lines=lines,

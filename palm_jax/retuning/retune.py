@@ -242,7 +242,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         'champion': abs(float(comparison.first.mean())),
         'challenger': abs(float(comparison.second.mean())),
         'gain': comparison.gain,
-        'interval': [comparison.lower, comparison.upper],
+        'interval': comparison.interval,
         'p_value': comparison.p_value,
         'differ': bool(comparison.differ),
     }

@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse
 from starlette.concurrency import run_in_threadpool
 
 from palm_jax import __version__
-from palm_jax.errors import closest
+from palm_jax.errors import UserError, closest
 from palm_jax.inference.engine import Engine
 from palm_jax.inference.generate import Sampler, next_power_of_two
 from palm_jax.monitoring.request_log import RequestLog
@@ -102,9 +102,16 @@ class _Models:
 
     served: dict[str, ServedModel]
 
-    def find(self, name: str, fits: Callable[[Predictor], bool] = lambda _: True) -> ServedModel:
-        """Return the model of that name, if its kind of task fits the endpoint; otherwise raise Failure."""
+    def find(self, name: str | None, fits: Callable[[Predictor], bool] = lambda _: True) -> ServedModel:
+        """Return the model of that name, if its kind of task fits the endpoint; otherwise raise Failure.
+
+        A request without a name is for the only model that fits.
+        """
         fitting = [n for n, model in self.served.items() if fits(model.predictor)]
+        if name is None and len(fitting) > 1:
+            raise Failure(400, f'model: name one of these: {", ".join(fitting)}.', param='model')
+        if name is None:
+            name = fitting[0] if fitting else next(iter(self.served), '')
         if name in fitting:
             return self.served[name]
         problem = f'is for {self.served[name].predictor.kind}' if name in self.served else 'does not exist'
@@ -169,9 +176,14 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
         return texts
 
     async def respond(
-        body: protocol.GenerationRequest, texts: Texts, answer: Any, request: Request, inputs: Sequence[Any]
+        body: protocol.GenerationRequest,
+        model: ServedModel,
+        texts: Texts,
+        answer: Any,
+        request: Request,
+        inputs: Sequence[Any],
     ) -> Any:
-        kept = answer.id, models.find(body.model), request.url.path, [given for given in inputs for _ in range(body.n)]
+        kept = answer.id, model, request.url.path, [given for given in inputs for _ in range(body.n)]
         if body.stream:
             last = lambda: answer.last(texts.usage) if body.wants_usage else None  # noqa: E731
             return answers.stream(texts, *keeper.of_stream(*kept, answer.chunk, last))
@@ -184,10 +196,10 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
         """Complete prompts."""
         model = models.find(body.model, lambda predictor: isinstance(predictor, Generator))
         given = body.prompts
-        prompts = await encoding(sum(map(len, given)), lambda: list(map(model.prompt, given)))
+        prompts = await encoding(sum(map(len, given)), model.prompts, given)
         stop = model.generator.stop(model.model)
         texts = submit(body, model, prompts, stop, body.max_tokens, body.logprobs or 0)
-        return await respond(body, texts, answers.CompletionAnswer(model, body.logprobs), request, given)
+        return await respond(body, model, texts, answers.CompletionAnswer(model, body.logprobs), request, given)
 
     @router.post('/v1/chat/completions', responses=responses)
     async def chat(body: protocol.ChatRequest, request: Request) -> protocol.ChatCompletion:
@@ -201,7 +213,7 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
         max_tokens = body.max_completion_tokens or body.max_tokens
         texts = submit(body, model, [prompt], stop, max_tokens, body.top_logprobs)
         answer = answers.ChatAnswer(model, body.logprobs, bool(stop))
-        return await respond(body, texts, answer, request, [messages])
+        return await respond(body, model, texts, answer, request, [messages])
 
     return router
 
@@ -209,28 +221,33 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
 def _routes_of_heads(models: _Models, passes: ForwardPasses, keeper: Keeper) -> APIRouter:
     router = APIRouter(tags=['heads'], responses={status: errors.DOCUMENTED[status] for status in (404, 504)})
 
-    async def predict(body: protocol.HeadRequest, endpoint: str, response: Response) -> list[dict[str, Any]]:
-        """Return the fields of each text's answer; if they are kept, the response has their id."""
+    async def predict(
+        body: protocol.HeadRequest, endpoint: str, response: Response
+    ) -> tuple[str, list[dict[str, Any]]]:
+        """Return the name of the model, and the fields of each text's answer; the response has their id if kept."""
         model = models.find(body.model, lambda predictor: predictor.endpoint == endpoint)
         inputs = _inputs(body, model)
         batch_size = min(_MAX_BATCH, next_power_of_two(len(inputs)))
-        predictions = await passes(model.model.predict, inputs, batch_size=batch_size)
+        try:
+            predictions = await passes(model.model.predict, inputs, batch_size=batch_size)
+        except UserError as error:
+            raise Failure(400, str(error), param='input') from None
         rows = [{'index': i} | model.predictor.to_response(p) for i, p in enumerate(predictions)]
         if identifier := await keeper.keep(model, endpoint, inputs, rows):
             response.headers[feedback.HEADER] = identifier
-        return rows
+        return model.name, rows
 
     @router.post('/v1/classify')
     async def classify(body: protocol.HeadRequest, response: Response) -> protocol.Classification:
         """Predict a label, labels or a number for each text."""
-        rows = await predict(body, '/v1/classify', response)
-        return protocol.Classification(model=body.model, data=[protocol.Classified(**row) for row in rows])
+        name, rows = await predict(body, '/v1/classify', response)
+        return protocol.Classification(model=name, data=[protocol.Classified(**row) for row in rows])
 
     @router.post('/v1/tag')
     async def tag(body: protocol.HeadRequest, response: Response) -> protocol.Tagging:
         """Find entities in each text, with their positions in characters."""
-        rows = await predict(body, '/v1/tag', response)
-        return protocol.Tagging(model=body.model, data=[protocol.Tagged(**row) for row in rows])
+        name, rows = await predict(body, '/v1/tag', response)
+        return protocol.Tagging(model=name, data=[protocol.Tagged(**row) for row in rows])
 
     return router
 

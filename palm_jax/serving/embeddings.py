@@ -15,7 +15,7 @@ from palm_jax.serving.forward_passes import ForwardPasses
 from palm_jax.serving.models import ServedModel
 
 
-def routes(find: Callable[[str], ServedModel], passes: ForwardPasses, max_batch: int) -> APIRouter:
+def routes(find: Callable[[str | None], ServedModel], passes: ForwardPasses, max_batch: int) -> APIRouter:
     """Return the routes.
 
     Args:
@@ -40,10 +40,10 @@ def routes(find: Callable[[str], ServedModel], passes: ForwardPasses, max_batch:
         model = find(body.model)
         size = model.model.model.arch.d_model
         if body.dimensions not in (None, size):
-            raise Failure(400, f'The embeddings of {body.model!r} have {size} dimensions.', param='dimensions')
+            raise Failure(400, f'The embeddings of {model.name!r} have {size} dimensions.', param='dimensions')
         vectors, count = await passes(embed, model, body.inputs)
         return protocol.Embeddings(
-            model=body.model,
+            model=model.name,
             data=[
                 protocol.Embedding(index=i, embedding=_encoded(vector, body.encoding_format))
                 for i, vector in enumerate(vectors)

@@ -10,7 +10,7 @@ from typing import Any
 
 from palm_jax.api import loading
 from palm_jax.api.trained_model import TrainedModel
-from palm_jax.errors import UserError
+from palm_jax.errors import UserError, located
 from palm_jax.inference import decoding
 from palm_jax.inference.engine import Engine
 from palm_jax.inference.generate import begin
@@ -61,6 +61,14 @@ class ServedModel:
         if unknown := [i for i in given if i >= size]:
             raise UserError(f'Token {unknown[0]} is unknown: the vocabulary has {size}.')
         return begin(self.model.data.vocabulary, given)
+
+    def prompts(self, given: Sequence[str | Sequence[int]]) -> list[tuple[int, ...]]:
+        """Return the ids of prompts, see `prompt`; a message about one of them has its number, from 0."""
+        found = []
+        for number, one in enumerate(given):
+            with located(f'prompt {number}'):
+                found.append(self.prompt(one))
+        return found
 
 
 def parse(text: str) -> tuple[str, str]:

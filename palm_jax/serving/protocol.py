@@ -16,7 +16,7 @@ from palm_jax.serving.fields import Body, ignored, neutral, wrong
 from palm_jax.serving.unsupported import UnsupportedChatFields, UnsupportedFields
 
 FinishReason = Literal['stop', 'length']
-Text = Annotated[str, fields.TEXT]
+ModelName = Annotated[str | None, fields.TEXT]
 MaxTokens = Annotated[int | None, fields.MAX_TOKENS]
 MAX_INPUTS = 1024
 MAX_PROMPTS = 64
@@ -40,7 +40,7 @@ class GenerationRequest(UnsupportedFields):
     """Fields that completions and chats share; see `inference.generate.Sampler` for those of sampling.
 
     Attributes:
-      model: name of a served model.
+      model: name of a served model; null where a single one can answer.
       n: completions per prompt.
       seed: seed of the random choices; None draws one.
       stop: strings that end a completion and are left out of it.
@@ -48,7 +48,7 @@ class GenerationRequest(UnsupportedFields):
       stream_options: options of the stream.
     """
 
-    model: Text
+    model: ModelName = None
     temperature: float = Field(1.0, ge=0, le=10)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=-1, le=1_000_000, description='0 and -1 keep every token.')
@@ -148,9 +148,14 @@ class ChatRequest(GenerationRequest, UnsupportedChatFields):
 
 
 class HeadRequest(Body):
-    """Request of /v1/classify and /v1/tag: texts for a model with a head."""
+    """Request of /v1/classify and /v1/tag: texts for a model with a head.
 
-    model: Text
+    Attributes:
+      model: name of a served model; null where a single one can answer.
+      input: texts, none of them empty.
+    """
+
+    model: ModelName = None
     input: Annotated[str | list[str], fields.text_or_texts(MAX_INPUTS)]
     second_input: Annotated[str | list[str] | None, fields.text_or_texts(MAX_INPUTS)] = Field(
         None, description='For a model of text pairs: the second text of each.'
@@ -163,12 +168,13 @@ class EmbeddingRequest(Body):
     """Request of /v1/embeddings: texts for any model.
 
     Attributes:
+      model: name of a served model; null where a single one can answer.
       input: a text, token ids, or a list of either.
       encoding_format: `float` for lists of numbers; `base64` for little-endian float32, which OpenAI's clients ask for.
       dimensions: size of the model's embeddings; they are not shortened.
     """
 
-    model: Text
+    model: ModelName = None
     input: Annotated[str | list[str] | list[int] | list[list[int]], fields.prompts(MAX_INPUTS)]
     encoding_format: Literal['float', 'base64'] = 'float'
     dimensions: int | None = Field(None, ge=1)

@@ -16,7 +16,12 @@ from palm_jax.errors import UserError, closest
 from palm_jax.training.checkpoints import Checkpoints
 from palm_jax.training.state import TrainState
 
-_SMALLER_IS_BETTER = re.compile(r'.*(loss|error|perplexity)')
+_SMALLER_IS_BETTER = re.compile(r'.*(loss|error|perplexity)|bits_per_byte')
+
+
+def is_smaller_better(metric: str) -> bool:
+    """Return whether a metric is better when smaller, by its name: losses, errors, perplexities, bits per byte."""
+    return bool(_SMALLER_IS_BETTER.fullmatch(metric))
 
 
 @checked
@@ -38,7 +43,7 @@ class BestMetric:
         """Whether a value beats the best so far (None for the first); NaN beats nothing."""
         if than is None or math.isnan(value):
             return not math.isnan(value)
-        return value < than if _SMALLER_IS_BETTER.fullmatch(self.metric) else value > than
+        return value < than if is_smaller_better(self.metric) else value > than
 
 
 def best_metric(metric: str | None = None, patience: Annotated[int, AtLeast(1)] | None = None) -> BestMetric | None:

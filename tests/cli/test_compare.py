@@ -31,6 +31,17 @@ def test_mcnemar_by_hand():
     np.testing.assert_allclose([result.lower, result.upper], -9 / 65 + 1.96 * error * np.array([-1, 1]), atol=0.02)
 
 
+def test_one_example_shows_no_difference(tmp_path, capsys):
+    first, second = write(tmp_path / 'first', ['y']), write(tmp_path / 'second', ['x'])
+    main([first, second])
+    shown = capsys.readouterr().out
+    assert 'No significant difference' in shown and 'second is better by 1, on a single example' in shown
+    assert 'interval' not in shown
+    written = json.dumps({'text': 'a\u2028b', 'label': 'x', 'predicted': 'x'}, ensure_ascii=False)
+    (tmp_path / 'first' / 'predictions.jsonl').write_text(written + '\n')
+    main([first, first])  # a line separator of Unicode does not end a line
+
+
 def test_it_says_plainly_whether_they_differ(tmp_path, capsys):
     first = write(tmp_path / 'first', ['x'] * 60 + ['y'] * 40)
     better = write(tmp_path / 'better', ['x'] * 90 + ['y'] * 10)

@@ -5,8 +5,8 @@ from pathlib import Path
 import gin
 import pytest
 
-from palm_jax.cli.command_line import split_flags
 from palm_jax.configuration.compose import compose, render, select_used
+from palm_jax.configuration.flags import split_flags
 from palm_jax.configuration.load import load
 from palm_jax.configuration.statements import GinText, Macro, Reference, read_flag, read_statements
 from palm_jax.errors import UserError

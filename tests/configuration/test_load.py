@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from palm_jax.cli.command_line import split_flags
 from palm_jax.configuration import record
+from palm_jax.configuration.flags import split_flags
 from palm_jax.configuration.load import load
 from palm_jax.configuration.types import fits
 from palm_jax.errors import UserError
@@ -29,6 +29,8 @@ def build(*flags, files=(TINY,)):
 
 FLAGS = {
     'misspelt macro': ('--gin.TRIAN_STEPS=5', r'TRIAN_STEPS.*Did you mean TRAIN_STEPS\?'),
+    'the name in Python': ('--gin.base=runs/tiny', r'no macro is called base. Did you mean INITIAL_CHECKPOINT_PATH\?'),
+    'the name elsewhere': ('--gin.lr=1', r'no macro is called lr. Did you mean LEARNING_RATE\?'),
     'text for a number': ('--gin.TRAIN_STEPS=abc', 'TRAIN_STEPS.*must be a whole number.*abc'),
     'fraction for a whole number': ('--gin.TRAIN_STEPS=2.5', 'must be a whole number'),
     'number for a text': ('--gin.MODEL_DIR=7', 'MODEL_DIR.*must be a text'),

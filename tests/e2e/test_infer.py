@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,18 +42,29 @@ def test_every_row_is_answered_in_its_place(classifier, tmp_path):
     flags = ('--input', tmp_path / 'in.jsonl', '--output', tmp_path / 'out.jsonl', '--batch_size=16')
     result = infer(f'--gin_file={classifier}/config.gin', *flags)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert 'predicted  38 rows, 2 with an error' in result.stdout and 'rows/s' in result.stderr
+    assert (
+        'predicted  38 of 40 rows; 2 rows could not be, and the output says why: ' in result.stdout
+        and 'rows/s' in result.stderr
+    )
     lines = read(tmp_path / 'out.jsonl')
     assert [line.get('id') for line in lines] == [None if i in (7, 20) else i for i in range(40)]
     assert 'in.jsonl, line 8' in lines[7]['error'] and 'Did you mean txt?' in lines[20]['error']
     model = loading.load(classifier)
     for line, said in zip((lines[0], lines[39]), model.predict([lines[0]['text'], lines[39]['text']]), strict=True):
         assert line['probabilities'] == pytest.approx(said, abs=1e-5) and line['predicted'] == next(iter(said))
-    broken = tmp_path / 'broken'  # an output that exists is refused before the model is loaded
-    broken.mkdir()
-    (broken / 'config.gin').write_text('not gin')
-    again = infer(f'--gin_file={broken}/config.gin', *flags)
-    assert again.returncode == 2 and 'exists already' in again.stderr and 'Traceback' not in again.stderr
+    shutil.copytree(classifier, broken := tmp_path / 'broken')  # an output is refused before the model is loaded
+    shutil.rmtree(next((broken / 'checkpoints').iterdir()) / 'state' / 'd')
+    refused = lambda *more: infer(f'--gin_file={broken}/config.gin', *flags, *more)  # noqa: E731
+    complete = refused()
+    assert complete.returncode == 2 and 'exists already, and is complete: nothing has changed' in complete.stderr
+    assert f'--output={tmp_path}/out_2.jsonl, or remove it: rm {tmp_path}/out.jsonl' in complete.stderr
+    assert "is of something else: flags [], now [['BATCH_SIZE', '3']]" in refused('--gin.BATCH_SIZE=3').stderr
+    (tmp_path / 'in.jsonl').write_text('\n'.join(rows[1:]))
+    with (broken / 'config.gin').open('a') as file:
+        file.write('# changed\n')
+    changed = refused().stderr
+    expected = r"something else: input '\w+', now '\w+', config.gin '\w+', now '\w+'\. To predict"
+    assert re.search(expected, changed) and 'Traceback' not in changed, changed
 
 
 def cut_after(whole, cut, note, lines):
@@ -62,29 +75,34 @@ def cut_after(whole, cut, note, lines):
 
 
 @pytest.fixture
-def begun(made, tmp_path, monkeypatch):
+def begun(made, tmp_path):
     """A base, rows, their predictions, and a function that leaves the first of them as a kill would."""
     model, source, whole = loading.load(made / 'base'), tmp_path / 'in.jsonl', tmp_path / 'whole.jsonl'
     lines = [{'text': f'the square\u2028of {i}', 'error': 'mine'} for i in range(11)]
     lines[4] = {'txt': 'no text here'}
     source.write_text('\n'.join(json.dumps(line, ensure_ascii=False) for line in lines))
-    notes = []
-    unlink = Path.unlink
-
-    def keep_note(path, *arguments):
-        notes.extend([path.read_text()] if path.name.endswith('.part.json') else [])
-        unlink(path, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, 'unlink', keep_note)
-        assert predictions.write(model, str(source), str(whole), {'flags': [('A', '1')]}, batch_size=4) == (10, 1)
-    (note,) = notes
+    assert predictions.write(model, str(source), str(whole), {'flags': [('A', '1')]}, batch_size=4) == (10, 1)
+    note = whole.with_name('whole.jsonl.made_from.json').read_text()
 
     def cut(name, lines):
         cut_after(whole, tmp_path / name, note, lines)
         return str(tmp_path / name)
 
     return model, source, whole, cut
+
+
+def test_a_finished_output_says_what_has_changed_since(begun, tmp_path):
+    model, source, whole, _ = begun
+    flags = {'flags': [('A', '1')]}
+    with pytest.raises(UserError, match=r'whole.jsonl exists already, and is complete: nothing has changed since'):
+        predictions.write(model, str(source), str(whole), flags)
+    checkpoint = tmp_path / 'run' / '7'
+    shutil.copytree(model.checkpoint, checkpoint)
+    with pytest.raises(UserError, match=r"is of something else: checkpoint '2 \(\w+\)', now '7 \(\w+\)'. To predict"):
+        predictions.write(dataclasses.replace(model, checkpoint=checkpoint), str(source), str(whole), flags)
+    whole.with_name('whole.jsonl.made_from.json').unlink()
+    with pytest.raises(UserError, match=r'whole.jsonl exists already\. To predict again, name another file'):
+        predictions.write(model, str(source), str(whole), flags)
 
 
 def test_what_was_begun_is_continued_line_by_line(begun, tmp_path, capsys):

@@ -17,7 +17,10 @@ from tests.support.once import made_once
 from tests.support.paths import ROOT
 from tests.support.runs import run
 
-FITTED = ('--gin.VOCABULARY=sentencepiece', '--gin.VOCABULARY_SIZE=320', '--gin.EXTRA_IDS=16', '--gin.TRAIN_STEPS=2')
+FITTED = (
+    '--gin.VOCABULARY=sentencepiece', '--gin.VOCABULARY_SIZE=320', '--gin.EXTRA_IDS=16', '--gin.NUM_LAYERS=1',
+    '--gin.EVAL_PERIOD=2', '--gin.TRAIN_STEPS=2',
+)  # fmt: skip
 ALONE = """
 import sys
 sys.modules.update(dict.fromkeys(('tensorflow', 'seqio', 'tensorflow_text', 'tensorflow_datasets')))  # no module
@@ -76,7 +79,9 @@ from palm_jax.inference.engine import Engine
 from palm_jax.serving import models
 engine = Engine(2)
 models.fill(engine, models.load(['run'], []))
-assert api.load('saved').generate(['the square of 7'], Sampler(max_tokens=8, temperature=0.0)) == [text]
+saved = api.load('saved')
+assert saved.data.vocabulary.fingerprint == model.data.vocabulary.fingerprint
+assert saved.generate(['the square of 7'], Sampler(max_tokens=8, temperature=0.0)) == [text]
 """,
     )
 
@@ -104,6 +109,25 @@ assert Path('tuned/vocabulary.model').read_bytes() == Path('run/vocabulary.model
     )
 
 
+def corpus(text, name='sentencepiece'):
+    """The text and vocabulary of a run with the flags `FITTED`."""
+    return Corpus('unused', name, 320, 16, train_files=str(text))
+
+
+def test_a_grown_text_keeps_the_vocabulary_of_the_run_and_a_failed_attempt_has_none(moved, tmp_path):
+    kept, grown = (moved / 'run' / 'vocabulary.model').read_bytes(), corpus(write_text(tmp_path / 'grown.txt', 1800))
+    grown.prepare(RunDirectory(moved / 'run'))
+    assert grown.vocabulary_path.read_bytes() == kept
+    attempt = RunDirectory(tmp_path / 'attempt')  # it ended before a checkpoint was saved
+    attempt.path.mkdir()
+    attempt.sentencepiece_vocabulary.write_bytes(b'of another size')
+    again = corpus(write_text(tmp_path / 'text.txt'))
+    again.prepare(attempt)
+    again.vocabulary.save(attempt.path)
+    assert attempt.sentencepiece_vocabulary.read_bytes() == kept
+
+
+@pytest.mark.slow
 def test_a_run_that_continues_on_a_grown_text_keeps_its_vocabulary(moved, tmp_path):
     shutil.copytree(moved / 'run', tmp_path / 'run')
     text, kept = write_text(tmp_path / 'text.txt', 1800), (moved / 'run' / 'vocabulary.model').read_bytes()
@@ -113,6 +137,7 @@ def test_a_run_that_continues_on_a_grown_text_keeps_its_vocabulary(moved, tmp_pa
     assert RunDirectory(tmp_path / 'run').steps()[-1] == 3
 
 
+@pytest.mark.slow
 def test_a_vocabulary_of_an_attempt_that_saved_nothing_is_replaced(moved, tmp_path):
     text, stale = write_text(tmp_path / 'text.txt'), tmp_path / 'run' / 'vocabulary.model'
     stale.parent.mkdir()
@@ -128,8 +153,10 @@ def test_a_vocabulary_that_is_gone_is_read_from_the_checkpoint_or_a_copy(moved, 
     shutil.copy(file, copy)
     for cut in (lambda: file.unlink(), lambda: file.write_bytes(copy.read_bytes()[:1000])):
         cut()
-        fingerprint = api.load(tmp_path / 'run').data.vocabulary.fingerprint
-        assert fingerprint == SentencePiece(str(copy)).fingerprint
+        here = corpus(tmp_path / 'no text')
+        here.prepare(RunDirectory(tmp_path / 'run'))
+        assert here.vocabulary.text.fingerprint == SentencePiece(str(copy)).fingerprint
+    assert api.load(tmp_path / 'run').data.vocabulary.text.fingerprint == SentencePiece(str(copy)).fingerprint
     assert api.load(tmp_path / 'run', VOCABULARY=str(copy)).data.vocabulary.text.path == str(copy)
 
 
@@ -138,13 +165,12 @@ def test_a_vocabulary_that_is_not_there_is_the_runs_only_if_the_run_was_trained_
     shutil.copytree(moved / 'run', tmp_path / 'run')
     run_here, text = RunDirectory(tmp_path / 'run'), write_text(tmp_path / 'text.txt')
     gone = str(tmp_path / ('a folder with a long name ' * 5) / 'gone.model')
-    named = lambda name: Corpus('unused', name, 320, 16, train_files=str(text))  # noqa: E731
     with pytest.raises(UserError, match=re.escape(f'No vocabulary at {gone}')):
-        named(gone).prepare(run_here)
+        corpus(text, gone).prepare(run_here)
     config = run_here.config.read_text()
     halves = f"'{gone[:60]}' \\\n    '{gone[60:]}'"  # as gin breaks a long string
     for written in (repr(gone), halves):
         run_here.config.write_text(config.replace("VOCABULARY = 'sentencepiece'", f'VOCABULARY = {written}'))
-        corpus = named(gone)
-        corpus.prepare(run_here)
-        assert corpus.vocabulary_path == run_here.sentencepiece_vocabulary
+        named = corpus(text, gone)
+        named.prepare(run_here)
+        assert named.vocabulary_path == run_here.sentencepiece_vocabulary

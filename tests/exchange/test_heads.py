@@ -30,7 +30,7 @@ from palm_jax.predictors.tag_predictor import TagPredictor
 from tests.support.models import initial, shaken
 
 L = 28
-TEXTS = ['the square of 3', 'is 9', 'naïve — 中文 😀', 'two  blanks\tand a tab', '', 'x' * 60]
+TEXTS = ['the square of 3', 'is 9', 'naïve — 中文 😀', 'two  blanks\tand a tab', 'x' * 60]
 LABELS = {'classes': 'abc', 'sets': ('a', 'b|c', 'a|c'), 'numbers': ('0.1', '2.5', '-7'), 'pairs': 'abc'}
 KINDS = {'classes': SingleLabel(), 'sets': LabelSet(), 'numbers': Number(), 'pairs': SingleLabel()}
 LLAMA = {'norm': 'rmsnorm', 'parallel': False, 'logit_scale': 1.0}

@@ -46,6 +46,13 @@ def test_labels_count_when_all_are_right():
     np.testing.assert_allclose(result['area_under_roc'], 1.0)
 
 
+def test_an_interval_needs_two_examples_and_a_metric_that_is_defined():
+    assert statistics.interval(1, lambda rows: 1.0) is None
+    assert statistics.interval(5, lambda rows: float('nan')) is None
+    low, high = statistics.interval(2, lambda rows: float(rows.mean()))
+    assert (low, high) == (0.0, 1.0)
+
+
 def test_numbers_are_scipys():
     rng = np.random.default_rng(0)
     labels = rng.normal(size=50)

@@ -157,6 +157,15 @@ def test_one_text_is_one_text_and_no_text_is_refused(trained):
             with pytest.raises(UserError, match=message):
                 model.predict(wrong)
         assert model.predict([]) == []
+    for model in (classes, tags, pairs):
+        for empty in ('', ' \n', '\u3000'):
+            with pytest.raises(UserError, match=r'Input 1.* is empty'):
+                model.predict(['a', empty])
+    with pytest.raises(UserError, match='Input 1, part 1, is empty'):
+        classes.predict(['a', 'b'], ['c', ''])
+    with pytest.raises(UserError, match='Input 0 is empty'):
+        tags.predict([[]])
+    assert text.generate(['']) == text.generate('')  # of a language model the beginning of a new text
     for model, kind in ((classes, 'pair of texts'), (tags, 'list of words')):
         with pytest.raises(UserError, match=rf"Input 0 is {{'text': 'a'}}; give a text or a {kind}"):
             model.predict({'text': 'a'})

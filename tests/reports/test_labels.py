@@ -49,6 +49,14 @@ def test_label_sets_are_correct_as_a_whole():
     assert [row[0] for row in measured.tables['The worst errors'][1:]] == ['t3', 't1']
 
 
+@pytest.mark.parametrize('kind', [SingleLabel(), LabelSet(), Number()])
+def test_one_example_has_no_interval(kind):
+    scores, label = np.array([[1.0, -1.0]]), {SingleLabel: np.array([0]), LabelSet: np.array([[1.0, 0.0]])}
+    labels = label.get(type(kind), np.array([0.5]))
+    measured = evaluate(kind, 0.4, ['a', 'b'], TEXTS[:1], scores, labels)
+    assert not measured.intervals and '(95% interval n/a, 1 example)' in measured.lines[0]
+
+
 def test_numbers():
     labels, predicted = np.array([0.0, 1.0, 2.0, 3.0]), np.array([0.0, 1.5, 2.0, 2.0])
     measured = evaluate(Number(), 0.4, [], TEXTS, predicted[:, None], labels)

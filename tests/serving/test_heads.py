@@ -44,7 +44,7 @@ def ask(site, path, body):
 
 
 def test_every_kind_of_head(site, kinds):
-    texts = ['ein Text', '', ' \n', '中文' * 40, '\u3000', 'Ann met Bob.']
+    texts = ['ein Text', '中文' * 40, '.', 'Ann met Bob.']
     for name in ('classes', 'labels'):
         rows = ask(site, '/v1/classify', {'model': name, 'input': texts}).json()['data']
         assert [row['index'] for row in rows] == list(range(len(texts)))
@@ -68,8 +68,46 @@ def test_wrong_bodies_are_answered_clearly(site):
     ):
         answer = ask(site, '/v1/classify', body | {'model': 'pairs'})
         assert answer.status_code == 400 and message in answer.json()['error']['message'], answer.text
+    for path, model, key in (
+        ('/v1/classify', 'classes', 'input'), ('/v1/classify', 'labels', 'input'), ('/v1/tag', 'tags', 'input'),
+        ('/v1/completions', 'text_to_text', 'prompt'), ('/v1/completions', 'chat', 'prompt'),
+    ):  # fmt: skip
+        for empty in ('', ' \n', '\u3000'):
+            answer = ask(site, path, {'model': model, key: ['a', empty]})
+            assert answer.status_code == 400, (model, answer.text)
+            assert re.search(r'^(Input|prompt) 1\b.* is empty', answer.json()['error']['message']), answer.text
+    for model in ('chat', 'text_to_text'):
+        messages = [{'role': 'user', 'content': 'a'}, {'role': 'user', 'content': ' '}]
+        answer = ask(site, '/v1/chat/completions', {'model': model, 'messages': messages})
+        assert answer.status_code == 400 and 'message 2: ' in answer.json()['error']['message'], answer.text
+    answer = ask(site, '/v1/classify', {'model': 'pairs', 'input': ['a', 'b'], 'second_input': ['c', '']})
+    assert answer.status_code == 400 and answer.json()['error']['param'] == 'input'
+    assert 'Input 1, part 1, is empty' in answer.json()['error']['message']
     answer = ask(site, '/v1/classify', {'model': 'tags', 'input': 'a'})
     assert answer.status_code == 404 and 'is for tag' in answer.json()['error']['message']
+
+
+def test_the_only_model_needs_no_name(kinds):
+    bodies = {
+        'classes': ('/v1/classify', {'input': 'a'}),
+        'tags': ('/v1/tag', {'input': 'a'}),
+        'text': ('/v1/completions', {'prompt': 'a', 'max_tokens': 1}),
+        'chat': ('/v1/chat/completions', {'messages': [{'role': 'user', 'content': 'a'}], 'max_tokens': 1}),
+    }
+    with running({'classes': kinds['classes'], 'text': kinds['text']}) as site:  # a single one for each endpoint
+        for name in ('classes', 'text'):
+            path, body = bodies[name]
+            for given in (body, body | {'model': None}, body | {'model': name}):
+                answer = ask(site, path, given)
+                assert answer.status_code == 200 and answer.json()['model'] == name, answer.text
+        answer = ask(site, '/v1/tag', {'input': 'a'})
+        assert answer.status_code == 404 and 'No served model can do this' in answer.json()['error']['message']
+    with running(kinds) as site:
+        for name in ('classes', 'text', 'chat'):
+            answer = ask(site, *bodies[name])
+            assert answer.status_code == 400 and answer.json()['error']['param'] == 'model', answer.text
+            assert name in answer.json()['error']['message']
+        assert ask(site, *bodies['tags']).json()['model'] == 'tags'
 
 
 def test_the_bodies_in_the_documents_are_answered(site):

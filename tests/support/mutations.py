@@ -18,7 +18,7 @@ VALID = [
     ('POST', '/v1/chat/completions', {'model': 'chat'} | CHAT),
     ('POST', '/v1/classify', {'model': 'classes', 'input': ['a', 'naïve 中文'], 'user': 'me'}),
     ('POST', '/v1/classify', {'model': 'pairs', 'input': 'a', 'second_input': 'b'}),
-    ('POST', '/v1/tag', {'model': 'tags', 'input': ['Ann met Bob.', '']}),
+    ('POST', '/v1/tag', {'model': 'tags', 'input': ['Ann met Bob.', 'No one.']}),
     ('GET', '/v1/models', None), ('GET', '/v1/models/text', None), ('GET', '/health', None), ('GET', '/ready', None),
     ('GET', '/metrics', None), ('GET', '/', None), ('GET', '/openapi.json', None),
 ]  # fmt: skip

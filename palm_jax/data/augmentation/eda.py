@@ -109,4 +109,4 @@ def swap(words: Sequence[str], count: int, rng: np.random.Generator) -> list[str
 def delete(words: Sequence[str], probability: float, rng: np.random.Generator) -> list[str]:
     """Drop each word with a probability; if none is left, keep a random one."""
     kept = [word for word, draw in zip(words, rng.random(len(words)), strict=True) if draw >= probability]
-    return kept or [words[rng.integers(len(words))]]
+    return kept or [words[int(rng.integers(len(words)))]]

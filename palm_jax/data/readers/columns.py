@@ -30,6 +30,7 @@ _NAMES = {
 }
 _NUMBER_OR_DATE = re.compile(r'[-+]?[0-9]+([.,][0-9]+)?(e[-+]?[0-9]+)?|[0-9]{4}-[0-9]{2}-[0-9]{2}.*', re.IGNORECASE)
 _SENTENCE = re.compile(r'\S+\s+\S+\s+.*[.!?…]["”’]?|.*[。！？]["”’]?', re.DOTALL)
+_BETWEEN_TEXTS = re.compile(r'(?<=[\'"])\s+(?=[\'"])')
 _LONGEST_NAME, _MOST_WORDS = 80, 8
 _SHOWN_COLUMNS = 40
 _MULTILABEL = 'For several labels per text: --gin_file=gin/heads/multilabel.gin'
@@ -95,7 +96,8 @@ def label(row: Row, column: str, binding: str) -> str:
     found = as_text(value).strip()
     if not found:
         raise UserError(f'{row.location}: the column {column!r} is empty.')
-    if _list_of_texts(found) is not None:
+    written = _written_list(found)
+    if written and all(isinstance(item, str) for item in written):  # `[1]` may be a name
         raise _wrong(row, column, value, 'one label', _MULTILABEL)
     return found
 
@@ -108,7 +110,8 @@ def labels(row: Row, column: str, binding: str) -> Labels:
     """
     value = find(row, column, binding)
     if isinstance(value, str):
-        value = _list_of_texts(value.strip()) or value
+        written = _written_list(value.strip())
+        value = value if written is None else written
     if isinstance(value, dict):
         raise _wrong(row, column, value, 'labels')
     if not isinstance(value, list):
@@ -181,14 +184,21 @@ def _wrong(row: Row, column: str, value: Any, wanted: str, advice: str = '') -> 
     return UserError(f'{row.location}: {what} {advice}'.rstrip())
 
 
-def _list_of_texts(cell: str) -> list[Any] | None:
-    """Return the list that a cell writes as JSON or as Python does, with texts in quotes; None if it is none."""
-    if not (cell.startswith('[') and cell.endswith(']')):
+def _written_list(cell: str) -> list[Any] | None:
+    """Return the list of texts and numbers that a cell writes; None if it is none.
+
+    It is written as JSON or as Python does, also as a tuple or a set, or as NumPy does: `['a' 'b']`.
+    """
+    if (cell[:1], cell[-1:]) not in (('[', ']'), ('(', ')'), ('{', '}')):
         return None
-    value: Any = None
-    with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-        value = json.loads(cell) if '"' in cell else ast.literal_eval(cell)
-    return value if isinstance(value, list) and all(isinstance(item, str) for item in value) and value else None
+    written = cell if ',' in cell else _BETWEEN_TEXTS.sub(', ', cell)
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            value = read(written)
+            found = sorted(value, key=str) if isinstance(value, set) else value
+            is_list = isinstance(found, list | tuple) and all(isinstance(item, str | int | float) for item in found)
+            return list(found) if is_list else None
+    return None
 
 
 def _listed(names: Collection[str]) -> str:

@@ -174,6 +174,14 @@ def _other_delimiter(cells: Sequence[str], file: File) -> str | None:
     return next((mark for mark in ';\t|,' if mark != DELIMITERS[file.suffix] and mark in cells[0]), None)
 
 
+def _count_rows(file: File, layout: Layout) -> int | None:
+    """Return the number of rows that a file has in a layout; None if a row cannot be read."""
+    try:
+        return sum(bool(parse()) for parse in rows(file, layout))
+    except UserError:
+        return None
+
+
 class _Parser:
     """Turns the cells of a file into rows, and counts what it should say about them.
 
@@ -186,7 +194,7 @@ class _Parser:
     def __init__(self, file: File, names: list[str], layout: Layout):
         self._file, self._layout, self._width = file, layout, len(names)
         self._names = [name for name in names if name]
-        self._num_rows, self._num_ignored, self._num_quoted, self._num_doubled = 0, 0, 0, 0
+        self._num_rows, self._num_ignored, self._num_quoted, self._num_doubled, self._num_opened = 0, 0, 0, 0, 0
 
     def parse(self, values: list[str] | _Unreadable, location: str) -> Row:
         """Return the row of the cells of a line.
@@ -206,6 +214,7 @@ class _Parser:
         self._num_ignored += bool(rest)
         quoted = [value for value in values if len(value) > 1 and value[0] == value[-1] == '"']
         self._num_quoted += bool(quoted)
+        self._num_opened += any(value.startswith('"') and value.count('"') % 2 == 1 for value in values)
         self._num_doubled += any('""' in value[1:-1] for value in quoted)
         return Row(dict(zip(self._names, values[:count], strict=True)), location)
 
@@ -222,6 +231,18 @@ class _Parser:
             _warn(
                 f'{self._file.name}: {self._num_quoted:,} {rows} texts in quotation marks, which are part of the text '
                 'here; --gin.QUOTING=True removes them'
+            )
+        elif self._num_opened and not _quoting(self._file, self._layout):
+            num_quoted = _count_rows(self._file, dataclasses.replace(self._layout, quoting=True))
+            other = 'the file cannot be read with --gin.QUOTING=True'
+            if num_quoted is not None:
+                other = (
+                    f'with --gin.QUOTING=True the file has {counted(num_quoted, "row")}, which is right if these texts '
+                    'go on in the next line or column'
+                )
+            _warn(
+                f'{self._file.name}: {self._num_opened:,} {rows} a text that begins with a quotation mark and does not '
+                f'end with one, which is part of the text here; {other}'
             )
 
     def _misfit(self, values: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Rows of JSON and JSON lines; questions in SQuAD's format."""
+"""Rows of JSON and JSON lines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from palm_jax.characters import check_characters
+from palm_jax.data.readers import squad
 from palm_jax.data.readers.files import File, check_text
 from palm_jax.errors import UserError, closest
 from palm_jax.wording import counted
 
-UNANSWERABLE = 'unanswerable'  # the answer to a SQuAD 2 question that has none
 _DEEPEST = 100  # lists and objects inside one another
 _MOST_DIGITS = 4000  # below the limit of Python's own conversion
 
@@ -89,8 +89,8 @@ def items(file: File, part: str | None) -> list[tuple[Any, str]]:
     """
     name = file.name
     value = _load(file.text(), name)
-    if isinstance(value, dict) and part is None and _is_squad(value):
-        return _squad(value, name)
+    if isinstance(value, dict) and part is None and squad.is_nested(value):
+        return squad.questions(value, name)
     if part is not None:
         lists = value if isinstance(value, dict) else {}
         names = [key for key in lists if fnmatch.fnmatchcase(key, part)]
@@ -177,34 +177,3 @@ def _constant(name: str) -> str | None:
 
 def _too_deep(location: str) -> UserError:
     return UserError(f'{location}: lists and objects are nested more than {_DEEPEST} levels deep.')
-
-
-def _is_squad(value: dict[str, Any]) -> bool:
-    articles = value.get('data')
-    return isinstance(articles, list) and all(isinstance(a, dict) and 'paragraphs' in a for a in articles)
-
-
-def _squad(value: dict[str, Any], path: str) -> list[tuple[Any, str]]:
-    found: list[tuple[Any, str]] = []
-    paragraphs = [p for article in value['data'] for p in _part(article, 'paragraphs', path, list)]
-    for number, paragraph in enumerate(paragraphs, 1):
-        location = f'{path}, paragraph {number}'
-        for question in _part(paragraph, 'qas', location, list):
-            asked = _part(question, 'question', location, str)
-            location = f'{path}, question {question.get("id", len(found) + 1)}'
-            given = _part(question, 'answers', location, list)
-            answers = list(dict.fromkeys(_part(answer, 'text', location, str) for answer in given)) or [UNANSWERABLE]
-            context = _part(paragraph, 'context', location, str)
-            values = {'question': asked, 'context': context, 'answer': answers[0], 'answers': answers}
-            found.append((values, location))
-    return found
-
-
-def _part(value: Any, name: str, location: str, kind: type) -> Any:
-    if not isinstance(value, dict) or name not in value:
-        found = ', '.join(value) if isinstance(value, dict) else type(value).__name__
-        raise UserError(f"{location}: SQuAD's format requires {name!r} here; found: {found}.")
-    if not isinstance(value[name], kind):
-        wanted, found = ('a list' if kind is list else 'a text'), type(value[name]).__name__
-        raise UserError(f"{location}: SQuAD's format requires {wanted} in {name!r}; found: {found}.")
-    return value[name]

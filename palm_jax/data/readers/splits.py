@@ -61,10 +61,16 @@ def read_split(
         given = (train_files, 'TRAIN_FILES') if split == 'train' else (validation_files, 'VALIDATION_FILES')
         return list(read(*given))
     items = read(train_files, 'TRAIN_FILES')
-    chosen = choose_held_out([keys(item) for item in items], [names(item) for item in items], held_out)
+    names_of = [names(item) for item in items]
+    chosen = choose_held_out([keys(item) for item in items], names_of, held_out)
     if not any(chosen):
+        counts = collections.Counter(name for of_one in names_of for name in set(of_one))
+        are_alone = len(items) > 1 and all(any(counts[name] == 1 for name in of_one) for of_one in names_of)
+        why = 'too few to hold some out for validation'
+        if are_alone:
+            why = 'each with a class that no other has, so that none can be held out for validation'
         raise UserError(
-            f'TRAIN_FILES = {train_files!r} has {len(items)} {what}, too few to hold some out for validation. '
+            f'TRAIN_FILES = {train_files!r} has {len(items)} {what}, {why}. '
             'Name a validation file: --gin.VALIDATION_FILES=...'
         )
     return [item for item, is_chosen in zip(items, chosen, strict=True) if is_chosen == (split == 'validation')]

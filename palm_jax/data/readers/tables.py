@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import Any
 
 from palm_jax.data.readers import columns as columns_of
-from palm_jax.data.readers import delimited, json_rows
+from palm_jax.data.readers import delimited, json_rows, squad
 from palm_jax.data.readers.bad_rows import BadRows, shared_bad_rows
 from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.files import COMPRESSED, File, glob_files
@@ -38,7 +38,8 @@ def read(
         `.csv`: comma-separated, with quotation marks; `.tsv`: tab-separated, without; both after a header;
         `.txt`: tab-separated, without a header; `.jsonl`: one object per line; `.parquet`;
         `.json`: a list of objects or of lists; `file.json#name` (or a glob of names) selects lists from an object
-        that holds several; SQuAD questions become rows with `question`, `context`, `answer` and `answers`.
+        that holds several; SQuAD questions become rows with `question`, `context`, `answer` and `answers`,
+          and so do rows with `answers` as Hugging Face's datasets has them, in every format.
       columns: (macro, name) of the columns that every row must have, with any value.
       binding: macro that holds the pattern, for messages.
       layout: names of columns of a file without a header, and quotation marks.
@@ -58,6 +59,7 @@ def read(
         is_doubtful = delimited.header_looks_like_data(file, layout)
 
         def check_columns(row: Row, is_doubtful: bool = is_doubtful) -> Row:
+            row = squad.with_answer(row)
             for name_binding, column in columns:
                 columns_of.find(row, column, name_binding, is_doubtful, wanted)
             return row

@@ -115,13 +115,13 @@ def _evaluate_task(
             raise
         raise UserError(f'A metric of task {name!r} failed with {error.__cause__!r}.') from error
     metrics = {key: float(value) for key, value in results.result()[task.name].items()}
+    count = sum(1 for _ in evaluator.cached_task_datasets[task.name])
     samples = _bootstrap(task, evaluator, outputs[task.name])
     intervals = {
         key: tuple(np.quantile([sample[key] for sample in samples], [0.025, 0.975]).tolist())
         for key in metrics
-        if samples and all(key in sample for sample in samples)
+        if count > 1 and samples and all(key in sample for sample in samples)
     }
-    count = sum(1 for _ in evaluator.cached_task_datasets[task.name])
     return Evaluated(count, metrics, intervals)
 
 

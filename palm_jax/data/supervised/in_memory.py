@@ -120,6 +120,8 @@ class InMemoryData(abc.ABC):
             f'{self._num_truncated.get(split, 0) / counts[split]:.1%} of the {name} rows are cut'
             for split, name in zip(SPLITS, ('training', 'held-out'), strict=True)
         )
+        if warning := overview.warning_of_few(counts['validation'], self.noun):
+            _LOGGER.warning(warning)
         if shared := count_shared(texts['train'], texts['validation']):
             _LOGGER.warning(
                 f'{shared:,} of {counts["validation"]:,} held-out {self.noun}s are also in the training part '

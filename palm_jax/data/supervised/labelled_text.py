@@ -17,6 +17,7 @@ from palm_jax.data.readers.columns import Labels
 from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.row import Row
 from palm_jax.data.readers.splits import Split, read_split
+from palm_jax.data.supervised import label_hints
 from palm_jax.data.supervised.examples import (
     Batch,
     check_lengths,
@@ -159,6 +160,11 @@ class LabelledTable:
         bad.report()
         if not examples:
             raise UserError(f'{binding} = {pattern!r}: the file contains no rows{bad.why_none_is_left()}.')
+        if self.kind.has_classes:
+            where = f'{pattern}, column {self.label_column!r}'
+            cells = (name for e in examples if isinstance(e.label, str) for name in self.kind.class_names(e.label))
+            label_hints.warn_of_separator(cells, self.kind.is_exclusive, where)
+            label_hints.warn_of_vectors([e.label for e in examples if isinstance(e.label, tuple)], where)
         return examples
 
     def _example(self, row: Row) -> Example:

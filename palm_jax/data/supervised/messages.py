@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,9 @@ _TEXT_PARTS = ('text', 'input_text', 'output_text')
 _CALLS = ('tool_calls', 'function_call')
 _IS_LEARNED = ('weight', 'train', 'training', 'trainable', 'loss')  # of OpenAI, Mistral, Axolotl, ms-swift
 _UNCLEAR = ('mask', 'masked', 'loss_mask', 'train_detail', 'training_detail')
+# Further names by which a value that is true or a number may say the same.
+_MAY_SAY_YES = re.compile(r'(?:.*_)?(?:weight|train\w*|learn\w*|loss)(?:_.*)?', re.IGNORECASE)
+_MAY_SAY_NO = re.compile(r'(?:.*_)?(?:mask\w*|ignored?|skip|skipped|excluded?|rejected)(?:_.*)?', re.IGNORECASE)
 _IS_GOOD = ('label', 'kto_tag')  # of KTO: false marks an answer not to be given
 _SKIP = 'Leave such transcripts out: --gin.BAD_ROWS=bad.txt'
 
@@ -48,6 +52,10 @@ def check_row(columns: Mapping[str, Any], location: str) -> None:
     weight = columns.get('weight')
     if weight is not None and weight != 1:
         raise UserError(f'{location}: the `weight` of the transcript is {json.dumps(weight)}; it must be 1. {_SKIP}')
+    no = next((key for key, value in columns.items() if _says_no(key, value)), None)
+    if no is not None:
+        what = json.dumps(columns[no])
+        raise UserError(f'{location}: `{no}` is {what}, so the transcript is not to be learned. {_SKIP}')
     bad = next((key for key in _IS_GOOD if columns.get(key) is False), None)
     if bad is not None:
         raise UserError(f'{location}: `{bad}` is false, so the reply is not to be learned. {_SKIP}')
@@ -193,4 +201,15 @@ def _is_learned(message: Any, location: str) -> bool:
             raise UserError(f'{location}: `{key}` is {json.dumps(value)}; it must be 1 (learned) or 0 (only read).')
         if value is not None and not value:
             return False
+    other = next((k for k, value in message.items() if k not in _IS_LEARNED and _says_no(k, value)), None)
+    if other is not None:
+        what = f'`{other}` is {json.dumps(message[other])}, which may say that the reply is not to be learned'
+        raise UserError(f'{location}: {what}, but is not supported; `weight: 0` marks a reply that is only read.')
     return True
+
+
+def _says_no(key: str, value: Any) -> bool:
+    """Return whether a value says by its name that something is not to be learned; texts and lists say nothing."""
+    if not isinstance(value, bool | int | float):
+        return False
+    return (not value and bool(_MAY_SAY_YES.fullmatch(key))) or (bool(value) and bool(_MAY_SAY_NO.fullmatch(key)))

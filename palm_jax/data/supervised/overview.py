@@ -12,6 +12,7 @@ from palm_jax.data.vocabulary.vocabularies import Vocabulary
 from palm_jax.wording import counted
 
 _SHOWN_CLASSES = 20
+_FEW = 10  # held-out examples, below which a metric is mostly chance
 _SAMPLED_TEXTS, _SAMPLED_CHARACTERS = 200, 2000
 SPLITS_CHARACTERS = 1.2  # tokens per character from which a vocabulary does not know the script of a text
 
@@ -55,6 +56,17 @@ def warning_of_bytes(per_character: float) -> str:
     if per_character < SPLITS_CHARACTERS:
         return ''
     return f'the vocabulary splits this text into bytes: {per_character:.2f} tokens per character'
+
+
+def warning_of_few(count: int, noun: str) -> str:
+    """Return what follows from a number of held-out examples, or an empty text if there are enough for a metric."""
+    if count >= _FEW:
+        return ''
+    are = 'is' if count == 1 else 'are'
+    return (
+        f'only {counted(count, noun)} {are} held out: results on so few say little about the model. Name a file with '
+        'more of them: --gin.VALIDATION_FILES=...'
+    )
 
 
 def of_rows(count: Mapping[Split, int], noun: str, is_by_hash: bool) -> str:

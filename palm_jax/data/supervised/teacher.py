@@ -85,7 +85,7 @@ def _is_probability(value: Any) -> bool:
 
 
 def _texts(row: Row, table: LabelledTable) -> tuple[str, ...]:
-    texts = (columns.text(row, table.text_column, 'TEXT_COLUMN'),)
+    texts: tuple[str, ...] = (columns.text(row, table.text_column, 'TEXT_COLUMN'),)
     if table.second_text_column is not None:
         texts += (columns.text(row, table.second_text_column, 'SECOND_TEXT_COLUMN'),)
     return texts

@@ -86,7 +86,10 @@ class Template:
                 f'Columns: {known}. Name yours with --gin.{self.binding}=...'
             )
         if isinstance(value, list | dict):
+            first = f'{{{name.removesuffix("s")}}}'
+            advice = f' Its first text is {first}.' if name == 'answers' and 'answer' in values else ''
             raise UserError(
                 f'{where}the column {name!r} holds {kind_of(value)}, but {self.binding} = {self.text!r} needs a text.'
+                f'{advice}'
             )
         return as_text(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from palm_jax.models.kernels.cross_entropy import scan_chunks
+from palm_jax.models.kernels.cross_entropy import ChunkLength, scan_chunks
 from palm_jax.models.kernels.matmul import product
 from palm_jax.models.sharding import constrain
 
@@ -16,7 +16,7 @@ def softmax_divergences(
     embedding_VD: jax.Array,
     weights_BL: jax.Array,
     scale: float,
-    chunk_length: int = 0,
+    chunk_length: ChunkLength = 0,
     skip_unweighted: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """KL(p ‖ q) and KL(q ‖ p) of the softmax distributions of two features, without an array [B, L, V].

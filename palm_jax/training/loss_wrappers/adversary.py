@@ -137,11 +137,11 @@ def _with_gradient(
 
         def whole(trained: list[Any]) -> Any:
             given = iter(trained)
-            return tree.unflatten([next(given) if leaf.perturbed else leaf.value for leaf in leaves])
+            return jax.tree.unflatten(tree, [next(given) if leaf.perturbed else leaf.value for leaf in leaves])
 
         result, gradient = passes([leaf.value for leaf in leaves if leaf.perturbed], whole)
         given = iter(gradient)
-        return result, tree.unflatten([next(given) if leaf.perturbed else None for leaf in leaves])
+        return result, jax.tree.unflatten(tree, [next(given) if leaf.perturbed else None for leaf in leaves])
 
     def backward(gradient: Any, cotangents: Any) -> tuple[Any]:
         factor = cotangents[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -64,5 +64,6 @@ class UDA(Unlabelled):
     def trust_at(self, step, num_classes: int):
         """Return η after a number of steps."""
         t = step / self.total_steps
-        a = {'linear': t, 'exp': jnp.exp(5 * (t - 1)), 'log': 1 - jnp.exp(-5 * t)}[self.schedule]
+        schedules: dict[str | None, Any] = {'linear': t, 'exp': jnp.exp(5 * (t - 1)), 'log': 1 - jnp.exp(-5 * t)}
+        a = schedules[self.schedule]
         return a * (1 - 1 / num_classes) + 1 / num_classes

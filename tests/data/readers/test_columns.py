@@ -37,7 +37,7 @@ def test_one_label_is_not_a_list():
         '[deleted]',
         '[1]',
     ]
-    for given in (['x'], ['x', 'y'], {'a': 1}, '["x", "y"]', "['x']"):
+    for given in (['x'], ['x', 'y'], {'a': 1}, '["x", "y"]', "['x']", "('x', 'y')", "['x' 'y']"):
         with pytest.raises(UserError, match=r'it must hold one label. For several labels .*multilabel.gin'):
             value(columns.label, given)
 
@@ -45,7 +45,12 @@ def test_one_label_is_not_a_list():
 def test_labels_are_a_list_or_a_text():
     assert value(columns.labels, 'x|y') == 'x|y' and value(columns.labels, None) == '' == value(columns.labels, '')
     assert value(columns.labels, ['x', 'a|b', 3]) == ('x', 'a|b', '3') and value(columns.labels, []) == ()
-    assert value(columns.labels, '["x", "y"]') == value(columns.labels, "['x', 'y']") == ('x', 'y')
+    for given in ('["x", "y"]', "['x', 'y']", "['x' 'y']", '["x"\n "y"]', "('x', 'y')", "{'y', 'x'}", '["x", "y",]'):
+        assert value(columns.labels, given) == ('x', 'y')
+    assert value(columns.labels, '[1, 20]') == ('1', '20') and value(columns.labels, '("it\'s",)') == ("it's",)
+    assert value(columns.labels, '[]') == value(columns.labels, '()') == ()
+    for name in ('(a)', '[deleted]', '{x}', '(1)', '[', "['x'", '{"a": 1}', '[["x"]]', '(sic) [1'):
+        assert value(columns.labels, name) == name
     for given in ({'x': 1}, ['x', ['y']], ['x', None]):
         with pytest.raises(UserError, match='it must hold labels'):
             value(columns.labels, given)

@@ -168,6 +168,59 @@ def test_texts_that_seem_to_be_quoted_are_said(caplog):
     assert 'spoken.tsv' not in caplog.text
 
 
+def test_texts_that_begin_with_a_quotation_mark_only_are_said(caplog):
+    for name, content, message in (
+        ('open.tsv', 'text\tlabel\n"Open at the start\ta\nin between\tb\nthe end\ta\n',
+         '1 of 3 rows have a text that begins with .*; the file cannot be read with --gin.QUOTING=True'),
+        ('lines.tsv', 'text\nfirst\n"goes on\nhere"\nlast\n',
+         '1 of 4 rows have a text that begins with .*; with --gin.QUOTING=True the file has 3 rows, which is right if'),
+        ('inch.txt', 'a\tx\n"b\ty\n', 'inch.txt: 1 of 2 rows have'),
+    ):  # fmt: skip
+        layout = Layout(('text', 'label')) if name.endswith('.txt') else Layout()
+        count = len(read(name, content, layout, wanted=()))
+        assert re.search(message, caplog.text), caplog.text
+        if match := re.search(rf'{name}: .*QUOTING=True the file has (\d+) rows', caplog.text):
+            assert len(read(name, content, Layout(quoting=True), wanted=())) == int(match[1]) < count  # as it says
+    read('peace.tsv', 'text\tlabel\n"So," he said.\tx\n6" nails\ty\n"Quite."\tx\na "b\tx\n')
+    assert 'peace.tsv' not in caplog.text
+
+
+FLAT = {'text': ['Ann', 'Ann', 'Bo'], 'answer_start': [0, 0, 5]}
+ANSWERS = {
+    'flat': FLAT,
+    'a list of objects': [{'text': 'Ann', 'answer_start': 0}, {'text': 'Bo', 'answer_start': 5}],
+    'texts': ['Ann', 'Bo'],
+    'as JSON': json.dumps(FLAT),
+    'as Python': str(FLAT),
+}
+
+
+@pytest.mark.parametrize('answers', ANSWERS.values(), ids=ANSWERS)
+def test_flat_questions_are_read_as_nested_ones(answers):
+    row = {'id': '1', 'question': 'who?', 'context': 'Ann, Bo', 'answers': answers}
+    expected = {'answer': 'Ann', 'answers': ['Ann', 'Bo']}
+    wanted = (('TARGET_TEMPLATE', 'answer'), ('REFERENCES_COLUMN', 'answers'))
+    none = row | {'answers': {'text': [], 'answer_start': []}}
+    first, second = read('t.jsonl', f'{json.dumps(row)}\n{json.dumps(none)}\n', wanted=wanted)
+    assert first == row | expected and second['answer'] == 'unanswerable' and second['answers'] == ['unanswerable']
+    parquet.write_table(pa.Table.from_pylist([row]), 't.parquet')
+    tables.read.cache_clear()
+    assert [r.values for r in tables.read('t.parquet', wanted, 'TRAIN_FILES')] == [row | expected]
+    if isinstance(answers, str):
+        cell = answers.replace('"', '""')
+        assert read('t.csv', f'question,answers\nwho?,"{cell}"\n', wanted=wanted) == [{'question': 'who?'} | expected]
+    own = row | {'answer': 'mine'}
+    assert read('own.json', json.dumps([own]), wanted=wanted)[0]['answer'] == 'mine'
+
+
+@pytest.mark.parametrize('answers', ['Ann', {'texts': ['Ann']}, [7], {'text': [None]}, '{"text": ', None])
+def test_answers_in_another_form_are_left_as_they_are(answers):
+    row = {'question': 'who?', 'answers': answers}
+    assert read('t.jsonl', json.dumps(row), wanted=()) == [row]
+    with pytest.raises(UserError, match="line 1: no column 'answer'"):
+        read('t.jsonl', json.dumps(row), wanted=(('TARGET_TEMPLATE', 'answer'),))
+
+
 @pytest.mark.parametrize(('name', 'mark'), [('t.csv', ','), ('t.tsv', '\t'), ('t.txt', '\t')])
 def test_columns_name_a_file_without_a_header(name, mark):
     content = f'3{mark}A title{mark}A text.\n1{mark}B title{mark}B text.\n'

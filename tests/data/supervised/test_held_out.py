@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+import re
 
 import pytest
 
@@ -93,6 +94,48 @@ def test_a_vocabulary_that_does_not_know_the_script_is_reported(tmp_path, warnin
         'the vocabulary splits this text into bytes: 3.00 tokens per character; 100.0% of the training' in warnings.text
     )
     assert '3.00 tokens per character, 100.0% of the training rows are cut, 100.0% of the held-out rows are cut' in text
+
+
+def test_a_vocabulary_that_does_not_know_words_is_reported_for_every_kind_of_data(tmp_path, warnings):
+    added = [
+        {'id': i, 'content': name, 'special': True, 'single_word': False, 'lstrip': False, 'rstrip': False,
+         'normalized': False}
+        for name, i in (('<s>', 3), ('</s>', 4))
+    ]  # fmt: skip
+    words = {'type': 'WordLevel', 'vocab': {'[UNK]': 0, 'known': 1, 'yes': 2}, 'unk_token': '[UNK]'}
+    content = {'version': '1.0', 'added_tokens': added, 'pre_tokenizer': {'type': 'WhitespaceSplit'}, 'model': words}
+    content |= dict.fromkeys(('truncation', 'padding', 'normalizer', 'decoder'))
+    (tmp_path / 'tokenizer.json').write_text(json.dumps(content))
+    (tmp_path / 'tokenizer_config.json').write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
+    vocabulary, length = str(tmp_path / 'tokenizer.json'), {'inputs': 16, 'targets': 8}
+    rows = [(f'known {"known" if i % 4 else "other"}', 'ab'[i % 2]) for i in range(40)]
+    table = write(tmp_path / 't.csv', ('text', 'label'), rows)
+    pairs = write(tmp_path / 'p.csv', ('input', 'target'), [(text, 'yes') for text, _ in rows])
+    (tmp_path / 't.conll').write_text('known B-X\nother O\n\n' * 40)
+    files = str(tmp_path / 't.conll')
+    for data, share in (
+        (LabelledText(LabelledTable(table, table), length, vocabulary), r'10 of 160 training tokens \(6.2%\)'),
+        (TextToText(PairTable(pairs, pairs), length, vocabulary), r'10 of \d+ training tokens'),
+        (TaggedText(TaggedTable(files, files), length, vocabulary), r'40 of 120 training tokens \(33.3%\)'),
+    ):
+        warnings.clear()
+        data.describe()
+        assert re.search(rf'{share}.* are unknown to the vocabulary of the base model', warnings.text), warnings.text
+    warnings.clear()
+    labelled(table, validation_files=table).describe()  # bytes know every text
+    assert 'unknown' not in warnings.text
+
+
+@pytest.mark.parametrize('count', [1, 4, 9, 10])
+def test_few_held_out_examples_are_reported(tmp_path, warnings, count):
+    train = write(tmp_path / 'train.csv', ('text', 'label'), [(f'text {i}', 'ab'[i % 2]) for i in range(20)])
+    dev = write(tmp_path / 'dev.csv', ('text', 'label'), [(f'new {i}', 'ab'[i % 2]) for i in range(count)])
+    labelled(train, validation_files=dev).describe()
+    if count == 10:
+        assert 'held out' not in warnings.text
+        return
+    shown = {1: 'only 1 row is held out', 4: 'only 4 rows are held out', 9: 'only 9 rows are held out'}
+    assert shown[count] in warnings.text and '--gin.VALIDATION_FILES=' in warnings.text
 
 
 def test_answers_that_the_cut_removes_are_reported(tmp_path, warnings):

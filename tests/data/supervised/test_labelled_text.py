@@ -84,6 +84,20 @@ def test_balanced_weights_are_scikit_learns(csv):
         make(table, class_weights={'z': 1.0}).batch(0, 1)
 
 
+@pytest.mark.parametrize('weight', [-1, -0.5, float('nan'), float('inf'), '2', None])
+def test_a_class_weight_that_is_not_a_number_of_at_least_0_is_refused(csv, weight):
+    with pytest.raises(UserError, match=r"CLASS_WEIGHTS: the weight of 'b' is .*; it must be a number of at least 0"):
+        make(LabelledTable(csv), class_weights={'a': 1, 'b': weight}).describe()  # before the first step
+
+
+def test_a_class_may_be_left_out_of_the_loss_but_not_all(csv):
+    table = LabelledTable(csv)
+    batch = make(table, class_weights={'b': 0}).batch(0, 30)
+    np.testing.assert_array_equal(batch['label_weights'] == 0, batch['labels'] == 1)
+    with pytest.raises(UserError, match='the weights of all classes are 0, so that nothing would be learned'):
+        make(table, class_weights=dict.fromkeys(table.labels, 0)).describe()
+
+
 @pytest.mark.parametrize(('sampling', 'pick'), [('over', max), ('under', min)])
 def test_sampling_makes_classes_equally_frequent(csv, sampling, pick):
     table = LabelledTable(csv)

@@ -57,6 +57,8 @@ def test_the_last_batch_is_filled_up_with_weight_0(files):
 def test_weights_of_tags(files):
     weights = data(files, class_weights={'B-PER': 5.0}).batch(0, 2)['label_weights']
     assert sorted(weights[weights > 0]) == [1, 1, 1, 1, 5]
+    with pytest.raises(UserError, match=r"CLASS_WEIGHTS: the weight of 'B-PER' is -1; it must be a number of at least"):
+        data(files, class_weights={'B-PER': -1}).describe()
     balanced = data(files, class_weights='balanced').batch(0, 2)['label_weights']
     np.testing.assert_allclose(sorted(set(balanced[balanced > 0])), [5 / (7 * 3), 5 / 7], rtol=1e-6)
 

@@ -1,11 +1,15 @@
 """Tables as users bring them, by kind of task: labels, templates, chats, tags."""
 
+import itertools
 import json
+import re
 import types
 
 import numpy as np
 import pytest
 
+from palm_jax.configuration.flags import split_flags
+from palm_jax.configuration.load import load
 from palm_jax.data.readers import bad_rows, conll, tables
 from palm_jax.data.supervised import messages
 from palm_jax.data.supervised.conversations import Dialogues, PairTable
@@ -15,7 +19,9 @@ from palm_jax.data.supervised.templates import Template
 from palm_jax.errors import UserError
 from palm_jax.labels.label_set import LabelSet
 from palm_jax.labels.number import Number
+from palm_jax.labels.single_label import SingleLabel
 from palm_jax.metrics import entities
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +75,65 @@ def test_a_table_without_any_label_is_one_message(tmp_path):
     path = write(tmp_path / 't.csv', 'text,label', 'a,', 'b,|')
     with pytest.raises(UserError, match="no row has a label in the column 'label'"):
         _ = LabelledTable(path, path, kind=LabelSet()).labels
+
+
+@pytest.mark.parametrize('mark', [';', ', ', ' ; ', '/', '|', ' '])
+def test_cells_that_seem_to_hold_several_labels_are_said_with_the_binding(tmp_path, caplog, mark):
+    names = ['joy', 'anger', 'fear', 'envy', 'awe']
+    cells = [mark.join(itertools.compress(names, map(int, f'{i:05b}'))) for i in range(1, 32)]
+    path = write(tmp_path / 't.jsonl', *({'text': f'row {i}', 'label': cell} for i, cell in enumerate(cells)))
+    for kind, file in ((LabelSet(), ''), (SingleLabel(), '--gin_file=gin/heads/multilabel.gin ')):
+        caplog.clear()
+        LabelledTable(path, path, kind=kind).examples('train')
+        if mark == '|' and not file:
+            assert not caplog.text  # the default
+            continue
+        expected = '' if mark == '|' else rf'--gin.LABEL_SEPARATOR="(\'{mark.strip() or " "}\')"'
+        found = re.search(rf'31 different labels .* Then the labels are 5: {(file + expected).rstrip()}', caplog.text)
+        assert found, caplog.text
+        if mark != '|':  # the advice works
+            _, flags = split_flags([f'--gin.LABEL_SEPARATOR={found[1]}'])
+            files = [str(ROOT / 'gin' / 'finetune_lora.gin'), str(ROOT / 'gin' / 'heads' / 'multilabel.gin')]
+            given = load('loop.train', files, [*flags, ('TRAIN_FILES', path), ('INITIAL_CHECKPOINT_PATH', 'x')])
+            separator = given.effective['LABEL_SEPARATOR'].value
+            assert LabelledTable(path, path, kind=LabelSet(separator)).labels == tuple(sorted(names))
+
+
+def test_vectors_of_zeros_and_ones_are_said(tmp_path, caplog):
+    indices = write(tmp_path / 'i.jsonl', *({'text': f't{i}', 'label': [[0, 1], [1], []][i % 3]} for i in range(9)))
+    pair = write(tmp_path / 'p.jsonl', *({'text': f't{i}', 'label': [[0, 1], [1, 0]][i % 2]} for i in range(9)))
+    for path in (indices, pair):
+        LabelledTable(path, path, kind=LabelSet()).examples('train')
+    assert not caplog.text
+    vectors = write(tmp_path / 'v.jsonl', *({'text': f't{i}', 'label': [i % 2, 0, 1]} for i in range(9)))
+    LabelledTable(vectors, vectors, kind=LabelSet()).examples('train')
+    assert 'whether it holds, [0, 0, 1], but are read as lists of names' in caplog.text
+
+
+def test_names_that_are_one_label_are_left_in_peace(tmp_path, caplog):
+    tables_ = {
+        'blanks': ['card arrival', 'card delivery', 'lost card', 'top up'],
+        'commas': ['Rain, light', 'Rain, heavy', 'Snow, light', 'Snow, heavy'],
+        'paths': ['comp/graphics', 'comp/sys', 'rec/autos', 'rec/sport'],
+        'lists': [['Smith, J', 'Doe, J'], ['Doe, J', 'Poe, J'], ['Doe, J'], ['Smith, J', 'Poe, J']],
+        'joined': ['a, b|c, d', 'c, d', 'a, b', 'e|c, d'],
+    }
+    for name, labels in tables_.items():
+        path = write(tmp_path / f'{name}.jsonl', *({'text': f't{i}', 'label': labels[i % 4]} for i in range(20)))
+        kind = LabelSet() if name in ('lists', 'joined') else SingleLabel()
+        LabelledTable(path, path, kind=kind).examples('train')
+    assert not caplog.text
+
+
+def test_nothing_to_hold_out_for_want_of_a_shared_class_is_said(tmp_path):
+    path = write(tmp_path / 't.csv', 'text,label', *(f'text {i},"a{i};b{i}"' for i in range(12)))
+    for kind in (LabelSet(), SingleLabel()):
+        with pytest.raises(
+            UserError, match='has 12 rows, each with a class that no other has, so that none can be held'
+        ):
+            LabelledTable(path, kind=kind).examples('train')
+    with pytest.raises(UserError, match="separator is ''; it must be not empty"):
+        LabelSet('')
 
 
 def test_a_list_is_not_one_label_and_a_number_not_a_text(tmp_path):
@@ -133,12 +198,15 @@ def test_a_row_is_empty_when_its_filled_template_is(tmp_path):
         ('{}', 'has empty braces'),
         ('{0', 'Put column names in braces'),
         ('{l}', "the column 'l' holds a list"),
+        ('{answers}', r"the column 'answers' holds a list.* Its first text is \{answer\}"),
         ('{nothing}', "no column 'nothing'"),
         ('{c.e}', r"no column 'c.e'.* Did you mean c.d\?"),
     ],
 )
 def test_a_bad_template_is_one_message(template, message):
     row = {'a b': 'A', 'c.d': 'C', 'x:y': 'X', 'l': ['L']}
+    if template == '{answers}':
+        row = {'answer': 'A', 'answers': ['A', 'B']}
     with pytest.raises(UserError, match=message):
         Template(template, 'TARGET_TEMPLATE').fill(row, 'f, line 1')
 
@@ -207,6 +275,24 @@ REFUSED = {
     ),
     'mask': (chat(('user', 'q', {}), ('assistant', 'a', {'mask': 1})), '`mask` is not supported; `weight: 0` marks'),
     'bad row': (chat(('user', 'q', {}), ('assistant', 'a', {}), weight=0), 'the `weight` of the transcript is 0'),
+    **{
+        f'message {key}': (chat(('user', 'q', {}), ('assistant', 'a', {key: value})), f'`{key}` is .* may say that the')
+        for key, value in (
+            ('loss_weight', 0),
+            ('train_on_turn', False),
+            ('learn', False),
+            ('ignore', True),
+            ('skip', 1),
+            ('is_masked', True),
+            ('exclude_from_loss', True),
+            ('Trainable_', 0.0),
+            ('rejected', True),
+        )
+    },
+    **{
+        f'row {key}': (chat(('user', 'q', {}), ('assistant', 'a', {}), **{key: value}), f'`{key}` is .* not to be le')
+        for key, value in (('train', False), ('loss', 0), ('skip', True), ('learnable', False), ('is_excluded', True))
+    },
     'KTO': (chat(('user', 'q', {}), ('assistant', 'a', {}), label=False), '`label` is false'),
     'half': ('{"messages": [{"content": "\\ud83d"}, {"content": "a"}]}', 'character 1 is'),
 }
@@ -219,6 +305,16 @@ def test_what_cannot_be_learned_is_refused_by_name(tmp_path, name):
         read(tmp_path, row)
     good = chat(('user', 'q', {}), ('assistant', 'a', {}))
     assert len(read(tmp_path, row, good, bad_rows='bad.txt')) == 1  # what the messages advise
+
+
+def test_what_says_nothing_about_learning_is_ignored(tmp_path):
+    more = {
+        'train': True, 'loss': 2.5, 'skip': False, 'masked': False, 'training_set': 'a', 'trainer': None, 'score': 0,
+        'rejected': [{'role': 'assistant', 'content': 'no'}], 'losses': [0], 'weights': 'none', 'unmask': True,
+    }  # fmt: skip
+    marks = {'loss_weight': 1, 'ignored': False, 'prefix': True, 'learned': 1, 'trained_by': 'me', 'is_masked': None}
+    row = chat(('user', 'q', {'skip': 'no'}), ('assistant', 'a', marks), **more)
+    assert read(tmp_path, row) == [(('q', False), ('a', True))]
 
 
 def test_the_history_of_a_user_is_read_as_training_reads_it():

@@ -1,0 +1,74 @@
+"""palm-jax ablate examples/ablations/lora.gin [--gin.NAME=value ...]"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from palm_jax.cli.parser import Parser
+from palm_jax.configuration.flags import split_flags
+
+if TYPE_CHECKING:
+    from palm_jax.studies.ablation import Ablation
+
+_ROOT = 'ablation.Ablation'
+_EXAMPLE = 'palm-jax ablate examples/ablations/lora.gin'
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train the runs of an ablation that are not finished, and compare its arms."""
+    parser = Parser(
+        prog='palm-jax ablate',
+        description=(
+            'Trains every arm of an ablation with every seed, one run after another, and compares the arms with the\n'
+            'baseline in pairs of the same seed. Started again, it continues where it was.'
+        ),
+        epilog='--gin.NAME=value overrides a macro of the study, e.g. --gin.STUDY_SEEDS=[0,1,2,3,4]',
+        example=_EXAMPLE,
+        takes_bindings=True,
+    )
+    parser.add_argument('study', metavar='STUDY', help='gin file that includes gin/studies/ablation.gin')
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument('--run', type=int, metavar='N', help='train run N alone, from 0, as a job of an array does')
+    what.add_argument('--slurm', action='store_true', help='print a Slurm script that trains each run as a job')
+    what.add_argument('--table', action='store_true', help='compare what is finished, and train nothing')
+    rest, flags = split_flags(arguments)
+    options = parser.parse_args(rest)
+
+    from palm_jax.configuration.load import load
+
+    configuration = load(_ROOT, [options.study], flags)
+    from palm_jax.studies import ablation
+
+    study = ablation.Ablation(**configuration.build(_ROOT))
+    study.check()
+    if options.slurm:
+        command = ['palm-jax', 'ablate', options.study, *(f'--gin.{name}={value}' for name, value in flags)]
+        print(ablation.job_script(study, shlex.join(command)), end='')
+        return 0
+    if not options.table and (code := study.train(_train, options.run)):
+        return code
+    if options.run is None:
+        _show(study)
+    return 0
+
+
+def _train(gin_files: Sequence[str], bindings: Sequence[tuple[str, str]], command: str) -> int:
+    import jax
+
+    from palm_jax.api import training
+
+    try:
+        return training.train(gin_files, bindings, command)
+    finally:
+        jax.clear_caches()  # the programs of a finished run
+
+
+def _show(study: Ablation) -> None:
+    from palm_jax.studies import table
+
+    found = table.rows(study)
+    print(table.text(table.cells(study, found)))
+    for path in table.write(study, found):
+        print(f'{path.suffix[1:]:<5} {path}')

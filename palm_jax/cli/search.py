@@ -1,0 +1,69 @@
+"""palm-jax search examples/searches/lora.gin [--gin.NAME=value ...]"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from palm_jax.cli.parser import Parser
+from palm_jax.configuration.flags import split_flags
+
+if TYPE_CHECKING:
+    from palm_jax.studies.search import Search
+    from palm_jax.training.writers import Writer
+
+_ROOT = 'search.Search'
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the trials of a search that are missing, and write the best bindings."""
+    parser = Parser(
+        prog='palm-jax search',
+        description=(
+            'Searches for the best values of gin bindings, one training run after another, and writes them as a gin\n'
+            'file. Started again, it continues where it was; more trials are --gin.TRIALS=40.'
+        ),
+        epilog='--gin.NAME=value overrides a macro of the search, e.g. --gin.TRIALS=40',
+        example='palm-jax search examples/searches/lora.gin',
+        takes_bindings=True,
+    )
+    parser.add_argument('search', metavar='SEARCH', help='gin file that includes gin/studies/search.gin')
+    parser.add_argument('--table', action='store_true', help='show the trials so far, and train nothing')
+    rest, flags = split_flags(arguments)
+    options = parser.parse_args(rest)
+
+    from palm_jax.configuration.load import load
+
+    configuration = load(_ROOT, [options.search], flags)
+    from palm_jax.studies import search
+
+    found = search.Search(**configuration.build(_ROOT))
+    found.check()
+    if not options.table and (code := found.run(_train)):
+        return code
+    _show(found)
+    return 0
+
+
+def _train(
+    gin_files: Sequence[str], bindings: Sequence[tuple[str, str]], command: str, writers: Sequence[Writer]
+) -> int:
+    import jax
+
+    from palm_jax.api import training
+
+    try:
+        return training.train(gin_files, bindings, command, writers=writers)
+    finally:
+        jax.clear_caches()  # the programs of a finished run
+
+
+def _show(search: Search) -> None:
+    study = search.open()
+    finished = [trial for trial in study.trials if trial.value is not None and trial.state.name == 'COMPLETE']
+    largest_first = study.direction.name == 'MAXIMIZE'
+    for trial in sorted(finished, key=lambda trial: trial.value or 0.0, reverse=largest_first)[:10]:
+        print(f'trial {trial.number:<4} {search.metric} {trial.value:.4f}  {" ".join(trial.user_attrs["flags"])}')
+    pruned = sum(trial.state.name == 'PRUNED' for trial in study.trials)
+    print(f'{len(study.trials)} trials, {pruned} ended early')
+    print(f'best        {search.write_best(study)}, for --gin_file')

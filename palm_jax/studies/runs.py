@@ -1,0 +1,94 @@
+"""A run of a study: its flags, its directory, and what it has measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from palm_jax.errors import UserError, closest
+from palm_jax.run_directory import RunDirectory, write_whole
+from palm_jax.training.writers import read_jsonl
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyRun:
+    """One training run of a study.
+
+    Attributes:
+      name: name for messages.
+      flags: flags of `palm-jax train`.
+      directory: MODEL_DIR.
+    """
+
+    name: str
+    flags: tuple[str, ...]
+    directory: RunDirectory
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has written its report."""
+        return self.summary() is not None
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether the last training loss of the run is not finite."""
+        logged = [values['train/loss'] for values in read_jsonl(self.directory.metrics) if 'train/loss' in values]
+        return bool(logged) and not math.isfinite(logged[-1])
+
+    @property
+    def _kept_flags(self) -> Path:
+        return self.directory.path.with_suffix('.flags.json')
+
+    def begin(self) -> None:
+        """Keep the flags of the run beside its directory.
+
+        Raises:
+          UserError: the directory holds a run with other flags.
+        """
+        if self.is_finished and self._kept_flags.is_file():
+            before = json.loads(self._kept_flags.read_text(encoding='utf-8'))
+            if before != list(self.flags):
+                lines = [f'-{flag}' for flag in before if flag not in self.flags]
+                lines += [f'+{flag}' for flag in self.flags if flag not in before]
+                shown = '\n'.join(lines) or 'the same in another order'
+                raise UserError(
+                    f'{self.directory} holds a run with other flags:\n{shown}\n'
+                    f'Use another directory with --gin.STUDY_DIR=..., or train it again: rm -r {self.directory}'
+                )
+        self.directory.path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self._kept_flags, json.dumps(self.flags, indent=2) + '\n')
+
+    def summary(self) -> dict[str, Any] | None:
+        """Return the content of summary.json; None if the run has not finished.
+
+        Raises:
+          UserError: the file is damaged.
+        """
+        path = self.directory.summary
+        if not path.is_file():
+            return None
+        try:
+            return json.loads(path.read_text(encoding='utf-8'))
+        except ValueError:
+            raise UserError(f'{path} is damaged. Remove it, and run the study again to write it anew.') from None
+
+
+def measure(run: StudyRun, metric: str) -> float | None:
+    """Return a metric of a run's summary; None if the run has not finished.
+
+    Raises:
+      UserError: the summary has no such metric.
+    """
+    summary = run.summary()
+    if summary is None:
+        return None
+    numbers = {name: value for name, value in summary.items() if isinstance(value, int | float)}
+    if metric not in numbers:
+        raise UserError(
+            f'METRIC is {metric!r}, which {run.directory.summary} does not have.{closest(metric, numbers)} '
+            f'It has {", ".join(numbers)}.'
+        )
+    return float(numbers[metric])
