@@ -16,7 +16,7 @@ import numpy as np
 
 from palm_jax.errors import UserError
 
-_BOOTSTRAPS = 200
+_BOOTSTRAPS = 500
 SMALL = 20  # rows of a group, below which its numbers say little
 
 
@@ -100,19 +100,29 @@ def compare_groups(
     if len(kinds) < 2:
         raise UserError(f'--groups={column}: every row has {kinds[0]!r}; two groups are needed.')
     of_group = np.array(groups)
-    frame = _frame({'score': _mean}, scores, scores, of_group, seed)
+    everyone = np.ones(len(groups), bool)
+    frame = _frame({'score': _mean}, scores, scores, of_group)
     found = {str(group): float(value) for group, value in frame.by_group['score'].items()}
-    gaps = [_gap(frame, 'score', metric, '')]
+    gaps = [_gap(frame, 'score', metric, '', _interval(scores, of_group, everyone, seed))]
     shares: dict[str, dict[str, float]] = {}
     if labels is not None and predicted is not None:
         names = sorted({name for row in (*labels, *predicted) for name in row})
         for name in names:
             pair = [np.array([name in row for row in rows], int) for rows in (labels, predicted)]
-            rates = _frame(_rates(), pair[0], pair[1], of_group, seed)
+            rates = _frame(_rates(), pair[0], pair[1], of_group)
             shares[name] = {str(group): float(v) for group, v in rates.by_group['share'].items()}
-            gaps.append(_gap(rates, 'share', 'demographic parity', name))
-            odds = [_gap(rates, rate, 'equalized odds', name) for rate in ('true positives', 'false positives')]
-            gaps.append(max(odds, key=lambda gap: gap.value))
+            parts = {'share': everyone, 'true positives': pair[0] == 1, 'false positives': pair[0] == 0}
+            of_label = [
+                _gap(
+                    rates,
+                    rate,
+                    'demographic parity' if rate == 'share' else 'equalized odds',
+                    name,
+                    _interval(pair[1].astype(float), of_group, part, seed),
+                )
+                for rate, part in parts.items()
+            ]
+            gaps += [of_label[0], max(of_label[1:], key=lambda gap: gap.value)]
     order = {name: number for number, name in enumerate((metric, 'demographic parity', 'equalized odds'))}
     gaps.sort(key=lambda gap: (order[gap.metric], -gap.value))
     ratio = None
@@ -135,17 +145,29 @@ def _rates() -> dict[str, Any]:
     return {'share': selection_rate, 'true positives': true_positive_rate, 'false positives': false_positive_rate}
 
 
-def _frame(metrics: dict[str, Any], y_true: np.ndarray, y_pred: np.ndarray, groups: np.ndarray, seed: int) -> Any:
+def _frame(metrics: dict[str, Any], y_true: np.ndarray, y_pred: np.ndarray, groups: np.ndarray) -> Any:
     try:
         from fairlearn.metrics import MetricFrame
     except ImportError:
         raise UserError('fairlearn is not installed: pip install "palm_jax[fairness]"') from None
-    return MetricFrame(
-        metrics=metrics, y_true=y_true, y_pred=y_pred, sensitive_features=groups,
-        n_boot=_BOOTSTRAPS, ci_quantiles=[0.025, 0.975], random_state=seed,
-    )  # fmt: skip
+    return MetricFrame(metrics=metrics, y_true=y_true, y_pred=y_pred, sensitive_features=groups)
 
 
-def _gap(frame: Any, name: str, metric: str, label: str) -> Gap:
-    values, (low, high) = frame.by_group[name], (float(ci[name]) for ci in frame.difference_ci())
-    return Gap(metric, label, float(frame.difference()[name]), low, high, str(values.idxmin()), str(values.idxmax()))
+def _interval(values: np.ndarray, groups: np.ndarray, part: np.ndarray, seed: int) -> tuple[float, float]:
+    """Return the 95% bootstrap interval of the spread of the groups' means over a part of the rows."""
+    codes = np.unique(groups, return_inverse=True)[1][part]
+    chosen, rng, count = values[part], np.random.default_rng(seed), int(codes.max(initial=0)) + 1
+    spreads = []
+    for _ in range(_BOOTSTRAPS if len(chosen) else 0):
+        rows = rng.integers(0, len(chosen), len(chosen))
+        sizes = np.bincount(codes[rows], minlength=count)
+        means = np.bincount(codes[rows], chosen[rows], minlength=count)[sizes > 0] / sizes[sizes > 0]
+        spreads.append(means.max() - means.min())
+    low, high = np.quantile(spreads, (0.025, 0.975)) if spreads else (0.0, 0.0)
+    return float(low), float(high)
+
+
+def _gap(frame: Any, name: str, metric: str, label: str, interval: tuple[float, float]) -> Gap:
+    values = frame.by_group[name]
+    difference = float(frame.difference()[name])
+    return Gap(metric, label, difference, *interval, str(values.idxmin()), str(values.idxmax()))

@@ -98,7 +98,7 @@ class Round:
 
 
 def check_kind(model: TrainedModel) -> None:
-    """Refuse a model that cannot be retuned from labels.
+    """Refuse a model that cannot be renewed from labels.
 
     Raises:
       UserError: the model does not label texts.

@@ -1,4 +1,4 @@
-"""A classifier is corrected, retuned, promoted and rolled back; what is killed in between is continued."""
+"""A classifier is corrected, renewed, promoted and rolled back; what is killed in between is continued."""
 
 import json
 import re
@@ -89,7 +89,7 @@ def test_corrections_are_learned_and_a_killed_round_is_continued(made, tmp_path,
     probed_and_seen_to_drift(tmp_path, tmp_path / 'champion')
 
 
-def test_models_that_cannot_be_retuned_are_refused(made, tmp_path):
+def test_other_kinds_of_model_are_refused(made, tmp_path):
     result = run_here(
         'palm_jax.cli.retune',
         f'--registry={tmp_path}',
