@@ -98,5 +98,8 @@ def main(arguments: Sequence[str]) -> int:
 def _row(name: str, part: Any) -> tuple[str, ...]:
     if part.score is None:
         return name, f'{part.count:,}', 'n/a', 'n/a'
-    low, high = sorted(abs(end) for end in part.interval)
-    return name, f'{part.count:,}', f'{abs(part.score):.4f}', f'{low:.4f} to {high:.4f}'
+    interval = 'n/a'
+    if part.interval is not None:
+        low, high = sorted(abs(end) for end in part.interval)
+        interval = f'{low:.4f} to {high:.4f}'
+    return name, f'{part.count:,}', f'{abs(part.score):.4f}', interval

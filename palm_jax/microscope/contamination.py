@@ -27,7 +27,7 @@ class Part:
     Attributes:
       count: number of texts.
       score: mean score; None of no texts, or without scores.
-      interval: 95% bootstrap interval of the mean score; None likewise.
+      interval: 95% bootstrap interval of the mean score; None likewise, and of a single text.
     """
 
     count: int

@@ -51,7 +51,7 @@ class Memorized:
       times_seen: `2` for twice, or `held out`.
       count: number of sequences.
       exact: share of them whose continuation is exact.
-      interval: 95% bootstrap interval of the share.
+      interval: 95% bootstrap interval of the share; None of a single sequence.
       min_k: mean of Min-K% Prob.
       auc: how well Min-K% Prob tells them from held-out sequences; None for those.
     """
@@ -59,7 +59,7 @@ class Memorized:
     times_seen: str
     count: int
     exact: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     min_k: float
     auc: float | None
 
