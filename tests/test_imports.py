@@ -72,8 +72,15 @@ ALLOWED = {
     },
     'predictors': {'predictors', 'explanations', 'labels', 'data/readers', 'training', 'inference', 'metrics'},
     'fusion': {'fusion', 'parameters'},
+    'microscope': {'microscope', 'predictors', 'training', 'inference', 'peft', 'metrics', 'data/readers'},
+    'fairness': {'fairness', 'labels', 'predictors'},
+    'probing': {'probing', 'predictors', 'labels', 'metrics'},
+    'monitoring': {'monitoring', 'predictors', 'reports'},
+    'retuning': {
+        *('retuning', 'monitoring', 'api', 'predictors', 'data/readers', 'labels', 'metrics'),
+    },
     'studies': {'studies', 'configuration', 'reports', 'training'},
-    'serving': {'serving', 'api', 'predictors', 'inference', '__version__'},
+    'serving': {'serving', 'monitoring', 'api', 'predictors', 'inference', '__version__'},
 }
 # TensorFlow takes seconds to load: one folder, and one module that gives our objectives to other people's pipelines.
 # (`exchange/compiled.py` writes TensorFlow's own formats, on request.)

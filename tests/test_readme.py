@@ -44,7 +44,7 @@ RUN = {
     'palm-jax bindings': 'test_bindings_are_listed',
     **{
         f'palm-jax {name}': 'test_the_commands_that_use_a_model_work'
-        for name in ('infer', 'eval', 'export', 'serve', 'explain-prediction')
+        for name in ('infer', 'eval', 'export', 'serve', 'explain-prediction', 'drift', 'memorization')
     },
     'palm-jax checkpoint': 'test_the_commands_that_use_a_model_work',
 }
@@ -202,7 +202,7 @@ def test_tokens_are_made_beforehand_and_verified(tmp_path):
 def test_a_task_is_inspected(tmp_path):
     (tmp_path / 'text.txt').write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(2000)))
     own = f'--gin.TRAIN_FILES={tmp_path}/text.txt --gin.VOCABULARY=bytes --examples=1 --batches=1'
-    shown = said(f'{of("palm-jax", "inspect")} {own}')
+    shown = said(f'{of("palm-jax", "inspect", "python_stdlib")} {own}')
     assert any(mode in shown for mode in ('[NLU]', '[NLG]', '[S2S]'))
 
 
@@ -306,13 +306,18 @@ def test_the_commands_that_use_a_model_work(tmp_path):
     few = few.replace('"', '\\"')
     said(f'python -m palm_jax.train --gin_file=gin/pretrain_tiny.gin {data} {few}', tmp_path)
     (tmp_path / 'prompts.txt').write_text('the square\nof 3 is\n')
+    for name in ('before', 'after'):
+        (tmp_path / f'{name}.txt').write_text(''.join(f'the {name} of {i}\n' for i in range(30)))
     for name, expected in (
         ('infer', 'predicted  2 rows'),
         ('eval', '95% interval'),
         ('export', 'differ by at most'),
         ('explain-prediction', 'completeness error'),
+        ('drift', 'bits per byte'),
+        ('inspect step', 'most surprising'),
+        ('memorization', 'held out'),
     ):
-        assert expected in said(of('palm-jax', name), tmp_path), name
+        assert expected in said(of('palm-jax', *name.split()), tmp_path), name
     assert (tmp_path / 'runs/tiny/explanations.html').exists() and (tmp_path / 'runs/tiny/explanations.json').exists()
     assert len((tmp_path / 'predictions.jsonl').read_text().splitlines()) == 2
     assert (tmp_path / 'exported' / 'model.safetensors').exists() and (tmp_path / 'runs/tiny/eval.json').exists()

@@ -48,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         steps=options.steps,
         baseline=options.baseline,
         num_random=options.random,
+        counterfactual_words=options.counterfactual,
         batch_size=options.batch_size,
         seed=options.seed,
     )
@@ -102,6 +103,12 @@ def _parser() -> Parser:
         type=number(Annotated[int, AtLeast(0)]),
         default=5,
         help='random attributions beside comprehensiveness and sufficiency; 0 computes neither',
+    )
+    parser.add_argument(
+        '--counterfactual',
+        type=number(Annotated[int, AtLeast(0)]),
+        default=5,
+        help='most words that are taken away to find the fewest without which the decision changes; 0 looks for none',
     )
     parser.add_argument('--seed', type=int, default=0, help='seed of the random attributions')
     parser.add_argument('--batch_size', type=positive, default=16, help='rows of up to 512 tokens per pass')

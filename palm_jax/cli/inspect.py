@@ -6,6 +6,8 @@ counts, and the frequency of labels. Truncated and skipped examples are reported
 
 NAME is a file of gin/tasks (banking77, python_stdlib, ...) or a registered seqio task or mixture; a task for
 fine-tuning takes its vocabulary from a base: --gin.INITIAL_CHECKPOINT_PATH=runs/tiny.
+
+palm-jax inspect step --gin_file=runs/tiny/config.gin --step=100 shows the batch of a step of a run, token by token.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from palm_jax.cli import command_line, named_task
+from palm_jax.cli import command_line, inspect_step, named_task
 from palm_jax.cli.parser import Parser, positive
 from palm_jax.configuration.flags import split_flags
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Build the data as a run does, and print examples and statistics."""
+    """Build the data as a run does, and print examples and statistics; `step` looks at the batch of a step of a run."""
+    if arguments and arguments[0] == 'step':
+        return inspect_step.main(arguments[1:])
     parser = Parser(
         prog='palm-jax inspect', description=__doc__, example='palm-jax inspect python_stdlib', takes_bindings=True
     )

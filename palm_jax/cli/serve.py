@@ -9,7 +9,7 @@ from typing import Annotated
 
 from palm_jax.bounds import Above, AtLeast, AtMost
 from palm_jax.cli import command_line
-from palm_jax.cli.parser import Parser, number, positive
+from palm_jax.cli.parser import Parser, file_name, number, positive
 from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 
@@ -57,6 +57,25 @@ def main(arguments: Sequence[str]) -> int:
         default=1024,
         help='maximum number of open connections; further ones get 429',
     )
+    parser.add_argument(
+        '--keep',
+        metavar='FILE',
+        type=file_name('.db'),
+        help='.db file (SQLite) that keeps requests and answers and takes feedback to them at /v1/feedback; '
+        'default: nothing is kept',
+    )
+    parser.add_argument(
+        '--keep_days',
+        type=number(Annotated[float, Above(0)]),
+        default=30,
+        help='days after which what is kept is deleted',
+    )
+    parser.add_argument(
+        '--redact',
+        default='mask',
+        help='what texts pass before they are kept: mask replaces e-mail addresses and numbers of cards, accounts and '
+        'phones, none keeps texts as they are, module:function is imported and called',
+    )
     command_line.add_trust(parser)
     rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
@@ -66,7 +85,12 @@ def main(arguments: Sequence[str]) -> int:
     except ImportError as error:
         raise UserError(f'{error.name} is not installed: pip install "palm_jax[serve]"') from None
     from palm_jax.inference.engine import Engine
+    from palm_jax.monitoring import redaction
+    from palm_jax.monitoring.request_log import RequestLog
 
+    log = None
+    if options.keep:
+        log = RequestLog(options.keep, redaction.load_hook(options.redact), options.keep_days)
     served = models.load(options.model, flags, options.trust_modules)
     engine = Engine(options.slots, options.max_waiting)
     models.fill(engine, served)
@@ -87,8 +111,12 @@ def main(arguments: Sequence[str]) -> int:
     print(f'chat page  {url}/    API  {url}/docs')
     key = 'from PALM_JAX_TOKEN' if limits.token else 'none; set PALM_JAX_TOKEN to require one'
     print(f'API key    {key}', flush=True)
-    server = connections.create_server(app.create_app(served, engine, limits), limits)
+    if log is not None:
+        print(f'keeping    requests and feedback for {options.keep_days:g} days: {options.keep}', flush=True)
+    server = connections.create_server(app.create_app(served, engine, limits, log), limits)
     server.run(sockets=[listening])
+    if log is not None:
+        log.close()
     return 0
 
 

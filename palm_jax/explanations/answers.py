@@ -22,10 +22,10 @@ def of_answer(
       num_bidirectional: number of leading tokens that attend to one another in both directions.
 
     Raises:
-      UserError: if the answer has no tokens.
+      UserError: if the prompt or the answer has no tokens.
     """
-    if not answer:
-        raise UserError('The answer to explain is empty.')
+    if not prompt or not answer:
+        raise UserError(f'The {"answer" if prompt else "text"} to explain is empty.')
     ids = (*prompt, *answer[:-1])
     positions = tuple(range(len(prompt) - 1, len(ids)))
     output = AnswerOutput(tuple(answer), positions)

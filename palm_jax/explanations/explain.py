@@ -11,6 +11,7 @@ import numpy as np
 from palm_jax.bounds import AtLeast, checked
 from palm_jax.errors import UserError, closest
 from palm_jax.explanations.attribution import METHODS, Attribution, attribute
+from palm_jax.explanations.counterfactual import Counterfactual, counterfactual
 from palm_jax.explanations.explainable import Explainable
 from palm_jax.explanations.faithfulness import Faithfulness, faithfulness
 from palm_jax.explanations.scorer import Baseline, Scorer
@@ -28,6 +29,7 @@ class Settings:
       baseline: what stands for an absent word in integrated gradients, see `Scorer`.
       num_random: number of random attributions that comprehensiveness and sufficiency are compared with; 0 computes
         neither.
+      counterfactual_words: most words that are taken away to find a counterfactual; 0 looks for none.
       batch_size: rows per pass, see `Scorer`.
       seed: seed of the random attributions.
     """
@@ -36,6 +38,7 @@ class Settings:
     steps: Annotated[int, AtLeast(1)] = 50
     baseline: Baseline = 'padding'
     num_random: Annotated[int, AtLeast(0)] = 0
+    counterfactual_words: Annotated[int, AtLeast(0)] = 0
     batch_size: Annotated[int, AtLeast(1)] = 16
     seed: int = 0
 
@@ -61,6 +64,8 @@ class Explanation:
       words: words of the input.
       attributions: what each word contributes, by method.
       faithfulness: comprehensiveness and sufficiency by method and of `random`; empty if they were not asked for.
+      counterfactual: fewest words without which the model would decide otherwise; None if there are none, or they were
+        not asked for.
     """
 
     input: int
@@ -71,6 +76,7 @@ class Explanation:
     words: tuple[Word, ...]
     attributions: dict[str, Attribution]
     faithfulness: dict[str, Faithfulness] = dataclasses.field(default_factory=dict)
+    counterfactual: Counterfactual | None = None
 
     def ranked(self, method: str) -> list[tuple[str, float]]:
         """Return (word, contribution) by the size of the contribution, the largest first."""
@@ -95,6 +101,13 @@ class Explanation:
                 for name, found in self.attributions.items()
             },
             'faithfulness': {name: found._asdict() for name, found in self.faithfulness.items()},
+            'counterfactual': None
+            if self.counterfactual is None
+            else {
+                'removed': list(self.counterfactual.removed),
+                'words': [self.words[i].text for i in self.counterfactual.removed],
+                'margin': self.counterfactual.value,
+            },
         }
 
 
@@ -128,6 +141,9 @@ def explain(
         )
         for i, result in zip(with_words, results, strict=True):
             faithful[i] = result
+    others: list[Counterfactual | None] = [None] * len(flat)
+    if settings.counterfactual_words:
+        others = [counterfactual(scorer, row, settings.counterfactual_words) for row in flat]
     inputs = [number for number, of_input in enumerate(rows) for _ in of_input]
     return [
         Explanation(
@@ -139,6 +155,7 @@ def explain(
             words=row.words,
             attributions={name: found[name][i] for name in found},
             faithfulness=faithful[i],
+            counterfactual=others[i],
         )
         for i, row in enumerate(flat)
     ]

@@ -35,6 +35,15 @@ class HeadOutput:
             return None
         return 1 / (1 + math.exp(min(-value / len(self.margins), 700)))
 
+    @property
+    def decision(self) -> HeadOutput | None:
+        """The output that is above 0 where the label, or the first tag of an entity, is decided; None for a number."""
+        first = self.margins[0]
+        if not first.is_log_odds:
+            return None
+        margins = (dataclasses.replace(first, is_of_decision=True),)
+        return HeadOutput(margins, None if self.positions is None else self.positions[:1])
+
     def moved(self, to: Mapping[int, int]) -> HeadOutput:
         """Return the same output of a row whose tokens have new positions."""
         positions = self.positions
@@ -54,6 +63,7 @@ class AnswerOutput:
     positions: tuple[int, ...]
 
     unit = 'log-probability'
+    decision = None
 
     def probability(self, value: float) -> float:
         """Return the geometric mean of the tokens' probabilities."""
@@ -93,6 +103,8 @@ class Explainable:
         tokens = {i for word in removed for i in self.words[word].tokens}
         read = set(self.output.positions or ()) if isinstance(self.output, HeadOutput) else set()
         deleted = tokens - {i for word in self.words if read & set(word.tokens) for i in word.tokens}
+        if isinstance(self.output, AnswerOutput) and deleted >= set(range(self.output.positions[0] + 1)):
+            deleted -= {0}  # an answer needs something before it, also without a start token
         to: dict[int, int] = {}
         ids: list[int] = []
         for i, token in enumerate(self.ids):

@@ -34,7 +34,7 @@ def as_text(explanation: Explanation) -> str:
             lines.append(f'       ... and {len(ranked) - _SHOWN} more words')
         if found.completeness_error is not None and found.baseline_value is not None:
             lines.append(f'       {completeness(explanation, method)}')
-    lines += [f'     {line}' for line in _faithful_lines(explanation)]
+    lines += [f'     {line}' for line in (*_faithful_lines(explanation), *_counterfactual_lines(explanation))]
     return '\n'.join(lines)
 
 
@@ -48,6 +48,14 @@ def completeness(explanation: Explanation, method: str) -> str:
         f'sum {found.words.sum():+.4f}, f(input) − f(baseline) {difference:+.4f}: '
         f'completeness error {found.completeness_error:.2g}{share}'
     )
+
+
+def words_for_and_against(explanation: Explanation, method: str, most: int = 4) -> tuple[str, str]:
+    """Return the words that speak most for what is explained, and those against it, with their contributions."""
+    ranked = explanation.ranked(method)
+    sides = ([pair for pair in ranked if pair[1] > 0], [pair for pair in ranked if pair[1] < 0])
+    shown = [', '.join(f'{word} {score:+.2f}' for word, score in side[:most]) for side in sides]
+    return shown[0], shown[1]
 
 
 def html_page(title: str, explanations: Sequence[Explanation], notes: Sequence[str] = ()) -> str:
@@ -84,6 +92,7 @@ def as_html(explanation: Explanation) -> str:
             cells = ''.join(f'<td>{explanation.attributions[method].words[i]:+.4f}</td>' for method in methods)
             parts.append(f'<tr><td>{html.escape(explanation.words[i].text)}</td>{cells}')
         parts.append('</table></details>')
+    parts += [f'<p>{html.escape(line)}</p>' for line in _counterfactual_lines(explanation)]
     if explanation.faithfulness:
         parts.append('<table><tr><th></th><th>comprehensiveness (high is good)</th><th>sufficiency (low is good)</th>')
         for name, found in explanation.faithfulness.items():
@@ -114,6 +123,14 @@ def _faithful_lines(explanation: Explanation) -> list[str]:
     header = f'{"":<{width}}  comprehensiveness (high is good)  sufficiency (low is good)'
     rows = [f'{_title(name):<{width}}  {f.comprehensiveness:<32.4f}  {f.sufficiency:.4f}' for name, f in found.items()]
     return [header, *rows]
+
+
+def _counterfactual_lines(explanation: Explanation) -> list[str]:
+    found = explanation.counterfactual
+    if found is None:
+        return []
+    words = ', '.join(repr(explanation.words[i].text) for i in found.removed)
+    return [f'without {words} the model would decide otherwise']
 
 
 def _title(method: str) -> str:

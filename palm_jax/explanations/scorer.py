@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from palm_jax.explanations.explainable import AnswerOutput, Explainable, HeadOutput
-from palm_jax.models.embedded import changed_inputs, embed
+from palm_jax.models.embedded_inputs import WithEmbeddedInputs
 
 Baseline = Literal['padding', 'zero', 'mean']
 Batch = dict[str, np.ndarray]
@@ -120,6 +120,7 @@ def _arrays(rows: Sequence[Explainable], size: int) -> Batch:
     if isinstance(output, HeadOutput):
         num_scores = 1 + max(i for row in rows for m in row.output.margins for i in (m.index, *m.against))
         batch['against'] = np.zeros((size, num_targets, num_scores), bool)
+        batch['of_decision'] = np.zeros((size, num_targets), bool)
     for i, row in enumerate(rows):
         batch['tokens'][i, : len(row.ids)] = row.ids
         batch['segments'][i, : len(row.ids)] = 1
@@ -131,6 +132,7 @@ def _arrays(rows: Sequence[Explainable], size: int) -> Batch:
             for t, margin in enumerate(row.output.margins):
                 batch['targets'][i, t] = margin.index
                 batch['against'][i, t, list(margin.against)] = True
+                batch['of_decision'][i, t] = margin.is_of_decision
         else:
             batch['targets'][i, : len(read)] = row.output.targets
     if not any(row.num_bidirectional for row in rows):
@@ -149,7 +151,7 @@ def _value_of(row: Explainable) -> Any:
 
 
 def _margins(model: Any, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-    """Return Σ_t scores[index_t] − log Σ exp(scores[against_t]) of each row, float32 [B]."""
+    """Return the sum of the margins of each row, float32 [B]; see `Margin`."""
     scores = model.apply(
         {'params': params}, batch['tokens'], None, batch['segments'], batch.get('bidirectional'), method='scores'
     )
@@ -160,7 +162,8 @@ def _margins(model: Any, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
     is_contrast_BT1 = against_BTC.any(axis=2, keepdims=True)
     # Without scores against it, the log of the sum of all others is computed and dropped: its gradient is finite.
     others_BTC = jnp.where(against_BTC | ~is_contrast_BT1, scores_BTC[..., : against_BTC.shape[2]], -jnp.inf)
-    others_BT = jnp.where(is_contrast_BT1[..., 0], jax.nn.logsumexp(others_BTC, axis=2), 0.0)
+    others_BT = jnp.where(batch['of_decision'], others_BTC.max(axis=2), jax.nn.logsumexp(others_BTC, axis=2))
+    others_BT = jnp.where(is_contrast_BT1[..., 0], others_BT, 0.0)
     return ((chosen_BT - others_BT) * batch['weights']).sum(axis=1)
 
 
@@ -184,6 +187,11 @@ def _answer_values(model: Any, params: Any, batch: dict[str, jax.Array]) -> jax.
     return (logprobs_BT * batch['weights']).sum(axis=1)
 
 
+def embed(model: Any, params: Any, tokens_BL: jax.Array) -> jax.Array:
+    """Return the embedded inputs [B, L, D] of token ids."""
+    return model.apply({'params': params}, tokens_BL, method=lambda palm, tokens_BL: palm.embed(tokens_BL))
+
+
 def _ends_of_path(model, baseline, params, batch):
     """Return x′ and x, float32 [B, L, D] each: words are the baseline in x′, other tokens are equal in both."""
     x_BLD = embed(model, params, batch['tokens'])
@@ -202,8 +210,7 @@ def _gradients(model, value, baseline, params, batch, alphas_B):
     start_BLD, x_BLD = _ends_of_path(model, baseline, params, batch)
 
     def total(point_BLD):
-        with changed_inputs(lambda _: point_BLD):
-            return value(model, params, batch).sum()
+        return value(WithEmbeddedInputs(model, lambda _: point_BLD), params, batch).sum()
 
     difference_BLD = x_BLD - start_BLD
     gradient_BLD = jax.grad(total)(start_BLD + alphas_B[:, None, None] * difference_BLD)
@@ -213,5 +220,5 @@ def _gradients(model, value, baseline, params, batch, alphas_B):
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _values(model, value, baseline, params, batch, is_input):
     ends = _ends_of_path(model, baseline, params, batch)
-    with changed_inputs(lambda _: jnp.where(is_input, ends[1], ends[0])):
-        return value(model, params, batch)
+    point_BLD = jnp.where(is_input, ends[1], ends[0])
+    return value(WithEmbeddedInputs(model, lambda _: point_BLD), params, batch)

@@ -48,12 +48,15 @@ class Margin:
       index: score that speaks for the label.
       against: scores that speak against it; without any the margin is scores[index].
       is_log_odds: whether the sigmoid of the margin is the label's probability; False for a number.
+      is_of_decision: whether the largest of the scores against it counts instead of the log of their sum: the margin is
+        then above 0 exactly where the label is the decision.
     """
 
     label: str
     index: int
     against: tuple[int, ...] = ()
     is_log_odds: bool = True
+    is_of_decision: bool = False
 
 
 class LabelKind(Protocol):

@@ -4,32 +4,49 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import warnings
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Annotated, Any
 
 import numpy as np
 
-from palm_jax.labels.label_kind import LabelKind
+from palm_jax.bounds import AtLeast, checked
+from palm_jax.explanations.explain import Settings, explain
+from palm_jax.explanations.heads import of_labels
+from palm_jax.explanations.page import words_for_and_against
+from palm_jax.labels.label_kind import Evaluation, LabelKind
 from palm_jax.labels.single_label import SingleLabel
 from palm_jax.metrics.text_baselines import Baseline
 from palm_jax.reports.pages import Table
 from palm_jax.reports.plots import MOST_CLASSES, plot_confusion
-from palm_jax.reports.report import Measurements, RunReporter, available, measurements_of, table_of_errors
+from palm_jax.reports.report import (
+    Measurements,
+    RunReporter,
+    available,
+    cell,
+    measurements_of,
+    table_of_errors,
+    worst_rows,
+)
 from palm_jax.training.result import EvaluationInput
 
 _CONFUSED = 20  # pairs of classes in a report without a matrix
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class HeadReporter(RunReporter):
     """Scores the held-out texts, and evaluates the head's predictions.
 
     Attributes:
       kind: kind of label, see `palm_jax.labels`; decides what is measured.
+      explained_errors: number of the worst errors for which the report says which words speak for the prediction and
+        which against it, by integrated gradients; 0 explains none.
     """
 
     kind: LabelKind = SingleLabel()
+    explained_errors: Annotated[int, AtLeast(0)] = 0
 
     def metric_names(self, data: Any) -> Collection[str]:
         """Return the names of the label kind's metrics, from the evaluation of two examples."""
@@ -45,7 +62,8 @@ class HeadReporter(RunReporter):
         loss = inputs.evaluate()['loss'].value()
         scores_ES = np.concatenate(scored.scores).astype(np.float64)
         labels, baselines = np.concatenate(scored.labels), available(lambda: inputs.data.baselines)
-        return evaluate(self.kind, loss, inputs.data.labels, texts, scores_ES, labels, baselines)
+        reasons = functools.partial(_reasons, self, inputs, scores_ES) if self.explained_errors else None
+        return evaluate(self.kind, loss, inputs.data.labels, texts, scores_ES, labels, baselines, reasons)
 
 
 def evaluate(
@@ -56,6 +74,7 @@ def evaluate(
     scores_ES: np.ndarray,
     labels: np.ndarray,
     baselines: Sequence[Baseline] = (),
+    reasons: Callable[[Evaluation], dict[str, Table]] | None = None,
 ) -> Measurements:
     """Evaluate the head's scores of E examples.
 
@@ -67,6 +86,7 @@ def evaluate(
       scores_ES: float64 [E, S], before softmax or sigmoid.
       labels: encoded labels [E, ...], see `LabelKind.encode`.
       baselines: what baselines reach on the same examples.
+      reasons: returns a further table, of the reasons of the worst errors; None for none.
     """
     evaluation = kind.evaluate(scores_ES, labels, names)
     predictions = [{'text': text} | row for text, row in zip(texts, evaluation.predictions, strict=True)]
@@ -82,10 +102,31 @@ def evaluate(
         evaluation.interval,
         predictions,
         baselines,
-        tables | table_of_errors('The worst errors', predictions, evaluation.badness),
+        tables
+        | table_of_errors('The worst errors', predictions, evaluation.badness)
+        | ({} if reasons is None else reasons(evaluation)),
         figures=figures,
         text=evaluation.text,
     )
+
+
+def _reasons(
+    reporter: HeadReporter, inputs: EvaluationInput, scores_ES: np.ndarray, evaluation: Evaluation
+) -> dict[str, Table]:
+    """Return a table of the worst errors with the words that speak for and against the predictions."""
+    chosen = worst_rows(evaluation.badness, reporter.explained_errors)
+    examples = [inputs.data.validation_examples[i] for i in chosen]
+    features, _ = inputs.data.inputs([(e.text, e.second_text) for e in examples])
+    scores = [scores_ES[i] for i in chosen]
+    rows = of_labels(reporter.kind, inputs.data, features, scores, [None] * len(chosen))
+    settings = Settings(methods=('integrated_gradients',))
+    found = explain(inputs.model, inputs.params, [[row] for row in rows], settings)
+    header = ('text', 'label', 'what is explained', 'words for it', 'words against it')
+    table = [header]
+    for i, example, why in zip(chosen, examples, found, strict=True):
+        label = cell(evaluation.predictions[i]['label'])
+        table.append((' / '.join(example.texts), label, why.label, *words_for_and_against(why, 'integrated_gradients')))
+    return {'Why the worst errors': table} if chosen else {}
 
 
 def most_confused(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> dict[str, Table]:

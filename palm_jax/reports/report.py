@@ -237,18 +237,20 @@ def table_of_errors(title: str, predictions: Sequence[Mapping[str, Any]], badnes
 
 def worst(predictions: Sequence[Mapping[str, Any]], badness: np.ndarray) -> Table:
     """A table of the predictions of the greatest badness [E]; -inf marks a correct prediction."""
-    rows: list[Sequence[str]] = [('text', 'label', 'predicted')]
-    for i in np.argsort(-badness, kind='stable')[:_WORST]:
-        if np.isfinite(badness[i]):
-            rows.append(tuple(_cell(predictions[i][name]) for name in rows[0]))
-    return rows
+    header = ('text', 'label', 'predicted')
+    return [header, *(tuple(cell(predictions[i][name]) for name in header) for i in worst_rows(badness, _WORST))]
 
 
-def _cell(value: Any) -> str:
+def worst_rows(badness: np.ndarray, most: int) -> list[int]:
+    """Return the examples of the greatest badness [E], at most some; -inf marks a correct prediction."""
+    return [int(i) for i in np.argsort(-badness, kind='stable')[:most] if np.isfinite(badness[i])]
+
+
+def cell(value: Any) -> str:
     """Return a label or a prediction for a table: numbers rounded, names joined."""
     if isinstance(value, float):
         return f'{value:.4g}'
-    return ', '.join(map(_cell, value)) if isinstance(value, list | tuple) else str(value)
+    return ', '.join(map(cell, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _in_short(value: Any) -> str | None:

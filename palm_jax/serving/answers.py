@@ -93,6 +93,11 @@ class CompletionAnswer:
         self._fields = _fields(f'cmpl-{uuid.uuid4().hex}', served)
         self._positions: dict[int, tokens.Positions] = {}
 
+    @property
+    def id(self) -> str:
+        """Id of the response."""
+        return self._fields['id']
+
     def whole(self, texts: Sequence[Delta], usage: protocol.Usage) -> protocol.Completion:
         """Return the response."""
         choices = [self._choice(index, delta) for index, delta in enumerate(texts)]
@@ -130,6 +135,11 @@ class ChatAnswer:
         self._fields = _fields(f'chatcmpl-{uuid.uuid4().hex}', served)
         self._announced: set[int] = set()  # answers whose role has been sent
         self._begun: set[int] = set()  # answers with a text that is not empty
+
+    @property
+    def id(self) -> str:
+        """Id of the response."""
+        return self._fields['id']
 
     def whole(self, texts: Sequence[Delta], usage: protocol.Usage) -> protocol.ChatCompletion:
         """Return the response."""

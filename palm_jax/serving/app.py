@@ -20,10 +20,12 @@ from palm_jax import __version__
 from palm_jax.errors import UserError, closest
 from palm_jax.inference.engine import Engine
 from palm_jax.inference.generate import Sampler, next_power_of_two
+from palm_jax.monitoring.request_log import RequestLog
 from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.predictor import Predictor
-from palm_jax.serving import answers, embeddings, errors, protocol
+from palm_jax.serving import answers, embeddings, errors, feedback, protocol
 from palm_jax.serving.errors import Failure
+from palm_jax.serving.feedback import Keeper
 from palm_jax.serving.forward_passes import ForwardPasses
 from palm_jax.serving.limits import Gate, Limits
 from palm_jax.serving.models import ServedModel
@@ -39,13 +41,16 @@ _PAGE_HEADERS = {  # the page loads nothing, talks to this server alone, and is 
 }
 
 
-def create_app(served: dict[str, ServedModel], engine: Engine, limits: Limits = Limits()) -> FastAPI:
+def create_app(
+    served: dict[str, ServedModel], engine: Engine, limits: Limits = Limits(), log: RequestLog | None = None
+) -> FastAPI:
     """Return the ASGI application.
 
     Args:
       served: models by name; those that generate text have been added to the engine.
       engine: generates text; it is started and stopped with the application.
       limits: limits on requests.
+      log: keeps requests and answers, and takes feedback to them; None keeps nothing.
     """
 
     @contextlib.asynccontextmanager
@@ -61,13 +66,15 @@ def create_app(served: dict[str, ServedModel], engine: Engine, limits: Limits = 
     counters = Counters(engine)
     app.add_middleware(Gate, limits=limits, requests=counters.requests, seconds=counters.seconds)
     errors.handle(app)
-    models = _Models(served)
+    models, keeper = _Models(served), Keeper(log)
     app.include_router(_routes_of_models(models))
-    app.include_router(_routes_of_text(models, engine, limits, counters))
+    app.include_router(_routes_of_text(models, engine, limits, counters, keeper))
     passes = ForwardPasses(engine, limits)
-    app.include_router(_routes_of_heads(models, passes))
+    app.include_router(_routes_of_heads(models, passes, keeper))
     app.include_router(embeddings.routes(models.find, passes, _MAX_BATCH))
     app.include_router(_routes_of_state(engine, counters))
+    if log is not None:
+        app.include_router(feedback.routes(log))
     page = (resources.files('palm_jax.serving') / 'page.html').read_text(encoding='utf-8')
 
     @app.get('/', include_in_schema=False)
@@ -139,7 +146,7 @@ def _routes_of_models(models: _Models) -> APIRouter:
     return router
 
 
-def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: Counters) -> APIRouter:
+def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: Counters, keeper: Keeper) -> APIRouter:
     router, encoding = APIRouter(tags=['generate']), _Encoding()
     responses = answers.streamed({status: errors.DOCUMENTED[status] for status in (404, 429, 503, 504)})
 
@@ -168,10 +175,21 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
         texts.submit(prompts, body.n, sampler, num_logprobs)
         return texts
 
-    async def respond(body: protocol.GenerationRequest, texts: Texts, answer: Any, request: Request) -> Any:
+    async def respond(
+        body: protocol.GenerationRequest,
+        model: ServedModel,
+        texts: Texts,
+        answer: Any,
+        request: Request,
+        inputs: Sequence[Any],
+    ) -> Any:
+        kept = answer.id, model, request.url.path, [given for given in inputs for _ in range(body.n)]
         if body.stream:
-            return answers.stream(texts, answer.chunk, lambda: answer.last(texts.usage) if body.wants_usage else None)
-        return answer.whole(await texts.whole(request), texts.usage)
+            last = lambda: answer.last(texts.usage) if body.wants_usage else None  # noqa: E731
+            return answers.stream(texts, *keeper.of_stream(*kept, answer.chunk, last))
+        written = await texts.whole(request)
+        await keeper.keep_texts(*kept, [delta.text for delta in written])
+        return answer.whole(written, texts.usage)
 
     @router.post('/v1/completions', responses=responses)
     async def completions(body: protocol.CompletionRequest, request: Request) -> protocol.Completion:
@@ -181,7 +199,7 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
         prompts = await encoding(sum(map(len, given)), model.prompts, given)
         stop = model.generator.stop(model.model)
         texts = submit(body, model, prompts, stop, body.max_tokens, body.logprobs or 0)
-        return await respond(body, texts, answers.CompletionAnswer(model, body.logprobs), request)
+        return await respond(body, model, texts, answers.CompletionAnswer(model, body.logprobs), request, given)
 
     @router.post('/v1/chat/completions', responses=responses)
     async def chat(body: protocol.ChatRequest, request: Request) -> protocol.ChatCompletion:
@@ -194,16 +212,19 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
             raise Failure(400, 'top_logprobs needs logprobs = true.', param='top_logprobs')
         max_tokens = body.max_completion_tokens or body.max_tokens
         texts = submit(body, model, [prompt], stop, max_tokens, body.top_logprobs)
-        return await respond(body, texts, answers.ChatAnswer(model, body.logprobs, bool(stop)), request)
+        answer = answers.ChatAnswer(model, body.logprobs, bool(stop))
+        return await respond(body, model, texts, answer, request, [messages])
 
     return router
 
 
-def _routes_of_heads(models: _Models, passes: ForwardPasses) -> APIRouter:
+def _routes_of_heads(models: _Models, passes: ForwardPasses, keeper: Keeper) -> APIRouter:
     router = APIRouter(tags=['heads'], responses={status: errors.DOCUMENTED[status] for status in (404, 504)})
 
-    async def predict(body: protocol.HeadRequest, endpoint: str) -> tuple[str, list[dict[str, Any]]]:
-        """Return the name of the model, and the fields of each text's answer."""
+    async def predict(
+        body: protocol.HeadRequest, endpoint: str, response: Response
+    ) -> tuple[str, list[dict[str, Any]]]:
+        """Return the name of the model, and the fields of each text's answer; the response has their id if kept."""
         model = models.find(body.model, lambda predictor: predictor.endpoint == endpoint)
         inputs = _inputs(body, model)
         batch_size = min(_MAX_BATCH, next_power_of_two(len(inputs)))
@@ -211,18 +232,21 @@ def _routes_of_heads(models: _Models, passes: ForwardPasses) -> APIRouter:
             predictions = await passes(model.model.predict, inputs, batch_size=batch_size)
         except UserError as error:
             raise Failure(400, str(error), param='input') from None
-        return model.name, [{'index': i} | model.predictor.to_response(p) for i, p in enumerate(predictions)]
+        rows = [{'index': i} | model.predictor.to_response(p) for i, p in enumerate(predictions)]
+        if identifier := await keeper.keep(model, endpoint, inputs, rows):
+            response.headers[feedback.HEADER] = identifier
+        return model.name, rows
 
     @router.post('/v1/classify')
-    async def classify(body: protocol.HeadRequest) -> protocol.Classification:
+    async def classify(body: protocol.HeadRequest, response: Response) -> protocol.Classification:
         """Predict a label, labels or a number for each text."""
-        name, rows = await predict(body, '/v1/classify')
+        name, rows = await predict(body, '/v1/classify', response)
         return protocol.Classification(model=name, data=[protocol.Classified(**row) for row in rows])
 
     @router.post('/v1/tag')
-    async def tag(body: protocol.HeadRequest) -> protocol.Tagging:
+    async def tag(body: protocol.HeadRequest, response: Response) -> protocol.Tagging:
         """Find entities in each text, with their positions in characters."""
-        name, rows = await predict(body, '/v1/tag')
+        name, rows = await predict(body, '/v1/tag', response)
         return protocol.Tagging(model=name, data=[protocol.Tagged(**row) for row in rows])
 
     return router

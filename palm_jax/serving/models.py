@@ -14,6 +14,7 @@ from palm_jax.errors import UserError, located
 from palm_jax.inference import decoding
 from palm_jax.inference.engine import Engine
 from palm_jax.inference.generate import begin
+from palm_jax.monitoring.registry import Registry
 from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.predictor import Predictor
 
@@ -92,7 +93,8 @@ def load(
     """Load the models of `[NAME=]MODEL_DIR`.
 
     Args:
-      wanted: directories, each optionally with a name; the default name is that of the directory.
+      wanted: directories of runs, or of registries whose champion is served (`monitoring.registry`), each
+        optionally with a name; the default name is that of the directory.
       bindings: (name, value as gin text) that override the configurations of all models.
       trust_modules: modules that their configurations may name besides those of palm_jax.
 
@@ -108,9 +110,9 @@ def load(
         name, directory = parse(text)
         if name in served:
             raise UserError(f'Two models are called {name}; name one of them: --model=another={directory}')
-        served[name] = ServedModel(
-            name, loading.load_with(directory, bindings, known=known, trust_modules=trust_modules)
-        )
+        registry = Registry(Path(directory))
+        run = registry.champion() if registry.file.is_file() else directory
+        served[name] = ServedModel(name, loading.load_with(run, bindings, known=known, trust_modules=trust_modules))
     return served
 
 

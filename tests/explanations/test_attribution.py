@@ -2,19 +2,24 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from palm_jax.data.supervised.labelled_text import Example
 from palm_jax.errors import UserError
 from palm_jax.explanations import page
 from palm_jax.explanations.attribution import METHODS, quadrature
 from palm_jax.explanations.explain import Settings, explain
 from palm_jax.explanations.faithfulness import SHARES
-from palm_jax.models.embedded import embed
+from palm_jax.explanations.scorer import embed
 from palm_jax.models.masks import Mask
+from palm_jax.predictors.head_scores import head_scores
+from palm_jax.reports.labels import HeadReporter
+from palm_jax.training.metrics import Ratio
 from tests.support.kinds import every_kind
 
 TEXT = 'no, it does not'
@@ -123,6 +128,7 @@ def test_a_linear_model_has_a_closed_form(kinds, baseline):
     assert found.faithfulness.keys() == {*found.attributions, 'random'}
 
 
+@pytest.mark.slow
 def test_the_completeness_error_falls_with_the_steps_and_batches_change_nothing(kinds):
     model, texts = kinds['pairs'], [('no, it does not', 'yes'), ('a', 'b c d e f g')]
     coarse, fine = (model.explain(texts, settings=Settings(steps=n, batch_size=4)) for n in (2, 60))
@@ -192,3 +198,60 @@ def test_what_does_not_exist_is_refused_with_what_does(kinds):
     with pytest.raises(UserError, match="no method 'gradients'"):
         Settings(methods=('gradients',))
     assert explain(None, None, []) == []
+
+
+def test_the_report_explains_the_worst_errors(kinds):
+    model = kinds['classes']
+    examples = [Example(text, None, 'no', '') for text in ('it is', 'no', 'well yes')]
+    predicted = [max(p, key=p.get) for p in model.predict([e.text for e in examples])]
+    features, _ = model.data.inputs([(e.text, None) for e in examples])
+    scores = np.stack(head_scores(model.model, model.params, features, 3, 3))
+    wrong = [model.data.labels[(model.data.labels.index(p) + 1) % 3] for p in predicted]
+    data = SimpleNamespace(
+        validation_examples=examples, labels=model.data.labels, inputs=model.data.inputs, baselines=[],
+        vocabulary=model.data.vocabulary,
+    )  # fmt: skip
+    inputs = SimpleNamespace(
+        model=model.model, params=model.params, data=data,
+        evaluate=lambda: {'loss': Ratio(1.0, 1.0)},
+        score=lambda: SimpleNamespace(scores=[scores], labels=[np.array([model.data.labels.index(w) for w in wrong])]),
+    )  # fmt: skip
+    assert 'Why the worst errors' not in HeadReporter().measure(inputs).tables
+    header, *rows = HeadReporter(explained_errors=2).measure(inputs).tables['Why the worst errors']
+    assert header[3:] == ('words for it', 'words against it') and len(rows) == 2
+    for text, label, about, for_it, against in rows:
+        number = [e.text for e in examples].index(text)
+        assert (label, about) == (wrong[number], predicted[number])
+        (expected,) = model.explain([text], settings=Settings(methods=('integrated_gradients',)))
+        assert (for_it, against) == page.words_for_and_against(expected, 'integrated_gradients')
+
+
+def test_a_counterfactual_is_the_fewest_words_without_which_the_decision_changes(kinds):
+    model = linear(kinds['classes'])
+    settings = Settings(('leave_one_out',), counterfactual_words=5, batch_size=4)
+
+    scores_of_tokens = jax.jit(
+        lambda params, tokens, inside: model.model.apply(
+            {'params': params}, tokens, None, inside.astype(np.int32), method='scores'
+        )
+    )
+
+    def flips(text, removed):
+        kept = ''.join(f' {word}' if i else word for i, word in enumerate(text.split()) if i not in removed)
+        tokens = np.array([[0, *model.data.vocabulary.encode(kept), 1]], np.int32)
+        tokens = np.pad(tokens, [(0, 0), (0, 16 - tokens.shape[1])])
+        scores = scores_of_tokens(model.params, tokens, np.arange(16)[None] < np.count_nonzero(tokens) + 1)
+        return model.data.labels[int(np.argmax(scores[0]))] != next(iter(model.predict([text])[0]))
+
+    texts = ['a b c d e', 'z y x w v', 'no one is', '1 2 3 4', 'Q q Q q', 'yes ok']
+    found = model.explain(texts, settings=settings)
+    assert any(e.counterfactual for e in found)
+    for text, explanation in zip(texts, found, strict=True):
+        if explanation.counterfactual:
+            removed = explanation.counterfactual.removed
+            assert flips(text, removed) and explanation.counterfactual.value < 0
+            assert not any(flips(text, set(removed) - {word}) for word in removed if len(removed) > 1)
+            assert explanation.to_json()['counterfactual']['words'] == [text.split()[i] for i in removed]
+            assert 'would decide otherwise' in page.as_text(explanation)
+    (other,) = model.explain(texts[:1], list(model.predict(texts[:1])[0])[-1], settings)
+    assert other.counterfactual is None  # that label is not what the model decides

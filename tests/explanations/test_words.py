@@ -3,6 +3,7 @@
 import pytest
 
 from palm_jax.data.vocabulary.vocabularies import Bytes
+from palm_jax.errors import UserError
 from palm_jax.explanations.answers import of_answer
 from palm_jax.explanations.explainable import Explainable, HeadOutput
 from palm_jax.explanations.words import words_of
@@ -73,3 +74,10 @@ def test_an_answer_is_predicted_from_what_is_left_of_its_prompt():
     shorter = row.without({1})
     assert shorter.ids == (0, *BYTES.encode('ade')) and shorter.output.positions == (1, 2, 3)
     assert shorter.num_bidirectional == 2 and row.without({0, 1}).output.positions == (0, 1, 2)
+
+
+def test_an_answer_without_a_start_token_keeps_a_token_before_it():
+    row = of_answer(BYTES, BYTES.encode('ab'), (*BYTES.encode('c'), 1), 'c')
+    assert row.without({0}).ids == (0, *BYTES.encode('c')) and row.without({0}).output.positions == (0, 1)
+    with pytest.raises(UserError, match='The text to explain is empty'):
+        of_answer(BYTES, (), (5,), 'c')

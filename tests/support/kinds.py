@@ -25,22 +25,25 @@ SAMPLER = Sampler(max_tokens=4, temperature=0.0)
 TAGS = ('O', 'B-PER', 'I-PER')
 
 
-def every_kind(micro):
-    """A trained model by kind; `micro` is the fixture."""
+def every_kind(micro, *only):
+    """A trained model by kind, or by those of some kinds alone; `micro` is the fixture."""
     tags = TaggedText(TaggedTable(None, names=TAGS), {'inputs': 32}, 'bytes')
-    return {
-        'text': _trained(micro, _conversations(None), LanguageModelPredictor()),
-        'text_to_text': _trained(micro, _conversations(PairTable(None, input='{q}')), TextToTextPredictor()),
-        'chat': _trained(micro, _conversations(Dialogues(None)), ChatPredictor()),
-        'classes': _trained(micro, _labelled(names=['no', 'yes', '<b>&']), LabelPredictor(SingleLabel()), Head(3)),
-        'labels': _trained(
+    makers = {
+        'text': lambda: _trained(micro, _conversations(None), LanguageModelPredictor()),
+        'text_to_text': lambda: _trained(micro, _conversations(PairTable(None, input='{q}')), TextToTextPredictor()),
+        'chat': lambda: _trained(micro, _conversations(Dialogues(None)), ChatPredictor()),
+        'classes': lambda: _trained(
+            micro, _labelled(names=['no', 'yes', '<b>&']), LabelPredictor(SingleLabel()), Head(3)
+        ),
+        'labels': lambda: _trained(
             micro, _labelled(names=['a', 'b'], kind=LabelSet()), LabelPredictor(LabelSet()), Head(2)
         ),
-        'pairs': _trained(
+        'pairs': lambda: _trained(
             micro, _labelled(kind=Number(), second_text_column='b'), LabelPredictor(Number()), Head(1)
         ),
-        'tags': _trained(micro, tags, TagPredictor(), Head(3, pooling='none')),
+        'tags': lambda: _trained(micro, tags, TagPredictor(), Head(3, pooling='none')),
     }  # fmt: skip
+    return {name: make() for name, make in makers.items() if name in (only or makers)}
 
 
 def _trained(micro, data, predictor, head=None):

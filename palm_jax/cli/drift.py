@@ -1,0 +1,111 @@
+"""palm-jax drift --gin_file=runs/finetuned/config.gin --requests=requests.db
+
+Tests whether a model is still asked what it was trained for: new inputs, and the model's outputs for them, are compared
+with the held-out part of its run. The new inputs are what a server kept (palm-jax serve --keep=requests.db) or a file.
+Prints a table with a verdict (none, some, much), and writes a web page with JSON beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from palm_jax.bounds import Above
+from palm_jax.cli import command_line
+from palm_jax.cli.parser import Parser, file_name, number, positive
+from palm_jax.configuration.flags import split_flags
+from palm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from palm_jax.api.trained_model import TrainedModel
+
+_DAY = 86_400.0  # seconds
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Compare new inputs with the reference; the code is 1 if the verdict is at least that of --fail_on."""
+    rest, flags = split_flags(arguments)
+    options = _parser().parse_args(rest)
+    run, changes = command_line.run_of(options.gin_file)
+    if bool(options.requests) == bool(options.input):
+        raise UserError('Give either --requests with what a server kept, or --input with a file of texts.')
+    output = options.output or Path(run.path / 'drift.html')
+    if not output.parent.is_dir():
+        raise UserError(f'--output: the folder {output.parent} does not exist.')
+
+    from palm_jax.api import loading
+    from palm_jax.monitoring import drift, drift_report, request_log
+
+    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    if options.reference:
+        reference, labels = _read(model, options.reference, options.examples), None
+    else:
+        reference, labels = drift_report.held_out(model, options.examples)
+    if options.requests:
+        since = 0.0 if options.days is None else time.time() - options.days * _DAY
+        kept = list(request_log.read(options.requests, options.model, since))
+        new = [tuple(k.input) if isinstance(k.input, list) and _is_pair(k.input) else k.input for k in kept]
+        new = new[-options.examples :]
+    else:
+        new = _read(model, options.input, options.examples)
+    report = drift_report.compare(model, reference, new, labels, options.batch_size)
+    about = {'model': str(run.path), 'checkpoint': str(model.checkpoint), 'new': options.requests or options.input}
+    output.write_text(report.page(f'Drift of {run.path.name}'), encoding='utf-8')
+    content = json.dumps(about | report.to_json(), ensure_ascii=False, indent=1)
+    output.with_suffix('.json').write_text(content + '\n', encoding='utf-8')
+    print(report.text())
+    print(f'page       {output} (and {output.with_suffix(".json").name})')
+    is_refused = options.fail_on and drift.LEVELS.index(report.verdict) >= drift.LEVELS.index(options.fail_on)
+    return 1 if is_refused else 0
+
+
+def _parser() -> Parser:
+    parser = command_line.parser(
+        'drift',
+        __doc__ or '',
+        '--gin_file=runs/finetuned/config.gin --requests=requests.db',
+        command_line.RUN_CONFIG,
+    )
+    parser.add_argument('--requests', help='database that palm-jax serve --keep=FILE wrote')
+    parser.add_argument('--model', help='with --requests: name of the model that was asked; default: every model')
+    parser.add_argument(
+        '--days', type=number(Annotated[float, Above(0)]), help='with --requests: only the last days; default: all'
+    )
+    parser.add_argument(
+        '--input', help='file of new inputs: .jsonl, .csv, .tsv, .parquet, or .txt with a text per line'
+    )
+    parser.add_argument('--reference', help='file to compare with; default: the held-out part of the run')
+    parser.add_argument(
+        '--examples', type=positive, default=1000, help='most inputs of each kind; of requests the last'
+    )
+    parser.add_argument('--batch_size', type=positive, default=32, help='inputs per forward pass')
+    parser.add_argument('--fail_on', choices=('some', 'much'), help='verdict from which on the exit code is 1')
+    parser.add_argument('--output', type=file_name('.html'), help='.html file; default: drift.html in MODEL_DIR')
+    command_line.add_trust(parser)
+    return parser
+
+
+def _is_pair(given: list[Any]) -> bool:
+    return len(given) == 2 and all(isinstance(part, str) for part in given)
+
+
+def _read(model: TrainedModel, source: str, most: int) -> list[Any]:
+    """Return the inputs that the rows of a file hold, the first of them.
+
+    Raises:
+      UserError: if a row cannot be read.
+    """
+    from palm_jax.api.predictions import read_rows
+    from palm_jax.data.readers.delimited import Layout
+
+    inputs: list[Any] = []
+    for row in read_rows(source, getattr(model.data, 'layout', Layout())):
+        if isinstance(row, UserError):
+            raise row
+        inputs.append(model.predictor.parse(model, row))
+        if len(inputs) == most:
+            break
+    return inputs

@@ -1,0 +1,87 @@
+"""palm-jax memorization --gin_file=runs/tiny/config.gin [--canaries=canaries.txt]
+
+Tests what a language model has memorized of its training text: the share of training sequences whose first tokens make
+it write the next ones exactly, by how often each was seen, beside held-out text; and how well the likelihood tells seen
+from held-out text. Planted texts (--canaries, one with digits per line) get their exposure. Writes a web page, and JSON
+beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from palm_jax.cli import command_line
+from palm_jax.cli.parser import file_name, positive
+from palm_jax.configuration.flags import split_flags
+from palm_jax.errors import UserError
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Test a language model."""
+    parser = command_line.parser(
+        'memorization', __doc__ or '', '--gin_file=runs/tiny/config.gin', command_line.RUN_CONFIG
+    )
+    parser.add_argument('--examples', type=positive, default=200, help='most sequences seen equally often')
+    parser.add_argument('--tokens', type=positive, default=50, help='tokens of the prompt, and of the continuation')
+    parser.add_argument(
+        '--canaries', type=Path, help='text file with a planted text per line, whose digits are secrets'
+    )
+    parser.add_argument(
+        '--others', type=positive, default=1000, help='texts with other digits that each is ranked among'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='seed of these digits')
+    parser.add_argument('--batch_size', type=positive, default=32, help='sequences per forward pass')
+    parser.add_argument('--output', type=file_name('.html'), help='.html file; default: memorization.html in MODEL_DIR')
+    command_line.add_trust(parser)
+    rest, flags = split_flags(arguments)
+    options = parser.parse_args(rest)
+    run, changes = command_line.run_of(options.gin_file)
+    output = options.output or Path(run.path / 'memorization.html')
+    if not output.parent.is_dir():
+        raise UserError(f'--output: the folder {output.parent} does not exist.')
+    if options.canaries and not options.canaries.is_file():
+        raise UserError(f'--canaries={options.canaries} does not exist.')
+
+    from palm_jax.api import loading
+    from palm_jax.microscope import memorization
+    from palm_jax.reports import pages
+
+    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    kept = memorization.windows(model, run.path, options.examples, options.tokens)
+    found = memorization.memorized(model, kept, options.batch_size)
+    planted = options.canaries.read_text(encoding='utf-8').splitlines() if options.canaries else []
+    texts = [line for line in planted if line.strip()]
+    canaries = memorization.exposures(model, texts, options.others, options.seed, options.batch_size)
+    tables: dict[str, Any] = {'Exact continuations by times seen': _rows(found)}
+    if canaries:
+        cells = [(c.text, f'{c.rank:,} of {c.others + 1:,}', f'{c.exposure:.2f}') for c in canaries]
+        tables['Canaries'] = [('text', 'rank', 'exposure in bits'), *cells]
+    output.write_text(pages.html_page(f'Memorization of {run.path.name}', tables, []), encoding='utf-8')
+    content = {
+        'model': str(run.path),
+        'checkpoint': str(model.checkpoint),
+        'tokens': options.tokens,
+        'by_times_seen': [dataclasses.asdict(f) for f in found],
+        'canaries': [dataclasses.asdict(c) for c in canaries],
+    }
+    output.with_suffix('.json').write_text(json.dumps(content, ensure_ascii=False, indent=1) + '\n', encoding='utf-8')
+    for title, (header, *rows) in tables.items():
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        print(title)
+        for row in (header, *rows):
+            print('  ' + '  '.join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+    print(f'page       {output} (and {output.with_suffix(".json").name})')
+    return 0
+
+
+def _rows(found: Sequence[Any]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [('times seen', 'sequences', 'exact', '95% interval', 'Min-K% Prob', 'AUC')]
+    for f in found:
+        interval = 'n/a' if f.interval is None else '{:.1%} to {:.1%}'.format(*f.interval)
+        auc = 'n/a' if f.auc is None else f'{f.auc:.3f}'
+        rows.append((f.times_seen, f'{f.count:,}', f'{f.exact:.1%}', interval, f'{f.min_k:.3f}', auc))
+    return rows

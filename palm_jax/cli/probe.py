@@ -1,0 +1,130 @@
+"""palm-jax probe --gin_file=runs/finetuned/config.gin [--tests=tests.jsonl]
+
+Changes the held-out texts of a fine-tuned run (typing mistakes, case, blanks, punctuation, homoglyphs, gender,
+numbers, negation) and shows what that costs: the drop of the score with McNemar's exact test, the share of answers that
+flip, and examples. Tests of your own (a text with the right label, or two texts with an expectation) are run besides.
+Writes a web page, and JSON beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from palm_jax.cli import command_line
+from palm_jax.cli.parser import Parser, file_name, positive
+from palm_jax.configuration.flags import split_flags
+from palm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from palm_jax.probing.probe import Finding, Outcome
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Probe a model; the code is 1 if a test of the user's fails."""
+    rest, flags = split_flags(arguments)
+    options = _parser().parse_args(rest)
+    run, changes = command_line.run_of(options.gin_file)
+    output = options.output or Path(run.path / 'probes.html')
+    if not output.parent.is_dir():
+        raise UserError(f'--output: the folder {output.parent} does not exist.')
+
+    from palm_jax.api import loading
+    from palm_jax.probing import answers, probe
+    from palm_jax.probing.perturbations import PERTURBATIONS
+    from palm_jax.reports import pages
+
+    names = [name.strip() for name in options.probes.split(',') if name.strip()] if options.probes else [*PERTURBATIONS]
+    perturbations = probe.perturbations_of(names)
+    tests = _read_tests(options.tests) if options.tests else []
+    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    cases = answers.cases(model, options.examples)
+    findings = probe.probe(model, cases, perturbations, options.seed, options.batch_size)
+    results = probe.run_tests(model, tests, options.batch_size) if tests else []
+    tables: dict[str, Any] = {'Probes': _rows(findings)}
+    if results:
+        tables['Tests'] = _test_rows(results)
+    examples = [
+        (f.name, ' / '.join(e['text']), ' / '.join(e['changed']), f'{e["before"]}', f'{e["after"]}')
+        for f in findings
+        for e in f.examples
+    ]
+    if examples:
+        tables['Flips'] = [('probe', 'text', 'changed', 'answer before', 'after'), *examples]
+    if failures := [
+        (r.name, f'{f["text"]}', f'{f["changed"] or ""}', f'{f["expected"]}', f'{f["found"]}')
+        for r in results
+        for f in r.failures
+    ]:
+        tables['Failed tests'] = [('tests', 'text', 'changed', 'expected', 'found'), *failures]
+    output.write_text(pages.html_page(f'Probes of {run.path.name}', tables, []), encoding='utf-8')
+    about = {'model': str(run.path), 'checkpoint': str(model.checkpoint), 'seed': options.seed}
+    content = about | {
+        'probes': [dataclasses.asdict(f) | {'drop': f.drop} for f in findings],
+        'tests': [dataclasses.asdict(r) for r in results],
+    }
+    output.with_suffix('.json').write_text(json.dumps(content, ensure_ascii=False, indent=1) + '\n', encoding='utf-8')
+    for table in (tables['Probes'], tables.get('Tests', [])):
+        print(_text(table))
+    print(f'page       {output} (and {output.with_suffix(".json").name})')
+    return 1 if any(r.failures for r in results) else 0
+
+
+def _parser() -> Parser:
+    parser = command_line.parser(
+        'probe', __doc__ or '', '--gin_file=runs/finetuned/config.gin', command_line.RUN_CONFIG
+    )
+    parser.add_argument('--probes', help='names of probes, separated by commas; default: all')
+    parser.add_argument('--tests', help='.jsonl file of tests: text with label, or text, changed and expect')
+    parser.add_argument('--examples', type=positive, default=500, help='most held-out examples')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the changes')
+    parser.add_argument('--batch_size', type=positive, default=32, help='texts per forward pass')
+    parser.add_argument('--output', type=file_name('.html'), help='.html file; default: probes.html in MODEL_DIR')
+    command_line.add_trust(parser)
+    return parser
+
+
+def _read_tests(name: str) -> list[dict[str, Any]]:
+    """Return the rows of a file of tests.
+
+    Raises:
+      UserError: there is no such file, or a line is not an object.
+    """
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(f'--tests={name} does not exist.')
+    rows = []
+    for number, line in enumerate(path.read_text(encoding='utf-8').split('\n'), 1):
+        if line.strip():
+            try:
+                rows.append(dict(json.loads(line)))
+            except (ValueError, TypeError):
+                raise UserError(f'--tests={name}, line {number} is not a JSON object.') from None
+    return rows
+
+
+def _rows(findings: Sequence[Finding]) -> list[tuple[str, ...]]:
+    header = ('probe', 'expected', 'texts changed', 'metric', 'before', 'after', 'drop', 'p', 'flips')
+    rows: list[tuple[str, ...]] = [header]
+    for f in findings:
+        count = f'{f.changed} of {f.cases}'
+        if not f.changed:
+            rows.append((f.name, f.expectation, count, f.metric, *['n/a'] * 5))
+            continue
+        p = 'n/a' if f.p_value is None else f'{f.p_value:.2g}'
+        numbers = (f'{f.before:.4f}', f'{f.after:.4f}', f'{f.drop:+.4f}', p, f'{f.flips:.1%}')
+        rows.append((f.name, f.expectation, count, f.metric, *numbers))
+    return rows
+
+
+def _test_rows(results: Sequence[Outcome]) -> list[tuple[str, ...]]:
+    rows = [(r.name, f'{len(r.failures)} of {r.count}', f'{len(r.failures) / r.count:.1%}') for r in results]
+    return [('tests', 'failed', 'share'), *rows]
+
+
+def _text(rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return '\n'.join('  '.join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)

@@ -1,0 +1,156 @@
+"""palm-jax retune --registry=runs/intents --champion=runs/finetuned --requests=requests.db --gin.TRAIN_STEPS=300
+
+Renews a deployed model. Collects what users corrected (palm-jax serve --keep=requests.db, /v1/feedback) or the rows of
+a table, checks them, trains a challenger from the champion on new and replayed rows, compares both on frozen and on
+fresh rows, and promotes the challenger only if it wins: significantly better on the fresh rows, and not significantly
+worse on the frozen ones. Decisions are in registry.jsonl. A killed round is continued by the same command.
+
+--rollback makes the former champion the champion again; --status shows the registry. palm-jax serve
+--model=intents=runs/intents serves the champion of a registry.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from palm_jax.bounds import AtLeast
+from palm_jax.cli import command_line
+from palm_jax.cli.parser import Parser, number, positive
+from palm_jax.configuration.flags import split_flags
+from palm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from palm_jax.api.trained_model import TrainedModel
+    from palm_jax.monitoring.registry import Registry
+    from palm_jax.retuning.collect import Labelled
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a round, roll back, or show the registry."""
+    rest, flags = split_flags(arguments)
+    options = _parser().parse_args(rest)
+
+    from palm_jax import locks
+    from palm_jax.monitoring.registry import Registry
+
+    registry = Registry(options.registry)
+    if options.status:
+        print(_status(registry))
+        return 0
+    if not options.rollback and bool(options.requests) == bool(options.input):
+        raise UserError('Give either --requests with what a server kept, or --input with a table of labelled texts.')
+    registry.path.mkdir(parents=True, exist_ok=True)
+    with locks.hold(registry.lock, f'--registry={registry.path}', 'name another --registry.'):
+        if options.rollback:
+            decision = registry.roll_back()
+            print(f'champion   {decision.model_dir}, again; rolled back from {decision.details["from"]}')
+            return 0
+        if options.champion:
+            from palm_jax.run_directory import find_checkpoint
+
+            find_checkpoint(options.champion, '--champion')
+            registry.adopt(str(options.champion))
+        return _round(registry, options, flags, command_line.command('retune', arguments))
+
+
+def _round(registry: Registry, options: Any, flags: Sequence[tuple[str, str]], command: str) -> int:
+    """Run the open round of a registry, or the next one."""
+    from palm_jax.api import loading
+    from palm_jax.retuning import retune
+
+    settings = retune.Settings(options.replay, options.held_out, options.min_examples, options.seed)
+    model = loading.load_with(registry.champion(), [], trust_modules=options.trust_modules)
+    retune.check_kind(model)
+    current = retune.Round(registry, registry.open_round())
+    if current.description.is_file():
+        print(f'round      {current.number} is continued: its rows were collected before')
+    about = retune.collect_round(current, model, _rows(model, options), settings)
+    print(
+        f'round      {current.number}: {about["learned"]} new rows to learn with {about["replayed"]} replayed, '
+        f'{about["fresh"]} fresh, {about["frozen"]} frozen'
+    )
+    for what, count in about['dropped'].items():
+        print(f'dropped    {count}: {what}')
+    if code := retune.train_challenger(current, model, flags, command):
+        return code
+    found = retune.compare_both(current, model, options.trust_modules, options.batch_size)
+    for name in ('frozen', 'fresh'):
+        print(f'{name:<10} {_compared(found[name])}')
+    decision = retune.promote(current, found)
+    print(f'{decision.event:<10} {found["reason"]}')
+    print(f'champion   {registry.champion()}')
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog='palm-jax retune',
+        description=__doc__,
+        epilog="--gin.NAME=value overrides a binding of the champion's configuration, e.g. --gin.TRAIN_STEPS=300",
+        example='palm-jax retune --registry=runs/intents --champion=runs/finetuned --requests=requests.db',
+        takes_bindings=True,
+    )
+    parser.add_argument('--registry', type=Path, required=True, help='folder of the registry and its rounds')
+    parser.add_argument('--champion', help='MODEL_DIR of the deployed model, for the first round')
+    parser.add_argument('--requests', help='database that palm-jax serve --keep=FILE wrote; rows with a label are used')
+    parser.add_argument('--model', help='with --requests: name of the model that was asked; default: every model')
+    parser.add_argument('--input', help='labelled table with the columns of the training table')
+    parser.add_argument(
+        '--replay',
+        type=number(Annotated[float, AtLeast(0)]),
+        default=3.0,
+        help='rows of the former training table per new row',
+    )
+    parser.add_argument(
+        '--held_out',
+        type=number(Annotated[int, AtLeast(2)]),
+        default=4,
+        help='one new row in this many is compared on instead of learned',
+    )
+    parser.add_argument('--min_examples', type=positive, default=20, help='fewest new rows for a round')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the replayed rows')
+    parser.add_argument('--batch_size', type=positive, default=32, help='texts per forward pass of the comparison')
+    parser.add_argument('--rollback', action='store_true', help='make the former champion the champion again')
+    parser.add_argument('--status', action='store_true', help='show the champion and all decisions')
+    command_line.add_trust(parser)
+    return parser
+
+
+def _rows(model: TrainedModel, options: Any) -> list[Labelled]:
+    """Return the labelled texts of a database of requests, or of a table."""
+    from palm_jax.monitoring import request_log
+    from palm_jax.retuning.collect import Labelled
+    from palm_jax.retuning.retune import json_label
+
+    if options.requests:
+        kept = request_log.read(options.requests, options.model, with_label=True)
+        texts = ((k, (k.input,) if isinstance(k.input, str) else tuple(k.input)) for k in kept)
+        wanted = 2 if model.predictor.reads_pairs(model) else 1
+        return [
+            Labelled(given, k.label, k.id)
+            for k, given in texts
+            if len(given) == wanted and all(isinstance(text, str) for text in given)
+        ]
+    table = dataclasses.replace(model.data.table, train_files=options.input, validation_files=options.input, names=None)
+    return [Labelled(e.texts, json_label(table.kind, e.label), e.location) for e in table.examples('train')]
+
+
+def _compared(found: dict[str, Any]) -> str:
+    interval = 'n/a' if found['interval'] is None else '{:+.4f} to {:+.4f}'.format(*found['interval'])
+    p = '' if found['p_value'] is None else f", McNemar's p = {found['p_value']:.4g}"
+    return (
+        f'{found["metric"]} {found["champion"]:.4f} → {found["challenger"]:.4f} on {found["examples"]} examples '
+        f'(95% interval of the gain {interval}{p})'
+    )
+
+
+def _status(registry: Registry) -> str:
+    lines = [f'champion   {registry.champion()}']
+    for d in registry.decisions():
+        lines.append(
+            f'  {d.time}  {d.event:<11} {d.model_dir}{"  " + d.details["reason"] if "reason" in d.details else ""}'
+        )
+    return '\n'.join(lines)

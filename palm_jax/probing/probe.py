@@ -1,0 +1,225 @@
+"""Probes of a model: what changes of the text cost, and tests of behaviour that a user writes (CheckList).
+
+CheckList (Ribeiro et al. 2020, arXiv 2005.04118) has three kinds of test: invariance (a change must not change the
+prediction), direction (it must move the prediction one way) and minimum functionality (a simple text must get the
+right label).
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from palm_jax.errors import UserError, closest
+from palm_jax.labels import scoring
+from palm_jax.metrics.comparison import ACCURACY, compare
+from palm_jax.predictors.label_predictor import LabelPredictor
+from palm_jax.probing import answers
+from palm_jax.probing.answers import Case
+from palm_jax.probing.perturbations import PERTURBATIONS, Perturbation
+
+_SHOWN = 5  # examples of a flip
+EXPECTATIONS = ('same', 'different', 'up', 'down')
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What one change of the texts does.
+
+    Attributes:
+      name: name of the change.
+      expectation: `same` or `any`, see `Perturbation`.
+      changed: number of cases whose text it changes; the others are left out.
+      cases: number of all cases.
+      metric: name of the mean score.
+      before: mean score of the unchanged texts.
+      after: mean score of the changed ones.
+      flips: share of the answers that change.
+      p_value: McNemar's exact test of the scores; None where they are not right or wrong.
+      interval: 95% interval of after − before, of the scores; None for a single text.
+      examples: flips as {'text', 'changed', 'before', 'after'}.
+    """
+
+    name: str
+    expectation: str
+    changed: int
+    cases: int
+    metric: str = ACCURACY
+    before: float = 0.0
+    after: float = 0.0
+    flips: float = 0.0
+    p_value: float | None = None
+    interval: tuple[float, float] | None = None
+    examples: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def drop(self) -> float:
+        """How much worse the changed texts are answered."""
+        return self.before - self.after if self.metric != 'mean absolute error' else self.after - self.before
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The result of the tests of one name.
+
+    Attributes:
+      name: name of the tests.
+      count: number of tests.
+      failures: what failed, as {'text', 'changed', 'expected', 'found'}.
+    """
+
+    name: str
+    count: int
+    failures: tuple[dict[str, Any], ...]
+
+
+def perturbations_of(names: Sequence[str]) -> list[Perturbation]:
+    """Return perturbations by name.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    for name in names:
+        if name not in PERTURBATIONS:
+            raise UserError(
+                f'There is no probe {name!r}.{closest(name, PERTURBATIONS)} Probes: {", ".join(PERTURBATIONS)}.'
+            )
+    return [PERTURBATIONS[name] for name in names]
+
+
+def probe(
+    model: Any, cases: Sequence[Case], perturbations: Sequence[Perturbation], seed: int = 0, batch_size: int = 32
+) -> list[Finding]:
+    """Return what each change of the texts does to a model.
+
+    Args:
+      model: trained model, an `api.TrainedModel`.
+      cases: held-out examples, see `answers.cases`.
+      perturbations: changes; those that break words apart are left out for a tagger.
+      seed: seed of the changes.
+      batch_size: texts per forward pass.
+    """
+    if answers.changes_words_alone(model):
+        perturbations = [p for p in perturbations if p.keeps_words]
+    before = answers.answers(model, cases, batch_size)
+    findings = []
+    for perturbation in tqdm(perturbations, desc='probes', unit=' probes', leave=False):
+        changed = [
+            dataclasses.replace(case, texts=tuple(perturbation(text, seed) for text in case.texts)) for case in cases
+        ]
+        rows = [i for i, case in enumerate(cases) if changed[i].texts != case.texts]
+        if not rows:
+            findings.append(Finding(perturbation.name, perturbation.expectation, 0, len(cases), before.metric))
+            continue
+        after = answers.answers(model, [changed[i] for i in rows], batch_size)
+        compared = compare(before.scores[rows], after.scores, _kind_of(before.metric))
+        flips = [n for n, i in enumerate(rows) if not _same(before.values[i], after.values[n], before.scores)]
+        findings.append(
+            Finding(
+                name=perturbation.name,
+                expectation=perturbation.expectation,
+                changed=len(rows),
+                cases=len(cases),
+                metric=before.metric,
+                before=abs(float(compared.first.mean())),
+                after=abs(float(compared.second.mean())),
+                flips=len(flips) / len(rows),
+                p_value=compared.p_value,
+                interval=compared.interval,
+                examples=tuple(
+                    {
+                        'text': list(cases[rows[n]].texts),
+                        'changed': list(changed[rows[n]].texts),
+                        'before': before.values[rows[n]],
+                        'after': after.values[n],
+                    }
+                    for n in flips[:_SHOWN]
+                ),
+            )
+        )
+    return findings
+
+
+def _kind_of(metric: str) -> str:
+    """Return the metric for `compare`, which tests scores of 0 and 1 by McNemar."""
+    return metric if metric == 'mean absolute error' else ACCURACY
+
+
+def _same(before: Any, after: Any, scores: np.ndarray) -> bool:
+    """Return whether two answers are the same; numbers are if they differ by less than the model errs on average."""
+    if isinstance(before, float):
+        return abs(before - after) <= float(np.abs(scores).mean())
+    return before == after
+
+
+def run_tests(model: Any, rows: Sequence[Mapping[str, Any]], batch_size: int = 32) -> list[Outcome]:
+    """Return the results of tests that a user wrote, by name.
+
+    Args:
+      model: model that labels texts.
+      rows: `text` (and `second_text`) with either `label`, the right label: minimum functionality; or with `changed`
+        (and `changed_second_text`) and `expect`: `same` (the default), `different`, or `up` or `down` for the
+        probability of `label`, or for the number. `name` groups the tests.
+      batch_size: texts per forward pass.
+
+    Raises:
+      UserError: the model does not label texts, or a row is not a test.
+    """
+    if not isinstance(model.predictor, LabelPredictor):
+        raise UserError(f'--tests are for models that label texts; this one was trained {model.predictor.purpose}.')
+    for number, row in enumerate(rows, 1):
+        _check(model, row, number)
+    first = model.predict([_input(row, 'text') for row in rows], batch_size=batch_size) if rows else []
+    pairs = [i for i, row in enumerate(rows) if row.get('changed')]
+    changed = model.predict([_input(rows[i], 'changed') for i in pairs], batch_size=batch_size) if pairs else []
+    second = dict(zip(pairs, changed, strict=True))
+    by_name: dict[str, list[dict[str, Any] | None]] = collections.defaultdict(list)
+    for i, row in enumerate(rows):
+        failure = _failure(model, row, first[i], second.get(i))
+        by_name[str(row.get('name') or 'tests')].append(failure)
+    return [Outcome(name, len(found), tuple(f for f in found if f)) for name, found in by_name.items()]
+
+
+def _check(model: Any, row: Mapping[str, Any], number: int) -> None:
+    names, expect, label = model.data.labels, row.get('expect') or 'same', row.get('label')
+    if not row.get('text'):
+        raise UserError(f'Test {number} has no text.')
+    if expect not in EXPECTATIONS:
+        raise UserError(
+            f'Test {number} expects {expect!r}.{closest(expect, EXPECTATIONS)} It may expect {EXPECTATIONS}.'
+        )
+    if not row.get('changed') and label in (None, ''):
+        raise UserError(f'Test {number} has neither a label nor a changed text, so there is nothing to test.')
+    if expect in ('up', 'down') and names and label not in names:
+        raise UserError(f'Test {number} expects {expect!r} of the label {label!r}.{closest(str(label), names)}')
+
+
+def _input(row: Mapping[str, Any], name: str) -> Any:
+    second = row.get('second_text' if name == 'text' else 'changed_second_text') or row.get('second_text')
+    return row[name] if not second else (row[name], second)
+
+
+def _failure(model: Any, row: Mapping[str, Any], first: Any, second: Any) -> dict[str, Any] | None:
+    """Return what is wrong with an answer, or None."""
+    to_json, kind, label = model.predictor.to_json, model.data.table.kind, row.get('label')
+    about = {'text': row['text'], 'changed': row.get('changed')}
+    found = to_json(first)['predicted']
+    if second is None:
+        right = scoring.score(kind, found, label)
+        is_right = right == 1 if kind.has_classes else abs(right) <= float(row.get('tolerance') or 0.5)
+        return None if is_right else about | {'expected': label, 'found': found}
+    after, expect = to_json(second)['predicted'], row.get('expect') or 'same'
+    if expect in ('up', 'down'):
+        values = [p if not kind.has_classes else to_json(p)['probabilities'][label] for p in (first, second)]
+        passed = (values[1] - values[0]) * (1 if expect == 'up' else -1) > 0
+        return None if passed else about | {'expected': expect, 'found': values}
+    if kind.has_classes:
+        is_same = scoring.score(kind, found, after) == 1
+    else:
+        is_same = abs(found - after) <= float(row.get('tolerance') or 0.5)
+    return None if is_same == (expect == 'same') else about | {'expected': expect, 'found': [found, after]}

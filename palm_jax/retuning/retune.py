@@ -1,0 +1,277 @@
+"""One round: collect, check, train a challenger from the champion, compare both, and promote what wins.
+
+Every step leaves files in the round's folder that are whole or absent, and a step whose files are there is not taken
+again. A round that was killed is therefore continued by the same command, and decided once.
+
+    round_0001/
+      round.json           what was collected, checked and split; written last of the tables
+      train.jsonl          new rows with replayed ones, which the challenger learns
+      fresh.jsonl          new rows that it does not learn
+      frozen.jsonl         held-out rows of the champion, the same in every round
+      pool.jsonl           all rows that may be replayed in the next round
+      start/               the champion as one model, from which the challenger starts
+      challenger/          MODEL_DIR of the challenger
+      comparison.json      champion and challenger on both sets
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from palm_jax.api import loading, training
+from palm_jax.api.trained_model import TrainedModel
+from palm_jax.bounds import AtLeast, checked
+from palm_jax.data.readers.splits import Split
+from palm_jax.errors import UserError
+from palm_jax.labels import scoring
+from palm_jax.metrics.comparison import ACCURACY, Comparison, compare
+from palm_jax.monitoring.registry import Decision, Registry
+from palm_jax.predictors.label_predictor import LabelPredictor
+from palm_jax.retuning import collect
+from palm_jax.retuning.collect import Labelled
+from palm_jax.run_directory import RunDirectory, write_whole
+from palm_jax.wording import counted
+
+_FEWEST_FRESH = 5
+
+
+@checked
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a round is run.
+
+    Attributes:
+      replay: rows of the champion's training table per new row.
+      held_out: one new row in this many is compared on instead of learned.
+      min_examples: fewest new rows for a round.
+      seed: seed of the replayed rows.
+    """
+
+    replay: Annotated[float, AtLeast(0)] = 3.0
+    held_out: Annotated[int, AtLeast(2)] = 4
+    min_examples: Annotated[int, AtLeast(1)] = 20
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """A round of a registry.
+
+    Attributes:
+      registry: registry.
+      number: number of the round, from 1.
+    """
+
+    registry: Registry
+    number: int
+
+    @property
+    def path(self) -> Path:
+        """Folder of the round."""
+        return self.registry.round_path(self.number)
+
+    @property
+    def description(self) -> Path:
+        """What was collected."""
+        return self.path / 'round.json'
+
+    @property
+    def challenger(self) -> Path:
+        """MODEL_DIR of the challenger."""
+        return self.path / 'challenger'
+
+    @property
+    def comparison(self) -> Path:
+        """Champion and challenger on the same examples."""
+        return self.path / 'comparison.json'
+
+    def table(self, name: str) -> Path:
+        """Return the file of a table: `train`, `fresh`, `frozen` or `pool`."""
+        return self.path / f'{name}.jsonl'
+
+
+def check_kind(model: TrainedModel) -> None:
+    """Refuse a model that cannot be renewed from labels.
+
+    Raises:
+      UserError: the model does not label texts.
+    """
+    if not isinstance(model.predictor, LabelPredictor):
+        raise UserError(
+            f'palm-jax retune renews models that label texts; this one was trained {model.predictor.purpose}. '
+            'Collect its corrections with palm_jax.monitoring.request_log.read, and train on them.'
+        )
+
+
+def collect_round(current: Round, model: TrainedModel, rows: Sequence[Labelled], settings: Settings) -> dict[str, Any]:
+    """Write the tables of a round, unless they are there; return what was collected.
+
+    Args:
+      current: round.
+      model: champion.
+      rows: texts with the labels that users gave, in order of time.
+      settings: shares of the tables.
+
+    Raises:
+      UserError: there are too few rows to learn from.
+    """
+    if current.description.is_file():
+        return json.loads(current.description.read_text(encoding='utf-8'))
+    table = model.data.table
+    columns = _text_columns(table)
+    pool, frozen = _known_rows(current.registry, model)
+    known = {(row.texts, json.dumps(row.label)) for row in pool}
+    new = [row for row in rows if (row.texts, json.dumps(row.label)) not in known]
+    found = collect.check(new, table.kind, model.data.labels, [row.texts for row in frozen])
+    learned, fresh = collect.split(found.rows, settings.held_out)
+    if len(found.rows) < settings.min_examples or len(fresh) < _FEWEST_FRESH:
+        dropped = ''.join(f'; {count} {what}' for what, count in found.dropped.items())
+        raise UserError(
+            f'{counted(len(found.rows), "new row")} can be learned from, {len(fresh)} of them held out: too few for a '
+            f'round of at least {max(settings.min_examples, _FEWEST_FRESH * settings.held_out)} '
+            f'({len(rows) - len(new)} were learned before{dropped}). '
+            'Collect more, or lower --min_examples or --held_out.'
+        )
+    replayed = collect.replay(
+        pool, len(learned), settings.replay, [row.texts for row in found.rows], settings.seed + current.number
+    )
+    current.path.mkdir(parents=True, exist_ok=True)
+    of_pool = {row.texts: row for row in (*pool, *learned)}  # a correction replaces the former label of its text
+    for name, of_table in (
+        ('train', [*learned, *replayed]),
+        ('fresh', fresh),
+        ('frozen', frozen),
+        ('pool', list(of_pool.values())),
+    ):
+        collect.write_table(current.table(name), of_table, columns, table.label_column)
+    about = {
+        'round': current.number,
+        'champion': current.registry.champion(),
+        'given': len(rows),
+        'learned_before': len(rows) - len(new),
+        'dropped': found.dropped,
+        'learned': len(learned),
+        'replayed': len(replayed),
+        'fresh': len(fresh),
+        'frozen': len(frozen),
+        'settings': dataclasses.asdict(settings),
+    }
+    write_whole(current.description, json.dumps(about, ensure_ascii=False, indent=1) + '\n')
+    return about
+
+
+def train_challenger(current: Round, model: TrainedModel, bindings: Sequence[tuple[str, str]], command: str) -> int:
+    """Train the challenger from the champion, or continue its training; return the code of the run.
+
+    Args:
+      current: round, whose tables are written.
+      model: champion.
+      bindings: (name, value as gin text) that override the champion's configuration.
+      command: command that continues the round.
+    """
+    if RunDirectory(current.challenger).summary.is_file():
+        return 0
+    start = RunDirectory(current.path / 'start')
+    if not start.config.is_file():  # which `save` writes last
+        shutil.rmtree(start.path, ignore_errors=True)
+        model.save(start.path)
+    own = {
+        'TRAIN_FILES': str(current.table('train')),
+        'VALIDATION_FILES': str(current.table('frozen')),
+        'INITIAL_CHECKPOINT_PATH': str(start),
+        'MODEL_DIR': str(current.challenger),
+    }
+    flags = [(name, repr(value)) for name, value in own.items()]
+    if model.data.labels:
+        flags.append(('LABELS', repr(list(model.data.labels))))
+    return training.train([str(model.config)], [*bindings, *flags], command)
+
+
+def compare_both(current: Round, model: TrainedModel, trust_modules: Sequence[str], batch_size: int) -> dict[str, Any]:
+    """Compare champion and challenger on the frozen and the fresh rows, unless it has been done; return the result."""
+    if current.comparison.is_file():
+        return json.loads(current.comparison.read_text(encoding='utf-8'))
+    challenger = loading.load_with(current.challenger, [], trust_modules=trust_modules)
+    table = model.data.table
+    found: dict[str, Any] = {}
+    for name in ('frozen', 'fresh'):
+        rows = collect.read_table(current.table(name), _text_columns(table), table.label_column)
+        (first, metric), (second, _) = (scores(m, rows, batch_size) for m in (model, challenger))
+        found[name] = to_json(compare(first, second, metric))
+    found['decision'], found['reason'] = decide(found['frozen'], found['fresh'])
+    write_whole(current.comparison, json.dumps(found, indent=1) + '\n')
+    return found
+
+
+def scores(model: TrainedModel, rows: Sequence[Labelled], batch_size: int) -> tuple[np.ndarray, str]:
+    """Return a score per row, higher is better, and the name of their mean; see `palm-jax compare`."""
+    inputs = [row.texts[0] if len(row.texts) == 1 else row.texts for row in rows]
+    predicted = [model.predictor.to_json(p)['predicted'] for p in model.predict(inputs, batch_size=batch_size)]
+    kind = model.data.table.kind
+    found = [scoring.score(kind, p, row.label) for p, row in zip(predicted, rows, strict=True)]
+    return np.array(found), ACCURACY if kind.has_classes else 'mean absolute error'
+
+
+def decide(frozen: dict[str, Any], fresh: dict[str, Any]) -> tuple[str, str]:
+    """Return `promoted` or `rejected`, and why: a challenger must win on fresh rows and not lose on frozen ones."""
+    if frozen['differ'] and frozen['gain'] < 0:
+        return 'rejected', 'significantly worse on the frozen examples'
+    if fresh['differ'] and fresh['gain'] > 0:
+        return 'promoted', 'significantly better on the fresh examples, and not worse on the frozen ones'
+    return 'rejected', 'not significantly better on the fresh examples'
+
+
+def promote(current: Round, found: dict[str, Any]) -> Decision:
+    """Write the decision to the registry, once, and return it."""
+    current.registry.decide(Decision(found['decision'], str(current.challenger), current.number, details=found))
+    return next(d for d in current.registry.decisions() if d.round == current.number)
+
+
+def to_json(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison as JSON; `first` is the champion, `second` the challenger."""
+    return {
+        'examples': len(comparison.first),
+        'metric': comparison.metric,
+        'champion': abs(float(comparison.first.mean())),
+        'challenger': abs(float(comparison.second.mean())),
+        'gain': comparison.gain,
+        'interval': comparison.interval,
+        'p_value': comparison.p_value,
+        'differ': bool(comparison.differ),
+    }
+
+
+def rows_of(model: TrainedModel, split: Split) -> list[Labelled]:
+    """Return the rows of a split of a model's table."""
+    table = model.data.table
+    return [Labelled(e.texts, json_label(table.kind, e.label), e.location) for e in table.examples(split)]
+
+
+def json_label(kind: Any, label: Any) -> Any:
+    """Return a label of a table as JSON: a name, a list of names, or a number."""
+    if not kind.has_classes:
+        return float(label)
+    return str(label) if kind.is_exclusive else list(kind.class_names(label))
+
+
+def _known_rows(registry: Registry, model: TrainedModel) -> tuple[list[Labelled], list[Labelled]]:
+    """Return the rows that may be replayed and the frozen ones: of the champion's round, or of its own table."""
+    table = model.data.table
+    last = next((d for d in reversed(registry.decisions()) if d.model_dir == registry.champion() and d.round), None)
+    if last is not None:
+        tables = Round(registry, last.round)
+        read = lambda name: collect.read_table(tables.table(name), _text_columns(table), table.label_column)  # noqa: E731
+        return read('pool'), [*read('frozen'), *read('fresh')]
+    return rows_of(model, 'train'), rows_of(model, 'validation')
+
+
+def _text_columns(table: Any) -> tuple[str, ...]:
+    second = table.second_text_column
+    return (table.text_column,) if second is None else (table.text_column, second)

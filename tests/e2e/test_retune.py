@@ -1,0 +1,125 @@
+"""A classifier is corrected, renewed, promoted and rolled back; what is killed in between is continued."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from palm_jax.monitoring.registry import Registry
+from palm_jax.monitoring.request_log import RequestLog
+from palm_jax.retuning import retune
+from palm_jax.serving import models
+from tests.support.paths import ROOT
+from tests.support.programs import run_here
+from tests.support.runs import finetune
+from tests.support.waiting import wait_until
+
+
+def corrected(path):
+    """Requests of a kind that the classifier was not trained on, with the right label."""
+    log = RequestLog(path)
+    for i in range(120):
+        colour = ('red', 'blue')[i % 2]
+        log.add(f'r{i}', 'mine', 'c', '/v1/classify', [f'{colour} {colour} {i}'], [{'label': 'yes'}])
+        if i < 110:
+            log.add_feedback(f'r{i}', 0, label={'red': 'yes', 'blue': 'no'}[colour])
+    log.add('wrong', 'mine', 'c', '/v1/classify', ['green'], [{}])
+    log.add_feedback('wrong', 0, label='maybe')
+    log.close()
+
+
+def probed_and_seen_to_drift(tmp_path, run):
+    """Probes the classifier of a run, and compares the corrected requests with what it was trained for."""
+    (tmp_path / 'tests.jsonl').write_text('{"text": "number 3", "changed": "number 3", "name": "itself"}\n')
+    flags = f'--gin_file={run / "config.gin"}', f'--tests={tmp_path / "tests.jsonl"}', '--probes=typos,blanks'
+    result = run_here('palm_jax.cli.probe', *flags)
+    assert result.returncode == 0 and re.search(r'typos +same', result.stdout), result.stderr
+    assert re.search(r'itself +0 of 1', result.stdout)
+    found = json.loads((run / 'probes.json').read_text())
+    assert [p['name'] for p in found['probes']] == ['typos', 'blanks'] and (run / 'probes.html').exists()
+    (tmp_path / 'tests.jsonl').write_text('{"text": "a", "changed": "a", "expect": "different"}\n')
+    assert run_here('palm_jax.cli.probe', *flags).returncode == 1
+    flags = flags[0], f'--requests={tmp_path / "requests.db"}', '--fail_on=much'
+    result = run_here('palm_jax.cli.drift', *flags)
+    assert result.returncode == 1 and 'Much drift: ' in result.stdout, result.stdout + result.stderr
+    found = json.loads((run / 'drift.json').read_text())
+    assert found['verdict'] == 'much' and found['new_inputs'] == 121 and found['label_shares'].keys() <= {'yes', 'no'}
+
+
+def test_corrections_are_learned_and_a_killed_round_is_continued(made, tmp_path, monkeypatch):
+    assert finetune(made, tmp_path / 'champion', steps=20).returncode == 0
+    corrected(tmp_path / 'requests.db')
+    command = [
+        f'--registry={tmp_path / "registry"}', f'--champion={tmp_path / "champion"}',
+        f'--requests={tmp_path / "requests.db"}', '--held_out=2', '--replay=1', '--gin.TRAIN_STEPS=60',
+    ]  # fmt: skip
+
+    def start(*flags):
+        return run_here('palm_jax.cli.retune', *flags)
+
+    def killed(*_):
+        raise RuntimeError('killed')
+
+    with monkeypatch.context() as patch:  # after the training, before the comparison
+        patch.setattr(retune, 'compare_both', killed)
+        with pytest.raises(RuntimeError, match='killed'):
+            start(*command)
+    registry = Registry(tmp_path / 'registry')
+    challenger = registry.round_path(1) / 'challenger'
+    trained = (challenger / 'metrics.jsonl').read_text()
+    assert registry.champion() == str(tmp_path / 'champion')
+    result = start(*command)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'round      1 is continued' in result.stdout and 'a label that the model does not have' in result.stdout
+    assert (challenger / 'metrics.jsonl').read_text() == trained  # it was not trained again
+    assert 'promoted   significantly better on the fresh examples' in result.stdout, result.stdout
+    assert registry.champion() == str(challenger)
+    served = models.load([f'mine={tmp_path / "registry"}'], [])
+    assert next(iter(served['mine'].model.predict(['blue blue 7'])[0])) == 'no'
+    again = start(*command)  # nothing new to learn
+    assert again.returncode == 2 and '0 new rows can be learned from' in again.stderr, again.stderr
+    assert [d.event for d in registry.decisions()] == ['adopted', 'promoted']
+    assert 'again; rolled back from' in start(command[0], '--rollback').stdout
+    assert registry.champion() == str(tmp_path / 'champion')
+    shown = start(command[0], '--status').stdout
+    assert shown.startswith(f'champion   {tmp_path / "champion"}') and 'rolled_back' in shown
+    assert not (tmp_path / 'registry' / 'lock').exists()
+    probed_and_seen_to_drift(tmp_path, tmp_path / 'champion')
+
+
+def test_other_kinds_of_model_are_refused(made, tmp_path):
+    result = run_here(
+        'palm_jax.cli.retune',
+        f'--registry={tmp_path}',
+        f'--champion={made / "base"}',
+        f'--input={made / "classes.csv"}',
+    )
+    assert (
+        result.returncode == 2 and 'renews models that label texts; this one was trained on text alone' in result.stderr
+    )
+    both = run_here('palm_jax.cli.retune', f'--registry={tmp_path}')
+    assert both.returncode == 2 and 'Give either --requests' in both.stderr
+
+
+@pytest.mark.slow
+def test_a_round_that_is_killed_in_training_is_continued(made, tmp_path):
+    assert finetune(made, tmp_path / 'champion', steps=20).returncode == 0
+    corrected(tmp_path / 'requests.db')
+    command = [
+        *(sys.executable, '-m', 'palm_jax', 'retune', f'--registry={tmp_path / "registry"}'),
+        *(f'--champion={tmp_path / "champion"}', f'--requests={tmp_path / "requests.db"}'),
+        *('--held_out=2', '--replay=1', '--gin.TRAIN_STEPS=60', '--gin.CHECKPOINT_PERIOD=10'),
+    ]
+    registry = Registry(tmp_path / 'registry')
+    challenger = registry.round_path(1) / 'challenger'
+    for wanted in (registry.round_path(1) / 'start' / 'checkpoints', challenger / 'checkpoints' / '20'):
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(wanted.exists, 300)
+        process.kill()
+        process.wait()
+        assert registry.champion() == str(tmp_path / 'champion')
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0 and 'continuing from step' in result.stdout + result.stderr, result.stderr[-3000:]
+    assert [d.event for d in registry.decisions()] == ['adopted', 'promoted']

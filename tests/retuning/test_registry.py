@@ -1,0 +1,44 @@
+"""The registry of champions: decided once, rolled back, refused where it must be."""
+
+import pytest
+
+from palm_jax.errors import UserError
+from palm_jax.monitoring.registry import Decision, Registry
+
+
+def test_champions_are_promoted_and_rolled_back(tmp_path):
+    registry = Registry(tmp_path)
+    with pytest.raises(UserError, match='no champion yet: name the run that is deployed, --champion'):
+        registry.champion()
+    registry.adopt('runs/a')
+    registry.adopt('runs/a')  # the same command again
+    with pytest.raises(UserError, match=r'the champion of .* is runs/a; leave --champion out'):
+        registry.adopt('runs/b')
+    with pytest.raises(UserError, match='no former champion to roll back to'):
+        registry.roll_back()
+    registry.decide(Decision('rejected', 'runs/r1', 1))
+    registry.decide(Decision('promoted', 'runs/r2', 2))
+    registry.decide(Decision('promoted', 'runs/r2', 2))  # killed after it was written, and started again
+    assert registry.champions() == ['runs/a', 'runs/r2'] and len(registry.decisions()) == 3
+    registry.adopt('runs/a')  # the first command of a registry may be repeated
+    assert registry.roll_back().model_dir == 'runs/a' == registry.champion()
+    registry.decide(Decision('promoted', 'runs/r2', 2))  # a round that was rolled back is not promoted again
+    assert registry.champion() == 'runs/a'
+    assert [d.event for d in registry.decisions()] == ['adopted', 'rejected', 'promoted', 'rolled_back']
+
+
+def test_the_open_round_is_the_one_that_is_not_decided(tmp_path):
+    registry = Registry(tmp_path)
+    assert registry.open_round() == 1
+    registry.round_path(1).mkdir()
+    assert registry.open_round() == 1
+    registry.decide(Decision('rejected', 'x', 1))
+    assert registry.open_round() == 2
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    registry = Registry(tmp_path)
+    registry.adopt('runs/a')
+    registry.file.write_text(registry.file.read_text() + '{"event"')
+    with pytest.raises(UserError, match='line 2 is not a decision'):
+        registry.champion()

@@ -1,0 +1,60 @@
+"""A server that keeps what it is asked, and takes feedback; one that was not asked to keeps nothing."""
+
+import httpx
+import pytest
+
+from palm_jax.monitoring.request_log import RequestLog, read
+from palm_jax.serving.models import ServedModel
+from tests.support.kinds import every_kind
+from tests.support.server import running
+
+
+@pytest.fixture
+def kinds(micro):
+    return {name: ServedModel(name, model) for name, model in every_kind(micro, 'classes', 'pairs', 'text').items()}
+
+
+def post(site, path, body, status=200):
+    response = httpx.post(f'{site.url}{path}', json=body, timeout=60)
+    assert response.status_code == status, response.text
+    return response
+
+
+def test_requests_are_kept_with_feedback(kinds, tmp_path):
+    file = tmp_path / 'kept.db'
+    log = RequestLog(file)
+    with running(kinds, log=log) as site:
+        labelled = post(site, '/v1/classify', {'model': 'classes', 'input': ['one', 'two']})
+        pair = post(site, '/v1/classify', {'model': 'pairs', 'input': 'a', 'second_input': 'b'})
+        ask = {'model': 'text', 'prompt': ['x', 'y'], 'n': 2, 'max_tokens': 3, 'temperature': 0}
+        text = post(site, '/v1/completions', ask).json()
+        messages = [{'role': 'user', 'content': 'hi'}]
+        chat = {'model': 'text', 'messages': messages, 'max_tokens': 3, 'temperature': 0, 'stream': True}
+        post(site, '/v1/chat/completions', chat)
+        ids = [response.headers['X-Request-Id'] for response in (labelled, pair)]
+        said = {'id': ids[0], 'index': 1, 'label': 'yes', 'rating': 'down', 'comment': 'wrong'}
+        assert post(site, '/v1/feedback', said).json() == {'object': 'feedback', 'id': ids[0], 'index': 1}
+        post(site, '/v1/feedback', {'id': ids[1], 'label': 2.5})
+        post(site, '/v1/feedback', {'id': text['id'], 'index': 3, 'rating': 'up'})
+        assert 'answer_not_found' in post(site, '/v1/feedback', {'id': ids[0], 'index': 2, 'rating': 'up'}, 404).text
+        assert 'Send a label' in post(site, '/v1/feedback', {'id': ids[0]}, 400).text
+        post(site, '/v1/feedback', {'id': ids[0], 'rating': 'sideways'}, 400)
+        rows = list(read(file))
+    log.close()
+    by_model = {name: [k for k in rows if k.model == name] for name in kinds}
+    assert [k.input for k in by_model['classes']] == ['one', 'two'] and by_model['classes'][1].label == 'yes'
+    assert labelled.json()['data'][0] == by_model['classes'][0].answer | {'number': None}
+    assert by_model['pairs'][0].label == 2.5
+    assert by_model['pairs'][0].input == ['a', 'b'] and by_model['pairs'][0].endpoint == '/v1/classify'
+    *completed, streamed = by_model['text']
+    assert [k.input for k in completed] == ['x', 'x', 'y', 'y'] and completed[3].rating == 'up'
+    assert [k.answer['text'] for k in completed] == [choice['text'] for choice in text['choices']]
+    assert streamed.input == messages and streamed.id.startswith('chatcmpl-')
+
+
+def test_nothing_is_kept_unless_it_is_asked_for(kinds):
+    with running({'classes': kinds['classes']}) as site:
+        response = post(site, '/v1/classify', {'model': 'classes', 'input': 'a'})
+        assert 'X-Request-Id' not in response.headers
+        assert httpx.post(f'{site.url}/v1/feedback', json={'id': 'x', 'rating': 'up'}).status_code == 404
+        assert '/v1/feedback' not in httpx.get(f'{site.url}/openapi.json').json()['paths']
