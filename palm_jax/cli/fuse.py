@@ -54,12 +54,13 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.api import fusion
     from palm_jax.fusion import merging
 
-    merge = {
+    merges: dict[str, merging.Merge] = {
         'soup': merging.Soup(),
         'wise-ft': merging.WiSEFT(options.alpha),
         'ties': merging.TIES(options.density),
         'dare': merging.DARE(options.drop_rate),
-    }[options.method]
+    }
+    merge = merges[options.method]
     models = fusion.load_members(runs, options.trust_modules)
     fused = fusion.fuse(runs, models, merge, options.greedy)
     print(_table(fused.candidates))

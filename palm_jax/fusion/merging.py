@@ -128,7 +128,7 @@ class DARE:
 
 
 def _mean(*leaves: jax.Array) -> jax.Array:
-    return (sum(leaf.astype(jnp.float32) for leaf in leaves) / len(leaves)).astype(leaves[0].dtype)
+    return jnp.mean(jnp.stack([leaf.astype(jnp.float32) for leaf in leaves]), axis=0).astype(leaves[0].dtype)
 
 
 def _of_leaves(base: Params, members: Sequence[Params], merge: Any) -> Params:
