@@ -16,6 +16,12 @@ def path_name(path: tuple[Any, ...]) -> str:
     return '/'.join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
+def leaves_by_path(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by path, `stack/attn/qkv/k`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, 'shape'))
+    return {jax.tree_util.keystr(p, simple=True, separator='/'): x for p, x in leaves}
+
+
 def path_mask(patterns: Iterable[str], params: Any, binding: str) -> Any:
     """Return a tree of bools: whether one of the patterns matches the whole path of the leaf.
 

@@ -52,6 +52,7 @@ ALLOWED = {
         'partitioning',
     },
     'api': {
+        'fusion',
         *(
             'api',
             'explanations',
@@ -70,6 +71,7 @@ ALLOWED = {
         'parameters',
     },
     'predictors': {'predictors', 'explanations', 'labels', 'data/readers', 'training', 'inference', 'metrics'},
+    'fusion': {'fusion', 'parameters'},
     'studies': {'studies', 'configuration', 'reports', 'training'},
     'serving': {'serving', 'api', 'predictors', 'inference', '__version__'},
 }

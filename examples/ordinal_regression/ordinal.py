@@ -61,6 +61,12 @@ class OrdinalLabel(SingleLabel):
         p = np.maximum(-np.diff(np.concatenate([edge, above, 0 * edge], axis=-1), axis=-1), 0)
         return p / p.sum(axis=-1, keepdims=True)
 
+    def combine(self, scores: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the log-odds, of a rank above each, of the mean probabilities."""
+        tiny = np.finfo(np.float64).eps
+        p = np.clip(np.mean([1 / (1 + np.exp(-np.asarray(s, np.float64))) for s in scores], axis=0), tiny, 1 - tiny)
+        return np.log(p) - np.log1p(-p)
+
     def evaluate(self, scores_ES: np.ndarray, labels_E: np.ndarray, names: Sequence[str]) -> Evaluation:
         """Return accuracy, the mean error in ranks and Cohen's quadratically weighted kappa."""
         p_EK, predicted_E = self.probabilities(scores_ES), _rank(scores_ES)

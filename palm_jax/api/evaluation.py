@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -20,15 +20,20 @@ from palm_jax.training.evaluate import Evaluator
 from palm_jax.training.head_scores import metrics_and_scores
 from palm_jax.training.losses import LanguageModelLoss
 from palm_jax.training.metrics import Metrics
-from palm_jax.training.result import EvaluationInput
+from palm_jax.training.result import EvaluationInput, Scored
 from palm_jax.wording import counted
 
 Measured = dict[str, Any]  # {'examples': n, 'metrics': {name: value}, 'intervals': {name: (low, high)}}
 _BOOTSTRAPS = 1000
 
 
-def on_held_out(model: TrainedModel) -> Measured:
-    """Evaluate a model with the reporter of its run, on the run's held-out split."""
+def on_held_out(model: TrainedModel, see: Callable[[Scored], None] | None = None) -> Measured:
+    """Evaluate a model with the reporter of its run, on the run's held-out split.
+
+    Args:
+      model: the model.
+      see: called with the scores of the head, if it has one; None ignores them.
+    """
     assert model.checkpoint is not None, 'made by hand, not loaded from a run'
     run, step = model.run, int(model.checkpoint.name)
     layout, batch_sizes, loss = run.get('layout', MeshLayout()), BatchSizes.of(run['batch_size']), run.get('loss')
@@ -47,6 +52,13 @@ def on_held_out(model: TrainedModel) -> Measured:
         functools.partial(eval_step, params),
         functools.partial(score_step, params),
     )
+
+    def score() -> Scored:
+        scored = evaluator.score()
+        if see is not None:
+            see(scored)
+        return scored
+
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
         measured = run['reporter'].measure(
             EvaluationInput(
@@ -57,7 +69,7 @@ def on_held_out(model: TrainedModel) -> Measured:
                 batch_size=batch_size,
                 sequences_seen=batch_sizes.before(step),
                 evaluate=evaluator.evaluate,
-                score=evaluator.score,
+                score=score,
             )
         )
     of_batches = evaluator.of_batches

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -34,6 +36,8 @@ from palm_jax.training.checkpoints import Checkpoints
 from palm_jax.training.saving import kept_files
 from palm_jax.training.state import TrainState
 from palm_jax.wording import counted
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,6 +228,11 @@ class TrainedModel:
         )
 
     @property
+    def has_quantized_base(self) -> bool:
+        """Whether the frozen linear maps of the base are in 8 or 4 bits."""
+        return self.run.get('base_weights', 'stored') != 'stored'
+
+    @property
     def dense_params(self) -> Any:
         """The parameters, those of a quantized base dequantized."""
         return dequantize_tree(self.params, self.model.arch.param_dtype)
@@ -231,16 +240,31 @@ class TrainedModel:
     def merged(self) -> Any:
         """Return the parameters with all methods merged into the kernels, which are dequantized.
 
+        Kernels are added up in float32 and then have the type in which the base is stored.
+
         Raises:
           UserError: if a method cannot be merged.
         """
-        return self.model.merge(self.dense_params) if self.model.methods else self.dense_params
+        if not self.model.methods:
+            return self.dense_params
+        dtype = jnp.dtype(self.model.arch.param_dtype)
+        whole = self.model.merge(
+            jax.tree.map(lambda x: x.astype(jnp.float32), dequantize_tree(self.params, jnp.float32))
+        )
+        return {
+            name: tree if name == 'head' else jax.tree.map(lambda x: x.astype(dtype), tree)
+            for name, tree in whole.items()
+        }
 
-    def save(self, model_dir: str | Path) -> Path:
+    def save(self, model_dir: str | Path, merged: Any = None) -> Path:
         """Write the whole model to a new MODEL_DIR, so that it no longer needs the base it was trained on.
 
         Methods are merged into the kernels if all of them can be; the model can then be loaded, trained further or
         used as a base (INITIAL_CHECKPOINT_PATH). Otherwise they are kept, and the model can only be loaded.
+
+        Args:
+          model_dir: directory to write.
+          merged: parameters to write instead of `self.merged()`.
 
         Returns:
           The checkpoint's path.
@@ -249,13 +273,17 @@ class TrainedModel:
           UserError: the directory holds a run.
         """
         run, parts = RunDirectory(Path(model_dir)), ['gin/runs/loaded.gin']
-        params = self.dense_params
+        params = self.dense_params if merged is None else merged
         if run.config.exists() or run.steps():
             raise UserError(f'{run} holds a run already; save to another directory.')
         if self.model.methods:
             with contextlib.suppress(UserError):  # of methods that compute what kernels cannot
-                params = self.merged()
+                params = self.merged() if merged is None else merged
                 parts.append('gin/peft/full.gin')
+                if self.has_quantized_base:
+                    from palm_jax.api import merging  # which evaluates models
+
+                    _LOGGER.info(merging.change_of_score(self, params))
         metadata = CheckpointMetadata.of_model(self.model.arch, self.data.vocabulary.fingerprint, self.data.labels)
         files = kept_files('', self.data.vocabulary)
         checkpoints = Checkpoints(run.checkpoints, 1, metadata, files=files)
@@ -263,7 +291,7 @@ class TrainedModel:
         checkpoints.close()
         self.data.vocabulary.save(run.path)
         itself = dict.fromkeys(('MODEL_DIR', 'INITIAL_CHECKPOINT_PATH', 'LOADED_MODEL_DIR'), str(run))
-        if self.run.get('base_weights', 'stored') != 'stored':
+        if self.has_quantized_base:
             itself['BASE_WEIGHTS'] = 'stored'
         configuration = load_configuration('loop.train', [str(self.config)], [], compose(parts, itself), self.trust)
         configuration.build('loop.train')

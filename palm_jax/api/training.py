@@ -12,6 +12,7 @@ from typing import Any
 from palm_jax import locks
 from palm_jax.configuration.load import Configuration, load
 from palm_jax.configuration.record import Record
+from palm_jax.data.readers import conll, tables
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory, repair_files
 from palm_jax.training import distributed, loop, repeat
@@ -35,6 +36,8 @@ def build(gin_files: Sequence[str], bindings: Sequence[tuple[str, str]]) -> tupl
       UserError: if the configuration, or what it is built of, is invalid.
     """
     configuration = load(_ROOT, gin_files, bindings)
+    for read in (tables.read, conll.read):  # files may have been edited since an earlier run of this process
+        read.cache_clear()
     with distributed.first_alone('the data is made'):
         arguments = configuration.build(_ROOT)
         _check_model_dir(arguments['model_dir'])

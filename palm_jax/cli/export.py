@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
 
-    from palm_jax.api import loading
+    from palm_jax.api import loading, merging
     from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
     from palm_jax.exchange import compiled, described, directories, hf_directory, hf_heads, peft_directory
     from palm_jax.predictors.generator import Generator
@@ -72,6 +72,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f'exported   {directory}')
         return 0
     params = model.merged()
+    if model.model.methods and model.has_quantized_base:
+        print(merging.change_of_score(model, params))
     head = hf_heads.of(model, params) if described.labels(model) else None
     if head is not None and head.reason:
         print(f'code       {head.reason}: {hf_heads.MODULE} with a class that has it is written beside the weights')

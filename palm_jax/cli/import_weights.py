@@ -64,6 +64,7 @@ def main(arguments: Sequence[str]) -> int:
         print(imports.from_palm_rlhf(source, options.tokenizer, options.model_dir, options.dtype, options.head_dim))
     print(
         f'fine-tune with  palm-jax train --gin_file=gin/finetune_lora.gin --gin.TRAIN_FILES=text_data.csv '
-        f'--gin.INITIAL_CHECKPOINT_PATH={options.model_dir}'
+        f'--gin.INITIAL_CHECKPOINT_PATH={options.model_dir}\n'
+        f'serve with      palm-jax serve --model={options.model_dir}'
     )
     return 0

@@ -26,6 +26,7 @@ PROGRAMS = {
     'checkpoint': ('checkpoint', 'list, show, diff, convert and average checkpoints'),
     'compare': ('compare', 'compare two runs on the same examples'),
     'explain-prediction': ('explain_prediction', 'show which words a prediction depends on'),
+    'fuse': ('fuse', 'make one model out of several that were fine-tuned from one base'),
     'search': ('search', 'search for the best values of gin bindings'),
     'ablate': ('ablate', 'train variants of a run with several seeds, and compare them'),
     'lm-eval': ('lm_eval', 'run lm-evaluation-harness on a trained model'),
@@ -49,6 +50,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(('check', 'env', 'info'), 'doctor'),
     **dict.fromkeys(('lm_eval', 'harness'), 'lm-eval'),
     **dict.fromkeys(('ablation', 'study'), 'ablate'),
+    **dict.fromkeys(('merge', 'soup', 'ensemble', 'mergekit'), 'fuse'),
     **dict.fromkeys(('sweep', 'tune', 'optuna', 'hyperparameters'), 'search'),
     **dict.fromkeys(('compile', 'compile_for'), 'compile-for'),
 }

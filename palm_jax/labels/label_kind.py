@@ -88,6 +88,9 @@ class LabelKind(Protocol):
     def evaluate(self, scores_ES: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Evaluation:
         """Compare the scores of examples, float64 [E, S], with their encoded labels [E, ...]."""
 
+    def combine(self, scores: Sequence[np.ndarray]) -> np.ndarray:
+        """Return scores [E, S] whose prediction is the mean of the predictions of several models' scores."""
+
     def predict(self, scores_S: np.ndarray, names: Sequence[str]) -> Any:
         """Return the prediction for one example from its scores, as `model.predict` hands it out."""
 

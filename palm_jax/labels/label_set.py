@@ -64,6 +64,12 @@ class LabelSet:
         """Return sigmoid(scores), [..., C] in float64."""
         return 1 / (1 + np.exp(-np.asarray(scores, np.float64)))
 
+    def combine(self, scores: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the log-odds of the mean probabilities."""
+        tiny = np.finfo(np.float64).eps
+        p = np.clip(np.mean([self.probabilities(s) for s in scores], axis=0), tiny, 1 - tiny)
+        return np.log(p) - np.log1p(-p)
+
     def evaluate(self, scores_EC: np.ndarray, labels_EC: np.ndarray, names: Sequence[str]) -> Evaluation:
         """Return F1 and the share of examples whose classes are all right."""
         p_EC, predicted_EC = self.probabilities(scores_EC), (scores_EC > 0).astype(np.float64)

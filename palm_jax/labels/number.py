@@ -58,6 +58,10 @@ class Number:
         del names
         return float(encoded)
 
+    def combine(self, scores: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the mean of the numbers."""
+        return np.mean(scores, axis=0)
+
     def evaluate(self, scores_E1: np.ndarray, labels_E: np.ndarray, names: Sequence[str]) -> Evaluation:
         """Return correlations and errors."""
         del names

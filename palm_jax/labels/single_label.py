@@ -58,6 +58,10 @@ class SingleLabel:
         shifted = np.exp(np.asarray(scores, np.float64) - np.max(scores, axis=-1, keepdims=True))
         return shifted / shifted.sum(axis=-1, keepdims=True)
 
+    def combine(self, scores: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the logarithm of the mean probabilities."""
+        return np.log(np.maximum(np.mean([self.probabilities(s) for s in scores], axis=0), np.finfo(np.float64).tiny))
+
     def evaluate(self, scores_EC: np.ndarray, labels_E: np.ndarray, names: Sequence[str]) -> Evaluation:
         """Return accuracy, F1 and calibration, with a table per class and a confusion matrix."""
         p_EC, predicted_E = self.probabilities(scores_EC), scores_EC.argmax(axis=1)

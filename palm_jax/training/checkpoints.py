@@ -17,9 +17,10 @@ import orbax.checkpoint as ocp
 
 from palm_jax.checkpoint_metadata import METADATA, BestScore, CheckpointMetadata, is_finished, read_metadata
 from palm_jax.errors import UserError
+from palm_jax.parameters import leaves_by_path
 from palm_jax.run_directory import STATE, is_of_checkpoint, numbered, steps_in
 from palm_jax.training import distributed, integrity
-from palm_jax.training.initial_parameters import leaves_by_path, saved_leaves
+from palm_jax.training.initial_parameters import saved_leaves
 from palm_jax.training.metrics import Metrics, Ratio
 from palm_jax.training.state import TrainState
 

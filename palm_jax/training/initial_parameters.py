@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 
 from palm_jax.checkpoint_metadata import CheckpointMetadata, metadata_folder, read_metadata
 from palm_jax.errors import UserError
-from palm_jax.parameters import path_name
+from palm_jax.parameters import leaves_by_path, path_name
 from palm_jax.run_directory import STATE, RunDirectory, find_checkpoint
 from palm_jax.training import integrity
 
@@ -121,9 +121,3 @@ def fingerprint(params: Any) -> str:
     sums = jax.device_get(jax.jit(lambda leaves: {name: mixed_sum(x) for name, x in leaves.items()})(leaves))
     text = repr([(name, leaves[name].shape, int(sums[name])) for name in sorted(leaves)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def leaves_by_path(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by path, `stack/attn/qkv/k`."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, 'shape'))
-    return {jax.tree_util.keystr(p, simple=True, separator='/'): x for p, x in leaves}

@@ -75,7 +75,7 @@ def test_a_mistake_is_one_message(made, tmp_path):
         assert 'Traceback' not in result.stderr
 
 
-def test_a_quantized_base_is_trained_on_loaded_and_merged(made, tmp_path):
+def test_a_quantized_base_is_trained_on_loaded_and_merged(made, tmp_path, caplog):
     nf4 = ['--gin.BASE_WEIGHTS=nf4']
     explained = finetune(made, tmp_path / 'run', *nf4, '--explain')
     assert re.search(r'frozen parameters \S+', explained.stdout), explained.stderr[-2000:]
@@ -90,7 +90,15 @@ def test_a_quantized_base_is_trained_on_loaded_and_merged(made, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / 'run' / 'predictions.jsonl').read_text().splitlines()]
     quantized = load(tmp_path / 'run')
     assert any(map(is_quantized, jax.tree.leaves(quantized.params, is_leaf=is_quantized)))
-    quantized.save(tmp_path / 'whole')
+    with caplog.at_level('INFO'):
+        quantized.save(tmp_path / 'whole')
+    exported = run_here('palm_jax.export', f'--gin_file={tmp_path}/run/config.gin', str(tmp_path / 'exported'))
+    assert exported.returncode == 0, exported.stderr[-3000:]
+    for said in (caplog.text, exported.stdout):
+        assert 'the base was dequantized from nf4' in said
+        row = re.search(r'^ +accuracy +(\S+) +(\S+) +(\S+)$', said, re.MULTILINE)
+        assert row and float(row[1]) == pytest.approx(summary['accuracy'], abs=1e-4)
+        assert float(row[2]) - float(row[1]) == pytest.approx(float(row[3]), abs=2e-4)
     for model in (quantized, load(tmp_path / 'whole')):
         for row, p in zip(rows, model.predict([row['text'] for row in rows]), strict=True):
             assert all(abs(p[label] - value) < 1e-3 for label, value in row['probabilities'].items())

@@ -6,6 +6,7 @@ import pytest
 
 from palm_jax import locks
 from palm_jax.api.loading import load
+from palm_jax.api.training import build
 from tests.support.runs import finetune, losses, run
 
 
@@ -117,3 +118,14 @@ def test_one_process_at_a_time_trains_in_a_directory(text, tmp_path):
 def test_a_directory_that_cannot_be_one_is_refused(text, tmp_path, model_dir, message):
     result = run(text, model_dir.format(text=text), '--gin.TRAIN_STEPS=1')
     assert result.returncode == 2 and message in result.stderr and 'Traceback' not in result.stderr, result.stderr
+
+
+def test_a_table_that_was_edited_since_an_earlier_run_of_the_process_is_read_again(base_and_table, tmp_path):
+    (_, given), base = base_and_table
+    table = tmp_path / 'table.csv'
+    shutil.copy(given, table)
+    flags = [('TRAIN_FILES', str(table)), base, ('MODEL_DIR', str(tmp_path / 'run')), ('VOCABULARY', 'bytes')]
+    for content in (table.read_text(), table.read_text().replace(',a', ',c')):
+        table.write_text(content)
+        _, arguments = build(['gin/finetune_lora.gin'], flags)
+        assert arguments['data'].labels == (('a', 'b') if ',a' in content else ('b', 'c'))

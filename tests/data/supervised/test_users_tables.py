@@ -314,7 +314,7 @@ def test_what_says_nothing_about_learning_is_ignored(tmp_path):
     }  # fmt: skip
     marks = {'loss_weight': 1, 'ignored': False, 'prefix': True, 'learned': 1, 'trained_by': 'me', 'is_masked': None}
     row = chat(('user', 'q', {'skip': 'no'}), ('assistant', 'a', marks), **more)
-    assert read(tmp_path, row) == [(('q', False), ('a', True))]
+    assert read(tmp_path, row) == [(('q', False, 'user'), ('a', True, 'assistant'))]
 
 
 def test_the_history_of_a_user_is_read_as_training_reads_it():

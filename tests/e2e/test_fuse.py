@@ -1,0 +1,48 @@
+"""Members of one base become one model, compared with their ensemble, saved, loaded and served as any other."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from palm_jax import api
+from palm_jax.cli import fuse
+from palm_jax.errors import UserError
+from tests.support.runs import finetune
+
+
+def test_two_seeds_become_one_model(made, tmp_path, capsys):
+    for seed in (0, 1):
+        result = finetune(made, tmp_path / f'seed_{seed}', f'--gin.SEED={seed}', '--gin.LORA_RANK=2', steps=6)
+        assert result.returncode == 0, result.stderr[-3000:]
+    runs = [str(tmp_path / f'seed_{seed}') for seed in (0, 1)]
+    assert fuse.main([*runs, str(tmp_path / 'soup')]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in (*runs, 'ensemble', 'merged: Soup', 'passes per answer'))
+    members, soup = [api.load(run) for run in runs], api.load(tmp_path / 'soup')
+    merged = [member.merged() for member in members]
+    jax.tree.map(lambda s, a, b: np.testing.assert_allclose(s, (a + b) / 2, atol=1e-6), soup.params, *merged)
+    found = {c['name']: c for c in json.loads((tmp_path / 'soup' / 'fusion.json').read_text())['candidates']}
+    texts = [example.text for example in members[0].data.validation_examples]
+    labels = [example.label for example in members[0].data.validation_examples]
+    means = [
+        {label: (a[label] + b[label]) / 2 for label in a}
+        for a, b in zip(*(m.predict(texts) for m in members), strict=True)
+    ]
+    right = np.mean([max(mean, key=mean.get) == label for mean, label in zip(means, labels, strict=True)])
+    assert found['ensemble']['metrics']['accuracy'] == pytest.approx(right)
+    assert found['ensemble']['passes_per_answer'] == 2 and found['merged: Soup']['passes_per_answer'] == 1
+    with pytest.raises(UserError, match='holds a run already'):
+        fuse.main([*runs, str(tmp_path / 'soup')])
+    flags = ['--method=ties', '--density=1.0', '--greedy=accuracy']
+    assert fuse.main([*runs, str(tmp_path / 'ties'), *flags]) == 0
+    with pytest.raises(UserError, match=r'no such metric\. Did you mean accuracy'):
+        fuse.main([*runs, str(tmp_path / 'none'), '--greedy=acuracy'])
+    with pytest.raises(UserError, match=r'has no base .* --method=soup'):
+        fuse.main([str(tmp_path / 'soup'), str(tmp_path / 'ties'), str(tmp_path / 'none'), '--method=dare'])
+
+
+def test_a_single_run_is_nothing_to_merge(tmp_path):
+    with pytest.raises(UserError, match='name at least two runs'):
+        fuse.main([str(tmp_path / 'run'), str(tmp_path / 'new')])
