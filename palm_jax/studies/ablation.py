@@ -50,7 +50,7 @@ class Ablation:
             raise UserError(f'STUDY_SEEDS is {list(self.seeds)}; it must be a list of distinct numbers: [0, 1, 2].')
         if self.baseline is not None and self.baseline not in self.arms:
             raise UserError(
-                f'BASELINE is {self.baseline!r}, which is no arm.{closest(self.baseline, self.arms)} '
+                f'BASELINE is {self.baseline!r}, which is not an arm.{closest(self.baseline, self.arms)} '
                 f'Arms: {", ".join(self.arms)}.'
             )
         names = [_folder(name) for name in self.arms]

@@ -73,7 +73,7 @@ class StudyRun:
         try:
             return json.loads(path.read_text(encoding='utf-8'))
         except ValueError:
-            raise UserError(f'{path} is damaged. Remove it, and run the study again to write it anew.') from None
+            raise UserError(f'{path} is damaged. Remove it, and run the study again to write it again.') from None
 
 
 def measure(run: StudyRun, metric: str) -> float | None:
