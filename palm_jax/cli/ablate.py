@@ -30,7 +30,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument('study', metavar='STUDY', help='gin file that includes gin/studies/ablation.gin')
     what = parser.add_mutually_exclusive_group()
-    what.add_argument('--run', type=int, metavar='N', help='train run N alone, from 0, as a job of an array does')
+    what.add_argument(
+        '--run', type=int, metavar='N', help='train run N alone, from 0, as a job of an array does; default: all'
+    )
     what.add_argument('--slurm', action='store_true', help='print a Slurm script that trains each run as a job')
     what.add_argument('--table', action='store_true', help='compare what is finished, and train nothing')
     rest, flags = split_flags(arguments)

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
         '--corpus',
         action='append',
         default=[],
-        help='config.gin of a run whose training text counts, too, such as the base',
+        help='config.gin of a run whose training text counts, too, such as the base; default: none',
     )
     parser.add_argument('--examples', type=positive, default=1000, help='most held-out examples')
     parser.add_argument('--words', type=positive, default=8, help='words of an n-gram')

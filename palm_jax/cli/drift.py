@@ -69,20 +69,23 @@ def _parser() -> Parser:
         '--gin_file=runs/finetuned/config.gin --requests=requests.db',
         command_line.RUN_CONFIG,
     )
-    parser.add_argument('--requests', help='database that palm-jax serve --keep=FILE wrote')
+    parser.add_argument('--requests', help='database that palm-jax serve --keep=FILE wrote; default: --input')
     parser.add_argument('--model', help='with --requests: name of the model that was asked; default: every model')
     parser.add_argument(
         '--days', type=number(Annotated[float, Above(0)]), help='with --requests: only the last days; default: all'
     )
     parser.add_argument(
-        '--input', help='file of new inputs: .jsonl, .csv, .tsv, .parquet, or .txt with a text per line'
+        '--input',
+        help='file of new inputs: .jsonl, .csv, .tsv, .parquet, or .txt with a text per line; default: --requests',
     )
     parser.add_argument('--reference', help='file to compare with; default: the held-out part of the run')
     parser.add_argument(
         '--examples', type=positive, default=1000, help='most inputs of each kind; of requests the last'
     )
     parser.add_argument('--batch_size', type=positive, default=32, help='inputs per forward pass')
-    parser.add_argument('--fail_on', choices=('some', 'much'), help='verdict from which on the exit code is 1')
+    parser.add_argument(
+        '--fail_on', choices=('some', 'much'), help='verdict from which on the exit code is 1; default: none'
+    )
     parser.add_argument('--output', type=file_name('.html'), help='.html file; default: drift.html in MODEL_DIR')
     command_line.add_trust(parser)
     return parser

@@ -78,9 +78,13 @@ def _parser() -> Parser:
         "--gin_file=runs/finetuned/config.gin --text='I lost my card'",
         command_line.RUN_CONFIG,
     )
-    parser.add_argument('--text', action='append', default=[], help='text to explain; may be repeated')
-    parser.add_argument('--second_text', action='append', default=[], help='second text of each --text, for pairs')
-    parser.add_argument('--input', help='.jsonl, .csv, .tsv, .parquet, or .txt with one text per line')
+    parser.add_argument(
+        '--text', action='append', default=[], help='text to explain; may be repeated; default: those of --input'
+    )
+    parser.add_argument(
+        '--second_text', action='append', default=[], help='second text of each --text, for pairs; default: none'
+    )
+    parser.add_argument('--input', help='.jsonl, .csv, .tsv, .parquet, or .txt with one text per line; default: --text')
     parser.add_argument('--examples', type=positive, default=20, help='number of rows of --input, from its beginning')
     parser.add_argument(
         '--label',

@@ -69,7 +69,9 @@ def _parser() -> Parser:
     )
     parser.add_argument('--input', required=True, help='labelled table with the groups: .jsonl, .csv, .tsv or .parquet')
     parser.add_argument('--groups', required=True, help='columns of the groups, separated by commas')
-    parser.add_argument('--fail_on', type=number(Annotated[float, Above(0)]), help='gap above which the exit code is 1')
+    parser.add_argument(
+        '--fail_on', type=number(Annotated[float, Above(0)]), help='gap above which the exit code is 1; default: none'
+    )
     parser.add_argument('--seed', type=int, default=0, help='seed of the bootstrap')
     parser.add_argument('--batch_size', type=positive, default=32, help='texts per forward pass')
     parser.add_argument('--output', type=file_name('.html'), help='.html file; default: fairness.html in MODEL_DIR')

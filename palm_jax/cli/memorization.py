@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--examples', type=positive, default=200, help='most sequences seen equally often')
     parser.add_argument('--tokens', type=positive, default=50, help='tokens of the prompt, and of the continuation')
     parser.add_argument(
-        '--canaries', type=Path, help='text file with a planted text per line, whose digits are secrets'
+        '--canaries', type=Path, help='text file with a planted text per line, whose digits are secrets; default: none'
     )
     parser.add_argument(
         '--others', type=positive, default=1000, help='texts with other digits that each is ranked among'

@@ -23,7 +23,8 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ''
-        if not action.option_strings or 'default' in text or action.default in (None, False, [], argparse.SUPPRESS):
+        has_none = action.default in (None, [], argparse.SUPPRESS) or action.default is False
+        if not action.option_strings or 'default' in text or has_none:
             return text
         default = ' '.join(action.default) if isinstance(action.default, list) else '%(default)s'
         return f'{text}; default: {default}'

@@ -78,7 +78,9 @@ def _parser() -> Parser:
         'probe', __doc__ or '', '--gin_file=runs/finetuned/config.gin', command_line.RUN_CONFIG
     )
     parser.add_argument('--probes', help='names of probes, separated by commas; default: all')
-    parser.add_argument('--tests', help='.jsonl file of tests: text with label, or text, changed and expect')
+    parser.add_argument(
+        '--tests', help='.jsonl file of tests: text with label, or text, changed and expect; default: none'
+    )
     parser.add_argument('--examples', type=positive, default=500, help='most held-out examples')
     parser.add_argument('--seed', type=int, default=0, help='seed of the changes')
     parser.add_argument('--batch_size', type=positive, default=32, help='texts per forward pass')

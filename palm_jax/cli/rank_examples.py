@@ -65,7 +65,9 @@ def _parser() -> Parser:
         '--by', choices=('loss', 'gradient', 'disagreement'), default='loss', help='order of the examples'
     )
     parser.add_argument('--split', choices=('train', 'validation'), default='train', help='part of the data')
-    parser.add_argument('--other', action='append', default=[], help='MODEL_DIR of another run; may be repeated')
+    parser.add_argument(
+        '--other', action='append', default=[], help='MODEL_DIR of another run; may be repeated; default: none'
+    )
     parser.add_argument('--examples', type=positive, default=50, help='most rows of each table of the page')
     parser.add_argument(
         '--similarity',

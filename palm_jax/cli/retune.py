@@ -94,10 +94,14 @@ def _parser() -> Parser:
         takes_bindings=True,
     )
     parser.add_argument('--registry', type=Path, required=True, help='folder of the registry and its rounds')
-    parser.add_argument('--champion', help='MODEL_DIR of the deployed model, for the first round')
-    parser.add_argument('--requests', help='database that palm-jax serve --keep=FILE wrote; rows with a label are used')
+    parser.add_argument(
+        '--champion', help='MODEL_DIR of the deployed model, for the first round; default: that of the registry'
+    )
+    parser.add_argument(
+        '--requests', help='database that palm-jax serve --keep=FILE wrote; rows with a label are used; default: none'
+    )
     parser.add_argument('--model', help='with --requests: name of the model that was asked; default: every model')
-    parser.add_argument('--input', help='labelled table with the columns of the training table')
+    parser.add_argument('--input', help='labelled table with the columns of the training table; default: none')
     parser.add_argument(
         '--replay',
         type=number(Annotated[float, AtLeast(0)]),

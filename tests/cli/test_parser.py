@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import shlex
 from typing import Annotated
 
 import pytest
@@ -87,7 +88,7 @@ def test_a_missing_flag_has_an_example_that_the_program_accepts(monkeypatch):
         parser = parser_of(program, monkeypatch)
         monkeypatch.undo()
         if parser._example:
-            prog, *arguments = parser._example.removeprefix('palm-jax ').split()
+            prog, *arguments = shlex.split(parser._example.removeprefix('palm-jax '))
             assert parser.prog.endswith(prog)
             parser.parse_args(arguments)
 

@@ -130,7 +130,7 @@ def test_a_finished_run_with_other_flags_is_not_taken_for_this_one(tmp_path):
     'changes, message',
     [
         ({'seeds': (1, 1)}, r'STUDY_SEEDS is \[1, 1\]; it must be a list of distinct numbers'),
-        ({'baseline': 'plian'}, 'BASELINE is .plian., which is not an arm. Did you mean plain'),
+        ({'baseline': 'plain2'}, 'BASELINE is .plain2., which is not an arm. Did you mean plain'),
         ({'arms': {'a b': [], 'A_b': []}}, "'a b', 'A_b' have the same folder 'a_b'"),
         ({'arms': {'+': []}}, 'must have a letter or a digit'),
         ({'arms': {}}, 'it must be not empty'),
