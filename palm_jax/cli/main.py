@@ -10,36 +10,47 @@ from palm_jax import __version__
 from palm_jax.cli import command_line
 from palm_jax.errors import UserError, closest
 
-# program: (module under palm_jax/cli, one line for --help).
-PROGRAMS = {
-    'train': ('train', 'pretrain or fine-tune a model; an existing MODEL_DIR is resumed'),
-    'eval': ('eval', 'evaluate a trained model, with 95% confidence intervals'),
-    'infer': ('infer', 'predict every row of a file'),
-    'teach': ('teach', 'write what a model predicts, for distillation'),
-    'serve': ('serve', "serve trained models over HTTP (OpenAI's API, and a chat page)"),
-    'export': ('export', 'write a trained model in the format of another project'),
-    'import': ('import_weights', 'read weights of another project as a base model'),
-    'doctor': ('doctor', 'check this installation and print the commands that fix it'),
-    'cache': ('cache', 'tokenize a registered task ahead of training'),
-    'vocabulary': ('vocabulary', 'train a SentencePiece vocabulary'),
-    'bindings': ('bindings', 'list what gin files and --gin.NAME=value can set'),
-    'inspect': ('inspect', "show a task's examples as the model sees them"),
-    'checkpoint': ('checkpoint', 'list, show, diff, convert and average checkpoints'),
-    'compare': ('compare', 'compare two runs on the same examples'),
-    'explain-prediction': ('explain_prediction', 'show which words a prediction depends on'),
-    'fuse': ('fuse', 'make one model out of several that were fine-tuned from one base'),
-    'drift': ('drift', 'test whether a model is still asked what it was trained for'),
-    'retune': ('retune', 'train a deployed model on corrections, and promote what wins'),
-    'probe': ('probe', 'test whether predictions survive typing mistakes, case, homoglyphs, ...'),
-    'rank-examples': ('rank_examples', 'list examples by loss, near-duplicates, labels that are likely wrong'),
-    'fairness': ('fairness', 'compare the labels and errors of groups'),
-    'memorization': ('memorization', 'test what a language model has memorized of its training text'),
-    'contamination': ('contamination', 'find held-out text in the training text, and score both parts'),
-    'search': ('search', 'search for the best values of gin bindings'),
-    'ablate': ('ablate', 'train variants of a run with several seeds, and compare them'),
-    'lm-eval': ('lm_eval', 'run lm-evaluation-harness on a trained model'),
-    'compile-for': ('compile_for', 'compile a train step for TPUs that are not attached'),
+# program: (module under palm_jax/cli, one line for --help), by the heading of --help.
+_GROUPS = {
+    'Train': {
+        'train': ('train', 'pretrain or fine-tune a model; an existing MODEL_DIR is resumed'),
+        'ablate': ('ablate', 'train variants of a run with several seeds, and compare them'),
+        'search': ('search', 'search for the best values of gin bindings'),
+        'compare': ('compare', 'compare two runs on the same examples'),
+        'fuse': ('fuse', 'make one model out of several that were fine-tuned from one base'),
+        'teach': ('teach', 'write what a model predicts, for distillation'),
+        'compile-for': ('compile_for', 'compile a train step for TPUs that are not attached'),
+    },
+    'Use': {
+        'infer': ('infer', 'predict every row of a file'),
+        'eval': ('eval', 'evaluate a trained model, with 95% confidence intervals'),
+        'serve': ('serve', "serve trained models over HTTP (OpenAI's API, and a chat page)"),
+        'export': ('export', 'write a trained model in the format of another project'),
+        'import': ('import_weights', 'read weights of another project as a base model'),
+        'lm-eval': ('lm_eval', 'run lm-evaluation-harness on a trained model'),
+    },
+    'Understand': {
+        'explain-prediction': ('explain_prediction', 'show which words a prediction depends on'),
+        'probe': ('probe', 'test whether predictions survive typing mistakes, case, homoglyphs, ...'),
+        'fairness': ('fairness', 'compare the labels and errors of groups'),
+        'rank-examples': ('rank_examples', 'list examples by loss, near-duplicates, labels that are likely wrong'),
+        'memorization': ('memorization', 'test what a language model has memorized of its training text'),
+        'contamination': ('contamination', 'find held-out text in the training text, and score both parts'),
+    },
+    'After deployment': {
+        'drift': ('drift', 'test whether a model is still asked what it was trained for'),
+        'retune': ('retune', 'train a deployed model on corrections, and promote what wins'),
+    },
+    'Look and prepare': {
+        'doctor': ('doctor', 'check this installation and print the commands that fix it'),
+        'bindings': ('bindings', 'list what gin files and --gin.NAME=value can set'),
+        'inspect': ('inspect', "show a task's examples as the model sees them"),
+        'checkpoint': ('checkpoint', 'list, show, diff, convert and average checkpoints'),
+        'cache': ('cache', 'tokenize a registered task ahead of training'),
+        'vocabulary': ('vocabulary', 'train a SentencePiece vocabulary'),
+    },
 }
+PROGRAMS = {name: program for programs in _GROUPS.values() for name, program in programs.items()}
 
 # Names of other projects for the same.
 _OTHER_NAMES = {
@@ -94,8 +105,10 @@ def main(arguments: Sequence[str]) -> int:
 def usage() -> str:
     """The text of `palm-jax --help`."""
     width = max(map(len, PROGRAMS))
-    lines = (f'  {name:{width}}  {summary}' for name, (_, summary) in PROGRAMS.items())
-    return '\n'.join(['usage: palm-jax <program> [arguments]; palm-jax <program> --help', '', *lines])
+    lines = ['usage: palm-jax <program> [arguments]; palm-jax <program> --help']
+    for heading, programs in _GROUPS.items():
+        lines += ['', f'{heading}:', *(f'  {name:{width}}  {summary}' for name, (_, summary) in programs.items())]
+    return '\n'.join(lines)
 
 
 def console() -> None:

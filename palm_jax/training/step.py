@@ -62,8 +62,7 @@ def train_step(
         dropout_rng = rng if model.has_dropout else None
         return wrapped(LossInputs(model, params, microbatch, dropout_rng, rng, state.step))
 
-    # Linear maps are cast once a step, not once a microbatch, and their gradients are small until they are added.
-    params, uncast = jax.vjp(functools.partial(cast_linear_maps, dtype=model.arch.dtype), state.params)
+    params, uncast = _cast_once(state.params, model, microbatches)
 
     def gradient(microbatch: Batch, index: jax.Array) -> tuple[Any, Metrics]:
         grads, metrics = jax.grad(loss_sum, has_aux=True)(params, microbatch, index)
@@ -86,6 +85,17 @@ def train_step(
         'learning_rate': metrics_lib.one(optimizer.schedule(state.step)),
     }
     return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+
+def _cast_once(params: Any, model: Model, microbatches: int) -> tuple[Any, Callable[[Any], tuple[Any]]]:
+    """Return parameters as the passes of a step read them, and the function from their gradient to that of `params`.
+
+    Linear maps are cast once a step where several passes or an unrolled model read them, and their gradients are small
+    until they are added. A loop over the layers casts one layer at a time, which needs no copy of all.
+    """
+    if microbatches == 1 and model.arch.unroll_layers != 0:
+        return params, lambda gradient: (gradient,)
+    return jax.vjp(functools.partial(cast_linear_maps, dtype=model.arch.dtype), params)
 
 
 def eval_step(state: TrainState, batch: Batch, *, model: Model, loss: LossFn) -> Metrics:
