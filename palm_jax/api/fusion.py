@@ -79,12 +79,12 @@ def load_members(runs: Sequence[str | Path], trust_modules: Sequence[str] = ()) 
     shapes = [{path: leaf.shape for path, leaf in leaves_by_path(model.merged()).items()} for model in models]
     for run, model, of_model in zip(runs, models, shapes, strict=True):
         differ = [
-            (model.data.vocabulary.fingerprint != first.data.vocabulary.fingerprint, 'vocabulary'),
-            (model.data.labels != first.data.labels, 'labels'),
-            (of_model != shapes[0], 'architecture'),
+            (model.data.vocabulary.fingerprint != first.data.vocabulary.fingerprint, 'another vocabulary'),
+            (model.data.labels != first.data.labels, 'other labels'),
+            (of_model != shapes[0], 'another architecture'),
         ]
         if found := [what for is_other, what in differ if is_other]:
-            raise UserError(f'{run} and {runs[0]} have another {" and another ".join(found)}; they cannot be merged.')
+            raise UserError(f'{run} has {" and ".join(found)} than {runs[0]}; they cannot be merged.')
     return models
 
 

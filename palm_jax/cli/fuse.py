@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from palm_jax.api.fusion import Candidate
 
 _METHODS = ('soup', 'wise-ft', 'ties', 'dare')
+_OF_METHOD = {'alpha': 'wise-ft', 'density': 'ties', 'drop_rate': 'dare'}
 _SHOWN = 4  # metrics in the terminal
 
 
@@ -47,6 +49,11 @@ def main(arguments: Sequence[str]) -> int:
     *runs, new = options.paths
     if len(runs) < 2:
         raise UserError('fuse MODEL_DIR MODEL_DIR... NEW: name at least two runs, and last the new directory.')
+    for name, method in _OF_METHOD.items():
+        if options.method != method and any(a.partition('=')[0] == f'--{name}' for a in arguments):
+            raise UserError(
+                f'--{name} has no effect with --method={options.method}; add --method={method}, or drop it.'
+            )
     target = RunDirectory(Path(new))
     if target.config.exists() or target.steps():
         raise UserError(f'{new} holds a run already. The new directory comes last; name another.')
@@ -69,6 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     print(f'checkpoint {fused.save(new)}')
     content = {
         'method': options.method,
+        'settings': dataclasses.asdict(merge),
         'members': fused.members,
         'candidates': [
             {'name': c.name, 'metrics': c.metrics, 'seconds': c.seconds, 'passes_per_answer': c.cost}

@@ -42,6 +42,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if not options.rollback and bool(options.requests) == bool(options.input):
         raise UserError('Give either --requests with what a server kept, or --input with a table of labelled texts.')
+    if options.rollback or not options.champion:
+        registry.champion()  # refused before a folder is made for it
     registry.path.mkdir(parents=True, exist_ok=True)
     with locks.hold(registry.lock, f'--registry={registry.path}', 'name another --registry.'):
         if options.rollback:
@@ -52,7 +54,8 @@ def main(arguments: Sequence[str]) -> int:
             from palm_jax.run_directory import find_checkpoint
 
             find_checkpoint(options.champion, '--champion')
-            registry.adopt(str(options.champion))
+            if registry.champions():
+                registry.adopt(options.champion)
         return _round(registry, options, flags, command_line.command('retune', arguments))
 
 
@@ -62,12 +65,17 @@ def _round(registry: Registry, options: Any, flags: Sequence[tuple[str, str]], c
     from palm_jax.retuning import retune
 
     settings = retune.Settings(options.replay, options.held_out, options.min_examples, options.seed)
-    model = loading.load_with(registry.champion(), [], trust_modules=options.trust_modules)
+    champion = registry.champion() if registry.champions() else options.champion
+    model = loading.load_with(champion, [], trust_modules=options.trust_modules)
     retune.check_kind(model)
+    _check_bindings(str(model.config), flags)
+    rows = _rows(model, options)
+    registry.adopt(champion)  # only now: the first champion cannot be taken back
     current = retune.Round(registry, registry.open_round())
     if current.description.is_file():
+        current.check(settings)
         print(f'round      {current.number} is continued: its rows were collected before')
-    about = retune.collect_round(current, model, _rows(model, options), settings)
+    about = retune.collect_round(current, model, rows, settings)
     print(
         f'round      {current.number}: {about["learned"]} new rows to learn with {about["replayed"]} replayed, '
         f'{about["fresh"]} fresh, {about["frozen"]} frozen'
@@ -83,6 +91,21 @@ def _round(registry: Registry, options: Any, flags: Sequence[tuple[str, str]], c
     print(f'{decision.event:<10} {found["reason"]}')
     print(f'champion   {registry.champion()}')
     return 0
+
+
+def _check_bindings(config: str, flags: Sequence[tuple[str, str]]) -> None:
+    """Read the configuration of a challenger, so that a mistake is found before a round begins.
+
+    Raises:
+      UserError: a binding is wrong, or is set by the round itself.
+    """
+    from palm_jax.configuration.load import load
+    from palm_jax.retuning.retune import SET_BY_ROUND
+
+    for name, _ in flags:
+        if name in SET_BY_ROUND:
+            raise UserError(f'--gin.{name} has no effect: a round sets {name} itself. Leave it out.')
+    load('loop.train', [config], flags)
 
 
 def _parser() -> Parser:

@@ -72,10 +72,7 @@ def load(
         if trust is not None and is_of_run:
             trust.check(file_statements, file_imports)
     if not any(statement.selector == root for statement in statements):
-        raise UserError(
-            f'{", ".join(gin_files)} binds nothing of {root}: a part, not a whole run. '
-            f'Entry files: {", ".join(entry_files())}.'
-        )
+        raise UserError(f'{", ".join(gin_files)} binds nothing of {root}: {_missing(root)}')
     given = [read_flag(name, value) for name, value in flags]
     renames.refuse_old_names([*statements, *(statement for statement, _ in given)], imports)
     _refuse_unknown_flags(flags, statements)
@@ -84,6 +81,14 @@ def load(
     _parse(sources, imports, [line for _, line in given], statements)
     _check_values(statements)
     return Configuration(tuple(statements))
+
+
+def _missing(root: str) -> str:
+    """Return what to do about files that do not bind the function of a program."""
+    if root == 'loop.train':
+        return f'a part, not a whole run. Entry files: {", ".join(entry_files())}.'
+    parts = [name for name, statements, _ in read_all() if root in {s.selector for s in statements}]
+    return f'it needs the line {" or ".join(f"include {part!r}" for part in parts)}.'
 
 
 def _open(name: str) -> GinText:

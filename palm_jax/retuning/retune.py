@@ -40,6 +40,7 @@ from palm_jax.run_directory import RunDirectory, write_whole
 from palm_jax.wording import counted
 
 _FEWEST_FRESH = 5
+SET_BY_ROUND = ('TRAIN_FILES', 'VALIDATION_FILES', 'INITIAL_CHECKPOINT_PATH', 'MODEL_DIR', 'LABELS', 'SEEDS')
 
 
 @checked
@@ -91,6 +92,21 @@ class Round:
     def comparison(self) -> Path:
         """Champion and challenger on the same examples."""
         return self.path / 'comparison.json'
+
+    def check(self, settings: Settings) -> None:
+        """Refuse other settings than those that the rows were collected with.
+
+        Raises:
+          UserError: names the settings.
+        """
+        before = json.loads(self.description.read_text(encoding='utf-8'))['settings']
+        now = dataclasses.asdict(settings)
+        if changed := [name for name in now if now[name] != before.get(name)]:
+            raise UserError(
+                f'Round {self.number} was begun with '
+                f'{" ".join(f"--{name}={before[name]}" for name in changed if name in before)}. '
+                f'Continue it with the same, or begin it again: rm -r {self.path}'
+            )
 
     def table(self, name: str) -> Path:
         """Return the file of a table: `train`, `fresh`, `frozen` or `pool`."""

@@ -12,12 +12,14 @@ from typing import Annotated
 
 from palm_jax.bounds import NotEmpty, Seed, checked
 from palm_jax.configuration.flags import gin_flags
-from palm_jax.configuration.load import load
 from palm_jax.errors import UserError, closest
 from palm_jax.run_directory import RunDirectory
+from palm_jax.studies import runs
 from palm_jax.studies.runs import StudyRun, measure
 
 _LOGGER = logging.getLogger(__name__)
+
+_OWN = {'SEED': 'by STUDY_SEEDS', 'MODEL_DIR': 'a folder of STUDY_DIR for every run'}
 
 Flags = Sequence[str]
 Train = Callable[[Sequence[str], Sequence[tuple[str, str]], str], int]
@@ -51,7 +53,7 @@ class Ablation:
         if self.baseline is not None and self.baseline not in self.arms:
             raise UserError(
                 f'BASELINE is {self.baseline!r}, which is not an arm.{closest(self.baseline, self.arms)} '
-                f'Arms: {", ".join(self.arms)}.'
+                f'Arms: {", ".join(map(repr, self.arms))}.'
             )
         names = [_folder(name) for name in self.arms]
         if twice := [arm for arm, name in zip(self.arms, names, strict=True) if names.count(name) > 1]:
@@ -83,7 +85,7 @@ class Ablation:
         """
         for arm in self.arms:
             try:
-                load('loop.train', *gin_flags(self._run(arm, self.seeds[0]).flags))
+                runs.check([*self.flags, *self.arms[arm]], _OWN)
             except UserError as error:
                 raise UserError(f'ARMS[{arm!r}]: {error}') from None
 
@@ -117,19 +119,20 @@ class Ablation:
           0, or the exit code of the run that a signal interrupted.
 
         Raises:
-          UserError: no run has the number, or a run cannot begin.
+          UserError: no run has the number, a run cannot begin, or a finished run has no such metric.
         """
-        runs = self.runs()
-        if only is not None and not 0 <= only < len(runs):
-            raise UserError(f'--run={only}: the study has {len(runs)} runs, numbers 0 to {len(runs) - 1}.')
-        for number, run in enumerate(runs):
+        all_runs = self.runs()
+        if only is not None and not 0 <= only < len(all_runs):
+            raise UserError(f'--run={only}: the study has {len(all_runs)} runs, numbers 0 to {len(all_runs) - 1}.')
+        for number, run in enumerate(all_runs):
             if only not in (None, number):
                 continue
             run.begin()
             if run.is_finished:
-                _LOGGER.info('run %d of %d: %s is finished', number + 1, len(runs), run.name)
+                _LOGGER.info('run %d of %d: %s is finished', number + 1, len(all_runs), run.name)
+                measure(run, self.metric)
                 continue
-            _LOGGER.info('\n=== run %d of %d: %s', number + 1, len(runs), run.name)
+            _LOGGER.info('\n=== run %d of %d: %s', number + 1, len(all_runs), run.name)
             try:
                 if code := train(*gin_flags(run.flags), shlex.join(['palm-jax', 'train', *run.flags])):
                     return code
@@ -137,6 +140,7 @@ class Ablation:
                 if not run.has_diverged:
                     raise
                 _LOGGER.warning('%s failed: %s', run.name, error)
+            measure(run, self.metric)  # a mistyped metric costs one run, not all
         return 0
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from palm_jax.configuration.flags import gin_flags
+from palm_jax.configuration.load import load
 from palm_jax.errors import UserError, closest
 from palm_jax.run_directory import RunDirectory, write_whole
 from palm_jax.training.writers import read_jsonl
@@ -76,8 +79,27 @@ class StudyRun:
             raise UserError(f'{path} is damaged. Remove it, and run the study again to write it again.') from None
 
 
+def check(flags: Sequence[str], own: Mapping[str, str]) -> None:
+    """Read the configuration of a run, and refuse flags that the study would override in silence.
+
+    Args:
+      flags: flags of `palm-jax train`, without those that the study adds.
+      own: what sets it instead, by the name of every macro that the study sets.
+
+    Raises:
+      UserError: the files, their bindings or the flags are wrong.
+    """
+    gin_files, bindings = gin_flags(flags)
+    for name, instead in own.items():
+        if name in dict(bindings):
+            raise UserError(f'--gin.{name} has no effect in a study, which sets {name} itself: {instead}.')
+    seeds = load('loop.train', gin_files, bindings).effective.get('SEEDS')
+    if seeds is not None and seeds.value is not None:
+        raise UserError(f'{seeds.location}: SEEDS trains several models, and a run of a study is one. Remove it.')
+
+
 def measure(run: StudyRun, metric: str) -> float | None:
-    """Return a metric of a run's summary; None if the run has not finished.
+    """Return a metric of a run's summary; None if the run has not finished, or its metric is not a number.
 
     Raises:
       UserError: the summary has no such metric.
@@ -91,4 +113,4 @@ def measure(run: StudyRun, metric: str) -> float | None:
             f'METRIC is {metric!r}, which {run.directory.summary} does not have.{closest(metric, numbers)} '
             f'It has {", ".join(numbers)}.'
         )
-    return float(numbers[metric])
+    return None if math.isnan(numbers[metric]) else float(numbers[metric])

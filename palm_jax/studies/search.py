@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from palm_jax.bounds import AtLeast, NotEmpty, Seed, checked
 from palm_jax.configuration.flags import gin_flags
-from palm_jax.configuration.load import load
-from palm_jax.errors import UserError
+from palm_jax.errors import UserError, closest
 from palm_jax.run_directory import RunDirectory, write_whole
+from palm_jax.studies import runs
 from palm_jax.studies import space as spaces
 from palm_jax.studies.runs import StudyRun, measure
 from palm_jax.training.best import is_smaller_better
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import optuna
 
 _LOGGER = logging.getLogger(__name__)
+_OWN = {'MODEL_DIR': 'a folder of STUDY_DIR for every trial'}
 _STARTUP = 5  # trials that are drawn at random, and never pruned
 
 Train = Callable[[Sequence[str], Sequence[tuple[str, str]], str, Sequence[Writer]], int]
@@ -66,7 +67,7 @@ class Search:
         Raises:
           UserError: the files, the flags or the space are wrong.
         """
-        load('loop.train', *gin_flags([*self.flags, *spaces.first_values(self.space)]))
+        runs.check([*self.flags, *spaces.first_values(self.space)], _OWN)
 
     def open(self) -> optuna.Study:
         """Return the study that the directory's journal holds, or a new one.
@@ -151,7 +152,9 @@ class Search:
         try:
             if code := train(*gin_flags(run.flags), shlex.join(['palm-jax', 'train', *run.flags]), pruner):
                 return code
-            study.tell(number, measure(run, self.metric))
+            if (value := measure(run, self.metric)) is None:
+                _LOGGER.warning('trial %d has no result: its %s is not a number', number, self.metric)
+            study.tell(number, value, state=TrialState.FAIL if value is None else None)
         except optuna.TrialPruned:
             _LOGGER.info('trial %d is worse than the median and ends early', number)
             study.tell(number, state=TrialState.PRUNED)
@@ -192,11 +195,18 @@ class _Pruner:
 
         Raises:
           optuna.TrialPruned: the trial is to end.
+          UserError: the validation has no such metric.
         """
         import optuna
 
-        if (value := values.get(f'validation/{self._metric}')) is None:
+        known = {name.removeprefix('validation/'): value for name, value in values.items() if 'validation/' in name}
+        if not known:
             return
+        if (value := known.get(self._metric)) is None:
+            raise UserError(
+                f'PRUNE_BY is {self._metric!r}, which the validation does not have.{closest(self._metric, known)} '
+                f'It has {", ".join(known)}; None ends no trial early.'
+            )
         trial = optuna.trial.Trial(self._study, self._study.trials[self._number]._trial_id)
         downwards = is_smaller_better(self._metric) == is_smaller_better(self._study.user_attrs['search']['metric'])
         trial.report(value if downwards else -value, step)

@@ -119,7 +119,7 @@ def write(study: Ablation, table: Sequence[Row]) -> list[Path]:
         'Flags': [['arm', 'flags'], ['all', ' '.join(study.flags)], *([a, ' '.join(f)] for a, f in study.arms.items())],
     }
     pictures, unfinished = [paths[3].name], sum(len(study.seeds) - len(row.values) for row in table)
-    warnings = [f'{counted(unfinished, "run")} of {len(study.runs())} not finished yet.'] if unfinished else []
+    warnings = [f'{counted(unfinished, "run")} of {len(study.runs())} without a result yet.'] if unfinished else []
     paths[1].write_text(pages.markdown(title, tables, pictures, warnings), encoding='utf-8')
     paths[2].write_text(pages.html_page(title, tables, pictures, warnings), encoding='utf-8')
     return paths

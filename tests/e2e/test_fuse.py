@@ -37,6 +37,8 @@ def test_two_seeds_become_one_model(made, tmp_path, capsys):
         fuse.main([*runs, str(tmp_path / 'soup')])
     flags = ['--method=ties', '--density=1.0', '--greedy=accuracy']
     assert fuse.main([*runs, str(tmp_path / 'ties'), *flags]) == 0
+    settings = json.loads((tmp_path / 'ties' / 'fusion.json').read_text())['settings']
+    assert settings == {'density': 1.0, 'scale': 1.0}
     with pytest.raises(UserError, match=r'no such metric\. Did you mean accuracy'):
         fuse.main([*runs, str(tmp_path / 'none'), '--greedy=acuracy'])
     with pytest.raises(UserError, match=r'has no base .* --method=soup'):
@@ -46,3 +48,9 @@ def test_two_seeds_become_one_model(made, tmp_path, capsys):
 def test_a_single_run_is_nothing_to_merge(tmp_path):
     with pytest.raises(UserError, match='name at least two runs'):
         fuse.main([str(tmp_path / 'run'), str(tmp_path / 'new')])
+
+
+def test_a_setting_of_another_method_is_refused(tmp_path):
+    paths = [str(tmp_path / name) for name in ('a', 'b', 'new')]
+    with pytest.raises(UserError, match='--alpha has no effect with --method=soup; add --method=wise-ft, or drop it'):
+        fuse.main([*paths, '--alpha=0.3'])

@@ -99,6 +99,7 @@ def test_other_kinds_of_model_are_refused(made, tmp_path):
     assert (
         result.returncode == 2 and 'renews models that label texts; this one was trained on text alone' in result.stderr
     )
+    assert Registry(tmp_path).champions() == []  # the right one can still be named
     both = run_here('palm_jax.cli.retune', f'--registry={tmp_path}')
     assert both.returncode == 2 and 'Give either --requests' in both.stderr
 

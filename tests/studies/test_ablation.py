@@ -1,6 +1,7 @@
 """Ablations: which runs there are, what is trained again, and what the table says."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.support import runs
 from tests.support.paths import ROOT
 
 FLAGS = ('--gin_file=gin/pretrain_tiny.gin', '--gin.VOCABULARY=bytes')
+FINETUNE = ('--gin_file=gin/finetune_lora.gin', '--gin.TRAIN_FILES=a.csv', '--gin.INITIAL_CHECKPOINT_PATH=runs/tiny')
 ARMS = {'plain': [], 'Slow (half)': ['--gin.LEARNING_RATE=1e-2'], 'wide': ['--gin.D_MODEL=96']}
 VALUES = {'plain': (0.50, 0.60, 0.55), 'slow_half': (0.61, 0.70, 0.66), 'wide': (0.49, 0.62, 0.55)}
 
@@ -113,7 +115,7 @@ def test_an_incomplete_table_says_so(tmp_path):
     assert table.verdict(study(tmp_path), rows[1]) == 'one seed: no test'
     paths = table.write(study(tmp_path), rows)
     assert all(path.stat().st_size for path in paths)
-    assert '5 runs of 9 not finished yet.' in paths[1].read_text()
+    assert '5 runs of 9 without a result yet.' in paths[1].read_text()
     assert json.loads(paths[0].read_text())['arms'][1]['flags'] == ['--gin.LEARNING_RATE=1e-2']
 
 
@@ -167,6 +169,39 @@ def test_a_job_of_an_array_trains_its_run(tmp_path):
 
 def test_flags_are_files_and_bindings():
     assert gin_flags(['--gin_file=a.gin', '--gin.A=1', '--gin.B', '2']) == (['a.gin'], [('A', '1'), ('B', '2')])
+
+
+def test_a_mistyped_metric_costs_one_run(tmp_path):
+    trained = []
+    wrong = study(tmp_path, metric='acuracy')
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"METRIC is 'acuracy'.*Did you mean accuracy"):
+            wrong.train(leave_summaries(trained))
+    assert len(trained) == 1
+
+
+def test_a_metric_that_is_not_a_number_is_no_result(tmp_path):
+    study(tmp_path, metric='pearson').train(leave_summaries([], pearson=math.nan))
+    with pytest.raises(UserError, match='holds no finished run'):
+        table.rows(study(tmp_path, metric='pearson'))
+
+
+@pytest.mark.parametrize(
+    'flag, message',
+    [
+        ('--gin.SEED=5', r"ARMS\['last'\]: --gin.SEED has no effect in a study.*STUDY_SEEDS"),
+        ('--gin.MODEL_DIR=runs/mine', '--gin.MODEL_DIR has no effect in a study.*STUDY_DIR'),
+        ('--gin.SEEDS=[0,1]', 'SEEDS trains several models.*Remove it'),
+    ],
+)
+def test_flags_that_the_study_would_override_are_refused(tmp_path, flag, message):
+    with pytest.raises(UserError, match=message):
+        study(tmp_path, flags=FINETUNE, arms={'first': [], 'last': [flag]}).check()
+
+
+def test_a_file_that_is_not_a_study_is_refused_with_the_line_that_it_needs():
+    with pytest.raises(UserError, match=r"binds nothing of ablation\.Ablation: .* include 'gin/studies/ablation\.gin'"):
+        ablate.main(['examples/searches/lora.gin'])
 
 
 def test_the_command_trains_compares_and_continues(tmp_path, capsys):

@@ -103,6 +103,26 @@ def test_a_trial_that_diverges_fails_alone(tmp_path):
     assert [trial.state.name for trial in found.open().trials] == ['COMPLETE', 'FAIL', 'COMPLETE']
 
 
+def test_a_trial_whose_metric_is_not_a_number_fails_alone(tmp_path):
+    scores = iter([0.9, math.nan, 0.8])
+    found = search(tmp_path, trials=3, prune=None)
+    assert found.run(lambda *run: leave_summary([], lambda _, score=next(scores): score)(*run)) == 0
+    assert [trial.state.name for trial in found.open().trials] == ['COMPLETE', 'FAIL', 'COMPLETE']
+
+
+def test_a_mistyped_metric_of_the_pruner_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"PRUNE_BY is 'los', .* Did you mean loss. It has loss; None ends"):
+        search(tmp_path, prune='los').run(leave_summary([]))
+
+
+@pytest.mark.parametrize('name', ['MODEL_DIR', 'SEEDS'])
+def test_what_a_search_sets_itself_is_not_searched(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=name):
+        flags = ('--gin_file=gin/finetune_lora.gin', '--gin.TRAIN_FILES=a', '--gin.INITIAL_CHECKPOINT_PATH=runs/tiny')
+        search(tmp_path, flags=flags, space={name: [[0, 1], [1, 2]]}).check()
+
+
 @pytest.mark.parametrize(
     'values, message',
     [

@@ -1,0 +1,41 @@
+"""What a round refuses before it begins, and before it is continued."""
+
+import json
+
+import pytest
+
+from palm_jax.cli import retune as program
+from palm_jax.errors import UserError
+from palm_jax.monitoring.registry import Registry
+from palm_jax.retuning.retune import Round, Settings
+from tests.support.paths import ROOT
+
+
+@pytest.mark.parametrize(
+    'binding, message',
+    [
+        (('TRAIN_STPES', '4'), 'Did you mean TRAIN_STEPS'),
+        (('TRAIN_FILES', "'mine.csv'"), r'--gin\.TRAIN_FILES has no effect: a round sets TRAIN_FILES itself'),
+    ],
+)
+def test_a_binding_of_a_challenger_is_checked_before_the_round(monkeypatch, binding, message):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=message):
+        program._check_bindings('gin/pretrain_tiny.gin', [('VOCABULARY', 'bytes'), binding])
+
+
+def test_a_round_is_continued_with_its_own_settings_alone(tmp_path):
+    current = Round(Registry(tmp_path), 1)
+    current.path.mkdir()
+    settings = {'replay': 3.0, 'held_out': 4, 'min_examples': 20, 'seed': 0}
+    current.description.write_text(json.dumps({'settings': settings}))
+    current.check(Settings())
+    with pytest.raises(UserError, match=r'Round 1 was begun with --replay=3\.0\. .*rm -r .*round_0001'):
+        current.check(Settings(replay=1.0))
+
+
+def test_a_registry_that_does_not_exist_is_not_made_by_a_rollback(tmp_path):
+    folder = tmp_path / 'none'
+    with pytest.raises(UserError, match='no champion yet'):
+        program.main([f'--registry={folder}', '--rollback'])
+    assert not folder.exists()
