@@ -15,6 +15,7 @@ PROGRAMS = {
     'train': ('train', 'pretrain or fine-tune a model; an existing MODEL_DIR is resumed'),
     'eval': ('eval', 'evaluate a trained model, with 95% confidence intervals'),
     'infer': ('infer', 'predict every row of a file'),
+    'select': ('select', 'choose the texts that are worth a label next (active learning)'),
     'teach': ('teach', 'write what a model predicts, for distillation'),
     'serve': ('serve', "serve trained models over HTTP (OpenAI's API, and a chat page)"),
     'export': ('export', 'write a trained model in the format of another project'),
