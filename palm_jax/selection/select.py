@@ -19,10 +19,11 @@ from palm_jax.selection.pool import Candidate, Columns, Input, csv_text
 from palm_jax.training.progress import track
 
 Strategy = Literal['entropy', 'margin', 'least_confidence', 'bald', 'coreset', 'badge', 'random']
+# Strategy: (its score, the reason as a format of the score and of 1 − score).
 _OF_PROBABILITIES = {
-    'entropy': (uncertainty.entropy, 'entropy', ' nats'),
-    'margin': (uncertainty.margin, '1 − margin of the two likeliest', ''),
-    'least_confidence': (uncertainty.least_confidence, '1 − probability of the likeliest', ''),
+    'entropy': (uncertainty.entropy, 'entropy {0:.3g} nats'),
+    'margin': (uncertainty.margin, 'margin {1:.3g} between the two likeliest'),
+    'least_confidence': (uncertainty.least_confidence, 'probability {1:.3g} of the likeliest'),
 }
 _SHOWN = 3  # classes or entities of a reason
 
@@ -110,12 +111,15 @@ def choose(
     elif settings.strategy == 'coreset':
         centers, embeddings = (outputs.embedded(model, texts, size) for texts in (labelled, inputs))
         found = diversity.k_center_greedy(embeddings, centers, count, rng, bar)
-        words = ['distance {:.3g} from the nearest labelled or chosen text'] * count
+        words = ['distance {0:.3g} from the nearest labelled or chosen text'] * count
         if not labelled:
             words[0] = 'the first text, drawn at random'
     elif settings.strategy == 'badge':
         found = diversity.k_means_plus_plus(*outputs.gradients(model, inputs, size), count, rng, bar)
-        words = ['gradient of norm {:.3g}', *['gradient at distance {:.3g} from the nearest chosen one'] * (count - 1)]
+        words = [
+            'gradient of norm {0:.3g}',
+            *['gradient at distance {0:.3g} from the nearest chosen one'] * (count - 1),
+        ]
     else:
         scores, word = _uncertain(model, inputs, settings)
         rows = np.argsort(-scores, kind='stable')[:count]
@@ -123,7 +127,9 @@ def choose(
     chosen = [candidates[i] for i in found.rows]
     predictions = model.predict([c.text for c in chosen], batch_size=size)
     return [
-        Choice(c, None if math.isnan(score) else score, f'{word.format(score)}; predicted: {_shown(prediction)}')
+        Choice(
+            c, None if math.isnan(score) else score, f'{word.format(score, 1 - score)}; predicted: {_shown(prediction)}'
+        )
         for c, score, word, prediction in zip(chosen, found.distances, words, predictions, strict=True)
     ]
 
@@ -142,16 +148,16 @@ _BAR: dict[str, Any] = {'description': 'choosing', 'unit': ' texts'}
 def _uncertain(model: Any, inputs: Sequence[Input], settings: Settings) -> tuple[np.ndarray, str]:
     """Return the uncertainty of each text, and how it is put in words."""
     is_exclusive = outputs.kind_of(model).is_exclusive
-    mean = 'mean over words of the ' if isinstance(model.predictor, TagPredictor) else ''
+    mean = 'mean over words: ' if isinstance(model.predictor, TagPredictor) else ''
     if settings.strategy == 'bald':
         measure = functools.partial(uncertainty.bald, is_exclusive=is_exclusive)
         found = outputs.measured_with_dropout(
             model, inputs, measure, settings.num_samples, settings.dropout_rate, settings.seed, settings.batch_size
         )
-        return found, f'{mean}mutual information {{:.3g}} nats over {settings.num_samples} dropout masks'
-    function, name, unit = _OF_PROBABILITIES[settings.strategy]
+        return found, f'{mean}mutual information {{0:.3g}} nats over {settings.num_samples} dropout masks'
+    function, word = _OF_PROBABILITIES[settings.strategy]
     measure = functools.partial(function, is_exclusive=is_exclusive)
-    return outputs.measured(model, inputs, measure, settings.batch_size), f'{mean}{name} {{:.3g}}{unit}'
+    return outputs.measured(model, inputs, measure, settings.batch_size), mean + word
 
 
 def _shown(prediction: Any) -> str:

@@ -56,7 +56,9 @@ def test_uncertainty_is_that_of_the_predictions(model_of):
     assert np.allclose([c.score for c in found], np.sort(expected)[::-1][:5], atol=1e-6)
     name, highest = next(iter(model.predict([found[0].candidate.text])[0].items()))
     assert found[0].reason.startswith(f'entropy {found[0].score:.3g} nats; predicted: {name} {highest:.2f}, ')
-    assert len(chosen(model, 'margin', count=99)) == len(TEXTS)
+    by_margin = chosen(model, 'margin', count=99)
+    assert len(by_margin) == len(TEXTS)
+    assert by_margin[0].reason.startswith(f'margin {1 - by_margin[0].score:.3g} between the two likeliest; predicted: ')
     sets = model_of('labels')
     p = np.array([[prediction[name] for name in 'ab'] for prediction in sets.predict(TEXTS)])
     best = max(range(len(TEXTS)), key=lambda i: 1 - np.maximum(p[i], 1 - p[i]).prod())
@@ -78,7 +80,7 @@ def test_a_tagger_is_as_uncertain_as_the_mean_of_its_words(model_of):
     found = chosen(model, 'entropy', texts)
     assert [c.candidate.text for c in found] == [texts[i] for i in np.argsort(scores)[::-1]]
     assert np.allclose([c.score for c in found], np.sort(scores)[::-1], atol=1e-5)
-    assert 'mean over words of the entropy' in found[0].reason
+    assert 'mean over words: entropy ' in found[0].reason
 
 
 def test_bald_uses_dropout_masks(model_of):
