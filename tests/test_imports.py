@@ -79,6 +79,9 @@ ALLOWED = {
     'retuning': {
         *('retuning', 'monitoring', 'api', 'predictors', 'data/readers', 'labels', 'metrics'),
     },
+    'selection': {
+        *('selection', 'api', 'predictors', 'data/readers', 'training', 'labels', 'models'),
+    },
     'studies': {'studies', 'configuration', 'reports', 'training'},
     'serving': {'serving', 'monitoring', 'api', 'predictors', 'inference', '__version__'},
 }

@@ -259,18 +259,19 @@ class _InPlace(BadRows):
                 yield error
 
 
-def read_rows(source: str, layout: Layout) -> Iterator[Row | UserError]:
+def read_rows(source: str, layout: Layout, flag: str = '--input') -> Iterator[Row | UserError]:
     """Yield the rows of files, or what is wrong with a row in its place.
 
     Args:
       source: table, see `tables.read`, or a `.txt` file with a text per line.
       layout: layout of the files.
+      flag: flag that names the files, for messages.
     """
-    for file in glob_files(source, '--input'):
+    for file in glob_files(source, flag):
         if file.suffix == '.txt':
             yield from _InPlace().keep(file.lines(), functools.partial(_line, file))
         else:
-            yield from tables.rows(file, '--input', layout, bad=_InPlace())
+            yield from tables.rows(file, flag, layout, bad=_InPlace())
 
 
 def _line(file: File, numbered: tuple[int, str]) -> Row:

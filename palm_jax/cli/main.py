@@ -18,6 +18,7 @@ _GROUPS = {
         'search': ('search', 'search for the best values of gin bindings'),
         'compare': ('compare', 'compare two runs on the same examples'),
         'fuse': ('fuse', 'make one model out of several that were fine-tuned from one base'),
+        'select': ('select', 'choose the texts that are worth a label next (active learning)'),
         'teach': ('teach', 'write what a model predicts, for distillation'),
         'compile-for': ('compile_for', 'compile a train step for TPUs that are not attached'),
     },

@@ -1,0 +1,1 @@
+"""Active learning: which texts without labels to label next."""

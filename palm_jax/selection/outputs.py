@@ -1,0 +1,174 @@
+"""What a strategy reads from a model, a batch at a time: probabilities, features of the head, embeddings."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from palm_jax.api import embeddings
+from palm_jax.labels.label_kind import LabelKind
+from palm_jax.labels.single_label import SingleLabel
+from palm_jax.models.heads import pool
+from palm_jax.predictors.head_scores import head_scores
+from palm_jax.predictors.tag_predictor import TagPredictor
+from palm_jax.training.head_losses import ClassLoss, scores_of
+from palm_jax.training.progress import track
+
+Measure = Callable[[np.ndarray], np.ndarray]
+
+
+class KindWithProbabilities(LabelKind, Protocol):
+    """A kind of label that names classes, each with a probability."""
+
+    def probabilities(self, scores: np.ndarray) -> np.ndarray:
+        """Return the probability of each class, [..., C] in float64."""
+
+
+def has_probabilities(model: Any) -> bool:
+    """Return whether a model predicts probabilities of classes."""
+    kind = kind_of(model)
+    return kind.has_classes and hasattr(kind, 'probabilities')
+
+
+def kind_of(model: Any) -> KindWithProbabilities:
+    """Return the kind of label of a text, or of each word of a tagger; see `has_probabilities`."""
+    return SingleLabel() if isinstance(model.predictor, TagPredictor) else model.data.table.kind
+
+
+def measured(model: Any, inputs: Sequence[Any], measure: Measure, batch_size: int) -> np.ndarray:
+    """Return a measure of the probabilities of each text, float64 [N]; of a tagger the mean over the words.
+
+    Args:
+      model: trained model.
+      inputs: texts or pairs of texts.
+      measure: function of probabilities [..., C] that returns [...].
+      batch_size: texts per forward pass.
+    """
+    kind, found = kind_of(model), np.zeros(len(inputs))
+    for batch in _batches(model, inputs, batch_size, 'predicting'):
+        scores = np.stack(head_scores(model.model, model.params, batch.features, batch.count, batch_size))
+        found[batch.rows] = _per_text(measure, kind.probabilities(scores)[None], batch.ends, is_sampled=False)
+    return found
+
+
+def measured_with_dropout(
+    model: Any,
+    inputs: Sequence[Any],
+    measure: Measure,
+    num_samples: int,
+    dropout_rate: float | None,
+    seed: int,
+    batch_size: int,
+) -> np.ndarray:
+    """Return a measure of the probabilities of each text under several dropout masks; see `measured`.
+
+    Args:
+      model, inputs, batch_size: see `measured`.
+      measure: function of probabilities [S, ..., C] that returns [...].
+      num_samples: S, the number of dropout masks.
+      dropout_rate: dropout rate of the base; None is that of the run, and 0.1 where the run has no dropout.
+      seed: seed of the masks.
+    """
+    module, kind, found = with_dropout(model.model, dropout_rate), kind_of(model), np.zeros(len(inputs))
+    for batch in _batches(model, inputs, batch_size, 'predicting with dropout'):
+        key = jax.random.fold_in(jax.random.key(seed), batch.rows.start)
+        rows = np.minimum(np.arange(batch_size), batch.count - 1)
+        features = {name: x[rows] for name, x in batch.features.items()}
+        samples = [
+            np.asarray(_dropout_scores(module, model.params, features, jax.random.fold_in(key, s)))[: batch.count]
+            for s in range(num_samples)
+        ]
+        found[batch.rows] = _per_text(measure, kind.probabilities(np.stack(samples)), batch.ends, is_sampled=True)
+    return found
+
+
+def with_dropout(module: Any, rate: float | None) -> Any:
+    """Return a model with dropout; see `measured_with_dropout`."""
+    if rate is None and module.has_dropout:
+        return module
+    return module.clone(arch=dataclasses.replace(module.arch, dropout_rate=0.1 if rate is None else rate))
+
+
+def gradients(model: Any, inputs: Sequence[Any], batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the factors of the head's gradient for each text's own prediction, see `diversity.k_means_plus_plus`.
+
+    Args:
+      model: trained model with a label for each text.
+      inputs: texts or pairs of texts.
+      batch_size: texts per forward pass.
+
+    Returns:
+      p − y, float32 [N, C], and the pooled features, float32 [N, D].
+    """
+    kind, head = kind_of(model), model.model.head
+    residuals = np.zeros((len(inputs), head.num_outputs), np.float32)
+    pooled = np.zeros((len(inputs), model.model.arch.d_model), np.float32)
+    for batch in _batches(model, inputs, batch_size, 'gradients'):
+        rows = np.minimum(np.arange(batch_size), batch.count - 1)
+        features = {name: x[rows] for name, x in batch.features.items()}
+        scores, h = (np.asarray(x)[: batch.count] for x in _head_inputs(model.model, model.params, features))
+        p = kind.probabilities(scores)
+        y = np.eye(p.shape[-1])[p.argmax(axis=-1)] if kind.is_exclusive else p > 0.5
+        residuals[batch.rows], pooled[batch.rows] = p - y, h
+    return residuals, pooled
+
+
+def embedded(model: Any, inputs: Sequence[Any], batch_size: int) -> np.ndarray:
+    """Return an embedding of length 1 of each text or pair of texts, float32 [N, D]; see `api.embeddings`."""
+    if isinstance(model.predictor, TagPredictor):
+        ids = [embeddings.embedding_ids(model, text)[0] for text in inputs]
+    else:
+        ids = [model.data.tokens(*_pair(given))[0] for given in inputs]
+    return embeddings.embed_ids(model, ids, batch_size=batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """Rows of the inputs, their features [count, L], and of a tagger the last token of each word."""
+
+    rows: slice
+    features: dict[str, np.ndarray]
+    ends: list[list[int]] | None
+
+    @property
+    def count(self) -> int:
+        return self.rows.stop - self.rows.start
+
+
+def _batches(model: Any, inputs: Sequence[Any], size: int, doing: str) -> Iterator[_Batch]:
+    for first in track(range(0, len(inputs), size), -(-len(inputs) // size), doing):
+        part = inputs[first : first + size]
+        rows = slice(first, first + len(part))
+        if isinstance(model.predictor, TagPredictor):
+            yield _Batch(rows, *model.data.inputs([[w.group() for w in model.data.words(text)] for text in part]))
+        else:
+            yield _Batch(rows, model.data.inputs([_pair(given) for given in part])[0], None)
+
+
+def _pair(given: Any) -> tuple[str, str | None]:
+    return (given, None) if isinstance(given, str) else given
+
+
+def _per_text(measure: Measure, p: np.ndarray, ends: list[list[int]] | None, is_sampled: bool) -> np.ndarray:
+    """Return a measure of probabilities [S, B, C], or the mean over words of [S, B, L, C]."""
+
+    def of(p: np.ndarray) -> np.ndarray:
+        return measure(p if is_sampled else p[0])
+
+    if ends is None:
+        return of(p)
+    return np.array([of(p[:, i, at]).mean() if at else 0.0 for i, at in enumerate(ends)])
+
+
+_dropout_scores = jax.jit(scores_of, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _head_inputs(module: Any, params: Any, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    found = ClassLoss().predict(module, params, batch)
+    return found.scores, pool(found.features.astype('float32'), batch['decoder_segment_ids'], module.head.pooling)
