@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.api import fusion
     from palm_jax.fusion import merging
 
-    merges: dict[str, merging.Merge] = {
+    merges: dict[str, merging.Soup | merging.WiSEFT | merging.TIES | merging.DARE] = {
         'soup': merging.Soup(),
         'wise-ft': merging.WiSEFT(options.alpha),
         'ties': merging.TIES(options.density),
