@@ -309,7 +309,7 @@ def test_the_commands_that_use_a_model_work(tmp_path):
     for name in ('before', 'after'):
         (tmp_path / f'{name}.txt').write_text(''.join(f'the {name} of {i}\n' for i in range(30)))
     for name, expected in (
-        ('infer', 'predicted  2 rows'),
+        ('infer', 'predicted  2 of 2 rows'),
         ('eval', '95% interval'),
         ('export', 'differ by at most'),
         ('explain-prediction', 'completeness error'),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import re
@@ -11,6 +12,7 @@ from palm_jax.configuration import gin_adapter
 from palm_jax.configuration.statements import Reference, Statement, held, read_all
 from palm_jax.errors import closest
 
+_MOST_NAMES = 60  # of a list of known names
 _UNKNOWN_NAME = (
     r"'(?P<name>\w+)' was not provided by an import statement",
     r"Couldn't resolve selector (?P<name>[\w.]+);",
@@ -50,7 +52,9 @@ def _unknown_name(name: str, statements: Sequence[Statement]) -> str:
     modules = {line.module: file for file, _, imports in read_all() for line in imports if line.bound_name == module}
     if files := [file for path, file in modules.items() if hasattr(importlib.import_module(path), function)]:
         return f'{location}no file of this run imports {full}. Add e.g. --gin_file={files[0]}'
-    return f'{location}nothing is called {full}.{closest(full, known)}\nKnown: {", ".join(known)}.'
+    shown = sorted(difflib.get_close_matches(full, known, _MOST_NAMES, cutoff=0))
+    more = f', and {len(known) - len(shown)} more; palm-jax bindings lists all' if len(shown) < len(known) else ''
+    return f'{location}nothing is called {full}.{closest(full, known)}\nKnown: {", ".join(shown)}{more}.'
 
 
 def _names_in(statement: Statement) -> set[str]:

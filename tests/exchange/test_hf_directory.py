@@ -319,7 +319,7 @@ def test_a_tokenizer_json_is_a_vocabulary(tmp_path):
     vocabulary.save(tmp_path / 'kept')
     (tmp_path / 'theirs' / 'chat_template.jinja').write_text('{{ messages }}')
     talking = HuggingFace(str(tmp_path / 'theirs' / 'tokenizer.json'))
-    assert talking.chat_template == '{{ messages }}' and vocabulary.chat_template is None
+    assert talking.chat_template.text == '{{ messages }}' and vocabulary.chat_template is None
     assert talking.fingerprint == vocabulary.fingerprint
     kept = vocabularies.load_vocabulary(str(tmp_path / 'kept' / 'vocabulary.json'))
     assert kept.fingerprint == vocabulary.fingerprint and kept.encode('abc') == vocabulary.encode('abc')
