@@ -18,6 +18,50 @@ _OTHER_FILES = 256  # what the process opens beside connections
 
 def main(arguments: Sequence[str]) -> int:
     """Serve models until a signal."""
+    rest, flags = split_flags(arguments)
+    options = _parser().parse_args(rest)
+    try:
+        from palm_jax.serving import app, connections, hosts, models
+        from palm_jax.serving.limits import Limits
+    except ImportError as error:
+        raise UserError(f'{error.name} is not installed: pip install "palm_jax[serve]"') from None
+    from palm_jax.inference.engine import Engine
+    from palm_jax.monitoring import redaction
+    from palm_jax.monitoring.request_log import RequestLog
+
+    log = None
+    if options.keep:
+        log = RequestLog(options.keep, redaction.load_hook(options.redact), options.keep_days)
+    served = models.load(options.model, flags, options.trust_modules)
+    engine = Engine(options.slots, options.max_waiting)
+    models.fill(engine, served)
+    listening = _listening(options.host, options.port)
+    address, port, *_ = listening.getsockname()
+    limits = Limits(
+        body_bytes=options.body_bytes,
+        max_tokens=options.max_tokens,
+        seconds=options.seconds,
+        token=_token(),
+        hosts=hosts.hosts_of(options.host, address, options.allowed_host),
+        max_connections=_max_connections(options.max_connections),
+    )
+    shown = f'[{options.host}]' if ':' in options.host else options.host
+    url = f'http://{shown}:{port}'
+    for name, model in served.items():
+        print(f'serving    {name} ({model.predictor.kind}): {model.model.checkpoint}')
+    print(f'chat page  {url}/    API  {url}/docs')
+    key = 'from PALM_JAX_TOKEN' if limits.token else 'none; set PALM_JAX_TOKEN to require one'
+    print(f'API key    {key}', flush=True)
+    if log is not None:
+        print(f'keeping    requests and feedback for {options.keep_days:g} days: {options.keep}', flush=True)
+    server = connections.create_server(app.create_app(served, engine, limits, log), limits)
+    server.run(sockets=[listening])
+    if log is not None:
+        log.close()
+    return 0
+
+
+def _parser() -> Parser:
     parser = Parser(
         prog='palm-jax serve',
         description='Serves trained models over HTTP with an API for OpenAI clients, which /docs describes.',
@@ -77,47 +121,7 @@ def main(arguments: Sequence[str]) -> int:
         'phones, none keeps texts as they are, module:function is imported and called',
     )
     command_line.add_trust(parser)
-    rest, flags = split_flags(arguments)
-    options = parser.parse_args(rest)
-    try:
-        from palm_jax.serving import app, connections, hosts, models
-        from palm_jax.serving.limits import Limits
-    except ImportError as error:
-        raise UserError(f'{error.name} is not installed: pip install "palm_jax[serve]"') from None
-    from palm_jax.inference.engine import Engine
-    from palm_jax.monitoring import redaction
-    from palm_jax.monitoring.request_log import RequestLog
-
-    log = None
-    if options.keep:
-        log = RequestLog(options.keep, redaction.load_hook(options.redact), options.keep_days)
-    served = models.load(options.model, flags, options.trust_modules)
-    engine = Engine(options.slots, options.max_waiting)
-    models.fill(engine, served)
-    listening = _listening(options.host, options.port)
-    address, port, *_ = listening.getsockname()
-    limits = Limits(
-        body_bytes=options.body_bytes,
-        max_tokens=options.max_tokens,
-        seconds=options.seconds,
-        token=_token(),
-        hosts=hosts.hosts_of(options.host, address, options.allowed_host),
-        max_connections=_max_connections(options.max_connections),
-    )
-    shown = f'[{options.host}]' if ':' in options.host else options.host
-    url = f'http://{shown}:{port}'
-    for name, model in served.items():
-        print(f'serving    {name} ({model.predictor.kind}): {model.model.checkpoint}')
-    print(f'chat page  {url}/    API  {url}/docs')
-    key = 'from PALM_JAX_TOKEN' if limits.token else 'none; set PALM_JAX_TOKEN to require one'
-    print(f'API key    {key}', flush=True)
-    if log is not None:
-        print(f'keeping    requests and feedback for {options.keep_days:g} days: {options.keep}', flush=True)
-    server = connections.create_server(app.create_app(served, engine, limits, log), limits)
-    server.run(sockets=[listening])
-    if log is not None:
-        log.close()
-    return 0
+    return parser
 
 
 def _token() -> str | None:
