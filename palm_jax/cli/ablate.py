@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from palm_jax.cli import studies
 from palm_jax.cli.parser import Parser
 from palm_jax.configuration.flags import split_flags
 
@@ -38,33 +39,19 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
 
-    from palm_jax.configuration.load import load
-
-    configuration = load(_ROOT, [options.study], flags)
     from palm_jax.studies import ablation
 
-    study = ablation.Ablation(**configuration.build(_ROOT))
+    study = ablation.Ablation(**studies.read_study(options.study, flags, _ROOT, 'examples/ablations/lora.gin'))
     study.check()
     if options.slurm:
         command = ['palm-jax', 'ablate', options.study, *(f'--gin.{name}={value}' for name, value in flags)]
         print(ablation.job_script(study, shlex.join(command)), end='')
         return 0
-    if not options.table and (code := study.train(_train, options.run)):
+    if not options.table and (code := study.train(studies.train, options.run)):
         return code
     if options.run is None:
         _show(study)
     return 0
-
-
-def _train(gin_files: Sequence[str], bindings: Sequence[tuple[str, str]], command: str) -> int:
-    import jax
-
-    from palm_jax.api import training
-
-    try:
-        return training.train(gin_files, bindings, command)
-    finally:
-        jax.clear_caches()  # the programs of a finished run
 
 
 def _show(study: Ablation) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from palm_jax.cli import studies
 from palm_jax.cli.parser import Parser
 from palm_jax.configuration.flags import split_flags
 
 if TYPE_CHECKING:
     from palm_jax.studies.search import Search
-    from palm_jax.training.writers import Writer
 
 _ROOT = 'search.Search'
 
@@ -32,30 +32,14 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
 
-    from palm_jax.configuration.load import load
-
-    configuration = load(_ROOT, [options.search], flags)
     from palm_jax.studies import search
 
-    found = search.Search(**configuration.build(_ROOT))
+    found = search.Search(**studies.read_study(options.search, flags, _ROOT, 'examples/searches/lora.gin'))
     found.check()
-    if not options.table and (code := found.run(_train)):
+    if not options.table and (code := found.run(studies.train)):
         return code
     _show(found)
     return 0
-
-
-def _train(
-    gin_files: Sequence[str], bindings: Sequence[tuple[str, str]], command: str, writers: Sequence[Writer]
-) -> int:
-    import jax
-
-    from palm_jax.api import training
-
-    try:
-        return training.train(gin_files, bindings, command, writers=writers)
-    finally:
-        jax.clear_caches()  # the programs of a finished run
 
 
 def _show(search: Search) -> None:
