@@ -40,6 +40,7 @@ _GROUPS = {
     },
     'After deployment': {
         'drift': ('drift', 'test whether a model is still asked what it was trained for'),
+        'ab-test': ('ab_test', 'compare two models that answered requests by the feedback of users'),
         'retune': ('retune', 'train a deployed model on corrections, and promote what wins'),
     },
     'Look and prepare': {
@@ -67,6 +68,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(('show', 'data', 'explain'), 'inspect'),
     **dict.fromkeys(('checkpoints', 'ls', 'diff', 'average'), 'checkpoint'),
     **dict.fromkeys(('why', 'attribute', 'explain_prediction', 'interpret', 'saliency'), 'explain-prediction'),
+    **dict.fromkeys(('ab_test', 'abtest', 'experiment', 'split'), 'ab-test'),
     **dict.fromkeys(('promote', 'rollback', 're-tune', 'champion'), 'retune'),
     **dict.fromkeys(('robustness', 'checklist', 'attack'), 'probe'),
     **dict.fromkeys(('rank', 'duplicates', 'cleanlab', 'rank_examples'), 'rank-examples'),

@@ -153,6 +153,7 @@ class HeadRequest(Body):
     Attributes:
       model: name of a served model; null where a single one can answer.
       input: texts, none of them empty.
+      user: id of the user; in an A/B test, the same model answers all requests of a user.
     """
 
     model: ModelName = None
@@ -160,7 +161,7 @@ class HeadRequest(Body):
     second_input: Annotated[str | list[str] | None, fields.text_or_texts(MAX_INPUTS)] = Field(
         None, description='For a model of text pairs: the second text of each.'
     )
-    user: Annotated[Any, ignored(str)] = None
+    user: Annotated[str | None, fields.TEXT] = None
     metadata: Annotated[Any, ignored(dict)] = None
 
 
