@@ -21,7 +21,7 @@ from palm_jax.inference.engine import Engine
 from palm_jax.inference.generate import Sampler, next_power_of_two
 from palm_jax.monitoring.request_log import RequestLog
 from palm_jax.predictors.generator import Generator
-from palm_jax.serving import answers, embeddings, errors, feedback, protocol
+from palm_jax.serving import answers, embeddings, errors, feedback, request_bodies, response_bodies
 from palm_jax.serving.errors import Failure
 from palm_jax.serving.feedback import Keeper
 from palm_jax.serving.forward_passes import ForwardPasses
@@ -108,9 +108,9 @@ class _Encoding:
 def _routes_of_models(models: Models) -> APIRouter:
     router = APIRouter(tags=['models'])
 
-    def describe(model: ServedModel) -> protocol.Model:
+    def describe(model: ServedModel) -> response_bodies.Model:
         predictor = model.predictor
-        return protocol.Model(
+        return response_bodies.Model(
             id=model.name,
             created=model.created,
             kind=predictor.kind,
@@ -119,12 +119,12 @@ def _routes_of_models(models: Models) -> APIRouter:
         )
 
     @router.get('/v1/models')
-    async def all_models() -> protocol.Models:
+    async def all_models() -> response_bodies.Models:
         """List all models."""
-        return protocol.Models(data=[describe(model) for model in models.served.values()])
+        return response_bodies.Models(data=[describe(model) for model in models.served.values()])
 
     @router.get('/v1/models/{name:path}', responses={404: errors.DOCUMENTED[404]})
-    async def one_model(name: str) -> protocol.Model:
+    async def one_model(name: str) -> response_bodies.Model:
         """Describe a model."""
         return describe(models.find(name))
 
@@ -136,7 +136,7 @@ def _routes_of_text(models: Models, engine: Engine, limits: Limits, counters: Co
     responses = answers.streamed({status: errors.DOCUMENTED[status] for status in (404, 429, 503, 504)})
 
     def submit(
-        body: protocol.GenerationRequest,
+        body: request_bodies.GenerationRequest,
         model: ServedModel,
         prompts: Sequence[Sequence[int]],
         stop: Sequence[str],
@@ -161,7 +161,7 @@ def _routes_of_text(models: Models, engine: Engine, limits: Limits, counters: Co
         return texts
 
     async def respond(
-        body: protocol.GenerationRequest,
+        body: request_bodies.GenerationRequest,
         model: ServedModel,
         texts: Texts,
         answer: Any,
@@ -177,7 +177,7 @@ def _routes_of_text(models: Models, engine: Engine, limits: Limits, counters: Co
         return answer.whole(written, texts.usage)
 
     @router.post('/v1/completions', responses=responses)
-    async def completions(body: protocol.CompletionRequest, request: Request) -> protocol.Completion:
+    async def completions(body: request_bodies.CompletionRequest, request: Request) -> response_bodies.Completion:
         """Complete prompts."""
         model = models.find(body.model, lambda predictor: isinstance(predictor, Generator))
         given = body.prompts
@@ -187,7 +187,7 @@ def _routes_of_text(models: Models, engine: Engine, limits: Limits, counters: Co
         return await respond(body, model, texts, answers.CompletionAnswer(model, body.logprobs), request, given)
 
     @router.post('/v1/chat/completions', responses=responses)
-    async def chat(body: protocol.ChatRequest, request: Request) -> protocol.ChatCompletion:
+    async def chat(body: request_bodies.ChatRequest, request: Request) -> response_bodies.ChatCompletion:
         """Answer the last message of a chat."""
         model = models.find(body.model, lambda predictor: isinstance(predictor, Generator))
         messages = [{'role': message.role, 'content': message.content} for message in body.messages]
@@ -207,7 +207,7 @@ def _routes_of_heads(models: Models, passes: ForwardPasses, keeper: Keeper) -> A
     router = APIRouter(tags=['heads'], responses={status: errors.DOCUMENTED[status] for status in (404, 504)})
 
     async def predict(
-        body: protocol.HeadRequest, endpoint: str, response: Response
+        body: request_bodies.HeadRequest, endpoint: str, response: Response
     ) -> tuple[str, list[dict[str, Any]]]:
         """Return the name of the model, and the fields of each text's answer; the response has their id if kept."""
         found = models.find(body.model, lambda predictor: predictor.endpoint == endpoint)
@@ -224,16 +224,16 @@ def _routes_of_heads(models: Models, passes: ForwardPasses, keeper: Keeper) -> A
         return model.name, rows
 
     @router.post('/v1/classify')
-    async def classify(body: protocol.HeadRequest, response: Response) -> protocol.Classification:
+    async def classify(body: request_bodies.HeadRequest, response: Response) -> response_bodies.Classification:
         """Predict a label, labels or a number for each text."""
         name, rows = await predict(body, '/v1/classify', response)
-        return protocol.Classification(model=name, data=[protocol.Classified(**row) for row in rows])
+        return response_bodies.Classification(model=name, data=[response_bodies.Classified(**row) for row in rows])
 
     @router.post('/v1/tag')
-    async def tag(body: protocol.HeadRequest, response: Response) -> protocol.Tagging:
+    async def tag(body: request_bodies.HeadRequest, response: Response) -> response_bodies.Tagging:
         """Find entities in each text, with their positions in characters."""
         name, rows = await predict(body, '/v1/tag', response)
-        return protocol.Tagging(model=name, data=[protocol.Tagged(**row) for row in rows])
+        return response_bodies.Tagging(model=name, data=[response_bodies.Tagged(**row) for row in rows])
 
     return router
 
@@ -242,18 +242,18 @@ def _routes_of_state(engine: Engine, counters: Counters) -> APIRouter:
     router = APIRouter(tags=['state'])
 
     @router.get('/health', responses={500: errors.DOCUMENTED[500]})
-    async def health() -> protocol.Status:
+    async def health() -> response_bodies.Status:
         """Report whether the process works."""
         if engine.failure:
             raise Failure(500, 'The engine has failed.')
-        return protocol.Status(status='ok')
+        return response_bodies.Status(status='ok')
 
     @router.get('/ready', responses={503: errors.DOCUMENTED[503]})
-    async def ready() -> protocol.Status:
+    async def ready() -> response_bodies.Status:
         """Report whether the server accepts requests."""
         if engine.failure:
             raise Failure(503, 'The engine has failed.')
-        return protocol.Status(status='ok', details={'waiting': engine.num_waiting, 'active': engine.num_active})
+        return response_bodies.Status(status='ok', details={'waiting': engine.num_waiting, 'active': engine.num_active})
 
     @router.get('/metrics', response_class=Response)
     async def metrics() -> Response:
@@ -264,7 +264,7 @@ def _routes_of_state(engine: Engine, counters: Counters) -> APIRouter:
     return router
 
 
-def _inputs(body: protocol.HeadRequest, model: ServedModel) -> list[Any]:
+def _inputs(body: request_bodies.HeadRequest, model: ServedModel) -> list[Any]:
     """Return texts or pairs of texts, whichever the model reads."""
     texts = [body.input] if isinstance(body.input, str) else body.input
     seconds = [body.second_input] if isinstance(body.second_input, str) else body.second_input
