@@ -160,6 +160,7 @@ FLAGS = [
     (f'{TINY} --gin.TRAIN_STEPS', '--gin.TRAIN_STEPS needs a value: --gin.TRAIN_STEPS=...'),
     (f'{TINY} --gin.TRAIN_STEPS=', 'the value is missing', '--gin.TRAIN_STEPS=...'),
     (f'{TINY} "--gin.TASK_FEATURE_LENGTHS={{targets: 8}}"', 'not a gin value', 'Quote it for the shell'),
+    (f"{TINY} '--gin.TEXT_COLUMN={{{{a}}}} b'", 'not a gin value', '''a text: --gin.TEXT_COLUMN="'{{a}} b'"'''),
     (f'{TINY} --gin.TASK_FEATURE_LENGTHS=[', 'not a gin value', 'brackets do not match'),
     (f'{TINY} --gin.TRAIN_STEPS={"9" * 5000}', '--gin.TRAIN_STEPS=9999', 'must be a whole number'),
     (f'{TINY} --gin.TRAIN_STEPS={"[" * 3000}', 'not a gin value', 'brackets do not match'),

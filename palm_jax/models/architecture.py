@@ -95,9 +95,9 @@ class Architecture:
     rope_low_frequency_factor: Positive = 1.0
     rope_high_frequency_factor: Positive = 4.0
     rope_original_length: Size = 8192
-    unrotated_layers: tuple[int, ...] = ()
+    unrotated_layers: tuple[Annotated[int, AtLeast(0)], ...] = ()
     window: Size | None = None
-    global_layers: tuple[int, ...] = ()
+    global_layers: tuple[Annotated[int, AtLeast(0)], ...] = ()
     xpos_scale_base: Positive | None = None
     final_norm: bool = True
     logit_scale: Positive | None = None
