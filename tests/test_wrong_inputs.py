@@ -251,7 +251,7 @@ FILES = [
     (f'{TINY} --gin.TRAIN_FILES={{t}}/folder', 'folder', 'no .txt'),
     (f'{TINY} --gin.VOCABULARY={{t}}/text.txt', 'text.txt is not a SentencePiece model'),
     (f'{TINY} --gin.VOCABULARY={{t}}/nothing.model', 'nothing.model'),
-    (f'{TINY} --gin.VOCABULARY=byte', 'No vocabulary at byte'),
+    (f'{TINY} --gin.VOCABULARY=byte', 'No vocabulary at byte', 'Did you mean bytes?'),
     (f'{FINETUNE} --gin.TRAIN_FILES={{t}}/nothing.csv', 'nothing.csv', 'no such file'),
     (f'{FINETUNE} --gin.LABEL_COLUMN=category', "no column 'category'", '--gin.LABEL_COLUMN=...'),
     (f'{FINETUNE} --gin.CLASS_WEIGHTS={{c!r}}', "no class is called 'c'", 'Known: a, b'),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
+import functools
 import re
 import shlex
 from collections.abc import Sequence
@@ -82,19 +83,9 @@ def advise(name: str, content: bytes, line: bytes, can_name: bool = False) -> st
         return 'The file ends in the middle of a character: it was cut off. Get it again, or remove its last line.'
     if _is_surrogate(line):
         return 'It begins half of a surrogate pair without its other half, of an emoji that was cut in two: remove it.'
-    bad, num_bad, num_good = list[bytes](), 0, 0
-    for other in content.split(b'\n'):
-        if other.isascii():
-            continue
-        if _decode(other, 'utf-8') is not None:
-            num_good += 1
-            continue
-        num_bad += 1
-        if len(bad) * len(other) < _SAMPLE:
-            bad.append(other)
-    if not bad or num_good * _GOOD_PER_BAD >= num_bad:
+    bad, num_good, found = _examine(content)
+    if not bad:
         return _DAMAGED
-    found = candidates(content, bad)
     if not found:
         return (
             _DAMAGED
@@ -102,6 +93,27 @@ def advise(name: str, content: bytes, line: bytes, can_name: bool = False) -> st
             else 'Its encoding is not known here: open it in the program that wrote it, and save it as UTF-8.'
         )
     return _proposal(name, found, [line, *bad], can_name)
+
+
+@functools.lru_cache(maxsize=1)  # for every bad line of a file
+def _examine(content: bytes) -> tuple[tuple[bytes, ...], int, tuple[Candidate, ...]]:
+    """Return lines that are not UTF-8, how many are though not ASCII, and the encodings that the file may have.
+
+    If many lines are UTF-8, the others are damaged, and there are none.
+    """
+    bad, num_bad, num_good = list[bytes](), 0, 0
+    for line in content.split(b'\n'):
+        if line.isascii():
+            continue
+        if _decode(line, 'utf-8') is not None:
+            num_good += 1
+            continue
+        num_bad += 1
+        if len(bad) * len(line) < _SAMPLE:
+            bad.append(line)
+    if num_good * _GOOD_PER_BAD >= num_bad:
+        return (), num_good, ()
+    return tuple(bad), num_good, tuple(candidates(content, bad))
 
 
 def check(name: str | None) -> str | None:
