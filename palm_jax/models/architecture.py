@@ -16,12 +16,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from palm_jax.bounds import Above, AtLeast, Below, Rate, checked
+from palm_jax.bounds import AtLeast, Below, Positive, Rate, checked
 from palm_jax.errors import UserError
 from palm_jax.models.kernels.rope import RopeScaling
 
 Size = Annotated[int, AtLeast(1), Below(2**31)]
-Positive = Annotated[float, Above(0)]
 
 
 @checked
