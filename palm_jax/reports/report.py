@@ -6,6 +6,7 @@ import abc
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -266,7 +267,7 @@ def _in_short(value: Any) -> str | None:
     """Return a value of summary.json for a table, rounded; None for lists and objects, which are tables themselves."""
     match value:
         case float():
-            return f'{value:.4f}'
+            return 'n/a' if math.isnan(value) else f'{value:.4f}'
         case int():
             return f'{value:,}'
         case (float() as low, float() as high):
