@@ -62,7 +62,7 @@ class Difference:
       second: the same of the second.
       lower: lower end of the 95% interval of the second share minus the first.
       upper: upper end.
-      p_value: of Fisher's exact test, corrected.
+      p_value: p-value of Fisher's exact test, corrected.
     """
 
     name: str

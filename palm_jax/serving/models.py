@@ -131,9 +131,13 @@ class Loader:
             raise UserError(f'{directory} has no label {label!r}.{closest(str(label), labels)} Labels: {labels}.')
 
         def score(texts: Sequence[str]) -> list[float]:
-            batch_size = min(32, next_power_of_two(len(texts)))
-            predictions = found.model.predict([text or ' ' for text in texts], batch_size=batch_size)
-            return [float(p[label] if labels else p) for p in predictions]
+            read = [number for number, text in enumerate(texts) if text.strip()]  # nothing else can be predicted
+            batch_size = min(32, next_power_of_two(max(1, len(read))))
+            predictions = found.model.predict([texts[number] for number in read], batch_size=batch_size)
+            scores = [0.0] * len(texts)
+            for number, prediction in zip(read, predictions, strict=True):
+                scores[number] = float(prediction[label] if labels else prediction)
+            return scores
 
         return score
 

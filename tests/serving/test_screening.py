@@ -70,7 +70,7 @@ def test_a_classifier_scores_texts(kinds, monkeypatch):
     monkeypatch.setattr(Loader, '__call__', lambda _, name, directory: kinds[directory])
     score = Loader().scorer('classes', 'yes')
     expected = [p['yes'] for p in kinds['classes'].model.predict(['a', 'b'])]
-    assert score(['a', 'b']) == pytest.approx(expected) and len(score([''])) == 1
+    assert score(['a', ' ', 'b']) == pytest.approx([expected[0], 0, expected[1]]) and score(['']) == [0.0]
     for name, label, message in (
         ('text', 'yes', 'labels single texts'),
         ('classes', 'yess', 'Did you mean'),
