@@ -20,6 +20,7 @@ _GROUPS = {
         'fuse': ('fuse', 'make one model out of several that were fine-tuned from one base'),
         'select': ('select', 'choose the texts that are worth a label next (active learning)'),
         'teach': ('teach', 'write what a model predicts, for distillation'),
+        'fisher': ('fisher', 'write how much each weight matters for what a model has learned, for EWC'),
         'compile-for': ('compile_for', 'compile a train step for TPUs that are not attached'),
     },
     'Use': {
@@ -80,6 +81,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(('merge', 'soup', 'ensemble', 'mergekit'), 'fuse'),
     **dict.fromkeys(('sweep', 'tune', 'optuna', 'hyperparameters'), 'search'),
     **dict.fromkeys(('compile', 'compile_for'), 'compile-for'),
+    **dict.fromkeys(('importance', 'ewc'), 'fisher'),
     **dict.fromkeys(('distill', 'distil', 'teacher'), 'teach'),
 }
 

@@ -210,7 +210,8 @@ def train(
     adapted, trained = adapt(model, methods, trainable, trainable_layers)
     for wrapper in loss_wrappers:
         wrapper.check(adapted)
-    setup = Setup.of(adapted, trained, optimizer, layout, mesh.size, batch_size, data.length, total_steps, base_weights)
+    sizes = mesh.size, batch_size, data.length, total_steps
+    setup = Setup.of(adapted, trained, optimizer, layout, *sizes, base_weights, loss_wrappers)
     with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules), contextlib.ExitStack() as stack:
         stack.enter_context(device_memory.advice_when_full(setup.plan, microbatches))
         messages.introduce(setup.plan, data, directory)  # an unusable held-out part is found before the first step
@@ -233,7 +234,7 @@ def train(
         clock = RunClock(first_step, total_steps, per_token, run.start, checkpoints.preemption_agreed, memory)
         loop = Loop(
             feed=Feed(data, batch_sizes, guard.offset, mesh),
-            train_step=setup.train_step(mesh, loss, microbatches, loss_wrappers),
+            train_step=setup.train_step(mesh, loss, microbatches),
             run_rng=jax.random.fold_in(jax.random.key(seed), 1),
             window=window,
             guard=guard,
