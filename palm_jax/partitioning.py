@@ -7,9 +7,10 @@ the vocabulary (tensor parallelism) and, if the rules say so, the width or lengt
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, TypeAlias
 
 import flax.linen as nn
@@ -107,6 +108,12 @@ class MeshLayout:
         else:
             placed = self._over_slices(devices, (sizes['data'] // self.slices, sizes['model']))
         return Mesh(placed, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+
+    @contextlib.contextmanager
+    def on(self, mesh: Mesh) -> Iterator[None]:
+        """A context in which arrays and constraints on logical axes are placed on `mesh` by the rules."""
+        with jax.set_mesh(mesh), nn.logical_axis_rules(self.rules):
+            yield
 
     def _over_slices(self, devices: list[jax.Device], within: tuple[int, int]) -> np.ndarray:
         """Return devices [data, model], those of one slice next to each other; `within` is the mesh of one slice."""

@@ -6,7 +6,6 @@ python -m tests.programs.wrappers_on_a_mesh
 import os
 import tempfile
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -61,7 +60,7 @@ def compare():
             batch = {feature: x for feature, x in batch.items() if not feature.startswith('unlabelled')}
         one = take(begin, batch, jax.random.key(1))
         one = take(one[0], batch, jax.random.key(1))
-        with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
+        with layout.on(mesh):
             take, begin = train_step('class', wrappers, on=2, **PART)
             batch = partitioning.shard_batch(batch, mesh)
             two = take(begin, batch, jax.random.key(1))
