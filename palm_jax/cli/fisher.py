@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
         default='model',
         help="model: drawn from the model's predictions (the Fisher information); data: those of the table (empirical)",
     )
-    parser.add_argument('--previous', metavar='FILE', help='.npz file of the earlier tasks, which is added')
+    parser.add_argument('--previous', metavar='FILE', help='.npz file of the earlier tasks, to be added; default: none')
     parser.add_argument(
         '--decay',
         type=number(Annotated[float, AtLeast(0), AtMost(1)]),

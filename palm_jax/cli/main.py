@@ -16,6 +16,7 @@ _GROUPS = {
         'train': ('train', 'pretrain or fine-tune a model; an existing MODEL_DIR is resumed'),
         'ablate': ('ablate', 'train variants of a run with several seeds, and compare them'),
         'search': ('search', 'search for the best values of gin bindings'),
+        'continue': ('continual', 'train tasks one after another, and report what is forgotten'),
         'compare': ('compare', 'compare two runs on the same examples'),
         'fuse': ('fuse', 'make one model out of several that were fine-tuned from one base'),
         'select': ('select', 'choose the texts that are worth a label next (active learning)'),
@@ -81,6 +82,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(('merge', 'soup', 'ensemble', 'mergekit'), 'fuse'),
     **dict.fromkeys(('sweep', 'tune', 'optuna', 'hyperparameters'), 'search'),
     **dict.fromkeys(('compile', 'compile_for'), 'compile-for'),
+    **dict.fromkeys(('continual', 'sequence', 'lifelong'), 'continue'),
     **dict.fromkeys(('importance', 'ewc'), 'fisher'),
     **dict.fromkeys(('distill', 'distil', 'teacher'), 'teach'),
 }
