@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import jax
 
-from palm_jax.bounds import AtLeast, NotEmpty, Pattern, Seed, checked
+from palm_jax.bounds import AtLeast, Count, NotEmpty, Pattern, Seed, checked
 from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
@@ -149,7 +149,7 @@ def train(
     data: Data,
     optimizer: Optimizer,
     total_steps: Annotated[int, AtLeast(1)],
-    batch_size: int | Ramp,
+    batch_size: Count | Ramp,
     reporter: Reporter,
     loss: Callable[..., Any] = LanguageModelLoss(),
     layout: MeshLayout = MeshLayout(),
@@ -162,7 +162,7 @@ def train(
     loss_wrappers: Sequence[LossWrapper] = (),
     methods: Sequence[Method] = (),
     trainable: Sequence[Pattern] | None = None,
-    trainable_layers: int | None = None,
+    trainable_layers: Count | None = None,
     base_weights: BaseWeights = 'stored',
     writers: Sequence[Writer] = (Jsonl(), TensorBoard()),
     run: Run | None = None,

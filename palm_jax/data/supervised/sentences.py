@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from palm_jax.bounds import Seed
+from palm_jax.bounds import Count, Seed
 from palm_jax.characters import check_characters
 from palm_jax.data.readers import columns, tables
 from palm_jax.data.readers.bad_rows import shared_bad_rows
@@ -62,6 +62,7 @@ class SentenceTable:
       bad_rows: file that collects unusable rows, see `BadRows`; None makes the first of them an error.
       columns: names of the columns of a file without a header, see `Layout`.
       quoting: whether cells may be enclosed in quotation marks; None is True for `.csv` and False for `.tsv`, `.txt`.
+      encoding: encoding of files that are not UTF-8, as Python names it (`cp1250`); None: all are UTF-8.
     """
 
     train_files: str | None
@@ -70,15 +71,16 @@ class SentenceTable:
     positive_column: str | None = None
     negative_column: str | None = None
     pairs_files: str | None = None
-    held_out: int = 10
+    held_out: Count = 10
     bad_rows: str | None = None
     columns: tuple[str, ...] | list[str] | None = None
     quoting: bool | None = None
+    encoding: str | None = None
 
     @property
     def layout(self) -> Layout:
         """Layout of the files."""
-        return Layout.of(self.columns, self.quoting)
+        return Layout.of(self.columns, self.quoting, self.encoding)
 
     @property
     def wanted(self) -> tuple[tuple[str, str], ...]:
@@ -168,7 +170,7 @@ class Sentences(InMemoryData):
     def __init__(
         self,
         table: SentenceTable,
-        lengths: Mapping[str, int],
+        lengths: Mapping[str, Count],
         vocabulary: str,
         bidirectional: bool = False,
         seed: Seed = 0,
