@@ -16,10 +16,12 @@ _GROUPS = {
         'train': ('train', 'pretrain or fine-tune a model; an existing MODEL_DIR is resumed'),
         'ablate': ('ablate', 'train variants of a run with several seeds, and compare them'),
         'search': ('search', 'search for the best values of gin bindings'),
+        'continue': ('continual', 'train tasks one after another, and report what is forgotten'),
         'compare': ('compare', 'compare two runs on the same examples'),
         'fuse': ('fuse', 'make one model out of several that were fine-tuned from one base'),
         'select': ('select', 'choose the texts that are worth a label next (active learning)'),
         'teach': ('teach', 'write what a model predicts, for distillation'),
+        'fisher': ('fisher', 'write how much each weight matters for what a model has learned, for EWC'),
         'compile-for': ('compile_for', 'compile a train step for TPUs that are not attached'),
     },
     'Use': {
@@ -40,6 +42,7 @@ _GROUPS = {
     },
     'After deployment': {
         'drift': ('drift', 'test whether a model is still asked what it was trained for'),
+        'ab-test': ('ab_test', 'compare two models that answered requests by the feedback of users'),
         'retune': ('retune', 'train a deployed model on corrections, and promote what wins'),
     },
     'Look and prepare': {
@@ -67,6 +70,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(('show', 'data', 'explain'), 'inspect'),
     **dict.fromkeys(('checkpoints', 'ls', 'diff', 'average'), 'checkpoint'),
     **dict.fromkeys(('why', 'attribute', 'explain_prediction', 'interpret', 'saliency'), 'explain-prediction'),
+    **dict.fromkeys(('ab_test', 'abtest', 'experiment', 'split'), 'ab-test'),
     **dict.fromkeys(('promote', 'rollback', 're-tune', 'champion'), 'retune'),
     **dict.fromkeys(('robustness', 'checklist', 'attack'), 'probe'),
     **dict.fromkeys(('rank', 'duplicates', 'cleanlab', 'rank_examples'), 'rank-examples'),
@@ -80,6 +84,8 @@ _OTHER_NAMES = {
     **dict.fromkeys(('merge', 'soup', 'ensemble', 'mergekit'), 'fuse'),
     **dict.fromkeys(('sweep', 'tune', 'optuna', 'hyperparameters'), 'search'),
     **dict.fromkeys(('compile', 'compile_for'), 'compile-for'),
+    **dict.fromkeys(('continual', 'sequence', 'lifelong'), 'continue'),
+    **dict.fromkeys(('importance', 'ewc'), 'fisher'),
     **dict.fromkeys(('distill', 'distil', 'teacher'), 'teach'),
 }
 

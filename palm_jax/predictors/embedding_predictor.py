@@ -62,7 +62,7 @@ class EmbeddingPredictor:
         return {'embedding': prediction.tolist()}
 
     def to_response(self, prediction: np.ndarray) -> dict[str, Any]:
-        """Return the fields of `protocol.Embedding`."""
+        """Return the fields of `response_bodies.Embedding`."""
         return self.to_json(prediction)
 
     def apply(

@@ -93,7 +93,7 @@ class LabelPredictor:
         return self.label_kind.to_json(prediction)
 
     def to_response(self, prediction: Any) -> dict[str, Any]:
-        """Return the fields of `protocol.Classified`."""
+        """Return the fields of `response_bodies.Classified`."""
         return self.label_kind.to_response(prediction)
 
     def apply(self, model: Any, params: Any, *features: jax.Array) -> jax.Array:

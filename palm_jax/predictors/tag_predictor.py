@@ -85,7 +85,7 @@ class TagPredictor:
         return {'entities': prediction}
 
     def to_response(self, prediction: Entities) -> dict[str, Any]:
-        """Return the fields of `protocol.Tagged`."""
+        """Return the fields of `response_bodies.Tagged`."""
         return {'entities': prediction}
 
     def apply(self, model: Any, params: Any, *features: jax.Array) -> jax.Array:

@@ -103,6 +103,12 @@ class PairTable:
         """Layout of the files."""
         return Layout.of(self.columns, self.quoting, self.encoding)
 
+    def reading(self, files: str, labels: Sequence[str] = (), predicted: bool = False) -> PairTable:
+        """Return the same table of other training files; see `InMemoryData.of_files`."""
+        del labels
+        read = dataclasses.replace(self, train_files=files, validation_files=None)
+        return dataclasses.replace(read, target='{predicted}', references_column=None) if predicted else read
+
     def examples(self, split: Split) -> list[Conversation]:
         """Return a conversation of two turns for each row of a split."""
         pairs = read_split(
@@ -223,6 +229,13 @@ class Dialogues:
     def layout(self) -> Layout:
         """Layout of the files."""
         return Layout.of(self.columns, self.quoting, self.encoding)
+
+    def reading(self, files: str, labels: Sequence[str] = (), predicted: bool = False) -> Dialogues:
+        """Return the same table of other training files; see `InMemoryData.of_files`."""
+        del labels
+        if predicted:
+            raise UserError('only labels of texts, and texts, can be those that palm-jax infer has predicted.')
+        return dataclasses.replace(self, train_files=files, validation_files=None)
 
     def examples(self, split: Split) -> list[Conversation]:
         """Return the transcripts of a split."""

@@ -107,6 +107,11 @@ class LabelledTable:
         )
         return examples if split == 'train' else self._with_known_labels(examples)
 
+    def reading(self, files: str, labels: Sequence[str], predicted: bool = False) -> LabelledTable:
+        """Return the same table of other training files, with these labels; see `InMemoryData.of_files`."""
+        column, names = 'predicted' if predicted else self.label_column, tuple(labels) or None
+        return dataclasses.replace(self, train_files=files, validation_files=None, names=names, label_column=column)
+
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
         """Class names; empty for numbers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -93,6 +93,13 @@ class SentenceTable:
             ('NEGATIVE_COLUMN', self.negative_column),
         )
         return tuple((macro, name) for macro, name in names if name is not None)
+
+    def reading(self, files: str, labels: Sequence[str] = (), predicted: bool = False) -> SentenceTable:
+        """Return the same table of other training files; see `InMemoryData.of_files`."""
+        del labels
+        if predicted:
+            raise UserError('only labels of texts, and texts, can be those that palm-jax infer has predicted.')
+        return dataclasses.replace(self, train_files=files, validation_files=None)
 
     def examples(self, split: Split) -> list[Sentence]:
         """Return the rows of a split."""

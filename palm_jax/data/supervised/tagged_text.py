@@ -76,6 +76,12 @@ class TaggedTable:
             lambda sentence: sentence.tags,
         )
 
+    def reading(self, files: str, labels: Sequence[str], predicted: bool = False) -> TaggedTable:
+        """Return the same table of other training files, with these labels; see `InMemoryData.of_files`."""
+        if predicted:
+            raise UserError('only labels of texts, and texts, can be those that palm-jax infer has predicted.')
+        return dataclasses.replace(self, train_files=files, validation_files=None, names=tuple(labels) or None)
+
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
         """Tags in the order of the head's outputs."""

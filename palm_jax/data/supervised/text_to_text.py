@@ -75,6 +75,7 @@ class TextToText(InMemoryData):
     """
 
     weights = 'decoder_loss_weights'
+    source_name = 'source'
 
     def __init__(
         self,
