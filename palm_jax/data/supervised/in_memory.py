@@ -15,6 +15,7 @@ from palm_jax.data.readers.splits import SPLITS, Split, count_shared
 from palm_jax.data.supervised import overview
 from palm_jax.data.supervised.examples import Batch, Examples, warn_padding, warn_unknown
 from palm_jax.data.supervised.length_groups import LengthGroups
+from palm_jax.data.supervised.sources import Source
 from palm_jax.data.vocabulary.vocabularies import Vocabulary, load_vocabulary
 from palm_jax.run_directory import RunDirectory
 
@@ -25,10 +26,11 @@ _LOGGER = logging.getLogger(__name__)
 class InMemoryData(abc.ABC):
     """Batches of examples in memory, tokenized with the vocabulary of the base model; implements `interfaces.Data`.
 
-    A subclass implements `examples`, `texts` and `encode`: the examples of a split, the texts of one of them, and the
-    features of a split.
+    A subclass implements `encode`, the features of a split; also `texts`, if its examples have no `texts`, and
+    `classes`, if they have some.
 
     Args:
+      source: source of the examples.
       vocabulary: `bytes` or the path of a SentencePiece model: the vocabulary of the base model.
       seed: seed for shuffling.
       group_by_length: size of the groups of examples of similar length, see `LengthGroups`; None does not group.
@@ -45,7 +47,8 @@ class InMemoryData(abc.ABC):
     noun = 'row'
     against_padding = '--gin.GROUP_BY_LENGTH=%BATCH_SIZE avoids most of it'
 
-    def __init__(self, vocabulary: str, seed: Seed, group_by_length: int | None = None):
+    def __init__(self, source: Source, vocabulary: str, seed: Seed, group_by_length: int | None = None):
+        self._source = source
         self._vocabulary_name, self._seed, self.group = vocabulary, seed, group_by_length
         self._num_truncated: dict[Split, int] = {}
 
@@ -61,15 +64,25 @@ class InMemoryData(abc.ABC):
     @property
     def layout(self) -> Layout:
         """Layout of the tables, for further tables of the same kind."""
-        return Layout()
+        return self._source.layout
 
-    @abc.abstractmethod
+    @property
+    def is_split_by_hash(self) -> bool:
+        """Whether the held-out part is chosen from TRAIN_FILES."""
+        return self._source.validation_files is None
+
     def examples(self, split: Split) -> Sequence[Any]:
         """Return the examples of a split."""
+        return self._source.examples(split)
 
-    @abc.abstractmethod
+    @functools.cached_property
+    def validation_examples(self) -> Sequence[Any]:
+        """Examples of the validation split, in order."""
+        return self.examples('validation')
+
     def texts(self, example: Any) -> Sequence[str]:
         """Return all texts of an example, uncut: they identify it."""
+        return example.texts
 
     def classes(self, example: Any) -> Collection[str]:
         """Return the classes, labels or entities of an example, to be counted."""
@@ -136,11 +149,6 @@ class InMemoryData(abc.ABC):
                 f'text       {per_character:.2f} tokens per character, {shares}',
             ]
         )
-
-    @property
-    @abc.abstractmethod
-    def is_split_by_hash(self) -> bool:
-        """Whether the held-out part is chosen from the training files."""
 
     def validation(self, size: int) -> Iterator[Batch]:
         """Yield the validation split in order; the last batch is filled up with examples of weight 0."""
