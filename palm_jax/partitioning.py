@@ -7,10 +7,11 @@ the vocabulary (tensor parallelism) and, if the rules say so, the width or lengt
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -19,7 +20,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from palm_jax.bounds import AtLeast, checked
+from palm_jax.bounds import AtLeast, Count, checked
 from palm_jax.errors import UserError
 from palm_jax.wording import counted
 
@@ -77,8 +78,8 @@ class MeshLayout:
       rules: (logical axis, mesh axis or None) pairs.
     """
 
-    data: int = -1
-    model: int = 1
+    data: Count | Literal[-1] = -1
+    model: Count = 1
     slices: Annotated[int, AtLeast(1)] = 1
     rules: Rules = dataclasses.field(default_factory=fully_sharded)
 
@@ -107,6 +108,12 @@ class MeshLayout:
         else:
             placed = self._over_slices(devices, (sizes['data'] // self.slices, sizes['model']))
         return Mesh(placed, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+
+    @contextlib.contextmanager
+    def on(self, mesh: Mesh) -> Iterator[None]:
+        """A context in which arrays and constraints on logical axes are placed on `mesh` by the rules."""
+        with jax.set_mesh(mesh), nn.logical_axis_rules(self.rules):
+            yield
 
     def _over_slices(self, devices: list[jax.Device], within: tuple[int, int]) -> np.ndarray:
         """Return devices [data, model], those of one slice next to each other; `within` is the mesh of one slice."""

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -59,7 +58,7 @@ def on_held_out(model: TrainedModel, see: Callable[[Scored], None] | None = None
             see(scored)
         return scored
 
-    with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
+    with layout.on(mesh):
         measured = run['reporter'].measure(
             EvaluationInput(
                 model=adapted,

@@ -6,7 +6,6 @@ import _thread
 import errno
 import io
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -19,6 +18,7 @@ from palm_jax.cli.parser import Parser
 from palm_jax.errors import UserError, closest
 from palm_jax.logs import show_logs
 from palm_jax.run_directory import RunDirectory, repair_files
+from palm_jax.wording import shell_command
 
 # Errors of the machine, not of the program: a full disk, a read-only folder.
 _MACHINE_ERRORS = (
@@ -92,7 +92,7 @@ def run_of(gin_files: Sequence[str]) -> tuple[RunDirectory, Sequence[str]]:
 
 def command(program: str, arguments: Sequence[str]) -> str:
     """Return the command that was typed, ready to be pasted into a shell."""
-    return shlex.join([*started_as(program).split(), *arguments])
+    return shell_command([*started_as(program).split(), *arguments])
 
 
 def started_as(program: str) -> str:

@@ -24,7 +24,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
@@ -265,7 +264,7 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
     start, problem = time.monotonic(), None
     memory: dict[str, float] = {}
     collectives: dict[str, tuple[int, float]] = {}
-    with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
+    with layout.on(mesh):
         train_step = setup.train_step(mesh, arguments['loss'], microbatches, wrappers)
         traced = train_step.trace(setup.target(mesh), batch, rng)
         try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from collections.abc import Sequence
 from typing import Annotated
 
-from palm_jax.bounds import Above, AtLeast, AtMost
+from palm_jax.bounds import Above, AtLeast, AtMost, Below
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
 from palm_jax.configuration.flags import split_flags
@@ -21,8 +22,9 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     options = _parser().parse_args(rest)
     try:
-        from palm_jax.serving import app, connections, hosts, models
+        from palm_jax.serving import app, connections, hosts, models, routing
         from palm_jax.serving.limits import Limits
+        from palm_jax.serving.switching import Switcher
     except ImportError as error:
         raise UserError(f'{error.name} is not installed: pip install "palm_jax[serve]"') from None
     from palm_jax.inference.engine import Engine
@@ -32,7 +34,10 @@ def main(arguments: Sequence[str]) -> int:
     log = None
     if options.keep:
         log = RequestLog(options.keep, redaction.load_hook(options.redact), options.keep_days)
-    served = models.load(options.model, flags, options.trust_modules)
+    loader = models.Loader(flags, options.trust_modules)
+    served = models.load(options.model, loader)
+    tests = routing.load_tests(options.ab_test, options.ab_share, served, loader)
+    switcher = Switcher(served, lambda *model: dataclasses.replace(loader, bases={})(*model), options.reload_seconds)
     engine = Engine(options.slots, options.max_waiting)
     models.fill(engine, served)
     listening = _listening(options.host, options.port)
@@ -54,7 +59,11 @@ def main(arguments: Sequence[str]) -> int:
     print(f'API key    {key}', flush=True)
     if log is not None:
         print(f'keeping    requests and feedback for {options.keep_days:g} days: {options.keep}', flush=True)
-    server = connections.create_server(app.create_app(served, engine, limits, log), limits)
+    for name, test in tests.items():
+        print(f'A/B test   {name}: {test.share:.0%} of requests are answered by {test.model.directory}', flush=True)
+    switching = switcher if switcher.is_needed else None
+    application = app.create_app(routing.Models(served, tests), engine, limits, log, switching)
+    server = connections.create_server(application, limits)
     server.run(sockets=[listening])
     if log is not None:
         log.close()
@@ -119,6 +128,26 @@ def _parser() -> Parser:
         default='mask',
         help='what texts pass before they are kept: mask replaces e-mail addresses and numbers of cards, accounts and '
         'phones, none keeps texts as they are, module:function is imported and called',
+    )
+    parser.add_argument(
+        '--ab_test',
+        action='append',
+        default=[],
+        metavar='NAME=MODEL_DIR',
+        help='second model for a share of the requests to a model with a head, one per name; compare them with '
+        'palm-jax ab-test; default: none',
+    )
+    parser.add_argument(
+        '--ab_share',
+        type=number(Annotated[float, Above(0), Below(1)]),
+        default=0.5,
+        help='share of requests that the second models of --ab_test answer',
+    )
+    parser.add_argument(
+        '--reload_seconds',
+        type=number(Annotated[float, Above(0)]),
+        default=10,
+        help='seconds between looks at registries, whose new champions replace the served ones',
     )
     command_line.add_trust(parser)
     return parser

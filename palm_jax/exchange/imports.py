@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from tqdm import tqdm
@@ -224,7 +223,7 @@ def _assemble(
 ) -> Any:
     """Read every parameter directly into its shards on the mesh."""
     mesh = layout.mesh()
-    with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
+    with layout.on(mesh):
         boxed = jax.eval_shape(lambda rng: init_params(PaLM(arch), rng), jax.random.key(0))
         layout.check(boxed, dict(mesh.shape))
         shardings = layout.shardings(boxed, mesh)

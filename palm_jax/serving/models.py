@@ -26,11 +26,15 @@ class ServedModel:
     Attributes:
       name: name in requests.
       model: trained model.
+      directory: MODEL_DIR of the run.
+      registry: registry whose champion the model is; None for a run of its own.
       created: time of loading, in seconds since the epoch.
     """
 
     name: str
     model: TrainedModel
+    directory: str = ''
+    registry: Registry | None = None
     created: int = dataclasses.field(default_factory=lambda: int(time.time()))
 
     @property
@@ -87,32 +91,48 @@ def parse(text: str) -> tuple[str, str]:
     return name or Path(directory).resolve().name, directory
 
 
-def load(
-    wanted: Sequence[str], bindings: Sequence[tuple[str, str]], trust_modules: Sequence[str] = ()
-) -> dict[str, ServedModel]:
-    """Load the models of `[NAME=]MODEL_DIR`.
+@dataclasses.dataclass(frozen=True)
+class Loader:
+    """Loads models to serve. Adapters on one base share its arrays.
 
-    Args:
-      wanted: directories of runs, or of registries whose champion is served (`monitoring.registry`), each
-        optionally with a name; the default name is that of the directory.
+    Attributes:
       bindings: (name, value as gin text) that override the configurations of all models.
       trust_modules: modules that their configurations may name besides those of palm_jax.
+      bases: what has been loaded, by directory.
+    """
+
+    bindings: Sequence[tuple[str, str]] = ()
+    trust_modules: Sequence[str] = ()
+    bases: dict[Path, Any] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, name: str, directory: str) -> ServedModel:
+        """Load the model of a run, or of the champion of a registry (`monitoring.registry`), under a name.
+
+        Raises:
+          UserError: if it cannot be loaded.
+        """
+        found = Registry(Path(directory))
+        registry = found if found.file.is_file() else None
+        run = directory if registry is None else registry.champion()
+        model = loading.load_with(run, self.bindings, known=self.bases, trust_modules=self.trust_modules)
+        return ServedModel(name, model, run, registry)
+
+
+def load(wanted: Sequence[str], loader: Loader) -> dict[str, ServedModel]:
+    """Load the models of `[NAME=]MODEL_DIR`; the default name is that of the directory.
 
     Returns:
-      Models by name. Adapters on one base share its arrays.
+      Models by name.
 
     Raises:
       UserError: if two models have one name, or one cannot be loaded.
     """
-    known: dict[Path, Any] = {}
     served: dict[str, ServedModel] = {}
     for text in wanted:
         name, directory = parse(text)
         if name in served:
             raise UserError(f'Two models are called {name}; name one of them: --model=another={directory}')
-        registry = Registry(Path(directory))
-        run = registry.champion() if registry.file.is_file() else directory
-        served[name] = ServedModel(name, loading.load_with(run, bindings, known=known, trust_modules=trust_modules))
+        served[name] = loader(name, directory)
     return served
 
 

@@ -15,7 +15,7 @@ from palm_jax.errors import UserError
 from palm_jax.inference.engine import Busy, Delta, Engine
 from palm_jax.inference.engine import Request as EngineRequest
 from palm_jax.inference.generate import Sampler
-from palm_jax.serving import protocol
+from palm_jax.serving import response_bodies
 from palm_jax.serving.errors import Failure, busy
 from palm_jax.serving.limits import Limits
 from palm_jax.serving.models import ServedModel
@@ -128,9 +128,9 @@ class Texts:
             request.cancel()
 
     @property
-    def usage(self) -> protocol.Usage:
+    def usage(self) -> response_bodies.Usage:
         """Number of tokens so far."""
-        return protocol.Usage(
+        return response_bodies.Usage(
             prompt_tokens=self._num_prompt_tokens,
             completion_tokens=self._num_generated,
             total_tokens=self._num_prompt_tokens + self._num_generated,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from palm_jax.bounds import AtLeast, Rate, checked
+from palm_jax.bounds import AtLeast, Rate, Weight, checked
 from palm_jax.models.kernels.divergence import divergences
 from palm_jax.models.model import Model
 from palm_jax.training.losses import LanguageModelLoss, features_of
@@ -166,7 +166,7 @@ class TokensAndLabelLoss:
 
     tokens: LanguageModelLoss = LanguageModelLoss()
     label: ClassLoss = ClassLoss()
-    label_weight: float = 38.0
+    label_weight: Weight = 38.0
 
     def __call__(self, model, params, batch, dropout_rng=None):
         """Return the same as `LanguageModelLoss`; the batch also needs `labels` and `label_weights`."""

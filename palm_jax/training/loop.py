@@ -14,10 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import flax.linen as nn
 import jax
 
-from palm_jax.bounds import AtLeast, NotEmpty, Pattern, Seed, checked
+from palm_jax.bounds import AtLeast, Count, NotEmpty, Pattern, Seed, checked
 from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
@@ -150,7 +149,7 @@ def train(
     data: Data,
     optimizer: Optimizer,
     total_steps: Annotated[int, AtLeast(1)],
-    batch_size: int | Ramp,
+    batch_size: Count | Ramp,
     reporter: Reporter,
     loss: Callable[..., Any] = LanguageModelLoss(),
     layout: MeshLayout = MeshLayout(),
@@ -163,15 +162,14 @@ def train(
     loss_wrappers: Sequence[LossWrapper] = (),
     methods: Sequence[Method] = (),
     trainable: Sequence[Pattern] | None = None,
-    trainable_layers: int | None = None,
+    trainable_layers: Count | None = None,
     base_weights: BaseWeights = 'stored',
     writers: Sequence[Writer] = (Jsonl(), TensorBoard()),
     run: Run | None = None,
 ) -> int:
     """Train a model from the state that `model_dir` holds, if any, to `total_steps`.
 
-    The run is a function of its arguments: batch k and dropout's key of step k depend on the seeds and on k only, so
-    a run that was killed continues bit for bit.
+    Batches and random keys are functions of the seed and the step alone: a killed run continues bit for bit.
 
     Args:
       model_dir: directory for everything that the run leaves; a run in it is continued.
@@ -182,20 +180,17 @@ def train(
       batch_size: sequences per step, or a ramp of them, see `BatchSizes`.
       reporter: measures and reports the finished run, see `result.Reporter`.
       loss: sum and metrics of a batch, see `LanguageModelLoss`.
-      loss_wrappers: methods around the loss in training, from the inside out, see `loss_wrappers`; evaluation sees
-        `loss` alone.
+      loss_wrappers: wrappers of the loss in training, the innermost first; evaluation takes `loss` alone.
       layout: mesh, and which axes are split over it.
       periods: steps between log lines, evaluations and checkpoints.
       best: metric whose best checkpoint is kept and reported; may end a run early. None keeps none.
-      spikes: loss-spike rule: on a spike, rewind to an earlier checkpoint and skip the batches around it; None
-        disables it.
+      spikes: loss-spike rule: on a spike, rewind and skip the batches around it; None disables it.
       microbatches: parts into which a batch is split, computed one after another.
       seed: seed for initialization and dropout.
-      initial_checkpoint: checkpoint or MODEL_DIR with the parameters to start from. Those that stay frozen are not
-        saved again: checkpoints hold the trained part, and name the base by its fingerprint.
+      initial_checkpoint: checkpoint or MODEL_DIR with the parameters to start from. The run's checkpoints hold the
+        trained ones, and name the base of the frozen ones by its fingerprint.
       methods: fine-tuning methods, attached to the model.
-      trainable: regular expressions of the parameters to train, besides those of the methods and the head; None
-        trains no others where there are methods, else all.
+      trainable: regular expressions of further parameters to train; None is none with methods, and all without.
       trainable_layers: number of top layers to which training below `stack/` is restricted; None trains all.
       base_weights: how the linear maps that stay frozen are kept in memory: `stored`, in the dtype of the parameters;
         `int8`, with a scale for each output; `nf4`, 4 bits with a scale for 64 inputs (QLoRA, 2305.14314).
@@ -208,12 +203,10 @@ def train(
     run, directory, mesh, batch_sizes = run or Run(), Path(model_dir), layout.mesh(), BatchSizes.of(batch_size)
     check_run(model, data, batch_sizes, mesh.shape['data'], microbatches, reporter)
     adapted, trained = adapt(model, methods, trainable, trainable_layers)
-    for wrapper in loss_wrappers:
-        wrapper.check(adapted)
     setup = Setup.of(adapted, trained, optimizer, layout, mesh.size, batch_size, data.length, total_steps, base_weights)
-    with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules), contextlib.ExitStack() as stack:
-        stack.enter_context(device_memory.advice_when_full(setup.plan, microbatches))
-        messages.introduce(setup.plan, data, directory)  # an unusable held-out part is found before the first step
+    plan, train_step = setup.plan, setup.train_step(mesh, loss, microbatches, loss_wrappers)
+    with layout.on(mesh), device_memory.advice_when_full(plan, microbatches), contextlib.ExitStack() as stack:
+        messages.introduce(plan, data, directory)  # an unusable held-out part is found before the first step
         metadata = CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint, data.labels, data.identity())
         restorer = Restorer(setup, mesh, seed, initial_checkpoint, metadata)
         guard, files = SpikeGuard(spikes, directory), kept_files(run.config, data.vocabulary)
@@ -223,17 +216,15 @@ def train(
         run.keep(directory, data.vocabulary)
         guard.remember(restored.recent)
         first_step = int(restored.state.step)
-        messages.warn_if_slow(setup.plan, data, first_step, initial_checkpoint is None and not methods)
-        log = MetricLog(writers, directory, run.config, first_step)
-        window = MetricWindow(restored.sums)
+        messages.warn_if_slow(plan, data, first_step, initial_checkpoint is None and not methods)
+        log, window = MetricLog(writers, directory, run.config, first_step), MetricWindow(restored.sums)
         eval_step, score_step = setup.eval_step(mesh, loss), setup.score_step(mesh, loss)
         held_out = HeldOut(eval_step, score_step, setup.model, data, mesh, batch_sizes)
-        memory = functools.partial(device_memory.compare, setup.plan)
-        per_token = setup.plan.flops_per_token
-        clock = RunClock(first_step, total_steps, per_token, run.start, checkpoints.preemption_agreed, memory)
+        flops, memory = plan.flops_per_token, functools.partial(device_memory.compare, plan)
+        clock = RunClock(first_step, total_steps, flops, run.start, checkpoints.preemption_agreed, memory)
         loop = Loop(
             feed=Feed(data, batch_sizes, guard.offset, mesh),
-            train_step=setup.train_step(mesh, loss, microbatches, loss_wrappers),
+            train_step=train_step,
             run_rng=jax.random.fold_in(jax.random.key(seed), 1),
             window=window,
             guard=guard,
@@ -248,7 +239,7 @@ def train(
         )
         with clock:
             state = loop.run(restored.state)
-        finish = Finish(checkpoints, kept, restorer, held_out, reporter, setup.plan, log, directory, run)
+        finish = Finish(checkpoints, kept, restorer, held_out, reporter, plan, log, directory, run)
         return finish.end(state, first_step, clock)
 
 

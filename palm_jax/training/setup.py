@@ -226,8 +226,14 @@ class Setup:
         return jax.tree_util.tree_map_with_path(lambda path, shape: values.get(path_name(path), shape), shapes)
 
     def train_step(self, mesh: Mesh, loss: LossFn, microbatches: int = 1, wrappers: Sequence[LossWrapper] = ()) -> Any:
-        """Jitted `step.train_step`: (donated state, batch, the run's key) to (state, metrics on every device)."""
+        """Jitted `step.train_step`: (donated state, batch, the run's key) to (state, metrics on every device).
+
+        Raises:
+          UserError: a wrapper cannot train the model.
+        """
         model = self.model
+        for wrapper in wrappers:
+            wrapper.check(self.plan.model)
         return jax.jit(
             functools.partial(
                 train_step,

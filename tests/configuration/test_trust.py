@@ -98,6 +98,19 @@ def test_without_gins_registration_nothing_else_is_reached(run):
         load('loop.train', [str(run / 'config.gin')], [], trust=Trust())
 
 
+def test_a_file_that_a_run_includes_is_not_shown(run):
+    (run.parent / 'passwords').write_text('root:x:0:secret\n')
+    (run.parent / 'outer.gin').write_text("include 'passwords'\n")
+    files = changed(run, '', "include 'outer.gin'\n")
+    with pytest.raises(UserError, match=r'passwords, line 1: gin cannot read this line\.') as refused:
+        load('loop.train', files, [], trust=Trust())
+    assert 'secret' not in str(refused.value) and 'root' not in str(refused.value)
+    mine = run.parent / 'mine.gin'  # the user's own files are shown
+    mine.write_text("include 'passwords'\n")
+    with pytest.raises(UserError, match='root:x:0:secret'):
+        load('loop.train', [str(mine)], [], trust=Trust())
+
+
 def test_every_program_that_uses_a_run_refuses(run):
     files = changed(run, 'import payload\n', 'SEED = @payload.head()\n')
     with pytest.raises(UserError, match='import payload'):

@@ -3,7 +3,6 @@
 import functools
 import re
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -22,7 +21,7 @@ model, optimizer = PaLM(arch), optimizers.adamw(schedules.constant(1e-3))
 def step_collectives(layout, chunk_length=0):
     mesh = layout.mesh()
     # As accelerators multiply: a CPU's own orientation of weights' gradients gathers activations.
-    with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
+    with layout.on(mesh):
         init = functools.partial(state.init_state, model, optimizer)
         boxed = jax.eval_shape(init, jax.random.key(0))
         places = layout.shardings(boxed, mesh)

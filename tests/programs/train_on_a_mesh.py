@@ -8,7 +8,6 @@ import functools
 import json
 import sys
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,7 +69,7 @@ def train(case, batch, devices, layout, unroll=1, microbatches=1):
     optimizer = remembering(model.wrap_optimizer(make(schedules.constant(1e-2), **case.settings)))
     loss = losses.LanguageModelLoss(chunk_length=16, skip_unweighted=case.skip)
     mesh = layout.mesh(devices)
-    with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
+    with layout.on(mesh):
         init = functools.partial(state.init_state, model, optimizer, trainable=selection)
         boxed = jax.eval_shape(init, jax.random.key(0))
         shardings = layout.shardings(boxed, mesh)

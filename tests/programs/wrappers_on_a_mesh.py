@@ -3,7 +3,6 @@
 python -m tests.programs.wrappers_on_a_mesh
 """
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -25,7 +24,7 @@ def main():
     for name, wrappers in CASES.items():
         take, begin = train_step('class', wrappers, **PART)
         one = take(begin, features('class'), jax.random.key(1))
-        with jax.set_mesh(mesh), nn.logical_axis_rules(layout.rules):
+        with layout.on(mesh):
             take, begin = train_step('class', wrappers, on=2, **PART)
             batch = partitioning.shard_batch(features('class'), mesh)
             two = take(begin, batch, jax.random.key(1))

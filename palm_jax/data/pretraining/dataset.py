@@ -19,7 +19,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from palm_jax.bounds import Seed, checked
+from palm_jax.bounds import Count, Seed, checked
 from palm_jax.data.pretraining.corpus import Corpus
 from palm_jax.data.pretraining.objectives import CausalLM, Objective, blank
 from palm_jax.data.pretraining.objectives.sequences import Features
@@ -73,7 +73,7 @@ class LanguageModelData:
     def __init__(
         self,
         corpus: Corpus,
-        lengths: Mapping[str, int],
+        lengths: Mapping[str, Count],
         objective: Sequence[Objective] = (CausalLM(),),
         seed: Seed = 0,
     ):

@@ -118,8 +118,10 @@ class PairTable(Table[Conversation]):
         if isinstance(inputs, str) and len(fields) < 2:
             inputs = {fields[0] if fields else '0': inputs}
         if isinstance(inputs, str) or any(name not in inputs for name in fields):
+            has = 'is a text' if isinstance(inputs, str) else f'has {", ".join(map(str, inputs)) or "nothing"}'
             raise UserError(
-                f'The input is made from the template {self.input!r}: give a dict with {", ".join(fields)}.'
+                f'The input is made from INPUT_TEMPLATE = {self.input!r}, but {has}: give a dict with '
+                f'{", ".join(fields)}, or a table with these columns; --gin.INPUT_TEMPLATE=... names others.'
             )
         return (Turn(self._input.fill(inputs), False),)
 

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from palm_jax.bounds import Seed
+from palm_jax.bounds import Count, Seed, Weight
 from palm_jax.characters import check_characters
 from palm_jax.data.readers import columns
 from palm_jax.data.readers.bad_rows import shared_bad_rows
@@ -217,12 +217,12 @@ class LabelledText(InMemoryData):
     def __init__(
         self,
         table: LabelledTable,
-        lengths: Mapping[str, int],
+        lengths: Mapping[str, Count],
         vocabulary: str,
-        class_weights: Literal['balanced'] | Mapping[str, float] | None = None,
+        class_weights: Literal['balanced'] | Mapping[str, Weight] | None = None,
         sampling: Literal['over', 'under'] | None = None,
         bidirectional: bool = False,
-        group_by_length: int | None = None,
+        group_by_length: Count | None = None,
         seed: Seed = 0,
         further: Sequence[FeatureSource] = (),
     ):

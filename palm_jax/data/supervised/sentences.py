@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from palm_jax.bounds import Seed
+from palm_jax.bounds import Count, Seed
 from palm_jax.characters import check_characters
 from palm_jax.data.readers import columns, tables
 from palm_jax.data.readers.row import Row
@@ -126,7 +126,7 @@ class Sentences(InMemoryData):
     def __init__(
         self,
         table: SentenceTable,
-        lengths: Mapping[str, int],
+        lengths: Mapping[str, Count],
         vocabulary: str,
         bidirectional: bool = False,
         seed: Seed = 0,

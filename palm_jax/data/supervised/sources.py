@@ -8,11 +8,12 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
+from palm_jax.bounds import Count
 from palm_jax.data.readers import tables
 from palm_jax.data.readers.bad_rows import shared_bad_rows
 from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.row import Row
-from palm_jax.data.readers.splits import Split, choose_held_out
+from palm_jax.data.readers.splits import Split, choose_held_out, text_key
 from palm_jax.errors import UserError
 
 Example = TypeVar('Example')
@@ -48,21 +49,23 @@ class ExampleFiles(abc.ABC, Generic[Example]):
         `choose_held_out`.
       held_out: see `validation_files`.
       bad_rows: file that collects unusable rows, see `BadRows`; None makes the first of them an error.
+      encoding: encoding of files that are not UTF-8, as Python names it (`cp1250`); None: all are UTF-8.
       noun: what examples are called in messages, in the plural.
     """
 
     train_files: str | None
     validation_files: str | None = None
     _: dataclasses.KW_ONLY
-    held_out: int = 10
+    held_out: Count = 10
     bad_rows: str | None = None
+    encoding: str | None = None
 
     noun = 'rows'
 
     @property
     def layout(self) -> Layout:
         """Layout of the files, for further files of the same kind."""
-        return Layout()
+        return Layout.of(None, None, self.encoding)
 
     @abc.abstractmethod
     def read(self, pattern: str, binding: str) -> Sequence[Example]:
@@ -104,8 +107,11 @@ class ExampleFiles(abc.ABC, Generic[Example]):
         classes = [self.classes(example) for example in found]
         chosen = choose_held_out([self.keys(example) for example in found], classes, self.held_out)
         if not any(chosen):
+            different = len({text_key(self.keys(example)) for example in found})
+            only = f', {different} different' if different < len(found) else ''
+            why = _why_none_is_held_out(classes)
             raise UserError(
-                f'TRAIN_FILES = {self.train_files!r} has {len(found)} {self.noun}, {_why_none_is_held_out(classes)}. '
+                f'TRAIN_FILES = {self.train_files!r} has {len(found)} {self.noun}{only}, {why}. '
                 'Name a validation file: --gin.VALIDATION_FILES=...'
             )
         is_wanted = split == 'validation'
@@ -137,7 +143,7 @@ class Table(ExampleFiles[Example]):
     @property
     def layout(self) -> Layout:
         """Layout of the files."""
-        return Layout.of(self.columns, self.quoting)
+        return Layout.of(self.columns, self.quoting, self.encoding)
 
     @property
     def wanted(self) -> tuple[tuple[str, str], ...]:

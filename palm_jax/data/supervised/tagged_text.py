@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from palm_jax.bounds import MayBeEmpty, RegularExpression, Seed
+from palm_jax.bounds import Count, MayBeEmpty, RegularExpression, Seed, Weight
 from palm_jax.characters import check_characters
 from palm_jax.data.readers import conll
 from palm_jax.data.readers.conll import Sentence
@@ -55,7 +55,8 @@ class TaggedTable(ExampleFiles[Sentence]):
 
     def read(self, pattern: str, binding: str) -> tuple[Sentence, ...]:
         """Return the sentences of a path or glob."""
-        return conll.read(pattern, binding, self.tag_column, self.word_pattern, self.bad_rows)
+        options = (self.tag_column, self.word_pattern, self.bad_rows, self.layout.encoding)
+        return conll.read(pattern, binding, *options)
 
     def keys(self, example: Sentence) -> tuple[str]:
         """Return the words, joined."""
@@ -107,12 +108,12 @@ class TaggedText(InMemoryData):
     def __init__(
         self,
         table: TaggedTable,
-        lengths: Mapping[str, int],
+        lengths: Mapping[str, Count],
         vocabulary: str,
         separator: Annotated[str, MayBeEmpty()] = ' ',
         bidirectional: bool = True,
-        class_weights: Literal['balanced'] | Mapping[str, float] | None = None,
-        group_by_length: int | None = None,
+        class_weights: Literal['balanced'] | Mapping[str, Weight] | None = None,
+        group_by_length: Count | None = None,
         seed: Seed = 0,
     ):
         super().__init__(table, vocabulary, seed, group_by_length)

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from palm_jax.bounds import Positive
 from palm_jax.data.pretraining.objectives.sequences import pad, shift
 from palm_jax.special_ids import EOS_ID
 
@@ -20,7 +21,7 @@ class CausalLM:
     """
 
     isolate_documents: bool = False
-    share: float = 1.0
+    share: Positive = 1.0
     labels = ()
     is_bidirectional = False
 

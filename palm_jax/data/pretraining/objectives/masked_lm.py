@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import numpy as np
 
-from palm_jax.bounds import checked
+from palm_jax.bounds import AtLeast, AtMost, Positive, checked
 from palm_jax.data.pretraining.objectives.sequences import Features, Share, pad, share_of
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.errors import UserError
@@ -28,10 +29,10 @@ class MaskedLM:
     """
 
     rate: Share = 0.15
-    mask_share: float = 0.8
-    random_share: float = 0.1
+    mask_share: Annotated[float, AtLeast(0), AtMost(1)] = 0.8
+    random_share: Annotated[float, AtLeast(0), AtMost(1)] = 0.1
     whole_words: bool = True
-    share: float = 1.0
+    share: Positive = 1.0
     labels = ()
     is_bidirectional = True
 

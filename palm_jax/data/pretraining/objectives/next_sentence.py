@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from palm_jax.bounds import Positive
 from palm_jax.data.pretraining.objectives.masked_lm import MaskedLM
 from palm_jax.data.pretraining.objectives.sequences import pad
 from palm_jax.special_ids import EOS_ID
@@ -24,7 +25,7 @@ class NextSentence:
     """
 
     masking: MaskedLM = dataclasses.field(default_factory=MaskedLM)
-    share: float = 1.0
+    share: Positive = 1.0
     labels = ('elsewhere', 'next')
     is_bidirectional = True
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from palm_jax.bounds import checked
+from palm_jax.bounds import Positive, checked
 from palm_jax.data.pretraining.objectives.sequences import Mode, Share, as_prefix_lm, mode_ids, share_of
 
 
@@ -24,7 +24,7 @@ class PrefixLM:
 
     rate: Share | None = None
     mode: Mode | None = None
-    share: float = 1.0
+    share: Positive = 1.0
     labels = ()
     is_bidirectional = True
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import numpy as np
 
-from palm_jax.bounds import AtLeast, checked
+from palm_jax.bounds import AtLeast, Positive, checked
 from palm_jax.data.pretraining.objectives.sequences import Mode, Share, as_prefix_lm, mode_ids, share_of
 from palm_jax.errors import UserError
 from palm_jax.special_ids import EOS_ID
@@ -32,7 +32,7 @@ class SpanCorruption:
     rate: Share = 0.15
     mean_span: Annotated[float, AtLeast(1)] = 3.0
     mode: Mode | None = None
-    share: float = 1.0
+    share: Positive = 1.0
     labels = ()
     is_bidirectional = True
 
