@@ -16,10 +16,12 @@ _GROUPS = {
         'train': ('train', 'pretrain or fine-tune a model; an existing MODEL_DIR is resumed'),
         'ablate': ('ablate', 'train variants of a run with several seeds, and compare them'),
         'search': ('search', 'search for the best values of gin bindings'),
+        'continue': ('continual', 'train tasks one after another, and report what is forgotten'),
         'compare': ('compare', 'compare two runs on the same examples'),
         'fuse': ('fuse', 'make one model out of several that were fine-tuned from one base'),
         'select': ('select', 'choose the texts that are worth a label next (active learning)'),
         'teach': ('teach', 'write what a model predicts, for distillation'),
+        'fisher': ('fisher', 'write how much each weight matters for what a model has learned, for EWC'),
         'compile-for': ('compile_for', 'compile a train step for TPUs that are not attached'),
     },
     'Use': {
@@ -82,6 +84,8 @@ _OTHER_NAMES = {
     **dict.fromkeys(('merge', 'soup', 'ensemble', 'mergekit'), 'fuse'),
     **dict.fromkeys(('sweep', 'tune', 'optuna', 'hyperparameters'), 'search'),
     **dict.fromkeys(('compile', 'compile_for'), 'compile-for'),
+    **dict.fromkeys(('continual', 'sequence', 'lifelong'), 'continue'),
+    **dict.fromkeys(('importance', 'ewc'), 'fisher'),
     **dict.fromkeys(('distill', 'distil', 'teacher'), 'teach'),
 }
 

@@ -203,8 +203,9 @@ def train(
     run, directory, mesh, batch_sizes = run or Run(), Path(model_dir), layout.mesh(), BatchSizes.of(batch_size)
     check_run(model, data, batch_sizes, mesh.shape['data'], microbatches, reporter)
     adapted, trained = adapt(model, methods, trainable, trainable_layers)
-    setup = Setup.of(adapted, trained, optimizer, layout, mesh.size, batch_size, data.length, total_steps, base_weights)
-    plan, train_step = setup.plan, setup.train_step(mesh, loss, microbatches, loss_wrappers)
+    sizes = mesh.size, batch_size, data.length, total_steps
+    setup = Setup.of(adapted, trained, optimizer, layout, *sizes, base_weights, loss_wrappers)
+    plan, train_step = setup.plan, setup.train_step(mesh, loss, microbatches)
     with layout.on(mesh), device_memory.advice_when_full(plan, microbatches), contextlib.ExitStack() as stack:
         messages.introduce(plan, data, directory)  # an unusable held-out part is found before the first step
         metadata = CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint, data.labels, data.identity())

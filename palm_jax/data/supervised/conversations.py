@@ -92,6 +92,11 @@ class PairTable(Table[Conversation]):
         """Return the input and, for where many rows have it, the target; or what SPLIT_BY makes of the row."""
         return example.texts if example.split_key is None else (example.split_key,)
 
+    def reading(self, files: str, labels: Sequence[str] = (), predicted: bool = False) -> PairTable:
+        """Return the same table of other training files; see `InMemoryData.of_files`."""
+        read = super().reading(files, labels)
+        return dataclasses.replace(read, target='{predicted}', references_column=None) if predicted else read
+
     def examples(self, split: Split) -> list[Conversation]:
         """Return a conversation of two turns for each row of a split, with all correct targets."""
         pairs = super().examples(split)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import abc
+import copy
 import functools
 import hashlib
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 from palm_jax.bounds import Seed, checked
 from palm_jax.data.readers.delimited import Layout
@@ -17,6 +18,7 @@ from palm_jax.data.supervised.examples import Batch, Examples, warn_padding, war
 from palm_jax.data.supervised.length_groups import LengthGroups
 from palm_jax.data.supervised.sources import Source
 from palm_jax.data.vocabulary.vocabularies import Vocabulary, load_vocabulary
+from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
 
 _LOGGER = logging.getLogger(__name__)
@@ -48,9 +50,10 @@ class InMemoryData(abc.ABC):
     against_padding = '--gin.GROUP_BY_LENGTH=%BATCH_SIZE avoids most of it'
 
     def __init__(self, source: Source, vocabulary: str, seed: Seed, group_by_length: int | None = None):
-        self._source = source
+        self._source: Any = source
         self._vocabulary_name, self._seed, self.group = vocabulary, seed, group_by_length
         self._num_truncated: dict[Split, int] = {}
+        self._further: tuple[Any, ...] = ()
 
     def prepare(self, run: RunDirectory) -> None:
         """Do nothing: the vocabulary is that of the base model."""
@@ -79,6 +82,27 @@ class InMemoryData(abc.ABC):
     def validation_examples(self) -> Sequence[Any]:
         """Examples of the validation split, in order."""
         return self.examples('validation')
+
+    def of_files(self, files: str, predicted: bool = False) -> Self:
+        """Return the same kind of data from other training files, of which a tenth is held out by hash.
+
+        Labels have the same numbers. Examples are neither augmented nor do they have features from further sources.
+
+        Args:
+          files: path or glob.
+          predicted: whether the targets are in the column `predicted`, which `palm-jax infer` writes.
+
+        Raises:
+          UserError: the examples are not from files, or are not what `palm-jax infer` predicts.
+        """
+        if not hasattr(self._source, 'reading'):
+            raise UserError('the task of this run is registered, and not read from files.')
+        copied = copy.copy(self)
+        for name in [n for n in vars(copied) if isinstance(getattr(type(self), n, None), functools.cached_property)]:
+            del vars(copied)[name]
+        copied._num_truncated, copied._further = {}, ()
+        copied._source = self._source.reading(files, self.labels, predicted)
+        return copied
 
     def texts(self, example: Any) -> Sequence[str]:
         """Return all texts of an example, uncut: they identify it."""

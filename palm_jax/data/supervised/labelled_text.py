@@ -129,6 +129,11 @@ class LabelledTable(Table[Example]):
         examples = super().examples(split)
         return examples if split == 'train' else self._with_known_labels(examples)
 
+    def reading(self, files: str, labels: Sequence[str] = (), predicted: bool = False) -> LabelledTable:
+        """Return the same table of other training files, with these labels; see `InMemoryData.of_files`."""
+        column, names = 'predicted' if predicted else self.label_column, tuple(labels) or None
+        return dataclasses.replace(super().reading(files), names=names, label_column=column)
+
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
         """Class names; empty for numbers."""
@@ -229,9 +234,14 @@ class LabelledText(InMemoryData):
         if not table.kind.is_exclusive and (class_weights is not None or sampling is not None):
             raise UserError('CLASS_WEIGHTS and SAMPLING need one class per text, not label sets or numbers.')
         super().__init__(table, vocabulary, seed, group_by_length)
-        self.table, self.length = table, check_lengths(lengths)
+        self.length = check_lengths(lengths)
         self.bidirectional, self._class_weights, self._sampling = bidirectional, class_weights, sampling
         self._further = tuple(further)
+
+    @property
+    def table(self) -> LabelledTable:
+        """Source of the texts and labels."""
+        return self._source
 
     @property
     def labels(self) -> tuple[str, ...]:

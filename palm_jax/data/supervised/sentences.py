@@ -132,7 +132,12 @@ class Sentences(InMemoryData):
         seed: Seed = 0,
     ):
         super().__init__(table, vocabulary, seed)
-        self.table, self.length, self.bidirectional = table, check_lengths(lengths), bidirectional
+        self.length, self.bidirectional = check_lengths(lengths), bidirectional
+
+    @property
+    def table(self) -> SentenceTable:
+        """Source of the texts."""
+        return self._source
 
     def example(self) -> str:
         """Return the first training row, decoded."""

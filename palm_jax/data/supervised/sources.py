@@ -6,7 +6,7 @@ import abc
 import collections
 import dataclasses
 from collections.abc import Collection, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from palm_jax.bounds import Count
 from palm_jax.data.readers import tables
@@ -116,6 +116,22 @@ class ExampleFiles(abc.ABC, Generic[Example]):
             )
         is_wanted = split == 'validation'
         return [example for example, is_held_out in zip(found, chosen, strict=True) if is_held_out == is_wanted]
+
+    def reading(self, files: str, labels: Sequence[str] = (), predicted: bool = False) -> Self:
+        """Return the same source of other training files, without a validation file; see `InMemoryData.of_files`.
+
+        Args:
+          files: path or glob.
+          labels: class names, for sources that have some.
+          predicted: whether the targets are those that `palm-jax infer` has predicted.
+
+        Raises:
+          UserError: `palm-jax infer` does not predict what the examples are.
+        """
+        del labels
+        if predicted:
+            raise UserError('only labels of texts, and texts, can be those that palm-jax infer has predicted.')
+        return dataclasses.replace(self, train_files=files, validation_files=None)
 
 
 def _why_none_is_held_out(classes: Sequence[Collection[str]]) -> str:

@@ -66,6 +66,10 @@ class TaggedTable(ExampleFiles[Sentence]):
         """Return the tags."""
         return example.tags
 
+    def reading(self, files: str, labels: Sequence[str] = (), predicted: bool = False) -> TaggedTable:
+        """Return the same table of other training files, with these labels; see `InMemoryData.of_files`."""
+        return dataclasses.replace(super().reading(files, predicted=predicted), names=tuple(labels) or None)
+
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
         """Tags in the order of the head's outputs."""
@@ -117,8 +121,13 @@ class TaggedText(InMemoryData):
         seed: Seed = 0,
     ):
         super().__init__(table, vocabulary, seed, group_by_length)
-        self.table, self.length, self.separator = table, check_lengths(lengths), separator
+        self.length, self.separator = check_lengths(lengths), separator
         self.bidirectional, self._class_weights = bidirectional, class_weights
+
+    @property
+    def table(self) -> TaggedTable:
+        """Source of the sentences."""
+        return self._source
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -92,13 +92,18 @@ class TextToText(InMemoryData):
                 f"TASK_FEATURE_LENGTHS is {dict(lengths)}; it needs 'inputs' and 'targets' of at least 3 tokens each."
             )
         super().__init__(source, vocabulary, seed, group_by_length)
-        self.source, self.bidirectional, self._pack = source, bidirectional, pack
+        self.bidirectional, self._pack = bidirectional, pack
         self._uses_template = chat_template
         self._further = tuple(further)
         if not pack:
             self.against_padding += ', --gin.PACK=True puts several examples into a row'
         self.input_length, self.target_length = lengths['inputs'], lengths['targets']
         self.length = self.input_length + self.target_length
+
+    @property
+    def source(self) -> Source:
+        """Source of the conversations."""
+        return self._source
 
     def example(self) -> str:
         """Return the first training sequence, token by token, with the positions that the loss counts."""
