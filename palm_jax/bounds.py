@@ -135,6 +135,9 @@ Bound = Limit | NotEmpty | MayBeEmpty | RegularExpression
 Pattern = Annotated[str, RegularExpression()]
 Seed = Annotated[int, AtLeast(0), Below(2**31)]  # which every random number generator accepts
 Rate = Annotated[float, AtLeast(0), Below(1)]  # of dropout, label smoothing, a moving average
+Count = Annotated[int, AtLeast(1)]
+Weight = Annotated[float, AtLeast(0)]
+Positive = Annotated[float, Above(0)]
 
 
 def parts(hint: Any) -> tuple[Any, tuple[Bound, ...]]:

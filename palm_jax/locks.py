@@ -13,7 +13,6 @@ import errno
 import json
 import logging
 import os
-import shlex
 import socket
 import sys
 import time
@@ -21,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from palm_jax.errors import UserError
+from palm_jax.wording import shell_command
 
 try:
     import fcntl
@@ -56,7 +56,7 @@ class Holder:
     @classmethod
     def this_process(cls) -> Holder:
         """The running process."""
-        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        command = shell_command([Path(sys.argv[0]).name, *sys.argv[1:]])
         return cls(os.getpid(), socket.gethostname(), command, time.strftime('%Y-%m-%d %H:%M:%S'))
 
     @classmethod

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from palm_jax.bounds import AtLeast, checked
+from palm_jax.bounds import AtLeast, Count, checked
 from palm_jax.errors import UserError
 from palm_jax.wording import counted
 
@@ -78,8 +78,8 @@ class MeshLayout:
       rules: (logical axis, mesh axis or None) pairs.
     """
 
-    data: int = -1
-    model: int = 1
+    data: Count | Literal[-1] = -1
+    model: Count = 1
     slices: Annotated[int, AtLeast(1)] = 1
     rules: Rules = dataclasses.field(default_factory=fully_sharded)
 

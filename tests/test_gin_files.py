@@ -71,6 +71,7 @@ def test_a_part_says_what_it_provides_and_fits_an_entry(part, base_and_table, sm
         assert (model.head is None) == (Path(part).stem in ('text_to_text', 'dialogue', 'embedding'))
     elif folder == 'studies':
         roots = {'ablation': ('ARMS', "{'plain': []}"), 'search': ('SPACE', "{'LORA_RANK': [2, 4]}")}
+        roots['continual'] = 'TASKS', "{'first': [], 'second': []}"
         given = ('STUDY_DIR', 'runs/study'), ('FLAGS', "['--gin_file=gin/finetune_lora.gin']"), roots[Path(part).stem]
         root = f'{Path(part).stem}.{Path(part).stem.title()}'
         assert load(root, [part], given).build(root)['metric'] == 'accuracy'

@@ -75,7 +75,7 @@ ALLOWED = {
     'microscope': {'microscope', 'predictors', 'training', 'inference', 'peft', 'metrics', 'data/readers'},
     'fairness': {'fairness', 'labels', 'predictors'},
     'probing': {'probing', 'predictors', 'labels', 'metrics'},
-    'monitoring': {'monitoring', 'predictors', 'reports'},
+    'monitoring': {'monitoring', 'locks', 'predictors', 'reports'},
     'retuning': {
         *('retuning', 'monitoring', 'api', 'predictors', 'data/readers', 'labels', 'metrics'),
     },

@@ -106,8 +106,9 @@ def test_a_training_command_is_understood(command, base_and_table, small_tasks, 
     for name, value in base_and_table:
         if f'--gin.{name}=' in command and 'README.md' not in command:
             explained += f' --gin.{name}={value}'
-    if '--gin.UNLABELLED_FILES=' in command:
-        explained += f' --gin.UNLABELLED_FILES={base_and_table[0][1]}'
+    for name in ('UNLABELLED_FILES', 'REPLAY_FILES'):
+        if f'--gin.{name}=' in command:
+            explained += f' --gin.{name}={base_and_table[0][1]}'
     folder = ROOT
     if task := re.search(r'gin/tasks/(\w+)', command):
         folder = small_tasks[task[1]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from palm_jax.training.base_weights import quantize_base
 from palm_jax.training.initial_parameters import fingerprint, restore_params
 from palm_jax.training.setup import adapt_from_arguments
 from palm_jax.training.state import init_params, unbox
+from palm_jax.wording import shell_command
 
 
 def finetune(
@@ -56,7 +56,7 @@ def finetune(
     command = ['palm-jax', 'train', *(f'--gin_file={name}' for name in gin_files)]
     command += [f'--gin.{name}={value}' for name, value in flags]
     with given_in_python():
-        code = training.train(gin_files, flags, shlex.join(command))
+        code = training.train(gin_files, flags, shell_command(command))
     if code:
         raise UserError(f'The run was interrupted; its state is saved in {model_dir}. Call finetune again to continue.')
     return load_with(model_dir, [], trust_modules=None)  # this process has just trained it, from the caller's files

@@ -269,7 +269,7 @@ def read_rows(source: str, layout: Layout, flag: str = '--input') -> Iterator[Ro
       layout: layout of the files.
       flag: flag that names the files, for messages.
     """
-    for file in glob_files(source, flag):
+    for file in glob_files(source, flag, layout.encoding):
         if file.suffix == '.txt':
             yield from _InPlace().keep(file.lines(), functools.partial(_line, file))
         else:

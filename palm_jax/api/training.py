@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from palm_jax.data.readers import conll, tables
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory, repair_files
 from palm_jax.training import distributed, loop, repeat
+from palm_jax.training.run import Run
 from palm_jax.training.writers import Writer
 
 _LOGGER = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ def train(
     accept_changes: bool = False,
     start: float | None = None,
     writers: Sequence[Writer] = (),
+    is_part: bool = False,
 ) -> int:
     """Train what a configuration describes; a MODEL_DIR that holds a run is continued.
 
@@ -75,6 +78,7 @@ def train(
       accept_changes: whether a run may be continued with another configuration.
       start: when the program started, by `time.monotonic`; None is now.
       writers: writers of metrics besides those of the configuration.
+      is_part: whether the run is a part of something that the command continues, see `Run`.
 
     Returns:
       0, or 128 + the number of the signal that interrupted the run; its state is saved.
@@ -87,20 +91,18 @@ def train(
     arguments['writers'] = (*arguments['writers'], *writers)
     seeds = configuration.arguments_of('repeat.over_seeds').get('seeds')
     if seeds is None:
-        return _train(configuration, arguments, command, accept_changes, start)
+        return _train(configuration, arguments, accept_changes, Run(command=command, start=start, is_part=is_part))
 
     def train_with_seed(seed: int, model_dir: Path) -> int:
-        start = time.monotonic()
+        of_run = Run(command=command, start=time.monotonic(), is_part=is_part)
         of_seed = [('SEED', str(seed)), ('MODEL_DIR', repr(str(model_dir))), ('SEEDS', 'None')]
-        return _train(*build(gin_files, [*bindings, *of_seed]), command, accept_changes, start)
+        return _train(*build(gin_files, [*bindings, *of_seed]), accept_changes, of_run)
 
     with _alone_in(RunDirectory(Path(arguments['model_dir']))):
         return repeat.over_seeds(train_with_seed, Path(arguments['model_dir']), seeds)
 
 
-def _train(
-    configuration: Configuration, arguments: dict[str, Any], command: str, accept_changes: bool, start: float
-) -> int:
+def _train(configuration: Configuration, arguments: dict[str, Any], accept_changes: bool, run: Run) -> int:
     directory = RunDirectory(Path(arguments['model_dir']))
     record = Record(directory, configuration.text, accept_changes)
     with _alone_in(directory):
@@ -108,7 +110,8 @@ def _train(
             if distributed.is_first():
                 repair_files(directory)
         try:
-            return loop.train(**arguments, run=loop.Run(configuration.text, command, start, record))
+            run = dataclasses.replace(run, config=configuration.text, record=record)
+            return loop.train(**arguments, run=run)
         except UserError as error:
             raise UserError(configuration.located(str(error))) from error
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from palm_jax.cli import studies
+from palm_jax.cli import command_line, studies
 from palm_jax.cli.parser import Parser
 from palm_jax.configuration.flags import split_flags
+from palm_jax.wording import shell_command
 
 if TYPE_CHECKING:
     from palm_jax.studies.ablation import Ablation
@@ -39,15 +39,19 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
 
-    from palm_jax.studies import ablation
+    from palm_jax.studies import ablation, runs
 
     study = ablation.Ablation(**studies.read_study(options.study, flags, _ROOT, 'examples/ablations/lora.gin'))
     study.check()
     if options.slurm:
         command = ['palm-jax', 'ablate', options.study, *(f'--gin.{name}={value}' for name, value in flags)]
-        print(ablation.job_script(study, shlex.join(command)), end='')
+        print(ablation.job_script(study, shell_command(command)), end='')
         return 0
-    if not options.table and (code := study.train(studies.train, options.run)):
+    if not options.table and not any(run.is_finished for run in study.runs()):
+        runs.check_metric(study.metric, studies.metric_names(study.runs()[0].flags))
+    if not options.table and (
+        code := study.train(studies.trainer(command_line.command('ablate', arguments)), options.run)
+    ):
         return code
     if options.run is None:
         _show(study)

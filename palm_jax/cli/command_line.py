@@ -6,7 +6,6 @@ import _thread
 import errno
 import io
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -19,6 +18,7 @@ from palm_jax.cli.parser import Parser
 from palm_jax.errors import UserError, closest
 from palm_jax.logs import show_logs
 from palm_jax.run_directory import RunDirectory, repair_files
+from palm_jax.wording import shell_command
 
 # Errors of the machine, not of the program: a full disk, a read-only folder, links in a circle, too many open files.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -110,7 +110,7 @@ def writable(output: Path) -> Path:
 
 def command(program: str, arguments: Sequence[str]) -> str:
     """Return the command that was typed, ready to be pasted into a shell."""
-    return shlex.join([*started_as(program).split(), *arguments])
+    return shell_command([*started_as(program).split(), *arguments])
 
 
 def started_as(program: str) -> str:

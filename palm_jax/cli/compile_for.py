@@ -247,12 +247,10 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
     layout, data = arguments['layout'], arguments['data']
     model, selection = adapt_from_arguments(arguments, platform='tpu')
     optimizer, batch_size, total_steps = (arguments[name] for name in ('optimizer', 'batch_size', 'total_steps'))
-    base_weights = arguments.get('base_weights', 'stored')
-    setup = Setup.of(
-        model, selection, optimizer, layout, len(devices), batch_size, data.length, total_steps, base_weights
-    )
+    base_weights, wrappers = arguments.get('base_weights', 'stored'), arguments.get('loss_wrappers', ())
+    sizes = len(devices), batch_size, data.length, total_steps
+    setup = Setup.of(model, selection, optimizer, layout, *sizes, base_weights, wrappers)
     plan, mesh, microbatches = setup.plan, layout.mesh(devices), arguments.get('microbatches', 1)
-    wrappers = arguments.get('loss_wrappers', ())
     check_batches(plan.batch_sizes, None, plan.axis_sizes['data'], microbatches)
     size = max(size for _, size in plan.batch_sizes.ramp)
     by_batch, on_all = NamedSharding(mesh, PartitionSpec('data')), replicated(mesh)
@@ -265,7 +263,7 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
     memory: dict[str, float] = {}
     collectives: dict[str, tuple[int, float]] = {}
     with layout.on(mesh):
-        train_step = setup.train_step(mesh, arguments['loss'], microbatches, wrappers)
+        train_step = setup.train_step(mesh, arguments['loss'], microbatches)
         traced = train_step.trace(setup.target(mesh), batch, rng)
         try:
             compiled = traced.lower(lowering_platforms=('tpu',)).compile()

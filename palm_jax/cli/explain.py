@@ -37,10 +37,9 @@ def _explain(configuration: Configuration, arguments: dict[str, Any], num_device
         num_devices = jax.device_count() if layout.data == -1 else layout.data * layout.model
     model, selection = adapt_from_arguments(arguments)
     optimizer, batch_size, total_steps = (arguments[name] for name in ('optimizer', 'batch_size', 'total_steps'))
-    base_weights = arguments.get('base_weights', 'stored')
-    plan = Setup.of(
-        model, selection, optimizer, layout, num_devices, batch_size, data.length, total_steps, base_weights
-    ).plan
+    base_weights, wrappers = arguments.get('base_weights', 'stored'), arguments.get('loss_wrappers', ())
+    sizes = num_devices, batch_size, data.length, total_steps
+    plan = Setup.of(model, selection, optimizer, layout, *sizes, base_weights, wrappers).plan
     microbatches = arguments.get('microbatches', 1)
     num_sequences = data.num_sequences if data.is_ready else None
     sections = {

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from palm_jax.bounds import AtLeast
+from palm_jax.bounds import AtLeast, Seed
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
 from palm_jax.configuration.flags import split_flags
@@ -112,7 +112,7 @@ def _parser() -> Parser:
         default=5,
         help='most words that are taken away to find the fewest without which the decision changes; 0 looks for none',
     )
-    parser.add_argument('--seed', type=int, default=0, help='seed of the random attributions')
+    parser.add_argument('--seed', type=number(Seed), default=0, help='seed of the random attributions')
     parser.add_argument('--batch_size', type=positive, default=16, help='rows of up to 512 tokens per pass')
     parser.add_argument('--output', type=file_name('.html'), help='.html file; default: explanations.html in MODEL_DIR')
     command_line.add_trust(parser)

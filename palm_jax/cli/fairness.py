@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from palm_jax.bounds import Above
+from palm_jax.bounds import Above, Seed
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
 from palm_jax.configuration.flags import split_flags
@@ -70,7 +70,7 @@ def _parser() -> Parser:
     parser.add_argument(
         '--fail_on', type=number(Annotated[float, Above(0)]), help='gap above which the exit code is 1; default: none'
     )
-    parser.add_argument('--seed', type=int, default=0, help='seed of the bootstrap')
+    parser.add_argument('--seed', type=number(Seed), default=0, help='seed of the bootstrap')
     parser.add_argument('--batch_size', type=positive, default=32, help='texts per forward pass')
     parser.add_argument('--output', type=file_name('.html'), help='.html file; default: fairness.html in MODEL_DIR')
     command_line.add_trust(parser)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import shlex
 from collections.abc import Sequence
 
 from palm_jax import __version__
 from palm_jax.cli import command_line
 from palm_jax.errors import UserError, closest
+from palm_jax.wording import shell_command
 
 # program: (module under palm_jax/cli, one line for --help), by the heading of --help.
 _GROUPS = {
@@ -16,10 +16,12 @@ _GROUPS = {
         'train': ('train', 'pretrain or fine-tune a model; an existing MODEL_DIR is resumed'),
         'ablate': ('ablate', 'train variants of a run with several seeds, and compare them'),
         'search': ('search', 'search for the best values of gin bindings'),
+        'continue': ('continual', 'train tasks one after another, and report what is forgotten'),
         'compare': ('compare', 'compare two runs on the same examples'),
         'fuse': ('fuse', 'make one model out of several that were fine-tuned from one base'),
         'select': ('select', 'choose the texts that are worth a label next (active learning)'),
         'teach': ('teach', 'write what a model predicts, for distillation'),
+        'fisher': ('fisher', 'write how much each weight matters for what a model has learned, for EWC'),
         'compile-for': ('compile_for', 'compile a train step for TPUs that are not attached'),
     },
     'Use': {
@@ -40,6 +42,7 @@ _GROUPS = {
     },
     'After deployment': {
         'drift': ('drift', 'test whether a model is still asked what it was trained for'),
+        'ab-test': ('ab_test', 'compare two models that answered requests by the feedback of users'),
         'retune': ('retune', 'train a deployed model on corrections, and promote what wins'),
     },
     'Look and prepare': {
@@ -67,6 +70,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(('show', 'data', 'explain'), 'inspect'),
     **dict.fromkeys(('checkpoints', 'ls', 'diff', 'average'), 'checkpoint'),
     **dict.fromkeys(('why', 'attribute', 'explain_prediction', 'interpret', 'saliency'), 'explain-prediction'),
+    **dict.fromkeys(('ab_test', 'abtest', 'experiment', 'split'), 'ab-test'),
     **dict.fromkeys(('promote', 'rollback', 're-tune', 'champion'), 'retune'),
     **dict.fromkeys(('robustness', 'checklist', 'attack'), 'probe'),
     **dict.fromkeys(('rank', 'duplicates', 'cleanlab', 'rank_examples'), 'rank-examples'),
@@ -80,6 +84,8 @@ _OTHER_NAMES = {
     **dict.fromkeys(('merge', 'soup', 'ensemble', 'mergekit'), 'fuse'),
     **dict.fromkeys(('sweep', 'tune', 'optuna', 'hyperparameters'), 'search'),
     **dict.fromkeys(('compile', 'compile_for'), 'compile-for'),
+    **dict.fromkeys(('continual', 'sequence', 'lifelong'), 'continue'),
+    **dict.fromkeys(('importance', 'ewc'), 'fisher'),
     **dict.fromkeys(('distill', 'distil', 'teacher'), 'teach'),
 }
 
@@ -97,7 +103,7 @@ def main(arguments: Sequence[str]) -> int:
         (name, *_), rest = rest, ['--help']
     if name not in PROGRAMS:
         if name.startswith('-'):
-            raise UserError(f'The program comes first, e.g. palm-jax train {shlex.join(arguments)}\n\n{usage()}')
+            raise UserError(f'The program comes first, e.g. palm-jax train {shell_command(arguments)}\n\n{usage()}')
         suggestion = f' Did you mean {_OTHER_NAMES[name]}?' if name in _OTHER_NAMES else closest(name, PROGRAMS)
         raise UserError(f'palm-jax has no program {name!r}.{suggestion}\n\n{usage()}')
     return importlib.import_module(f'palm_jax.cli.{PROGRAMS[name][0]}').main(rest)

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from palm_jax.bounds import Seed
 from palm_jax.cli import command_line
-from palm_jax.cli.parser import file_name, positive
+from palm_jax.cli.parser import file_name, number, positive
 from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         '--others', type=positive, default=1000, help='texts with other digits that each is ranked among'
     )
-    parser.add_argument('--seed', type=int, default=0, help='seed of these digits')
+    parser.add_argument('--seed', type=number(Seed), default=0, help='seed of these digits')
     parser.add_argument('--batch_size', type=positive, default=32, help='sequences per forward pass')
     parser.add_argument('--output', type=file_name('.html'), help='.html file; default: memorization.html in MODEL_DIR')
     command_line.add_trust(parser)

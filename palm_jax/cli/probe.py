@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from palm_jax.bounds import Seed
 from palm_jax.cli import command_line
-from palm_jax.cli.parser import Parser, file_name, positive
+from palm_jax.cli.parser import Parser, file_name, number, positive
 from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 
@@ -80,7 +81,7 @@ def _parser() -> Parser:
         '--tests', help='.jsonl file of tests: text with label, or text, changed and expect; default: none'
     )
     parser.add_argument('--examples', type=positive, default=500, help='most held-out examples')
-    parser.add_argument('--seed', type=int, default=0, help='seed of the changes')
+    parser.add_argument('--seed', type=number(Seed), default=0, help='seed of the changes')
     parser.add_argument('--batch_size', type=positive, default=32, help='texts per forward pass')
     parser.add_argument('--output', type=file_name('.html'), help='.html file; default: probes.html in MODEL_DIR')
     command_line.add_trust(parser)
@@ -98,12 +99,12 @@ def _read_tests(name: str) -> list[dict[str, Any]]:
     if not Path(name).is_file():
         raise UserError(f'--tests={name} does not exist.')
     rows = []
-    for number, line in enumerate(File(name).text().split('\n'), 1):
+    for row_number, line in enumerate(File(name).text().split('\n'), 1):
         if line.strip():
             try:
                 rows.append(dict(json.loads(line)))
             except (ValueError, TypeError, RecursionError):
-                raise UserError(f'--tests={name}, line {number} is not a JSON object.') from None
+                raise UserError(f'--tests={name}, line {row_number} is not a JSON object.') from None
     return rows
 
 

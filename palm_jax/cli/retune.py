@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from palm_jax.bounds import AtLeast
+from palm_jax.bounds import AtLeast, Seed
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, number, positive
 from palm_jax.configuration.flags import split_flags
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> int:
     """Run a round, roll back, or show the registry."""
     rest, flags = split_flags(arguments)
-    options = _parser().parse_args(rest)
+    parser = _parser()
+    options = parser.parse_args(rest)
+    _refuse_without_effect(parser, options, flags)
 
     from palm_jax import locks
     from palm_jax.monitoring.registry import Registry
@@ -108,6 +110,22 @@ def _check_bindings(config: str, flags: Sequence[tuple[str, str]]) -> None:
     load('loop.train', [config], flags)
 
 
+def _refuse_without_effect(parser: Parser, options: Any, flags: Sequence[tuple[str, str]]) -> None:
+    """Refuse what belongs to a round where none is run.
+
+    Raises:
+      UserError: --status or --rollback is given with something else than --registry.
+    """
+    what = next((name for name in ('status', 'rollback') if getattr(options, name)), None)
+    if what is None:
+        return
+    own = ('registry', 'status', 'rollback')
+    given = [f'--{n}' for n, value in vars(options).items() if n not in own and value != parser.get_default(n)]
+    given += [f'--gin.{name}' for name, _ in flags]
+    if given:
+        raise UserError(f'{given[0]} has no effect with --{what}, which runs no round. Leave it out.')
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog='palm-jax retune',
@@ -138,10 +156,11 @@ def _parser() -> Parser:
         help='one new row in this many is compared on instead of learned',
     )
     parser.add_argument('--min_examples', type=positive, default=20, help='fewest new rows for a round')
-    parser.add_argument('--seed', type=int, default=0, help='seed of the replayed rows')
+    parser.add_argument('--seed', type=number(Seed), default=0, help='seed of the replayed rows')
     parser.add_argument('--batch_size', type=positive, default=32, help='texts per forward pass of the comparison')
-    parser.add_argument('--rollback', action='store_true', help='make the former champion the champion again')
-    parser.add_argument('--status', action='store_true', help='show the champion and all decisions')
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument('--rollback', action='store_true', help='make the former champion the champion again')
+    instead.add_argument('--status', action='store_true', help='show the champion and all decisions')
     command_line.add_trust(parser)
     return parser
 

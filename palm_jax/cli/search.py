@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from palm_jax.cli import studies
+from palm_jax.cli import command_line, studies
 from palm_jax.cli.parser import Parser
 from palm_jax.configuration.flags import split_flags
 
@@ -32,11 +32,13 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
 
-    from palm_jax.studies import search
+    from palm_jax.studies import runs, search
 
     found = search.Search(**studies.read_study(options.search, flags, _ROOT, 'examples/searches/lora.gin'))
     found.check()
-    if not options.table and (code := found.run(studies.train)):
+    if not options.table and found.is_new:
+        runs.check_metric(found.metric, studies.metric_names(found.first_trial.flags))
+    if not options.table and (code := found.run(studies.trainer(command_line.command('search', arguments)))):
         return code
     _show(found)
     return 0

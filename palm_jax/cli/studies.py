@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,15 +35,39 @@ def read_study(path: str, flags: Sequence[tuple[str, str]], root: str, example: 
     return load(root, [path], flags).build(root)
 
 
-def train(
-    gin_files: Sequence[str], bindings: Sequence[tuple[str, str]], command: str, writers: Sequence[Writer] = ()
-) -> int:
-    """Train or continue a run of a study, and forget its compiled programs; see `api.training.train`."""
-    import jax
+def trainer(command: str) -> Callable[..., int]:
+    """Return the function that trains or continues a run of a study; see `api.training.train`.
 
+    Args:
+      command: command that continues the study.
+    """
+
+    def train(gin_files: Sequence[str], bindings: Sequence[tuple[str, str]], writers: Sequence[Writer] = ()) -> int:
+        import jax
+
+        from palm_jax.api import training
+
+        try:
+            return training.train(gin_files, bindings, command, writers=writers, is_part=True)
+        finally:
+            jax.clear_caches()  # of a study with many runs, a process would grow
+
+    return train
+
+
+def metric_names(flags: Sequence[str]) -> set[str] | None:
+    """Return the names of the numbers that summary.json of a run will have; None if its reporter does not say.
+
+    Args:
+      flags: flags of `palm-jax train`.
+
+    Raises:
+      UserError: the configuration or the data of the run is wrong.
+    """
     from palm_jax.api import training
+    from palm_jax.configuration.flags import gin_flags
+    from palm_jax.reports.report import NUMBERS
 
-    try:
-        return training.train(gin_files, bindings, command, writers=writers)
-    finally:
-        jax.clear_caches()
+    _, arguments = training.build(*gin_flags(flags))
+    names = arguments['reporter'].metric_names(arguments['data'])
+    return None if names is None else {'loss', *names, *NUMBERS}

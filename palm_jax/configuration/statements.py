@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import io
 import re
+import shlex
 import tokenize
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
@@ -21,6 +22,7 @@ from palm_jax.errors import UserError, closest
 _FLAG = 'command line, --gin.'  # what precedes a binding that is not in a file, in its location
 _ARGUMENT = 'argument '
 _GIVEN_AS = ContextVar('given_as', default=_FLAG)
+_ENDS = (tokenize.ENDMARKER, tokenize.NEWLINE, tokenize.NL, tokenize.COMMENT)
 _BINDABLE = re.compile(r'(?:[A-Za-z_]\w*/)*[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*')
 _LONGEST_SHOWN = 200  # characters of a value or a line in a message
 
@@ -197,11 +199,12 @@ def read_statements(
     chain = (*including, source.display)
     statements: list[Statement] = []
     imports: list[Import] = []
-    for statement in _parse(source.text, source.display):
+    for statement in _parse(source, is_shown=not (source.is_of_run and including)):
         location = f'{source.display}, line {statement.location.line_num}'
         if isinstance(statement, config_parser.IncludeStatement):
             if with_includes:
                 included = open_file(find_config(statement.filename, location))
+                included = dataclasses.replace(included, is_of_run=source.is_of_run)
                 if included.display in chain:
                     raise UserError(
                         f'{location}: {statement.filename} includes itself: {" → ".join((*chain, included.display))}. '
@@ -236,9 +239,10 @@ def read_flag(name: str, value: str) -> tuple[Statement, str]:
             '--gin.loop.train.total_steps=100.'
         )
     try:
-        parsed = config_parser.ConfigParser(value, _Delegate()).parse_value()
-        if isinstance(parsed, str | int | float | bool | None) and re.fullmatch(r'\w+\s+\S.*', value):
-            raise SyntaxError  # of `1 2` the parser reads only the first word
+        parser = config_parser.ConfigParser(value, _Delegate())
+        parsed = parser.parse_value()
+        if parser._current_token.type not in _ENDS:
+            raise SyntaxError  # of `1 2` and `5*3` the parser reads only the first number
         text = value
     except (SyntaxError, ValueError, tokenize.TokenError, RecursionError):
         is_template = re.match(r'\{[^{}\'":]+\}', value)  # of columns, e.g. {question}
@@ -267,16 +271,28 @@ def flag_location(name: str, value: str) -> str:
 def _advice_for_value(name: str, value: str) -> str:
     shown = value if len(value) <= _LONGEST_SHOWN else '...'
     if any(value.count(a) != value.count(b) for a, b in ('()', '[]', '{}')):
-        return f'Its brackets do not match. A text needs quotes, e.g. --gin.{name}="\'{shown}\'"'
-    return f"Quote it for the shell, e.g. '--gin.{name}={shown}'; texts in it need quotes of their own."
+        return f'Its brackets do not match. A text needs quotes, e.g. {_as_text(name, shown)}'
+    return f"Quote it for the shell, e.g. '--gin.{name}={shown}'; texts in it need quotes of their own." + (
+        f' If all of it is a text: {_as_text(name, shown)}' if shown == value else ''
+    )
 
 
-def _parse(text: str, display: str) -> Iterator[Any]:
+def _as_text(name: str, value: str) -> str:
+    """Return the flag that binds a text as the shell takes it: `--gin.NAME="'text'"`."""
+    flag = f'--gin.{name}={value!r}'
+    return shlex.quote(flag) if re.search(r'["$`\\!]', flag) else f'--gin.{name}="{value!r}"'
+
+
+def _parse(source: GinText, is_shown: bool) -> Iterator[Any]:
+    """Yield the statements of a text; what a run's `config.gin` includes may be any file, of which none is shown."""
+    text, display = source.text, source.display
     parser = config_parser.ConfigParser(io.StringIO(text), _Delegate())
     try:
         yield from parser
     except (SyntaxError, ValueError, tokenize.TokenError, RecursionError) as error:
         line = getattr(error, 'lineno', None) or parser._current_token.start[0]
+        if not is_shown:
+            raise UserError(f'{display}, line {line}: gin cannot read this line.') from None
         content = text.split('\n')[line - 1].strip() if line <= text.count('\n') + 1 else ''
         if len(content) > _LONGEST_SHOWN:
             raise UserError(

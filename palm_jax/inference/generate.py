@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 import numpy as np
 from tqdm import tqdm
 
-from palm_jax.bounds import Above, AtLeast, AtMost, checked
+from palm_jax.bounds import Above, AtLeast, AtMost, Below, checked
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.decoding import Generated, Weights
@@ -203,7 +203,7 @@ class Sampler(Decoder):
     repetition_penalty: Annotated[float, Above(0)] = 1.0
     stop: Sequence[str] = ()
     num_decodes: Annotated[int, AtLeast(1)] = 1
-    seed: int = 0
+    seed: Annotated[int, AtLeast(-(2**63)), Below(2**63)] = 0  # of which the lower 32 bits count
     batch_size: Annotated[int, AtLeast(1)] = 32
     weights: Weights = 'stored'
 

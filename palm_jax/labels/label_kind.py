@@ -123,9 +123,13 @@ def class_id(names: Sequence[str], label: str) -> int:
       UserError: if there is no such class; the message names the closest.
     """
     if label not in names:
-        shown = ', '.join(names[:20]) + (' ...' if len(names) > 20 else '')
-        raise UserError(f'The model has no label {label!r}.{closest(label, names)} Its labels: {shown}.')
+        raise UserError(f'The model has no label {label!r}.{closest(label, names)} {listed(names)}')
     return list(names).index(label)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return a sentence that names the labels of a model, the first twenty of many."""
+    return f'Its labels: {", ".join(names[:20])}{" ..." if len(names) > 20 else ""}.'
 
 
 def rank_by_probability(names: Sequence[str], p_C: np.ndarray) -> dict[str, float]:

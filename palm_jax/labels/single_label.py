@@ -108,7 +108,7 @@ def table_of_classes(labels_E: np.ndarray, predicted_E: np.ndarray, names: Seque
     )
     shown = np.union1d(labels_E, predicted_E)
     cells = [[f'{x[c]:.3f}' if c in shown else 'n/a' for x in (precision, recall, f1)] for c in ids]
-    rows = [(names[c], *cells[c], str(count[c])) for c in ids]
+    rows = [(names[c], *cells[c], f'{int(count[c]):,}') for c in ids]
     return [('class', 'precision', 'recall', 'F1', 'examples'), *rows]
 
 

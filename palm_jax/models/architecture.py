@@ -16,12 +16,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from palm_jax.bounds import Above, AtLeast, Below, Rate, checked
+from palm_jax.bounds import AtLeast, Below, Positive, Rate, checked
 from palm_jax.errors import UserError
 from palm_jax.models.kernels.rope import RopeScaling
 
 Size = Annotated[int, AtLeast(1), Below(2**31)]
-Positive = Annotated[float, Above(0)]
 
 
 @checked
@@ -95,9 +94,9 @@ class Architecture:
     rope_low_frequency_factor: Positive = 1.0
     rope_high_frequency_factor: Positive = 4.0
     rope_original_length: Size = 8192
-    unrotated_layers: tuple[int, ...] = ()
+    unrotated_layers: tuple[Annotated[int, AtLeast(0)], ...] = ()
     window: Size | None = None
-    global_layers: tuple[int, ...] = ()
+    global_layers: tuple[Annotated[int, AtLeast(0)], ...] = ()
     xpos_scale_base: Positive | None = None
     final_norm: bool = True
     logit_scale: Positive | None = None

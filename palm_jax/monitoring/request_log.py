@@ -123,6 +123,14 @@ class RequestLog:
         if now - self._deleted_at > _HOUR:
             self.delete_old()
 
+    def model_of(self, identifier: str, number: int) -> str | None:
+        """Return the name of the model that answered an input of a request; None if there is no such request."""
+        with self._lock:
+            row = self._database.execute(
+                'SELECT model FROM requests WHERE id = ? AND number = ?', (identifier, number)
+            ).fetchone()
+        return None if row is None else row[0]
+
     def add_feedback(
         self, identifier: str, number: int, label: Any = None, rating: str | None = None, comment: str | None = None
     ) -> bool:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from palm_jax.bounds import AtLeast, Rate, checked
+from palm_jax.bounds import AtLeast, Positive, Rate, checked
 from palm_jax.errors import UserError
 from palm_jax.parameters import path_name
 from palm_jax.peft.lora import LoRA
@@ -49,7 +49,7 @@ class AdaLoRA(LoRA):
     """
 
     rank: Annotated[int, AtLeast(1)] = 12
-    alpha: float = 24.0
+    alpha: Positive = 24.0
     use_rslora: bool = dataclasses.field(default=False, init=False)
     use_dora: bool = dataclasses.field(default=False, init=False)
     target_rank: Annotated[int, AtLeast(1)] = 8

@@ -23,6 +23,7 @@ import flax.linen as nn
 import jax
 from flax.linen.module import InterceptorContext
 
+from palm_jax.bounds import Rate
 from palm_jax.errors import UserError
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.layers import Projection, create_param
@@ -38,7 +39,7 @@ class Method(abc.ABC):
     """
 
     name: str
-    dropout_rate: float = 0.0
+    dropout_rate: Rate = 0.0
 
     @property
     def reads_kernels(self) -> bool:

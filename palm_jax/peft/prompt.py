@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from palm_jax.bounds import AtLeast, checked
+from palm_jax.bounds import AtLeast, Seed, checked
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.palm import PaLM
 from palm_jax.peft.method import Method, new_param
@@ -35,8 +35,8 @@ class SoftPrompt(Method):
     """
 
     length: Annotated[int, AtLeast(1)] = 20
-    initial_ids: Sequence[Sequence[int]] | None = None
-    seed: int = 0
+    initial_ids: Sequence[Sequence[Annotated[int, AtLeast(0)]]] | None = None
+    seed: Seed = 0
     name: str = dataclasses.field(default='prompt', init=False)
 
     def __post_init__(self) -> None:

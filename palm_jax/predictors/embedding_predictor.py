@@ -52,12 +52,17 @@ class EmbeddingPredictor:
         found = embeddings(model.model, model.params, ids, data.length, self.pooling, data.bidirectional, batch_size)
         return list(found)
 
+    def check_label(self, model: Model, label: Any) -> None:
+        """Refuse every label: an embedding has none."""
+        del model, label
+        raise UserError('This model embeds texts; its answers have no label. Send a rating or a comment.')
+
     def to_json(self, prediction: np.ndarray) -> dict[str, Any]:
         """Return `embedding`, a list of numbers."""
         return {'embedding': prediction.tolist()}
 
     def to_response(self, prediction: np.ndarray) -> dict[str, Any]:
-        """Return the fields of `protocol.Embedding`."""
+        """Return the fields of `response_bodies.Embedding`."""
         return self.to_json(prediction)
 
     def apply(

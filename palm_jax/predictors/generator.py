@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from palm_jax.data.readers.row import Row
-from palm_jax.errors import located
+from palm_jax.errors import UserError, located
 from palm_jax.explanations.answers import of_answer
 from palm_jax.explanations.explainable import Explainable
 from palm_jax.inference.generate import Completion, Decoder, begin
@@ -52,6 +52,12 @@ class Generator(abc.ABC):
           model: trained model.
           messages: {'role', 'content'} of each, in order.
         """
+
+    def check_label(self, model: Model, label: Any) -> None:
+        """Check a right answer, which may be any text."""
+        del model
+        if not isinstance(label, str):
+            raise UserError(f'The right answer of this model is a text, not {label!r}.')
 
     def stop(self, model: Model) -> tuple[str, ...]:
         """Return the strings besides EOS that end whatever the model generates: none."""

@@ -15,7 +15,7 @@ from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError
 from palm_jax.explanations.explainable import Explainable
 from palm_jax.explanations.heads import of_labels
-from palm_jax.labels.label_kind import LabelKind
+from palm_jax.labels.label_kind import LabelKind, class_id, listed
 from palm_jax.predictors.head_scores import FEATURES, apply_head, head_scores
 from palm_jax.predictors.predictor import Model
 
@@ -70,12 +70,30 @@ class LabelPredictor:
         features, scores = _scored(model, inputs, batch_size)
         return [[row] for row in of_labels(self.label_kind, model.data, features, scores, labels)]
 
+    def check_label(self, model: Model, label: Any) -> None:
+        """Check a label: the name of a class, a list of names, or a number, as the kind of label has it."""
+        kind, names = self.label_kind, model.data.labels
+        is_number = isinstance(label, int | float) and not isinstance(label, bool)
+        if not kind.has_classes:
+            if not is_number:
+                raise UserError(f'The label of this model is a number, not {label!r}.')
+            kind.check(str(label))
+        elif kind.is_exclusive:
+            if not isinstance(label, str):
+                raise UserError(f'The label of this model is one of its names, a text. {listed(names)}')
+            class_id(names, label)
+        else:
+            if is_number:
+                raise UserError(f'The labels of this model are a list of its names. {listed(names)}')
+            for name in kind.class_names(label):
+                class_id(names, name)
+
     def to_json(self, prediction: Any) -> dict[str, Any]:
         """Return `predicted` and, where there are classes, `probabilities`."""
         return self.label_kind.to_json(prediction)
 
     def to_response(self, prediction: Any) -> dict[str, Any]:
-        """Return the fields of `protocol.Classified`."""
+        """Return the fields of `response_bodies.Classified`."""
         return self.label_kind.to_response(prediction)
 
     def apply(self, model: Any, params: Any, *features: jax.Array) -> jax.Array:

@@ -99,6 +99,13 @@ class Predictor(Protocol):
           UserError: if there is no such label.
         """
 
+    def check_label(self, model: Model, label: Any) -> None:
+        """Check what a user says to be the right answer: a text, a list of texts, or a number.
+
+        Raises:
+          UserError: if the model cannot give this answer; the message names what it can give.
+        """
+
     def to_json(self, prediction: Any) -> dict[str, Any]:
         """Return what `palm-jax infer` adds to a row."""
 

@@ -15,6 +15,7 @@ from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError
 from palm_jax.explanations.explainable import Explainable
 from palm_jax.explanations.heads import of_tags
+from palm_jax.labels.label_kind import class_id, listed
 from palm_jax.metrics import entities
 from palm_jax.predictors.head_scores import FEATURES, apply_head, head_scores
 from palm_jax.predictors.predictor import Model
@@ -72,12 +73,19 @@ class TagPredictor:
         words = [[text[start:end] for start, end in row] for text, row in zip(found.texts, found.words, strict=True)]
         return of_tags(model.data, words, found.features, found.ends, found.scores, labels)
 
+    def check_label(self, model: Model, label: Any) -> None:
+        """Check a list of tags, one per word."""
+        if not isinstance(label, list):
+            raise UserError(f'The label of this model is a list with a tag per word. {listed(model.data.labels)}')
+        for tag in label:
+            class_id(model.data.labels, tag)
+
     def to_json(self, prediction: Entities) -> dict[str, Any]:
         """Return the entities."""
         return {'entities': prediction}
 
     def to_response(self, prediction: Entities) -> dict[str, Any]:
-        """Return the fields of `protocol.Tagged`."""
+        """Return the fields of `response_bodies.Tagged`."""
         return {'entities': prediction}
 
     def apply(self, model: Any, params: Any, *features: jax.Array) -> jax.Array:

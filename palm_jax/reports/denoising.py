@@ -6,11 +6,12 @@ import collections
 import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 
+from palm_jax.bounds import AtLeast
 from palm_jax.metrics.text_baselines import Baseline
 from palm_jax.reports.report import Measurements, RunReporter, warn_if_beaten
 from palm_jax.training.result import EvaluationInput
@@ -24,7 +25,7 @@ class DenoisingReporter(RunReporter):
       examples: number of examples shown.
     """
 
-    examples: int = 3
+    examples: Annotated[int, AtLeast(0)] = 3
 
     def metric_names(self, data: Any) -> Collection[str]:
         """Return nothing: all metrics are those of the loss."""

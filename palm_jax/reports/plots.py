@@ -98,6 +98,27 @@ def plot_curves(x: Sequence[float], curves: Mapping[str, Sequence[float]], label
         axes.legend()
 
 
+def plot_matrix(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], label: str, path: Path) -> None:
+    """Plot a matrix as a heat map with its numbers; what is missing is white.
+
+    Args:
+      values: [number of rows, number of columns]; NaN is missing.
+      rows: names of the rows.
+      columns: names of the columns.
+      label: name of the values.
+      path: file to write.
+    """
+    with _axes(path, (3 + 0.8 * len(columns), 2 + 0.5 * len(rows)), dpi=120) as axes:
+        image = axes.imshow(values, cmap='Blues', aspect='auto')
+        axes.set_xticks(np.arange(len(columns)), [_short(name) for name in columns], rotation=30, ha='right')
+        axes.set_yticks(np.arange(len(rows)), [_short(name) for name in rows])
+        middle = np.nanmean([np.nanmin(values), np.nanmax(values)])
+        for i, j in np.argwhere(~np.isnan(values)):
+            color = 'w' if values[i, j] > middle else 'k'
+            axes.text(j, i, f'{values[i, j]:.3f}', ha='center', va='center', fontsize=9, color=color)
+        axes.figure.colorbar(image, label=label)
+
+
 @contextlib.contextmanager
 def _axes(path: Path, size: tuple[float, float], dpi: int) -> Iterator[Any]:
     """Yield the axes of a figure that is written to a file at the end: without a screen, and with texts as they are.

@@ -6,6 +6,7 @@ import abc
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,15 @@ class RunReporter(abc.ABC):
         return RunReport(result, self.measure(result.inputs))
 
 
+NUMBERS = (
+    'step',
+    'seconds',
+    'held_out_examples',
+    'trained_parameters',
+    'parameters',
+)  # of summary.json besides metrics
+
+
 @dataclasses.dataclass(frozen=True)
 class RunReport:
     """A finished run: what its model reached, what was trained, and at what cost.
@@ -145,7 +155,7 @@ class RunReport:
 
         Args:
           model_dir: directory of the run, to which `write` wrote.
-          continue_command: command that trains the model further.
+          continue_command: command that trains the model further; empty if none does.
         """
         measured, files = self.measurements, RunDirectory(model_dir)
         rows: list[tuple[str, str | Path]] = [('loss curve', files.loss_plot)]
@@ -156,8 +166,8 @@ class RunReport:
             ('trained', self.result.plan.trained_summary()),
             ('configuration', files.config),
             ('checkpoint', self.result.checkpoint),
-            ('continue with', continue_command),
         ]
+        rows += [('continue with', continue_command)] if continue_command else []
         shown = [f'\n{measured.text}', *measured.warnings, *measured.lines]
         return '\n'.join([*shown, *(f'{name:<16} {value}' for name, value in rows)])
 
@@ -257,7 +267,7 @@ def _in_short(value: Any) -> str | None:
     """Return a value of summary.json for a table, rounded; None for lists and objects, which are tables themselves."""
     match value:
         case float():
-            return f'{value:.4f}'
+            return 'n/a' if math.isnan(value) else f'{value:.4f}'
         case int():
             return f'{value:,}'
         case (float() as low, float() as high):

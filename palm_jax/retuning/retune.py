@@ -27,7 +27,7 @@ import numpy as np
 
 from palm_jax.api import loading, training
 from palm_jax.api.trained_model import TrainedModel
-from palm_jax.bounds import AtLeast, checked
+from palm_jax.bounds import AtLeast, Seed, checked
 from palm_jax.data.readers.splits import Split
 from palm_jax.errors import UserError
 from palm_jax.json_files import read_json
@@ -59,7 +59,7 @@ class Settings:
     replay: Annotated[float, AtLeast(0)] = 3.0
     held_out: Annotated[int, AtLeast(2)] = 4
     min_examples: Annotated[int, AtLeast(1)] = 20
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +208,7 @@ def train_challenger(current: Round, model: TrainedModel, bindings: Sequence[tup
     flags = [(name, repr(value)) for name, value in own.items()]
     if model.data.labels:
         flags.append(('LABELS', repr(list(model.data.labels))))
-    return training.train([str(model.config)], [*bindings, *flags], command)
+    return training.train([str(model.config)], [*bindings, *flags], command, is_part=True)
 
 
 def compare_both(current: Round, model: TrainedModel, trust_modules: Sequence[str], batch_size: int) -> dict[str, Any]:

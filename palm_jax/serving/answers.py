@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from palm_jax.inference.engine import Delta
-from palm_jax.serving import protocol, tokens
+from palm_jax.serving import response_bodies, tokens
 from palm_jax.serving.models import ServedModel
 from palm_jax.serving.texts import Texts, failure_of
 
@@ -69,13 +69,13 @@ def _fields(identifier: str, served: ServedModel) -> dict[str, Any]:
     return {'id': identifier, 'created': int(time.time()), 'model': served.name}
 
 
-def _finish_reason(delta: Delta) -> protocol.FinishReason | None:
+def _finish_reason(delta: Delta) -> response_bodies.FinishReason | None:
     return None if delta.finish_reason is None else _reason_of_end(delta)
 
 
-def _reason_of_end(delta: Delta) -> protocol.FinishReason:
+def _reason_of_end(delta: Delta) -> response_bodies.FinishReason:
     """Return why a text has ended that was not ended by the server; see `texts.failure_of`."""
-    if delta.finish_reason in ('stop', 'length'):
+    if delta.finish_reason in ('stop', 'length', 'content_filter'):
         return delta.finish_reason
     raise ValueError(f'{delta.finish_reason} is not a reason of the protocol')
 
@@ -98,25 +98,25 @@ class CompletionAnswer:
         """Id of the response."""
         return self._fields['id']
 
-    def whole(self, texts: Sequence[Delta], usage: protocol.Usage) -> protocol.Completion:
+    def whole(self, texts: Sequence[Delta], usage: response_bodies.Usage) -> response_bodies.Completion:
         """Return the response."""
         choices = [self._choice(index, delta) for index, delta in enumerate(texts)]
-        return protocol.Completion(**self._fields, choices=choices, usage=usage)
+        return response_bodies.Completion(**self._fields, choices=choices, usage=usage)
 
-    def chunk(self, index: int, delta: Delta) -> protocol.Completion:
+    def chunk(self, index: int, delta: Delta) -> response_bodies.Completion:
         """Return the event of a delta."""
-        return protocol.Completion(**self._fields, choices=[self._choice(index, delta)])
+        return response_bodies.Completion(**self._fields, choices=[self._choice(index, delta)])
 
-    def last(self, usage: protocol.Usage) -> protocol.Completion:
+    def last(self, usage: response_bodies.Usage) -> response_bodies.Completion:
         """Return the event with the number of tokens."""
-        return protocol.Completion(**self._fields, choices=[], usage=usage)
+        return response_bodies.Completion(**self._fields, choices=[], usage=usage)
 
-    def _choice(self, index: int, delta: Delta) -> protocol.CompletionChoice:
+    def _choice(self, index: int, delta: Delta) -> response_bodies.CompletionChoice:
         logprobs = None
         if self._num_logprobs is not None:
             positions = self._positions.setdefault(index, tokens.Positions(self._vocabulary))
             logprobs = tokens.text_logprobs(delta.tokens, self._vocabulary, self._num_logprobs, positions)
-        return protocol.CompletionChoice(
+        return response_bodies.CompletionChoice(
             index=index, text=delta.text, logprobs=logprobs, finish_reason=_finish_reason(delta)
         )
 
@@ -141,18 +141,18 @@ class ChatAnswer:
         """Id of the response."""
         return self._fields['id']
 
-    def whole(self, texts: Sequence[Delta], usage: protocol.Usage) -> protocol.ChatCompletion:
+    def whole(self, texts: Sequence[Delta], usage: response_bodies.Usage) -> response_bodies.ChatCompletion:
         """Return the response."""
         choices = [
-            protocol.ChatChoice(
+            response_bodies.ChatChoice(
                 index=index,
-                message=protocol.ChatMessage(content=delta.text.lstrip() if self._strips else delta.text),
+                message=response_bodies.ChatMessage(content=delta.text.lstrip() if self._strips else delta.text),
                 logprobs=self._logprobs(delta),
                 finish_reason=_reason_of_end(delta),
             )
             for index, delta in enumerate(texts)
         ]
-        return protocol.ChatCompletion(**self._fields, choices=choices, usage=usage)
+        return response_bodies.ChatCompletion(**self._fields, choices=choices, usage=usage)
 
     def chunk(self, index: int, delta: Delta) -> dict[str, Any]:
         """Return the event of a delta."""
@@ -171,12 +171,12 @@ class ChatAnswer:
         }
         return self._event([choice])
 
-    def last(self, usage: protocol.Usage) -> dict[str, Any]:
+    def last(self, usage: response_bodies.Usage) -> dict[str, Any]:
         """Return the event with the number of tokens."""
         return self._event([]) | {'usage': usage.model_dump()}
 
     def _event(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return self._fields | {'object': 'chat.completion.chunk', 'choices': choices}
 
-    def _logprobs(self, delta: Delta) -> protocol.ChatLogprobs | None:
+    def _logprobs(self, delta: Delta) -> response_bodies.ChatLogprobs | None:
         return tokens.chat_logprobs(delta.tokens, self._vocabulary) if self._with_logprobs else None

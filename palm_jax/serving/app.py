@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from importlib import resources
@@ -17,18 +16,21 @@ from fastapi.responses import HTMLResponse
 from starlette.concurrency import run_in_threadpool
 
 from palm_jax import __version__
-from palm_jax.errors import UserError, closest
+from palm_jax.errors import UserError
 from palm_jax.inference.engine import Engine
 from palm_jax.inference.generate import Sampler, next_power_of_two
+from palm_jax.monitoring.content_filter import ContentFilter
 from palm_jax.monitoring.request_log import RequestLog
 from palm_jax.predictors.generator import Generator
-from palm_jax.predictors.predictor import Predictor
-from palm_jax.serving import answers, embeddings, errors, feedback, protocol
+from palm_jax.serving import answers, embeddings, errors, feedback, request_bodies, response_bodies
 from palm_jax.serving.errors import Failure
 from palm_jax.serving.feedback import Keeper
 from palm_jax.serving.forward_passes import ForwardPasses
 from palm_jax.serving.limits import Gate, Limits
 from palm_jax.serving.models import ServedModel
+from palm_jax.serving.routing import Models
+from palm_jax.serving.screening import Screening
+from palm_jax.serving.switching import Switcher
 from palm_jax.serving.texts import Counters, Texts
 
 _MAX_BATCH = 32
@@ -42,21 +44,32 @@ _PAGE_HEADERS = {  # the page loads nothing, talks to this server alone, and is 
 
 
 def create_app(
-    served: dict[str, ServedModel], engine: Engine, limits: Limits = Limits(), log: RequestLog | None = None
+    models: Models,
+    engine: Engine,
+    limits: Limits = Limits(),
+    log: RequestLog | None = None,
+    switcher: Switcher | None = None,
+    rules: ContentFilter = ContentFilter(),
 ) -> FastAPI:
     """Return the ASGI application.
 
     Args:
-      served: models by name; those that generate text have been added to the engine.
+      models: served models; those that generate text have been added to the engine.
       engine: generates text; it is started and stopped with the application.
       limits: limits on requests.
       log: keeps requests and answers, and takes feedback to them; None keeps nothing.
+      switcher: replaces models while the server runs; None replaces none.
+      rules: rules about what is asked and written.
     """
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         engine.start()
-        yield
+        async with anyio.create_task_group() as tasks:
+            if switcher is not None:
+                tasks.start_soon(switcher.run)
+            yield
+            tasks.cancel_scope.cancel()
         await run_in_threadpool(engine.stop)
 
     app = FastAPI(
@@ -66,15 +79,15 @@ def create_app(
     counters = Counters(engine)
     app.add_middleware(Gate, limits=limits, requests=counters.requests, seconds=counters.seconds)
     errors.handle(app)
-    models, keeper = _Models(served), Keeper(log)
+    keeper, screening = Keeper(log), Screening(rules)
     app.include_router(_routes_of_models(models))
-    app.include_router(_routes_of_text(models, engine, limits, counters, keeper))
+    app.include_router(_routes_of_text(models, engine, limits, counters, keeper, screening))
     passes = ForwardPasses(engine, limits)
-    app.include_router(_routes_of_heads(models, passes, keeper))
-    app.include_router(embeddings.routes(models.find, passes, _MAX_BATCH))
+    app.include_router(_routes_of_heads(models, passes, keeper, screening))
+    app.include_router(embeddings.routes(models.find, passes, screening, _MAX_BATCH))
     app.include_router(_routes_of_state(engine, counters))
     if log is not None:
-        app.include_router(feedback.routes(log))
+        app.include_router(feedback.routes(log, models.served))
     page = (resources.files('palm_jax.serving') / 'page.html').read_text(encoding='utf-8')
 
     @app.get('/', include_in_schema=False)
@@ -96,36 +109,12 @@ class _Encoding:
         return await anyio.to_thread.run_sync(encode, *arguments, limiter=limiter)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Models:
-    """The served models, found by the name in a request."""
-
-    served: dict[str, ServedModel]
-
-    def find(self, name: str | None, fits: Callable[[Predictor], bool] = lambda _: True) -> ServedModel:
-        """Return the model of that name, if its kind of task fits the endpoint; otherwise raise Failure.
-
-        A request without a name is for the only model that fits.
-        """
-        fitting = [n for n, model in self.served.items() if fits(model.predictor)]
-        if name is None and len(fitting) > 1:
-            raise Failure(400, f'model: name one of these: {", ".join(fitting)}.', param='model')
-        if name is None:
-            name = fitting[0] if fitting else next(iter(self.served), '')
-        if name in fitting:
-            return self.served[name]
-        problem = f'is for {self.served[name].predictor.kind}' if name in self.served else 'does not exist'
-        known = f'Known here: {", ".join(fitting)}.' if fitting else 'No served model can do this.'
-        message = f'The model {name[:100]!r} {problem}.{closest(name[:100], fitting)} {known}'
-        raise Failure(404, message, 'model_not_found', 'model')
-
-
-def _routes_of_models(models: _Models) -> APIRouter:
+def _routes_of_models(models: Models) -> APIRouter:
     router = APIRouter(tags=['models'])
 
-    def describe(model: ServedModel) -> protocol.Model:
+    def describe(model: ServedModel) -> response_bodies.Model:
         predictor = model.predictor
-        return protocol.Model(
+        return response_bodies.Model(
             id=model.name,
             created=model.created,
             kind=predictor.kind,
@@ -134,24 +123,26 @@ def _routes_of_models(models: _Models) -> APIRouter:
         )
 
     @router.get('/v1/models')
-    async def all_models() -> protocol.Models:
+    async def all_models() -> response_bodies.Models:
         """List all models."""
-        return protocol.Models(data=[describe(model) for model in models.served.values()])
+        return response_bodies.Models(data=[describe(model) for model in models.served.values()])
 
     @router.get('/v1/models/{name:path}', responses={404: errors.DOCUMENTED[404]})
-    async def one_model(name: str) -> protocol.Model:
+    async def one_model(name: str) -> response_bodies.Model:
         """Describe a model."""
         return describe(models.find(name))
 
     return router
 
 
-def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: Counters, keeper: Keeper) -> APIRouter:
+def _routes_of_text(
+    models: Models, engine: Engine, limits: Limits, counters: Counters, keeper: Keeper, screening: Screening
+) -> APIRouter:
     router, encoding = APIRouter(tags=['generate']), _Encoding()
     responses = answers.streamed({status: errors.DOCUMENTED[status] for status in (404, 429, 503, 504)})
 
     def submit(
-        body: protocol.GenerationRequest,
+        body: request_bodies.GenerationRequest,
         model: ServedModel,
         prompts: Sequence[Sequence[int]],
         stop: Sequence[str],
@@ -171,12 +162,12 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
             stop=(*body.stop, *stop),
             seed=random.getrandbits(32) if body.seed is None else body.seed,
         )
-        texts = Texts(engine, model, counters, limits)
+        texts = Texts(engine, model, counters, limits, screening)
         texts.submit(prompts, body.n, sampler, num_logprobs)
         return texts
 
     async def respond(
-        body: protocol.GenerationRequest,
+        body: request_bodies.GenerationRequest,
         model: ServedModel,
         texts: Texts,
         answer: Any,
@@ -192,20 +183,22 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
         return answer.whole(written, texts.usage)
 
     @router.post('/v1/completions', responses=responses)
-    async def completions(body: protocol.CompletionRequest, request: Request) -> protocol.Completion:
+    async def completions(body: request_bodies.CompletionRequest, request: Request) -> response_bodies.Completion:
         """Complete prompts."""
         model = models.find(body.model, lambda predictor: isinstance(predictor, Generator))
         given = body.prompts
+        await screening.check_inputs(model, '/v1/completions', given, 'prompt')
         prompts = await encoding(sum(map(len, given)), model.prompts, given)
         stop = model.generator.stop(model.model)
         texts = submit(body, model, prompts, stop, body.max_tokens, body.logprobs or 0)
         return await respond(body, model, texts, answers.CompletionAnswer(model, body.logprobs), request, given)
 
     @router.post('/v1/chat/completions', responses=responses)
-    async def chat(body: protocol.ChatRequest, request: Request) -> protocol.ChatCompletion:
+    async def chat(body: request_bodies.ChatRequest, request: Request) -> response_bodies.ChatCompletion:
         """Answer the last message of a chat."""
         model = models.find(body.model, lambda predictor: isinstance(predictor, Generator))
         messages = [{'role': message.role, 'content': message.content} for message in body.messages]
+        await screening.check_inputs(model, '/v1/chat/completions', messages, 'messages')
         num_characters = sum(len(message['content']) for message in messages)
         prompt, stop = await encoding(num_characters, model.generator.chat_prompt, model.model, messages)
         if body.top_logprobs and not body.logprobs:
@@ -218,15 +211,17 @@ def _routes_of_text(models: _Models, engine: Engine, limits: Limits, counters: C
     return router
 
 
-def _routes_of_heads(models: _Models, passes: ForwardPasses, keeper: Keeper) -> APIRouter:
+def _routes_of_heads(models: Models, passes: ForwardPasses, keeper: Keeper, screening: Screening) -> APIRouter:
     router = APIRouter(tags=['heads'], responses={status: errors.DOCUMENTED[status] for status in (404, 504)})
 
     async def predict(
-        body: protocol.HeadRequest, endpoint: str, response: Response
+        body: request_bodies.HeadRequest, endpoint: str, response: Response
     ) -> tuple[str, list[dict[str, Any]]]:
         """Return the name of the model, and the fields of each text's answer; the response has their id if kept."""
-        model = models.find(body.model, lambda predictor: predictor.endpoint == endpoint)
+        found = models.find(body.model, lambda predictor: predictor.endpoint == endpoint)
+        model = models.answering(found, body.user)
         inputs = _inputs(body, model)
+        await screening.check_inputs(model, endpoint, inputs, 'input')
         batch_size = min(_MAX_BATCH, next_power_of_two(len(inputs)))
         try:
             predictions = await passes(model.model.predict, inputs, batch_size=batch_size)
@@ -238,16 +233,16 @@ def _routes_of_heads(models: _Models, passes: ForwardPasses, keeper: Keeper) -> 
         return model.name, rows
 
     @router.post('/v1/classify')
-    async def classify(body: protocol.HeadRequest, response: Response) -> protocol.Classification:
+    async def classify(body: request_bodies.HeadRequest, response: Response) -> response_bodies.Classification:
         """Predict a label, labels or a number for each text."""
         name, rows = await predict(body, '/v1/classify', response)
-        return protocol.Classification(model=name, data=[protocol.Classified(**row) for row in rows])
+        return response_bodies.Classification(model=name, data=[response_bodies.Classified(**row) for row in rows])
 
     @router.post('/v1/tag')
-    async def tag(body: protocol.HeadRequest, response: Response) -> protocol.Tagging:
+    async def tag(body: request_bodies.HeadRequest, response: Response) -> response_bodies.Tagging:
         """Find entities in each text, with their positions in characters."""
         name, rows = await predict(body, '/v1/tag', response)
-        return protocol.Tagging(model=name, data=[protocol.Tagged(**row) for row in rows])
+        return response_bodies.Tagging(model=name, data=[response_bodies.Tagged(**row) for row in rows])
 
     return router
 
@@ -256,18 +251,18 @@ def _routes_of_state(engine: Engine, counters: Counters) -> APIRouter:
     router = APIRouter(tags=['state'])
 
     @router.get('/health', responses={500: errors.DOCUMENTED[500]})
-    async def health() -> protocol.Status:
+    async def health() -> response_bodies.Status:
         """Report whether the process works."""
         if engine.failure:
             raise Failure(500, 'The engine has failed.')
-        return protocol.Status(status='ok')
+        return response_bodies.Status(status='ok')
 
     @router.get('/ready', responses={503: errors.DOCUMENTED[503]})
-    async def ready() -> protocol.Status:
+    async def ready() -> response_bodies.Status:
         """Report whether the server accepts requests."""
         if engine.failure:
             raise Failure(503, 'The engine has failed.')
-        return protocol.Status(status='ok', details={'waiting': engine.num_waiting, 'active': engine.num_active})
+        return response_bodies.Status(status='ok', details={'waiting': engine.num_waiting, 'active': engine.num_active})
 
     @router.get('/metrics', response_class=Response)
     async def metrics() -> Response:
@@ -278,7 +273,7 @@ def _routes_of_state(engine: Engine, counters: Counters) -> APIRouter:
     return router
 
 
-def _inputs(body: protocol.HeadRequest, model: ServedModel) -> list[Any]:
+def _inputs(body: request_bodies.HeadRequest, model: ServedModel) -> list[Any]:
     """Return texts or pairs of texts, whichever the model reads."""
     texts = [body.input] if isinstance(body.input, str) else body.input
     seconds = [body.second_input] if isinstance(body.second_input, str) else body.second_input

@@ -9,18 +9,22 @@ import numpy as np
 from fastapi import APIRouter
 
 from palm_jax.api.embeddings import embed_ids, embedding_ids
-from palm_jax.serving import errors, protocol
+from palm_jax.serving import errors, request_bodies, response_bodies
 from palm_jax.serving.errors import Failure
 from palm_jax.serving.forward_passes import ForwardPasses
 from palm_jax.serving.models import ServedModel
+from palm_jax.serving.screening import Screening
 
 
-def routes(find: Callable[[str | None], ServedModel], passes: ForwardPasses, max_batch: int) -> APIRouter:
+def routes(
+    find: Callable[[str | None], ServedModel], passes: ForwardPasses, screening: Screening, max_batch: int
+) -> APIRouter:
     """Return the routes.
 
     Args:
       find: returns the model of a name.
       passes: runs the forward passes.
+      screening: rules about what is asked.
       max_batch: largest number of texts per forward pass.
     """
     router = APIRouter(tags=['embeddings'], responses={status: errors.DOCUMENTED[status] for status in (404, 429, 504)})
@@ -35,20 +39,21 @@ def routes(find: Callable[[str | None], ServedModel], passes: ForwardPasses, max
         return embed_ids(model.model, ids, batch_size=max_batch), sum(map(len, ids))
 
     @router.post('/v1/embeddings')
-    async def embeddings(body: protocol.EmbeddingRequest) -> protocol.Embeddings:
+    async def embeddings(body: request_bodies.EmbeddingRequest) -> response_bodies.Embeddings:
         """Embed texts; every model can, whatever it was trained for."""
         model = find(body.model)
         size = model.model.model.arch.d_model
         if body.dimensions not in (None, size):
             raise Failure(400, f'The embeddings of {model.name!r} have {size} dimensions.', param='dimensions')
+        await screening.check_inputs(model, '/v1/embeddings', body.inputs, 'input')
         vectors, count = await passes(embed, model, body.inputs)
-        return protocol.Embeddings(
+        return response_bodies.Embeddings(
             model=model.name,
             data=[
-                protocol.Embedding(index=i, embedding=_encoded(vector, body.encoding_format))
+                response_bodies.Embedding(index=i, embedding=_encoded(vector, body.encoding_format))
                 for i, vector in enumerate(vectors)
             ],
-            usage=protocol.EmbeddingUsage(prompt_tokens=count, total_tokens=count),
+            usage=response_bodies.EmbeddingUsage(prompt_tokens=count, total_tokens=count),
         )
 
     return router

@@ -10,11 +10,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from palm_jax.errors import UserError
-from palm_jax.serving import protocol
+from palm_jax.serving import response_bodies
 from palm_jax.serving.fields import printable
 
 DOCUMENTED = {
-    status: {'model': protocol.ErrorBody, 'description': description}
+    status: {'model': response_bodies.ErrorBody, 'description': description}
     for status, description in {
         400: 'The request is invalid; the message says where',
         401: 'The API key is missing or wrong',

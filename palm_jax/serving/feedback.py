@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
+from palm_jax.errors import UserError
 from palm_jax.inference.engine import Delta
 from palm_jax.monitoring.request_log import RequestLog
 from palm_jax.serving import errors, fields
@@ -106,8 +107,13 @@ class Keeper:
         self.log.add(identifier, model.name, str(model.model.checkpoint), endpoint, inputs, answers)
 
 
-def routes(log: RequestLog) -> APIRouter:
-    """Return the endpoint that takes feedback."""
+def routes(log: RequestLog, served: Mapping[str, ServedModel]) -> APIRouter:
+    """Return the endpoint that takes feedback.
+
+    Args:
+      log: where answers were kept, and feedback is.
+      served: models by name, which say what labels there are.
+    """
     router = APIRouter(tags=['feedback'], responses={404: errors.DOCUMENTED[404]})
 
     @router.post('/v1/feedback')
@@ -115,10 +121,23 @@ def routes(log: RequestLog) -> APIRouter:
         """Keep what a user says to an answer: the right label or text, thumbs, a comment."""
         if body.label is None and body.rating is None and body.comment is None:
             raise Failure(400, 'Send a label, a rating or a comment.', param='label')
-        known = await run_in_threadpool(log.add_feedback, body.id, body.index, body.label, body.rating, body.comment)
+        name = await run_in_threadpool(log.model_of, body.id, body.index)
+        if body.label is not None and name in served:
+            _check_label(served[name], body.label)
+        known = name is not None and await run_in_threadpool(
+            log.add_feedback, body.id, body.index, body.label, body.rating, body.comment
+        )
         if not known:
             message = f'There is no answer {body.id[:60]!r} with the index {body.index}; it may have been deleted.'
             raise Failure(404, message, 'answer_not_found', 'id')
         return FeedbackResponse(id=body.id, index=body.index)
 
     return router
+
+
+def _check_label(entry: ServedModel, label: Any) -> None:
+    """Raise Failure if a model cannot give a label."""
+    try:
+        entry.predictor.check_label(entry.model, label)
+    except UserError as error:
+        raise Failure(400, str(error), param='label') from None

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from palm_jax.api import loading
 from palm_jax.api.trained_model import TrainedModel
-from palm_jax.errors import UserError, located
+from palm_jax.errors import UserError, closest, located
 from palm_jax.inference import decoding
 from palm_jax.inference.engine import Engine
-from palm_jax.inference.generate import begin
+from palm_jax.inference.generate import begin, next_power_of_two
 from palm_jax.monitoring.registry import Registry
 from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.predictor import Predictor
@@ -26,11 +26,15 @@ class ServedModel:
     Attributes:
       name: name in requests.
       model: trained model.
+      directory: MODEL_DIR of the run.
+      registry: registry whose champion the model is; None for a run of its own.
       created: time of loading, in seconds since the epoch.
     """
 
     name: str
     model: TrainedModel
+    directory: str = ''
+    registry: Registry | None = None
     created: int = dataclasses.field(default_factory=lambda: int(time.time()))
 
     @property
@@ -87,32 +91,72 @@ def parse(text: str) -> tuple[str, str]:
     return name or Path(directory).resolve().name, directory
 
 
-def load(
-    wanted: Sequence[str], bindings: Sequence[tuple[str, str]], trust_modules: Sequence[str] = ()
-) -> dict[str, ServedModel]:
-    """Load the models of `[NAME=]MODEL_DIR`.
+@dataclasses.dataclass(frozen=True)
+class Loader:
+    """Loads models to serve. Adapters on one base share its arrays.
 
-    Args:
-      wanted: directories of runs, or of registries whose champion is served (`monitoring.registry`), each
-        optionally with a name; the default name is that of the directory.
+    Attributes:
       bindings: (name, value as gin text) that override the configurations of all models.
       trust_modules: modules that their configurations may name besides those of palm_jax.
+      bases: what has been loaded, by directory.
+    """
+
+    bindings: Sequence[tuple[str, str]] = ()
+    trust_modules: Sequence[str] = ()
+    bases: dict[Path, Any] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, name: str, directory: str) -> ServedModel:
+        """Load the model of a run, or of the champion of a registry (`monitoring.registry`), under a name.
+
+        Raises:
+          UserError: if it cannot be loaded.
+        """
+        found = Registry(Path(directory))
+        registry = found if found.file.is_file() else None
+        run = directory if registry is None else registry.champion()
+        model = loading.load_with(run, self.bindings, known=self.bases, trust_modules=self.trust_modules)
+        return ServedModel(name, model, run, registry)
+
+    def scorer(self, directory: str, label: str | None) -> Callable[[Sequence[str]], list[float]]:
+        """Return the scores that a classifier gives to texts: the probability of a label, or a number from 0 to 1.
+
+        Raises:
+          UserError: the model does not label single texts, or has no such label.
+        """
+        found = self(directory, directory)
+        predictor, labels = found.predictor, list(found.model.data.labels)
+        if predictor.endpoint != '/v1/classify' or predictor.reads_pairs(found.model):
+            raise UserError(f'{directory} is for {predictor.kind}; a rule needs a model that labels single texts.')
+        if labels and label not in labels:
+            raise UserError(f'{directory} has no label {label!r}.{closest(str(label), labels)} Labels: {labels}.')
+
+        def score(texts: Sequence[str]) -> list[float]:
+            read = [number for number, text in enumerate(texts) if text.strip()]  # nothing else can be predicted
+            batch_size = min(32, next_power_of_two(max(1, len(read))))
+            predictions = found.model.predict([texts[number] for number in read], batch_size=batch_size)
+            scores = [0.0] * len(texts)
+            for number, prediction in zip(read, predictions, strict=True):
+                scores[number] = float(prediction[label] if labels else prediction)
+            return scores
+
+        return score
+
+
+def load(wanted: Sequence[str], loader: Loader) -> dict[str, ServedModel]:
+    """Load the models of `[NAME=]MODEL_DIR`; the default name is that of the directory.
 
     Returns:
-      Models by name. Adapters on one base share its arrays.
+      Models by name.
 
     Raises:
       UserError: if two models have one name, or one cannot be loaded.
     """
-    known: dict[Path, Any] = {}
     served: dict[str, ServedModel] = {}
     for text in wanted:
         name, directory = parse(text)
         if name in served:
             raise UserError(f'Two models are called {name}; name one of them: --model=another={directory}')
-        registry = Registry(Path(directory))
-        run = registry.champion() if registry.file.is_file() else directory
-        served[name] = ServedModel(name, loading.load_with(run, bindings, known=known, trust_modules=trust_modules))
+        served[name] = loader(name, directory)
     return served
 
 

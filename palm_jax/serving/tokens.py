@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from palm_jax.inference.engine import Token
-from palm_jax.serving import protocol
+from palm_jax.serving import response_bodies
 
 _LEAST = -9999.0  # OpenAI's log-probability of what has none; JSON knows no infinity
 
@@ -70,10 +70,10 @@ class Positions:
 
 def text_logprobs(
     tokens: Sequence[Token], vocabulary: Vocabulary, num_top: int, positions: Positions
-) -> protocol.TextLogprobs:
+) -> response_bodies.TextLogprobs:
     """Return the log-probabilities of a completion's next tokens, and their positions in it."""
     top = [names_and_logprobs(vocabulary, token.top_logprobs) for token in tokens]
-    return protocol.TextLogprobs(
+    return response_bodies.TextLogprobs(
         tokens=[name(vocabulary, token.id) for token in tokens],
         token_logprobs=[logprob(token.logprob) for token in tokens],
         top_logprobs=top if num_top else None,
@@ -81,17 +81,17 @@ def text_logprobs(
     )
 
 
-def chat_logprobs(tokens: Sequence[Token], vocabulary: Vocabulary) -> protocol.ChatLogprobs:
+def chat_logprobs(tokens: Sequence[Token], vocabulary: Vocabulary) -> response_bodies.ChatLogprobs:
     """Return the log-probabilities of a chat's tokens."""
 
-    def top_logprob(token: int, value: float) -> protocol.TopLogprob:
+    def top_logprob(token: int, value: float) -> response_bodies.TopLogprob:
         content = vocabulary.token_bytes(token)
-        return protocol.TopLogprob(
+        return response_bodies.TopLogprob(
             token=name(vocabulary, token), logprob=logprob(value), bytes=None if content is None else list(content)
         )
 
-    def with_alternatives(token: Token) -> protocol.TokenLogprob:
+    def with_alternatives(token: Token) -> response_bodies.TokenLogprob:
         alternatives = [top_logprob(*pair) for pair in token.top_logprobs]
-        return protocol.TokenLogprob(**dict(top_logprob(token.id, token.logprob)), top_logprobs=alternatives)
+        return response_bodies.TokenLogprob(**dict(top_logprob(token.id, token.logprob)), top_logprobs=alternatives)
 
-    return protocol.ChatLogprobs(content=list(map(with_alternatives, tokens)))
+    return response_bodies.ChatLogprobs(content=list(map(with_alternatives, tokens)))

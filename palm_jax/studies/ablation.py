@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +21,7 @@ _LOGGER = logging.getLogger(__name__)
 _OWN = {'SEED': 'by STUDY_SEEDS', 'MODEL_DIR': 'a folder of STUDY_DIR for every run'}
 
 Flags = Sequence[str]
-Train = Callable[[Sequence[str], Sequence[tuple[str, str]], str], int]
+Train = Callable[[Sequence[str], Sequence[tuple[str, str]]], int]
 
 
 @checked
@@ -109,8 +108,7 @@ class Ablation:
         """Train what is not finished.
 
         Args:
-          train: function of gin files, bindings and a command, which trains or continues a run; see
-            `api.training.train`.
+          train: function of gin files and bindings, which trains or continues a run; see `api.training.train`.
           only: number of one run, from 0, as a job of an array trains it; None: all.
 
         A run that diverges is left without a result.
@@ -134,7 +132,7 @@ class Ablation:
                 continue
             _LOGGER.info('\n=== run %d of %d: %s', number + 1, len(all_runs), run.name)
             try:
-                if code := train(*gin_flags(run.flags), shlex.join(['palm-jax', 'train', *run.flags])):
+                if code := train(*gin_flags(run.flags)):
                     return code
             except UserError as error:
                 if not run.has_diverged:

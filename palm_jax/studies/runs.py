@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from palm_jax.configuration.load import load
 from palm_jax.errors import UserError, closest
 from palm_jax.run_directory import RunDirectory, write_whole
 from palm_jax.training.writers import read_jsonl
+
+_OF_SOME = ('perplexity', 'best_constant')  # further numbers that some reporters write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +98,23 @@ def check(flags: Sequence[str], own: Mapping[str, str]) -> None:
     seeds = load('loop.train', gin_files, bindings).effective.get('SEEDS')
     if seeds is not None and seeds.value is not None:
         raise UserError(f'{seeds.location}: SEEDS trains several models, and a run of a study is one. Remove it.')
+
+
+def check_metric(metric: str, names: Collection[str] | None) -> None:
+    """Refuse a metric that no run will have, before the first one trains.
+
+    Args:
+      metric: METRIC of the study.
+      names: numbers that summary.json will have; None if they are not known.
+
+    Raises:
+      UserError: the metric is not among them.
+    """
+    if names is not None and metric not in (*names, *_OF_SOME):
+        raise UserError(
+            f'METRIC is {metric!r}, which the runs will not have.{closest(metric, names)} '
+            f'They will have {", ".join(sorted(names))}.'
+        )
 
 
 def measure(run: StudyRun, metric: str) -> float | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +26,7 @@ _LOGGER = logging.getLogger(__name__)
 _OWN = {'MODEL_DIR': 'a folder of STUDY_DIR for every trial'}
 _STARTUP = 5  # trials that are drawn at random, and never pruned
 
-Train = Callable[[Sequence[str], Sequence[tuple[str, str]], str, Sequence[Writer]], int]
+Train = Callable[[Sequence[str], Sequence[tuple[str, str]], Sequence[Writer]], int]
 
 
 @checked
@@ -69,6 +68,20 @@ class Search:
         """
         runs.check([*self.flags, *spaces.first_values(self.space)], _OWN)
 
+    @property
+    def is_new(self) -> bool:
+        """Whether the directory holds no journal yet."""
+        return not self._journal.is_file()
+
+    @property
+    def first_trial(self) -> StudyRun:
+        """A run with the first values of the space, which is not trained."""
+        return self.of_trial(0, spaces.first_values(self.space))
+
+    @property
+    def _journal(self) -> Path:
+        return Path(self.directory) / 'journal.log'
+
     def open(self) -> optuna.Study:
         """Return the study that the directory's journal holds, or a new one.
 
@@ -86,7 +99,7 @@ class Search:
         folder.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
             study_name='search',
-            storage=JournalStorage(JournalFileBackend(str(folder / 'journal.log'))),
+            storage=JournalStorage(JournalFileBackend(str(self._journal))),
             direction='minimize' if is_smaller_better(self.metric) else 'maximize',
             pruner=optuna.pruners.MedianPruner(n_startup_trials=_STARTUP),
             load_if_exists=True,
@@ -112,8 +125,8 @@ class Search:
         """Train the trials that are missing; one that was interrupted is continued.
 
         Args:
-          train: function of gin files, bindings, a command and further writers of metrics that trains or continues a
-            run; see `api.training.train`.
+          train: function of gin files, bindings and further writers of metrics that trains or continues a run; see
+            `api.training.train`.
 
         Returns:
           0, or the exit code of the trial that a signal interrupted.
@@ -150,7 +163,7 @@ class Search:
         _LOGGER.info('\n=== trial %d of %d: %s', number + 1, self.trials, ' '.join(drawn))
         pruner = [] if self.prune is None else [_Pruner(study, number, self.prune)]
         try:
-            if code := train(*gin_flags(run.flags), shlex.join(['palm-jax', 'train', *run.flags]), pruner):
+            if code := train(*gin_flags(run.flags), pruner):
                 return code
             if (value := measure(run, self.metric)) is None:
                 _LOGGER.warning('trial %d has no result: its %s is not a number', number, self.metric)

@@ -180,13 +180,16 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self._saved_part(expected)
         )
         restored = self._manager.restore(step, args=ocp.args.Composite(**{STATE: ocp.args.StandardRestore(target)}))
-        state = restored[STATE]
+        state = TrainState(**restored[STATE])
         if self._metadata.base:
             state = dataclasses.replace(state, frozen=expected.frozen)
         return state, {name: Ratio(*sums) for name, sums in saved.unlogged.items()} or None
 
-    def _saved_part(self, state: TrainState) -> TrainState:
-        return dataclasses.replace(state, frozen={}) if self._metadata.base else state
+    def _saved_part(self, state: TrainState) -> dict[str, Any]:
+        parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+        if not state.anchor:
+            del parts['anchor']
+        return parts | {'frozen': {}} if self._metadata.base else parts
 
     def wait(self) -> None:
         """Waits until the last save is on disk with its checksums, then deletes superseded checkpoints.

@@ -20,6 +20,7 @@ from palm_jax.training.result import Reporter, TrainingResult
 from palm_jax.training.resume import Restorer
 from palm_jax.training.run import Run
 from palm_jax.training.state import TrainState
+from palm_jax.wording import shell_command
 
 _LOGGER = logging.getLogger(__name__)
 _STEPS = ('TRAIN_STEPS', 'loop.train.total_steps')  # bindings of the number of steps
@@ -120,7 +121,8 @@ class Finish:
             self.log.write(last_step, in_group(reported.group, report.values()))
         self.log.close()
         report.write(self.model_dir)
-        _LOGGER.info(report.text(self.model_dir, continue_command(self.run.command, self.plan.total_steps)))
+        further = '' if self.run.is_part else continue_command(self.run.command, self.plan.total_steps)
+        _LOGGER.info(report.text(self.model_dir, further))
 
 
 def continue_command(command: str, total_steps: int) -> str:
@@ -138,7 +140,7 @@ def continue_command(command: str, total_steps: int) -> str:
             kept.pop()
         elif (not _sets(word, name) and word != '--accept_changes') or word == f'--gin.{name}':
             kept.append(word)
-    return shlex.join([*kept, f'--gin.{name}={2 * total_steps}'])
+    return shell_command([*kept, f'--gin.{name}={2 * total_steps}'])
 
 
 def _sets(word: str, name: str) -> bool:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from palm_jax.bounds import AtLeast, Rate, checked
+from palm_jax.bounds import AtLeast, Rate, Weight, checked
 from palm_jax.models.kernels.divergence import divergences
 from palm_jax.models.model import Model
 from palm_jax.models.saturation import limited, square
@@ -83,13 +83,28 @@ class HeadLoss(abc.ABC):
         return self.of_scores(prediction.scores, batch)
 
     def divergences(
-        self, p: ScoredFeatures, q: ScoredFeatures, model: Model, params: Any, batch: Batch
+        self, p: ScoredFeatures, q: ScoredFeatures, model: Model, params: Any, batch: Batch, p_params: Any = None
     ) -> tuple[jax.Array, jax.Array]:
         """Return KL(p ‖ q) and KL(q ‖ p) of two predictions, weighted sums over the examples."""
-        del model, params
+        del model, params, p_params
         weights = batch['label_weights'].astype(jnp.float32)
         p_to_q, q_to_p = self.divergences_of_scores(p.scores, q.scores)
         return (p_to_q * weights).sum(), (q_to_p * weights).sum()
+
+    def likelihood(self) -> HeadLoss:
+        """Return the loss that is −log p(label) alone, as far as label smoothing and focus are concerned."""
+        return self
+
+    @abc.abstractmethod
+    def sampled_labels(self, scores: jax.Array, rng: jax.Array) -> jax.Array:
+        """Return labels that are drawn from the distribution that scores describe."""
+
+    def with_sampled_targets(
+        self, prediction: ScoredFeatures, model: Model, params: Any, batch: Batch, rng: jax.Array
+    ) -> Batch:
+        """Return the batch with labels that are drawn from a prediction."""
+        del model, params
+        return batch | {'labels': self.sampled_labels(prediction.scores, rng)}
 
 
 @checked
@@ -120,6 +135,14 @@ class ClassLoss(HeadLoss):
         """Return the divergences of the class."""
         return divergences(*(jax.nn.log_softmax(limited(x), axis=-1) for x in (p, q)))
 
+    def likelihood(self):
+        """Return the cross-entropy."""
+        return ClassLoss()
+
+    def sampled_labels(self, scores, rng):
+        """Return classes drawn with their probabilities."""
+        return jax.random.categorical(rng, scores, axis=-1)
+
 
 @dataclasses.dataclass(frozen=True)
 class LabelsLoss(HeadLoss):
@@ -138,6 +161,10 @@ class LabelsLoss(HeadLoss):
         p_to_q, q_to_p = divergences(*both)
         return p_to_q.mean(axis=-1), q_to_p.mean(axis=-1)
 
+    def sampled_labels(self, scores, rng):
+        """Return for each label whether it holds, drawn with its probability."""
+        return jax.random.bernoulli(rng, jax.nn.sigmoid(scores)).astype(jnp.float32)
+
 
 @dataclasses.dataclass(frozen=True)
 class NumberLoss(HeadLoss):
@@ -153,6 +180,10 @@ class NumberLoss(HeadLoss):
         difference = square(p - q)[:, 0]
         return difference, difference
 
+    def sampled_labels(self, scores, rng):
+        """Return numbers drawn from the normal distribution of variance ½ around the scores."""
+        return scores[:, 0] + jax.random.normal(rng, scores.shape[:1]) * 0.5**0.5
+
 
 @dataclasses.dataclass(frozen=True)
 class TokensAndLabelLoss:
@@ -167,7 +198,7 @@ class TokensAndLabelLoss:
 
     tokens: LanguageModelLoss = LanguageModelLoss()
     label: ClassLoss = ClassLoss()
-    label_weight: float = 38.0
+    label_weight: Weight = 38.0
 
     def __call__(self, model, params, batch, dropout_rng=None):
         """Return the same as `LanguageModelLoss`; the batch also needs `labels` and `label_weights`."""

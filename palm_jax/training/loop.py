@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import jax
 
-from palm_jax.bounds import AtLeast, NotEmpty, Pattern, Seed, checked
+from palm_jax.bounds import AtLeast, Count, NotEmpty, Pattern, Seed, checked
 from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
@@ -149,7 +149,7 @@ def train(
     data: Data,
     optimizer: Optimizer,
     total_steps: Annotated[int, AtLeast(1)],
-    batch_size: int | Ramp,
+    batch_size: Count | Ramp,
     reporter: Reporter,
     loss: Callable[..., Any] = LanguageModelLoss(),
     layout: MeshLayout = MeshLayout(),
@@ -162,7 +162,7 @@ def train(
     loss_wrappers: Sequence[LossWrapper] = (),
     methods: Sequence[Method] = (),
     trainable: Sequence[Pattern] | None = None,
-    trainable_layers: int | None = None,
+    trainable_layers: Count | None = None,
     base_weights: BaseWeights = 'stored',
     writers: Sequence[Writer] = (Jsonl(), TensorBoard()),
     run: Run | None = None,
@@ -203,8 +203,9 @@ def train(
     run, directory, mesh, batch_sizes = run or Run(), Path(model_dir), layout.mesh(), BatchSizes.of(batch_size)
     check_run(model, data, batch_sizes, mesh.shape['data'], microbatches, reporter)
     adapted, trained = adapt(model, methods, trainable, trainable_layers)
-    setup = Setup.of(adapted, trained, optimizer, layout, mesh.size, batch_size, data.length, total_steps, base_weights)
-    plan, train_step = setup.plan, setup.train_step(mesh, loss, microbatches, loss_wrappers)
+    sizes = mesh.size, batch_size, data.length, total_steps
+    setup = Setup.of(adapted, trained, optimizer, layout, *sizes, base_weights, loss_wrappers)
+    plan, train_step = setup.plan, setup.train_step(mesh, loss, microbatches)
     with layout.on(mesh), device_memory.advice_when_full(plan, microbatches), contextlib.ExitStack() as stack:
         messages.introduce(plan, data, directory)  # an unusable held-out part is found before the first step
         metadata = CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint, data.labels, data.identity())

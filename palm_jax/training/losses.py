@@ -74,18 +74,46 @@ class LanguageModelLoss:
         return self.of_features(prediction, model, params, batch)
 
     def divergences(
-        self, p_BLD: jax.Array, q_BLD: jax.Array, model: Model, params: Any, batch: dict[str, jax.Array]
+        self,
+        p_BLD: jax.Array,
+        q_BLD: jax.Array,
+        model: Model,
+        params: Any,
+        batch: dict[str, jax.Array],
+        p_params: Any = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Return KL(p ‖ q) and KL(q ‖ p) between the next tokens of two predictions, weighted sums over targets."""
+        """Return KL(p ‖ q) and KL(q ‖ p) between the next tokens of two predictions, weighted sums over targets.
+
+        Args:
+          p_BLD, q_BLD: results of `predict`.
+          model, params, batch: see `__call__`.
+          p_params: parameters that p was predicted with; None is `params`.
+        """
+        matrix = gathered_output_matrix(params, p_BLD.dtype)
+        if p_params is not None and output_matrix(p_params) is not output_matrix(params):
+            zeros = jnp.zeros_like(p_BLD)  # beside each other, both matrices are one
+            p_BLD, q_BLD = (jnp.concatenate(parts, axis=-1) for parts in ((p_BLD, zeros), (zeros, q_BLD)))
+            matrix = jnp.concatenate([gathered_output_matrix(p_params, matrix.dtype), matrix], axis=-1)
         return softmax_divergences(
             p_BLD,
             q_BLD,
-            gathered_output_matrix(params, p_BLD.dtype),
+            matrix,
             batch['decoder_loss_weights'].astype(jnp.float32),
             model.arch.output_scale,
             self.chunk_length,
             self.skip_unweighted,
         )
+
+    def likelihood(self) -> LanguageModelLoss:
+        """Return the loss that is −log p(target) alone."""
+        return dataclasses.replace(self, z_loss=0.0)
+
+    def with_sampled_targets(
+        self, prediction: jax.Array, model: Model, params: Any, batch: dict[str, jax.Array], rng: jax.Array
+    ) -> dict[str, jax.Array]:
+        """Return the batch with targets that are drawn from a prediction, a result of `predict`."""
+        logits_BLV = model.apply({'params': params}, prediction, method=lambda palm, h_BLD: palm.embed.attend(h_BLD))
+        return batch | {'decoder_target_tokens': jax.random.categorical(rng, logits_BLV.astype(jnp.float32))}
 
     def of_features(
         self, h_BLD: jax.Array, model: Model, params: Any, batch: dict[str, jax.Array]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from palm_jax.bounds import Above, AtLeast, Pattern, Rate, checked
+from palm_jax.bounds import Above, AtLeast, Pattern, Rate, Weight, checked
 from palm_jax.parameters import path_mask, path_name
 
 MATRICES = r'.*(?<!scale)(?<!bias)'  # everything but the norms' scales and biases
@@ -36,7 +36,7 @@ def adafactor(
     beta1: Rate = 0.9,
     decay_exponent: NotNegative = 0.8,
     clip_norm: Annotated[float, Above(0)] | None = 1.0,
-    weight_decay_exponent: float | None = 2.0,
+    weight_decay_exponent: Weight | None = 2.0,
     minimum_scale: NotNegative = 1e-3,
     epsilon: NotNegative = 1e-30,
     weight_decay_pattern: Pattern = '.*',

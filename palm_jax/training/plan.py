@@ -142,6 +142,8 @@ class Plan:
             'frozen parameters': bytes_per_device(self.shapes.frozen, self.layout, self.axis_sizes),
             'optimizer state': bytes_per_device(self.shapes.opt_state, self.layout, self.axis_sizes),
         }
+        if self.shapes.anchor:
+            per_device['anchor of the start'] = bytes_per_device(self.shapes.anchor, self.layout, self.axis_sizes)
         per_device['gradients'] = per_device['trained parameters']
         per_device['activations (estimate)'] = self._activation_bytes()
         return per_device

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
+from palm_jax.bounds import AtLeast, Rate
 from palm_jax.checkpoint_metadata import read_metadata
 from palm_jax.errors import UserError
 from palm_jax.models.architecture import Architecture
@@ -13,10 +14,10 @@ from palm_jax.run_directory import RunDirectory, find_checkpoint, whole_file
 
 def architecture(
     path: str | None,
-    dropout_rate: float = 0.0,
+    dropout_rate: Rate = 0.0,
     dtype: Literal['float32', 'bfloat16', 'float16'] = 'float32',
     remat: Literal['none', 'minimal', 'full'] = 'none',
-    unroll_layers: int | Literal['auto'] = 'auto',
+    unroll_layers: Annotated[int, AtLeast(0)] | Literal['auto'] = 'auto',
 ) -> Architecture:
     """The architecture of a checkpoint's model, with other values for the fields that do not affect parameters.
 

@@ -110,7 +110,7 @@ class Report(Protocol):
 
         Args:
           model_dir: directory of the run.
-          continue_command: command that trains the model further.
+          continue_command: command that trains the model further; empty if none does.
         """
 
 

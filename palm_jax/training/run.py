@@ -6,13 +6,11 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
-from palm_jax.bounds import AtLeast, checked
+from palm_jax.bounds import Count, checked
 from palm_jax.training import distributed
 from palm_jax.training.interfaces import Vocabulary
-
-Count = Annotated[int, AtLeast(1)]
 
 
 @checked
@@ -68,12 +66,14 @@ class Run:
       command: command line as it was typed.
       start: `time.monotonic()` when the command started.
       record: what MODEL_DIR keeps; None keeps nothing.
+      is_part: whether the run is a part of something that its command continues, so that nobody trains it further.
     """
 
     config: str = ''
     command: str = 'python -m palm_jax.train'
     start: float = dataclasses.field(default_factory=time.monotonic)
     record: Record | None = None
+    is_part: bool = False
 
     def check(self, before: DataIdentity | None, now: DataIdentity) -> None:
         """Check the record, in the first process, before any process goes on; see `Record.check`."""

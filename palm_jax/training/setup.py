@@ -17,7 +17,7 @@ from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
 from palm_jax.models.quantization import dequantize_tree
-from palm_jax.parameters import path_name
+from palm_jax.parameters import leaves_by_path, path_name
 from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import AdaptedModel, Method
 from palm_jax.peft.trainable import Trainable, join
@@ -27,7 +27,7 @@ from palm_jax.training.batch_sizes import BatchSizes, Ramp
 from palm_jax.training.head_scores import metrics_and_scores
 from palm_jax.training.initial_parameters import fingerprint, restore_params
 from palm_jax.training.interfaces import Data
-from palm_jax.training.loss_wrappers.wrapper import LossWrapper
+from palm_jax.training.loss_wrappers.wrapper import LossWrapper, anchor_of
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan
 from palm_jax.training.result import Reporter
@@ -122,12 +122,14 @@ class Setup:
       selection: parameters that are trained.
       optimizer: update rule, wrapped by the methods.
       base_weights: how frozen linear maps are kept in memory, see `loop.train`.
+      wrappers: methods around the loss, see `loop.train`.
     """
 
     plan: Plan
     selection: Trainable
     optimizer: Optimizer
     base_weights: BaseWeights = 'stored'
+    wrappers: tuple[LossWrapper, ...] = ()
 
     @classmethod
     def of(
@@ -141,12 +143,13 @@ class Setup:
         length: int,
         total_steps: int,
         base_weights: BaseWeights = 'stored',
+        wrappers: Sequence[LossWrapper] = (),
     ) -> Setup:
         """Set a run up.
 
         Args:
           model, selection: results of `adapt`.
-          optimizer, layout, batch_size, total_steps, base_weights: see `loop.train`.
+          optimizer, layout, batch_size, total_steps, base_weights, wrappers: see `loop.train`.
           num_devices: number of devices in the mesh.
           length: tokens per sequence.
 
@@ -154,7 +157,8 @@ class Setup:
           UserError: the mesh does not fit the devices, or does not divide a parameter.
         """
         optimizer, axis_sizes = model.wrap_optimizer(optimizer), layout.axis_sizes(num_devices)
-        shapes = jax.eval_shape(functools.partial(init_state, model, optimizer, trainable=selection), jax.random.key(0))
+        init = functools.partial(init_state, model, optimizer, trainable=selection, wrappers=wrappers)
+        shapes = jax.eval_shape(init, jax.random.key(0))
         frozen = jax.eval_shape(functools.partial(quantize_base, base_weights), shapes.params, shapes.frozen)
         shapes = dataclasses.replace(shapes, frozen=frozen)
         for params in (shapes.params, shapes.frozen):
@@ -162,7 +166,7 @@ class Setup:
         frozen_layers = selection.frozen_layers(shapes.params, model.arch.num_layers)
         sizes = BatchSizes.of(batch_size)
         plan = Plan(model, shapes, layout, axis_sizes, sizes, length, total_steps, frozen_layers)
-        return cls(plan, selection, optimizer, base_weights)
+        return cls(plan, selection, optimizer, base_weights, tuple(wrappers))
 
     @property
     def model(self) -> AdaptedModel:
@@ -193,12 +197,19 @@ class Setup:
           metadata: metadata of this run; the vocabularies must agree.
         """
         shardings, model = self.shardings(mesh), self.plan.model
-        init = functools.partial(init_state, model, self.optimizer, trainable=self.selection)
+        init = functools.partial(init_state, model, self.optimizer, trainable=self.selection, wrappers=self.wrappers)
         if initial_checkpoint is None:
+            if self.plan.shapes.anchor:
+                raise UserError(
+                    f'{" and ".join(type(w).__name__ for w in self.wrappers)}: a run from scratch has nothing to keep. '
+                    'Name the model that has learned the earlier tasks: --gin.INITIAL_CHECKPOINT_PATH=...'
+                )
             return jax.jit(lambda rng: unbox(init(rng)), out_shardings=shardings)(jax.random.key(seed)), None
         _LOGGER.info('starting from the parameters of %s', initial_checkpoint)
         fresh = self._fresh_params(mesh, seed)
         params = restore_params(initial_checkpoint, fresh, metadata, model.trainable)
+        was_fresh = leaves_by_path(fresh)
+        new = {path for path, leaf in leaves_by_path(params).items() if leaf is was_fresh[path]}
         _, frozen = self.selection.split(params)
         base = fingerprint(frozen) if jax.tree.leaves(frozen) else None
 
@@ -206,9 +217,13 @@ class Setup:
             trained, frozen = self.selection.split(params)
             frozen = quantize_base(self.base_weights, trained, frozen)
             trained, _ = self.selection.split(model.init_from_base(join(trained, dequantize_tree(frozen, 'float32'))))
-            return TrainState(jnp.zeros((), jnp.int32), trained, self.optimizer.init(trained), frozen)
+            anchor = anchor_of(self.wrappers, model, join(trained, frozen), trained) if self.wrappers else {}
+            return TrainState(jnp.zeros((), jnp.int32), trained, self.optimizer.init(trained), frozen, anchor)
 
-        return jax.jit(start, out_shardings=shardings, donate_argnums=0)(params), base
+        state = jax.jit(start, out_shardings=shardings, donate_argnums=0)(params)
+        for wrapper in self.wrappers:
+            state = dataclasses.replace(state, anchor=wrapper.fill(state.anchor, new, metadata.labels))
+        return state, base
 
     def _fresh_params(self, mesh: Mesh, seed: int) -> Any:
         """Initial parameters of the methods and the head, and the shapes with shardings of all others."""
@@ -225,14 +240,14 @@ class Setup:
         values = jax.jit(lambda rng: new(unbox(init(rng))), out_shardings=shardings)(jax.random.key(seed))
         return jax.tree_util.tree_map_with_path(lambda path, shape: values.get(path_name(path), shape), shapes)
 
-    def train_step(self, mesh: Mesh, loss: LossFn, microbatches: int = 1, wrappers: Sequence[LossWrapper] = ()) -> Any:
+    def train_step(self, mesh: Mesh, loss: LossFn, microbatches: int = 1) -> Any:
         """Jitted `step.train_step`: (donated state, batch, the run's key) to (state, metrics on every device).
 
         Raises:
           UserError: a wrapper cannot train the model.
         """
         model = self.model
-        for wrapper in wrappers:
+        for wrapper in self.wrappers:
             wrapper.check(self.plan.model)
         return jax.jit(
             functools.partial(
@@ -241,7 +256,7 @@ class Setup:
                 loss=loss,
                 optimizer=self.optimizer,
                 microbatches=microbatches,
-                wrappers=wrappers,
+                wrappers=self.wrappers,
                 penalty=model.penalty if model.methods else None,
             ),
             donate_argnums=0,

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from palm_jax.bounds import AtLeast, checked
+from palm_jax.bounds import AtLeast, Positive, checked
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory, write_whole
 from palm_jax.training import distributed
@@ -45,8 +45,8 @@ class SpikeRule:
     """
 
     window: Annotated[int, AtLeast(2)] = 100
-    loss_threshold: float | None = 10.0
-    gradient_threshold: float | None = 50.0
+    loss_threshold: Positive | None = 10.0
+    gradient_threshold: Positive | None = 50.0
     rewind_steps: Annotated[int, AtLeast(1)] = 100
     skip_steps_after: Annotated[int, AtLeast(0)] = 100
     max_rollbacks: Annotated[int, AtLeast(1)] = 5

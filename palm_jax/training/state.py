@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 
 from palm_jax.models.model import Model
 from palm_jax.peft.trainable import Trainable, join
+from palm_jax.training.loss_wrappers.wrapper import LossWrapper, anchor_of
 from palm_jax.training.optimizers import Optimizer
 
 
@@ -24,12 +26,14 @@ class TrainState:
       params: trained parameters.
       opt_state: state of the optimizer, for `params` alone.
       frozen: the model's other parameters, which do not change.
+      anchor: what loss wrappers keep of the start of the run, which does not change either; empty without such.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
     frozen: Any = flax.struct.field(default_factory=dict)
+    anchor: Any = flax.struct.field(default_factory=dict)
 
     @property
     def all_params(self) -> Any:
@@ -46,10 +50,18 @@ def init_params(model: Model, rng: jax.Array) -> Any:
     return model.init(rng, jnp.zeros((1, 8), jnp.int32), method='init_all')['params']
 
 
-def init_state(model: Model, optimizer: Optimizer, rng: jax.Array, trainable: Trainable = Trainable()) -> TrainState:
+def init_state(
+    model: Model,
+    optimizer: Optimizer,
+    rng: jax.Array,
+    trainable: Trainable = Trainable(),
+    wrappers: Sequence[LossWrapper] = (),
+) -> TrainState:
     """Initialize the state at step 0. Every leaf that has a parameter's shape carries its logical axes."""
-    params, frozen = trainable.split(init_params(model, rng))
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), frozen)
+    params = init_params(model, rng)
+    trained, frozen = trainable.split(params)
+    anchor = anchor_of(wrappers, model, params, trained)
+    return TrainState(jnp.zeros((), jnp.int32), trained, optimizer.init(trained), frozen, anchor)
 
 
 def unbox(state: Any) -> Any:

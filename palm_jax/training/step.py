@@ -56,11 +56,12 @@ def train_step(
       The next state, and the metrics of this step.
     """
     step_rng, wrapped = jax.random.fold_in(run_rng, state.step), wrap(loss, wrappers)
+    start = join(state.anchor['start'], state.frozen) if 'start' in state.anchor else None
 
     def loss_sum(params: Any, microbatch: Batch, index: jax.Array) -> tuple[jax.Array, Metrics]:
         rng, params = jax.random.fold_in(step_rng, index), join(params, state.frozen)
         dropout_rng = rng if model.has_dropout else None
-        return wrapped(LossInputs(model, params, microbatch, dropout_rng, rng, state.step))
+        return wrapped(LossInputs(model, params, microbatch, dropout_rng, rng, state.step, start))
 
     params, uncast = _cast_once(state.params, model, microbatches)
 
@@ -78,6 +79,12 @@ def train_step(
     if penalty is not None:  # of the parameters as they are stored, not as they are cast
         of_penalty = jax.grad(lambda params: jnp.asarray(penalty(join(params, state.frozen)), jnp.float32))
         grads = jax.tree.map(jnp.add, grads, of_penalty(state.params))
+    for wrapper in wrappers:
+        if wrapper.penalty_name is not None:
+            term = functools.partial(_penalty, wrapper, model, state, start)
+            value, of_term = jax.value_and_grad(term)(state.params)
+            grads = jax.tree.map(jnp.add, grads, of_term)
+            metrics |= {wrapper.penalty_name: metrics_lib.one(value)}
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics |= {
@@ -85,6 +92,11 @@ def train_step(
         'learning_rate': metrics_lib.one(optimizer.schedule(state.step)),
     }
     return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+
+def _penalty(wrapper: LossWrapper, model: Model, state: TrainState, start: Any, params: Any) -> jax.Array:
+    """Return the penalty of a wrapper on trained parameters."""
+    return wrapper.penalty(model, join(params, state.frozen), start, state.anchor)
 
 
 def _cast_once(params: Any, model: Model, microbatches: int) -> tuple[Any, Callable[[Any], tuple[Any]]]:

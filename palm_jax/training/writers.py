@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import uuid
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -63,9 +64,10 @@ class TensorBoard:
         self._writer.add_text('config', f'```\n{config}\n```', first_step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Write one scalar per name."""
+        """Write one scalar per name; what is not defined, such as the area under the ROC of one class, has no point."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            if math.isfinite(value):
+                self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flush and close."""

@@ -99,6 +99,19 @@ def test_without_gins_registration_nothing_else_is_reached(run):
         load('loop.train', [str(run / 'config.gin')], [], trust=Trust())
 
 
+def test_a_file_that_a_run_includes_is_not_shown(run):
+    (run.parent / 'passwords').write_text('root:x:0:secret\n')
+    (run.parent / 'outer.gin').write_text("include 'passwords'\n")
+    files = changed(run, '', "include 'outer.gin'\n")
+    with pytest.raises(UserError, match=r'passwords, line 1: gin cannot read this line\.') as refused:
+        load('loop.train', files, [], trust=Trust())
+    assert 'secret' not in str(refused.value) and 'root' not in str(refused.value)
+    mine = run.parent / 'mine.gin'  # the user's own files are shown
+    mine.write_text("include 'passwords'\n")
+    with pytest.raises(UserError, match='root:x:0:secret'):
+        load('loop.train', [str(mine)], [], trust=Trust())
+
+
 THIS = '--gin_file=run/config.gin'
 USES = [
     f'infer {THIS} --input=rows.csv --output=out.jsonl',
@@ -115,6 +128,7 @@ USES = [
     f'rank-examples {THIS}',
     f'select {THIS} --input=rows.csv --output=next.csv',
     f'teach {THIS} --output=teacher.npz',
+    f'fisher {THIS} --output=fisher.npz',
     'fuse run run fused',
     'retune --registry=another --champion=run --input=rows.csv',
     f'inspect python_stdlib {THIS}',

@@ -6,6 +6,7 @@ import io
 import pytest
 
 from palm_jax import train
+from palm_jax.configuration import reference
 from palm_jax.configuration.load import load
 from palm_jax.errors import UserError
 
@@ -52,6 +53,26 @@ def try_all(recipe, values, tmp_path):
 def test_no_value_ends_in_a_traceback(tmp_path, monkeypatch):
     monkeypatch.setenv('PALM_JAX_CACHE', str(tmp_path / 'cache'))
     try_all('tiny', ('-1', 'None'), tmp_path)
+
+
+# Those of a column count from the end when they are negative; the others are set by palm_jax itself.
+ANY_NUMBER = {
+    *('TAG_COLUMN', 'tagged_text.TaggedTable.tag_column'),
+    *('palm.PaLM.frozen_layers', 'prompts.initial_ids.length'),
+}
+
+
+def test_every_number_has_bounds():
+    bindings = reference.read(reference.package_files())
+    without = {b.name for b in bindings if 'number' in b.type and not b.allowed}
+    assert without == ANY_NUMBER
+
+
+@pytest.mark.parametrize('value', ['0', '-1', '1e999', '-1e999', '1e999-1e999'])
+@pytest.mark.parametrize('name', ['BATCH_SIZE', 'MICROBATCHES', 'CHECKPOINT_PERIOD', 'VOCABULARY_SIZE', 'MESH_MODEL'])
+def test_what_counts_is_at_least_one(name, value):
+    with pytest.raises(UserError, match=rf'--gin\.{name}={value}: '):
+        load('loop.train', ['gin/pretrain_tiny.gin'], [('VOCABULARY', 'bytes'), (name, value)])
 
 
 @pytest.mark.slow

@@ -13,11 +13,22 @@ CONSTANT = '--gin_file=gin/schedules/constant.gin'
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('method', ['fixmatch', 'freelb', 'r_drop', 'supcon', 'aeda'])
+@pytest.mark.parametrize('method', ['fixmatch', 'freelb', 'r_drop', 'supcon', 'aeda', 'replay', 'ewc', 'lwf'])
 def test_a_run_that_was_interrupted_continues_bit_for_bit(made, tmp_path, method):
     flags = [f'--gin_file=gin/methods/{method}.gin', CONSTANT, '--gin.CHECKPOINT_PERIOD=2']
     if method == 'fixmatch':
         flags += [f'--gin.UNLABELLED_FILES={made}/classes.csv', '--gin.UNLABELLED_RATIO=1']
+    if method == 'replay':
+        flags += [f'--gin.REPLAY_FILES={made}/classes.csv']
+    if method in ('ewc', 'lwf'):
+        result = finetune(made, tmp_path / 'first', '--gin_file=gin/peft/full.gin', steps=2)
+        assert result.returncode == 0, result.stderr[-3000:]
+        flags += [f'--gin.INITIAL_CHECKPOINT_PATH={tmp_path}/first']
+    if method == 'ewc':
+        of_first = f'--gin_file={tmp_path}/first/config.gin', f'--output={tmp_path}/first.npz', '--rows=8'
+        result = run_here('palm_jax.cli.main', 'fisher', *of_first)
+        assert result.returncode == 0 and '8 of the training table' in result.stdout, result.stderr[-3000:]
+        flags += [f'--gin.FISHER_FILE={tmp_path}/first.npz', '--gin.EWC_WEIGHT=1e4']
     for name, steps in (('whole', (4,)), ('parts', (2, 4))):
         for number in steps:
             result = finetune(made, tmp_path / name, *flags, steps=number)

@@ -78,7 +78,7 @@ model.save('saved')
 from palm_jax.inference.engine import Engine
 from palm_jax.serving import models
 engine = Engine(2)
-models.fill(engine, models.load(['run'], []))
+models.fill(engine, models.load(['run'], models.Loader()))
 saved = api.load('saved')
 assert saved.data.vocabulary.fingerprint == model.data.vocabulary.fingerprint
 assert saved.generate(['the square of 7'], Sampler(max_tokens=8, temperature=0.0)) == [text]

@@ -76,7 +76,7 @@ def test_corrections_are_learned_and_a_killed_round_is_continued(made, tmp_path,
     assert (challenger / 'metrics.jsonl').read_text() == trained  # it was not trained again
     assert 'promoted   significantly better on the fresh examples' in result.stdout, result.stdout
     assert registry.champion() == str(challenger)
-    served = models.load([f'mine={tmp_path / "registry"}'], [])
+    served = models.load([f'mine={tmp_path / "registry"}'], models.Loader())
     assert next(iter(served['mine'].model.predict(['blue blue 7'])[0])) == 'no'
     again = start(*command)  # nothing new to learn
     assert again.returncode == 2 and '0 new rows can be learned from' in again.stderr, again.stderr

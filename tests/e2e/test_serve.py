@@ -83,7 +83,7 @@ def test_every_kind_in_one_process(made, runs):
 def test_adapters_share_the_arrays_of_their_base(made, runs):
     from palm_jax.serving import models
 
-    served = models.load([str(made / 'base'), str(runs / 'chat'), f'{runs}/classes/config.gin'], [])
+    served = models.load([str(made / 'base'), str(runs / 'chat'), f'{runs}/classes/config.gin'], models.Loader())
     base = served['base'].model.params
     for name in ('chat', 'classes'):
         params = served[name].model.params

@@ -80,6 +80,8 @@ def test_an_evaluation_counts_what_the_predictions_say():
 def test_classes_without_held_out_examples_are_not_measured():
     labels, predicted, names = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), ['a', 'b', 'rare']
     assert single_label.table_of_classes(labels, predicted, names)[-1] == ('rare', 'n/a', 'n/a', 'n/a', '0')
+    never_right = single_label.table_of_classes(np.array([0, 0], np.int32), np.array([1, 1]), names)
+    assert [row[-1] for row in never_right] == ['examples', '2', '0', '0']
     shown = single_label.report_of_classes(labels, predicted, names)
     macro_f1 = statistics.of_classes(labels, predicted, np.eye(3)[predicted])['macro_f1']
     assert f'{macro_f1:.3f}' in next(line for line in shown.splitlines() if 'macro avg' in line)

@@ -3,36 +3,75 @@
 python -m tests.programs.wrappers_on_a_mesh
 """
 
+import os
+import tempfile
+
 import jax
 import numpy as np
 
 from palm_jax import partitioning
 from palm_jax.partitioning import MeshLayout
+from palm_jax.training.loss_wrappers.distillation import Distillation
+from palm_jax.training.loss_wrappers.ewc import EWC
+from palm_jax.training.loss_wrappers.fgm import FGM
+from palm_jax.training.loss_wrappers.fixmatch import FixMatch
 from palm_jax.training.loss_wrappers.freelb import FreeLB
+from palm_jax.training.loss_wrappers.lwf import LwF
+from palm_jax.training.loss_wrappers.pgd import PGD
 from palm_jax.training.loss_wrappers.r_drop import RDrop
 from palm_jax.training.loss_wrappers.supcon import SupCon
-from tests.support.wrapped import features, train_step
+from tests.support.wrapped import C, features, train_step, write_fisher
 
-CASES = {'all at once': (SupCon(), RDrop(), FreeLB(steps=2))}
+CASES = {
+    'all at once': (SupCon(), RDrop(), FreeLB(steps=2)),
+    'earlier models': (Distillation(), LwF(), EWC(file='fisher.npz'), FGM()),
+    'unlabelled texts': (PGD(steps=2), FixMatch(threshold=0.2)),
+}
 PART = {'methods': (), 'trainable': ('final_norm/.*', 'head/.*')}
+
+
+def batch_of_all():
+    """A batch with what all wrappers read: a teacher's scores, and two views of texts without labels."""
+    batch, rng = features('class'), np.random.default_rng(4)
+    tokens = np.stack([batch['decoder_input_tokens'][::-1]] * 2, axis=1)
+    views = {f'unlabelled{view}_tokens': tokens[:, :, ::step] for view, step in (('', 1), ('_strong', -1))}
+    segments = {f'unlabelled{view}_segment_ids': np.ones_like(tokens) for view in ('', '_strong')}
+    teacher = {'teacher_scores': rng.normal(size=(4, C)).astype(np.float32), 'teacher_weights': np.ones(4, np.float32)}
+    return batch | teacher | views | segments | {'unlabelled_labels': np.zeros((4, 2), np.int32)}
 
 
 def main():
     assert jax.device_count() == 2
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        write_fisher('fisher.npz', **PART)  # where EWC looks for it
+        compare()
+    print('equal')
+
+
+def compare():
+    """Take two steps of every case on one device and on two."""
     layout = MeshLayout()
     mesh = layout.mesh(jax.devices())
     for name, wrappers in CASES.items():
         take, begin = train_step('class', wrappers, **PART)
-        one = take(begin, features('class'), jax.random.key(1))
+        batch = batch_of_all()
+        if name != 'unlabelled texts':
+            batch = {feature: x for feature, x in batch.items() if not feature.startswith('unlabelled')}
+        one = take(begin, batch, jax.random.key(1))
+        one = take(one[0], batch, jax.random.key(1))
         with layout.on(mesh):
             take, begin = train_step('class', wrappers, on=2, **PART)
-            batch = partitioning.shard_batch(features('class'), mesh)
+            batch = partitioning.shard_batch(batch, mesh)
             two = take(begin, batch, jax.random.key(1))
+            two = take(two[0], batch, jax.random.key(1))
         near = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)  # noqa: E731
         jax.tree.map(near, jax.device_get(one[0].params), jax.device_get(two[0].params))
         near(one[1]['gradient_norm'].value(), two[1]['gradient_norm'].value())
+        for metric in sorted({'drift', 'ewc_penalty', 'unlabelled_loss', 'teacher_divergence'} & one[1].keys()):
+            near(one[1][metric].value(), two[1][metric].value())
+            assert one[1][metric].value() > 0, (name, metric)
         assert len(batch['labels'].sharding.device_set) == 2, name
-    print('equal')
 
 
 if __name__ == '__main__':

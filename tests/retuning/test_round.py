@@ -34,6 +34,24 @@ def test_a_round_is_continued_with_its_own_settings_alone(tmp_path):
         current.check(Settings(replay=1.0))
 
 
+@pytest.mark.parametrize(
+    'flags, message',
+    [
+        (['--status', '--requests=r.db'], '--requests has no effect with --status'),
+        (['--rollback', '--replay=1'], '--replay has no effect with --rollback'),
+        (['--rollback', '--champion=runs/tiny'], '--champion has no effect with --rollback'),
+        (['--status', '--gin.TRAIN_STEPS=3'], r'--gin\.TRAIN_STEPS has no effect with --status'),
+    ],
+)
+def test_what_belongs_to_a_round_is_refused_where_none_is_run(tmp_path, flags, message):
+    registry = Registry(tmp_path / 'registry')
+    registry.path.mkdir()
+    before = sorted(registry.path.iterdir())
+    with pytest.raises(UserError, match=message):
+        program.main([f'--registry={registry.path}', *flags])
+    assert sorted(registry.path.iterdir()) == before
+
+
 def test_a_registry_that_does_not_exist_is_not_made_by_a_rollback(tmp_path):
     folder = tmp_path / 'none'
     with pytest.raises(UserError, match='no champion yet'):

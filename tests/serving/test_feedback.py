@@ -2,9 +2,13 @@
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
+from palm_jax.inference.engine import Engine
 from palm_jax.monitoring.request_log import RequestLog, read
+from palm_jax.serving.app import create_app
 from palm_jax.serving.models import ServedModel
+from palm_jax.serving.routing import Models
 from tests.support.kinds import every_kind
 from tests.support.server import running
 
@@ -50,6 +54,41 @@ def test_requests_are_kept_with_feedback(kinds, tmp_path):
     assert [k.input for k in completed] == ['x', 'x', 'y', 'y'] and completed[3].rating == 'up'
     assert [k.answer['text'] for k in completed] == [choice['text'] for choice in text['choices']]
     assert streamed.input == messages and streamed.id.startswith('chatcmpl-')
+
+
+LABELS = {  # by kind of model: (right answers, wrong ones, what the message says)
+    'classes': (['yes', '<b>&'], ['Yes', '', 2.0, ['yes']], 'Its labels: no, yes, <b>&.'),
+    'labels': ([['a', 'b'], [], 'a'], [['a', 'c'], 'c', 1.0], 'Its labels: a, b.'),
+    'pairs': ([2.5, 0], ['two', [1]], 'is a number'),
+    'tags': ([['O', 'B-PER']], [['O', 'B-LOC'], 'B-PER', 1.5], 'Its labels: O, B-PER, I-PER.'),
+    'text': (['any text'], [3.0, ['a']], 'is a text'),
+}
+
+
+def test_a_label_that_the_model_cannot_give_is_refused(micro, tmp_path):
+    file, served = tmp_path / 'kept.db', every_kind(micro, *LABELS)
+    log = RequestLog(file)
+    for name in LABELS:
+        log.add(f'id-{name}', name, 'checkpoint', '/v1/any', ['a'], [{}])
+    log.add('id-gone', 'gone', 'checkpoint', '/v1/classify', ['a'], [{}])
+    models = Models({name: ServedModel(name, model) for name, model in served.items()})
+    app = create_app(models, Engine(1), log=log)
+    client = TestClient(app)
+    for name, (right, wrong, message) in LABELS.items():
+        for label in right:
+            assert client.post('/v1/feedback', json={'id': f'id-{name}', 'label': label}).status_code == 200
+        kept = next(k for k in read(file, model=name, with_label=True))
+        for label in wrong:
+            answer = client.post('/v1/feedback', json={'id': f'id-{name}', 'label': label})
+            assert answer.status_code == 400 and answer.json()['error']['param'].startswith('label'), answer.text
+            if not isinstance(label, list) or all(isinstance(item, str) for item in label):
+                assert message in answer.json()['error']['message']
+        assert next(k for k in read(file, model=name, with_label=True)) == kept and kept.label == right[-1]
+    assert 'Did you mean yes' in client.post('/v1/feedback', json={'id': 'id-classes', 'label': 'yess'}).text
+    # Of a model that is not served any more, the labels are not known; a rating needs none.
+    assert client.post('/v1/feedback', json={'id': 'id-gone', 'label': 'x'}).status_code == 200
+    assert client.post('/v1/feedback', json={'id': 'id-classes', 'rating': 'up'}).status_code == 200
+    log.close()
 
 
 def test_nothing_is_kept_unless_it_is_asked_for(kinds):

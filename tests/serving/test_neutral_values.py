@@ -10,7 +10,7 @@ from openai.types.chat import chat_completion_message
 from openai.types.chat import completion_create_params as chat_create_params
 from pydantic import ValidationError
 
-from palm_jax.serving import protocol
+from palm_jax.serving import request_bodies
 from tests.support.server import running
 
 # field: values that change nothing, besides null, which changes nothing in any field.
@@ -51,8 +51,8 @@ CHAT_TEMPLATES = {
     'thinking': [{'type': 'disabled'}],
 }  # fmt: skip
 BODIES = {
-    protocol.CompletionRequest: ({'model': 'base', 'prompt': 'abc'}, COMPLETIONS | OTHER_CLIENTS),
-    protocol.ChatRequest: (
+    request_bodies.CompletionRequest: ({'model': 'base', 'prompt': 'abc'}, COMPLETIONS | OTHER_CLIENTS),
+    request_bodies.ChatRequest: (
         {'model': 'base', 'messages': [{'role': 'user', 'content': 'abc'}]},
         CHATS | OTHER_CLIENTS | CHAT_TEMPLATES,
     ),
@@ -97,7 +97,7 @@ def test_what_changes_something_is_refused_by_name(body_class):
 
 @pytest.mark.parametrize(
     'body_class, module',
-    [(protocol.CompletionRequest, completion_create_params), (protocol.ChatRequest, chat_create_params)],
+    [(request_bodies.CompletionRequest, completion_create_params), (request_bodies.ChatRequest, chat_create_params)],
 )
 def test_every_parameter_of_openais_client_is_known(body_class, module):
     parameters = set(module.CompletionCreateParamsBase.__annotations__)
@@ -107,23 +107,23 @@ def test_every_parameter_of_openais_client_is_known(body_class, module):
 
 
 def test_tools_that_may_not_be_called_change_nothing():
-    body, _ = BODIES[protocol.ChatRequest]
-    protocol.ChatRequest.model_validate(body | {'tools': [{'type': 'function'}], 'tool_choice': 'none'})
+    body, _ = BODIES[request_bodies.ChatRequest]
+    request_bodies.ChatRequest.model_validate(body | {'tools': [{'type': 'function'}], 'tool_choice': 'none'})
     with pytest.raises(ValidationError, match='models here call no tools'):
-        protocol.ChatRequest.model_validate(body | {'tools': [{'type': 'function'}], 'tool_choice': 'auto'})
+        request_bodies.ChatRequest.model_validate(body | {'tools': [{'type': 'function'}], 'tool_choice': 'auto'})
 
 
 def test_an_answer_can_be_sent_back_as_the_client_holds_it():
     """OpenAI's client dumps a message with all its empty fields."""
     message = chat_completion_message.ChatCompletionMessage(role='assistant', content='yes').model_dump()
     assert len(message) > 4
-    body, _ = BODIES[protocol.ChatRequest]
+    body, _ = BODIES[request_bodies.ChatRequest]
     for extra in ({}, {'tool_calls': []}, {'annotations': []}, {'reasoning_content': ''}):
-        read = protocol.ChatRequest.model_validate(body | {'messages': [message | extra]})
+        read = request_bodies.ChatRequest.model_validate(body | {'messages': [message | extra]})
         assert read.messages[0].content == 'yes'
     for extra in ({'tool_calls': [{'id': 'x'}]}, {'function_call': {}}, {'content': None}, {'role': 'tool'}):
         with pytest.raises(ValidationError, match=next(iter(extra))):
-            protocol.ChatRequest.model_validate(body | {'messages': [message | extra]})
+            request_bodies.ChatRequest.model_validate(body | {'messages': [message | extra]})
 
 
 PARTS = {
@@ -146,10 +146,10 @@ def test_the_content_of_a_message(name):
     content, expected = PARTS[name]
     message = {'role': 'user', 'content': content}
     if isinstance(expected, str) and name in ('a text', 'parts', 'hints', 'no parts'):
-        assert protocol.Message.model_validate(message).content == expected
+        assert request_bodies.Message.model_validate(message).content == expected
     else:
         with pytest.raises(ValidationError, match=expected):
-            protocol.Message.model_validate(message)
+            request_bodies.Message.model_validate(message)
 
 
 def test_answers_are_the_same_with_all_neutral_values(served):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from palm_jax.cli import ablate
 from palm_jax.cli import search as program
 from palm_jax.configuration.load import load
 from palm_jax.errors import UserError
@@ -16,6 +17,7 @@ from tests.support import runs
 from tests.support.paths import ROOT
 
 optuna = pytest.importorskip('optuna')
+TEXT = 'some text that is long enough\n' * 100
 FLAGS = ('--gin_file=gin/pretrain_tiny.gin', '--gin.VOCABULARY=bytes')
 SPACE = {'LEARNING_RATE': ('log', 1e-4, 1e-1), 'D_MODEL': (8, 64), 'OPTIMIZER': ['a', 'b'], 'DROPOUT_RATE': (0.0, 0.3)}
 
@@ -27,7 +29,7 @@ def search(folder, **changes):
 def leave_summary(trained, score=lambda drawn: -abs(math.log10(float(drawn['LEARNING_RATE'])) + 2)):
     """A function that trains in no time: its accuracy is a function of the bindings."""
 
-    def train(files, bindings, command, writers):
+    def train(files, bindings, writers):
         drawn = dict(bindings)
         run = RunDirectory(Path(drawn['MODEL_DIR'].strip("'")))
         trained.append(drawn)
@@ -78,9 +80,9 @@ def test_a_trial_below_the_median_ends_early(tmp_path):
     scores = iter([0.9, 0.8, 0.9, 0.8, 0.9, 0.1, 1.0])
     trained = []
 
-    def train(files, bindings, command, writers):
+    def train(files, bindings, writers):
         score = next(scores)
-        return leave_summary(trained, lambda _: score)(files, bindings, command, writers)
+        return leave_summary(trained, lambda _: score)(files, bindings, writers)
 
     found = search(tmp_path, trials=7)
     assert found.run(train) == 0
@@ -90,13 +92,13 @@ def test_a_trial_below_the_median_ends_early(tmp_path):
 
 
 def test_a_trial_that_diverges_fails_alone(tmp_path):
-    def train(files, bindings, command, writers):
+    def train(files, bindings, writers):
         directory = Path(dict(bindings)['MODEL_DIR'].strip("'"))
         if directory.name == 'trial_1':
             directory.mkdir(parents=True)
             (directory / 'metrics.jsonl').write_text('{"step": 2, "train/loss": NaN}\n')
             raise UserError('the loss is nan')
-        return leave_summary([])(files, bindings, command, writers)
+        return leave_summary([])(files, bindings, writers)
 
     found = search(tmp_path, trials=3)
     assert found.run(train) == 0
@@ -113,6 +115,25 @@ def test_a_trial_whose_metric_is_not_a_number_fails_alone(tmp_path):
 def test_a_mistyped_metric_of_the_pruner_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"PRUNE_BY is 'los', .* Did you mean loss. It has loss; None ends"):
         search(tmp_path, prune='los').run(leave_summary([]))
+
+
+def test_a_mistyped_metric_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / 'text.txt').write_text(TEXT)
+    path = tmp_path / 'search.gin'
+    flags = ['--gin_file=gin/pretrain_tiny.gin', '--gin.VOCABULARY=bytes', '--gin.VOCABULARY_SIZE=259']
+    flags += [f'--gin.TRAIN_FILES={tmp_path}/text.txt']
+    path.write_text(
+        f"include 'gin/studies/search.gin'\nSTUDY_DIR = '{tmp_path}/study'\nMETRIC = 'bits_per_bite'\n"
+        f"FLAGS = {flags}\nSPACE = {{'LEARNING_RATE': (0.1, 0.2)}}\n"
+    )
+    with pytest.raises(UserError, match=r"METRIC is 'bits_per_bite', .* Did you mean bits_per_byte\? They will have"):
+        program.main([str(path)])
+    assert not (tmp_path / 'study').exists()
+    path.write_text(path.read_text().replace('search', 'ablation').replace('SPACE', 'ARMS').replace('(0.1, 0.2)', '[]'))
+    with pytest.raises(UserError, match=r"METRIC is 'bits_per_bite', .* Did you mean bits_per_byte\? They will have"):
+        ablate.main([str(path)])
+    assert not (tmp_path / 'study').exists()
 
 
 @pytest.mark.parametrize('name', ['MODEL_DIR', 'SEEDS'])

@@ -8,10 +8,12 @@ import numpy as np
 
 from palm_jax.models.heads import Head
 from palm_jax.models.palm import Architecture, PaLM
+from palm_jax.parameters import leaves_by_path
 from palm_jax.peft.lora import LoRA
 from palm_jax.peft.trainable import join
 from palm_jax.training import head_losses, losses, optimizers, schedules, setup, state, step
-from palm_jax.training.loss_wrappers.wrapper import LossInputs, wrap
+from palm_jax.training.fisher import Fisher
+from palm_jax.training.loss_wrappers.wrapper import LossInputs, anchor_of, wrap
 from tests.support.architectures import MICRO
 from tests.support.models import shaken
 
@@ -69,6 +71,15 @@ def inputs_of(model, params, batch, at=0):
     return LossInputs(model, params, batch, KEY if model.has_dropout else None, KEY, jnp.int32(at))
 
 
+def write_fisher(path, **options):
+    """Write random Fisher information for the base of the classifier that `build` makes; return the path for EWC."""
+    _, _, params = build('class', **options)
+    rng = np.random.default_rng(8)
+    base = {p: x for p, x in leaves_by_path(params).items() if '/lora/' not in p}
+    Fisher({p: rng.random(x.shape).astype(np.float32) for p, x in base.items()}).write(path)
+    return str(path)
+
+
 def outcome(kind, wrappers, batch=None, loss=None, **options):
     """The value, the metrics, and the gradient for the trained parameters, of a loss inside wrappers."""
     model, selection, params = build(kind, **options)
@@ -90,7 +101,10 @@ def train_step(kind, wrappers, microbatches=1, on=1, **options):
     model, selection, params = build(kind, **options)
     optimizer = optimizers.adamw(schedules.constant(1e-2))
     trained, frozen = selection.split(params)
-    begin = state.TrainState(np.int32(0), trained, optimizer.init(trained), frozen)
+    anchor = anchor_of(wrappers, model, params, trained)
+    for wrapper in wrappers:
+        anchor = wrapper.fill(anchor, (), None)
+    begin = state.TrainState(np.int32(0), trained, optimizer.init(trained), frozen, anchor)
     settings = {'model': model, 'loss': LOSSES[kind], 'optimizer': optimizer, 'microbatches': microbatches}
     return jax.jit(functools.partial(step.train_step, wrappers=wrappers, **settings)), begin
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import shlex
 import signal
 import types
 
@@ -21,6 +22,7 @@ from palm_jax.training.metrics import Ratio
 from palm_jax.training.resume import Restorer
 from palm_jax.training.run import Run
 from palm_jax.training.writers import Jsonl, read_jsonl
+from palm_jax.wording import shell_command
 from tests.support.metadata import METADATA
 
 COMMAND = 'palm-jax train --gin.TRAIN_STEPS=20 --gin.SEED=1'
@@ -103,6 +105,14 @@ def test_the_last_step_is_reported_logged_and_written(ends, tmp_path, caplog):
     assert 'continue with palm-jax train --gin.SEED=1 --gin.TRAIN_STEPS=40' in caplog.text
 
 
+def test_a_command_is_quoted_as_people_write_it():
+    words = ['palm-jax', "--gin.L={'targets': 64}", '--gin.T={a} b', '--gin.P=/x', 'a b', '--gin.D="$x\'']
+    command = shell_command(words)
+    assert command.startswith("palm-jax --gin.L=\"{'targets': 64}\" --gin.T='{a} b' --gin.P=/x 'a b' ")
+    assert shlex.split(command) == words
+    assert continue_command(command, 2) == f'{command} --gin.TRAIN_STEPS=4'
+
+
 def test_a_run_that_had_ended_before_is_reported_again_but_not_logged_again(ends, tmp_path):
     code, reports = ends(20, first_step=20)
     assert code == 0 and reports[0].directory == tmp_path
@@ -142,7 +152,7 @@ def test_the_continue_command_trains_for_twice_as_long():
         ("'--gin.TRAIN_STEPS = 3' --gin.A=1", '--gin.A=1 --gin.TRAIN_STEPS=6'),
         ('--accept_changes --gin.A=1', '--gin.A=1 --gin.TRAIN_STEPS=6'),
         ("'--gin.MODEL_DIR=runs/a b' '--gin.A= --gin.TRAIN_STEPS=3'",
-         "'--gin.MODEL_DIR=runs/a b' '--gin.A= --gin.TRAIN_STEPS=3' --gin.TRAIN_STEPS=6"),
+         "--gin.MODEL_DIR='runs/a b' --gin.A=' --gin.TRAIN_STEPS=3' --gin.TRAIN_STEPS=6"),
         ('--gin.loop.train.total_steps=3', '--gin.loop.train.total_steps=6'),
     ],
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Metrics on disk: no step doubled or missing after a crash."""
 
 import json
+import math
 
 import numpy as np
 
@@ -30,6 +31,7 @@ def test_tensorboard_reads_what_was_written(tmp_path):
     writer = writers.TensorBoard()
     writer.open(tmp_path, 0, 'config')
     writer.write(7, {'train/loss': 2.5})
+    writer.write(8, {'train/loss': math.nan})  # has no point
     writer.close()
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Annotated, TypeAlias
 
 from palm_jax import locks
-from palm_jax.bounds import Above, checked
+from palm_jax.bounds import Above, AtLeast, Count, Weight, checked
 from palm_jax.cache_directory import cache_dir
 from palm_jax.data.pretraining import token_cache
 from palm_jax.data.pretraining.token_cache import TokenCache
@@ -35,7 +35,7 @@ from palm_jax.run_directory import RunDirectory, whole_file, write_whole
 _LOGGER = logging.getLogger(__name__)
 _BINDING = 'MIXTURE_OR_TASK_NAME'
 _CONTINUED_STRING = re.compile(r"'\s*\\?\n\s*'")  # where gin breaks a long string
-Names: TypeAlias = str | Sequence[str] | Mapping[str, float]
+Names: TypeAlias = str | Sequence[str] | Mapping[str, Weight]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,14 +92,15 @@ class Corpus:
         1 / temperature.
       columns: names of the columns of tables without a header; see `Layout`.
       quoting: whether cells of tables may be enclosed in quotation marks; None is True for `.csv` and False for `.tsv`.
+      encoding: encoding of files that are not UTF-8, as Python names it (`cp1250`); None: all are UTF-8.
     """
 
     def __init__(
         self,
         task: Names,
         vocabulary: str = 'sentencepiece',
-        vocabulary_size: int = 32_000,
-        extra_ids: int = 0,
+        vocabulary_size: Count = 32_000,
+        extra_ids: Annotated[int, AtLeast(0)] = 0,
         train_files: str | None = None,
         validation_files: str | None = None,
         text_column: str = 'text',
@@ -107,6 +108,7 @@ class Corpus:
         temperature: Annotated[float, Above(0)] = 1.0,
         columns: Sequence[str] | None = None,
         quoting: bool | None = None,
+        encoding: str | None = None,
     ):
         if validation_files is not None and train_files is None:
             raise UserError('VALIDATION_FILES is set, but TRAIN_FILES is not.')
@@ -114,7 +116,7 @@ class Corpus:
             raise UserError(
                 f'EXTRA_IDS is {extra_ids}; it must be at least 0 and below VOCABULARY_SIZE = {vocabulary_size}.'
             )
-        self.text_column, self.layout = text_column, Layout.of(columns, quoting)
+        self.text_column, self.layout = text_column, Layout.of(columns, quoting, encoding)
         of_files = functools.partial(TextFiles, text_column=text_column, bad_rows=bad_rows, layout=self.layout)
         if train_files is not None:
             self._sources = [_Source(train_files, None, of_files(train_files, validation_files))]

@@ -19,7 +19,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from palm_jax.bounds import Seed, checked
+from palm_jax.bounds import Count, Seed, checked
 from palm_jax.data.pretraining.corpus import Corpus
 from palm_jax.data.pretraining.objectives import CausalLM, Features, Objective, blank
 from palm_jax.data.pretraining.token_cache import TokenCache
@@ -72,7 +72,7 @@ class LanguageModelData:
     def __init__(
         self,
         corpus: Corpus,
-        lengths: Mapping[str, int],
+        lengths: Mapping[str, Count],
         objective: Sequence[Objective] = (CausalLM(),),
         seed: Seed = 0,
     ):

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Protocol
 
 import numpy as np
 
-from palm_jax.bounds import Above, AtLeast, Below, checked
+from palm_jax.bounds import Above, AtLeast, AtMost, Below, Positive, checked
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.errors import UserError
 from palm_jax.special_ids import EOS_ID
@@ -73,7 +73,7 @@ class CausalLM:
     """
 
     isolate_documents: bool = False
-    share: float = 1.0
+    share: Positive = 1.0
     labels = ()
     is_bidirectional = False
 
@@ -115,7 +115,7 @@ class PrefixLM:
 
     rate: Share | None = None
     mode: Mode | None = None
-    share: float = 1.0
+    share: Positive = 1.0
     labels = ()
     is_bidirectional = True
 
@@ -148,7 +148,7 @@ class SpanCorruption:
     rate: Share = 0.15
     mean_span: Annotated[float, AtLeast(1)] = 3.0
     mode: Mode | None = None
-    share: float = 1.0
+    share: Positive = 1.0
     labels = ()
     is_bidirectional = True
 
@@ -197,10 +197,10 @@ class MaskedLM:
     """
 
     rate: Share = 0.15
-    mask_share: float = 0.8
-    random_share: float = 0.1
+    mask_share: Annotated[float, AtLeast(0), AtMost(1)] = 0.8
+    random_share: Annotated[float, AtLeast(0), AtMost(1)] = 0.1
     whole_words: bool = True
-    share: float = 1.0
+    share: Positive = 1.0
     labels = ()
     is_bidirectional = True
 
@@ -264,7 +264,7 @@ class NextSentence:
     """
 
     masking: MaskedLM = dataclasses.field(default_factory=MaskedLM)
-    share: float = 1.0
+    share: Positive = 1.0
     labels = ('elsewhere', 'next')
     is_bidirectional = True
 

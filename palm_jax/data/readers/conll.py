@@ -33,7 +33,12 @@ class Sentence:
 
 @functools.cache
 def read(
-    pattern: str, binding: str, tag_column: int = -1, word_pattern: str | None = None, bad_rows: str | None = None
+    pattern: str,
+    binding: str,
+    tag_column: int = -1,
+    word_pattern: str | None = None,
+    bad_rows: str | None = None,
+    encoding: str | None = None,
 ) -> tuple[Sentence, ...]:
     """Read the sentences of a file, or of all files that a glob matches.
 
@@ -41,11 +46,12 @@ def read(
     sentence; `-DOCSTART-` lines and CoNLL-U's comments are skipped.
 
     Args:
-      pattern: path, glob or URL of UTF-8 files, plain or compressed.
+      pattern: path, glob or URL of files, plain or compressed.
       binding: macro that holds the pattern, for messages.
       tag_column: index of the tag column; negative indices count from the end.
       word_pattern: regular expression whose first group is the word: `(.)[0-9]` for `科0`; None takes the whole column.
       bad_rows: file that collects unusable sentences, see `BadRows`; None makes the first of them an error.
+      encoding: encoding of files that are not UTF-8, see `File`.
 
     Raises:
       UserError: if a line is invalid (the message gives the file, the line, what was found and what was
@@ -53,7 +59,7 @@ def read(
     """
     bad, word = shared_bad_rows(bad_rows), None if word_pattern is None else _compiled(word_pattern)
     parse_line = functools.partial(_parse_line, tag_column=tag_column, word=word)
-    groups = (group for file in glob_files(pattern, binding) for group in _groups(file))
+    groups = (group for file in glob_files(pattern, binding, encoding) for group in _groups(file))
     sentences = tuple(bad.keep(groups, functools.partial(_sentence, parse_line=parse_line)))
     bad.report()
     if not sentences:

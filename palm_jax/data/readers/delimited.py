@@ -9,6 +9,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
+from palm_jax.data.readers import encodings
 from palm_jax.data.readers.columns import columns_flag, looks_like_data
 from palm_jax.data.readers.files import LONGEST_LINE, File, check_text
 from palm_jax.data.readers.row import Row
@@ -34,18 +35,20 @@ class Layout:
         consists of these names is a header all the same.
       quoting: QUOTING, whether a cell may be enclosed in quotation marks, which then are not part of it and in which
         delimiters and line breaks are text; None is True for `.csv` and False for `.tsv` and `.txt`.
+      encoding: ENCODING, encoding of files that are not UTF-8, as Python names it: `cp1250`; None: all are UTF-8.
     """
 
     columns: tuple[str, ...] | None = None
     quoting: bool | None = None
+    encoding: str | None = None
 
     @classmethod
-    def of(cls, columns: Sequence[str] | None, quoting: bool | None) -> Layout:
+    def of(cls, columns: Sequence[str] | None, quoting: bool | None, encoding: str | None = None) -> Layout:
         """Return the layout that bindings describe."""
         repeated = next((name for name in columns or () if list(columns or ()).count(name) > 1), None)
         if repeated is not None:
             raise UserError(f'COLUMNS names {repeated!r} twice.')
-        return cls(None if columns is None else tuple(columns), quoting)
+        return cls(None if columns is None else tuple(columns), quoting, encodings.check(encoding))
 
 
 class _Unreadable(Exception):
@@ -125,22 +128,24 @@ def _cells(file: File, layout: Layout) -> Iterator[tuple[list[str] | _Unreadable
         return
     reader = csv.reader((line for _, line in file.lines()), delimiter=delimiter, strict=True)
     while True:
+        first = reader.line_num + 1
         try:
             found: list[str] | _Unreadable = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            found = _Unreadable(_explain(str(error)))
+            rest = f'; the row that begins here goes on to line {reader.line_num}' * (reader.line_num > first)
+            found = _Unreadable(_explain(str(error), rest))
         if found:
-            yield found, f'{file.name}, line {reader.line_num}'
+            yield found, f'{file.name}, line {first}'
 
 
-def _explain(error: str) -> str:
+def _explain(error: str, rest: str) -> str:
     if error.startswith('new-line character'):
         return _CARRIAGE_RETURN
     return (
-        f'{error}. Close the quotes around a text, and double those inside it: "a ""b"" c". If quotation marks are '
-        'part of the texts: --gin.QUOTING=False'
+        f'{error}{rest}. Close the quotes around a text, and double those inside it: "a ""b"" c". If quotation '
+        'marks are part of the texts: --gin.QUOTING=False'
     )
 
 
@@ -254,6 +259,8 @@ class _Parser:
             start = f'{counted(count, "value")}, but the header has {counted(len(names), "column")}'
         if other is not None:
             advice = f'The columns seem to be separated by {other!r}, but those of this format by {delimiter!r}.'
+        elif self._layout.columns is not None and self._num_rows <= 1:
+            advice = 'Name all columns, in their order.'
         elif _quoting(self._file, self._layout):
             advice = f'Put quotes around texts that contain {delimiter!r}.'
         else:

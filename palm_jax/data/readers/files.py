@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
 import functools
@@ -31,13 +32,16 @@ _DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A UTF-8 file.
+    """A file of text: UTF-8, or in an encoding that the user has named.
 
     Attributes:
       name: path or URL, as messages show it.
+      encoding: encoding of a file that is not UTF-8, as Python names it, see ENCODING in gin/heads/tables.gin; None if
+        the user could have named one, but has not.
     """
 
     name: str
+    encoding: str | None = 'utf-8'
 
     @property
     def suffix(self) -> str:
@@ -69,6 +73,9 @@ class File:
 
         Invalid text is passed on for `check_text` to report, so that a bad line does not make the whole file unusable.
         """
+        if self.other_encoding is not None:
+            yield from self._decoded_lines(self.other_encoding)
+            return
         for number, line in self._lines():
             yield number, _decode(line)
 
@@ -78,6 +85,8 @@ class File:
         Raises:
           UserError: if it is not text; the message names the line.
         """
+        if self.other_encoding is not None:
+            return ''.join(check_text(text, f'{self.name}, line {number}', self) for number, text in self.lines())
         lines = [line for _, line in self._lines()]
         with contextlib.suppress(UnicodeDecodeError):
             text = b''.join(lines).decode('utf-8')
@@ -87,10 +96,29 @@ class File:
             check_text(_decode(line), f'{self.name}, line {number}', self)
         raise AssertionError('a file that is not text has an invalid line')
 
+    @functools.cached_property
+    def other_encoding(self) -> str | None:
+        """The encoding that the user has named, if the file is in it; a file that is UTF-8 is read as that."""
+        if self.encoding in (None, 'utf-8') or encodings.is_utf8(self.beginning(), self.encoding):
+            return None
+        return self.encoding
+
     def beginning(self) -> bytes:
         """Return the uncompressed bytes, of a large file the first 16 MiB, to find out what it is."""
         path = Path(self.name)
         return _beginning(self, path.stat().st_mtime_ns if path.is_file() else 0)
+
+    def _decoded_lines(self, encoding: str) -> Iterator[tuple[int, str]]:
+        """Yield numbered lines of another encoding than UTF-8, with undecodable bytes as surrogates."""
+        with self.open() as file, io.TextIOWrapper(file, encoding, _ESCAPE, newline='\n') as text:
+            for number in itertools.count(1):
+                line = text.readline(LONGEST_LINE + 1)
+                if not line:
+                    return
+                rest = line
+                while len(rest) > LONGEST_LINE and not rest.endswith('\n'):
+                    rest = text.readline(LONGEST_LINE + 1)
+                yield number, line.removeprefix('\ufeff') if number == 1 else line
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield numbered lines; of those that are too long, just enough to show that."""
@@ -112,6 +140,16 @@ def _beginning(file: File, modified: int) -> bytes:
         return content.read(_EXAMINED)
 
 
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    """Decode bytes that are invalid in their encoding as a surrogate, as `surrogateescape` does where it can."""
+    assert isinstance(error, UnicodeDecodeError)
+    return chr(0xDC80 | error.object[error.start] & 0x7F), error.end
+
+
+_ESCAPE = 'palm_jax_escape'
+codecs.register_error(_ESCAPE, _escape)
+
+
 def _decode(line: bytes) -> str:
     """Decode UTF-8, with undecodable bytes as surrogates."""
     return line.decode('utf-8', errors='surrogateescape')
@@ -126,7 +164,7 @@ def check_text(text: str, location: str, file: File) -> str:
       file: the file, whose encoding is examined if the text is not UTF-8.
 
     Raises:
-      UserError: if it is too long, not UTF-8, or has a NUL byte.
+      UserError: if it is too long, not in the encoding of the file, or has a NUL byte.
     """
     if len(text) > LONGEST_LINE:
         advice = 'This is not text, or its lines were joined; break it into lines, e.g. fold -s -w 10000'
@@ -137,34 +175,39 @@ def check_text(text: str, location: str, file: File) -> str:
     if bad:
         before = text[: bad.start()].count('\n')
         where = f'{location}, {before} line(s) further down' if before else location
+        if file.other_encoding is not None:
+            what = f'not in the encoding {file.other_encoding}, which ENCODING names'
+            raise UserError(f'{where}: character {_position(text, bad)} is {what}. {encodings.DAMAGED_HERE}')
         line = text.split('\n')[before].encode('utf-8', errors='surrogateescape')
         content = file.beginning()
-        advice = encodings.advise(file.name, content, line)
+        advice = encodings.advise(file.name, content, line, can_name=file.encoding is None)
         if encodings.wide_encoding(content) is not None:
             raise UserError(f'{where}: {advice}')
         raise UserError(f'{where}: byte 0x{ord(bad[0]) & 0xFF:02x} is not UTF-8. {advice}')
     if '\0' in text:
         if encodings.wide_encoding(file.beginning()) is not None:
-            raise UserError(f'{location}: {encodings.advise(file.name, file.beginning(), b"")}')
+            advice = encodings.advise(file.name, file.beginning(), b'', can_name=file.encoding is None)
+            raise UserError(f'{location}: {advice}')
         raise UserError(f'{location}: contains a NUL byte, so it is not text.')
     return text
 
 
-def glob_files(pattern: str, binding: str) -> list[File]:
+def glob_files(pattern: str, binding: str, encoding: str | None = 'utf-8') -> list[File]:
     """Return the files that a path, a glob or a URL names, in sorted order.
 
     Args:
       pattern: `texts/*.jsonl.gz`, `gs://bucket/part-*.parquet`, ...
       binding: macro that holds the pattern, for messages.
+      encoding: encoding of those that are not UTF-8, see `File`.
 
     Raises:
       UserError: if there are none.
     """
     if '://' in pattern:
-        return _glob_remote(pattern, binding)
+        return _glob_remote(pattern, binding, encoding)
     path = Path(pattern).expanduser()
     names = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)  # a name may have brackets
-    found = [File(name) for name in sorted(names) if Path(name).is_file()]
+    found = [File(name, encoding) for name in sorted(names) if Path(name).is_file()]
     if not found:
         if is_folder(pattern):
             raise UserError(f'{binding} = {pattern!r} is a folder; name its files: {Path(pattern) / "*.csv"}')
@@ -172,10 +215,10 @@ def glob_files(pattern: str, binding: str) -> list[File]:
     return found
 
 
-def glob_below(folder: str) -> list[File]:
+def glob_below(folder: str, encoding: str | None = 'utf-8') -> list[File]:
     """Return all files below a folder, at any depth, in sorted order; names that begin with a dot are left out."""
     paths = sorted(Path(folder).expanduser().rglob('*'))
-    return [File(str(path)) for path in paths if path.is_file() and not path.name.startswith('.')]
+    return [File(str(path), encoding) for path in paths if path.is_file() and not path.name.startswith('.')]
 
 
 def is_folder(pattern: str) -> bool:
@@ -183,7 +226,12 @@ def is_folder(pattern: str) -> bool:
     return '://' not in pattern and Path(pattern).expanduser().is_dir()
 
 
-def _glob_remote(pattern: str, binding: str) -> list[File]:
+def _position(text: str, found: re.Match[str]) -> int:
+    """Return the number, from 1, that a character has in its line."""
+    return found.start() - text.rfind('\n', 0, found.start())
+
+
+def _glob_remote(pattern: str, binding: str, encoding: str | None) -> list[File]:
     protocol = pattern.partition('://')[0]
     try:
         system, path = fsspec.url_to_fs(pattern)
@@ -196,7 +244,7 @@ def _glob_remote(pattern: str, binding: str) -> list[File]:
         raise UserError(f'{binding} = {pattern!r}: {type(error).__name__}: {error}') from None
     if not names:
         raise UserError(f'{binding} = {pattern!r}: no files there.')
-    return [File(name) for name in names]
+    return [File(name, encoding) for name in names]
 
 
 def _is_zstd_error(error: BaseException) -> bool:

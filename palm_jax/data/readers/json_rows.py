@@ -11,6 +11,7 @@ from typing import Any
 
 from palm_jax.characters import check_characters
 from palm_jax.data.readers import squad
+from palm_jax.data.readers.columns import columns_flag, kind_of
 from palm_jax.data.readers.files import File, check_text
 from palm_jax.errors import UserError, closest
 from palm_jax.wording import counted
@@ -98,20 +99,26 @@ def items(file: File, part: str | None) -> list[tuple[Any, str]]:
             raise UserError(f'{name}: no list called {part!r}.{closest(part, lists)} Its lists: {", ".join(lists)}.')
         wrong = next((key for key in names if not isinstance(lists[key], list)), None)
         if wrong is not None:
-            raise UserError(f'{name}: {wrong!r} is not a list of rows, but {type(lists[wrong]).__name__}.')
+            raise UserError(f'{name}: {wrong!r} is not a list of rows, but {kind_of(lists[wrong])}.')
         value = [item for key in names for item in lists[key]]
     if isinstance(value, dict) and not any(isinstance(item, list | dict) for item in value.values()) and value:
         value = [value]  # JSON lines of a single line
     if not isinstance(value, list | dict):
-        raise UserError(f'{name}: expected a list of rows [...], found {type(value).__name__}.')
+        raise UserError(f'{name}: expected a list of rows [...], found {kind_of(value)}.')
     if isinstance(value, dict):
-        first = next((key for key, item in value.items() if isinstance(item, list)), None)
+        lists = {key: item for key, item in value.items() if _may_be_rows(item)}
+        first = next((key for key, item in lists.items() if item), next(iter(lists), None))
         if first is None:
             raise UserError(
-                f'{name}: expected a list of rows, found an object without a list. Write an object per row; pandas: '
+                f'{name}: expected a list of rows, found an object without one. Write an object per row; pandas: '
                 "to_json(..., orient='records', lines=True) in a .jsonl file."
             )
-        raise UserError(f'{name}: expected a list of rows, found an object. Name a list in it: {name}#{first}')
+        advice = f'Name a list in it: {name}#{first}'
+        if lists[first] and all(isinstance(row, list) for row in lists[first]):
+            count = len(lists[first][0])
+            named = next((item for item in value.values() if _names(item, count)), None)
+            advice += f', with --gin.COLUMNS="{named or [f"column_{i}" for i in range(1, count + 1)]}"'
+        raise UserError(f'{name}: expected a list of rows, found an object. {advice}')
     return [(item, f'{name}, item {number}') for number, item in enumerate(value, 1)]
 
 
@@ -141,7 +148,7 @@ def with_names(
             )
         return dict(zip(names, value, strict=True))
     if not isinstance(value, dict):
-        raise UserError(f'{location}: expected an object {{...}}, found {type(value).__name__}.')
+        raise UserError(f'{location}: expected an object {{...}}, found {kind_of(value)}.{_advice(value)}')
     unknown = [name for name in names or () if name not in value]
     if unknown:
         raise UserError(
@@ -149,6 +156,23 @@ def with_names(
             'Leave COLUMNS out: --gin.COLUMNS=None'
         )
     return value
+
+
+def _advice(value: Any) -> str:
+    """Return how a list is read as a row, with the longest of its texts as the text."""
+    if not isinstance(value, list) or not value or any(isinstance(item, list | dict) for item in value):
+        return ''
+    return f' Name its values in their order: {columns_flag([str(item) for item in value])}'
+
+
+def _may_be_rows(value: Any) -> bool:
+    """Return whether a value is a list of objects or of lists; it may be empty."""
+    return isinstance(value, list) and all(isinstance(item, dict | list) for item in value[:1])
+
+
+def _names(value: Any, count: int) -> bool:
+    """Return whether a value is a list with the names of columns."""
+    return isinstance(value, list) and len(value) == count and all(isinstance(item, str) for item in value)
 
 
 def _load(text: str, location: str) -> Any:

@@ -74,8 +74,10 @@ def read_split(
         why = 'too few to hold some out for validation'
         if are_alone:
             why = 'each with a class that no other has, so that none can be held out for validation'
+        different = len({text_key(keys(item)) for item in items})
+        only = f', {different} different' if different < len(items) else ''
         raise UserError(
-            f'TRAIN_FILES = {train_files!r} has {len(items)} {what}, {why}. '
+            f'TRAIN_FILES = {train_files!r} has {len(items)} {what}{only}, {why}. '
             'Name a validation file: --gin.VALIDATION_FILES=...'
         )
     return [item for item, is_chosen in zip(items, chosen, strict=True) if is_chosen == (split == 'validation')]

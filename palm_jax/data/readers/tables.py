@@ -34,7 +34,7 @@ def read(
     """Read the rows of a file, or of all files that a glob matches.
 
     Args:
-      pattern: path, glob or URL of UTF-8 files, plain or compressed (`.gz`, `.zst`, ...), in one of these formats:
+      pattern: path, glob or URL of files, plain or compressed (`.gz`, `.zst`, ...), in one of these formats:
         `.csv`: comma-separated, with quotation marks; `.tsv`: tab-separated, without; both after a header;
         `.txt`: tab-separated, without a header; `.jsonl`: one object per line; `.parquet`;
         `.json`: a list of objects or of lists; `file.json#name` (or a glob of names) selects lists from an object
@@ -42,7 +42,7 @@ def read(
           and so do rows with `answers` as Hugging Face's datasets has them, in every format.
       columns: (macro, name) of the columns that every row must have, with any value.
       binding: macro that holds the pattern, for messages.
-      layout: names of columns of a file without a header, and quotation marks.
+      layout: names of columns of a file without a header, quotation marks, and the encoding.
       bad_rows: file that collects unusable rows, see `BadRows`; None makes the first of them an error.
 
     Raises:
@@ -54,7 +54,7 @@ def read(
     bad, found = shared_bad_rows(bad_rows), list[Row]()
 
     wanted = tuple(dict.fromkeys(name for _, name in columns))
-    for file in glob_files(files, binding):
+    for file in glob_files(files, binding, layout.encoding):
         delimited.check_has_names(file, layout, wanted)
         is_doubtful = delimited.header_looks_like_data(file, layout)
 

@@ -25,7 +25,7 @@ _TABLE_SUFFIXES = tuple(suffix for suffix in tables.SUFFIXES if suffix != '.txt'
 
 @dataclasses.dataclass(frozen=True)
 class TextFiles:
-    """UTF-8 text for language modelling, plain or compressed (`.gz`, `.zst`, `.bz2`, `.xz`).
+    """Text for language modelling, plain or compressed (`.gz`, `.zst`, `.bz2`, `.xz`).
 
     A text file is one document; in a table (`.csv`, `.tsv`, `.jsonl`, `.json`, `.parquet`) every row is one.
 
@@ -37,7 +37,7 @@ class TextFiles:
       bad_rows: file that collects unusable rows of tables and names of unusable files, see `BadRows`; None makes the
         first of them an error.
       binding: macro that holds `train`, for messages.
-      layout: names of columns of tables without a header, and quotation marks.
+      layout: names of columns of tables without a header, quotation marks, and the encoding of files.
     """
 
     train: str
@@ -98,7 +98,11 @@ class TextFiles:
         pattern, binding = self.train, self.binding
         if split == 'validation' and self.validation is not None:
             pattern, binding = self.validation, 'VALIDATION_FILES'
-        found, any_text, bad = _find_files(pattern, binding), False, shared_bad_rows(self.bad_rows)
+        found, any_text, bad = (
+            _find_files(pattern, binding, self.layout.encoding),
+            False,
+            shared_bad_rows(self.bad_rows),
+        )
         for file in found:
             if file.suffix in _TABLE_SUFFIXES:
                 for document in bad.keep(tables.rows(file, binding, self.layout, bad=bad), self._document):
@@ -128,10 +132,10 @@ class _Summary:
     held_out: int
 
 
-def _find_files(pattern: str, binding: str) -> list[File]:
+def _find_files(pattern: str, binding: str, encoding: str | None) -> list[File]:
     if not files.is_folder(pattern):
-        return files.glob_files(pattern, binding)
-    everything = files.glob_below(pattern)
+        return files.glob_files(pattern, binding, encoding)
+    everything = files.glob_below(pattern, encoding)
     for suffixes in (_TEXT_SUFFIXES, _TABLE_SUFFIXES):
         if found := [file for file in everything if file.suffix in suffixes]:
             return found

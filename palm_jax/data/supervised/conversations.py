@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from palm_jax.bounds import Count
 from palm_jax.data.readers import tables
 from palm_jax.data.readers.bad_rows import shared_bad_rows
 from palm_jax.data.readers.delimited import Layout
@@ -82,6 +83,7 @@ class PairTable:
       held_out: see `validation_files`.
       bad_rows: file that collects unusable rows, see `BadRows`; None makes the first of them an error.
       quoting: whether cells may be enclosed in quotation marks; None is True for `.csv` and False for `.tsv`, `.txt`.
+      encoding: encoding of files that are not UTF-8, as Python names it (`cp1250`); None: all are UTF-8.
     """
 
     train_files: str | None
@@ -91,14 +93,21 @@ class PairTable:
     references_column: str | None = None
     columns: tuple[str, ...] | list[str] | None = None
     split_by: str | None = None
-    held_out: int = 10
+    held_out: Count = 10
     bad_rows: str | None = None
     quoting: bool | None = None
+    encoding: str | None = None
 
     @property
     def layout(self) -> Layout:
         """Layout of the files."""
-        return Layout.of(self.columns, self.quoting)
+        return Layout.of(self.columns, self.quoting, self.encoding)
+
+    def reading(self, files: str, labels: Sequence[str] = (), predicted: bool = False) -> PairTable:
+        """Return the same table of other training files; see `InMemoryData.of_files`."""
+        del labels
+        read = dataclasses.replace(self, train_files=files, validation_files=None)
+        return dataclasses.replace(read, target='{predicted}', references_column=None) if predicted else read
 
     def examples(self, split: Split) -> list[Conversation]:
         """Return a conversation of two turns for each row of a split."""
@@ -138,8 +147,10 @@ class PairTable:
         if isinstance(inputs, str) and len(fields) < 2:
             inputs = {fields[0] if fields else '0': inputs}
         if isinstance(inputs, str) or any(name not in inputs for name in fields):
+            has = 'is a text' if isinstance(inputs, str) else f'has {", ".join(map(str, inputs)) or "nothing"}'
             raise UserError(
-                f'The input is made from the template {self.input!r}: give a dict with {", ".join(fields)}.'
+                f'The input is made from INPUT_TEMPLATE = {self.input!r}, but {has}: give a dict with '
+                f'{", ".join(fields)}, or a table with these columns; --gin.INPUT_TEMPLATE=... names others.'
             )
         return (Turn(self._input.fill(inputs), False),)
 
@@ -203,19 +214,28 @@ class Dialogues:
       bad_rows: file that collects unusable transcripts, see `BadRows`; None makes the first of them an error.
       columns: names of the columns of a file without a header, see `Layout`.
       quoting: whether cells may be enclosed in quotation marks; None is True for `.csv` and False for `.tsv`, `.txt`.
+      encoding: encoding of files that are not UTF-8, as Python names it (`cp1250`); None: all are UTF-8.
     """
 
     train_files: str | None
     validation_files: str | None = None
-    held_out: int = 10
+    held_out: Count = 10
     bad_rows: str | None = None
     columns: tuple[str, ...] | list[str] | None = None
     quoting: bool | None = None
+    encoding: str | None = None
 
     @property
     def layout(self) -> Layout:
         """Layout of the files."""
-        return Layout.of(self.columns, self.quoting)
+        return Layout.of(self.columns, self.quoting, self.encoding)
+
+    def reading(self, files: str, labels: Sequence[str] = (), predicted: bool = False) -> Dialogues:
+        """Return the same table of other training files; see `InMemoryData.of_files`."""
+        del labels
+        if predicted:
+            raise UserError('only labels of texts, and texts, can be those that palm-jax infer has predicted.')
+        return dataclasses.replace(self, train_files=files, validation_files=None)
 
     def examples(self, split: Split) -> list[Conversation]:
         """Return the transcripts of a split."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import abc
+import copy
 import functools
 import hashlib
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 from palm_jax.bounds import Seed, checked
 from palm_jax.data.readers.delimited import Layout
@@ -16,6 +17,7 @@ from palm_jax.data.supervised import overview
 from palm_jax.data.supervised.examples import Batch, Examples, warn_padding, warn_unknown
 from palm_jax.data.supervised.length_groups import LengthGroups
 from palm_jax.data.vocabulary.vocabularies import Vocabulary, load_vocabulary
+from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
 
 _LOGGER = logging.getLogger(__name__)
@@ -35,12 +37,14 @@ class InMemoryData(abc.ABC):
 
     Attributes:
       weights: name of the feature with the weights of the loss.
+      source_name: name of the attribute with the source of the examples.
       labels_along_text: whether there is a label per token, not per text.
       noun: what an example is called in messages.
       against_padding: advice that is printed if much of the rows is padding.
     """
 
     weights = 'label_weights'
+    source_name = 'table'
     labels_along_text = False
     noun = 'row'
     against_padding = '--gin.GROUP_BY_LENGTH=%BATCH_SIZE avoids most of it'
@@ -48,6 +52,7 @@ class InMemoryData(abc.ABC):
     def __init__(self, vocabulary: str, seed: Seed, group_by_length: int | None = None):
         self._vocabulary_name, self._seed, self.group = vocabulary, seed, group_by_length
         self._num_truncated: dict[Split, int] = {}
+        self._further: tuple[Any, ...] = ()
 
     def prepare(self, run: RunDirectory) -> None:
         """Do nothing: the vocabulary is that of the base model."""
@@ -66,6 +71,28 @@ class InMemoryData(abc.ABC):
     @abc.abstractmethod
     def examples(self, split: Split) -> Sequence[Any]:
         """Return the examples of a split."""
+
+    def of_files(self, files: str, predicted: bool = False) -> Self:
+        """Return the same kind of data from other training files, of which a tenth is held out by hash.
+
+        Labels have the same numbers. Examples are neither augmented nor do they have features from further sources.
+
+        Args:
+          files: path or glob.
+          predicted: whether the targets are in the column `predicted`, which `palm-jax infer` writes.
+
+        Raises:
+          UserError: the examples are not from files, or are not what `palm-jax infer` predicts.
+        """
+        source = getattr(self, self.source_name)
+        if not hasattr(source, 'reading'):
+            raise UserError('the task of this run is registered, and not read from files.')
+        copied = copy.copy(self)
+        for name in [n for n in vars(copied) if isinstance(getattr(type(self), n, None), functools.cached_property)]:
+            del vars(copied)[name]
+        copied._num_truncated, copied._further = {}, ()
+        setattr(copied, self.source_name, source.reading(files, self.labels, predicted))
+        return copied
 
     @abc.abstractmethod
     def texts(self, example: Any) -> Sequence[str]:

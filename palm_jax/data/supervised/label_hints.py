@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 _LOGGER = logging.getLogger(__name__)
 _TRUTHS = {'0', '1', '0.0', '1.0', 'false', 'true'}
-_MARKS = ('|', ';', ',', '/', '\t', ' ')  # the last one is in many names that are one
+_MARKS = ('|', ';', ',', '/', '\t', '、', '，', '；', '·', ' ')  # the last one is in many names that are one
 
 
 def warn_of_vectors(lists: Sequence[Sequence[str]], where: str) -> None:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from palm_jax.bounds import Seed
+from palm_jax.bounds import Count, Seed, Weight
 from palm_jax.characters import check_characters
 from palm_jax.data.readers import columns, tables
 from palm_jax.data.readers.bad_rows import shared_bad_rows
@@ -72,6 +72,7 @@ class LabelledTable:
       bad_rows: file that collects unusable rows, see `BadRows`; None makes the first of them an error.
       columns: names of the columns of a file without a header, see `Layout`.
       quoting: whether cells may be enclosed in quotation marks; None is True for `.csv` and False for `.tsv`, `.txt`.
+      encoding: encoding of files that are not UTF-8, as Python names it (`cp1250`); None: all are UTF-8.
     """
 
     train_files: str | None
@@ -79,17 +80,18 @@ class LabelledTable:
     text_column: str = 'text'
     label_column: str = 'label'
     second_text_column: str | None = None
-    held_out: int = 10
+    held_out: Count = 10
     kind: LabelKind = SingleLabel()
     names: tuple[str, ...] | list[str] | None = None
     bad_rows: str | None = None
     columns: tuple[str, ...] | list[str] | None = None
     quoting: bool | None = None
+    encoding: str | None = None
 
     @property
     def layout(self) -> Layout:
         """Layout of the files."""
-        return Layout.of(self.columns, self.quoting)
+        return Layout.of(self.columns, self.quoting, self.encoding)
 
     def examples(self, split: Split) -> list[Example]:
         """Return the examples of a split."""
@@ -104,6 +106,11 @@ class LabelledTable:
             lambda example: self.kind.class_names(example.label),
         )
         return examples if split == 'train' else self._with_known_labels(examples)
+
+    def reading(self, files: str, labels: Sequence[str], predicted: bool = False) -> LabelledTable:
+        """Return the same table of other training files, with these labels; see `InMemoryData.of_files`."""
+        column, names = 'predicted' if predicted else self.label_column, tuple(labels) or None
+        return dataclasses.replace(self, train_files=files, validation_files=None, names=names, label_column=column)
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
@@ -220,12 +227,12 @@ class LabelledText(InMemoryData):
     def __init__(
         self,
         table: LabelledTable,
-        lengths: Mapping[str, int],
+        lengths: Mapping[str, Count],
         vocabulary: str,
-        class_weights: Literal['balanced'] | Mapping[str, float] | None = None,
+        class_weights: Literal['balanced'] | Mapping[str, Weight] | None = None,
         sampling: Literal['over', 'under'] | None = None,
         bidirectional: bool = False,
-        group_by_length: int | None = None,
+        group_by_length: Count | None = None,
         seed: Seed = 0,
         further: Sequence[FeatureSource] = (),
     ):

@@ -26,8 +26,13 @@ _CALLS = ('tool_calls', 'function_call')
 _IS_LEARNED = ('weight', 'train', 'training', 'trainable', 'loss')  # of OpenAI, Mistral, Axolotl, ms-swift
 _UNCLEAR = ('mask', 'masked', 'loss_mask', 'train_detail', 'training_detail')
 # Further names by which a value that is true or a number may say the same.
-_MAY_SAY_YES = re.compile(r'(?:.*_)?(?:weight|train\w*|learn\w*|loss)(?:_.*)?', re.IGNORECASE)
-_MAY_SAY_NO = re.compile(r'(?:.*_)?(?:mask\w*|ignored?|skip|skipped|excluded?|rejected)(?:_.*)?', re.IGNORECASE)
+_MAY_SAY_YES = re.compile(r'(?:.*_)?(?:weights?|train\w*|learn\w*|loss)(?:_.*)?', re.IGNORECASE)
+_MAY_SAY_NO = re.compile(
+    r'(?:.*_)?(?:mask\w*|ignored?|skip|skipped|excluded?|rejected|deleted)(?:_.*)?'
+    r'|(?:.*_)?(?:no|not|dont|never|without)_(?:.*_)?(?:train\w*|learn\w*|loss|weight)(?:_.*)?',
+    re.IGNORECASE,
+)
+_TRUTHS = {'true': True, 'yes': True, 'false': False, 'no': False}
 _IS_GOOD = ('label', 'kto_tag')  # of KTO: false marks an answer not to be given
 _SKIP = 'Leave such transcripts out: --gin.BAD_ROWS=bad.txt'
 
@@ -50,13 +55,15 @@ def find(columns: Mapping[str, Any]) -> Any:
 def check_row(columns: Mapping[str, Any], location: str) -> None:
     """Raise UserError if a row says of the whole transcript that it is not to be learned, or not as much as others."""
     weight = columns.get('weight')
-    if weight is not None and weight != 1:
+    if weight not in (None, '') and _plain(weight) != 1:
         raise UserError(f'{location}: the `weight` of the transcript is {json.dumps(weight)}; it must be 1. {_SKIP}')
     no = next((key for key, value in columns.items() if _says_no(key, value)), None)
     if no is not None:
         what = json.dumps(columns[no])
-        raise UserError(f'{location}: `{no}` is {what}, so the transcript is not to be learned. {_SKIP}')
-    bad = next((key for key in _IS_GOOD if columns.get(key) is False), None)
+        raise UserError(
+            f'{location}: `{no}` is {what}, which may say that the transcript is not to be learned. {_SKIP}'
+        )
+    bad = next((key for key in _IS_GOOD if _plain(columns.get(key)) is False), None)
     if bad is not None:
         raise UserError(f'{location}: `{bad}` is false, so the reply is not to be learned. {_SKIP}')
 
@@ -209,7 +216,20 @@ def _is_learned(message: Any, location: str) -> bool:
 
 
 def _says_no(key: str, value: Any) -> bool:
-    """Return whether a value says by its name that something is not to be learned; texts and lists say nothing."""
+    """Return whether a number, true or false says by its name that something is not to be learned, or one of a list."""
+    if isinstance(value, list):
+        return any(_says_no(key, item) for item in value if not isinstance(item, list))
+    value = _plain(value)
     if not isinstance(value, bool | int | float):
         return False
-    return (not value and bool(_MAY_SAY_YES.fullmatch(key))) or (bool(value) and bool(_MAY_SAY_NO.fullmatch(key)))
+    return bool(value) if _MAY_SAY_NO.fullmatch(key) else not value and bool(_MAY_SAY_YES.fullmatch(key))
+
+
+def _plain(value: Any) -> Any:
+    """Return the number or the truth that a text writes, as all cells of CSV do; other values unchanged."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return _TRUTHS[word] if (word := value.strip().lower()) in _TRUTHS else float(word)
+    except ValueError:
+        return value

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from palm_jax.bounds import Seed
+from palm_jax.bounds import Count, Seed
 from palm_jax.characters import check_characters
 from palm_jax.data.readers import columns, tables
 from palm_jax.data.readers.bad_rows import shared_bad_rows
@@ -62,6 +62,7 @@ class SentenceTable:
       bad_rows: file that collects unusable rows, see `BadRows`; None makes the first of them an error.
       columns: names of the columns of a file without a header, see `Layout`.
       quoting: whether cells may be enclosed in quotation marks; None is True for `.csv` and False for `.tsv`, `.txt`.
+      encoding: encoding of files that are not UTF-8, as Python names it (`cp1250`); None: all are UTF-8.
     """
 
     train_files: str | None
@@ -70,15 +71,16 @@ class SentenceTable:
     positive_column: str | None = None
     negative_column: str | None = None
     pairs_files: str | None = None
-    held_out: int = 10
+    held_out: Count = 10
     bad_rows: str | None = None
     columns: tuple[str, ...] | list[str] | None = None
     quoting: bool | None = None
+    encoding: str | None = None
 
     @property
     def layout(self) -> Layout:
         """Layout of the files."""
-        return Layout.of(self.columns, self.quoting)
+        return Layout.of(self.columns, self.quoting, self.encoding)
 
     @property
     def wanted(self) -> tuple[tuple[str, str], ...]:
@@ -91,6 +93,13 @@ class SentenceTable:
             ('NEGATIVE_COLUMN', self.negative_column),
         )
         return tuple((macro, name) for macro, name in names if name is not None)
+
+    def reading(self, files: str, labels: Sequence[str] = (), predicted: bool = False) -> SentenceTable:
+        """Return the same table of other training files; see `InMemoryData.of_files`."""
+        del labels
+        if predicted:
+            raise UserError('only labels of texts, and texts, can be those that palm-jax infer has predicted.')
+        return dataclasses.replace(self, train_files=files, validation_files=None)
 
     def examples(self, split: Split) -> list[Sentence]:
         """Return the rows of a split."""
@@ -161,7 +170,7 @@ class Sentences(InMemoryData):
     def __init__(
         self,
         table: SentenceTable,
-        lengths: Mapping[str, int],
+        lengths: Mapping[str, Count],
         vocabulary: str,
         bidirectional: bool = False,
         seed: Seed = 0,

@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from palm_jax.bounds import MayBeEmpty, RegularExpression, Seed
+from palm_jax.bounds import Count, MayBeEmpty, RegularExpression, Seed, Weight
 from palm_jax.characters import check_characters
 from palm_jax.data.readers import conll
 from palm_jax.data.readers.conll import Sentence
+from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.splits import Split, read_split
 from palm_jax.data.supervised.examples import (
     Batch,
@@ -45,15 +46,22 @@ class TaggedTable:
       names: tags in the order of the head's outputs; None takes O, then B and I of every type in either split, so that
         a type that only the validation split has counts as an error of the model instead of stopping the run.
       bad_rows: file that collects unusable sentences, see `BadRows`; None makes the first of them an error.
+      encoding: encoding of files that are not UTF-8, as Python names it (`cp1250`); None: all are UTF-8.
     """
 
     train_files: str | None
     validation_files: str | None = None
     tag_column: int = -1
     word_pattern: Annotated[str, RegularExpression(num_groups=1)] | None = None
-    held_out: int = 10
+    held_out: Count = 10
     names: tuple[str, ...] | list[str] | None = None
     bad_rows: str | None = None
+    encoding: str | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the files."""
+        return Layout.of(None, None, self.encoding)
 
     def examples(self, split: Split) -> list[Sentence]:
         """Return the sentences of a split."""
@@ -68,6 +76,12 @@ class TaggedTable:
             lambda sentence: sentence.tags,
         )
 
+    def reading(self, files: str, labels: Sequence[str], predicted: bool = False) -> TaggedTable:
+        """Return the same table of other training files, with these labels; see `InMemoryData.of_files`."""
+        if predicted:
+            raise UserError('only labels of texts, and texts, can be those that palm-jax infer has predicted.')
+        return dataclasses.replace(self, train_files=files, validation_files=None, names=tuple(labels) or None)
+
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
         """Tags in the order of the head's outputs."""
@@ -81,7 +95,8 @@ class TaggedTable:
         return ('O', *(f'{prefix}-{name}' for name in types for prefix in sorted(prefixes)))
 
     def _read(self, pattern: str, binding: str) -> list[Sentence]:
-        return list(conll.read(pattern, binding, self.tag_column, self.word_pattern, self.bad_rows))
+        options = (self.tag_column, self.word_pattern, self.bad_rows, self.layout.encoding)
+        return list(conll.read(pattern, binding, *options))
 
 
 def num_outputs(table: TaggedTable) -> int:
@@ -113,17 +128,22 @@ class TaggedText(InMemoryData):
     def __init__(
         self,
         table: TaggedTable,
-        lengths: Mapping[str, int],
+        lengths: Mapping[str, Count],
         vocabulary: str,
         separator: Annotated[str, MayBeEmpty()] = ' ',
         bidirectional: bool = True,
-        class_weights: Literal['balanced'] | Mapping[str, float] | None = None,
-        group_by_length: int | None = None,
+        class_weights: Literal['balanced'] | Mapping[str, Weight] | None = None,
+        group_by_length: Count | None = None,
         seed: Seed = 0,
     ):
         super().__init__(vocabulary, seed, group_by_length)
         self.table, self.length, self.separator = table, check_lengths(lengths), separator
         self.bidirectional, self._class_weights = bidirectional, class_weights
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the files."""
+        return self.table.layout
 
     @property
     def labels(self) -> tuple[str, ...]:

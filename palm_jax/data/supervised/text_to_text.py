@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from palm_jax.bounds import Seed
+from palm_jax.bounds import Count, Seed
 from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.splits import Split
 from palm_jax.data.supervised.chat_format import ChatFormat
@@ -75,16 +75,17 @@ class TextToText(InMemoryData):
     """
 
     weights = 'decoder_loss_weights'
+    source_name = 'source'
 
     def __init__(
         self,
         source: Source,
-        lengths: Mapping[str, int],
+        lengths: Mapping[str, Count],
         vocabulary: str,
         bidirectional: bool = False,
         pack: bool = False,
         chat_template: bool = False,
-        group_by_length: int | None = None,
+        group_by_length: Count | None = None,
         seed: Seed = 0,
         further: Sequence[TokenFeatureSource] = (),
     ):

@@ -75,6 +75,6 @@ def _retrain(vocabulary: Vocabulary) -> str:
     if isinstance(vocabulary, HuggingFace):
         return 'A tokenizer of bytes, or one with byte_fallback and without a normalizer, loses nothing.'
     return (
-        'Train it with: palm-jax vocabulary --task=... --size=... --output=..., which loses nothing, or with: '
+        'Train it with: palm-jax vocabulary --train_files=... --size=... --output=..., which loses nothing, or with: '
         f'spm_train {trainer_flags()}'
     )

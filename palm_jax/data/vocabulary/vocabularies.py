@@ -18,7 +18,7 @@ import sentencepiece
 
 from palm_jax.data.vocabulary.hugging_face import HuggingFace
 from palm_jax.data.vocabulary.vocabulary import Ids, Vocabulary, byte_of, write_vocabulary
-from palm_jax.errors import UserError
+from palm_jax.errors import UserError, closest
 from palm_jax.run_directory import RunDirectory
 from palm_jax.special_ids import BOS_ID, EOS_ID, PAD_ID
 
@@ -89,7 +89,7 @@ class SentencePiece:
     @functools.cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor:
         if not Path(self.path).is_file():
-            raise UserError(f'No vocabulary at {self.path}. Train one with: palm-jax vocabulary --help')
+            raise UserError(f'No vocabulary at {self.path}.{_instead(Path(self.path))}')
         try:
             return sentencepiece.SentencePieceProcessor(model_file=self.path)
         except (RuntimeError, OSError) as error:
@@ -151,6 +151,15 @@ class SentencePiece:
 
     def save(self, directory: Path) -> None:
         write_vocabulary(RunDirectory(directory).sentencepiece_vocabulary, self._processor.serialized_model_proto())
+
+
+def _instead(path: Path) -> str:
+    """Return what may have been meant by a path where there is no vocabulary."""
+    inside = path / 'tokenizer.json'
+    if inside.is_file():
+        return f' It is a folder; name the file in it: --gin.VOCABULARY={inside}'
+    beside = [str(p) for suffix in ('.model', '.json') for p in path.parent.glob(f'*{suffix}')] if path.name else []
+    return f'{closest(str(path), ("bytes", "sentencepiece", *beside))} Train one with: palm-jax vocabulary --help'
 
 
 def load_vocabulary(name: str) -> Vocabulary:

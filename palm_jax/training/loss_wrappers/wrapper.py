@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -28,6 +28,8 @@ class LossInputs:
       dropout_rng: key of the dropout masks; None disables dropout.
       rng: key for other random choices; a function of the seed, the step and the microbatch, as `dropout_rng`.
       step: number of steps taken before this one, int32 [].
+      start: all parameters as the run began, without a gradient; None where no wrapper keeps them, see
+        `LossWrapper.anchor`.
     """
 
     model: Model
@@ -36,6 +38,7 @@ class LossInputs:
     dropout_rng: jax.Array | None
     rng: jax.Array
     step: jax.Array
+    start: Any = None
 
     def replace(self, **changes: Any) -> LossInputs:
         """Return a copy with other attributes."""
@@ -57,8 +60,14 @@ class Loss(Protocol):
     def of_prediction(self, prediction: Any, inputs: LossInputs) -> SumAndMetrics:
         """Return the same as a call, from a prediction."""
 
-    def divergences(self, p: Any, q: Any, inputs: LossInputs) -> tuple[jax.Array, jax.Array]:
-        """Return KL(p ‖ q) and KL(q ‖ p) of two predictions, weighted sums as the loss is."""
+    def divergences(self, p: Any, q: Any, inputs: LossInputs, p_params: Any = None) -> tuple[jax.Array, jax.Array]:
+        """Return KL(p ‖ q) and KL(q ‖ p) of two predictions, weighted sums as the loss is.
+
+        Args:
+          p, q: results of `predict`.
+          inputs: what q was predicted from.
+          p_params: all parameters that p was predicted with; None is those of `inputs`.
+        """
 
 
 class LossWrapper:
@@ -74,6 +83,11 @@ class LossWrapper:
     """
 
     stage: ClassVar[int] = 0
+
+    @property
+    def penalty_name(self) -> str | None:
+        """Name of the metric of `penalty`; None for a wrapper without one."""
+        return None
 
     def __call__(self, loss: Loss, inputs: LossInputs) -> SumAndMetrics:
         """Return the weighted sum and the metrics of a batch; `loss` of the metrics is that of the task.
@@ -98,6 +112,50 @@ class LossWrapper:
         """
         del model
 
+    def anchor(self, model: Model, params: Any, trained: Any) -> dict[str, Any]:
+        """Return what the method keeps unchanged through the run: trees by name, which are saved with the state.
+
+        The tree `start`, the trained parameters, is what `LossInputs.start` is made of. Called under a trace, with
+        parameters that may be boxed with their logical axes.
+
+        Args:
+          model: model of the run.
+          params: all parameters as the run begins.
+          trained: those that are trained.
+        """
+        del model, params, trained
+        return {}
+
+    def fill(self, anchor: dict[str, Any], new: Container[str], labels: Sequence[str] | None) -> dict[str, Any]:
+        """Return the anchor with the values that are read from files; called before the first step.
+
+        Args:
+          anchor: arrays of all wrappers on the mesh, by name.
+          new: paths of the parameters that the initial checkpoint lacks.
+          labels: names of the head's classes; None without such a head.
+
+        Raises:
+          UserError: the method cannot begin from these parameters.
+        """
+        del new, labels
+        return anchor
+
+    def penalty(self, model: Model, params: Any, start: Any, anchor: dict[str, Any]) -> jax.Array:
+        """Return a term that is added to the mean loss; called if there is a `penalty_name`.
+
+        Args:
+          model: model of the run.
+          params: all parameters, as they are stored.
+          start: all parameters as the run began.
+          anchor: what the wrappers keep.
+        """
+        raise NotImplementedError
+
+
+def anchor_of(wrappers: Sequence[LossWrapper], model: Model, params: Any, trained: Any) -> dict[str, Any]:
+    """Return what all wrappers keep; see `LossWrapper.anchor`."""
+    return {name: tree for w in wrappers for name, tree in w.anchor(model, params, trained).items()}
+
 
 @dataclasses.dataclass(frozen=True)
 class _TaskLoss:
@@ -114,8 +172,9 @@ class _TaskLoss:
     def of_prediction(self, prediction: Any, inputs: LossInputs) -> SumAndMetrics:
         return self._part('of_prediction')(prediction, inputs.model, inputs.params, inputs.batch)
 
-    def divergences(self, p: Any, q: Any, inputs: LossInputs) -> tuple[jax.Array, jax.Array]:
-        return self._part('divergences')(p, q, inputs.model, inputs.params, inputs.batch)
+    def divergences(self, p: Any, q: Any, inputs: LossInputs, p_params: Any = None) -> tuple[jax.Array, jax.Array]:
+        others = {} if p_params is None else {'p_params': p_params}
+        return self._part('divergences')(p, q, inputs.model, inputs.params, inputs.batch, **others)
 
     def _part(self, name: str) -> Callable[..., Any]:
         part = getattr(self.task, name, None)
@@ -143,8 +202,8 @@ class _WrappedLoss:
     def of_prediction(self, prediction: Any, inputs: LossInputs) -> SumAndMetrics:
         return self.wrapper.of_prediction(self.loss, prediction, inputs)
 
-    def divergences(self, p: Any, q: Any, inputs: LossInputs) -> tuple[jax.Array, jax.Array]:
-        return self.loss.divergences(p, q, inputs)
+    def divergences(self, p: Any, q: Any, inputs: LossInputs, p_params: Any = None) -> tuple[jax.Array, jax.Array]:
+        return self.loss.divergences(p, q, inputs, p_params)
 
 
 def wrap(task: Callable[..., SumAndMetrics], wrappers: Sequence[LossWrapper] = ()) -> Loss:

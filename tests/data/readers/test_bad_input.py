@@ -112,9 +112,9 @@ CASES = {
     'blank.csv': (labels, TEXTS + b'  ,b\n', {}, "blank.csv, line 42: the column 'text' is empty"),
     'nolabel.csv': (labels, TEXTS + b'c,\n', {}, "nolabel.csv, line 42: the column 'label' is empty"),
     'half.jsonl': (text, b'{"text": "a"}\n{"text": "b"\n', {}, 'half.jsonl, line 2, column 13: invalid JSON'),
-    'number.jsonl': (text, b'{"text": "a"}\n7\n', {}, r'line 2: expected an object \{...\}, found int'),
+    'number.jsonl': (text, b'{"text": "a"}\n7\n', {}, r'line 2: expected an object \{...\}, found a number'),
     'null.jsonl': (text, b'{"text": "a"}\n{"text": null}\n', {}, "line 2: the column 'text' is empty"),
-    'scalar.json': (labels, b'7', {}, r'scalar.json: expected a list of rows \[...\], found int'),
+    'scalar.json': (labels, b'7', {}, r'scalar.json: expected a list of rows \[...\], found a number'),
     'object.json': (labels, b'{"rows": []}', {}, 'found an object. Name a list in it: .*#rows'),
     'text.parquet': (labels, TEXTS, {}, 'not a valid Parquet file'),
     # Labels.

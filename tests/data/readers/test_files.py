@@ -97,7 +97,7 @@ BAD = {
     'latin.jsonl': (b'{"text": "a"}\n{"text": "\xe9"}\n', 'latin.jsonl, line 2: byte 0xe9 is not UTF-8.*iconv'),
     'utf16.csv': ('text,label\na,b\n'.encode('utf-16'), 'line 1: this is UTF-16, not UTF-8.*iconv -f utf-16'),
     'nul.jsonl': (b'{"text": "a"}\n{"text": "\0"}\n', 'line 2: contains a NUL byte'),
-    'number.jsonl': (b'{"text": "a"}\n7\n', 'line 2: expected an object {...}, found int'),
+    'number.jsonl': (b'{"text": "a"}\n7\n', 'line 2: expected an object {...}, found a number'),
     'half.jsonl': (b'{"text": "a"}\n{"text": "b"\n', 'line 2, column 13: invalid JSON'),
     'column.jsonl': (b'{"txt": "a"}\n', r"line 1: no column 'text'. Did you mean txt\?"),
     'blank.csv': (b'text,label\n  ,b\n', "line 2: the column 'text' is empty"),

@@ -11,9 +11,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from palm_jax.api.predictions import read_rows
 from palm_jax.characters import check_characters
-from palm_jax.data.readers import bad_rows, files, tables
+from palm_jax.data.readers import bad_rows, conll, files, tables
 from palm_jax.data.readers.delimited import Layout
+from palm_jax.data.readers.text_files import TextFiles
 from palm_jax.errors import UserError
 
 WANTED = (('TEXT_COLUMN', 'text'), ('LABEL_COLUMN', 'label'))
@@ -102,6 +104,12 @@ TEXTS = {
     'cp1251': 'Привет как дела всё хорошо спасибо,a\n',
     'cp1252': 'Große Straßen sehen schön aus – und “laut”,a\n',
     'cp932': 'このレストランはとても良いです,a\n',
+    'cp1257': 'Mano užsakymas dar neatvyko prašau padėkite ačiū,a\n',
+    'iso8859-2': 'Zażółć gęślą jaźń proszę bardzo dziękuję za książkę,a\n',
+    'iso8859-7': 'Η παραγγελία μου δεν έφτασε ακόμα βοηθήστε με,a\n',
+    'cp850': 'Die Straße nach München führt schöne Fußgänger über Brücken,a\n',
+    'mac-roman': 'L’été dernier à Paris c’était très bien et ça m’a coûté cher,a\n',
+    'mac-turkish': 'Siparişim henüz gelmedi lütfen yardım edin teşekkürler,a\n',
     'utf-16': 'plain text,a\n',
     'utf-16-le': 'plain text,a\n',
     'utf-32': 'plain text,a\n',
@@ -113,12 +121,64 @@ def test_the_advice_about_an_encoding_works(encoding):
     content = 'text,label\n' + TEXTS[encoding] * 20
     with pytest.raises(UserError, match=r'a table.csv, line \d+: ') as caught:
         read('a table.csv', content.encode(encoding))
-    command = re.search(r'iconv .*', str(caught.value))[0]
-    assert '-f latin1' not in command
-    subprocess.run(command, shell=True, check=True)
-    converted = shlex.split(command)[-1]
-    assert files.Path(converted).read_text(encoding='utf-8-sig') == content
-    assert tables.read(converted, WANTED, 'TRAIN_FILES')[0].values['label'] == 'a'
+    named = re.search(r'--gin.ENCODING=([\w-]+)', str(caught.value))[1]
+    (row, *_) = read('a table.csv', content.encode(encoding), Layout.of(None, None, named))
+    assert f'{row["text"]},{row["label"]}\n' == TEXTS[encoding]
+    command = re.search(r'iconv .*', str(caught.value))
+    assert (command is None) == (encoding == 'mac-turkish')
+    if command is not None:
+        assert '-f latin1' not in command[0]
+        subprocess.run(command[0], shell=True, check=True)
+        converted = shlex.split(command[0])[-1]
+        assert files.Path(converted).read_text(encoding='utf-8-sig') == content
+        assert tables.read(converted, WANTED, 'TRAIN_FILES')[0].values['label'] == 'a'
+
+
+def test_encodings_that_may_be_meant_are_shown_with_what_differs():
+    with pytest.raises(UserError) as caught:
+        read('t.csv', f'text,label\n{TEXTS["iso8859-2"] * 9}'.encode('iso8859-2'))
+    message = str(caught.value)
+    assert "looks like ISO-8859-2, in which the line reads 'Zażółć gęślą jaźń" in message
+    assert "It may also be WINDOWS-1250, 'Zażółć gę¶l± jaĽń" in message
+    # Both read the first forty characters alike.
+    romanian = 'Comanda mea nu a ajuns încă după două luni, vă rog să mă ajutaţi, mulţumesc,a\n'
+    with pytest.raises(UserError) as caught:
+        read('t.csv', f'text,label\n{romanian * 9}'.encode('cp1250'))
+    assert 'ISO-8859-16' in str(caught.value) and re.search(r"WINDOWS-1250, '[^']*ajutaţi", str(caught.value))
+
+
+@pytest.mark.parametrize('encoding', TEXTS)
+def test_every_reader_reads_the_encoding_that_is_named(encoding):
+    text = TEXTS[encoding].partition(',')[0]
+    layout = Layout.of(None, None, encoding)
+    for name, content in {
+        't.csv': f'text,label\r\n"{text}\u000a{text}",a\r\n',
+        't.tsv': f'text\tlabel\n{text}\ta\n',
+        't.jsonl': json.dumps({'text': text, 'label': 'a'}, ensure_ascii=False),
+        't.json': json.dumps([{'text': text, 'label': 'a'}], ensure_ascii=False),
+    }.items():
+        expected = f'{text}\n{text}' if name == 't.csv' else text
+        assert read(name, content.encode(encoding), layout) == [{'text': expected, 'label': 'a'}]
+        assert read(name, content.encode(), layout) == [{'text': expected, 'label': 'a'}]  # UTF-8 all the same
+    files.Path('t.conll').write_bytes(f'{text.split()[0]} B-X\nb O\n'.encode(encoding))
+    assert conll.read('t.conll', 'TRAIN_FILES', encoding=encoding)[0].words == (text.split()[0], 'b')
+    files.Path('t.txt').write_bytes(f'{text}\n{text}\n'.encode(encoding))
+    (document, *_) = TextFiles('t.txt', 't.txt', layout=layout).examples('train')
+    assert document['text'] == f'{text}\n{text}\n'
+    assert [row.values['text'] for row in read_rows('t.txt', layout)] == [text, text]
+
+
+def test_what_is_not_in_the_encoding_that_is_named_is_a_bad_row():
+    content = '这家餐厅,a\n非常好,b\n'.encode('gbk')
+    damaged = b'text,label\n' + content[:3] + b'\xff' + content[3:]
+    layout = Layout.of(None, None, 'gbk')
+    with pytest.raises(UserError, match=r'd.csv, line 2: character \d is not in the encoding gbk.*BAD_ROWS=bad.txt'):
+        read('d.csv', damaged, layout)
+    assert read('d.csv', damaged, layout, bad_rows='bad.txt') == [{'text': '非常好', 'label': 'b'}]
+    with pytest.raises(UserError, match=r"ENCODING is 'shift-jiss'.*Did you mean shift_jis"):
+        Layout.of(None, None, 'shift-jiss')
+    with pytest.raises(UserError, match=r"ENCODING is 'base64', which is not an encoding"):
+        Layout.of(None, None, 'base64')
 
 
 def test_a_damaged_line_in_a_file_of_utf8_is_not_another_encoding():
@@ -157,6 +217,8 @@ def test_a_tab_separated_file_has_no_quoting_unless_asked_for():
     assert read('u.csv', 'text,label\n"a,x\n', Layout(quoting=False)) == [{'text': '"a', 'label': 'x'}]
     with pytest.raises(UserError, match=r'unexpected end of data.*--gin.QUOTING=False'):
         read('v.csv', 'text,label\n"a,x\n')
+    with pytest.raises(UserError, match=r'w.csv, line 3: .*; the row that begins here goes on to line 4\. Close'):
+        read('w.csv', 'text,label\nb,x\n"a,x\nc,y\n')
 
 
 def test_texts_that_seem_to_be_quoted_are_said(caplog):
@@ -315,3 +377,21 @@ def test_json_lines_and_lists_whatever_they_are_called():
 def test_squad_that_is_not_squad_is_one_message(value):
     with pytest.raises(UserError, match="SQuAD's format requires"):
         read('s.json', json.dumps(value), wanted=())
+
+
+def test_advice_about_json_of_another_layout_works():
+    rows = [['good', 'a'], ['bad one', 'b']]
+    with pytest.raises(UserError, match=r'l.jsonl, line 1: expected an object .*found a list') as caught:
+        read('l.jsonl', '\n'.join(map(json.dumps, rows)))
+    columns = ast.literal_eval(re.search(r'COLUMNS="(.*)"', str(caught.value))[1])
+    assert read('l.jsonl', '\n'.join(map(json.dumps, rows)), Layout(tuple(columns)))[0]['text'] == 'good'
+    split = {'columns': ['text', 'label'], 'index': [0, 1], 'data': rows}  # pandas, orient='split'
+    with pytest.raises(UserError, match=r'Name a list in it: s.json#data, with --gin.COLUMNS=') as caught:
+        read('s.json', json.dumps(split))
+    columns = ast.literal_eval(re.search(r'COLUMNS="(.*)"', str(caught.value))[1])
+    found = tables.read('s.json#data', WANTED, 'TRAIN_FILES', Layout(tuple(columns)))
+    assert [row.values for row in found] == [{'text': 'good', 'label': 'a'}, {'text': 'bad one', 'label': 'b'}]
+    with pytest.raises(UserError, match=r"found an object without one.*orient='records'"):
+        read('d.json', json.dumps({'text': ['good', 'bad'], 'label': ['a', 'b']}))
+    with pytest.raises(UserError, match=r'3 values, but COLUMNS names 2 columns .*Name all columns, in their order'):
+        read('n.csv', '1,a,b\n2,c,d\n', Layout(('label', 'text')))

@@ -287,11 +287,20 @@ REFUSED = {
             ('exclude_from_loss', True),
             ('Trainable_', 0.0),
             ('rejected', True),
+            ('no_train', True),
+            ('do_not_learn', 1),
+            ('exclude', 'true'),
+            ('loss_weight', '0'),
+            ('loss_weights', [1, 0]),
+            ('deleted', True),
         )
     },
     **{
         f'row {key}': (chat(('user', 'q', {}), ('assistant', 'a', {}), **{key: value}), f'`{key}` is .* not to be le')
-        for key, value in (('train', False), ('loss', 0), ('skip', True), ('learnable', False), ('is_excluded', True))
+        for key, value in (
+            *(('train', False), ('loss', 0), ('skip', True), ('learnable', False), ('is_excluded', True)),
+            *(('train', 'False'), ('weights', [0, 1]), ('loss_mask', [0, 1]), ('do_not_train', 'yes')),
+        )
     },
     'KTO': (chat(('user', 'q', {}), ('assistant', 'a', {}), label=False), '`label` is false'),
     'half': ('{"messages": [{"content": "\\ud83d"}, {"content": "a"}]}', 'character 1 is'),

@@ -9,9 +9,11 @@ import pytest
 from palm_jax.errors import UserError
 from palm_jax.training.head_losses import ClassLoss
 from palm_jax.training.loss_wrappers.distillation import Distillation
+from palm_jax.training.loss_wrappers.ewc import EWC
 from palm_jax.training.loss_wrappers.fgm import FGM
 from palm_jax.training.loss_wrappers.fixmatch import FixMatch
 from palm_jax.training.loss_wrappers.freelb import FreeLB
+from palm_jax.training.loss_wrappers.lwf import LwF
 from palm_jax.training.loss_wrappers.pgd import PGD
 from palm_jax.training.loss_wrappers.pseudo_label import PseudoLabel
 from palm_jax.training.loss_wrappers.r_drop import RDrop
@@ -31,6 +33,8 @@ OFF = {
     'pseudo_label': PseudoLabel(weight=0.0),
     'uda': UDA(weight=0.0),
     'freelb': FreeLB(step_size=0.0, magnitude=0.0),
+    'lwf': LwF(weight=0.0),
+    'ewc': EWC(weight=0.0),
 }
 ON = (SupCon(), RDrop(), FreeLB(steps=2))
 
@@ -48,7 +52,7 @@ def test_what_is_off_is_the_loss_itself(wrapper):
 
 def test_what_is_off_changes_no_bit():
     plain = trained_for(2, 'class', ())
-    together = [OFF[name] for name in ('supcon', 'r_drop', 'freelb', 'uda')]
+    together = [OFF[name] for name in ('supcon', 'lwf', 'ewc', 'r_drop', 'freelb', 'uda')]
     assert_same(plain, trained_for(2, 'class', tuple(together)))
 
 

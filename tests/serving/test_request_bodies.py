@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from palm_jax.serving.protocol import ChatRequest, CompletionRequest
+from palm_jax.serving.request_bodies import ChatRequest, CompletionRequest
 
 
 @pytest.mark.parametrize(

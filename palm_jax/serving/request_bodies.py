@@ -1,4 +1,4 @@
-"""Bodies of requests and responses: OpenAI's API for completions and chats, and two endpoints of our own for heads.
+"""Bodies of requests: OpenAI's API for completions, chats and embeddings, and two endpoints of our own for heads.
 
 What a request may hold is checked by `fields`; `unsupported` has the fields of OpenAI's API and of other servers that
 are accepted at the values that change nothing.
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from palm_jax.inference.engine import MAX_LOGPROBS
 from palm_jax.serving import fields
 from palm_jax.serving.fields import Body, ignored, neutral, wrong
 from palm_jax.serving.unsupported import UnsupportedChatFields, UnsupportedFields
 
-FinishReason = Literal['stop', 'length']
 ModelName = Annotated[str | None, fields.TEXT]
 MaxTokens = Annotated[int | None, fields.MAX_TOKENS]
 MAX_INPUTS = 1024
@@ -153,6 +152,7 @@ class HeadRequest(Body):
     Attributes:
       model: name of a served model; null where a single one can answer.
       input: texts, none of them empty.
+      user: id of the user; in an A/B test, the same model answers all requests of a user.
     """
 
     model: ModelName = None
@@ -160,7 +160,7 @@ class HeadRequest(Body):
     second_input: Annotated[str | list[str] | None, fields.text_or_texts(MAX_INPUTS)] = Field(
         None, description='For a model of text pairs: the second text of each.'
     )
-    user: Annotated[Any, ignored(str)] = None
+    user: Annotated[str | None, fields.TEXT] = None
     metadata: Annotated[Any, ignored(dict)] = None
 
 
@@ -185,202 +185,3 @@ class EmbeddingRequest(Body):
         """Inputs, each a text or token ids."""
         given = self.input
         return given if isinstance(given, list) and isinstance(given[0], str | list) else [given]
-
-
-class EmbeddingUsage(BaseModel):
-    """Number of tokens of a request for embeddings."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
-class Embedding(BaseModel):
-    """The embedding of a text, of length 1."""
-
-    object: Literal['embedding'] = 'embedding'
-    index: int
-    embedding: list[float] | str = Field(description='Numbers, or float32 in base64.')
-
-
-class Embeddings(BaseModel):
-    """Response of /v1/embeddings."""
-
-    object: Literal['list'] = 'list'
-    model: str
-    data: list[Embedding]
-    usage: EmbeddingUsage
-
-
-class Usage(BaseModel):
-    """Number of tokens of a request."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class TextLogprobs(BaseModel):
-    """Log-probabilities of a completion's tokens.
-
-    Attributes:
-      tokens: text of each token.
-      token_logprobs: log-probability of each.
-      top_logprobs: likeliest alternatives at each position, by text.
-      text_offset: position of each token in the completion, in characters.
-    """
-
-    tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
-    text_offset: list[int]
-
-
-class CompletionChoice(BaseModel):
-    """A completion, or a part of one in a stream."""
-
-    index: int
-    text: str
-    logprobs: TextLogprobs | None = None
-    finish_reason: FinishReason | None
-
-
-class Completion(BaseModel):
-    """Response of /v1/completions, and an event of its stream."""
-
-    id: str
-    object: Literal['text_completion'] = 'text_completion'
-    created: int
-    model: str
-    choices: list[CompletionChoice]
-    usage: Usage | None = None
-
-
-class TopLogprob(BaseModel):
-    """Log-probability of a token at a position of a chat's answer."""
-
-    token: str
-    logprob: float
-    bytes: list[int] | None
-
-
-class TokenLogprob(TopLogprob):
-    """Log-probability of a token of a chat's answer, with the likeliest alternatives."""
-
-    top_logprobs: list[TopLogprob]
-
-
-class ChatLogprobs(BaseModel):
-    """Log-probabilities of a chat's answer."""
-
-    content: list[TokenLogprob]
-
-
-class ChatMessage(BaseModel):
-    """Answer of a chat."""
-
-    role: Literal['assistant'] = 'assistant'
-    content: str
-    refusal: None = None
-
-
-class ChatChoice(BaseModel):
-    """One of the answers of a chat."""
-
-    index: int
-    message: ChatMessage
-    logprobs: ChatLogprobs | None = None
-    finish_reason: FinishReason
-
-
-class ChatCompletion(BaseModel):
-    """Response of /v1/chat/completions."""
-
-    id: str
-    object: Literal['chat.completion'] = 'chat.completion'
-    created: int
-    model: str
-    choices: list[ChatChoice]
-    usage: Usage
-
-
-class Model(BaseModel):
-    """A served model."""
-
-    id: str
-    object: Literal['model'] = 'model'
-    created: int
-    owned_by: str = 'palm_jax'
-    kind: str = Field(description="Kind of task: text, text to text, chat, classify, tag, embed. Not in OpenAI's API.")
-    endpoint: str = Field(description="Path that answers requests to the model. Not in OpenAI's API.")
-    reads_pairs: bool = Field(description="Whether its inputs are pairs of texts. Not in OpenAI's API.")
-
-
-class Models(BaseModel):
-    """Response of /v1/models."""
-
-    object: Literal['list'] = 'list'
-    data: list[Model]
-
-
-class Classified(BaseModel):
-    """Labels of a text, or a number for it."""
-
-    index: int
-    label: str | None = Field(description='The likeliest label; null if the model predicts a number.')
-    labels: list[str] = Field(description='All predicted labels: one, or those above 0.5 of a multi-label model.')
-    probabilities: dict[str, float]
-    number: float | None = None
-
-
-class Classification(BaseModel):
-    """Response of /v1/classify."""
-
-    object: Literal['list'] = 'list'
-    model: str
-    data: list[Classified]
-
-
-class Entity(BaseModel):
-    """An entity in a text."""
-
-    type: str
-    text: str
-    start: int = Field(description='Position of its first character.')
-    end: int = Field(description='Position after its last character.')
-
-
-class Tagged(BaseModel):
-    """Entities of a text."""
-
-    index: int
-    entities: list[Entity]
-
-
-class Tagging(BaseModel):
-    """Response of /v1/tag."""
-
-    object: Literal['list'] = 'list'
-    model: str
-    data: list[Tagged]
-
-
-class Error(BaseModel):
-    """What went wrong, as in OpenAI's API."""
-
-    message: str
-    type: str
-    param: str | None = None
-    code: str | None = None
-
-
-class ErrorBody(BaseModel):
-    """Response of a request that failed."""
-
-    error: Error
-
-
-class Status(BaseModel):
-    """State of the server."""
-
-    status: str
-    details: dict[str, Any] = {}

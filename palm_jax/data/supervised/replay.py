@@ -1,0 +1,130 @@
+"""Rows of earlier tasks among those of a new one."""
+
+from __future__ import annotations
+
+import fractions
+import functools
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from palm_jax.bounds import Rate, Seed, checked
+from palm_jax.data.supervised.examples import Batch, Examples
+from palm_jax.data.supervised.in_memory import InMemoryData
+from palm_jax.errors import UserError
+from palm_jax.wording import counted
+
+_LARGEST_DENOMINATOR = 10_000
+
+
+@checked
+class WithReplay:
+    """The batches of a task, with rows of earlier tasks among them; implements `interfaces.Data`.
+
+    Of the rows 0 to n − 1 of the endless order, ⌊n·rate⌋ are earlier ones, spread evenly: a batch of 32 with a rate of
+    1/8 has four, and the rows of the new task keep their order. Which rows they are is a function of the seed and of
+    the number of the row. Earlier tables are read as the new one is; of each, the part that a run on it holds out by
+    hash is left out. The held-out part and everything else is that of the new task.
+
+    Args:
+      data: data of the new task.
+      files: path or glob of the earlier tables, or a list of such, in the form of TRAIN_FILES. Rows of several are
+        drawn as often as there are of them.
+      rate: share of the earlier rows in all rows, rounded to a fraction with a denominator of at most 10,000; 0 is
+        training without them.
+      predicted: whether the tables are what `palm-jax infer` has written with the earlier model: the targets are then
+        its predictions.
+      seed: seed for shuffling.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        files: str | Sequence[str] | None,
+        rate: Rate = 0.1,
+        predicted: bool = False,
+        seed: Seed = 0,
+    ):
+        self._data, self._files, self._predicted, self._seed = data, files, predicted, seed
+        self._rate = fractions.Fraction(rate).limit_denominator(_LARGEST_DENOMINATOR)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('_'):
+            raise AttributeError(name)
+        return getattr(self._data, name)
+
+    def batch(self, first: int, size: int) -> Batch:
+        """Return the rows first, first + 1, ..., of which a share is from the earlier tasks."""
+        if not self._rate:
+            return self._data.batch(first, size)
+        before = [number * self._rate.numerator // self._rate.denominator for number in range(first, first + size + 1)]
+        is_earlier = np.diff(before) > 0
+        count = int(is_earlier.sum())
+        parts = [(~is_earlier, self._data, first - before[0]), (is_earlier, self._earlier, before[0])]
+        batch: Batch = {}
+        for places, data, number in parts:
+            if not places.any():
+                continue
+            for name, values in data.batch(number, count if data is self._earlier else size - count).items():
+                batch.setdefault(name, np.zeros((size, *values.shape[1:]), values.dtype))[places] = values
+        return batch
+
+    def describe(self) -> str:
+        """Return both parts of the new task in numbers, and the number of earlier rows."""
+        if not self._rate:
+            return self._data.describe()
+        rows = counted(self._earlier.count, 'row')
+        return f'{self._data.describe()}\nreplay     {rows} of earlier tasks, {float(self._rate):.1%} of what is read'
+
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """Return the identity of the new task's data, with that of the earlier rows in the training part's."""
+        found = self._data.identity()
+        if not self._rate:
+            return found
+        text = f'{found["train"]["sha256"]} {self._rate} {self._earlier.sha256()}'
+        return found | {'train': found['train'] | {'sha256': hashlib.sha256(text.encode()).hexdigest()}}
+
+    @functools.cached_property
+    def _earlier(self) -> Examples:
+        """The rows of the earlier tasks with the features of the new one's; those that they lack are 0."""
+        if self._files is None or not self._files:
+            raise UserError(
+                'REPLAY_FILES is not set: name the tables of the earlier tasks, --gin.REPLAY_FILES="[\'first.csv\']".'
+            )
+        if not isinstance(self._data, InMemoryData):
+            raise UserError(
+                'Replay is for tasks of tables, and this run is another kind: to pretrain further, put earlier text '
+                'into TRAIN_FILES.'
+            )
+        if self._data.group is not None:
+            raise UserError('Replay does not keep groups of similar length: set --gin.GROUP_BY_LENGTH=None.')
+        files = [self._files] if isinstance(self._files, str) else self._files
+        try:
+            sources = [self._data.of_files(name, self._predicted) for name in files]
+            for source in sources:
+                _check_labels(source)
+            parts = [source.encode('train') for source in sources]
+        except UserError as error:
+            raise UserError(f'REPLAY_FILES: {error}'.replace('TRAIN_FILES', 'REPLAY_FILES')) from None
+        blank = self._data.blank()
+        counts = [len(next(iter(part.values()))) for part in parts]
+        filled = [
+            {n: part.get(n, np.zeros((count, *x.shape), x.dtype)) for n, x in blank.items()}
+            for part, count in zip(parts, counts, strict=True)
+        ]
+        return Examples({name: np.concatenate([part[name] for part in filled]) for name in blank}, self._seed)
+
+
+def _check_labels(data: InMemoryData) -> None:
+    """Refuse labels that the head of the new task lacks."""
+    if not data.labels or data.labels_along_text:
+        return
+    found = {name for example in data.examples('train') for name in data.classes(example)}
+    if missing := sorted(found - set(data.labels)):
+        every = [*data.labels, *missing]
+        raise UserError(
+            f'the earlier tasks have {counted(len(missing), "label")} that the new one lacks, e.g. {missing[0]!r}. The '
+            f'head must have those of all tasks: --gin.LABELS="{every[:8]}{" ..." if len(every) > 8 else ""}"'
+        )

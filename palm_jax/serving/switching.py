@@ -1,0 +1,75 @@
+"""The champion of a registry is replaced while the server runs: `palm-jax retune` promotes it or rolls back."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, MutableMapping
+
+import anyio
+from starlette.concurrency import run_in_threadpool
+
+from palm_jax.errors import UserError
+from palm_jax.serving import routing
+from palm_jax.serving.models import ServedModel
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Switcher:
+    """Looks at registries from time to time, and serves their champions.
+
+    A request keeps the model that it began with, so none is lost or answered by two. The new model is loaded and has
+    predicted a text (which compiles it) before it replaces the other; one that cannot be served changes nothing.
+
+    Args:
+      served: models by name, in which champions are replaced.
+      load: loads a model, from its name and the directory of its registry.
+      period: seconds between looks at the registries.
+    """
+
+    def __init__(
+        self, served: MutableMapping[str, ServedModel], load: Callable[[str, str], ServedModel], period: float
+    ):
+        self._served, self._load, self._period = served, load, period
+        self._refused: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether a served model comes from a registry."""
+        return any(model.registry is not None for model in self._served.values())
+
+    async def run(self) -> None:
+        """Look at the registries until cancelled."""
+        while True:
+            await anyio.sleep(self._period)
+            await run_in_threadpool(self.look)
+
+    def look(self) -> list[str]:
+        """Replace the models whose registries have another champion; return their names."""
+        with self._lock:
+            return [name for name in list(self._served) if self._is_switched(name)]
+
+    def _is_switched(self, name: str) -> bool:
+        before = self._served[name]
+        if before.registry is None:
+            return False
+        champion = ''
+        try:
+            champion = before.registry.champion()
+            if champion in (before.directory, self._refused.get(name)):
+                return False
+            model = self._load(name, str(before.registry.path))
+            routing.check(before, model)
+            reads_pairs = model.predictor.reads_pairs(model.model)
+            model.model.predict([('a', 'b') if reads_pairs else 'a'], batch_size=1)
+        except (UserError, OSError) as error:
+            if self._refused.get(name) != champion:
+                _LOGGER.warning('%s still serves %s: %s', name, before.directory, error)
+            self._refused[name] = champion
+            return False
+        self._served[name] = model
+        self._refused.pop(name, None)
+        _LOGGER.info('%s now serves %s instead of %s', name, model.directory, before.directory)
+        return True

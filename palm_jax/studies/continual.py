@@ -1,0 +1,309 @@
+"""Tasks that one model learns one after another, and what it still knows of all of them after each."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
+
+import numpy as np
+
+from palm_jax.bounds import AtLeast, AtMost, NotEmpty, Seed, checked
+from palm_jax.configuration.compose import render
+from palm_jax.configuration.flags import gin_flags
+from palm_jax.errors import UserError, closest
+from palm_jax.run_directory import RunDirectory, write_whole
+from palm_jax.studies import runs
+from palm_jax.studies.runs import StudyRun
+
+_LOGGER = logging.getLogger(__name__)
+
+_OWN = {
+    'MODEL_DIR': 'a folder of STUDY_DIR for every task',
+    'INITIAL_CHECKPOINT_PATH': 'FLAGS has the base, and every later task starts from the model of the one before',
+}
+_FISHER, _FILES = '{fisher}', '{earlier_files}'
+
+Flags = Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskRead:
+    """What the configuration of a task says.
+
+    Attributes:
+      labels: names of the classes of its data; empty without a head, and for numbers.
+      form: what the model of all tasks must have in common: the kind of its head and its loss.
+      files: TRAIN_FILES; None for a registered task.
+      has_labels_of_its_own: whether LABELS is bound.
+    """
+
+    labels: tuple[str, ...]
+    form: str
+    files: str | None
+    has_labels_of_its_own: bool = False
+
+
+class Tools(Protocol):
+    """What tasks are trained and measured with; see `cli.continual_tools`."""
+
+    def read(self, flags: Flags) -> TaskRead:
+        """Build what a task's run is made of, and read its data; raise UserError if the run could not begin."""
+
+    def train(self, gin_files: Flags, bindings: Sequence[tuple[str, str]], command: str) -> int:
+        """Train or continue a run; see `api.training.train`."""
+
+    def evaluate(self, model_dir: Path | None, tasks: Sequence[Flags]) -> list[dict[str, float]]:
+        """Return the metrics of the held-out part of every task; of the first task's model at its start for None."""
+
+    def save_whole(self, model_dir: Path, to: Path) -> Path:
+        """Write a run as a base for the next one, unless it is one already; return the directory of the base."""
+
+    def write_fisher(self, model_dir: Path, output: Path, earlier: Path | None, settings: FisherSettings) -> None:
+        """Write the Fisher information of a run, added to that of the earlier tasks; see `palm-jax fisher`."""
+
+
+@checked
+@dataclasses.dataclass(frozen=True)
+class FisherSettings:
+    """How the Fisher information of a task is measured for EWC.
+
+    Attributes:
+      rows: number of training rows.
+      targets: `model` draws targets from the model's predictions; `data` takes the table's.
+      decay: factor γ of the earlier tasks' (online EWC).
+      seed: seed for rows and targets.
+    """
+
+    rows: Annotated[int, AtLeast(1)] = 256
+    targets: Literal['model', 'data'] = 'model'
+    decay: Annotated[float, AtLeast(0), AtMost(1)] = 1.0
+    seed: Seed = 0
+
+
+@checked
+@dataclasses.dataclass(frozen=True)
+class Continual:
+    """Tasks in their order.
+
+    Attributes:
+      directory: directory of the study; the run of task i is in DIRECTORY/i_TASK.
+      flags: flags of `palm-jax train` that all tasks share, INITIAL_CHECKPOINT_PATH (the base of the first) among them.
+      tasks: further flags of each task, by its name, in the order in which they are learned.
+      later_flags: further flags from the second task on: what keeps the model from forgetting. `{earlier_files}` stands
+        for the list of TRAIN_FILES of the tasks before, `{fisher}` for the Fisher information of them.
+      metric: metric of the held-out parts, as `palm-jax eval` names it. Losses, errors, perplexities and bits per byte
+        are better when smaller, all others when larger.
+      fisher: how `{fisher}` is measured.
+    """
+
+    directory: Annotated[str, NotEmpty()]
+    flags: Annotated[Flags, NotEmpty()]
+    tasks: Annotated[Mapping[str, Flags], NotEmpty()]
+    later_flags: Flags = ()
+    metric: Annotated[str, NotEmpty()] = 'accuracy'
+    fisher: FisherSettings = FisherSettings()
+
+    def __post_init__(self) -> None:
+        names = [_folder(task) for task in self.tasks]
+        if len(names) < 2:
+            raise UserError(
+                "TASKS has one task; name at least two: {'first': ['--gin.TRAIN_FILES=...'], 'second': ...}."
+            )
+        if twice := [task for task, name in zip(self.tasks, names, strict=True) if names.count(name) > 1]:
+            raise UserError(
+                f'TASKS: {", ".join(map(repr, twice))} have the same folder {_folder(twice[0])!r}; rename one.'
+            )
+        if not all(names):
+            raise UserError('TASKS: the name of a task must have a letter or a digit.')
+
+    def run_directory(self, number: int) -> RunDirectory:
+        """Return the MODEL_DIR of task `number`, from 0."""
+        return RunDirectory(Path(self.directory) / f'{number + 1}_{_folder(list(self.tasks)[number])}')
+
+    def fisher_path(self, number: int) -> Path:
+        """Return the file with the Fisher information of the tasks up to `number`."""
+        path = self.run_directory(number).path
+        return path.with_name(f'{path.name}.fisher.npz')
+
+    @property
+    def scores_path(self) -> Path:
+        """File with the scores so far."""
+        return Path(self.directory) / 'scores.json'
+
+    def check(self, tools: Tools) -> list[str]:
+        """Read all configurations and tables, so that a mistake in the last task is found before the first trains.
+
+        Nothing is written.
+
+        Returns:
+          Flags for all tasks: LABELS of all of them, if their model has classes and no flag names any.
+
+        Raises:
+          UserError: a task cannot be trained, or one model cannot learn all of them.
+        """
+        found: list[TaskRead] = []
+        for number, task in enumerate(self.tasks):
+            with _located(f'TASKS[{task!r}]'):
+                runs.check(self._own_flags(number), {'MODEL_DIR': _OWN['MODEL_DIR']})
+                _refuse_own(self.tasks[task])
+                found.append(tools.read(self._own_flags(number)))
+        self._check_later(found)
+        for name, read in zip(self.tasks, found, strict=True):
+            if read.form != found[0].form:
+                raise UserError(
+                    f'TASKS: one model learns all tasks, and {name!r} has {read.form}, where '
+                    f'{next(iter(self.tasks))!r} has {found[0].form}. Give all of them the same head.'
+                )
+        shared = self._labels(found)
+        for number, task in enumerate(self.tasks):  # with the labels of all, and what keeps from forgetting
+            with _located(f'TASKS[{task!r}] with LATER_FLAGS' if number else f'TASKS[{task!r}]'):
+                if shared or (number and self.later_flags):
+                    tools.read([*self._own_flags(number), *shared, *self._later(number, found)])
+        return shared
+
+    def _labels(self, found: Sequence[TaskRead]) -> list[str]:
+        union = list(dict.fromkeys(label for task in found for label in task.labels))
+        if all(task.labels == tuple(union) for task in found):
+            return []
+        if any(task.has_labels_of_its_own for task in found):
+            raise UserError(
+                f'LABELS of the tasks differ, and one model learns all. Bind it once, in FLAGS, to the {len(union)} '
+                'labels of all of them, or leave it out.'
+            )
+        return [f'--gin.LABELS={render(union)}']
+
+    def _check_later(self, found: Sequence[TaskRead]) -> None:
+        with _located('LATER_FLAGS'):
+            _refuse_own(self.later_flags)
+            for flag in self.later_flags:
+                for name in re.findall(r'\{(\w+)\}', flag):
+                    if f'{{{name}}}' not in (_FISHER, _FILES):
+                        raise UserError(
+                            f'{flag!r} names {{{name}}}.{closest(name, ["fisher", "earlier_files"])} It can name '
+                            f'{_FISHER} and {_FILES}.'
+                        )
+            if any(_FILES in flag for flag in self.later_flags) and not all(task.files for task in found[:-1]):
+                raise UserError(f'{_FILES} is the list of TRAIN_FILES of earlier tasks, and not every task has such.')
+
+    def _own_flags(self, number: int) -> list[str]:
+        return [*self.flags, *list(self.tasks.values())[number]]
+
+    def _later(self, number: int, found: Sequence[TaskRead]) -> list[str]:
+        """LATER_FLAGS for task `number`, from 0; none for the first."""
+        if number == 0:
+            return []
+        files, fisher = render([task.files for task in found[:number]]), render(str(self.fisher_path(number - 1)))
+        return [flag.replace(_FILES, files).replace(_FISHER, fisher) for flag in self.later_flags]
+
+    def train(self, tools: Tools) -> int:
+        """Train and measure what is not finished.
+
+        Args:
+          tools: what it is trained with.
+
+        Returns:
+          0, or the exit code of the run that a signal interrupted.
+
+        Raises:
+          UserError: see `check`; or a run diverged, or the held-out part has no such metric.
+        """
+        shared = self.check(tools)
+        found = [tools.read(self._own_flags(number)) for number in range(len(self.tasks))]
+        measured_with = [[*self._own_flags(number), *shared] for number in range(len(self.tasks))]
+        rows = self.scores()
+        if not rows:
+            _LOGGER.info('=== the model before the first task is measured')
+            rows = self._add(rows, tools.evaluate(None, measured_with))
+        base: Path | None = None
+        for number, task in enumerate(self.tasks):
+            directory = self.run_directory(number)
+            start = [] if base is None else [f'--gin.INITIAL_CHECKPOINT_PATH={str(base)!r}']
+            flags = (*measured_with[number], *self._later(number, found), *start, f'--gin.MODEL_DIR={str(directory)!r}')
+            run = StudyRun(task, flags, directory)
+            run.begin()
+            if not run.is_finished:
+                _LOGGER.info('\n=== task %d of %d: %s', number + 1, len(self.tasks), task)
+                if code := tools.train(*gin_flags(flags), shlex.join(['palm-jax', 'train', *flags])):
+                    return code
+            if len(rows) < number + 2:
+                rows = self._add(rows, tools.evaluate(directory.path, measured_with))
+            if number + 1 < len(self.tasks):
+                base = tools.save_whole(directory.path, directory.path.with_name(f'{directory.path.name}_whole'))
+                self._write_fisher(tools, number)
+        return 0
+
+    def _write_fisher(self, tools: Tools, number: int) -> None:
+        output = self.fisher_path(number)
+        if output.exists() or not any(_FISHER in flag for flag in self.later_flags):
+            return
+        _LOGGER.info('=== the Fisher information of %s is measured', list(self.tasks)[number])
+        unfinished = output.with_name(f'unfinished_{output.name}')
+        earlier = self.fisher_path(number - 1) if number else None
+        tools.write_fisher(self.run_directory(number).path, unfinished, earlier, self.fisher)
+        os.replace(unfinished, output)
+
+    def scores(self) -> list[list[float]]:
+        """Return the scores so far: rows R_0, R_1, ... of T scores each.
+
+        Raises:
+          UserError: the file is damaged, or of other tasks or another metric.
+        """
+        if not self.scores_path.is_file():
+            return []
+        try:
+            kept = json.loads(self.scores_path.read_text(encoding='utf-8'))
+            rows, about = kept['scores'], {name: kept[name] for name in ('metric', 'tasks')}
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f'{self.scores_path} is damaged. Remove it, and run the study again.') from None
+        if about != self._about():
+            raise UserError(
+                f'{self.directory} holds a study of {about["metric"]} on {", ".join(about["tasks"])}, this one is of '
+                f'{self.metric} on {", ".join(self.tasks)}. Use another directory: --gin.STUDY_DIR=...; to measure the '
+                f'same runs again, remove {self.scores_path}.'
+            )
+        return [[np.nan if score is None else float(score) for score in row] for row in rows]
+
+    def _about(self) -> dict[str, object]:
+        return {'metric': self.metric, 'tasks': list(self.tasks)}
+
+    def _add(self, rows: list[list[float]], measured: Sequence[Mapping[str, float]]) -> list[list[float]]:
+        for task, metrics in zip(self.tasks, measured, strict=True):
+            if self.metric not in metrics:
+                raise UserError(
+                    f'METRIC is {self.metric!r}, which the held-out part of {task!r} does not have.'
+                    f'{closest(self.metric, metrics)} It has {", ".join(metrics)}.'
+                )
+        rows = [*rows, [float(metrics[self.metric]) for metrics in measured]]
+        kept = [[None if np.isnan(score) else score for score in row] for row in rows]
+        self.scores_path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self.scores_path, json.dumps(self._about() | {'scores': kept}, indent=2, ensure_ascii=False) + '\n')
+        return rows
+
+
+@contextlib.contextmanager
+def _located(where: str) -> Iterator[None]:
+    """Put where a mistake is before its message."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f'{where}: {error}') from None
+
+
+def _refuse_own(flags: Flags) -> None:
+    """Refuse flags that the study would override in silence."""
+    for name, instead in _OWN.items():
+        if name in dict(gin_flags(flags)[1]):
+            raise UserError(f'--gin.{name} has no effect here: {instead}.')
+
+
+def _folder(task: str) -> str:
+    """Return the name of a task's folder: its letters and digits."""
+    return re.sub(r'[^\w.-]+', '_', task).strip('._-').lower()

@@ -1,0 +1,127 @@
+"""Champions are switched, and two models share requests, while a server runs."""
+
+import dataclasses
+import threading
+
+import httpx
+import pytest
+
+from palm_jax.errors import UserError
+from palm_jax.monitoring.registry import Decision, Registry
+from palm_jax.monitoring.request_log import RequestLog, read
+from palm_jax.serving import routing
+from palm_jax.serving.models import ServedModel
+from palm_jax.serving.routing import ABTest
+from palm_jax.serving.switching import Switcher
+from tests.support.kinds import every_kind
+from tests.support.models import shaken
+from tests.support.server import running
+
+
+@pytest.fixture
+def trained(micro):
+    return every_kind(micro, 'classes', 'tags', 'text')
+
+
+def other(model):
+    """The model with other parameters."""
+    return dataclasses.replace(model, params=shaken(model.params), checkpoint='other')
+
+
+def classify(site, text, **fields):
+    response = httpx.post(f'{site.url}/v1/classify', json={'input': text, **fields}, timeout=60)
+    assert response.status_code == 200, response.text
+    return response.json()['data'][0]
+
+
+def test_a_new_champion_is_served_without_losing_a_request(trained, tmp_path):
+    registry = Registry(tmp_path)
+    registry.adopt('first')
+    models = {'first': trained['classes'], 'second': other(trained['classes'])}
+    entry = ServedModel('m', models['first'], 'first', registry)
+    served = {'m': entry}
+
+    def load(name, directory):
+        champion = Registry(tmp_path).champion()
+        if champion not in models:
+            raise UserError(f'{champion} does not exist')
+        return ServedModel(name, models[champion], champion, registry)
+
+    switcher = Switcher(served, load, period=0.05)
+    expected = {name: dict(model.predict(['a text'])[0]) for name, model in models.items()}
+    seen, stop = [], threading.Event()
+    with running(served, switcher=switcher) as site:
+
+        def ask():
+            while not stop.is_set():
+                seen.append(classify(site, 'a text'))
+
+        clients = [threading.Thread(target=ask) for _ in range(3)]
+        for client in clients:
+            client.start()
+        try:
+            registry.decide(Decision('promoted', 'second', 1))
+            wait_for(lambda: served['m'].directory == 'second')
+            number = len(seen)
+            wait_for(lambda: len(seen) > number + 6)  # those that had begun may still be of the first
+            last = classify(site, 'a text')
+            registry.decide(Decision('promoted', 'missing', 2))
+            wait_for(lambda: switcher._refused.get('m') == 'missing')
+            assert classify(site, 'a text') == last  # what cannot be loaded changes nothing
+            registry.roll_back()
+            registry.roll_back()
+            wait_for(lambda: served['m'].directory == 'first')
+        finally:
+            stop.set()
+            for client in clients:
+                client.join(60)
+    probabilities = [answer['probabilities'] for answer in seen]
+    assert all(p in (pytest.approx(expected['first']), pytest.approx(expected['second'])) for p in probabilities)
+    assert last['probabilities'] == pytest.approx(expected['second'])
+
+
+def wait_for(is_so):
+    for _ in range(1200):
+        if is_so():
+            return
+        threading.Event().wait(0.05)
+    raise AssertionError('it did not happen within a minute')
+
+
+def test_a_share_of_requests_is_answered_by_the_second_model(trained, tmp_path):
+    first = dataclasses.replace(trained['classes'], checkpoint='first')
+    served = {'m': ServedModel('m', first, 'first')}
+    tests = {'m': ABTest(ServedModel('m', other(first), 'second'), 0.5)}
+    log = RequestLog(tmp_path / 'kept.db')
+    with running(served, log=log, tests=tests) as site:
+        names = [model['id'] for model in httpx.get(f'{site.url}/v1/models').json()['data']]
+        for user in ('ann', 'bob', 'cleo', 'dan', 'eve', 'fay'):
+            assert classify(site, 'x', user=user) == classify(site, 'x', user=user)  # one model for each user
+        rows = list(read(tmp_path / 'kept.db', model='m'))
+    log.close()
+    assert names == ['m'] and {row.checkpoint for row in rows} == {'first', 'other'}
+
+
+def test_the_share_is_that_of_users_and_of_requests(trained):
+    test = ABTest(ServedModel('m', trained['classes']), 0.2)
+    of_users = [test.is_for(f'user {number}') for number in range(4000)]
+    of_requests = [test.is_for(None) for _ in range(4000)]
+    for chosen in (of_users, of_requests):
+        assert abs(sum(chosen) / 4000 - 0.2) < 0.03  # five standard deviations
+    assert of_users == [test.is_for(f'user {number}') for number in range(4000)]
+
+
+def test_models_that_answer_differently_are_refused(trained):
+    models = {name: ServedModel(name, model, f'runs/{name}') for name, model in trained.items()}
+    for first, second, message in (
+        ('text', 'text', 'only a model with a head'),
+        ('classes', 'tags', 'runs/tags is for'),
+    ):
+        with pytest.raises(UserError, match=message):
+            routing.check(models[first], models[second])
+    routing.check(models['classes'], models['classes'])
+    loader = lambda name, directory: models[directory]  # noqa: E731
+    with pytest.raises(UserError, match='served model: classes'):
+        routing.load_tests(['clases=classes'], 0.5, {'classes': models['classes']}, loader)
+    with pytest.raises(UserError, match='already'):
+        routing.load_tests(['classes=classes'] * 2, 0.5, {'classes': models['classes']}, loader)
