@@ -290,5 +290,4 @@ def _known_rows(registry: Registry, model: TrainedModel) -> tuple[list[Labelled]
 
 
 def _text_columns(table: Any) -> tuple[str, ...]:
-    second = table.second_text_column
-    return (table.text_column,) if second is None else (table.text_column, second)
+    return tuple(name for _, name in table.text_columns)

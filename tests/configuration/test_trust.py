@@ -119,6 +119,7 @@ USES = [
     'serve --model=run --port=0',
     'serve --model=mine=registry --port=0',
     f'export {THIS} exported',
+    f'fisher {THIS} --output=fisher.npz',
     f'explain-prediction {THIS} --text=a',
     f'probe {THIS}',
     f'drift {THIS} --requests=requests.db',
