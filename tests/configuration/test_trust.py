@@ -129,7 +129,6 @@ USES = [
     f'rank-examples {THIS}',
     f'select {THIS} --input=rows.csv --output=next.csv',
     f'teach {THIS} --output=teacher.npz',
-    f'fisher {THIS} --output=fisher.npz',
     'fuse run run fused',
     'retune --registry=another --champion=run --input=rows.csv',
     f'inspect python_stdlib {THIS}',
