@@ -90,6 +90,17 @@ def run_of(gin_files: Sequence[str]) -> tuple[RunDirectory, Sequence[str]]:
     )
 
 
+def output_file(path: Path) -> Path:
+    """Return the file that `--output` names, or its default.
+
+    Raises:
+      UserError: the folder of the file does not exist.
+    """
+    if not path.parent.is_dir():
+        raise UserError(f'--output: the folder {path.parent} does not exist.')
+    return path
+
+
 def command(program: str, arguments: Sequence[str]) -> str:
     """Return the command that was typed, ready to be pasted into a shell."""
     return shell_command([*started_as(program).split(), *arguments])

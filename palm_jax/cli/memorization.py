@@ -41,9 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
-    output = options.output or Path(run.path / 'memorization.html')
-    if not output.parent.is_dir():
-        raise UserError(f'--output: the folder {output.parent} does not exist.')
+    output = command_line.output_file(options.output or run.path / 'memorization.html')
     if options.canaries and not options.canaries.is_file():
         raise UserError(f'--canaries={options.canaries} does not exist.')
 

@@ -29,9 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     options = _parser().parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
-    output = options.output or Path(run.path / 'probes.html')
-    if not output.parent.is_dir():
-        raise UserError(f'--output: the folder {output.parent} does not exist.')
+    output = command_line.output_file(options.output or run.path / 'probes.html')
 
     from palm_jax.api import loading
     from palm_jax.probing import answers, probe

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 from palm_jax.bounds import AtLeast, AtMost
@@ -30,14 +29,12 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     options = _parser().parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
-    output: Path = options.output
+    output = command_line.output_file(options.output)
     if output.exists():
         raise UserError(
             f'--output={output} exists already, and may have labels in it. Name another file, or remove it: '
             f'{shlex.join(["rm", str(output)])}'
         )
-    if not output.parent.is_dir():
-        raise UserError(f'--output: the folder {output.parent} does not exist.')
 
     from palm_jax.api import loading
     from palm_jax.run_directory import write_whole

@@ -1,7 +1,9 @@
-"""Exceptions that Python cannot propagate, above all Ctrl-C, in every program."""
+"""Exceptions that Python cannot propagate, above all Ctrl-C, in every program; the file that it writes."""
 
 import pytest
 
+from palm_jax.cli import command_line
+from palm_jax.errors import UserError
 from tests.support.programs import run_script
 
 
@@ -20,3 +22,9 @@ def test_only_what_is_told_elsewhere_is_dropped(told, text):
 def test_ctrl_c_within_an_import_that_swallows_it_ends_the_program():
     result = run_script('interrupted_import')
     assert (result.returncode, result.stdout, result.stderr) == (130, '', 'interrupted\n')
+
+
+def test_an_output_is_written_to_a_folder_that_exists(tmp_path):
+    assert command_line.output_file(tmp_path / 'page.html') == tmp_path / 'page.html'
+    with pytest.raises(UserError, match=r'--output: the folder .*none does not exist'):
+        command_line.output_file(tmp_path / 'none' / 'page.html')
