@@ -9,7 +9,7 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.source import PACKAGE, imports, modules, room_of
 
-EVERYWHERE = {'characters', 'errors', 'bounds', 'logs', 'run_directory', 'special_ids', 'wording', ''}
+EVERYWHERE = {'characters', 'errors', 'bounds', 'json_files', 'logs', 'run_directory', 'special_ids', 'wording', ''}
 # room: the rooms of the project that it may import.
 ALLOWED = {
     'models': {'models'},
@@ -31,7 +31,7 @@ ALLOWED = {
     },
     'data/pretraining': {
         *('data/pretraining', 'data/registry', 'data/supervised', 'data/readers', 'data/vocabulary'),
-        *('metrics', 'cache_directory'),
+        *('metrics', 'cache_directory', 'locks'),
     },
     'compilation': {'compilation', 'training', 'models'},
     'configuration': {'configuration', '__version__'},

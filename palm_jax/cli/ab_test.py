@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from palm_jax.bounds import Above
-from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number
 from palm_jax.errors import UserError, closest
 
@@ -41,8 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if (options.first is None) != (options.second is None):
         raise UserError('Name both checkpoints, --first and --second, or none.')
-    if options.output:
-        command_line.output_file(options.output)
+    if options.output and not options.output.parent.is_dir():
+        raise UserError(f'--output: the folder {options.output.parent} does not exist.')
 
     from palm_jax.monitoring import ab_test, request_log
 

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from palm_jax.bounds import Above, AtMost
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
     corpora = [command_line.run_of([name]) for name in options.corpus]
-    output = command_line.output_file(options.output or run.path / 'contamination.html')
+    output = command_line.writable(options.output or Path(run.path / 'contamination.html'))
 
     from tqdm import tqdm
 

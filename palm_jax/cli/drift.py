@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from palm_jax.bounds import Above
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     run, changes = command_line.run_of(options.gin_file)
     if bool(options.requests) == bool(options.input):
         raise UserError('Give either --requests with what a server kept, or --input with a file of texts.')
-    output = command_line.output_file(options.output or run.path / 'drift.html')
+    output = command_line.writable(options.output or Path(run.path / 'drift.html'))
 
     from palm_jax.api import loading
     from palm_jax.monitoring import drift, drift_report, request_log

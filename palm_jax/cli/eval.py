@@ -38,11 +38,11 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
+    output = command_line.writable(options.output or run.evaluation)
     if options.shots is not None and options.task is None:
         raise UserError('--shots requires --task (few-shot examples come from its training split).')
     if options.examples is not None and options.task is None:
         raise UserError('--examples requires --task (its first examples are evaluated).')
-    output = command_line.output_file(options.output or run.evaluation)
 
     from palm_jax.api import evaluation, loading
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from palm_jax.bounds import AtLeast, Seed
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("Give either --text='...', which may be repeated, or --input with a file of texts.")
     if options.second_text and len(options.second_text) != len(options.text):
         raise UserError(f'There are {len(options.text)} --text, but {len(options.second_text)} --second_text.')
-    output = command_line.output_file(options.output or run.path / 'explanations.html')
+    output = command_line.writable(options.output or Path(run.path / 'explanations.html'))
 
     from palm_jax.api import loading
     from palm_jax.explanations import page

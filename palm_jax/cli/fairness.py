@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from palm_jax.bounds import Above, Seed
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     options = _parser().parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
-    output = command_line.output_file(options.output or run.path / 'fairness.html')
+    output = command_line.writable(options.output or Path(run.path / 'fairness.html'))
 
     from palm_jax.api import loading
     from palm_jax.fairness import audit

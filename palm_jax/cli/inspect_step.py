@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import file_name, positive
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
-    output = command_line.output_file(options.output or run.path / f'step_{options.step}.html')
+    output = command_line.writable(options.output or Path(run.path / f'step_{options.step}.html'))
 
     from palm_jax.api import loading
     from palm_jax.microscope import steps

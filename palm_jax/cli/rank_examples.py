@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from palm_jax.bounds import Above, AtMost
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     run, changes = command_line.run_of(options.gin_file)
     if (options.by == 'disagreement') != bool(options.other):
         raise UserError('--by=disagreement needs the runs to compare with, --other=MODEL_DIR, and nothing else does.')
-    output = command_line.output_file(options.output or run.path / 'ranked.html')
+    output = command_line.writable(options.output or Path(run.path / 'ranked.html'))
 
     from palm_jax.api import loading
     from palm_jax.microscope import ranked_examples

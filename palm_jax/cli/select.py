@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 from palm_jax.bounds import AtLeast, AtMost
@@ -29,12 +30,13 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     options = _parser().parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
-    output = command_line.output_file(options.output)
+    output: Path = options.output
     if output.exists():
         raise UserError(
             f'--output={output} exists already, and may have labels in it. Name another file, or remove it: '
             f'{shlex.join(["rm", str(output)])}'
         )
+    command_line.writable(output)
 
     from palm_jax.api import loading
     from palm_jax.run_directory import write_whole

@@ -30,7 +30,7 @@ Scorer: TypeAlias = Callable[[Sequence[str]], Sequence[float]]  # texts to a sco
 Side = Literal['input', 'output']
 _KINDS = ('words', 'pattern', 'model', 'function')
 _KEYS = ('name', *_KINDS, 'label', 'threshold', 'of', 'action')
-_SIDES = {'input': ('input',), 'output': ('output',), 'both': ('input', 'output')}
+_SIDES: dict[str, tuple[Side, ...]] = {'input': ('input',), 'output': ('output',), 'both': ('input', 'output')}
 _ACTIONS = ('refuse', 'record')
 
 
