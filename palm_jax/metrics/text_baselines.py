@@ -58,10 +58,10 @@ def of_classes(
     """
     majority = np.bincount(train).argmax()
     found = [Baseline('majority class', 'accuracy', float(np.mean(labels == majority)))]
-    chosen = _sample(len(train))
-    if len(np.unique(train[chosen])) > 1:
-        features = _Features([train_texts[i] for i in chosen], len(np.unique(train[chosen])))
-        predicted = features.predict(features.logistic_regression(), train[chosen], texts)
+    num_classes = len(np.unique(train[_sample(len(train))]))
+    if num_classes > 1:
+        features = _Features(train_texts, num_classes)
+        predicted = features.predict(features.logistic_regression(), train, texts)
         found.append(Baseline(_BAG_OF_WORDS, 'accuracy', float(np.mean(predicted == labels))))
     return found
 
@@ -80,10 +80,8 @@ def of_label_sets(
     sets, counts = np.unique(train, axis=0, return_counts=True)
     most_frequent = np.broadcast_to(sets[counts.argmax()], labels.shape)
     found = [Baseline('most frequent label set', 'accuracy', statistics.accuracy(labels, most_frequent))]
-    chosen = _sample(len(train))
-    features = _Features([train_texts[i] for i in chosen], train.shape[1])
-    model = OneVsRestClassifier(features.logistic_regression())
-    predicted = features.predict(model, train[chosen].astype(int), texts)
+    features = _Features(train_texts, train.shape[1])
+    predicted = features.predict(OneVsRestClassifier(features.logistic_regression()), train.astype(int), texts)
     found.append(Baseline(_BAG_OF_WORDS, 'accuracy', statistics.accuracy(labels, predicted.reshape(labels.shape))))
     return found
 
@@ -99,11 +97,9 @@ def of_numbers(
       texts: held-out texts, [E].
       labels: their numbers, [E].
     """
-    chosen = _sample(len(train))
-    features = _Features([train_texts[i] for i in chosen], 1)
     predictions = {
         'median of the training labels': np.full(len(labels), np.median(train)),
-        'bag of words with ridge regression': features.predict(Ridge(), train[chosen], texts),
+        'bag of words with ridge regression': _Features(train_texts, 1).predict(Ridge(), train, texts),
     }
     return [
         Baseline(name, 'absolute_error', float(np.mean(np.abs(predicted - labels))), best=0.0)
@@ -132,16 +128,15 @@ def of_tags(train: Iterable[Any], sentences: Sequence[Any]) -> list[Baseline]:
 
 def nearest(train_texts: Sequence[str], texts: Sequence[str]) -> list[int]:
     """Return the number of the training text nearest to each text, by the cosine of their bags of words."""
-    chosen = _sample(len(train_texts))
-    features = _Features([train_texts[i] for i in chosen], 1)
-    return [int(chosen[(features.train @ row.T).toarray().argmax()]) for row in features.transform(texts)]
+    features = _Features(train_texts, 1)
+    return [int(features.chosen[(features.train @ row.T).toarray().argmax()]) for row in features.transform(texts)]
 
 
 class _Features:
-    """Words of texts, weighted by tf-idf.
+    """Words of a sample of the training texts, weighted by tf-idf.
 
     Args:
-      texts: training texts.
+      texts: training texts, [N].
       num_classes: number of classes that a weight per word is learned for.
     """
 
@@ -149,7 +144,8 @@ class _Features:
         self._vectorizer = TfidfVectorizer(
             analyzer=_words, max_features=max(100, _MOST_WEIGHTS // num_classes), dtype=np.float32
         )
-        self.train = self._vectorizer.fit_transform(texts)
+        self.chosen = _sample(len(texts))
+        self.train = self._vectorizer.fit_transform([texts[i] for i in self.chosen])
         self._work = max(1, self.train.nnz * num_classes)
 
     def transform(self, texts: Sequence[str]) -> Any:
@@ -161,11 +157,11 @@ class _Features:
         return LogisticRegression(C=10.0, max_iter=int(np.clip(_MOST_WORK // self._work, 10, 200)))
 
     def predict(self, model: Any, labels: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-        """Fit a model of scikit-learn to the training texts, and return its predictions for others."""
+        """Fit a model of scikit-learn to the training texts and their labels [N]; return its predictions for others."""
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', ConvergenceWarning)
             warnings.simplefilter('ignore', UserWarning)  # a label that all or no examples have
-            return model.fit(self.train, labels).predict(self.transform(texts))
+            return model.fit(self.train, labels[self.chosen]).predict(self.transform(texts))
 
 
 def _words(text: str) -> list[str]:

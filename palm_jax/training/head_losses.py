@@ -15,7 +15,7 @@ from palm_jax.bounds import AtLeast, Rate, Weight, checked
 from palm_jax.models.kernels.divergence import divergences
 from palm_jax.models.model import Model
 from palm_jax.models.saturation import limited, square
-from palm_jax.training.losses import LanguageModelLoss, features_of
+from palm_jax.training.losses import LanguageModelLoss, features_of, outputs_of
 from palm_jax.training.metrics import Metrics, Ratio
 
 Batch = dict[str, jax.Array]
@@ -25,16 +25,7 @@ def scores_of(
     model: Model, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None
 ) -> jax.Array:
     """Return the head's scores of a batch, float32 [B, C] or [B, L, C], with dropout if a key is given."""
-    return model.apply(
-        {'params': params},
-        batch['decoder_input_tokens'],
-        batch.get('decoder_positions'),
-        batch['decoder_segment_ids'],
-        batch.get('decoder_causal_attention'),
-        deterministic=dropout_rng is None,
-        rngs=None if dropout_rng is None else {'dropout': dropout_rng},
-        method='scores',
-    )
+    return outputs_of('scores', model, params, batch, dropout_rng)
 
 
 @flax.struct.dataclass

@@ -17,7 +17,7 @@ from palm_jax.models.model import Model
 from palm_jax.models.sharding import constrain
 from palm_jax.training.metrics import Metrics, Ratio
 
-__all__ = ['LanguageModelLoss', 'features_of', 'softmax_cross_entropy']
+__all__ = ['LanguageModelLoss', 'features_of', 'outputs_of', 'softmax_cross_entropy']
 
 
 @checked
@@ -147,6 +147,13 @@ def features_of(
     model: Model, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None
 ) -> jax.Array:
     """Compute the model's features of a batch, [B, L, D]; the arguments are those of `LanguageModelLoss`."""
+    return outputs_of('features', model, params, batch, dropout_rng)
+
+
+def outputs_of(
+    method: str, model: Model, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None
+) -> jax.Array:
+    """Return what a method of the model, `features` or `scores`, makes of a batch, with dropout if a key is given."""
     return model.apply(
         {'params': params},
         batch['decoder_input_tokens'],
@@ -155,5 +162,5 @@ def features_of(
         batch.get('decoder_causal_attention'),
         deterministic=dropout_rng is None,
         rngs=None if dropout_rng is None else {'dropout': dropout_rng},
-        method='features',
+        method=method,
     )

@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,9 +17,8 @@ from palm_jax.peft.lora import LoRA
 from palm_jax.peft.method import AdaptedModel
 from palm_jax.peft.prefix import Prefix
 from palm_jax.peft.prompt import SoftPrompt
-from palm_jax.training import losses
 from tests.support.cohere import relative_error
-from tests.support.models import applied, initial, shaken
+from tests.support.models import applied, initial, loss_and_gradients, shaken
 from tests.support.published import write_tokenizer
 from tests.support.random_models import LLAMA3, ROWS, made
 
@@ -75,19 +72,7 @@ def test_a_family_comes_in_computes_the_same_and_goes_back(family, tmp_path):
 
     # Gradients of the loss of all parameters.
     theirs(ids, labels=ids).loss.backward()
-    weights = np.ones_like(tokens)
-    weights[:, -1] = 0
-    batch = {
-        'decoder_input_tokens': tokens,
-        'decoder_target_tokens': np.roll(tokens, -1, axis=1),
-        'decoder_loss_weights': weights,
-    }
-
-    def loss(params):
-        total, metrics = losses.LanguageModelLoss(z_loss=0.0, chunk_length=16)(ours.model, params, batch)
-        return total / metrics['loss'].count
-
-    grads = jax.tree.map(np.asarray, jax.jit(jax.grad(loss))(jax.tree.map(jnp.asarray, ours.params)))
+    _, grads = loss_and_gradients(ours.model, ours.params, tokens)
     for tensor in families.family_of(theirs.config.model_type).tensors(arch):
         leaf = grads
         for key in tensor.path.split('/'):

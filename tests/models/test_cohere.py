@@ -1,13 +1,10 @@
 """Logits, loss and gradients against Transformers: a PaLM block is Cohere's with one key/value head."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from palm_jax.training import losses
 from tests.support.cohere import cohere, relative_error, to_cohere
-from tests.support.models import applied
+from tests.support.models import applied, loss_and_gradients
 
 torch = pytest.importorskip('torch', reason='the peers are not installed: pip install "palm_jax[peers]"')
 
@@ -30,20 +27,8 @@ def test_logits_loss_and_gradients_equal_transformers(micro, tokens, changes):
     # Their labels are shifted inside: position l predicts token l + 1.
     their_loss = theirs(input_ids=ids, labels=ids).loss
     their_loss.backward()
-    weights = np.ones_like(tokens)
-    weights[:, -1] = 0
-    batch = {
-        'decoder_input_tokens': tokens,
-        'decoder_target_tokens': np.roll(tokens, -1, axis=1),
-        'decoder_loss_weights': weights,
-    }
-
-    def loss(p):
-        total, metrics = losses.LanguageModelLoss(z_loss=0.0, chunk_length=16)(model, p, batch)
-        return total / metrics['loss'].count
-
-    value, grads = jax.jit(jax.value_and_grad(loss))(jax.tree.map(jnp.asarray, params))
-    assert abs(float(value) - their_loss.item()) / their_loss.item() < 1e-5
+    value, grads = loss_and_gradients(model, params, tokens)
+    assert abs(value - their_loss.item()) / their_loss.item() < 1e-5
     for name, grad in to_cohere(grads).items():
         their_grad = theirs.get_parameter(name).grad
         assert relative_error(grad.reshape(their_grad.shape), their_grad) < 1e-5, name

@@ -4,8 +4,10 @@ Each is compiled as a whole, which is faster than one operation at a time.
 """
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from palm_jax.training import state
+from palm_jax.training import losses, state
 
 
 def initial(model, seed=0):
@@ -26,3 +28,21 @@ def applied(model, params, *inputs, **options):
     return jax.jit(lambda params, inputs, options: model.apply({'params': params}, *inputs, **options))(
         params, inputs, options
     )
+
+
+def loss_and_gradients(model, params, tokens):
+    """Mean loss of every token but the first from those before it, and its gradients, as Transformers has them."""
+    weights = np.ones_like(tokens)
+    weights[:, -1] = 0
+    batch = {
+        'decoder_input_tokens': tokens,
+        'decoder_target_tokens': np.roll(tokens, -1, axis=1),
+        'decoder_loss_weights': weights,
+    }
+
+    def loss(params):
+        total, metrics = losses.LanguageModelLoss(z_loss=0.0, chunk_length=16)(model, params, batch)
+        return total / metrics['loss'].count
+
+    value, gradients = jax.jit(jax.value_and_grad(loss))(jax.tree.map(jnp.asarray, params))
+    return float(value), jax.tree.map(np.asarray, gradients)

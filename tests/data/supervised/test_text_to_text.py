@@ -8,7 +8,6 @@ import pytest
 
 from palm_jax.data.readers import tables
 from palm_jax.data.supervised.conversations import Dialogues, PairTable
-from palm_jax.data.supervised.packing import pack
 from palm_jax.data.supervised.text_to_text import TextToText
 from palm_jax.errors import UserError
 from palm_jax.training.losses import LanguageModelLoss
@@ -169,14 +168,6 @@ def test_packed_examples_are_learned_as_if_they_were_alone(tmp_path, micro, bidi
         sums.append((float(total), float(metrics['loss'].count)))
     assert sums[0][1] == sums[1][1] == sum(2 + i % 3 for i in range(23))
     assert sums[0][0] == pytest.approx(sums[1][0], rel=1e-5)
-
-
-def test_packing_leaves_nothing_out_and_little_empty():
-    lengths = np.random.default_rng(0).integers(1, 100, 2000).tolist()
-    groups = pack(lengths, 128)
-    assert sorted(i for group in groups for i in group) == list(range(2000))
-    assert all(sum(lengths[i] for i in group) <= 128 for group in groups)
-    assert sum(lengths) / (128 * len(groups)) > 0.97 and pack([], 8) == []
 
 
 def test_a_line_of_a_text_file_fills_a_template_of_one_column():
