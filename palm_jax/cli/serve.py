@@ -40,13 +40,13 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError('--audit needs --rules=FILE: it logs what rules refuse or record.')
     loader = models.Loader(flags, options.trust_modules)
     rules = content_filter.load(options.rules, loader.scorer) if options.rules else ()
-    audit = AuditLog(options.audit) if options.audit else None
     served = models.load(options.model, loader)
     tests = routing.load_tests(options.ab_test, options.ab_share, served, loader)
     switcher = Switcher(served, lambda *model: dataclasses.replace(loader, bases={})(*model), options.reload_seconds)
     engine = Engine(options.slots, options.max_waiting)
     models.fill(engine, served)
     listening = _listening(options.host, options.port)
+    audit = AuditLog(options.audit) if options.audit else None
     address, port, *_ = listening.getsockname()
     limits = Limits(
         body_bytes=options.body_bytes,
@@ -74,10 +74,12 @@ def main(arguments: Sequence[str]) -> int:
         routing.Models(served, tests), engine, limits, log, switching, ContentFilter(rules, audit)
     )
     server = connections.create_server(application, limits)
-    server.run(sockets=[listening])
-    for opened in (log, audit):
-        if opened is not None:
-            opened.close()
+    try:
+        server.run(sockets=[listening])  # which raises the signal that ended it
+    finally:
+        for opened in (log, audit):
+            if opened is not None:
+                opened.close()
     return 0
 
 
