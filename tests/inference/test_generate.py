@@ -152,7 +152,8 @@ def test_rows_come_and_go_without_a_trace(micro):
             rows = decoding.insert(rows, new, np.array([place]))
             written[number] = [int(first.tokens[0, 0])]
             rows, more = decoding.decode(model, params, rows, steps=3, num_logprobs=2)  # the other goes on meanwhile
-            assert float(jnp.max(jnp.abs(more.top_logprobs[place, :, 0] - more.logprobs[place]))) == 0  # greedy
+            rounding = jnp.abs(more.top_logprobs[place, :, 0] - more.logprobs[place])
+            assert float(jnp.max(rounding)) < 1e-6  # greedy: the first of the top
             for p, n in zip(range(place + 1), numbers, strict=False):
                 written[n] += more.tokens[p, : int(more.count[p])].tolist()
         rows, more = decoding.decode(model, params, rows, steps=16, num_logprobs=2)
