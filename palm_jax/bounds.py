@@ -15,6 +15,7 @@ import inspect
 import math
 import numbers
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -239,15 +240,24 @@ def checked(target: _T) -> _T:
     Raises:
       UserError: when called with a value outside, e.g. "lora.LoRA.rank is 0; it must be at least 1."
     """
-    name = f'{target.__module__.rpartition(".")[2]}.{target.__qualname__}'
     if inspect.isclass(target):
         cls: Any = target
-        cls.__init__ = _checked(cls.__init__, cls if dataclasses.is_dataclass(cls) else cls.__init__, name)
+        cls.__init__ = _checked(cls.__init__, cls if dataclasses.is_dataclass(cls) else cls.__init__, target)
         return target
-    return typing.cast(_T, _checked(target, target, name))
+    return typing.cast(_T, _checked(target, target, target))
 
 
-def _checked(function: Callable[..., Any], annotated: Any, name: str) -> Callable[..., Any]:
+def _name(target: Callable[..., Any]) -> str:
+    """Return the name that gin files bind: `lora.LoRA`, or of what its package exports, `objectives.MaskedLM`."""
+    module, name = target.__module__, target.__qualname__
+    package = module.rpartition('.')[0]
+    exported = getattr(sys.modules.get(package), name, None)
+    if name in getattr(sys.modules.get(package), '__all__', ()) and exported.__module__ == module:
+        module = package
+    return f'{module.rpartition(".")[2]}.{name}'
+
+
+def _checked(function: Callable[..., Any], annotated: Any, target: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(function)
 
     @functools.cache
@@ -262,7 +272,7 @@ def _checked(function: Callable[..., Any], annotated: Any, name: str) -> Callabl
         except TypeError:
             return function(*args, **kwargs)  # raises Python's own message
         given = ((parameter, hint) for parameter, hint in hints().items() if parameter in arguments)
-        found = [violation(f'{name}.{parameter}', arguments[parameter], hint) for parameter, hint in given]
+        found = [violation(f'{_name(target)}.{parameter}', arguments[parameter], hint) for parameter, hint in given]
         if messages := [f'{message}.' for message in found if message is not None]:
             raise UserError('\n'.join(messages))
         return function(*args, **kwargs)

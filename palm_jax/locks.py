@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import logging
 import os
 import socket
 import sys
@@ -26,8 +27,14 @@ try:
 except ImportError:  # not a Unix
     fcntl = None  # type: ignore[assignment]
 
+_LOGGER = logging.getLogger(__name__)
+_PAUSE = 0.5  # seconds until a lock is tried again
 _HELD_BY_ANOTHER = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK)
 _WITHOUT_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+class InUseError(UserError):
+    """Another process holds a lock."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +114,32 @@ def hold(path: Path, what: str, alternative: str) -> Iterator[None]:
         os.close(file)
 
 
+@contextlib.contextmanager
+def wait_for(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock while the body runs, after whoever holds it now; see `hold`.
+
+    Args:
+      path: the lock's file; its folder is made.
+      what: what the lock protects, for the log.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    is_said = False
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(hold(path, what, 'stop it.'))
+                break
+            except InUseError as error:
+                if not is_said:
+                    _LOGGER.info('%s\nThis process waits.', error)
+                is_said = True
+                time.sleep(_PAUSE)
+        yield
+
+
 def _acquire(path: Path, what: str, alternative: str) -> int:
     """Return the open file of a lock that this process holds now."""
     while True:
@@ -116,7 +149,7 @@ def _acquire(path: Path, what: str, alternative: str) -> int:
             if has_lock is False or (has_lock is None and _names_a_living_process(file)):
                 # Nobody removes the file of a process that was killed on another machine, if that has no `flock`.
                 by_hand = f'If it has ended already, remove {path}.\n' if has_lock is None else ''
-                raise UserError(
+                raise InUseError(
                     f'{what} is in use by {_holder(file)}\n{by_hand}Wait until it has ended, or {alternative}'
                 )
             if _is_at(file, path):

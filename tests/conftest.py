@@ -2,12 +2,16 @@
 
 import contextlib
 import functools
+import gc
 import importlib.util
 import json
 import logging
 import os
 import shutil
 import tempfile
+from pathlib import Path
+
+from tests.support.compilation import add_fast_compilation
 
 # Each process of pytest has a cache of its own. They all share one cache of compiled programs, as do the processes that
 # tests start: the controller of pytest-xdist names it, and the workers inherit its environment.
@@ -16,8 +20,7 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', f'{os.environ["PALM_JAX_CACHE
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-# Compilation is most of a small test's time; what is computed does not depend on this.
-os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_optimization_level=0'
+os.environ['XLA_FLAGS'] = add_fast_compilation(os.environ.get('XLA_FLAGS', ''))
 if any(importlib.util.find_spec(f'jax_cuda{version}_plugin') for version in (12, 13)):
     # Bit for bit on a GPU: no kernel that adds in any order; the cache keeps the kernels that the first process chose.
     os.environ['XLA_FLAGS'] += ' --xla_gpu_exclude_nondeterministic_ops=true'
@@ -37,6 +40,8 @@ from tests.support.models import initial
 from tests.support.once import made_once
 from tests.support.paths import ROOT
 
+gc.set_threshold(10_000, 10, 5)  # Python's 700 costs 5% of the time where JAX and PyTorch hold a million objects
+
 
 @pytest.fixture(scope='session', autouse=True)
 def logs_are_shown():
@@ -47,8 +52,16 @@ def logs_are_shown():
 
 @pytest.fixture(scope='module', autouse=True)
 def forget_what_was_compiled():
-    """Every compiled function holds memory maps, of which a process may have 65,530 on Linux; past them XLA crashes."""
+    """Forgets compiled functions when they are too many; those of the next module are often the same.
+
+    Every one holds memory, and memory maps, of which a process may have 65,530 on Linux; past them XLA crashes.
+    """
     yield
+    process = Path('/proc/self')
+    if process.exists():
+        bytes_used = int((process / 'statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+        if bytes_used < 2e9 and (process / 'maps').read_bytes().count(b'\n') < 30_000:
+            return
     jax.clear_caches()
 
 
@@ -63,6 +76,11 @@ LONGEST = (
     'test_serve',
     'test_tasks',
     'test_faults',
+    'test_style',
+    'test_harness',
+    'test_app',
+    'test_palm',
+    'test_methods',
 )
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.source import PACKAGE, imports, modules, room_of
 
-EVERYWHERE = {'characters', 'errors', 'bounds', 'logs', 'run_directory', 'special_ids', 'wording', ''}
+EVERYWHERE = {'characters', 'errors', 'bounds', 'json_files', 'logs', 'run_directory', 'special_ids', 'wording', ''}
 # room: the rooms of the project that it may import.
 ALLOWED = {
     'models': {'models'},
@@ -31,7 +31,7 @@ ALLOWED = {
     },
     'data/pretraining': {
         *('data/pretraining', 'data/registry', 'data/supervised', 'data/readers', 'data/vocabulary'),
-        *('metrics', 'cache_directory'),
+        *('metrics', 'cache_directory', 'locks'),
     },
     'compilation': {'compilation', 'training', 'models'},
     'configuration': {'configuration', '__version__'},
@@ -75,7 +75,7 @@ ALLOWED = {
     'microscope': {'microscope', 'predictors', 'training', 'inference', 'peft', 'metrics', 'data/readers'},
     'fairness': {'fairness', 'labels', 'predictors'},
     'probing': {'probing', 'predictors', 'labels', 'metrics'},
-    'monitoring': {'monitoring', 'predictors', 'reports'},
+    'monitoring': {'monitoring', 'locks', 'predictors', 'reports'},
     'retuning': {
         *('retuning', 'monitoring', 'api', 'predictors', 'data/readers', 'labels', 'metrics'),
     },

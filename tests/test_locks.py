@@ -4,11 +4,13 @@ import errno
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 
 from palm_jax import locks
 from palm_jax.errors import UserError
+from tests.support.waiting import wait_until
 
 HOLD = textwrap.dedent("""
     import pathlib, sys, time
@@ -90,3 +92,23 @@ def test_a_lock_whose_file_was_replaced_meanwhile_is_taken_anew(tmp_path, monkey
 def test_a_folder_that_cannot_be_written_is_one_message(tmp_path):
     with pytest.raises(UserError, match=r'nowhere/lock cannot be written: No such file'):
         taken(tmp_path / 'nowhere' / 'lock')
+
+
+def test_who_waits_says_so_and_comes_next(holder, tmp_path, caplog, monkeypatch):
+    caplog.set_level('INFO')
+    monkeypatch.setattr(locks, '_PAUSE', 0.01)
+    order = []
+
+    def wait():
+        with locks.wait_for(tmp_path / 'lock', 'the cache'):
+            order.append('waited')
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_until(lambda: 'This process waits' in caplog.text)
+    order.append('killed')
+    holder.kill()
+    thread.join(30)
+    assert order == ['killed', 'waited'] and not (tmp_path / 'lock').exists()
+    (said,) = [r.getMessage() for r in caplog.records if 'in use' in r.getMessage()]
+    assert said.startswith(f'the cache is in use by process {holder.pid}')

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
     [
         ('ruff', 'check'),
         ('ruff', 'format', '--check'),
-        ('mypy', '--cache-dir=/dev/null'),
+        ('mypy', '--cache-dir=.pytest_cache/mypy'),
         ('codespell_lib', 'palm_jax', 'tests', 'tools', 'examples', 'gin', 'docs', 'README.md', 'CONTRIBUTING.md'),
     ],
     ids=lambda command: '-'.join(command[:2]),

@@ -135,6 +135,15 @@ GIN_FILES = [
     ('train --gin_file={t}/parameter.gin', 'parameter.gin, line 2', 'Did you mean total_steps?'),
     ('train --gin_file={t}/part.gin', 'part.gin, line 2', 'Did you mean palm.Architecture?'),
     ('train --gin_file={t}/undefined.gin', 'undefined.gin, line 2: %STEPS is not defined', '--gin.STEPS=...'),
+    (
+        'train --gin_file={t}/circle.gin',
+        'circle.gin, line 2: TRAIN_STEPS is defined by itself: %TRAIN_STEPS → %TRAIN_STEPS',
+    ),
+    ('train --gin_file={t}/circles.gin', 'is defined by itself', '%SEED → %TRAIN_STEPS', 'Give it a value'),
+    ('train --gin_file={t}/half.gin', "half.gin, line 2: MODEL_DIR has half of a surrogate pair, '\\ud83d': remove it"),
+    ('train --gin_file={t}/escaped.gin', 'escaped.gin, line 2: MODEL_DIR has a NUL, character 2: remove it'),
+    ('train --gin_file={t}/digits.gin', 'digits.gin, line 2: TRAIN_STEPS has a whole number above 2^63 - 1'),
+    (f'infer {RUN} --gin_file={{t}}/latin.gin --input={{t}}/rows.csv --output={{t}}/o.jsonl', 'byte 0xe9 is not UTF-8'),
     ('train --gin_file={t}/json.json', 'json.json, line 1: gin cannot read this line'),
     (f'{TINY} --gin_file=gin/decoding/beem.gin', 'Did you mean gin/decoding/beam.gin?'),
     (f'{FINETUNE} --gin_file=gin/decoding/nucleus.gin', 'SAMPLER', 'read by gin/heads/generation.gin', 'Leave'),
@@ -315,6 +324,11 @@ GIN = {
     'macro': "include 'gin/pretrain_tiny.gin'\nTRAIN_STEP = 5\n",
     'parameter': "include 'gin/pretrain_tiny.gin'\nloop.train.total_step = 5\n",
     'part': "include 'gin/pretrain_tiny.gin'\nplam.Architecture.d_model = 5\n",
+    'circle': "include 'gin/pretrain_tiny.gin'\nTRAIN_STEPS = %TRAIN_STEPS\n",
+    'circles': "include 'gin/pretrain_tiny.gin'\nTRAIN_STEPS = [1, %SEED]\nSEED = %TRAIN_STEPS\n",
+    'half': "include 'gin/pretrain_tiny.gin'\nMODEL_DIR = 'runs/\\ud83d'\n",
+    'escaped': "include 'gin/pretrain_tiny.gin'\nMODEL_DIR = 'a\\x00b'\n",
+    'digits': f"include 'gin/pretrain_tiny.gin'\nTRAIN_STEPS = {10**400}\n",
     'undefined': "include 'gin/pretrain_tiny.gin'\nTRAIN_STEPS = %STEPS\n",
 }
 

@@ -167,7 +167,8 @@ class Output:
                     num_bad += 1
                     progress.write(line['error'])
                 progress.update(len(lines))
-        self.note.replace(self.finished_note)
+        if self.note.exists():
+            self.note.replace(self.finished_note)
         self.part.rename(self.path)
         return total - num_bad, num_bad
 
@@ -180,7 +181,8 @@ class Output:
             self.note.write_text(json.dumps(depends_on), encoding='utf-8')
             self.part.touch()
             return 0, 0
-        changed = _changes(self.note, depends_on)
+        # A call that was killed at its very end has renamed its note already, but not the lines.
+        changed = _changes(self.note if self.note.exists() else self.finished_note, depends_on)
         if changed:
             raise UserError(
                 f'{self.part} is of another run ({changed}). Remove it to begin again, or name another --output.'

@@ -12,10 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser
 from palm_jax.configuration import reference
 from palm_jax.configuration.flags import split_flags
-from palm_jax.configuration.statements import Import, Statement, find_config, open_file, read_flag, read_statements
+from palm_jax.configuration.load import open_source, read_trusted
+from palm_jax.configuration.statements import Import, Statement, read_flag
+from palm_jax.configuration.trust import Trust
 from palm_jax.errors import UserError, closest
 
 PAGE = Path('docs/reference/bindings.md')
@@ -36,9 +39,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         '--markdown', nargs='?', type=Path, const=PAGE, metavar='PATH', help=f'write a page instead; default: {PAGE}'
     )
+    command_line.add_trust(parser)
     rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
-    found = _bindings(options.gin_file, flags) if options.gin_file else reference.read(reference.package_files())
+    trust = Trust(options.trust_modules)
+    found = _bindings(options.gin_file, flags, trust) if options.gin_file else reference.read(reference.package_files())
     if options.pattern is not None:
         names = [binding.name for binding in found]
         found = [binding for binding in found if binding.matches(options.pattern)]
@@ -53,12 +58,11 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _bindings(gin_files: Sequence[str], flags: Sequence[tuple[str, str]]) -> list[reference.Binding]:
+def _bindings(gin_files: Sequence[str], flags: Sequence[tuple[str, str]], trust: Trust) -> list[reference.Binding]:
     """Return the bindings that hold in some files and flags."""
     effective: dict[str, Statement] = {}
     imports: list[Import] = []
-    for name in gin_files:
-        statements, file_imports = read_statements(open_file(find_config(name, '--gin_file')))
+    for statements, file_imports in read_trusted([open_source(name) for name in gin_files], trust):
         effective |= {statement.name: statement for statement in statements}
         imports += file_imports
     effective |= {statement.name: statement for statement, _ in (read_flag(name, value) for name, value in flags)}

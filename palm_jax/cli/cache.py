@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from palm_jax.cli import named_task
+from palm_jax.cli import command_line, named_task
 from palm_jax.cli.parser import Parser
 from palm_jax.configuration.flags import split_flags
 from palm_jax.data.pretraining import token_cache
@@ -32,9 +32,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument('--splits', nargs='+', default=['train', 'validation'], help='splits to tokenize')
     parser.add_argument('--verify', action='store_true', help='compare checksums')
+    command_line.add_trust(parser)
     rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
-    data = named_task.data(options.name, options.gin_file, flags)
+    data = named_task.data(options.name, options.gin_file, flags, options.trust_modules)
     if not isinstance(data, LanguageModelData):
         raise UserError(
             f'{options.name} is read from tables, which need no cache; only tokens of pretraining text are cached.'

@@ -20,10 +20,15 @@ from palm_jax.logs import show_logs
 from palm_jax.run_directory import RunDirectory, repair_files
 from palm_jax.wording import shell_command
 
-# Errors of the machine, not of the program: a full disk, a read-only folder.
+# Errors of the machine, not of the program: a full disk, a read-only folder, links in a circle, too many open files.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_LOOP = 'Symlink loop'  # how `Path.resolve` words it before Python 3.13
+_LONGEST_REASON = 400  # characters
 _MACHINE_ERRORS = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
+    *_FULL,
     *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ENXIO, errno.ENODEV, errno.EBUSY, errno.ESTALE),
+    *(errno.EMFILE, errno.ENFILE),
 )
 
 
@@ -88,6 +93,19 @@ def run_of(gin_files: Sequence[str]) -> tuple[RunDirectory, Sequence[str]]:
     raise UserError(
         f'--gin_file={config} {found}: name the {run.config.name} that a run left in its MODEL_DIR.{suggestion}'
     )
+
+
+def writable(output: Path) -> Path:
+    """Return a file that a program is to write at its end.
+
+    Raises:
+      UserError: it cannot be written: its folder does not exist or is read-only, or it is a folder itself.
+    """
+    if not output.parent.is_dir():
+        raise UserError(f'--output: the folder {output.parent} does not exist.')
+    if output.is_dir() or not os.access(output if output.exists() else output.parent, os.W_OK):
+        raise UserError(f'--output: {output} cannot be written. Name another file, e.g. --output={output.name}')
+    return output
 
 
 def command(program: str, arguments: Sequence[str]) -> str:
@@ -172,14 +190,27 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
     except BrokenPipeError:  # the reader of the pipe, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except OSError as error:
-        if error.errno not in _MACHINE_ERRORS:
-            raise
-        where = f'{error.filename}: ' if error.filename else ''
-        print(
-            f'error: {where}{error.strerror}. Earlier checkpoints are intact. Fix the problem and rerun the command.',
-            file=sys.stderr,
-        )
-        sys.exit(2)
     except KeyboardInterrupt:
         _exit_interrupted()
+    except Exception as error:
+        reason = _of_the_machine(error)
+        if reason is None:
+            raise
+        print(
+            f'error: {reason}. Earlier checkpoints are intact. Fix the problem and rerun the command.', file=sys.stderr
+        )
+        sys.exit(2)
+
+
+def _of_the_machine(error: Exception) -> str | None:
+    """Return what the machine cannot do, if that is why an exception was raised; None for another reason.
+
+    Libraries in native code (ArrayRecord, TensorStore, safetensors) raise errors of their own, with the system's words.
+    """
+    if isinstance(error, OSError):
+        where = f'{error.filename}: ' if error.filename else ''
+        return f'{where}{error.strerror}' if error.errno in _MACHINE_ERRORS else None
+    words = str(error)
+    if any(phrase in words for phrase in (*map(os.strerror, _FULL), _LOOP)):
+        return words.strip().partition('\n')[0][:_LONGEST_REASON].rstrip('.')
+    return None

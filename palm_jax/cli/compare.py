@@ -8,7 +8,6 @@ the absolute error, for generated texts only that of the score per text.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from palm_jax.cli.parser import Parser
 from palm_jax.errors import UserError
+from palm_jax.json_files import read_json_lines
 from palm_jax.metrics.comparison import ACCURACY, Comparison, compare
 from palm_jax.run_directory import RunDirectory
 from palm_jax.wording import counted
@@ -62,7 +62,14 @@ def read(model_dir: str) -> list[dict]:
     path = RunDirectory(Path(model_dir)).predictions
     if not path.is_file():
         raise UserError(f'{path} does not exist; name the MODEL_DIR of a finished fine-tuning run.')
-    return [json.loads(line) for line in path.read_bytes().splitlines()]  # at line feeds only
+    rows = read_json_lines(path)
+    if not rows:
+        raise UserError(f'{path} is empty: finish the run, whose command writes it again.')
+    wanted = ('text', 'label', 'score' if 'score' in rows[0] else 'predicted')
+    for number, row in enumerate(rows, 1):
+        if lacking := [name for name in wanted if name not in row]:
+            raise UserError(f'{path}, line {number} is damaged: it has no {lacking[0]!r}.')
+    return rows
 
 
 def scores(rows: Sequence[dict]) -> tuple[np.ndarray, str]:

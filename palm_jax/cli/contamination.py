@@ -17,7 +17,6 @@ from palm_jax.bounds import Above, AtMost
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import file_name, number, positive
 from palm_jax.configuration.flags import split_flags
-from palm_jax.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,9 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
     corpora = [command_line.run_of([name]) for name in options.corpus]
-    output = options.output or Path(run.path / 'contamination.html')
-    if not output.parent.is_dir():
-        raise UserError(f'--output: the folder {output.parent} does not exist.')
+    output = command_line.writable(options.output or Path(run.path / 'contamination.html'))
 
     from tqdm import tqdm
 

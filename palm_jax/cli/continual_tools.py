@@ -67,7 +67,7 @@ class Tools:
     def train(self, gin_files: Flags, bindings: Sequence[tuple[str, str]], command: str) -> int:
         """Train or continue a run, and forget its compiled programs; see `api.training.train`."""
         try:
-            return training.train(gin_files, bindings, command)
+            return training.train(gin_files, bindings, command, is_part=True)
         finally:
             jax.clear_caches()
 

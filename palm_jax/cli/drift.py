@@ -32,9 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     run, changes = command_line.run_of(options.gin_file)
     if bool(options.requests) == bool(options.input):
         raise UserError('Give either --requests with what a server kept, or --input with a file of texts.')
-    output = options.output or Path(run.path / 'drift.html')
-    if not output.parent.is_dir():
-        raise UserError(f'--output: the folder {output.parent} does not exist.')
+    output = command_line.writable(options.output or Path(run.path / 'drift.html'))
 
     from palm_jax.api import loading
     from palm_jax.monitoring import drift, drift_report, request_log

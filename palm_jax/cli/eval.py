@@ -38,13 +38,11 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
-    output = options.output or run.evaluation
+    output = command_line.writable(options.output or run.evaluation)
     if options.shots is not None and options.task is None:
         raise UserError('--shots requires --task (few-shot examples come from its training split).')
     if options.examples is not None and options.task is None:
         raise UserError('--examples requires --task (its first examples are evaluated).')
-    if not output.parent.is_dir():
-        raise UserError(f'--output: the folder {output.parent} does not exist.')
 
     from palm_jax.api import evaluation, loading
 

@@ -35,9 +35,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("Give either --text='...', which may be repeated, or --input with a file of texts.")
     if options.second_text and len(options.second_text) != len(options.text):
         raise UserError(f'There are {len(options.text)} --text, but {len(options.second_text)} --second_text.')
-    output = options.output or Path(run.path / 'explanations.html')
-    if not output.parent.is_dir():
-        raise UserError(f'--output: the folder {output.parent} does not exist.')
+    output = command_line.writable(options.output or Path(run.path / 'explanations.html'))
 
     from palm_jax.api import loading
     from palm_jax.explanations import page

@@ -32,9 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     options = _parser().parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
-    output = options.output or Path(run.path / 'fairness.html')
-    if not output.parent.is_dir():
-        raise UserError(f'--output: the folder {output.parent} does not exist.')
+    output = command_line.writable(options.output or Path(run.path / 'fairness.html'))
 
     from palm_jax.api import loading
     from palm_jax.fairness import audit

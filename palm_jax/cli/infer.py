@@ -34,12 +34,12 @@ def main(arguments: Sequence[str]) -> int:
     run, changes = command_line.run_of(options.gin_file)
 
     from palm_jax.api import loading, predictions
-    from palm_jax.configuration.statements import find_config
+    from palm_jax.configuration.statements import find_config, open_file
     from palm_jax.data.readers.files import glob_files
     from palm_jax.run_directory import find_checkpoint
 
     metadata = {
-        'files': [find_config(name, '--gin_file').read_text(encoding='utf-8') for name in changes],
+        'files': [open_file(find_config(name, '--gin_file')).text for name in changes],
         'flags': flags,
     }
 

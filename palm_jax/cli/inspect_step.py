@@ -14,7 +14,6 @@ from pathlib import Path
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import file_name, positive
 from palm_jax.configuration.flags import split_flags
-from palm_jax.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,9 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
-    output = options.output or Path(run.path / f'step_{options.step}.html')
-    if not output.parent.is_dir():
-        raise UserError(f'--output: the folder {output.parent} does not exist.')
+    output = command_line.writable(options.output or Path(run.path / f'step_{options.step}.html'))
 
     from palm_jax.api import loading
     from palm_jax.microscope import steps

@@ -41,21 +41,20 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
-    output = options.output or Path(run.path / 'memorization.html')
-    if not output.parent.is_dir():
-        raise UserError(f'--output: the folder {output.parent} does not exist.')
+    output = command_line.writable(options.output or Path(run.path / 'memorization.html'))
     if options.canaries and not options.canaries.is_file():
         raise UserError(f'--canaries={options.canaries} does not exist.')
 
     from palm_jax.api import loading
+    from palm_jax.data.readers.files import File
     from palm_jax.microscope import memorization
     from palm_jax.reports import pages
 
+    planted = File(str(options.canaries)).text().split('\n') if options.canaries else []
     model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
     kept = memorization.windows(model, run.path, options.examples, options.tokens)
     found = memorization.memorized(model, kept, options.batch_size)
-    planted = options.canaries.read_text(encoding='utf-8').splitlines() if options.canaries else []
-    texts = [line for line in planted if line.strip()]
+    texts = [line.rstrip('\r') for line in planted if line.strip()]
     canaries = memorization.exposures(model, texts, options.others, options.seed, options.batch_size)
     tables: dict[str, Any] = {'Exact continuations by times seen': _rows(found)}
     if canaries:

@@ -29,9 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     options = _parser().parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
-    output = options.output or Path(run.path / 'probes.html')
-    if not output.parent.is_dir():
-        raise UserError(f'--output: the folder {output.parent} does not exist.')
+    output = command_line.writable(options.output or Path(run.path / 'probes.html'))
 
     from palm_jax.api import loading
     from palm_jax.probing import answers, probe
@@ -96,15 +94,16 @@ def _read_tests(name: str) -> list[dict[str, Any]]:
     Raises:
       UserError: there is no such file, or a line is not an object.
     """
-    path = Path(name)
-    if not path.is_file():
+    from palm_jax.data.readers.files import File
+
+    if not Path(name).is_file():
         raise UserError(f'--tests={name} does not exist.')
     rows = []
-    for row_number, line in enumerate(path.read_text(encoding='utf-8').split('\n'), 1):
+    for row_number, line in enumerate(File(name).text().split('\n'), 1):
         if line.strip():
             try:
                 rows.append(dict(json.loads(line)))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 raise UserError(f'--tests={name}, line {row_number} is not a JSON object.') from None
     return rows
 

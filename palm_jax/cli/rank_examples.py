@@ -28,9 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     run, changes = command_line.run_of(options.gin_file)
     if (options.by == 'disagreement') != bool(options.other):
         raise UserError('--by=disagreement needs the runs to compare with, --other=MODEL_DIR, and nothing else does.')
-    output = options.output or Path(run.path / 'ranked.html')
-    if not output.parent.is_dir():
-        raise UserError(f'--output: the folder {output.parent} does not exist.')
+    output = command_line.writable(options.output or Path(run.path / 'ranked.html'))
 
     from palm_jax.api import loading
     from palm_jax.microscope import ranked_examples

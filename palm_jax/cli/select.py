@@ -36,8 +36,7 @@ def main(arguments: Sequence[str]) -> int:
             f'--output={output} exists already, and may have labels in it. Name another file, or remove it: '
             f'{shlex.join(["rm", str(output)])}'
         )
-    if not output.parent.is_dir():
-        raise UserError(f'--output: the folder {output.parent} does not exist.')
+    command_line.writable(output)
 
     from palm_jax.api import loading
     from palm_jax.run_directory import write_whole

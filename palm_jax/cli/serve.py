@@ -28,19 +28,25 @@ def main(arguments: Sequence[str]) -> int:
     except ImportError as error:
         raise UserError(f'{error.name} is not installed: pip install "palm_jax[serve]"') from None
     from palm_jax.inference.engine import Engine
-    from palm_jax.monitoring import redaction
+    from palm_jax.monitoring import content_filter, redaction
+    from palm_jax.monitoring.audit_log import AuditLog
+    from palm_jax.monitoring.content_filter import ContentFilter
     from palm_jax.monitoring.request_log import RequestLog
 
     log = None
     if options.keep:
         log = RequestLog(options.keep, redaction.load_hook(options.redact), options.keep_days)
+    if options.audit and not options.rules:
+        raise UserError('--audit needs --rules=FILE: it logs what rules refuse or record.')
     loader = models.Loader(flags, options.trust_modules)
+    rules = content_filter.load(options.rules, loader.scorer) if options.rules else ()
     served = models.load(options.model, loader)
     tests = routing.load_tests(options.ab_test, options.ab_share, served, loader)
     switcher = Switcher(served, lambda *model: dataclasses.replace(loader, bases={})(*model), options.reload_seconds)
     engine = Engine(options.slots, options.max_waiting)
     models.fill(engine, served)
     listening = _listening(options.host, options.port)
+    audit = AuditLog(options.audit) if options.audit else None
     address, port, *_ = listening.getsockname()
     limits = Limits(
         body_bytes=options.body_bytes,
@@ -61,12 +67,19 @@ def main(arguments: Sequence[str]) -> int:
         print(f'keeping    requests and feedback for {options.keep_days:g} days: {options.keep}', flush=True)
     for name, test in tests.items():
         print(f'A/B test   {name}: {test.share:.0%} of requests are answered by {test.model.directory}', flush=True)
+    if rules:
+        print(f'rules      {", ".join(rule.name for rule in rules)}; audit log: {options.audit or "none"}', flush=True)
     switching = switcher if switcher.is_needed else None
-    application = app.create_app(routing.Models(served, tests), engine, limits, log, switching)
+    application = app.create_app(
+        routing.Models(served, tests), engine, limits, log, switching, ContentFilter(rules, audit)
+    )
     server = connections.create_server(application, limits)
-    server.run(sockets=[listening])
-    if log is not None:
-        log.close()
+    try:
+        server.run(sockets=[listening])  # which raises the signal that ended it
+    finally:
+        for opened in (log, audit):
+            if opened is not None:
+                opened.close()
     return 0
 
 
@@ -110,6 +123,13 @@ def _parser() -> Parser:
         default=1024,
         help='maximum number of open connections; further ones get 429',
     )
+    _add_operation(parser)
+    command_line.add_trust(parser)
+    return parser
+
+
+def _add_operation(parser: Parser) -> None:
+    """Add the flags of what is kept, refused and compared while the server runs."""
     parser.add_argument(
         '--keep',
         metavar='FILE',
@@ -128,6 +148,18 @@ def _parser() -> Parser:
         default='mask',
         help='what texts pass before they are kept: mask replaces e-mail addresses and numbers of cards, accounts and '
         'phones, none keeps texts as they are, module:function is imported and called',
+    )
+    parser.add_argument(
+        '--rules',
+        metavar='FILE',
+        type=file_name('.json'),
+        help='.json file of rules about what is asked and written: words, patterns, scores of models; default: none',
+    )
+    parser.add_argument(
+        '--audit',
+        metavar='FILE',
+        type=file_name('.jsonl'),
+        help='.jsonl file to which every text that a rule applies to is appended, by its hash; default: none',
     )
     parser.add_argument(
         '--ab_test',
@@ -149,8 +181,6 @@ def _parser() -> Parser:
         default=10,
         help='seconds between looks at registries, whose new champions replace the served ones',
     )
-    command_line.add_trust(parser)
-    return parser
 
 
 def _token() -> str | None:

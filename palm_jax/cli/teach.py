@@ -31,6 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
+    command_line.writable(options.output)
 
     import numpy as np
 

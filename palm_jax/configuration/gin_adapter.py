@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,10 +53,18 @@ def known_names(module: str) -> list[str]:
     for full_name in registered:
         path = full_name.rpartition('.')[0]
         if path in sys.modules and path.rpartition('.')[2] == module:
-            here = vars(sys.modules[path]).items()
-            own = (name for name, value in here if getattr(value, '__module__', None) == path and name[0] != '_')
-            names |= {short(f'{path}.{name}') for name in own}
+            names |= {short(f'{path}.{name}') for name in public_names(sys.modules[path])}
     return sorted(names)
+
+
+def public_names(module: types.ModuleType) -> list[str]:
+    """Return the names of a module's own public classes and functions, and of those that a package exports."""
+    exported = getattr(module, '__all__', ())
+    return [
+        name
+        for name, value in vars(module).items()
+        if name[0] != '_' and (name in exported or getattr(value, '__module__', None) == module.__name__)
+    ]
 
 
 def parse(

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from palm_jax import bounds
@@ -32,6 +32,8 @@ from palm_jax.configuration.trust import Trust
 from palm_jax.errors import UserError, closest
 from palm_jax.run_directory import RunDirectory, repair_files
 
+_LARGEST_INTEGER = 2**63 - 1
+
 
 def load(
     root: str,
@@ -54,23 +56,14 @@ def load(
       UserError: with the location and the closest known name, or what is not trusted.
     """
     gin_adapter.clear()
-    sources = [_open(name) for name in gin_files]
+    sources = [open_source(name) for name in gin_files]
     statements: list[Statement] = []
     imports: list[Import] = []
     if overlay is not None:
         sources.insert(1, _as_far_as_used(GinText(overlay, 'overlay'), sources))
-    read = [(source.is_of_run, *read_statements(source)) for source in sources]
-    for _, file_statements, file_imports in read:
+    for file_statements, file_imports in read_trusted(sources, trust):
         statements += file_statements
         imports += file_imports
-    for is_of_run, _, file_imports in read:
-        if trust is not None and not is_of_run:
-            trust = trust.extended_by(file_imports)
-    if (trust is None or trust.modules) and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # gin imports the modules of the caller
-    for is_of_run, file_statements, file_imports in read:
-        if trust is not None and is_of_run:
-            trust.check(file_statements, file_imports)
     if not any(statement.selector == root for statement in statements):
         raise UserError(f'{", ".join(gin_files)} binds nothing of {root}: {_missing(root)}')
     given = [read_flag(name, value) for name, value in flags]
@@ -78,9 +71,33 @@ def load(
     _refuse_unknown_flags(flags, statements)
     statements += [statement for statement, _ in given]
     _check_macros(statements)
+    _check_plain_values(statements)
     _parse(sources, imports, [line for _, line in given], statements)
     _check_values(statements)
     return Configuration(tuple(statements))
+
+
+def read_trusted(sources: Sequence[GinText], trust: Trust | None) -> list[tuple[list[Statement], list[Import]]]:
+    """Return the bindings and imports of gin texts, whose modules may be imported then.
+
+    Args:
+      sources: texts in order, each with the files that it includes.
+      trust: see `load`.
+
+    Raises:
+      UserError: gin cannot read a line, or the configuration of a run names what is not trusted.
+    """
+    read = [read_statements(source) for source in sources]
+    if trust is not None:
+        named = [imports for source, (_, imports) in zip(sources, read, strict=True) if not source.is_of_run]
+        trust = trust.extended_by(line for imports in named for line in imports)
+    if (trust is None or trust.modules) and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # gin imports the modules of the caller
+    if trust is not None:
+        for source, (statements, imports) in zip(sources, read, strict=True):
+            if source.is_of_run:
+                trust.check(statements, imports)
+    return read
 
 
 def _missing(root: str) -> str:
@@ -91,8 +108,15 @@ def _missing(root: str) -> str:
     return f'it needs the line {" or ".join(f"include {part!r}" for part in parts)}.'
 
 
-def _open(name: str) -> GinText:
-    """Read a gin file; in the configuration of a run, translate names of earlier versions."""
+def open_source(name: str) -> GinText:
+    """Read a gin file; in the configuration of a run, translate names of earlier versions.
+
+    Args:
+      name: path, see `find_config`.
+
+    Raises:
+      UserError: there is no such file, or it is not text in UTF-8.
+    """
     path = find_config(name, '--gin_file')
     if renames.is_run_config(path):
         repair_files(RunDirectory(path.parent))
@@ -141,6 +165,7 @@ def _check_macros(statements: Sequence[Statement]) -> None:
                 )
             if macro.name == 'gin.REQUIRED':
                 raise UserError(f'{statement.location}: {statement.name} must be given: --gin.{statement.name}=...')
+    _refuse_circles(effective)
     # Uses that a later binding has overridden count: replacing a part must not make its macros unused.
     used = _used_macros(statements)
     for name in sorted(defined - used):
@@ -153,6 +178,25 @@ def _check_macros(statements: Sequence[Statement]) -> None:
             f'{effective[name].location}: nothing uses the macro {name}.{closest(name, used - {name})}\n'
             f'Used here: {", ".join(sorted(used))}.'
         )
+
+
+def _refuse_circles(effective: Mapping[str, Statement]) -> None:
+    """Refuse macros that are defined by themselves, directly or by others."""
+    finished: set[str] = set()
+
+    def follow(name: str, chain: tuple[str, ...]) -> None:
+        if name in chain:
+            circle = ' → '.join(f'%{macro}' for macro in (*chain[chain.index(name) :], name))
+            raise UserError(f'{effective[name].location}: {name} is defined by itself: {circle}. Give it a value.')
+        if name not in finished:
+            for macro in held(effective[name].value, Macro):
+                if macro.name in effective:
+                    follow(macro.name, (*chain, name))
+            finished.add(name)
+
+    for name, statement in effective.items():
+        if statement.is_macro:
+            follow(name, ())
 
 
 def _parse(
@@ -170,6 +214,22 @@ def _parse(
 
 def _open_include(name: str) -> io.StringIO:
     return open_file(find_config(name, 'include')).as_file()
+
+
+def _check_plain_values(statements: Sequence[Statement]) -> None:
+    """Refuse texts that no name of a file can hold, and whole numbers that no array can."""
+    for statement in {s.name: s for s in statements}.values():
+        where = f'{statement.location}: {statement.name}'
+        for text in held(statement.value, str):
+            try:
+                os.fsencode(text)
+            except UnicodeEncodeError as error:
+                raise UserError(f'{where} has half of a surrogate pair, {text[error.start]!a}: remove it.') from None
+            if '\0' in text:
+                raise UserError(f'{where} has a NUL, character {text.index(chr(0)) + 1}: remove it.')
+        for number in held(statement.value, int):
+            if not -_LARGEST_INTEGER <= number <= _LARGEST_INTEGER:
+                raise UserError(f'{where} has a whole number above 2^63 - 1, which is {_LARGEST_INTEGER:,}.')
 
 
 def _check_values(statements: Sequence[Statement]) -> None:

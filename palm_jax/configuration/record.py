@@ -15,7 +15,7 @@ from typing import Any
 
 from palm_jax.configuration import gin_adapter, renames
 from palm_jax.configuration.compose import render
-from palm_jax.configuration.statements import GinText, Macro, Statement, read_statements
+from palm_jax.configuration.statements import GinText, Macro, Statement, open_file, read_statements
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory, write_whole
 
@@ -57,9 +57,7 @@ class Record:
           UserError: the directory holds a run of another configuration or of other data.
         """
         is_run = self.run.config.is_file() and _holds_run(self.run)
-        of_configuration = (
-            difference(self.run.config.read_text(encoding='utf-8'), self.text, _MAY_CHANGE) if is_run else ''
-        )
+        of_configuration = difference(open_file(self.run.config).text, self.text, _MAY_CHANGE) if is_run else ''
         shown = '\n'.join(filter(None, (of_configuration, _data_difference(before or {}, now))))
         if not shown:
             return

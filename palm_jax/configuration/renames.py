@@ -6,6 +6,7 @@ when it is read, so that earlier runs still open and can be continued.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -179,7 +180,7 @@ def translate(text: str) -> str:
 
     A run of a version in which runs did not say their kind of task gets it, see `earlier_tasks`.
     """
-    return add_task(''.join(map(_translate_line, text.splitlines(keepends=True))))
+    return add_task(''.join(map(_translate_line, io.StringIO(text))))
 
 
 def _translate_line(line: str) -> str:

@@ -10,7 +10,7 @@ from palm_jax.inference.generate import Sampler
 
 MAX_LOGPROBS = 20
 
-FinishReason = Literal['stop', 'length', 'timeout', 'cancelled', 'error']
+FinishReason = Literal['stop', 'length', 'timeout', 'cancelled', 'error', 'content_filter']  # the last by a server
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ References: TypeAlias = Sequence[Sequence[str]]
 _CJK = '[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]'  # written without spaces: every character is a word
 _CJK_PUNCTUATION = '\u3001\u3002\uff0c\uff1b\uff1a\uff1f\uff01\u201c\u201d\u2018\u2019\uff08\uff09\u300a\u300b'
 # Digits, perhaps with separators of thousands and decimals; a minus counts unless it is a hyphen or a difference.
-_NUMBER = r'(?:(?<![\w.,)])-)?[$€£¥]?(?:\d+(?:[,，]\d+)*(?:\.\d+)?|(?<!\w)\.\d+)'
+_NUMBER = r'(?:(?<![\w.,)])-)?[$€£¥]?(?:\d+(?:[,，]\d+)*(?:\.\d+)?|(?<!\w)\.\d+)(?:[eE][-+]?\d+(?!\w))?'
 _PUNCTUATION = set(string.punctuation) | set(_CJK_PUNCTUATION)
 
 

@@ -62,7 +62,7 @@ class Difference:
       second: the same of the second.
       lower: lower end of the 95% interval of the second share minus the first.
       upper: upper end.
-      p_value: of Fisher's exact test, corrected.
+      p_value: p-value of Fisher's exact test, corrected.
     """
 
     name: str
@@ -168,8 +168,6 @@ def verdict(found: Sequence[Difference]) -> str:
 
 def _is_right(answer: Any, label: Any) -> bool:
     """Return whether an answer of a head, or a text, is what a user says is right."""
-    for name in ('labels', 'label', 'number', 'text'):
-        if answer.get(name) is not None:
-            predicted = answer[name]
-            return set(predicted) == set(label) if isinstance(label, list) else predicted == label
-    return answer.get('entities') == label
+    if answer.get('labels') is not None:
+        return set(answer['labels']) == (set(label) if isinstance(label, list) else {label})
+    return label in [answer.get(name) for name in ('number', 'text', 'entities')]

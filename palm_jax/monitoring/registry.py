@@ -73,7 +73,7 @@ class Registry:
         if not self.file.is_file():
             return []
         decisions = []
-        for number, line in enumerate(self.file.read_text(encoding='utf-8').splitlines(), 1):
+        for number, line in enumerate(self.file.read_bytes().splitlines(), 1):
             try:
                 decisions.append(Decision(**json.loads(line)))
             except (ValueError, TypeError):
@@ -151,5 +151,5 @@ class Registry:
 
     def _write(self, decision: Decision) -> None:
         stamped = dataclasses.replace(decision, time=time.strftime('%Y-%m-%d %H:%M:%S'))
-        lines = [json.dumps(dataclasses.asdict(d), ensure_ascii=False) for d in (*self.decisions(), stamped)]
+        lines = [json.dumps(dataclasses.asdict(d)) for d in (*self.decisions(), stamped)]
         write_whole(self.file, '\n'.join(lines) + '\n')

@@ -208,7 +208,7 @@ def read(path: str | Path, model: str | None = None, since: float = 0.0, with_la
         'f.number = r.number AND rating IS NOT NULL ORDER BY f.rowid DESC LIMIT 1) FROM requests r '
         'WHERE r.time >= ? AND (? IS NULL OR r.model = ?) ORDER BY r.time, r.id, r.number'
     )
-    with contextlib.closing(sqlite3.connect(f'file:{Path(path).absolute().as_posix()}?mode=ro', uri=True)) as database:
+    with contextlib.closing(sqlite3.connect(f'{Path(path).absolute().as_uri()}?mode=ro', uri=True)) as database:
         try:
             for row in database.execute(query, (since, model, model)):
                 *fields, given, answer, label, rating = row
@@ -216,7 +216,7 @@ def read(path: str | Path, model: str | None = None, since: float = 0.0, with_la
                     texts = dict(zip(('input', 'answer', 'label'), map(_parsed, (given, answer, label)), strict=True))
                     names = ('id', 'number', 'time', 'model', 'checkpoint', 'endpoint')
                     yield Kept(**dict(zip(names, fields, strict=True)), **texts, rating=rating)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, ValueError) as error:  # a ValueError of texts that are not JSON
             raise UserError(f'{path} does not hold requests of a server: {error}.') from None
 
 

@@ -18,7 +18,7 @@ from palm_jax.metrics.text_baselines import Baseline
 from palm_jax.reports import pages
 from palm_jax.reports.pages import Table
 from palm_jax.reports.plots import plot_losses
-from palm_jax.run_directory import RunDirectory
+from palm_jax.run_directory import RunDirectory, write_whole
 from palm_jax.training.result import EvaluationInput, TrainingResult
 from palm_jax.wording import counted
 
@@ -127,13 +127,13 @@ class RunReport:
     def write(self, model_dir: Path) -> None:
         """Write summary.json, loss.png and whatever else the measurements have to MODEL_DIR."""
         measured, summary, files = self.measurements, self.summary(), RunDirectory(model_dir)
-        _write_text(files.summary, json.dumps(summary, indent=2, ensure_ascii=False) + '\n')
+        write_whole(files.summary, json.dumps(summary, indent=2, ensure_ascii=False) + '\n')
         plot_losses(model_dir, measured.loss_unit)
         if measured.samples is not None:
-            _write_text(files.samples, measured.samples)
+            write_whole(files.samples, measured.samples)
         if measured.predictions is not None:
             rows = (json.dumps(row, ensure_ascii=False) + '\n' for row in measured.predictions)
-            _write_text(files.predictions, ''.join(rows))
+            write_whole(files.predictions, ''.join(rows))
         for name, draw in measured.figures.items():
             draw(model_dir / name)
         if measured.tables:
@@ -147,8 +147,8 @@ class RunReport:
             **self.measurements.tables,
         }
         title, pictures = files.path.name, [files.loss_plot.name, *self.measurements.figures]
-        _write_text(files.markdown_report, pages.markdown(title, tables, pictures, self.measurements.warnings))
-        _write_text(files.html_report, pages.html_page(title, tables, pictures, self.measurements.warnings))
+        write_whole(files.markdown_report, pages.markdown(title, tables, pictures, self.measurements.warnings))
+        write_whole(files.html_report, pages.html_page(title, tables, pictures, self.measurements.warnings))
 
     def text(self, model_dir: Path, continue_command: str) -> str:
         """Return what the terminal shows.
@@ -275,7 +275,3 @@ def _in_short(value: Any) -> str | None:
         case list() | tuple() | dict():
             return None
     return str(value)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding='utf-8')

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from palm_jax.errors import UserError
+from palm_jax.json_files import read_json_lines
 from palm_jax.labels.label_kind import LabelKind
 from palm_jax.run_directory import write_whole
 
@@ -106,7 +107,10 @@ def write_table(path: Path, rows: Sequence[Labelled], text_columns: Sequence[str
 
 def read_table(path: Path, text_columns: Sequence[str], label_column: str) -> list[Labelled]:
     """Return the rows that `write_table` wrote."""
-    rows = [json.loads(line) for line in path.read_text(encoding='utf-8').split('\n') if line]
+    rows = read_json_lines(path)
+    for number, row in enumerate(rows, 1):
+        if lacking := [name for name in (*text_columns, label_column) if name not in row]:
+            raise UserError(f'{path}, line {number} is damaged: it has no {lacking[0]!r}.')
     return [Labelled(tuple(row[c] for c in text_columns), row[label_column], path.name) for row in rows]
 
 

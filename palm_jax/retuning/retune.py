@@ -30,6 +30,7 @@ from palm_jax.api.trained_model import TrainedModel
 from palm_jax.bounds import AtLeast, Seed, checked
 from palm_jax.data.readers.splits import Split
 from palm_jax.errors import UserError
+from palm_jax.json_files import read_json
 from palm_jax.labels import scoring
 from palm_jax.metrics.comparison import ACCURACY, Comparison, compare
 from palm_jax.monitoring.registry import Decision, Registry
@@ -99,7 +100,7 @@ class Round:
         Raises:
           UserError: names the settings.
         """
-        before = json.loads(self.description.read_text(encoding='utf-8'))['settings']
+        before = read_json(self.description).get('settings', {})
         now = dataclasses.asdict(settings)
         if changed := [name for name in now if now[name] != before.get(name)]:
             raise UserError(
@@ -139,7 +140,7 @@ def collect_round(current: Round, model: TrainedModel, rows: Sequence[Labelled],
       UserError: there are too few rows to learn from.
     """
     if current.description.is_file():
-        return json.loads(current.description.read_text(encoding='utf-8'))
+        return read_json(current.description)
     table = model.data.table
     columns = _text_columns(table)
     pool, frozen = _known_rows(current.registry, model)
@@ -213,7 +214,7 @@ def train_challenger(current: Round, model: TrainedModel, bindings: Sequence[tup
 def compare_both(current: Round, model: TrainedModel, trust_modules: Sequence[str], batch_size: int) -> dict[str, Any]:
     """Compare champion and challenger on the frozen and the fresh rows, unless it has been done; return the result."""
     if current.comparison.is_file():
-        return json.loads(current.comparison.read_text(encoding='utf-8'))
+        return read_json(current.comparison)
     challenger = loading.load_with(current.challenger, [], trust_modules=trust_modules)
     table = model.data.table
     found: dict[str, Any] = {}
@@ -289,5 +290,4 @@ def _known_rows(registry: Registry, model: TrainedModel) -> tuple[list[Labelled]
 
 
 def _text_columns(table: Any) -> tuple[str, ...]:
-    second = table.second_text_column
-    return (table.text_column,) if second is None else (table.text_column, second)
+    return tuple(name for _, name in table.text_columns)

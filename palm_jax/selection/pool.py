@@ -83,8 +83,7 @@ class Columns:
         table = model.data.table
         if isinstance(model.predictor, TagPredictor):
             return cls(('text',), 'label')
-        texts = (table.text_column, table.second_text_column)
-        return cls(tuple(name for name in texts if name is not None), table.label_column)
+        return cls(tuple(name for _, name in table.text_columns), table.label_column)
 
     @property
     def names(self) -> list[str]:

@@ -75,7 +75,7 @@ def _finish_reason(delta: Delta) -> response_bodies.FinishReason | None:
 
 def _reason_of_end(delta: Delta) -> response_bodies.FinishReason:
     """Return why a text has ended that was not ended by the server; see `texts.failure_of`."""
-    if delta.finish_reason in ('stop', 'length'):
+    if delta.finish_reason in ('stop', 'length', 'content_filter'):
         return delta.finish_reason
     raise ValueError(f'{delta.finish_reason} is not a reason of the protocol')
 

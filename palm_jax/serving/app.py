@@ -19,6 +19,7 @@ from palm_jax import __version__
 from palm_jax.errors import UserError
 from palm_jax.inference.engine import Engine
 from palm_jax.inference.generate import Sampler, next_power_of_two
+from palm_jax.monitoring.content_filter import ContentFilter
 from palm_jax.monitoring.request_log import RequestLog
 from palm_jax.predictors.generator import Generator
 from palm_jax.serving import answers, embeddings, errors, feedback, request_bodies, response_bodies
@@ -28,6 +29,7 @@ from palm_jax.serving.forward_passes import ForwardPasses
 from palm_jax.serving.limits import Gate, Limits
 from palm_jax.serving.models import ServedModel
 from palm_jax.serving.routing import Models
+from palm_jax.serving.screening import Screening
 from palm_jax.serving.switching import Switcher
 from palm_jax.serving.texts import Counters, Texts
 
@@ -47,6 +49,7 @@ def create_app(
     limits: Limits = Limits(),
     log: RequestLog | None = None,
     switcher: Switcher | None = None,
+    rules: ContentFilter = ContentFilter(),
 ) -> FastAPI:
     """Return the ASGI application.
 
@@ -56,6 +59,7 @@ def create_app(
       limits: limits on requests.
       log: keeps requests and answers, and takes feedback to them; None keeps nothing.
       switcher: replaces models while the server runs; None replaces none.
+      rules: rules about what is asked and written.
     """
 
     @contextlib.asynccontextmanager
@@ -75,12 +79,12 @@ def create_app(
     counters = Counters(engine)
     app.add_middleware(Gate, limits=limits, requests=counters.requests, seconds=counters.seconds)
     errors.handle(app)
-    keeper = Keeper(log)
+    keeper, screening = Keeper(log), Screening(rules)
     app.include_router(_routes_of_models(models))
-    app.include_router(_routes_of_text(models, engine, limits, counters, keeper))
+    app.include_router(_routes_of_text(models, engine, limits, counters, keeper, screening))
     passes = ForwardPasses(engine, limits)
-    app.include_router(_routes_of_heads(models, passes, keeper))
-    app.include_router(embeddings.routes(models.find, passes, _MAX_BATCH))
+    app.include_router(_routes_of_heads(models, passes, keeper, screening))
+    app.include_router(embeddings.routes(models.find, passes, screening, _MAX_BATCH))
     app.include_router(_routes_of_state(engine, counters))
     if log is not None:
         app.include_router(feedback.routes(log, models.served))
@@ -131,7 +135,9 @@ def _routes_of_models(models: Models) -> APIRouter:
     return router
 
 
-def _routes_of_text(models: Models, engine: Engine, limits: Limits, counters: Counters, keeper: Keeper) -> APIRouter:
+def _routes_of_text(
+    models: Models, engine: Engine, limits: Limits, counters: Counters, keeper: Keeper, screening: Screening
+) -> APIRouter:
     router, encoding = APIRouter(tags=['generate']), _Encoding()
     responses = answers.streamed({status: errors.DOCUMENTED[status] for status in (404, 429, 503, 504)})
 
@@ -156,7 +162,7 @@ def _routes_of_text(models: Models, engine: Engine, limits: Limits, counters: Co
             stop=(*body.stop, *stop),
             seed=random.getrandbits(32) if body.seed is None else body.seed,
         )
-        texts = Texts(engine, model, counters, limits)
+        texts = Texts(engine, model, counters, limits, screening)
         texts.submit(prompts, body.n, sampler, num_logprobs)
         return texts
 
@@ -181,6 +187,7 @@ def _routes_of_text(models: Models, engine: Engine, limits: Limits, counters: Co
         """Complete prompts."""
         model = models.find(body.model, lambda predictor: isinstance(predictor, Generator))
         given = body.prompts
+        await screening.check_inputs(model, '/v1/completions', given, 'prompt')
         prompts = await encoding(sum(map(len, given)), model.prompts, given)
         stop = model.generator.stop(model.model)
         texts = submit(body, model, prompts, stop, body.max_tokens, body.logprobs or 0)
@@ -191,6 +198,7 @@ def _routes_of_text(models: Models, engine: Engine, limits: Limits, counters: Co
         """Answer the last message of a chat."""
         model = models.find(body.model, lambda predictor: isinstance(predictor, Generator))
         messages = [{'role': message.role, 'content': message.content} for message in body.messages]
+        await screening.check_inputs(model, '/v1/chat/completions', messages, 'messages')
         num_characters = sum(len(message['content']) for message in messages)
         prompt, stop = await encoding(num_characters, model.generator.chat_prompt, model.model, messages)
         if body.top_logprobs and not body.logprobs:
@@ -203,7 +211,7 @@ def _routes_of_text(models: Models, engine: Engine, limits: Limits, counters: Co
     return router
 
 
-def _routes_of_heads(models: Models, passes: ForwardPasses, keeper: Keeper) -> APIRouter:
+def _routes_of_heads(models: Models, passes: ForwardPasses, keeper: Keeper, screening: Screening) -> APIRouter:
     router = APIRouter(tags=['heads'], responses={status: errors.DOCUMENTED[status] for status in (404, 504)})
 
     async def predict(
@@ -213,6 +221,7 @@ def _routes_of_heads(models: Models, passes: ForwardPasses, keeper: Keeper) -> A
         found = models.find(body.model, lambda predictor: predictor.endpoint == endpoint)
         model = models.answering(found, body.user)
         inputs = _inputs(body, model)
+        await screening.check_inputs(model, endpoint, inputs, 'input')
         batch_size = min(_MAX_BATCH, next_power_of_two(len(inputs)))
         try:
             predictions = await passes(model.model.predict, inputs, batch_size=batch_size)

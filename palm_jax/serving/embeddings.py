@@ -13,14 +13,18 @@ from palm_jax.serving import errors, request_bodies, response_bodies
 from palm_jax.serving.errors import Failure
 from palm_jax.serving.forward_passes import ForwardPasses
 from palm_jax.serving.models import ServedModel
+from palm_jax.serving.screening import Screening
 
 
-def routes(find: Callable[[str | None], ServedModel], passes: ForwardPasses, max_batch: int) -> APIRouter:
+def routes(
+    find: Callable[[str | None], ServedModel], passes: ForwardPasses, screening: Screening, max_batch: int
+) -> APIRouter:
     """Return the routes.
 
     Args:
       find: returns the model of a name.
       passes: runs the forward passes.
+      screening: rules about what is asked.
       max_batch: largest number of texts per forward pass.
     """
     router = APIRouter(tags=['embeddings'], responses={status: errors.DOCUMENTED[status] for status in (404, 429, 504)})
@@ -41,6 +45,7 @@ def routes(find: Callable[[str | None], ServedModel], passes: ForwardPasses, max
         size = model.model.model.arch.d_model
         if body.dimensions not in (None, size):
             raise Failure(400, f'The embeddings of {model.name!r} have {size} dimensions.', param='dimensions')
+        await screening.check_inputs(model, '/v1/embeddings', body.inputs, 'input')
         vectors, count = await passes(embed, model, body.inputs)
         return response_bodies.Embeddings(
             model=model.name,

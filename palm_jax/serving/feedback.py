@@ -122,7 +122,7 @@ def routes(log: RequestLog, served: Mapping[str, ServedModel]) -> APIRouter:
         if body.label is None and body.rating is None and body.comment is None:
             raise Failure(400, 'Send a label, a rating or a comment.', param='label')
         name = await run_in_threadpool(log.model_of, body.id, body.index)
-        if body.label is not None and name in served:
+        if body.label is not None and name is not None and name in served:
             _check_label(served[name], body.label)
         known = name is not None and await run_in_threadpool(
             log.add_feedback, body.id, body.index, body.label, body.rating, body.comment

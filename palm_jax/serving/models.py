@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from palm_jax.api import loading
 from palm_jax.api.trained_model import TrainedModel
-from palm_jax.errors import UserError, located
+from palm_jax.errors import UserError, closest, located
 from palm_jax.inference import decoding
 from palm_jax.inference.engine import Engine
-from palm_jax.inference.generate import begin
+from palm_jax.inference.generate import begin, next_power_of_two
 from palm_jax.monitoring.registry import Registry
 from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.predictor import Predictor
@@ -116,6 +116,30 @@ class Loader:
         run = directory if registry is None else registry.champion()
         model = loading.load_with(run, self.bindings, known=self.bases, trust_modules=self.trust_modules)
         return ServedModel(name, model, run, registry)
+
+    def scorer(self, directory: str, label: str | None) -> Callable[[Sequence[str]], list[float]]:
+        """Return the scores that a classifier gives to texts: the probability of a label, or a number from 0 to 1.
+
+        Raises:
+          UserError: the model does not label single texts, or has no such label.
+        """
+        found = self(directory, directory)
+        predictor, labels = found.predictor, list(found.model.data.labels)
+        if predictor.endpoint != '/v1/classify' or predictor.reads_pairs(found.model):
+            raise UserError(f'{directory} is for {predictor.kind}; a rule needs a model that labels single texts.')
+        if labels and label not in labels:
+            raise UserError(f'{directory} has no label {label!r}.{closest(str(label), labels)} Labels: {labels}.')
+
+        def score(texts: Sequence[str]) -> list[float]:
+            read = [number for number, text in enumerate(texts) if text.strip()]  # nothing else can be predicted
+            batch_size = min(32, next_power_of_two(max(1, len(read))))
+            predictions = found.model.predict([texts[number] for number in read], batch_size=batch_size)
+            scores = [0.0] * len(texts)
+            for number, prediction in zip(read, predictions, strict=True):
+                scores[number] = float(prediction[label] if labels else prediction)
+            return scores
+
+        return score
 
 
 def load(wanted: Sequence[str], loader: Loader) -> dict[str, ServedModel]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-FinishReason = Literal['stop', 'length']
+FinishReason = Literal['stop', 'length', 'content_filter']
 
 
 class EmbeddingUsage(BaseModel):

@@ -19,6 +19,7 @@ from palm_jax.serving import response_bodies
 from palm_jax.serving.errors import Failure, busy
 from palm_jax.serving.limits import Limits
 from palm_jax.serving.models import ServedModel
+from palm_jax.serving.screening import Screening
 
 
 class Counters:
@@ -44,10 +45,19 @@ class Texts:
       served: the model.
       counters: metrics to be updated.
       limits: limits on a request.
+      screening: rules about what is written.
     """
 
-    def __init__(self, engine: Engine, served: ServedModel, counters: Counters, limits: Limits):
+    def __init__(
+        self,
+        engine: Engine,
+        served: ServedModel,
+        counters: Counters,
+        limits: Limits,
+        screening: Screening = Screening(),
+    ):
         self._engine, self._served, self._counters, self._limits = engine, served, counters, limits
+        self._screening = screening
         self._deltas: asyncio.Queue[tuple[int, Delta]] = asyncio.Queue()
         self._requests: list[EngineRequest] = []
         self._num_prompt_tokens, self._num_generated = 0, 0
@@ -84,7 +94,22 @@ class Texts:
             raise Failure(400, str(error), 'context_length_exceeded') from None
 
     async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
-        """Yield (number of the text, delta) in order of arrival, until all texts have ended."""
+        """Yield (number of the text, delta) in order of arrival, until all texts have ended.
+
+        If rules read what is written, every text is one delta.
+        """
+        if not self._screening.reads_answers:
+            async for index, delta in self._arriving():
+                yield index, delta
+            return
+        written = [Delta('', ())] * len(self._requests)
+        async for index, delta in self._arriving():
+            written[index] = _joined(written[index], delta)
+        for index, delta in enumerate(await self._screening.answers(self._served, written)):
+            yield index, delta
+
+    async def _arriving(self) -> AsyncIterator[tuple[int, Delta]]:
+        """Yield (number of the text, delta) in order of arrival, and count them."""
         start, num_open = time.monotonic(), len(self._requests)
         while num_open:
             index, delta = await self._deltas.get()
@@ -105,8 +130,7 @@ class Texts:
 
         async def collect() -> None:
             async for index, delta in self.deltas():
-                before = found[index]
-                found[index] = Delta(before.text + delta.text, before.tokens + delta.tokens, delta.finish_reason)
+                found[index] = _joined(found[index], delta)
 
         task = asyncio.create_task(collect())
         try:
@@ -135,6 +159,10 @@ class Texts:
             completion_tokens=self._num_generated,
             total_tokens=self._num_prompt_tokens + self._num_generated,
         )
+
+
+def _joined(before: Delta, after: Delta) -> Delta:
+    return Delta(before.text + after.text, before.tokens + after.tokens, after.finish_reason)
 
 
 def failure_of(delta: Delta) -> Failure | None:

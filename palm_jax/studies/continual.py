@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
@@ -22,6 +21,7 @@ from palm_jax.errors import UserError, closest
 from palm_jax.run_directory import RunDirectory, write_whole
 from palm_jax.studies import runs
 from palm_jax.studies.runs import StudyRun
+from palm_jax.wording import shell_command
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -230,7 +230,7 @@ class Continual:
             run.begin()
             if not run.is_finished:
                 _LOGGER.info('\n=== task %d of %d: %s', number + 1, len(self.tasks), task)
-                if code := tools.train(*gin_flags(flags), shlex.join(['palm-jax', 'train', *flags])):
+                if code := tools.train(*gin_flags(flags), shell_command(['palm-jax', 'train', *flags])):
                     return code
             if len(rows) < number + 2:
                 rows = self._add(rows, tools.evaluate(directory.path, measured_with))

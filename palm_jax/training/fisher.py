@@ -73,7 +73,7 @@ def read(path: str | None) -> Fisher:
         with np.load(path) as file:
             found = {name: file[name] for name in file.files}
         labels = json.loads(str(found.pop(_LABELS)))
-    except (OSError, ValueError, KeyError, AttributeError):
+    except Exception:  # whatever a damaged archive, or another one, raises
         raise UserError(f'FISHER_FILE = {path!r} cannot be read: is it what palm-jax fisher wrote?') from None
     return Fisher(found, None if labels is None else tuple(labels))
 

@@ -14,6 +14,7 @@ import optax
 from palm_jax.bounds import AtLeast, Rate, Weight, checked
 from palm_jax.models.kernels.divergence import divergences
 from palm_jax.models.model import Model
+from palm_jax.models.saturation import limited, square
 from palm_jax.training.losses import LanguageModelLoss, features_of
 from palm_jax.training.metrics import Metrics, Ratio
 
@@ -122,7 +123,7 @@ class ClassLoss(HeadLoss):
 
     def of_scores(self, scores, batch):
         """Return the weighted sum of the loss, and the metrics `loss` and `accuracy`."""
-        labels, weights = batch['labels'], batch['label_weights']
+        labels, weights, scores = batch['labels'], batch['label_weights'], limited(scores)
         log_p = jax.nn.log_softmax(scores, axis=-1)
         target = optax.smooth_labels(jax.nn.one_hot(labels, scores.shape[-1]), self.label_smoothing)
         focus = jnp.exp(self.focal_gamma * _log_one_minus_p(scores)) if self.focal_gamma else 1.0
@@ -132,7 +133,7 @@ class ClassLoss(HeadLoss):
 
     def divergences_of_scores(self, p, q):
         """Return the divergences of the class."""
-        return divergences(jax.nn.log_softmax(p, axis=-1), jax.nn.log_softmax(q, axis=-1))
+        return divergences(*(jax.nn.log_softmax(limited(x), axis=-1) for x in (p, q)))
 
     def likelihood(self):
         """Return the cross-entropy."""
@@ -149,14 +150,14 @@ class LabelsLoss(HeadLoss):
 
     def of_scores(self, scores, batch):
         """Return the same as `ClassLoss`; the loss is the mean over labels, `accuracy` counts exact matches."""
-        labels = batch['labels']
+        labels, scores = batch['labels'], limited(scores)
         loss = optax.sigmoid_binary_cross_entropy(scores, labels).mean(axis=-1)
         exact = jnp.all((scores > 0) == (labels > 0.5), axis=-1).astype(jnp.float32)
         return _weighed(loss, batch['label_weights'], accuracy=exact)
 
     def divergences_of_scores(self, p, q):
         """Return the divergences of whether a label holds, a mean over labels."""
-        both = (jax.nn.log_sigmoid(jnp.stack([x, -x], axis=-1)) for x in (p, q))
+        both = (jax.nn.log_sigmoid(jnp.stack([x, -x], axis=-1)) for x in map(limited, (p, q)))
         p_to_q, q_to_p = divergences(*both)
         return p_to_q.mean(axis=-1), q_to_p.mean(axis=-1)
 
@@ -172,11 +173,11 @@ class NumberLoss(HeadLoss):
     def of_scores(self, scores, batch):
         """Return the same as `ClassLoss`, with the metric `absolute_error` for `accuracy`."""
         error = scores[:, 0] - batch['labels']
-        return _weighed(jnp.square(error), batch['label_weights'], absolute_error=jnp.abs(error))
+        return _weighed(square(error), batch['label_weights'], absolute_error=jnp.abs(limited(error)))
 
     def divergences_of_scores(self, p, q):
         """Return the squared difference, twice: the loss is that of a normal distribution of variance ½."""
-        difference = jnp.square(p - q)[:, 0]
+        difference = square(p - q)[:, 0]
         return difference, difference
 
     def sampled_labels(self, scores, rng):

@@ -12,7 +12,8 @@ from typing import Annotated
 
 from palm_jax.bounds import NotEmpty, Seed
 from palm_jax.errors import UserError
-from palm_jax.run_directory import RunDirectory
+from palm_jax.json_files import read_json
+from palm_jax.run_directory import RunDirectory, write_whole
 
 _SHOWN = 12  # rows of the table in the terminal
 _LOGGER = logging.getLogger(__name__)
@@ -39,9 +40,9 @@ def over_seeds(train: Callable[[int, Path], int], model_dir: Path, seeds: Seeds 
         run = parent.seed(seed)
         if code := train(seed, run.path):
             return code
-        summaries[seed] = json.loads(run.summary.read_text(encoding='utf-8'))
+        summaries[seed] = read_json(run.summary)
     table = spread(summaries)
-    parent.seeds.write_text(json.dumps({'seeds': list(seeds), 'measures': table}, indent=2) + '\n', encoding='utf-8')
+    write_whole(parent.seeds, json.dumps({'seeds': list(seeds), 'measures': table}, indent=2) + '\n')
     _LOGGER.info('\n%s\nsummary    %s', text(table, seeds), parent.seeds)
     return 0
 

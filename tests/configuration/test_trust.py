@@ -7,10 +7,11 @@ import sys
 import pytest
 
 from palm_jax import api
-from palm_jax.cli import inspect
+from palm_jax.cli import main as programs
 from palm_jax.configuration.load import load
 from palm_jax.configuration.trust import Trust
 from palm_jax.errors import UserError
+from palm_jax.monitoring.registry import Registry
 from tests.support import old_runs
 from tests.support.paths import ROOT
 
@@ -111,12 +112,57 @@ def test_a_file_that_a_run_includes_is_not_shown(run):
         load('loop.train', [str(mine)], [], trust=Trust())
 
 
-def test_every_program_that_uses_a_run_refuses(run):
-    files = changed(run, 'import payload\n', 'SEED = @payload.head()\n')
+THIS = '--gin_file=run/config.gin'
+USES = [
+    f'infer {THIS} --input=rows.csv --output=out.jsonl',
+    f'eval {THIS}',
+    'serve --model=run --port=0',
+    'serve --model=mine=registry --port=0',
+    f'export {THIS} exported',
+    f'fisher {THIS} --output=fisher.npz',
+    f'explain-prediction {THIS} --text=a',
+    f'probe {THIS}',
+    f'drift {THIS} --requests=requests.db',
+    f'fairness {THIS} --input=rows.csv --groups=group',
+    f'memorization {THIS}',
+    f'contamination {THIS}',
+    f'rank-examples {THIS}',
+    f'select {THIS} --input=rows.csv --output=next.csv',
+    f'teach {THIS} --output=teacher.npz',
+    'fuse run run fused',
+    'retune --registry=another --champion=run --input=rows.csv',
+    f'inspect python_stdlib {THIS}',
+    f'inspect step {THIS} --step=1',
+    f'cache python_stdlib {THIS}',
+    f'bindings {THIS}',
+]
+
+
+@pytest.mark.parametrize('command', USES)
+def test_every_program_that_uses_a_run_refuses(run, command):
+    changed(run, 'import payload\n', 'SEED = @payload.head()\n')
+    (run.parent / 'rows.csv').write_text('text,label,group\n' + 'a,x,1\nb,y,2\n' * 20)
+    (run.parent / 'requests.db').touch()
+    Registry(run.parent / 'registry').adopt('run')
+    with pytest.raises(UserError, match=r'(?s)import payload.*--trust_modules=payload') as refused:
+        programs.main(command.split())
+    assert 'config.gin, line' in str(refused.value)
+    assert not (run.parent / 'executed').exists()
+
+
+def test_a_program_that_is_new_is_in_the_list():
+    used = {command.split()[0] for command in USES}
+    assert used == {n for n, (file, _) in programs.PROGRAMS.items() if 'add_trust' in source_of(file)} | {'inspect'}
+
+
+def source_of(program):
+    return (ROOT / 'palm_jax' / 'cli' / f'{program}.py').read_text()
+
+
+def test_loading_in_python_refuses(run):
+    changed(run, 'import payload\n', 'SEED = @payload.head()\n')
     with pytest.raises(UserError, match='import payload'):
         api.load(run)
-    with pytest.raises(UserError, match='import payload'):
-        inspect.main(['python_stdlib', f'--gin_file={files[0]}'])
     assert not (run.parent / 'executed').exists()
 
 

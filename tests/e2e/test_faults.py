@@ -4,13 +4,12 @@ import signal
 import subprocess
 import time
 
-import numpy as np
 import pytest
 
 from palm_jax.training import integrity
 from tests.support.paths import ROOT
 from tests.support.programs import run_script
-from tests.support.runs import arguments, checkpoint_arrays, command, losses, run
+from tests.support.runs import arguments, command, run
 
 
 def test_a_disk_that_is_full_ends_the_run_with_a_message_and_what_was_saved(text, tmp_path):
@@ -63,22 +62,3 @@ def test_a_second_ctrl_c_leaves_at_once_and_breaks_nothing(text, tmp_path):
     newest = max(int(p.name) for p in (tmp_path / 'run' / 'checkpoints').iterdir() if p.name.isdigit())
     result = run(text, tmp_path / 'run', f'--gin.TRAIN_STEPS={newest + 1}')
     assert result.returncode == 0 and f'continuing from step {newest}' in result.stdout, result.stderr[-3000:]
-
-
-@pytest.mark.parametrize(('kills', 'steps'), [(2, 24), pytest.param(100, 600, marks=pytest.mark.slow)])
-def test_kills_at_random_moments_change_nothing(text, tmp_path, kills, steps):
-    """During saving too: every second step is saved, so most moments are within a save."""
-    flags = (f'--gin.TRAIN_STEPS={steps}', '--gin.CHECKPOINT_PERIOD=2')
-    assert run(text, tmp_path / 'whole', *flags).returncode == 0
-    cut = tmp_path / 'cut'
-    killed = run_script('train_and_be_killed', kills, 0, cut, *arguments(text, cut, *flags))
-    assert killed.returncode == 0, killed.stdout + killed.stderr[-5000:]
-    done = int(killed.stdout)
-    assert done == kills or (kills == 2 and done), done  # a short run may reach its end before
-    assert losses(tmp_path / 'whole') == losses(cut)
-    assert [step for step, _ in losses(cut)] == list(range(1, steps + 1))
-    whole, after = (checkpoint_arrays(path, steps) for path in (tmp_path / 'whole', cut))
-    for path in whole:
-        np.testing.assert_array_equal(whole[path], after[path], err_msg=path)
-    files = {path.name for path in (cut / 'checkpoints').iterdir()}
-    assert {str(steps)} <= files and not any('tmp' in name or name == 'superseded' for name in files)

@@ -114,6 +114,11 @@ def test_what_was_begun_is_continued_line_by_line(begun, tmp_path, capsys):
         assert predictions.write(model, str(source), name, flags, batch_size=size) == (10, 1)
         assert not done or f'resuming after row {done} of {name}.part' in capsys.readouterr().out
         assert Path(name).read_bytes() == whole.read_bytes()
+    all_lines = Path(cut('at_the_end.jsonl', 10))  # a kill between the last two names
+    Path(f'{all_lines}.part').write_bytes(whole.read_bytes())
+    Path(f'{all_lines}.part.json').rename(f'{all_lines}.made_from.json')
+    assert predictions.write(model, str(source), str(all_lines), flags) == (10, 1)
+    assert all_lines.read_bytes() == whole.read_bytes()
     moved = source.rename(tmp_path / 'moved.jsonl')  # the same rows under another name
     assert predictions.write(model, str(moved), cut('of_moved.jsonl', 6), flags) == (10, 1)
     assert not [path.name for path in tmp_path.iterdir() if '.part' in path.name or '.lock' in path.name]

@@ -4,15 +4,16 @@ import dataclasses
 import os
 import random
 import shutil
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.support.paths import ROOT
+from palm_jax.run_directory import RunDirectory
+from palm_jax.training import integrity
+from tests.support.forks import Forks
 from tests.support.programs import run_here
 from tests.support.runs import arguments, checkpoint_arrays, losses
 
@@ -35,10 +36,10 @@ class Stage:
     flags: tuple[str, ...]
     result: Path
 
-    @property
-    def lock(self):
-        """The file that the process makes when it begins to work."""
-        return self.result / 'lock' if self.module == 'palm_jax.train' else Path(f'{self.result}.lock')
+    def is_locked_by(self, pid):
+        """Whether a process has begun to work; the lock of one that was killed stays where it is."""
+        lock = self.result / 'lock' if self.module == 'palm_jax.train' else Path(f'{self.result}.lock')
+        return lock.exists() and f'"pid": {pid},' in lock.read_text()
 
     @property
     def progress(self):
@@ -46,6 +47,16 @@ class Stage:
         training = self.module == 'palm_jax.train'
         path = self.result / 'metrics.jsonl' if training else Path(f'{self.result}.part')
         return path.stat().st_size if path.exists() else 0
+
+    @property
+    def newest(self):
+        """Step of the newest checkpoint, which is intact; 0 without any, and for a file of predictions."""
+        run = RunDirectory(self.result)
+        steps = run.steps() if self.module == 'palm_jax.train' else []
+        for step in steps[-1:]:
+            problem = integrity.problem(run.checkpoint(step))
+            assert problem is None, problem
+        return steps[-1] if steps else 0
 
     @property
     def is_finished(self):
@@ -57,23 +68,30 @@ class Stage:
             result = run_here(self.module, *self.flags)
             assert result.returncode == 0, result.stderr[-3000:]
 
-    def kill(self, dice):
-        """Run in a process of its own, and kill it at a random moment: while it begins, or while it works."""
-        program = ['palm_jax.train'] if self.module == 'palm_jax.train' else ['palm_jax', 'infer']
-        self.lock.unlink(missing_ok=True)
-        before, deadline, waits_for_progress = self.progress, time.monotonic() + 240, dice.random() < 0.7
-        with subprocess.Popen(
-            [sys.executable, '-m', *program, *map(str, self.flags)],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        ) as process:  # fmt: skip
-            while process.poll() is None and time.monotonic() < deadline:
-                if self.progress > before if waits_for_progress else self.lock.exists():
-                    break
-                time.sleep(0.002)
-            time.sleep(dice.random() * (0.3 if waits_for_progress else 2))
-            process.kill()
-            output = process.communicate()[0]
-        assert process.returncode in (-9, 0) and 'Traceback' not in output, output[-3000:]
+    def kill(self, forks, dice):
+        """Kill it at a random moment: while it begins, or while it works. What it had finished is still there."""
+        log = Path(f'{self.result}.log')
+        log.write_text('')
+        before, kept = self.progress, self.newest
+        deadline, waits_for_progress = time.monotonic() + 240, dice.random() < 0.7
+        pid = forks.start(self.module, self.flags, log)
+        code = forks.ended(pid)
+        while code is None and time.monotonic() < deadline:
+            if self.progress > before if waits_for_progress else self.is_locked_by(pid):
+                break
+            time.sleep(0.002)
+            code = forks.ended(pid)
+        end = time.monotonic() + dice.random() * (0.3 if waits_for_progress else 2)
+        while code is None and time.monotonic() < end:
+            time.sleep(0.001)
+            code = forks.ended(pid)
+        if code is None:
+            os.kill(pid, signal.SIGKILL)
+            while code is None:
+                code = forks.ended(pid)
+        output = log.read_text()
+        assert code in (-signal.SIGKILL, 0) and 'Traceback' not in output, output[-3000:]
+        assert self.newest >= kept, f'step {kept} is lost'
 
     def assert_same(self, other):
         """Its result is that of the same stage of another chain."""
@@ -124,19 +142,32 @@ def chain(made, folder):
 
 def assert_kills_change_nothing(stages, kills, whole):
     """Kill each of the stages a number of times, finish it, and compare it with one that nobody killed."""
-    dice = random.Random(sum(kills))
+    dice, starts = random.Random(sum(kills)), 0
     for other in whole:
         other.finish()
-    for stage, other, count in zip(stages, whole, kills, strict=True):
-        for _ in range(count):
-            if stage.is_finished:  # by a process whose kill came late: again from the start
-                stage.assert_same(other)
-                shutil.rmtree(stage.result) if stage.result.is_dir() else stage.result.unlink()
-            stage.kill(dice)
-        stage.finish()
-        stage.assert_same(other)
+    with Forks() as forks:
+        for stage, other, count in zip(stages, whole, kills, strict=True):
+            for _ in range(count):
+                if stage.is_finished:  # by a process whose kill came late: again from the start
+                    stage.assert_same(other)
+                    shutil.rmtree(stage.result) if stage.result.is_dir() else stage.result.unlink()
+                stage.kill(forks, dice)
+                starts += 1
+                print(f'{time.strftime("%X")} kill {starts}: {stage.result.name}, {stage.progress} bytes', flush=True)
+            stage.finish()
+            stage.assert_same(other)
     files = stages[-1].result.parent.rglob('*')
     assert not [path.name for path in files if path.name.endswith(('lock', '.part', '.part.json'))]
+
+
+def test_two_kills_of_training_change_nothing(text, tmp_path):
+    cut, whole = (
+        [Stage('palm_jax.train', arguments(text, folder / 'run', *SHORT), folder / 'run')]
+        for folder in folders(tmp_path)
+    )
+    assert_kills_change_nothing(cut, (2,), whole)
+    files = {path.name for path in (cut[0].result / 'checkpoints').iterdir()}
+    assert f'{STEPS}' in files and not any('tmp' in name or name == 'superseded' for name in files)
 
 
 def folders(tmp_path):

@@ -71,6 +71,8 @@ def test_an_unknown_measure_names_the_nearest():
         ('see No.5', '5'),
         ('20%', '20'),
         ('一共是１２个', '12'),
+        ('#### 1.5e3 or 7', '1500'),
+        ('2e and 3e5x', '5'),
         ('\u22124', '-4'),
         ('none', None),
         ('12 apples #### many', None),

@@ -12,14 +12,18 @@ from tests.support.programs import run_here
 
 
 def kept(checkpoint, label=None, rating=None, answer='a'):
-    return Kept('id', 0, 0.0, 'm', checkpoint, '/v1/classify', 'text', {'label': answer}, label, rating)
+    return Kept(
+        'id', 0, 0.0, 'm', checkpoint, '/v1/classify', 'text', {'label': answer, 'labels': [answer]}, label, rating
+    )
 
 
 def test_feedback_is_counted_by_checkpoint():
     rows = [kept('one', 'a', 'up'), kept('two', 'b', 'down'), kept('one'), kept('one', 'b')]
     rows.append(Kept('id', 0, 0.0, 'm', 'two', '/v1/classify', 'x', {'labels': ['a', 'b']}, ['b', 'a'], None))
     rows.append(Kept('id', 0, 0.0, 'm', 'two', '/v1/classify', 'x', {'label': None, 'number': 2.5}, 2.0, None))
-    one, two = ab_test.arms(rows)
+    rows.append(Kept('id', 0, 0.0, 'm', 'three', '/v1/completions', 'x', {'text': 'an answer'}, 'an answer', 'up'))
+    one, two, three = ab_test.arms(rows)
+    assert three == ab_test.Arm('three', answers=1, confirmed=1, up=1)
     assert one == ab_test.Arm('one', answers=3, confirmed=1, corrected=1, up=1, down=0)
     assert two == ab_test.Arm('two', answers=3, confirmed=1, corrected=2, up=0, down=1)
 
@@ -61,7 +65,7 @@ def test_the_program_reads_what_a_server_kept(tmp_path):
     log = RequestLog(tmp_path / 'kept.db')
     for number in range(40):
         checkpoint, answer = ('runs/a', 'no') if number % 2 else ('runs/b', 'yes')
-        log.add(f'r{number}', 'm', checkpoint, '/v1/classify', ['text'], [{'label': answer}])
+        log.add(f'r{number}', 'm', checkpoint, '/v1/classify', ['text'], [{'label': answer, 'labels': [answer]}])
         log.add_feedback(f'r{number}', 0, label='yes')
     log.close()
     flags = [f'--requests={tmp_path / "kept.db"}', f'--output={tmp_path / "found.json"}']

@@ -1,5 +1,6 @@
 """What a server keeps: rows, feedback, redaction, retention."""
 
+import contextlib
 import sqlite3
 import time
 
@@ -27,6 +28,38 @@ def test_rows_and_the_last_feedback_to_them(tmp_path):
     assert [k.number for k in read(tmp_path / 'kept.db', with_label=True)] == [1]
     assert not list(read(tmp_path / 'kept.db', since=time.time() + 1))
     log.close()
+
+
+@pytest.mark.parametrize('name', ['a#b.db', 'what?mode=rwc.db', '100%25.db', 'a b\u2028ü.db', 'not \udcff UTF-8.db'])
+def test_a_file_may_have_any_name(tmp_path, name):
+    log = RequestLog(tmp_path / name)
+    log.add('r', 'm', 'c', '/v1/classify', ['a'], [{}])
+    log.close()
+    assert [k.id for k in read(tmp_path / name)] == ['r']
+    assert all(path.name.startswith(name) for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('damage', [
+    lambda path: path.write_bytes(path.read_bytes()[:5000]),
+    lambda path: path.write_bytes(b'x' * 5000),
+    lambda path: path.write_bytes(path.read_bytes()[:16] + bytes(4000) + path.read_bytes()[4016:]),
+    lambda path: change(path, "UPDATE requests SET answer = '{\"label'"),
+    lambda path: change(path, 'ALTER TABLE feedback DROP COLUMN rating'),
+])  # fmt: skip
+def test_a_damaged_file_is_one_message(tmp_path, damage):
+    path = tmp_path / 'kept.db'
+    log = RequestLog(path)
+    for number in range(100):
+        log.add(f'r{number}', 'm', 'c', '/v1/classify', ['a' * 50], [{'label': 'b'}])
+    log.close()
+    damage(path)
+    with pytest.raises(UserError, match=r'kept\.db does not hold requests of a server'):
+        list(read(path))
+
+
+def change(path, statement):
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute(statement)
 
 
 def test_what_is_old_is_deleted(tmp_path):

@@ -1,5 +1,7 @@
 """The registry of champions: decided once, rolled back, refused where it must be."""
 
+import json
+
 import pytest
 
 from palm_jax.errors import UserError
@@ -34,6 +36,17 @@ def test_the_open_round_is_the_one_that_is_not_decided(tmp_path):
     assert registry.open_round() == 1
     registry.decide(Decision('rejected', 'x', 1))
     assert registry.open_round() == 2
+
+
+@pytest.mark.parametrize('name', ['a\u2028b\x85c', 'größer: ü', 'not \udcff UTF-8', '"quoted"\n'])
+def test_names_may_have_any_characters(tmp_path, name):
+    registry = Registry(tmp_path / name.strip())
+    registry.adopt(name)
+    registry.decide(Decision('promoted', f'{name}2', 1))
+    assert registry.champions() == [name, f'{name}2']
+    line = json.dumps({'event': 'adopted', 'model_dir': 'a\u2028b'}, ensure_ascii=False)  # as earlier versions wrote it
+    registry.file.write_text(f'{line}\n', encoding='utf-8')
+    assert registry.champion() == 'a\u2028b'
 
 
 def test_a_damaged_line_is_named(tmp_path):

@@ -8,6 +8,7 @@ from palm_jax.inference.engine import Engine
 from palm_jax.monitoring.request_log import RequestLog, read
 from palm_jax.serving.app import create_app
 from palm_jax.serving.models import ServedModel
+from palm_jax.serving.routing import Models
 from tests.support.kinds import every_kind
 from tests.support.server import running
 
@@ -70,7 +71,8 @@ def test_a_label_that_the_model_cannot_give_is_refused(micro, tmp_path):
     for name in LABELS:
         log.add(f'id-{name}', name, 'checkpoint', '/v1/any', ['a'], [{}])
     log.add('id-gone', 'gone', 'checkpoint', '/v1/classify', ['a'], [{}])
-    app = create_app({name: ServedModel(name, model) for name, model in served.items()}, Engine(1), log=log)
+    models = Models({name: ServedModel(name, model) for name, model in served.items()})
+    app = create_app(models, Engine(1), log=log)
     client = TestClient(app)
     for name, (right, wrong, message) in LABELS.items():
         for label in right:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from palm_jax.configuration import gin_adapter
 from palm_jax.configuration.statements import Macro, Reference, held, open_file, read_statements
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +59,7 @@ def names() -> dict[str, Any]:
         f'{short}.{name}'
         for short, module in loaded.items()
         for name, member in vars(module).items()
-        if name[0] != '_' and callable(member) and getattr(member, '__module__', None) == module.__name__
+        if name in gin_adapter.public_names(module) and callable(member)
     }
     return {
         'macros': dict(sorted(macros.items())),

@@ -17,13 +17,13 @@ from palm_jax.serving.routing import Models
 
 
 @contextlib.contextmanager
-def running(served, limits=Limits(), slots=4, max_waiting=32, log=None, tests=None, switcher=None):
+def running(served, limits=Limits(), slots=4, max_waiting=32, log=None, tests=None, **parts):
     """Yields the server's URL and port, the server, its engine and its thread; stops it at the end."""
     engine = Engine(slots, max_waiting, chunk=4)
     models.fill(engine, served)
     listening = socket.create_server(('127.0.0.1', 0), backlog=2048)
     port = listening.getsockname()[1]
-    application = app.create_app(Models(served, tests or {}), engine, limits, log, switcher)
+    application = app.create_app(Models(served, tests or {}), engine, limits, log, **parts)
     server = connections.create_server(application, limits)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()

@@ -88,6 +88,11 @@ def test_earlier_tasks_are_added_with_decay(tmp_path):
     for path, message in ((None, 'FISHER_FILE is not set'), (str(tmp_path / 'other.npz'), 'cannot be read')):
         with pytest.raises(UserError, match=message):
             fisher.read(path)
+    whole = (tmp_path / 'f.npz').read_bytes()
+    for damaged in (b'', whole[:9], whole[: len(whole) // 2], whole[:-30], whole[:60] + bytes(20) + whole[80:]):
+        (tmp_path / 'f.npz').write_bytes(damaged)
+        with pytest.raises(UserError, match='cannot be read: is it what palm-jax fisher wrote'):
+            fisher.read(str(tmp_path / 'f.npz'))
 
 
 def test_a_loss_without_a_likelihood_is_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, TypeAlias
 
+from palm_jax import locks
 from palm_jax.bounds import Above, AtLeast, Count, Weight, checked
 from palm_jax.cache_directory import cache_dir
 from palm_jax.data.pretraining import token_cache
@@ -28,7 +30,7 @@ from palm_jax.data.vocabulary import checks, fitting, vocabularies
 from palm_jax.data.vocabulary.documents import encode_documents
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.errors import UserError
-from palm_jax.run_directory import RunDirectory, whole_file
+from palm_jax.run_directory import RunDirectory, whole_file, write_whole
 
 _LOGGER = logging.getLogger(__name__)
 _BINDING = 'MIXTURE_OR_TASK_NAME'
@@ -152,7 +154,7 @@ class Corpus:
 
     def _is_vocabulary_of(self, config: Path) -> bool:
         """Return whether a run's config.gin names the vocabulary of this configuration."""
-        text = config.read_text(encoding='utf-8') if config.is_file() else ''
+        text = config.read_text(encoding='utf-8', errors='replace') if config.is_file() else ''
         return repr(self._vocabulary_name) in _CONTINUED_STRING.sub('', text)
 
     def _sample(self) -> Iterator[str]:
@@ -172,7 +174,9 @@ class Corpus:
             return ExtendedVocabulary(vocabularies.Bytes(), self.extra_ids)
         if not path.is_file() and self._vocabulary_name == 'sentencepiece':
             setting = lambda size: f'--gin.VOCABULARY_SIZE={size + self.extra_ids}'  # noqa: E731
-            fitting.fit(self.texts(), self._fitted_size, path, setting=setting)
+            with locks.wait_for(path.with_name(f'{path.name}.lock'), f'the vocabulary {path}'):
+                if not path.is_file():
+                    fitting.fit(self.texts(), self._fitted_size, path, setting=setting)
         return ExtendedVocabulary(vocabularies.load_vocabulary(str(path)), self.extra_ids)
 
     @property
@@ -223,7 +227,10 @@ class Corpus:
         directory = cache_dir() / 'tokens' / cache_keys.cache_name(part, cache_key, self.vocabulary.fingerprint) / split
         if not token_cache.exists(directory):
             examples = functools.partial(self._examples, source, part, split)
-            token_cache.build(examples, directory, self.vocabulary.text.size, f'tokens of {part} {split}')
+            size = self.vocabulary.text.size
+            with locks.wait_for(directory.with_name(f'{split}.lock'), f'the token cache {directory}'):
+                if not token_cache.exists(directory):
+                    token_cache.build(examples, directory, size, f'tokens of {part} {split}')
         return directory
 
     def _examples(self, source: _Source, part: str, split: Split, first: int) -> Iterator[token_cache.Example]:
@@ -239,10 +246,10 @@ class Corpus:
             return {source.title: 1.0}
         file = cache_dir() / 'mixtures' / f'{cache_keys.cache_name(source.title, source.cache_key)}.json'
         if file.is_file() and 'seqio' not in sys.modules:
-            return json.loads(file.read_text(encoding='utf-8'))
+            with contextlib.suppress(ValueError):  # a file that an interruption has cut
+                return json.loads(file.read_text(encoding='utf-8'))
         shares = self._registry().parts(source.title)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(shares), encoding='utf-8')
+        write_whole(file, json.dumps(shares))
         return shares
 
     @functools.cached_property

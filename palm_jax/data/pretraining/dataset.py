@@ -21,7 +21,8 @@ import numpy as np
 
 from palm_jax.bounds import Count, Seed, checked
 from palm_jax.data.pretraining.corpus import Corpus
-from palm_jax.data.pretraining.objectives import CausalLM, Features, Objective, blank
+from palm_jax.data.pretraining.objectives import CausalLM, Objective, blank
+from palm_jax.data.pretraining.objectives.sequences import Features
 from palm_jax.data.pretraining.token_cache import TokenCache
 from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.splits import SPLITS

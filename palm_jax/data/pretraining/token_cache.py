@@ -42,7 +42,7 @@ class TokenCache:
     """
 
     def __init__(self, directory: Path):
-        manifest = json.loads((directory / _MANIFEST).read_text(encoding='utf-8'))
+        manifest = _read_manifest(directory)
         files = [(directory / part['file'], part['size']) for part in manifest['files']]
         for file, size in files:
             if not file.is_file() or file.stat().st_size != size:
@@ -72,7 +72,15 @@ class TokenCache:
     @functools.cached_property
     def offsets(self) -> np.ndarray:
         """int64 [documents + 1]: start of every document, and the end of the last."""
-        return np.load(self._directory / _OFFSETS, mmap_mode='r')
+        try:
+            offsets = np.load(self._directory / _OFFSETS, mmap_mode='r')
+            ascends = bool((offsets[1:] >= offsets[:-1]).all()) and offsets[0] == 0
+            is_whole = ascends and offsets.ndim == 1 and offsets[-1] == self.num_tokens
+        except (OSError, ValueError, EOFError, IndexError, SyntaxError, TypeError):  # the header is a Python literal
+            is_whole = False
+        if not is_whole:
+            raise UserError(f'{_damage_message(self._directory)} ({_OFFSETS})')
+        return offsets
 
     def beginnings(self, count: int, length: int = BLOCK) -> Iterator[np.ndarray]:
         """Yield at most `length` first tokens of at most `count` documents, spread evenly."""
@@ -124,7 +132,8 @@ def build(examples: Callable[[int], Iterable[Example]], directory: Path, vocabul
     np.save(unfinished / _OFFSETS, np.cumsum(np.concatenate([[0], *offsets]), dtype=np.int64))
     totals = {name: sum(part[name] for part in parts) for name in ('tokens', 'documents', 'num_bytes')}
     manifest = {'dtype': dtype.name, 'block': BLOCK} | totals | {'files': parts}
-    (unfinished / _MANIFEST).write_text(json.dumps(manifest, indent=2), encoding='utf-8')
+    sealed = manifest | {'seal': _digest(manifest)}
+    (unfinished / _MANIFEST).write_text(json.dumps(sealed, indent=2), encoding='utf-8')
     for part in parts:
         for file in (_offsets_of(unfinished / part['file']), _summary_of(unfinished / part['file'])):
             file.unlink()
@@ -143,7 +152,7 @@ def verify(directory: Path) -> int:
     Raises:
       UserError: if a file has changed.
     """
-    files = json.loads((directory / _MANIFEST).read_text(encoding='utf-8'))['files']
+    files = _read_manifest(directory)['files']
     for part in tqdm(files, desc=f'checking {directory.name}', unit=' files', leave=False):
         if not (directory / part['file']).is_file() or _sha256(directory / part['file']) != part['sha256']:
             raise UserError(f'{_damage_message(directory)} ({part["file"]})')
@@ -202,9 +211,35 @@ def _write_file(
 def _parts_of(directory: Path) -> list[dict[str, Any]]:
     """Return the summaries of the complete files of an interrupted build."""
     parts: list[dict[str, Any]] = []
-    while (summary := _summary_of(directory / f'tokens-{len(parts):05}.array_record')).is_file():
-        parts.append(json.loads(summary.read_text(encoding='utf-8')))
+    with contextlib.suppress(OSError, ValueError):  # no further file, or one that a kill has left half written
+        while True:
+            path = directory / f'tokens-{len(parts):05}.array_record'
+            part = json.loads(_summary_of(path).read_text(encoding='utf-8'))
+            if path.stat().st_size != part['size'] or not _offsets_of(path).is_file():
+                break
+            parts.append(part)
     return parts
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    """Return the manifest of a complete cache.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    try:
+        manifest = json.loads((directory / _MANIFEST).read_text(encoding='utf-8'))
+        seal = manifest.pop('seal', None)  # caches of earlier versions have none
+        is_whole = seal == _digest(manifest) if seal else {'tokens', 'num_bytes', 'block', 'files'} <= manifest.keys()
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        is_whole = False
+    if not is_whole:
+        raise UserError(f'{_damage_message(directory)} ({_MANIFEST})')
+    return manifest
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _resume_from(parts: list[dict[str, Any]], dtype: np.dtype) -> tuple[dict[str, int], np.ndarray]:

@@ -99,9 +99,10 @@ class File:
     @functools.cached_property
     def other_encoding(self) -> str | None:
         """The encoding that the user has named, if the file is in it; a file that is UTF-8 is read as that."""
-        if self.encoding in (None, 'utf-8') or encodings.is_utf8(self.beginning(), self.encoding):
+        encoding = self.encoding
+        if encoding is None or encoding == 'utf-8' or encodings.is_utf8(self.beginning(), encoding):
             return None
-        return self.encoding
+        return encoding
 
     def beginning(self) -> bytes:
         """Return the uncompressed bytes, of a large file the first 16 MiB, to find out what it is."""

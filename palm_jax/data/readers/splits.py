@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import collections
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Literal, TypeAlias, TypeVar
-
-from palm_jax.errors import UserError
+from collections.abc import Collection, Iterable, Sequence
+from typing import Literal, TypeAlias
 
 Split: TypeAlias = Literal['train', 'validation']
 SPLITS: tuple[Split, ...] = ('train', 'validation')
-Item = TypeVar('Item')
 _FEW = 5  # examples that may share a key in the smallest of tables
 
 
@@ -33,54 +30,6 @@ def normalize(text: str) -> str:
 def text_key(texts: Sequence[str]) -> str:
     """Return what is equal for texts that differ in white space alone."""
     return '\x1f'.join(map(normalize, texts))
-
-
-def read_split(
-    split: Split,
-    train_files: str | None,
-    validation_files: str | None,
-    held_out: int,
-    read: Callable[[str, str], Sequence[Item]],
-    keys: Callable[[Item], Sequence[str]],
-    what: str,
-    names: Callable[[Item], Collection[str]] = lambda item: (),
-) -> list[Item]:
-    """Return the items of a split: those of its own files, or those that `choose_held_out` puts there.
-
-    Args:
-      split: which one.
-      train_files: TRAIN_FILES.
-      validation_files: VALIDATION_FILES; None holds out one item in `held_out` of TRAIN_FILES.
-      held_out: see `validation_files`.
-      read: reads a path or glob; its second argument is the macro that named it, for messages.
-      keys: texts that identify an item, from those that related items share to that of the item alone.
-      what: noun for the items in messages: `rows`.
-      names: classes, tags or labels of an item, none of which may be in the validation split only.
-
-    Raises:
-      UserError: if TRAIN_FILES is missing, or has too few items to hold any out.
-    """
-    if train_files is None:
-        raise UserError(f'TRAIN_FILES is not set: name the file with your {what}, --gin.TRAIN_FILES=...')
-    if validation_files is not None:
-        given = (train_files, 'TRAIN_FILES') if split == 'train' else (validation_files, 'VALIDATION_FILES')
-        return list(read(*given))
-    items = read(train_files, 'TRAIN_FILES')
-    names_of = [names(item) for item in items]
-    chosen = choose_held_out([keys(item) for item in items], names_of, held_out)
-    if not any(chosen):
-        counts = collections.Counter(name for of_one in names_of for name in set(of_one))
-        are_alone = len(items) > 1 and all(any(counts[name] == 1 for name in of_one) for of_one in names_of)
-        why = 'too few to hold some out for validation'
-        if are_alone:
-            why = 'each with a class that no other has, so that none can be held out for validation'
-        different = len({text_key(keys(item)) for item in items})
-        only = f', {different} different' if different < len(items) else ''
-        raise UserError(
-            f'TRAIN_FILES = {train_files!r} has {len(items)} {what}{only}, {why}. '
-            'Name a validation file: --gin.VALIDATION_FILES=...'
-        )
-    return [item for item, is_chosen in zip(items, chosen, strict=True) if is_chosen == (split == 'validation')]
 
 
 def choose_held_out(keys: Sequence[Sequence[str]], names: Sequence[Collection[str]], one_in: int) -> list[bool]:

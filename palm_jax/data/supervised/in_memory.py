@@ -16,6 +16,7 @@ from palm_jax.data.readers.splits import SPLITS, Split, count_shared
 from palm_jax.data.supervised import overview
 from palm_jax.data.supervised.examples import Batch, Examples, warn_padding, warn_unknown
 from palm_jax.data.supervised.length_groups import LengthGroups
+from palm_jax.data.supervised.sources import Source
 from palm_jax.data.vocabulary.vocabularies import Vocabulary, load_vocabulary
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
@@ -27,29 +28,29 @@ _LOGGER = logging.getLogger(__name__)
 class InMemoryData(abc.ABC):
     """Batches of examples in memory, tokenized with the vocabulary of the base model; implements `interfaces.Data`.
 
-    A subclass implements `examples`, `texts` and `encode`: the examples of a split, the texts of one of them, and the
-    features of a split.
+    A subclass implements `encode`, the features of a split; also `texts`, if its examples have no `texts`, and
+    `classes`, if they have some.
 
     Args:
+      source: source of the examples.
       vocabulary: `bytes` or the path of a SentencePiece model: the vocabulary of the base model.
       seed: seed for shuffling.
       group_by_length: size of the groups of examples of similar length, see `LengthGroups`; None does not group.
 
     Attributes:
       weights: name of the feature with the weights of the loss.
-      source_name: name of the attribute with the source of the examples.
       labels_along_text: whether there is a label per token, not per text.
       noun: what an example is called in messages.
       against_padding: advice that is printed if much of the rows is padding.
     """
 
     weights = 'label_weights'
-    source_name = 'table'
     labels_along_text = False
     noun = 'row'
     against_padding = '--gin.GROUP_BY_LENGTH=%BATCH_SIZE avoids most of it'
 
-    def __init__(self, vocabulary: str, seed: Seed, group_by_length: int | None = None):
+    def __init__(self, source: Source, vocabulary: str, seed: Seed, group_by_length: int | None = None):
+        self._source: Any = source
         self._vocabulary_name, self._seed, self.group = vocabulary, seed, group_by_length
         self._num_truncated: dict[Split, int] = {}
         self._further: tuple[Any, ...] = ()
@@ -66,11 +67,21 @@ class InMemoryData(abc.ABC):
     @property
     def layout(self) -> Layout:
         """Layout of the tables, for further tables of the same kind."""
-        return Layout()
+        return self._source.layout
 
-    @abc.abstractmethod
+    @property
+    def is_split_by_hash(self) -> bool:
+        """Whether the held-out part is chosen from TRAIN_FILES."""
+        return self._source.validation_files is None
+
     def examples(self, split: Split) -> Sequence[Any]:
         """Return the examples of a split."""
+        return self._source.examples(split)
+
+    @functools.cached_property
+    def validation_examples(self) -> Sequence[Any]:
+        """Examples of the validation split, in order."""
+        return self.examples('validation')
 
     def of_files(self, files: str, predicted: bool = False) -> Self:
         """Return the same kind of data from other training files, of which a tenth is held out by hash.
@@ -84,19 +95,18 @@ class InMemoryData(abc.ABC):
         Raises:
           UserError: the examples are not from files, or are not what `palm-jax infer` predicts.
         """
-        source = getattr(self, self.source_name)
-        if not hasattr(source, 'reading'):
+        if not hasattr(self._source, 'reading'):
             raise UserError('the task of this run is registered, and not read from files.')
         copied = copy.copy(self)
         for name in [n for n in vars(copied) if isinstance(getattr(type(self), n, None), functools.cached_property)]:
             del vars(copied)[name]
         copied._num_truncated, copied._further = {}, ()
-        setattr(copied, self.source_name, source.reading(files, self.labels, predicted))
+        copied._source = self._source.reading(files, self.labels, predicted)
         return copied
 
-    @abc.abstractmethod
     def texts(self, example: Any) -> Sequence[str]:
         """Return all texts of an example, uncut: they identify it."""
+        return example.texts
 
     def classes(self, example: Any) -> Collection[str]:
         """Return the classes, labels or entities of an example, to be counted."""
@@ -163,11 +173,6 @@ class InMemoryData(abc.ABC):
                 f'text       {per_character:.2f} tokens per character, {shares}',
             ]
         )
-
-    @property
-    @abc.abstractmethod
-    def is_split_by_hash(self) -> bool:
-        """Whether the held-out part is chosen from the training files."""
 
     def validation(self, size: int) -> Iterator[Batch]:
         """Yield the validation split in order; the last batch is filled up with examples of weight 0."""

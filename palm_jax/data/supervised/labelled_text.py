@@ -11,12 +11,11 @@ import numpy as np
 
 from palm_jax.bounds import Count, Seed, Weight
 from palm_jax.characters import check_characters
-from palm_jax.data.readers import columns, tables
+from palm_jax.data.readers import columns
 from palm_jax.data.readers.bad_rows import shared_bad_rows
 from palm_jax.data.readers.columns import Labels
-from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.row import Row
-from palm_jax.data.readers.splits import Split, read_split
+from palm_jax.data.readers.splits import Split
 from palm_jax.data.supervised import label_hints
 from palm_jax.data.supervised.examples import (
     Batch,
@@ -26,6 +25,7 @@ from palm_jax.data.supervised.examples import (
     warn_truncated,
 )
 from palm_jax.data.supervised.in_memory import InMemoryData
+from palm_jax.data.supervised.sources import Table
 from palm_jax.errors import UserError, closest
 from palm_jax.labels.label_kind import Encoded, LabelKind
 from palm_jax.labels.single_label import SingleLabel
@@ -43,6 +43,12 @@ class Example:
     label: Labels
     location: str
 
+    @classmethod
+    def of(cls, texts: Sequence[str], label: Labels, location: str) -> Example:
+        """Return the example of a text, or of both texts of a pair."""
+        text, *second_text = texts
+        return cls(text, second_text[0] if second_text else None, label, location)
+
     @property
     def texts(self) -> tuple[str, ...]:
         """The text or both texts."""
@@ -55,62 +61,78 @@ class Example:
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledTable:
+class LabelledTable(Table[Example]):
     """Tables with a text and a label in every row.
 
     Attributes:
-      train_files: path or glob, see `tables.read`.
       validation_files: path or glob of the validation split; None holds out one row in `held_out`, chosen by the hash
         of its text, so that equal texts stay together, and so that no class is held out completely.
       text_column: name of the column with the text.
       label_column: name of the column with the label.
       second_text_column: name of the column with the second text of a pair; None for single texts.
-      held_out: see `validation_files`.
       kind: kind of label, see `palm_jax.labels`.
       names: class names in the order of the head's outputs; None takes those of the training split in alphabetical
         order.
-      bad_rows: file that collects unusable rows, see `BadRows`; None makes the first of them an error.
-      columns: names of the columns of a file without a header, see `Layout`.
-      quoting: whether cells may be enclosed in quotation marks; None is True for `.csv` and False for `.tsv`, `.txt`.
-      encoding: encoding of files that are not UTF-8, as Python names it (`cp1250`); None: all are UTF-8.
     """
 
-    train_files: str | None
-    validation_files: str | None = None
     text_column: str = 'text'
     label_column: str = 'label'
     second_text_column: str | None = None
-    held_out: Count = 10
     kind: LabelKind = SingleLabel()
     names: tuple[str, ...] | list[str] | None = None
-    bad_rows: str | None = None
-    columns: tuple[str, ...] | list[str] | None = None
-    quoting: bool | None = None
-    encoding: str | None = None
 
     @property
-    def layout(self) -> Layout:
-        """Layout of the files."""
-        return Layout.of(self.columns, self.quoting, self.encoding)
+    def text_columns(self) -> tuple[tuple[str, str], ...]:
+        """(macro, name) of the column with the text, or of the columns with both texts of a pair."""
+        text = ('TEXT_COLUMN', self.text_column)
+        return (text,) if self.second_text_column is None else (text, ('SECOND_TEXT_COLUMN', self.second_text_column))
+
+    @property
+    def wanted(self) -> tuple[tuple[str, str], ...]:
+        """(macro, name) of the columns that every row must have."""
+        text, *second_text = self.text_columns
+        return (text, ('LABEL_COLUMN', self.label_column), *second_text)
+
+    def texts(self, row: Row) -> tuple[str, ...]:
+        """Return the text of a row, or both texts."""
+        return tuple(columns.text(row, name, macro) for macro, name in self.text_columns)
+
+    def parse(self, row: Row) -> Example:
+        """Return the texts of a row with their label."""
+        texts, label = self.texts(row), self._label(row)
+        try:
+            self.kind.check(label)
+        except UserError as error:
+            raise UserError(f'{row.location}: {error}') from None
+        return Example.of(texts, label, row.location)
+
+    def keys(self, example: Example) -> tuple[str, ...]:
+        """Return the text, or both texts."""
+        return example.texts
+
+    def classes(self, example: Example) -> list[str]:
+        """Return the classes; none for numbers."""
+        return self.kind.class_names(example.label)
+
+    def read(self, pattern: str, binding: str) -> list[Example]:
+        """Return the examples of a path or glob, after hints about labels that may not be meant as they are read."""
+        examples = super().read(pattern, binding)
+        if self.kind.has_classes:
+            where = f'{pattern}, column {self.label_column!r}'
+            cells = (name for e in examples if isinstance(e.label, str) for name in self.classes(e))
+            label_hints.warn_of_separator(cells, self.kind.is_exclusive, where)
+            label_hints.warn_of_vectors([e.label for e in examples if isinstance(e.label, tuple)], where)
+        return examples
 
     def examples(self, split: Split) -> list[Example]:
-        """Return the examples of a split."""
-        examples = read_split(
-            split,
-            self.train_files,
-            self.validation_files,
-            self.held_out,
-            self._read,
-            lambda example: example.texts,
-            'rows',
-            lambda example: self.kind.class_names(example.label),
-        )
+        """Return the examples of a split; those of the validation split have labels that occur in training."""
+        examples = super().examples(split)
         return examples if split == 'train' else self._with_known_labels(examples)
 
-    def reading(self, files: str, labels: Sequence[str], predicted: bool = False) -> LabelledTable:
+    def reading(self, files: str, labels: Sequence[str] = (), predicted: bool = False) -> LabelledTable:
         """Return the same table of other training files, with these labels; see `InMemoryData.of_files`."""
         column, names = 'predicted' if predicted else self.label_column, tuple(labels) or None
-        return dataclasses.replace(self, train_files=files, validation_files=None, names=names, label_column=column)
+        return dataclasses.replace(super().reading(files), names=names, label_column=column)
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
@@ -128,11 +150,11 @@ class LabelledTable:
     def _names(self) -> tuple[str, ...]:
         if self.names is not None:
             return tuple(self.names)
-        return tuple(sorted({name for e in self.examples('train') for name in self.kind.class_names(e.label)}))
+        return tuple(sorted({name for e in self.examples('train') for name in self.classes(e)}))
 
     def encode(self, example: Example) -> Encoded:
         """Return an example's label as its kind encodes it."""
-        ids = [self._id(name, example.location) for name in self.kind.class_names(example.label)]
+        ids = [self._id(name, example.location) for name in self.classes(example)]
         return self.kind.encode(example.label, ids, len(self.labels))
 
     def _id(self, name: str, location: str) -> int:
@@ -145,7 +167,7 @@ class LabelledTable:
 
     def _with_known_labels(self, examples: list[Example]) -> list[Example]:
         def known(example: Example) -> Example:
-            for name in self.kind.class_names(example.label):
+            for name in self.classes(example):
                 self._id(name, example.location)
             return example
 
@@ -157,33 +179,6 @@ class LabelledTable:
     @functools.cached_property
     def _ids(self) -> dict[str, int]:
         return {name: i for i, name in enumerate(self._names)}
-
-    def _read(self, pattern: str, binding: str) -> list[Example]:
-        wanted: tuple[tuple[str, str], ...] = (('TEXT_COLUMN', self.text_column), ('LABEL_COLUMN', self.label_column))
-        if self.second_text_column is not None:
-            wanted += (('SECOND_TEXT_COLUMN', self.second_text_column),)
-        rows, bad = tables.read(pattern, wanted, binding, self.layout, self.bad_rows), shared_bad_rows(self.bad_rows)
-        examples = list(bad.keep(rows, self._example))
-        bad.report()
-        if not examples:
-            raise UserError(f'{binding} = {pattern!r}: the file contains no rows{bad.why_none_is_left()}.')
-        if self.kind.has_classes:
-            where = f'{pattern}, column {self.label_column!r}'
-            cells = (name for e in examples if isinstance(e.label, str) for name in self.kind.class_names(e.label))
-            label_hints.warn_of_separator(cells, self.kind.is_exclusive, where)
-            label_hints.warn_of_vectors([e.label for e in examples if isinstance(e.label, tuple)], where)
-        return examples
-
-    def _example(self, row: Row) -> Example:
-        text, second_text = columns.text(row, self.text_column, 'TEXT_COLUMN'), None
-        if self.second_text_column is not None:
-            second_text = columns.text(row, self.second_text_column, 'SECOND_TEXT_COLUMN')
-        label = self._label(row)
-        try:
-            self.kind.check(label)
-        except UserError as error:
-            raise UserError(f'{row.location}: {error}') from None
-        return Example(text, second_text, label, row.location)
 
     def _label(self, row: Row) -> Labels:
         if not self.kind.has_classes:
@@ -238,10 +233,15 @@ class LabelledText(InMemoryData):
     ):
         if not table.kind.is_exclusive and (class_weights is not None or sampling is not None):
             raise UserError('CLASS_WEIGHTS and SAMPLING need one class per text, not label sets or numbers.')
-        super().__init__(vocabulary, seed, group_by_length)
-        self.table, self.length = table, check_lengths(lengths)
+        super().__init__(table, vocabulary, seed, group_by_length)
+        self.length = check_lengths(lengths)
         self.bidirectional, self._class_weights, self._sampling = bidirectional, class_weights, sampling
         self._further = tuple(further)
+
+    @property
+    def table(self) -> LabelledTable:
+        """Source of the texts and labels."""
+        return self._source
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -252,11 +252,6 @@ class LabelledText(InMemoryData):
         """Return an encoded label as text."""
         described = self.table.kind.describe(encoded, self.labels)
         return ', '.join(described) if isinstance(described, list) else f'{described}'
-
-    @property
-    def layout(self) -> Layout:
-        """Layout of the tables."""
-        return self.table.layout
 
     def epoch(self, features: Batch) -> list[int] | None:
         """Return the examples of an epoch, with classes drawn equally often if `sampling` asks for it."""
@@ -270,32 +265,14 @@ class LabelledText(InMemoryData):
         chosen = [np.resize(rng.permutation(group), wanted) for group in groups if len(group)]
         return sorted(np.concatenate(chosen).tolist())
 
-    @property
-    def is_split_by_hash(self) -> bool:
-        """Whether the held-out part is chosen from TRAIN_FILES."""
-        return self.table.validation_files is None
-
-    def examples(self, split: Split) -> list[Example]:
-        """Return the examples of a split."""
-        return self.table.examples(split)
-
-    def texts(self, example: Example) -> tuple[str, ...]:
-        """Return the text of an example, or both texts."""
-        return example.texts
-
     def classes(self, example: Example) -> list[str]:
         """Return the classes of an example."""
-        return self.table.kind.class_names(example.label)
-
-    @functools.cached_property
-    def validation_examples(self) -> list[Example]:
-        """Examples of the validation split, in order."""
-        return self.table.examples('validation')
+        return self.table.classes(example)
 
     @functools.cached_property
     def baselines(self) -> list[Baseline]:
         """What counting and a linear model reach on the held-out part."""
-        kind, parts = self.table.kind, [self.table.examples('train'), self.validation_examples]
+        kind, parts = self.table.kind, [self.examples('train'), self.validation_examples]
         compute = text_baselines.of_numbers
         if kind.has_classes:
             compute = text_baselines.of_classes if kind.is_exclusive else text_baselines.of_label_sets
@@ -315,7 +292,7 @@ class LabelledText(InMemoryData):
 
     def encode(self, split: Split) -> Batch:
         """Return the features of a split: tokens, segment ids, `labels` and `label_weights`."""
-        examples = self.table.examples(split)
+        examples = self.examples(split)
         features, num_truncated = self.inputs([(example.text, example.second_text) for example in examples])
         self._num_truncated[split] = num_truncated
         warn_truncated(num_truncated, len(examples), f'{split} texts', self.length)
@@ -325,7 +302,7 @@ class LabelledText(InMemoryData):
             weights = class_weights(
                 self._class_weights,
                 self.labels,
-                [name for e in examples for name in self.table.kind.class_names(e.label)],
+                [name for e in examples for name in self.table.classes(e)],
             )[labels]
         features |= {'labels': labels, 'label_weights': weights}
         for source in self._further if split == 'train' else ():

@@ -59,9 +59,7 @@ class WithTeacherLabels:
             if probability < self._threshold or text_key(prediction.texts) in known:
                 continue
             known.add(text_key(prediction.texts))
-            second_text = prediction.texts[1] if len(prediction.texts) > 1 else None
-            location = f'{prediction.row.location}, labelled by a teacher'
-            taught.append(Example(prediction.texts[0], second_text, label, location))
+            taught.append(Example.of(prediction.texts, label, f'{prediction.row.location}, labelled by a teacher'))
             if true := columns.as_text(prediction.row.values.get(table.label_column)):
                 measured, right = measured + 1, right + (true == label)
         quality = f'; {right / measured:.1%} of {measured:,} known labels are right' if measured else ''

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from palm_jax.bounds import Count, Seed
 from palm_jax.characters import check_characters
 from palm_jax.data.readers import columns, tables
-from palm_jax.data.readers.bad_rows import shared_bad_rows
-from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.row import Row
-from palm_jax.data.readers.splits import Split, read_split
+from palm_jax.data.readers.splits import Split
 from palm_jax.data.supervised.examples import Batch, check_lengths, token_features, warn_truncated
 from palm_jax.data.supervised.in_memory import InMemoryData
+from palm_jax.data.supervised.sources import Table
 from palm_jax.errors import UserError
 from palm_jax.labels.number import Number
 from palm_jax.special_ids import EOS_ID
@@ -46,11 +45,10 @@ class ScoredPair:
 
 
 @dataclasses.dataclass(frozen=True)
-class SentenceTable:
+class SentenceTable(Table[Sentence]):
     """Tables of texts, with or without a text of the same meaning in every row.
 
     Attributes:
-      train_files: path or glob, see `tables.read`.
       validation_files: path or glob of the validation split; None holds out one row in `held_out`, chosen by the hash
         of its first text.
       text_column: name of the column with the text.
@@ -58,29 +56,12 @@ class SentenceTable:
       negative_column: name of the column with a text of another meaning, a hard negative; None has none.
       pairs_files: path or glob of pairs with scores for the evaluation, in the columns `text`, `second_text` and
         `score`; None has none.
-      held_out: see `validation_files`.
-      bad_rows: file that collects unusable rows, see `BadRows`; None makes the first of them an error.
-      columns: names of the columns of a file without a header, see `Layout`.
-      quoting: whether cells may be enclosed in quotation marks; None is True for `.csv` and False for `.tsv`, `.txt`.
-      encoding: encoding of files that are not UTF-8, as Python names it (`cp1250`); None: all are UTF-8.
     """
 
-    train_files: str | None
-    validation_files: str | None = None
     text_column: str = 'text'
     positive_column: str | None = None
     negative_column: str | None = None
     pairs_files: str | None = None
-    held_out: Count = 10
-    bad_rows: str | None = None
-    columns: tuple[str, ...] | list[str] | None = None
-    quoting: bool | None = None
-    encoding: str | None = None
-
-    @property
-    def layout(self) -> Layout:
-        """Layout of the files."""
-        return Layout.of(self.columns, self.quoting, self.encoding)
 
     @property
     def wanted(self) -> tuple[tuple[str, str], ...]:
@@ -94,24 +75,13 @@ class SentenceTable:
         )
         return tuple((macro, name) for macro, name in names if name is not None)
 
-    def reading(self, files: str, labels: Sequence[str] = (), predicted: bool = False) -> SentenceTable:
-        """Return the same table of other training files; see `InMemoryData.of_files`."""
-        del labels
-        if predicted:
-            raise UserError('only labels of texts, and texts, can be those that palm-jax infer has predicted.')
-        return dataclasses.replace(self, train_files=files, validation_files=None)
+    def parse(self, row: Row) -> Sentence:
+        """Return the texts of a row."""
+        return Sentence(tuple(columns.text(row, name, macro) for macro, name in self.wanted), row.location)
 
-    def examples(self, split: Split) -> list[Sentence]:
-        """Return the rows of a split."""
-        return read_split(
-            split,
-            self.train_files,
-            self.validation_files,
-            self.held_out,
-            self._read,
-            lambda example: example.texts[:1],
-            'rows',
-        )
+    def keys(self, example: Sentence) -> tuple[str, ...]:
+        """Return the first text."""
+        return example.texts[:1]
 
     @functools.cached_property
     def pairs(self) -> tuple[ScoredPair, ...]:
@@ -120,20 +90,6 @@ class SentenceTable:
             return ()
         wanted = (('PAIRS_FILES', 'text'), ('PAIRS_FILES', 'second_text'), ('PAIRS_FILES', 'score'))
         return tuple(map(_pair, tables.read(self.pairs_files, wanted, 'PAIRS_FILES')))
-
-    def _read(self, pattern: str, binding: str) -> list[Sentence]:
-        rows, bad = (
-            tables.read(pattern, self.wanted, binding, self.layout, self.bad_rows),
-            shared_bad_rows(self.bad_rows),
-        )
-        examples = list(bad.keep(rows, self._sentence))
-        bad.report()
-        if not examples:
-            raise UserError(f'{binding} = {pattern!r}: the file contains no rows{bad.why_none_is_left()}.')
-        return examples
-
-    def _sentence(self, row: Row) -> Sentence:
-        return Sentence(tuple(columns.text(row, name, macro) for macro, name in self.wanted), row.location)
 
 
 def _pair(row: Row) -> ScoredPair:
@@ -175,31 +131,13 @@ class Sentences(InMemoryData):
         bidirectional: bool = False,
         seed: Seed = 0,
     ):
-        super().__init__(vocabulary, seed)
-        self.table, self.length, self.bidirectional = table, check_lengths(lengths), bidirectional
+        super().__init__(table, vocabulary, seed)
+        self.length, self.bidirectional = check_lengths(lengths), bidirectional
 
     @property
-    def layout(self) -> Layout:
-        """Layout of the tables."""
-        return self.table.layout
-
-    @property
-    def is_split_by_hash(self) -> bool:
-        """Whether the held-out part is chosen from TRAIN_FILES."""
-        return self.table.validation_files is None
-
-    def examples(self, split: Split) -> list[Sentence]:
-        """Return the rows of a split."""
-        return self.table.examples(split)
-
-    def texts(self, example: Sentence) -> tuple[str, ...]:
-        """Return the texts of a row."""
-        return example.texts
-
-    @functools.cached_property
-    def validation_examples(self) -> list[Sentence]:
-        """Rows of the validation split, in order."""
-        return self.table.examples('validation')
+    def table(self) -> SentenceTable:
+        """Source of the texts."""
+        return self._source
 
     def example(self) -> str:
         """Return the first training row, decoded."""

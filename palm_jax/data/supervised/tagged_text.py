@@ -14,8 +14,7 @@ from palm_jax.bounds import Count, MayBeEmpty, RegularExpression, Seed, Weight
 from palm_jax.characters import check_characters
 from palm_jax.data.readers import conll
 from palm_jax.data.readers.conll import Sentence
-from palm_jax.data.readers.delimited import Layout
-from palm_jax.data.readers.splits import Split, read_split
+from palm_jax.data.readers.splits import Split
 from palm_jax.data.supervised.examples import (
     Batch,
     check_lengths,
@@ -24,6 +23,7 @@ from palm_jax.data.supervised.examples import (
     warn_truncated,
 )
 from palm_jax.data.supervised.in_memory import InMemoryData
+from palm_jax.data.supervised.sources import ExampleFiles
 from palm_jax.errors import UserError
 from palm_jax.metrics import entities, text_baselines
 from palm_jax.metrics.text_baselines import Baseline
@@ -33,7 +33,7 @@ _WORD = r"[@#]?\w+(?:['’./:@&-]\w+)*|[^\w\s]"
 
 
 @dataclasses.dataclass(frozen=True)
-class TaggedTable:
+class TaggedTable(ExampleFiles[Sentence]):
     """Files of sentences in the columns of CoNLL.
 
     Attributes:
@@ -42,45 +42,33 @@ class TaggedTable:
         hash of its words, so that equal sentences stay together, and so that no tag is held out completely.
       tag_column: index of the column with the tag, see `conll.read`.
       word_pattern: regular expression whose first group is the word, see `conll.read`; None takes the whole column.
-      held_out: see `validation_files`.
       names: tags in the order of the head's outputs; None takes O, then B and I of every type in either split, so that
         a type that only the validation split has counts as an error of the model instead of stopping the run.
       bad_rows: file that collects unusable sentences, see `BadRows`; None makes the first of them an error.
-      encoding: encoding of files that are not UTF-8, as Python names it (`cp1250`); None: all are UTF-8.
     """
 
-    train_files: str | None
-    validation_files: str | None = None
     tag_column: int = -1
     word_pattern: Annotated[str, RegularExpression(num_groups=1)] | None = None
-    held_out: Count = 10
     names: tuple[str, ...] | list[str] | None = None
-    bad_rows: str | None = None
-    encoding: str | None = None
 
-    @property
-    def layout(self) -> Layout:
-        """Layout of the files."""
-        return Layout.of(None, None, self.encoding)
+    noun = 'sentences'
 
-    def examples(self, split: Split) -> list[Sentence]:
-        """Return the sentences of a split."""
-        return read_split(
-            split,
-            self.train_files,
-            self.validation_files,
-            self.held_out,
-            self._read,
-            lambda sentence: (' '.join(sentence.words),),
-            'sentences',
-            lambda sentence: sentence.tags,
-        )
+    def read(self, pattern: str, binding: str) -> tuple[Sentence, ...]:
+        """Return the sentences of a path or glob."""
+        options = (self.tag_column, self.word_pattern, self.bad_rows, self.layout.encoding)
+        return conll.read(pattern, binding, *options)
 
-    def reading(self, files: str, labels: Sequence[str], predicted: bool = False) -> TaggedTable:
+    def keys(self, example: Sentence) -> tuple[str]:
+        """Return the words, joined."""
+        return (' '.join(example.words),)
+
+    def classes(self, example: Sentence) -> tuple[str, ...]:
+        """Return the tags."""
+        return example.tags
+
+    def reading(self, files: str, labels: Sequence[str] = (), predicted: bool = False) -> TaggedTable:
         """Return the same table of other training files, with these labels; see `InMemoryData.of_files`."""
-        if predicted:
-            raise UserError('only labels of texts, and texts, can be those that palm-jax infer has predicted.')
-        return dataclasses.replace(self, train_files=files, validation_files=None, names=tuple(labels) or None)
+        return dataclasses.replace(super().reading(files, predicted=predicted), names=tuple(labels) or None)
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:
@@ -93,10 +81,6 @@ class TaggedTable:
         prefixes = {'B', 'I'} | {tag[0] for tag in tags}
         types = sorted({tag[2:] for tag in tags})
         return ('O', *(f'{prefix}-{name}' for name in types for prefix in sorted(prefixes)))
-
-    def _read(self, pattern: str, binding: str) -> list[Sentence]:
-        options = (self.tag_column, self.word_pattern, self.bad_rows, self.layout.encoding)
-        return list(conll.read(pattern, binding, *options))
 
 
 def num_outputs(table: TaggedTable) -> int:
@@ -136,14 +120,14 @@ class TaggedText(InMemoryData):
         group_by_length: Count | None = None,
         seed: Seed = 0,
     ):
-        super().__init__(vocabulary, seed, group_by_length)
-        self.table, self.length, self.separator = table, check_lengths(lengths), separator
+        super().__init__(table, vocabulary, seed, group_by_length)
+        self.length, self.separator = check_lengths(lengths), separator
         self.bidirectional, self._class_weights = bidirectional, class_weights
 
     @property
-    def layout(self) -> Layout:
-        """Layout of the files."""
-        return self.table.layout
+    def table(self) -> TaggedTable:
+        """Source of the sentences."""
+        return self._source
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -159,15 +143,6 @@ class TaggedText(InMemoryData):
         """Regular expression of the words of a text that is not split into words yet."""
         return _WORD if self.separator else r'\S'
 
-    @property
-    def is_split_by_hash(self) -> bool:
-        """Whether the held-out part is chosen from TRAIN_FILES."""
-        return self.table.validation_files is None
-
-    def examples(self, split: Split) -> list[Sentence]:
-        """Return the sentences of a split."""
-        return self.table.examples(split)
-
     def texts(self, example: Sentence) -> tuple[str]:
         """Return the sentence."""
         return (self.separator.join(example.words),)
@@ -177,14 +152,9 @@ class TaggedText(InMemoryData):
         return [entity.type for entity in entities.decode(example.tags)]
 
     @functools.cached_property
-    def validation_examples(self) -> list[Sentence]:
-        """Sentences of the validation split, in order."""
-        return self.table.examples('validation')
-
-    @functools.cached_property
     def baselines(self) -> list[Baseline]:
         """What counting reaches on the held-out part."""
-        return text_baselines.of_tags(self.table.examples('train'), self.validation_examples)
+        return text_baselines.of_tags(self.examples('train'), self.validation_examples)
 
     def example(self) -> str:
         """Return the first training sentence, a token per line, with the tags that the loss counts."""
@@ -219,7 +189,7 @@ class TaggedText(InMemoryData):
 
     def encode(self, split: Split) -> Batch:
         """Return the features of a split: tokens, segment ids, and tags with weights at the ends of words."""
-        sentences, ids = self.table.examples(split), {name: i for i, name in enumerate(self.labels)}
+        sentences, ids = self.examples(split), {name: i for i, name in enumerate(self.labels)}
         features, ends = self.inputs([s.words for s in sentences])
         num_truncated = sum(len(positions) < len(s.words) for positions, s in zip(ends, sentences, strict=True))
         self._num_truncated[split] = num_truncated

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from palm_jax.data.readers import columns, tables
+from palm_jax.data.readers import tables
 from palm_jax.data.readers.row import Row
 from palm_jax.data.supervised.labelled_text import LabelledTable
 from palm_jax.errors import UserError, closest
@@ -44,14 +44,8 @@ def read(files: str | None, table: LabelledTable) -> list[TeacherPrediction]:
         )
     if not table.kind.has_classes:
         raise UserError('TEACHER_FILES needs classes, and this task predicts a number.')
-    wanted: tuple[tuple[str, str], ...] = (('TEXT_COLUMN', table.text_column),)
-    if table.second_text_column is not None:
-        wanted += (('SECOND_TEXT_COLUMN', table.second_text_column),)
-    rows = tables.read(files, (*wanted, ('TEACHER_FILES', 'probabilities')), 'TEACHER_FILES')
-    return [
-        TeacherPrediction(tuple(columns.text(row, name, macro) for macro, name in wanted), _checked(row, table), row)
-        for row in rows
-    ]
+    rows = tables.read(files, (*table.text_columns, ('TEACHER_FILES', 'probabilities')), 'TEACHER_FILES')
+    return [TeacherPrediction(table.texts(row), _checked(row, table), row) for row in rows]
 
 
 def _checked(row: Row, table: LabelledTable) -> Mapping[str, float]:

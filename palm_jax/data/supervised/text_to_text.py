@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from palm_jax.bounds import Count, Seed
-from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.splits import Split
 from palm_jax.data.supervised.chat_format import ChatFormat
 from palm_jax.data.supervised.conversations import Conversation, Source
@@ -75,7 +74,6 @@ class TextToText(InMemoryData):
     """
 
     weights = 'decoder_loss_weights'
-    source_name = 'source'
 
     def __init__(
         self,
@@ -93,8 +91,8 @@ class TextToText(InMemoryData):
             raise UserError(
                 f"TASK_FEATURE_LENGTHS is {dict(lengths)}; it needs 'inputs' and 'targets' of at least 3 tokens each."
             )
-        super().__init__(vocabulary, seed, group_by_length)
-        self.source, self.bidirectional, self._pack = source, bidirectional, pack
+        super().__init__(source, vocabulary, seed, group_by_length)
+        self.bidirectional, self._pack = bidirectional, pack
         self._uses_template = chat_template
         self._further = tuple(further)
         if not pack:
@@ -103,22 +101,9 @@ class TextToText(InMemoryData):
         self.length = self.input_length + self.target_length
 
     @property
-    def layout(self) -> Layout:
-        """Layout of the tables."""
-        return self.source.layout
-
-    @property
-    def is_split_by_hash(self) -> bool:
-        """Whether the held-out part is chosen from TRAIN_FILES."""
-        return self.source.validation_files is None
-
-    def examples(self, split: Split) -> list[Conversation]:
-        """Return the conversations of a split."""
-        return self.source.examples(split)
-
-    def texts(self, example: Conversation) -> tuple[str, ...]:
-        """Return the turns of a conversation."""
-        return example.texts
+    def source(self) -> Source:
+        """Source of the conversations."""
+        return self._source
 
     def example(self) -> str:
         """Return the first training sequence, token by token, with the positions that the loss counts."""
@@ -135,7 +120,7 @@ class TextToText(InMemoryData):
     def prompts(self) -> list[EvalPrompt]:
         """Return a prompt for each learned turn of the validation split; equal prompts are merged."""
         prompts: dict[tuple[int, ...], EvalPrompt] = {}
-        for conversation in self.source.examples('validation'):
+        for conversation in self.examples('validation'):
             for number, turn in enumerate(conversation.turns):
                 if turn.learned:
                     before = conversation.turns[:number]
@@ -150,7 +135,7 @@ class TextToText(InMemoryData):
     def nearest_answers(self, prompts: tuple[EvalPrompt, ...]) -> list[str]:
         """Return, for each prompt, the target of the training example whose turns before it are nearest."""
         texts, targets = [], []
-        for conversation in self.source.examples('train'):
+        for conversation in self.examples('train'):
             for number, turn in enumerate(conversation.turns):
                 if turn.learned:
                     texts.append('\n'.join(t.text for t in conversation.turns[:number]))
@@ -181,7 +166,7 @@ class TextToText(InMemoryData):
     def encode(self, split: Split) -> Batch:
         """Return the features of a split: targets, inputs shifted right by one, and the weights of the targets."""
         rows, num_truncated, answers = [], 0, CutAnswers()
-        conversations = self.source.examples(split)
+        conversations = self.examples(split)
         for conversation in conversations:
             try:
                 sequences, was_truncated = self._format.sequences(conversation.turns)

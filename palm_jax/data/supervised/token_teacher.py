@@ -17,6 +17,7 @@ from palm_jax.data.vocabulary.vocabularies import Vocabulary
 from palm_jax.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
+_FIELDS = ('keys', 'starts', 'ids', 'log_p', 'temperature', 'vocabulary')  # arrays of the file
 
 
 def row_keys(features: Batch) -> list[bytes]:
@@ -82,8 +83,8 @@ class TokenTeacher:
             raise UserError('PACK puts several examples into a row, which a teacher has read one by one: leave it out.')
         try:
             with np.load(self.file) as file:
-                found = {name: file[name] for name in file.files}
-        except (OSError, ValueError):
+                found = {name: file[name] for name in _FIELDS}
+        except Exception:  # whatever a damaged archive, or another one, raises
             raise UserError(f'TEACHER_FILE = {self.file!r} cannot be read: is it what palm-jax teach wrote?') from None
         self._check(found, vocabulary)
         rows = {key.tobytes(): row for row, key in enumerate(found['keys'])}

@@ -144,15 +144,11 @@ class WithUnlabelled:
                 'UNLABELLED_FILES is not set: name the file with texts without labels, --gin.UNLABELLED_FILES=...'
             )
         table = self._data.table
-        wanted: tuple[tuple[str, str], ...] = (('TEXT_COLUMN', table.text_column),)
-        if table.second_text_column is not None:
-            wanted += (('SECOND_TEXT_COLUMN', table.second_text_column),)
-        rows = tables.read(self._files, wanted, 'UNLABELLED_FILES', table.layout, table.bad_rows)
+        rows = tables.read(self._files, table.text_columns, 'UNLABELLED_FILES', table.layout, table.bad_rows)
         texts = []
         for row in rows:
-            found = [columns.text(row, name, macro) for macro, name in wanted]
-            label = row.values.get(table.label_column, '')
-            texts.append(Example(found[0], found[1] if len(found) > 1 else None, columns.as_text(label), row.location))
+            label = columns.as_text(row.values.get(table.label_column, ''))
+            texts.append(Example.of(table.texts(row), label, row.location))
         dropped = len(texts) - len({text_key(text.texts) for text in texts})
         if dropped:
             _LOGGER.info(f'{counted(dropped, "text")} of UNLABELLED_FILES repeat others')

@@ -15,6 +15,7 @@ from jax.lax import platform_dependent
 
 from palm_jax.models.kernels.gpu import memory_bytes, on_gpus
 from palm_jax.models.kernels.matmul import product, transposed_product
+from palm_jax.models.saturation import LARGEST_FACTOR, limited, square
 from palm_jax.models.sharding import constrain, num_parts
 
 ChunkLength = int | Literal['auto']
@@ -83,8 +84,9 @@ def _forward(h_BLD, embedding_VD, targets_BL, weights_BL, scale, z_loss, chunk_l
 
     def step(h, targets, weights, embedding, scale, z_loss):
         sums, logits, log_z, is_target = _logits_and_sums(h, targets, weights, embedding, scale, z_loss)
-        p = jnp.exp(logits - log_z[..., None])
-        d_logits = (1 + 2 * z_loss * log_z)[..., None] * p - is_target
+        # At most a rounding above 0, which of scores near the largest float32 is large.
+        p = jnp.exp(jnp.minimum(logits - log_z[..., None], 1.0))
+        d_logits = (1 + 2 * z_loss * limited(log_z, LARGEST_FACTOR))[..., None] * p - is_target
         d_logits = (d_logits * (weights * scale)[..., None]).astype(h.dtype)
         dh = product(d_logits, embedding, dtype=h.dtype)
         return (sums, _by_device(h, d_logits) if wanted else None), dh
@@ -120,11 +122,11 @@ def _logits_and_sums(h, targets, weights, embedding, scale, z_loss):
     log_z = jax.nn.logsumexp(logits, axis=-1)
     ids = jnp.arange(logits.shape[-1])
     is_target = targets[..., None] == ids
-    nll = log_z - jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
+    nll = limited(log_z - jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1))
     # The argmax as two reductions of one array each: XLA vectorizes those on a CPU, but not jnp.argmax.
     is_largest = logits >= logits.max(axis=-1, keepdims=True)
     correct = jnp.where(is_largest, ids, len(ids)).min(axis=-1) == targets
-    sums = tuple(jnp.sum(weights * value) for value in (nll, z_loss * jnp.square(log_z), correct))
+    sums = tuple(jnp.sum(weights * value) for value in (nll, z_loss * square(log_z), correct))
     return sums, logits, log_z, is_target
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from palm_jax.models.kernels.cross_entropy import ChunkLength, scan_chunks
 from palm_jax.models.kernels.matmul import product
+from palm_jax.models.saturation import LARGEST_FACTOR, limited
 from palm_jax.models.sharding import constrain
 
 
@@ -72,6 +73,7 @@ def top_k_divergence(
 
     @jax.checkpoint
     def of_chunk(h, ids, weights, log_p, embedding, scale, _):
+        log_p = limited(log_p, LARGEST_FACTOR)
         log_q = jnp.take_along_axis(_log_softmax(h, embedding, scale), ids, axis=-1)
         p, rest_p, rest_q = jnp.exp(log_p), _rest(log_p), _rest(log_q)
         kl = jnp.sum(p * (log_p - log_q), axis=-1) + rest_p * (jnp.log(rest_p) - jnp.log(rest_q))
@@ -95,4 +97,5 @@ def divergences(log_p: jax.Array, log_q: jax.Array) -> tuple[jax.Array, jax.Arra
 
 def _log_softmax(h, embedding, scale):
     logits = scale * product(h, embedding, contract=1)
-    return jax.nn.log_softmax(constrain(logits, 'act_batch', 'act_length', 'act_vocab'), axis=-1)
+    logits = constrain(logits, 'act_batch', 'act_length', 'act_vocab')
+    return jax.nn.log_softmax(limited(logits, LARGEST_FACTOR), axis=-1)

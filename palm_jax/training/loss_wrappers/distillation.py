@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from palm_jax.bounds import Above, AtLeast, AtMost, checked
 from palm_jax.errors import UserError
 from palm_jax.models.kernels.divergence import top_k_divergence
+from palm_jax.models.saturation import tempered
 from palm_jax.training.loss_wrappers.of_texts import check_labels_texts
 from palm_jax.training.loss_wrappers.wrapper import LossWrapper
 from palm_jax.training.losses import gathered_output_matrix
@@ -59,14 +60,15 @@ class Distillation(LossWrapper):
 
     def _of_scores(self, loss, prediction, inputs):
         """The sum of KL over texts that have a teacher, and the sum of their weights."""
-        batch, T = inputs.batch, self.temperature
+        batch = inputs.batch
         if 'teacher_scores' not in batch:
             raise UserError(
                 'Distillation needs predictions of a teacher in the batch: include gin/methods/distil.gin, or for '
                 'generated text gin/methods/distil_tokens.gin.'
             )
         weights = batch['label_weights'].astype(jnp.float32) * batch['teacher_weights']
-        teacher, student = (prediction.replace(scores=x / T) for x in (batch['teacher_scores'], prediction.scores))
+        both = (tempered(x, self.temperature) for x in (batch['teacher_scores'], prediction.scores))
+        teacher, student = (prediction.replace(scores=x) for x in both)
         divergence, _ = loss.divergences(teacher, student, inputs.replace(batch=batch | {'label_weights': weights}))
         return divergence, weights.sum()
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from palm_jax.bounds import AtLeast, AtMost, checked
 from palm_jax.errors import UserError
+from palm_jax.models.saturation import limited
 from palm_jax.training.loss_wrappers.unlabelled import Unlabelled
 
 
@@ -17,7 +18,7 @@ def cross_entropy_of_confident(weak_UC: jax.Array, strong_UC: jax.Array, thresho
     """Cross-entropy of the likeliest class of the weak view on the strong one, where its probability is high enough."""
     confidence_U = jax.nn.softmax(weak_UC, axis=-1).max(axis=-1)
     confident_U, labels_U = confidence_U >= threshold, weak_UC.argmax(axis=-1)
-    log_p_UC = jax.nn.log_softmax(strong_UC, axis=-1)
+    log_p_UC = jax.nn.log_softmax(limited(strong_UC), axis=-1)
     loss_U = -jnp.take_along_axis(log_p_UC, labels_U[:, None], axis=-1)[:, 0]
     return jnp.where(confident_U, loss_U, 0.0), confident_U
 

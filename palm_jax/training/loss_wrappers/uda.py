@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from palm_jax.bounds import Above, AtLeast, AtMost, checked
 from palm_jax.models.kernels.divergence import divergences
+from palm_jax.models.saturation import limited, tempered
 from palm_jax.training.loss_wrappers.unlabelled import Unlabelled
 
 Schedule = Literal['linear', 'exp', 'log']
@@ -41,8 +42,8 @@ class UDA(Unlabelled):
     def of_texts(self, weak_UC, strong_UC):
         """Return the divergences of the changed texts' predictions from the sharpened ones."""
         confident_U = jax.nn.softmax(weak_UC, axis=-1).max(axis=-1) >= self.threshold
-        sharp_UC = jax.nn.log_softmax(weak_UC / self.temperature, axis=-1)
-        loss_U, _ = divergences(sharp_UC, jax.nn.log_softmax(strong_UC, axis=-1))
+        sharp_UC = jax.nn.log_softmax(tempered(weak_UC, self.temperature), axis=-1)
+        loss_U, _ = divergences(sharp_UC, jax.nn.log_softmax(limited(strong_UC), axis=-1))
         return jnp.where(confident_U, loss_U, 0.0), confident_U
 
     def supervised(self, loss, inputs):
@@ -54,7 +55,8 @@ class UDA(Unlabelled):
         p_B = jnp.take_along_axis(p_BC, labels[:, None], axis=-1)[:, 0]
         weights_B = inputs.batch['label_weights'].astype(jnp.float32)
         kept_B = weights_B * (p_B <= self.trust_at(inputs.step, p_BC.shape[-1]))
-        scale = weights_B.sum() / jnp.maximum(kept_B.sum(), 1.0)
+        kept = kept_B.sum()
+        scale = weights_B.sum() / jnp.where(kept > 0, kept, 1.0)
         value, _ = loss.of_prediction(
             prediction, inputs.replace(batch=inputs.batch | {'label_weights': kept_B * scale})
         )

@@ -2,6 +2,9 @@
 
 import contextlib
 import functools
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -117,6 +120,35 @@ def test_the_second_opening_reads_the_cache_and_notices_damage(folder, monkeypat
         data(folder, seed=9).batch(0, 4)
     file.write_bytes(content)
     assert token_cache.verify(directory) == 1
+    for name in ('manifest.json', 'offsets.npy'):
+        whole = (directory / name).read_bytes()
+        places = range(len(whole) // 3, len(whole), len(whole) // 9)
+        flipped = [whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :] for place in places]
+        for damaged in (b'', whole[:40], whole[:-1], b'\xff\xfe', b'[' * 9999, *(flipped if name[0] == 'm' else ())):
+            (directory / name).write_bytes(damaged)
+            with pytest.raises(UserError, match=rf'token cache .* is damaged\. Delete this folder.*{name}'):
+                len(token_cache.TokenCache(directory).offsets)
+        (directory / name).write_bytes(whole)
+    manifest = json.loads((directory / 'manifest.json').read_text())
+    del manifest['seal']  # as in earlier versions
+    (directory / 'manifest.json').write_text(json.dumps(manifest))
+    assert token_cache.verify(directory) == 1
+
+
+def test_runs_that_start_together_make_one_cache(tmp_path, monkeypatch):
+    path, built, build = tmp_path / 'text.txt', [], token_cache.build
+    path.write_text('\n'.join(f'together {i}' for i in range(500)))
+
+    def slow_build(examples, *arguments):
+        built.append(arguments)
+        time.sleep(0.3)
+        build(examples, *arguments)
+
+    monkeypatch.setattr(token_cache, 'build', slow_build)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: data(path).corpus.build('train'), range(3)))
+    assert len(built) == 1 and found[0] == found[1] == found[2]
+    assert [p.name for p in found[0][0].parent.iterdir()] == ['train']
 
 
 def test_a_single_file_holds_out_its_end(tmp_path):
@@ -273,6 +305,11 @@ def test_making_a_cache_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     for stop in (7, 9, 40, 41):
         with pytest.raises(KeyboardInterrupt):
             token_cache.build(functools.partial(until, stop), tmp_path / 'parts', 300, 'parts')
+        if stop == 9:  # a kill while the summary of the last file is written
+            *_, last = sorted((tmp_path / 'parts.unfinished').glob('*.json'))
+            last.write_text(last.read_text()[:20])
+        if stop == 40:  # or while the summaries are removed at the end
+            (tmp_path / 'parts.unfinished' / 'tokens-00001.npy').unlink()
     assert not token_cache.exists(tmp_path / 'parts')
     token_cache.build(functools.partial(until, None), tmp_path / 'parts', 300, 'parts')
     whole, parts = (token_cache.TokenCache(tmp_path / name) for name in ('whole', 'parts'))

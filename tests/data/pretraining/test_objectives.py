@@ -5,10 +5,16 @@ import pytest
 from scipy.stats import ks_2samp
 
 from palm_jax.configuration.load import load
-from palm_jax.data.pretraining import objectives
 from palm_jax.data.pretraining.corpus import Corpus
 from palm_jax.data.pretraining.dataset import LanguageModelData
-from palm_jax.data.pretraining.objectives import CausalLM, MaskedLM, NextSentence, PrefixLM, SpanCorruption
+from palm_jax.data.pretraining.objectives import (
+    CausalLM,
+    MaskedLM,
+    NextSentence,
+    PrefixLM,
+    SpanCorruption,
+    span_corruption,
+)
 from palm_jax.data.vocabulary import vocabularies
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.errors import UserError
@@ -92,7 +98,7 @@ def test_span_corruption_fills_the_sequence():
 
 def test_every_way_to_divide_is_equally_likely():
     rng = np.random.default_rng(0)
-    drawn = [tuple(objectives._divide(6, 3, rng)) for _ in range(20_000)]
+    drawn = [tuple(span_corruption._divide(6, 3, rng)) for _ in range(20_000)]
     ways = {(a, b, 6 - a - b) for a in range(1, 5) for b in range(1, 6 - a)}
     assert set(drawn) == ways
     counts = np.array([drawn.count(way) for way in ways])
@@ -319,3 +325,10 @@ def test_an_objective_is_a_chain_of_seqio_preprocessors():
         assert not np.array_equal(first['decoder_input_tokens'], other['decoder_input_tokens'])
     pairs = list(seqio.TaskRegistry.get('test_pairs').get_dataset(split='train', shuffle=False).as_numpy_iterator())
     assert {int(pair['labels']) for pair in pairs} == {0, 1}
+
+
+def test_messages_name_objectives_as_gin_files_do():
+    with pytest.raises(UserError, match=r'^objectives\.SpanCorruption\.rate is 2; it must be above 0 and below 1'):
+        SpanCorruption(rate=2)
+    with pytest.raises(UserError, match=r'nothing is called objectives\.MaskedML\. Did you mean objectives\.Mas'):
+        load('loop.train', ['gin/pretrain_tiny.gin'], [('objectives.MaskedML.rate', '0.2')])

@@ -1,5 +1,7 @@
 """The likeliest tokens of a teacher: what is written, and where it is in the rows of a student."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -79,6 +81,13 @@ def test_what_does_not_fit_is_refused(taught, table, tmp_path):
     assert '--gin.DISTIL_TEMPERATURE=1.5' in refused(TokenTeacher(path, 2.0))
     assert 'TEACHER_FILE is not set' in refused(TokenTeacher())
     assert 'cannot be read' in refused(TokenTeacher(table, T))
+    content, damaged = Path(path).read_bytes(), tmp_path / 'damaged.npz'
+    zeros = content[:200] + bytes(50) + content[250:]
+    for hurt in (b'', content[:9], content[: len(content) // 2], content[:-30], zeros):
+        damaged.write_bytes(hurt)
+        assert 'cannot be read: is it what palm-jax teach wrote?' in refused(TokenTeacher(str(damaged), T))
+    np.savez(damaged, keys=np.zeros(3))
+    assert 'cannot be read' in refused(TokenTeacher(str(damaged), T))
     assert 'PACK' in refused(TokenTeacher(path, T), features | {'decoder_segment_ids': 0})
     moved = features | {'decoder_target_tokens': features['decoder_target_tokens'] + 1}
     assert 'has none of the training rows' in refused(TokenTeacher(path, T), moved)

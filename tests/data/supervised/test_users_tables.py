@@ -77,7 +77,7 @@ def test_a_table_without_any_label_is_one_message(tmp_path):
         _ = LabelledTable(path, path, kind=LabelSet()).labels
 
 
-@pytest.mark.parametrize('mark', [';', ', ', ' ; ', '/', '|', ' '])
+@pytest.mark.parametrize('mark', [';', ', ', ' ; ', '/', '、', '|', ' '])
 def test_cells_that_seem_to_hold_several_labels_are_said_with_the_binding(tmp_path, caplog, mark):
     names = ['joy', 'anger', 'fear', 'envy', 'awe']
     cells = [mark.join(itertools.compress(names, map(int, f'{i:05b}'))) for i in range(1, 32)]

@@ -69,9 +69,13 @@ def test_uda():
     assert metrics['confident'].value() == 1.0
 
 
-@pytest.mark.parametrize(('schedule', 'a'), [('linear', lambda t: t), ('exp', lambda t: np.exp(5 * (t - 1)))])
-def test_the_schedule_of_trust(schedule, a):
+@pytest.mark.parametrize(
+    ('schedule', 'a', 'size'),
+    [('linear', lambda t: t, 1), ('exp', lambda t: np.exp(5 * (t - 1)), 1), ('linear', lambda t: t, 0.01)],
+)
+def test_the_schedule_of_trust(schedule, a, size):
     batch = batch_of()
+    batch['label_weights'] = batch['label_weights'] * np.float32(size)  # which may sum to less than 1
     *_, labelled = scores(batch)
     log_p = scipy.special.log_softmax(labelled, axis=-1)[np.arange(4), batch['labels']]
     trust = a(0.4) * (1 - 1 / 3) + 1 / 3
@@ -80,7 +84,7 @@ def test_the_schedule_of_trust(schedule, a):
     model, _, params = build('class', dropout_rate=0.0)
     uda = UDA(weight=1e-9, schedule=schedule, total_steps=10)
     value, metrics = jax.jit(lambda p: wrap(LOSSES['class'], (uda,))(inputs_of(model, p, batch, at=4)))(params)
-    np.testing.assert_allclose(value, -(weights * log_p).sum() / max(weights.sum(), 1) * 3, rtol=2e-4, atol=1e-6)
+    np.testing.assert_allclose(value, -(weights * log_p).sum() / (weights.sum() or 1) * 3 * size, rtol=2e-4, atol=1e-6)
     np.testing.assert_allclose(metrics['loss'].total, -(batch['label_weights'] * log_p).sum(), rtol=2e-4)
 
 

@@ -1,0 +1,60 @@
+"""The audit log: appended to by one process, and a change is found."""
+
+import hashlib
+import json
+
+import pytest
+
+from palm_jax.errors import UserError
+from palm_jax.monitoring import audit_log
+from palm_jax.monitoring.audit_log import AuditLog
+
+
+def test_lines_are_chained_and_continued(tmp_path):
+    path = tmp_path / 'audit.jsonl'
+    for number in range(2):
+        with AuditLog(path) as log:
+            log.add(f'text {number} ü', rule='r', score=0.5)
+            log.add('same', rule='r')
+    lines = path.read_bytes().splitlines()
+    contents = list(audit_log.read(path))
+    assert len(lines) == len(contents) == 4 and contents[0]['rule'] == 'r'
+    assert contents[2]['sha256'] == hashlib.sha256('text 1 ü'.encode()).hexdigest()
+    assert [c['previous'] for c in contents] == ['0' * 64, *(hashlib.sha256(line).hexdigest() for line in lines[:3])]
+    assert b'text' not in path.read_bytes() and b'same' not in path.read_bytes()
+    assert not (tmp_path / 'audit.jsonl.lock').exists()
+
+
+def change(lines):
+    content = json.loads(lines[1])
+    return [lines[0], json.dumps(content | {'score': 0.1}), *lines[2:]]
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (change, 'line 3: a line before it was changed'),
+        (lambda lines: [lines[0], *lines[2:]], 'line 2: a line before it'),
+        (lambda lines: [lines[0], lines[0], *lines[1:]], 'line 2: a line before it'),
+        (lambda lines: [*lines[:2], lines[2][:20]], 'line 3 is not a line of an audit log, or was cut'),
+        (lambda lines: ['[1]', *lines], 'line 1 is not a line'),
+    ],
+)
+def test_a_change_is_found(tmp_path, damage, message):
+    path = tmp_path / 'audit.jsonl'
+    with AuditLog(path) as log:
+        for number in range(4):
+            log.add(f'text {number}', score=0.9)
+    path.write_text('\n'.join(damage(path.read_text().splitlines())) + '\n')
+    with pytest.raises(UserError, match=message):
+        list(audit_log.read(path))
+    with pytest.raises(UserError, match=message):
+        AuditLog(path)
+
+
+def test_one_process_appends(tmp_path):
+    with (
+        AuditLog(tmp_path / 'audit.jsonl'),
+        pytest.raises(UserError, match='name another file'),
+    ):
+        AuditLog(tmp_path / 'audit.jsonl')
