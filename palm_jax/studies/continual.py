@@ -138,13 +138,13 @@ class Continual:
         """File with the scores so far."""
         return Path(self.directory) / 'scores.json'
 
-    def check(self, tools: Tools) -> list[str]:
+    def check(self, tools: Tools) -> tuple[list[str], list[TaskRead]]:
         """Read all configurations and tables, so that a mistake in the last task is found before the first trains.
 
         Nothing is written.
 
         Returns:
-          Flags for all tasks: LABELS of all of them, if their model has classes and no flag names any.
+          Flags for all tasks (LABELS of all of them, if their labels differ), and what their configurations say.
 
         Raises:
           UserError: a task cannot be trained, or one model cannot learn all of them.
@@ -167,7 +167,7 @@ class Continual:
             with _located(f'TASKS[{task!r}] with LATER_FLAGS' if number else f'TASKS[{task!r}]'):
                 if shared or (number and self.later_flags):
                     tools.read([*self._own_flags(number), *shared, *self._later(number, found)])
-        return shared
+        return shared, found
 
     def _labels(self, found: Sequence[TaskRead]) -> list[str]:
         union = list(dict.fromkeys(label for task in found for label in task.labels))
@@ -215,8 +215,7 @@ class Continual:
         Raises:
           UserError: see `check`; or a run diverged, or the held-out part has no such metric.
         """
-        shared = self.check(tools)
-        found = [tools.read(self._own_flags(number)) for number in range(len(self.tasks))]
+        shared, found = self.check(tools)
         measured_with = [[*self._own_flags(number), *shared] for number in range(len(self.tasks))]
         rows = self.scores()
         if not rows:

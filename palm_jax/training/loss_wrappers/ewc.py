@@ -54,8 +54,8 @@ class EWC(LossWrapper):
         plain = jax.tree.map(lambda x: x.value if hasattr(x, 'names') else x, params, is_leaf=is_boxed)
         if any(map(is_quantized, jax.tree.leaves(plain, is_leaf=is_quantized))):
             raise UserError("EWC holds weights, and BASE_WEIGHTS rounds them: set --gin.BASE_WEIGHTS='stored'.")
-        before, chosen = leaves_by_path(plain), set(leaves_by_path(trained)) if not model.methods else set()
-        chosen |= {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(trained)}
+        before = leaves_by_path(plain)
+        chosen = {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(trained)}
         try:
             after = leaves_by_path(model.merge(plain))
         except UserError as error:
