@@ -161,7 +161,7 @@ def read_metadata(checkpoint: Path) -> CheckpointMetadata:
         raise UserError(f'{checkpoint} has no `{METADATA}` folder: the checkpoint is incomplete.')
     try:
         return CheckpointMetadata.from_json(json.loads((folder / _FILE).read_text(encoding='utf-8')))
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise UserError(f'{folder / _FILE} is damaged: {error}.') from None
 
 
@@ -222,7 +222,7 @@ def read_seals(checkpoint: Path) -> list[Seal]:
     for file in sorted(checkpoint.glob(seal_file(checkpoint, '*').name)):
         try:
             seals.append(Seal.from_json(json.loads(file.read_text(encoding='utf-8'))))
-        except (ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise UserError(f'{file} is damaged: {error}') from None
     return seals
 

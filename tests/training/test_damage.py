@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +117,11 @@ def cut_without_checksums(checkpoint):
     checksums(checkpoint).unlink()
 
 
+def instead(path, make):
+    path.unlink()
+    make(path)
+
+
 def emptied(folder):
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -150,6 +156,17 @@ OF_THE_NEWEST = {
     'cut checksums': (lambda c: cut(checksums(c)), 'checksums-0.json is damaged'),
     'empty checksums': (lambda c: checksums(c).write_text(''), 'checksums-0.json is damaged'),
     'checksums that are not text': (lambda c: checksums(c).write_bytes(b'\xff\xfe'), 'checksums-0.json is damaged'),
+    'checksums that are a folder': (lambda c: instead(checksums(c), Path.mkdir), 'checksums-0.json is damaged'),
+    'checksums that are elsewhere': (
+        lambda c: instead(checksums(c), lambda path: path.symlink_to('/nowhere')),
+        'checksums-0.json is damaged',
+    ),
+    'checksums in a circle': (
+        lambda c: instead(checksums(c), lambda path: path.symlink_to(path)),
+        'checksums-0.json is damaged',
+    ),
+    'deep checksums': (lambda c: checksums(c).write_text('[' * 100_000), 'checksums-0.json is damaged'),
+    'deep metadata': (lambda c: metadata(c).write_text('[' * 100_000), 'its checksum differs'),
     'a checksum less': (without_an_entry, 'it has been changed'),
     'a flipped bit with its checksum': (flipped_with_its_checksum, 'it has been changed'),
     'checksums of another step': (lambda c: shutil.copy(checksums(c.with_name('5')), c), 'saved as step 5'),
