@@ -34,7 +34,8 @@ def plot_losses(model_dir: Path, unit: str = 'loss') -> None:
                 axes.plot(*zip(*points, strict=True), style, label=label, markersize=4)
         axes.set(xlabel='step', ylabel=unit, title=_short(model_dir.name))
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.lines:
+            axes.legend()
 
 
 def plot_confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], path: Path) -> None:

@@ -20,6 +20,7 @@ from palm_jax.reports.pages import Table
 from palm_jax.reports.plots import plot_losses
 from palm_jax.run_directory import RunDirectory, write_whole
 from palm_jax.training.result import EvaluationInput, TrainingResult
+from palm_jax.training.writers import read_jsonl
 from palm_jax.wording import counted
 
 _LOGGER = logging.getLogger(__name__)
@@ -144,6 +145,7 @@ class RunReport:
         tables = {
             'Metrics': [('metric', 'value'), *numbers],
             'What was trained': [('what', 'value'), *self.result.plan.cost().items()],
+            **_last_of_training(files),
             **self.measurements.tables,
         }
         title, pictures = files.path.name, [files.loss_plot.name, *self.measurements.figures]
@@ -261,6 +263,16 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f'{value:.4g}'
     return ', '.join(map(cell, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _last_of_training(files: RunDirectory) -> dict[str, Table]:
+    """Return a table of the metrics that training logged last, those of methods included; none without a log."""
+    logged = [record for record in read_jsonl(files.metrics) if 'train/loss' in record]
+    if not logged:
+        return {}
+    rows = [(name.removeprefix('train/'), _in_short(float(value)) or '') for name, value in logged[-1].items()
+            if name.startswith('train/')]  # fmt: skip
+    return {f'Training, up to step {logged[-1]["step"]:,}': [('metric', 'value'), *rows]}
 
 
 def _in_short(value: Any) -> str | None:

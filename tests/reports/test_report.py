@@ -23,7 +23,9 @@ ROWS = [{'text': 'a | b', 'label': 'x', 'predicted': 'y'}, {'text': '<c>', 'labe
 def model_dir(tmp_path):
     writer = Jsonl()
     writer.open(tmp_path, 0, '')
-    writer.write(7, {'train/loss': 2.0})
+    writer.write(6, {'train/loss': 3.0, 'train/confident': 0.375})
+    writer.write(7, {'train/loss': 2.0, 'train/confident': 0.75})
+    writer.write(7, {'validation/loss': 1.0})
     writer.close()
     return tmp_path
 
@@ -58,6 +60,8 @@ def test_a_report_of_predictions_leaves_pages_and_a_row_per_example(model_dir):
         'checkpoint': 'runs/a/checkpoints/7',
     }
     assert [json.loads(line) for line in (model_dir / 'predictions.jsonl').read_text().splitlines()] == ROWS
+    page = (model_dir / 'report.md').read_text()
+    assert '## Training, up to step 7' in page and '| confident | 0.7500 |' in page and '0.3750' not in page
     page = (model_dir / 'report.md').read_text()
     assert '| accuracy | 0.5000 |' in page and '| parameters | 3 of 12 |' in page and '| a \\| b | x | y |' in page
     warning = 'This model is no better than a baseline: accuracy 0.5000, and 0.7500 by majority class.'

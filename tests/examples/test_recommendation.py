@@ -1,0 +1,72 @@
+"""examples/recommendation: the commands of its README, its measures against scikit-learn, and its histories."""
+
+import json
+import re
+import shlex
+
+import numpy as np
+import pytest
+from sklearn.metrics import ndcg_score, top_k_accuracy_score
+
+from examples.recommendation import histories, recommend
+from palm_jax.errors import UserError
+from tests.support.paths import ROOT
+from tests.support.programs import run_here
+
+README = (ROOT / 'examples/recommendation/README.md').read_text()
+
+
+def test_measures_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    scores, items = rng.normal(size=(50, 30)), rng.integers(0, 30, 50)
+    found = recommend.measure(scores, items, k=5)
+    assert found['HR@5'] == pytest.approx(top_k_accuracy_score(items, scores, k=5, labels=np.arange(30)))
+    assert found['NDCG@5'] == pytest.approx(ndcg_score(np.eye(30)[items], scores, k=5))
+    equal = recommend.measure(np.zeros((2, 4)), np.array([0, 3]), k=2)
+    assert equal == {'HR@2': 0.5, 'NDCG@2': 0.5}  # of equal scores, the smaller id comes first
+
+
+def test_baselines_count():
+    found = [[1, 2, 3, 2, 3], [2, 3, 1]]
+    assert recommend.popularity(found, 5).tolist() == [0, 2, 3, 3, 0]
+    table = recommend.followers(found, 5)
+    assert table[2].argmax() == 3 and np.floor(table)[2, 3] == 3 and np.floor(table)[3].tolist() == [0, 1, 1, 0, 0]
+    assert np.argsort(-table[4], kind='stable').tolist() == [2, 3, 1, 0, 4]  # nothing followed 4: by popularity
+
+
+def test_invented_histories_are_a_function_of_the_seed():
+    first = histories.invented(20, seed=1)
+    assert first == histories.invented(20, seed=1) != histories.invented(20, seed=2)
+    assert all(8 <= len(items) <= 20 for items in first)
+
+
+def test_ratings_become_histories_in_order_of_time(tmp_path):
+    (tmp_path / 'u.data').write_text('1\t10\t5\t30\n2\t11\t3\t5\n1\t12\t4\t20\n')
+    assert histories.movielens(tmp_path / 'u.data') == [['item12', 'item10'], ['item11']]
+    (tmp_path / 'u.data').write_text('1\t10\t5\t30\n1,2\n')
+    for path, message in ((tmp_path / 'u.data', 'line 2: expected user, item'), (tmp_path / 'none', 'cannot be read')):
+        with pytest.raises(UserError, match=message):
+            histories.movielens(path)
+
+
+def test_the_commands_of_its_readme_run(tmp_path):
+    block = re.search(r'```bash\n(.*?)```', README, re.DOTALL)[1]
+    make, train, measure, ask = [shlex.split(line)[2:] for line in block.splitlines()]
+    for name in ('gin', 'examples'):
+        (tmp_path / name).symlink_to(ROOT / name)
+
+    def start(module, *flags):
+        result = run_here(module, *flags, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr[-3000:]
+        return result.stdout
+
+    start(*make)
+    assert len(json.loads((tmp_path / 'data/shop/tokenizer.json').read_text())['model']['vocab']) == 124
+    start(*train, '--gin.TRAIN_STEPS=20', '--gin.WRITERS=[]', '--gin.BATCH_SIZE=8', '--gin.EVAL_BATCHES=1')
+    lines = dict(re.findall(r'^(.*?)  +HR@10 ([0-9.]+)', start(*measure), re.MULTILINE))
+    assert float(lines['what followed the last item']) > 0.7 > 0.2 > float(lines['popularity'])
+    assert float(lines['this model']) > float(lines['popularity'])
+    assert len(start(*ask).splitlines()) == 3
+    for history, message in (('item0x3 item9x9', "item 'item9x9' is unknown"), (' ', 'at least one item')):
+        wrong = run_here(*measure, f'--history={history}', cwd=tmp_path)
+        assert wrong.returncode == 2 and message in wrong.stderr
