@@ -77,6 +77,8 @@ PROGRAMS = [
     ('doctor now', "'now' is one argument too many"),
     # Values of flags.
     (f'{TINY} --devices=0', '--devices: 0 must be a whole number of at least 1'),
+    ('infer --gin_file=a/config.gin --input=a --output=z.jsonl --batch_size=' + '9' * 30, 'and at most 2147483647'),
+    (f'{TINY} --explain --gin.MODEL_DIR=/dev/null', 'MODEL_DIR is /dev/null, a file; name a folder'),
     (f'{TINY} --devices=many', '--devices: many must be a whole number of at least 1'),
     ('eval --gin_file=a/config.gin --task=x --examples=0', '--examples: 0 must be'),
     ('eval --gin_file=a/config.gin --task=x --shots=-1', '--shots: -1 must be a whole number of at least 0'),

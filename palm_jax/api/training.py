@@ -54,7 +54,7 @@ def build(gin_files: Sequence[str], bindings: Sequence[tuple[str, str]]) -> tupl
 def _check_model_dir(model_dir: str) -> None:
     if '://' in model_dir:
         raise UserError(f'MODEL_DIR is {model_dir}; a run writes to a folder of this machine, or to one mounted here.')
-    if Path(model_dir).is_file():
+    if Path(model_dir).exists() and not Path(model_dir).is_dir():
         raise UserError(f'MODEL_DIR is {model_dir}, a file; name a folder.')
 
 

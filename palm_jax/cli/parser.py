@@ -148,7 +148,7 @@ def number(hint: Any) -> Callable[[str], Any]:
     return parse
 
 
-positive = number(Annotated[int, bounds.AtLeast(1)])
+positive = number(Annotated[int, bounds.AtLeast(1), bounds.AtMost(2**31 - 1)])  # what an array's size can be
 
 
 def file_name(*suffixes: str) -> Callable[[str], Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import tempfile
 from pathlib import Path
@@ -12,16 +13,19 @@ from palm_jax.errors import UserError
 def check(directory: Path) -> None:
     """Raise a UserError if an export to a directory would meet other files, or a file has its name."""
     for path in (directory, *directory.parents):
-        if path.exists() and not path.is_dir():
+        if os.path.exists(path) and not os.path.isdir(path):  # False also for names that the system refuses
             raise UserError(f'{path} is a file, not a directory. Name a new directory to export to.')
-    if directory.is_dir() and any(directory.iterdir()):
+    if os.path.isdir(directory) and any(directory.iterdir()):
         raise UserError(f'{directory} is not empty. Name another directory.')
 
 
 def prepare(directory: Path) -> None:
     """Create a directory for an export; see `check`."""
     check(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'{directory} cannot be created: {error.strerror or error}. Name another directory.') from None
 
 
 def apply_umask(directory: Path) -> None:

@@ -20,6 +20,13 @@ def test_new_and_empty_directories_are_taken_and_others_refused(tmp_path):
             directories.prepare(tmp_path / 'a' / 'b' / name)
 
 
+def test_a_directory_that_cannot_be_created_is_one_message(tmp_path):
+    (tmp_path / 'link').symlink_to(tmp_path / 'link')
+    for path in (tmp_path / 'link' / 'new', tmp_path / ('long' * 100)):
+        with pytest.raises(UserError, match=r'cannot be created: .*Name another directory'):
+            directories.prepare(path)
+
+
 @pytest.mark.parametrize('umask', [0o022, 0o077, 0o002])
 def test_files_get_the_mode_of_new_ones(tmp_path, umask):
     (tmp_path / 'deep').mkdir()
