@@ -49,6 +49,7 @@ HF = [
     'jinja2>=3.1.6',
 ]
 FAIRNESS = ['fairlearn>=0.13']
+CONTAMINATION = ['datasketch>=1.6.5']
 EVAL = ['lm-eval>=0.4.13']
 SERVE = ['fastapi>=0.115', 'anyio>=4.4', 'uvicorn>=0.32', 'prometheus-client>=0.21']
 DOCS = ['mkdocs>=1.6,<2', 'mkdocs-material>=9.6,<10', 'mkdocstrings>=1.0,<2', 'mkdocstrings-python>=2.0,<3']
@@ -80,6 +81,7 @@ setup(
         'serve': SERVE,  # palm-jax serve
         'eval': EVAL,  # lm-evaluation-harness
         'fairness': FAIRNESS,  # palm-jax fairness
+        'contamination': CONTAMINATION,  # near-duplicates of palm-jax contamination
         'search': SEARCH,  # palm-jax search
         'peers': PEERS,
         'docs': DOCS,  # mkdocs serve
@@ -88,7 +90,7 @@ setup(
             *('pytest>=8', 'pytest-xdist>=3.6', 'wandb>=0.20', 'nbclient>=0.10', 'ipykernel>=6'),
             *('ruff>=0.12', 'mypy>=2.0,<3', 'codespell>=2.4'),
             *('openai>=1.60', 'schemathesis>=4', 'selenium>=4.20', 'scipy>=1.14'),
-            *(*SERVE, *SEARCH, *EVAL, *FAIRNESS, *HF, *PEERS, *DOCS),
+            *(*SERVE, *SEARCH, *EVAL, *FAIRNESS, *CONTAMINATION, *HF, *PEERS, *DOCS),
         ],
     },
     entry_points={

@@ -8,16 +8,15 @@ the evaluation set are kept, so that memory does not grow with the training text
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from palm_jax.metrics import statistics
+from palm_jax.metrics.texts import Words
 
 Gram = tuple[str, ...]
-_WORD = re.compile(r'\w+')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +88,8 @@ def training_texts(data: Any) -> Iterator[str]:
 
 
 def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
+    """Return the words of a text without case; of Chinese and Japanese the characters."""
+    return Words().tokenize(text)
 
 
 def _grams(words: Sequence[str], size: int) -> Iterator[Gram]:

@@ -50,7 +50,7 @@ def test_examples_are_ranked(made, tmp_path):
     same = {tuple(sorted((p['first']['text'], p['second']['text']))) for p in found['near_duplicates']}
     assert ('number 12 is even', 'number 12 is even') in same
     corpus = f'--corpus={made / "base" / "config.gin"}'
-    result = run_here('palm_jax.cli.contamination', *flags, corpus, '--words=3')
+    result = run_here('palm_jax.cli.contamination', *flags, corpus, '--words=3', '--near=0.3')
     assert result.returncode == 0 and re.search(r'dirty +\d', result.stdout), result.stderr
     found = json.loads((run / 'contamination.json').read_text())
     assert (
@@ -58,6 +58,8 @@ def test_examples_are_ranked(made, tmp_path):
         == len(found['texts'])
         == len(model.data.validation_examples)
     )
+    assert f'{len(found["near_duplicates"])} of {len(found["texts"])} texts have a near-duplicate' in result.stdout
+    assert all(pair['similarity'] >= 0.3 for pair in found['near_duplicates'])
 
 
 @pytest.mark.slow
