@@ -200,7 +200,7 @@ FLAGS = [
     (f'{TINY} "--gin.MODEL_DIR=\' \'"', "MODEL_DIR is ' '; it must be not empty"),
     (f'{TINY} --gin.TRAIN_STEPS=0', 'TRAIN_STEPS is 0; it must be at least 1'),
     (f'{TINY} --gin.TRAIN_STEPS=-5', 'TRAIN_STEPS is -5; it must be at least 1'),
-    (f'{TINY} --gin.BATCH_SIZE=0', '--gin.BATCH_SIZE=0: BATCH_SIZE is 0; it must be a positive number'),
+    (f'{TINY} --gin.BATCH_SIZE=0', '--gin.BATCH_SIZE=0: BATCH_SIZE is 0; it must be at least 1'),
     (f'{TINY} --gin.BATCH_SIZE=[]', 'BATCH_SIZE is []', 'ascending pairs'),
     (f'{TINY} --gin.MICROBATCHES=0', 'MICROBATCHES is 0; it must be at least 1'),
     (f'{TINY} --gin.LEARNING_RATE=-1', 'LEARNING_RATE is -1; it must be at least 0'),
@@ -228,8 +228,10 @@ FLAGS = [
     (f'{TINY} --gin.MAX_NEW_TOKENS=0', 'MAX_NEW_TOKENS is 0; it must be at least 1'),
     (f'{TINY} --gin_file=gin/decoding/beam.gin --gin.NUM_BEAMS=0', 'NUM_BEAMS is 0; it must be at least 1'),
     (f'{TINY} --gin_file=gin/runs/skip_spikes.gin --gin.SPIKE_WINDOW=0', 'SPIKE_WINDOW is 0; it must be at least 2'),
-    (f'{TINY} --gin.MESH_MODEL=0', 'does not fit 1 device', '--gin.MESH_MODEL'),
-    (f'{TINY} "--gin.TASK_FEATURE_LENGTHS={{\'targets\': 0}}"', "it needs 'targets' of at least 2 tokens"),
+    (f'{TINY} --gin.MESH_MODEL=0', '--gin.MESH_MODEL=0: MESH_MODEL is 0; it must be at least 1'),
+    (f'{TINY} --gin.MESH_MODEL=2', 'does not fit 1 device', '--gin.MESH_MODEL'),
+    (f'{TINY} "--gin.TASK_FEATURE_LENGTHS={{\'targets\': 0}}"', 'each item must be at least 1'),
+    (f'{TINY} "--gin.TASK_FEATURE_LENGTHS={{\'targets\': 1}}"', "it needs 'targets' of at least 2 tokens"),
     (f'{TINY} "--gin.TASK_FEATURE_LENGTHS={{\'inputs\': 8}}"', "it needs 'targets'"),
     (f'{FINETUNE} --gin.LORA_RANK=0', 'LORA_RANK is 0; it must be at least 1'),
     (f'{FINETUNE} --gin.LORA_ALPHA=-1', 'LORA_ALPHA is -1; it must be above 0'),
@@ -238,7 +240,8 @@ FLAGS = [
     (f'{FINETUNE} --gin.SEEDS=[]', 'SEEDS is []; it must be not empty'),
     (f'{FINETUNE} --gin.SEEDS=[-1]', 'SEEDS is [-1]', 'each item at least 0'),
     (f'{FINETUNE} --gin.PATIENCE=3', 'PATIENCE needs a metric', '--gin.BEST_METRIC=loss'),
-    (f'{FINETUNE} --gin.TRAINABLE_LAYERS=0', '--gin.TRAINABLE_LAYERS=0: TRAINABLE_LAYERS is 0', 'at most 4'),
+    (f'{FINETUNE} --gin.TRAINABLE_LAYERS=0', '--gin.TRAINABLE_LAYERS=0: TRAINABLE_LAYERS is 0; it must be at least 1'),
+    (f'{FINETUNE} --gin.TRAINABLE_LAYERS=99', '--gin.TRAINABLE_LAYERS=99', 'at most 4'),
     (f'{FINETUNE} --gin.LAYERWISE_LR_DECAY=0', 'LAYERWISE_LR_DECAY is 0; it must be above 0 and at most 1'),
     (f'{FINETUNE} --gin.GROUP_BY_LENGTH=-32', 'GROUP_BY_LENGTH is -32'),
     (f'{FINETUNE} --gin_file=gin/peft/prompt.gin --gin.PROMPT_LENGTH=0', 'PROMPT_LENGTH is 0; it must be at least 1'),
@@ -414,7 +417,8 @@ def follow(advice, arguments):
         return [wanted if argument is replaced else argument for argument in arguments]
     words = {word for argument in arguments for word in re.findall(r'[\w./]+', argument.removeprefix('--gin.'))}
     words -= {wanted}
-    last = max(range(len(arguments)), key=lambda i: max(map(similarity, re.findall(r'[\w./]+', arguments[i]))))
+    of = [[word for word in re.findall(r'[\w./]+', argument) if word != wanted] for argument in arguments]
+    last = max(range(len(arguments)), key=lambda i: max(map(similarity, of[i])))
     wrong = max((word for word in words if word in arguments[last]), key=similarity)
     return [*arguments[:last], arguments[last].replace(wrong, wanted), *arguments[last + 1 :]]
 

@@ -222,7 +222,7 @@ def _check_plain_values(statements: Sequence[Statement]) -> None:
         where = f'{statement.location}: {statement.name}'
         for text in held(statement.value, str):
             try:
-                os.fsencode(text)
+                text.encode('utf-8', 'surrogateescape')  # which bytes in the name of a file that are not UTF-8 become
             except UnicodeEncodeError as error:
                 raise UserError(f'{where} has half of a surrogate pair, {text[error.start]!a}: remove it.') from None
             if '\0' in text:

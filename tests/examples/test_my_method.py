@@ -18,7 +18,8 @@ def test_it_starts_as_the_base_and_merges_to_the_same_outputs(micro, tokens):
     base, base_params = micro()
     model, selection = setup.adapt(base, methods=[RowsAndColumns()])
     params = state.unbox(state.init_params(model, jax.random.key(0)))
-    np.testing.assert_array_equal(logits(model, params, tokens), logits(base, base_params, tokens))
+    start = logits(model, params, tokens)  # equal up to rounding: a multiplication by 1 may be fused with its neighbors
+    np.testing.assert_allclose(start, logits(base, base_params, tokens), rtol=0, atol=5e-6)
 
     trained, frozen = selection.split(params)
     assert set(trained['stack']) == {'attn', 'mlp'} and set(trained['stack']['attn']['qkv']) == {'scales'}

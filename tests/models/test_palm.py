@@ -228,7 +228,7 @@ def test_initialization_of_an_unrolled_model_traces_one_layer():
     ('changes', 'message'),
     [
         ({'global_layers': (0, 3)}, 'global_layers names layer 3; the layers are 0 to 2'),
-        ({'unrotated_layers': (-1,)}, 'unrotated_layers names layer -1'),
+        ({'unrotated_layers': (-1,)}, r'unrotated_layers is \(-1,\); each item must be at least 0'),
         ({'rope_high_frequency_factor': 1.0}, 'must be above rope_low_frequency_factor = 1.0'),
         ({'window': 0}, 'window is 0; it must be'),
         ({'embedding_scale': 0.0}, 'embedding_scale is 0.0; it must be'),
