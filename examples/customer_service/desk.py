@@ -171,7 +171,14 @@ def main(arguments: Sequence[str]) -> int:
     test = _columns(options.test, '--test', 'text', 'label') if options.test else []
     unknown = [text for (text,) in _columns(options.unknown, '--unknown', 'text')] if options.unknown else []
     writer = api.load(options.writer) if options.writer else None
-    desk = open_desk(api.load(options.model), answers, calibration, options.target, writer)
+    classifier = api.load(options.model)
+    known = set(classifier.data.labels)
+    if classifier.predictor.endpoint != '/v1/classify' or not {label for _, label in calibration} & known:
+        raise UserError(
+            f'--model={options.model} is for {classifier.predictor.kind}, with the labels {sorted(known)}. The desk '
+            'needs a classifier, and --calibration questions with its labels.'
+        )
+    desk = open_desk(classifier, answers, calibration, options.target, writer)
     print(f'limits     known from {desk.known:.3f}, certain from {desk.certain:.3f}', file=sys.stderr)
     if options.test:
         for name, value in measure(desk, test, unknown).items():

@@ -30,6 +30,7 @@ from palm_jax.errors import UserError
 from palm_jax.reports import pages, plots
 
 _SHOWN = 200  # alerts and headlines on the page
+_LONGEST = 100_000  # hours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +150,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--threshold', type=number(Annotated[float, Above(0), Below(1)]), default=0.5,
                         help='probability from which on a headline has a label')  # fmt: skip
     options = parser.parse_args(arguments)
+    if not options.page.parent.is_dir():
+        raise UserError(f'--page: the folder {options.page.parent} does not exist.')
     model = api.load(options.model)
+    if not model.data.labels or model.predictor.endpoint != '/v1/classify':
+        raise UserError(f'--model={options.model} is for {model.predictor.kind}; the monitor needs labels of texts.')
     rules, stream = _rules(options.rules, model.data.labels), _stream(options.stream)
     predicted = model.predict([headline.text for headline in stream])
     labels = [frozenset(name for name, p in of.items() if p >= options.threshold) for of in predicted]
@@ -184,9 +189,10 @@ def _stream(path: str) -> list[Headline]:
         values = {name: str(value) for name, value in row.values.items()}
         try:
             time = datetime.datetime.fromisoformat(values['time'])
-        except ValueError:
+            time = time.replace(tzinfo=time.tzinfo or datetime.UTC).astimezone(datetime.UTC)
+        except (ValueError, OverflowError):
             raise UserError(f'{row.location}: {values["time"]!r} is not a time such as 2026-01-31T09:30.') from None
-        labels = frozenset(values['labels'].split('|')) if 'labels' in values else None
+        labels = frozenset(filter(None, values['labels'].split('|'))) if 'labels' in values else None
         found.append(Headline(time, values['company'], values['text'], labels))
     return sorted(found, key=lambda headline: headline.time)
 
@@ -200,16 +206,19 @@ def _rules(path: Path, known: Sequence[str]) -> list[Rule]:
     example = '{"name": "trouble", "labels": ["negative"], "count": 3, "hours": 72}'
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-        rules = [Rule(r['name'], frozenset(r['labels']), int(r['count']), float(r['hours'])) for r in content]
+        rules = [Rule(str(r['name']), frozenset(r['labels']), int(r['count']), float(r['hours'])) for r in content]
     except OSError as error:
         raise UserError(f'--rules={path} cannot be read: {error.strerror or error}.') from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise UserError(f'--rules={path} must hold a list of rules such as {example}: {error!r}.') from None
     for rule in rules:
         if unknown := sorted(rule.labels - set(known)):
             raise UserError(f'{path}, rule {rule.name!r}: the model has no label {unknown[0]!r}; it has {known}.')
-        if rule.count < 1 or rule.hours <= 0:
-            raise UserError(f'{path}, rule {rule.name!r}: count must be at least 1, and hours above 0.')
+        if rule.count < 1 or not 0 < rule.hours <= _LONGEST or not rule.labels:
+            raise UserError(
+                f'{path}, rule {rule.name!r}: count must be at least 1, hours above 0 and at most {_LONGEST:,}, and '
+                'labels must name at least one.'
+            )
     return rules
 
 

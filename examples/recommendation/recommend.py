@@ -109,12 +109,12 @@ def main(arguments: Sequence[str]) -> int:
     if options.history is not None:
         history = _ids(options.history, items)
         (scores_V,) = scores([history])
-        for i in np.argsort(-scores_V, kind='stable')[: options.k]:
+        for i in np.argsort(-scores_V, kind='stable')[: min(options.k, len(items))]:
             print(f'{names[i]:<20} {np.exp(scores_V[i]):.3f}')
         return 0
     rows = tables.read(f'{options.data}/test.csv', (('--data', 'history'), ('--data', 'item')), '--data')
     histories = [_ids(str(row.values['history']), items) for row in rows]
-    items_E = np.array([items[str(row.values['item'])] for row in rows])
+    items_E = np.array([_ids(str(row.values['item']), items)[-1] for row in rows])
     last_E = [history[-1] for history in histories]
     popular_V = popularity(histories, vocabulary.size)
     contenders = {

@@ -26,7 +26,7 @@ _LOOP = 'Symlink loop'  # how `Path.resolve` words it before Python 3.13
 _LONGEST_REASON = 400  # characters
 _MACHINE_ERRORS = (
     *_FULL,
-    *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR),
+    *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ENXIO, errno.ENODEV, errno.EBUSY, errno.ESTALE),
     *(errno.EMFILE, errno.ENFILE),
 )

@@ -38,10 +38,12 @@ def main(arguments: Sequence[str]) -> int:
         log = RequestLog(options.keep, redaction.load_hook(options.redact), options.keep_days)
     if options.audit and not options.rules:
         raise UserError('--audit needs --rules=FILE: it logs what rules refuse or record.')
+    if options.ab_share is not None and not options.ab_test:
+        raise UserError('--ab_share needs --ab_test=NAME=MODEL_DIR: the second model.')
     loader = models.Loader(flags, options.trust_modules)
     rules = content_filter.load(options.rules, loader.scorer) if options.rules else ()
     served = models.load(options.model, loader)
-    tests = routing.load_tests(options.ab_test, options.ab_share, served, loader)
+    tests = routing.load_tests(options.ab_test, options.ab_share or 0.5, served, loader)
     switcher = Switcher(served, lambda *model: dataclasses.replace(loader, bases={})(*model), options.reload_seconds)
     engine = Engine(options.slots, options.max_waiting)
     models.fill(engine, served)
@@ -172,8 +174,7 @@ def _add_operation(parser: Parser) -> None:
     parser.add_argument(
         '--ab_share',
         type=number(Annotated[float, Above(0), Below(1)]),
-        default=0.5,
-        help='share of requests that the second models of --ab_test answer',
+        help='share of requests that the second models of --ab_test answer; default: 0.5',
     )
     parser.add_argument(
         '--reload_seconds',

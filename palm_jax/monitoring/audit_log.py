@@ -20,6 +20,7 @@ from typing import Any, Self
 from palm_jax import locks
 from palm_jax.errors import UserError
 
+_ADVICE = 'Keep the file as it is, and name another.'
 _START = '0' * 64  # the hash before the first line
 
 
@@ -99,9 +100,9 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
                 content = json.loads(line)
                 is_next = content['previous'] == previous
             except (ValueError, KeyError, TypeError):
-                raise UserError(f'{path}, line {number} is not a line of an audit log, or was cut.') from None
+                raise UserError(f'{path}, line {number} is not a line of an audit log, or was cut. {_ADVICE}') from None
             if not is_next:
-                raise UserError(f'{path}, line {number}: a line before it was changed, removed or inserted.')
+                raise UserError(f'{path}, line {number}: a line before it was changed, removed or inserted. {_ADVICE}')
             yield line, content
             previous = _hash(line)
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from palm_jax.errors import UserError, closest
+from palm_jax.errors import UserError, closest, located
 from palm_jax.monitoring.audit_log import AuditLog
 
 Scorer: TypeAlias = Callable[[Sequence[str]], Sequence[float]]  # texts to a score of each, from 0 to 1
@@ -32,6 +32,7 @@ _KINDS = ('words', 'pattern', 'model', 'function')
 _KEYS = ('name', *_KINDS, 'label', 'threshold', 'of', 'action')
 _SIDES: dict[str, tuple[Side, ...]] = {'input': ('input',), 'output': ('output',), 'both': ('input', 'output')}
 _ACTIONS = ('refuse', 'record')
+_WITHOUT_BLANKS = ('CJK', 'HIRAGANA', 'KATAKANA', 'THAI', 'LAO', 'KHMER', 'MYANMAR', 'TIBETAN')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ class ContentFilter:
         for rule in self.rules:
             if side not in rule.sides:
                 continue
-            for number, score in enumerate(rule.scorer(texts)):
+            for number, score in enumerate(_scores(rule, texts)):
                 if score < rule.threshold or found[number] is not None:
                     continue
                 if rule.refuses:
@@ -93,6 +94,21 @@ class ContentFilter:
                     fields = {'action': action, 'rule': rule.name, 'version': rule.version, 'score': float(score)}
                     self.log.add(texts[number], **fields, side=side, **about)
         return found
+
+
+def _scores(rule: Rule, texts: Sequence[str]) -> list[float]:
+    """Return the scores that a rule gives.
+
+    Raises:
+      UserError: its function, which is the user's, has failed or has returned something else.
+    """
+    try:
+        scores = [float(score) for score in rule.scorer(texts)]
+    except Exception as error:
+        raise UserError(f'The rule {rule.name!r} has failed: {type(error).__name__}: {error}') from None
+    if wrong := next((score for score in scores if not 0 <= score <= 1), None):
+        raise UserError(f'The rule {rule.name!r} gave the score {wrong}; scores are numbers from 0 to 1.')
+    return scores
 
 
 def load(path: Path, classifier: Callable[[str, str | None], Scorer]) -> list[Rule]:
@@ -115,6 +131,9 @@ def load(path: Path, classifier: Callable[[str, str | None], Scorer]) -> list[Ru
         raise UserError(f'{path} must hold a list of rules: [{{"name": "insults", "words": ["..."]}}, ...]')
     rules = [_rule(f'{path}, rule {number}', rule, classifier) for number, rule in enumerate(content, 1)]
     names = [rule.name for rule in rules]
+    for number, rule in enumerate(rules, 1):
+        with located(f'{path}, rule {number}'):
+            _scores(rule, ['a text'])
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f'{path}: two rules are called {twice!r}.')
     return rules
@@ -126,8 +145,8 @@ def _rule(where: str, given: Mapping[str, Any], classifier: Callable[[str, str |
         if key not in _KEYS:
             raise UserError(f'{where} has an unknown key {key!r}.{closest(key, _KEYS)} Keys: {", ".join(_KEYS)}.')
     kinds = [kind for kind in _KINDS if kind in given]
-    if len(kinds) != 1 or not isinstance(given.get('name'), str):
-        raise UserError(f'{where} needs a name and one of {", ".join(_KINDS)}.')
+    if len(kinds) != 1 or not isinstance(given.get('name'), str) or not given['name']:
+        raise UserError(f'{where} needs a name, which is a text, and exactly one of {", ".join(_KINDS)}.')
     (kind,) = kinds
     sides, action = given.get('of', 'both'), given.get('action', 'refuse')
     for key, value, known in (('of', sides, tuple(_SIDES)), ('action', action, _ACTIONS)):
@@ -141,11 +160,12 @@ def _rule(where: str, given: Mapping[str, Any], classifier: Callable[[str, str |
     definition = dict(given)
     if kind == 'words':
         definition['words'] = words = _words(where, given['words'])
-        scorer = _of_pattern('|'.join(map(_of_word, words)))
+        scorer = _of_pattern('|'.join(map(_of_word, words)), _folded)
     elif kind == 'pattern':
         scorer = _of_pattern(_checked(where, given['pattern']))
     elif kind == 'model':
-        scorer = classifier(str(given['model']), given.get('label'))
+        with located(where):
+            scorer = classifier(str(given['model']), given.get('label'))
     else:
         scorer = _function(where, str(given['function']))
     version = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:12]
@@ -158,7 +178,8 @@ def _words(where: str, given: Any) -> list[str]:
         try:
             given = [line.strip() for line in Path(given).read_text(encoding='utf-8').splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f'{where}: the file of words {given} cannot be read: {error}.') from None
+            advice = f'For one word write ["{given}"].'
+            raise UserError(f'{where}: the file of words {given} cannot be read: {error}. {advice}') from None
     if not isinstance(given, list) or not given or not all(isinstance(word, str) and word.strip() for word in given):
         raise UserError(f'{where}: words must be a list of words, or a file with a word or phrase per line.')
     return given
@@ -166,16 +187,24 @@ def _words(where: str, given: Any) -> list[str]:
 
 def _of_word(word: str) -> str:
     """Return the pattern of a whole word or phrase; in scripts that are written without blanks, of its characters."""
-    word = _folded(word)
-    before, after = (('' if unicodedata.east_asian_width(edge) in 'WF' else r'\b') for edge in (word[0], word[-1]))
-    return rf'{before if word[0].isalnum() else ""}{re.escape(word)}{after if word[-1].isalnum() else ""}'
+    parts = _folded(word).split()
+    before, after = (r'\b' if _has_ends(edge) else '' for edge in (parts[0][0], parts[-1][-1]))
+    return before + r'\s+'.join(map(re.escape, parts)) + after
+
+
+def _has_ends(edge: str) -> bool:
+    """Return whether words that begin or end with a character are set apart from others by blanks."""
+    return edge.isalnum() and not unicodedata.name(edge, '').startswith(_WITHOUT_BLANKS)
 
 
 def _folded(text: str) -> str:
-    return unicodedata.normalize('NFKC', text)
+    """Return a text as words are compared: without case, width and kinds of apostrophes."""
+    return unicodedata.normalize('NFKC', text).casefold().replace('’', "'")
 
 
 def _checked(where: str, pattern: Any) -> str:
+    if not pattern:
+        raise UserError(f'{where}: the pattern is empty, and would match every text.')
     try:
         re.compile(pattern)
     except (re.error, TypeError) as error:
@@ -183,10 +212,10 @@ def _checked(where: str, pattern: Any) -> str:
     return pattern
 
 
-def _of_pattern(pattern: str) -> Scorer:
-    """Return a scorer that is 1 where a text, NFKC-normalized, holds what a pattern matches, whatever its case."""
+def _of_pattern(pattern: str, folded: Callable[[str], str] = str) -> Scorer:
+    """Return a scorer that is 1 where a text, folded, holds what a pattern matches, whatever its case."""
     compiled = re.compile(pattern, re.IGNORECASE)
-    return lambda texts: [float(compiled.search(_folded(text)) is not None) for text in texts]
+    return lambda texts: [float(compiled.search(folded(text)) is not None) for text in texts]
 
 
 def _function(where: str, name: str) -> Scorer:
@@ -196,4 +225,4 @@ def _function(where: str, name: str) -> Scorer:
         score = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f'{where}: the function {name!r} (module:function) cannot be imported: {error}.') from None
-    return lambda texts: [float(score(text)) for text in texts]
+    return lambda texts: [score(text) for text in texts]

@@ -96,7 +96,8 @@ def plot_curves(x: Sequence[float], curves: Mapping[str, Sequence[float]], label
             axes.plot(x, values, 'o-', label=_short(name), markersize=4)
         axes.set(xlabel=label)
         axes.grid(alpha=0.3)
-        axes.legend()
+        if curves:
+            axes.legend()
 
 
 def plot_matrix(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], label: str, path: Path) -> None:

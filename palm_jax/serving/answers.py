@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from palm_jax.inference.engine import Delta
 from palm_jax.serving import response_bodies, tokens
+from palm_jax.serving.errors import Failure
 from palm_jax.serving.models import ServedModel
 from palm_jax.serving.texts import Texts, failure_of
 
@@ -33,11 +34,14 @@ def stream(texts: Texts, chunk: Callable[[int, Delta], Any], last: Callable[[], 
     """
 
     async def events() -> AsyncIterator[str]:
-        async for index, delta in texts.deltas():
-            if failure := failure_of(delta):
-                yield _event(failure.body)
-                return
-            yield _event(chunk(index, delta))
+        try:
+            async for index, delta in texts.deltas():
+                if failure := failure_of(delta):
+                    raise failure
+                yield _event(chunk(index, delta))
+        except Failure as failure:  # the status has been sent
+            yield _event(failure.body)
+            return
         if (end := last()) is not None:
             yield _event(end)
         yield 'data: [DONE]\n\n'

@@ -82,6 +82,9 @@ def check(first: ServedModel, second: ServedModel) -> None:
         )
     if (one.kind, one.endpoint) != (other.kind, other.endpoint):
         raise UserError(f'{second.directory} is for {other.kind}, {first.name} for {one.kind}.')
+    labels, others = (sorted(model.model.data.labels) for model in (first, second))
+    if labels != others:
+        raise UserError(f'{second.directory} has the labels {others}, {first.name} has {labels}.')
     if one.reads_pairs(first.model) != other.reads_pairs(second.model):
         raise UserError(f'One of {first.directory} and {second.directory} reads pairs of texts, the other single ones.')
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
+from palm_jax.errors import UserError
 from palm_jax.inference.engine import Delta
-from palm_jax.monitoring.content_filter import ContentFilter
+from palm_jax.monitoring.content_filter import ContentFilter, Side
 from palm_jax.serving.errors import Failure
 from palm_jax.serving.models import ServedModel
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +43,16 @@ class Screening:
         if not self.rules.reads('input'):
             return
         texts = list(_texts(given, model))
-        refused = await run_in_threadpool(self.rules.refused, texts, 'input', model=model.name, endpoint=endpoint)
+        refused = await self._refused(texts, 'input', model=model.name, endpoint=endpoint)
         if name := next((rule for rule in refused if rule is not None), None):
             raise Failure(400, f'The rule {name!r} of this server refuses the input.', 'content_filter', param)
+
+    async def _refused(self, texts: Sequence[str], side: Side, **about: Any) -> list[str | None]:
+        try:
+            return await run_in_threadpool(self.rules.refused, texts, side, **about)
+        except UserError as error:  # of a scorer; what was not read is not sent
+            _LOGGER.error('%s', error)
+            raise Failure(500, str(error)) from None
 
     @property
     def reads_answers(self) -> bool:
@@ -51,7 +62,7 @@ class Screening:
     async def answers(self, model: ServedModel, written: Sequence[Delta]) -> list[Delta]:
         """Return answers, those that a rule refuses without their text and with the finish reason `content_filter`."""
         texts = [delta.text for delta in written]
-        refused = await run_in_threadpool(self.rules.refused, texts, 'output', model=model.name)
+        refused = await self._refused(texts, 'output', model=model.name)
         return [
             delta if rule is None else Delta('', (), 'content_filter')
             for delta, rule in zip(written, refused, strict=True)

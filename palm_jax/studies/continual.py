@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
@@ -133,6 +134,11 @@ class Continual:
         path = self.run_directory(number).path
         return path.with_name(f'{path.name}.fisher.npz')
 
+    def whole_path(self, number: int) -> Path:
+        """Return the directory of the model of task `number` as a base."""
+        path = self.run_directory(number).path
+        return path.with_name(f'{path.name}_whole')
+
     @property
     def scores_path(self) -> Path:
         """File with the scores so far."""
@@ -229,15 +235,32 @@ class Continual:
             run = StudyRun(task, flags, directory)
             run.begin()
             if not run.is_finished:
+                rows = self._keep(rows[: number + 1])  # later scores are of a run that is gone
+                self._forget(number)
                 _LOGGER.info('\n=== task %d of %d: %s', number + 1, len(self.tasks), task)
                 if code := tools.train(*gin_flags(flags), shell_command(['palm-jax', 'train', *flags])):
                     return code
             if len(rows) < number + 2:
                 rows = self._add(rows, tools.evaluate(directory.path, measured_with))
             if number + 1 < len(self.tasks):
-                base = tools.save_whole(directory.path, directory.path.with_name(f'{directory.path.name}_whole'))
+                base = tools.save_whole(directory.path, self.whole_path(number))
                 self._write_fisher(tools, number)
         return 0
+
+    def _forget(self, number: int) -> None:
+        """Remove what was made of an earlier run of a task that is trained now.
+
+        Raises:
+          UserError: a later task was trained from that run.
+        """
+        later = [self.run_directory(i).path for i in range(number + 1, len(self.tasks))]
+        if begun := [str(path) for path in later if path.exists()]:
+            raise UserError(
+                f'{", ".join(begun)} began from an earlier run of {list(self.tasks)[number]!r}, which is to be trained '
+                f'again. Train the later tasks again, too: {shell_command(["rm", "-r", *begun])}'
+            )
+        shutil.rmtree(self.whole_path(number), ignore_errors=True)
+        self.fisher_path(number).unlink(missing_ok=True)
 
     def _write_fisher(self, tools: Tools, number: int) -> None:
         output = self.fisher_path(number)
@@ -280,7 +303,10 @@ class Continual:
                     f'METRIC is {self.metric!r}, which the held-out part of {task!r} does not have.'
                     f'{closest(self.metric, metrics)} It has {", ".join(metrics)}.'
                 )
-        rows = [*rows, [float(metrics[self.metric]) for metrics in measured]]
+        return self._keep([*rows, [float(metrics[self.metric]) for metrics in measured]])
+
+    def _keep(self, rows: list[list[float]]) -> list[list[float]]:
+        """Write the scores so far, and return them."""
         kept = [[None if np.isnan(score) else score for score in row] for row in rows]
         self.scores_path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.scores_path, json.dumps(self._about() | {'scores': kept}, indent=2, ensure_ascii=False) + '\n')

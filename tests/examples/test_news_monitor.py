@@ -81,4 +81,6 @@ def test_the_commands_of_its_readme_run(base, tmp_path):
 
     refused("no label 'negativ'", [{'name': 'r', 'labels': ['negativ'], 'count': 1, 'hours': 1}])
     refused('must hold a list of rules', [{'name': 'r', 'labels': ['negative']}])
+    refused('hours above 0 and at most', [{'name': 'r', 'labels': ['negative'], 'count': 1, 'hours': 1e14}])
+    refused('must hold a list of rules', [{'name': 'r', 'labels': ['negative'], 'count': 1e400, 'hours': 1}])
     refused('count must be at least 1', [{'name': 'r', 'labels': ['negative'], 'count': 0, 'hours': 1}])

@@ -13,14 +13,18 @@ from palm_jax.monitoring.content_filter import ContentFilter
 def loaded(tmp_path, *rules):
     path = tmp_path / 'rules.json'
     path.write_text(json.dumps(rules))
-    return content_filter.load(path, lambda directory, label: lambda texts: [len(text) / 10 for text in texts])
+    return content_filter.load(path, lambda directory, label: lambda texts: [min(1, len(text) / 10) for text in texts])
 
 
 @pytest.mark.parametrize(
     ('word', 'texts', 'others'),
     [
         ('idiot', ['You IDIOT!', 'idiot', 'an idiot.', 'ｉｄｉｏｔ'], ['idiotic', 'xidiot', 'idi ot']),
-        ('shut up', ['Shut up, you'], ['shut upward']),
+        ('shut up', ['Shut up, you', 'shut  up', 'shut\nup'], ['shut upward']),
+        ("don't", ['Don’t!', "don't"], ['dont']),
+        ('straße', ['STRASSE', 'Straße 7'], ['straßenbahn']),
+        ('กา', ['มากาล'], ['มา']),
+        ('바보', ['바보!'], ['바보같은']),
         ('c++', ['I like C++.', 'c++11'], ['c+']),
         ('笨蛋', ['你是笨蛋吗', '笨蛋'], ['笨', '蛋笨']),
         ('ärger', ['Ärger!'], ['verärgert']),
@@ -49,7 +53,7 @@ def test_rules_refuse_or_record_and_are_logged(tmp_path):
         ('refused', 'words', 'input'), ('recorded', 'long', 'input'), ('refused', 'digits', 'input'),
         ('refused', 'digits', 'output'),
     ]  # fmt: skip
-    assert lines[1]['score'] == 1.6 and lines[0]['model'] == 'm' and len(lines[0]['version']) == 12
+    assert lines[1]['score'] == 1.0 and lines[0]['model'] == 'm' and len(lines[0]['version']) == 12
     (tmp_path / 'words.txt').write_text('bad\n')
     assert loaded(tmp_path, {'name': 'words', 'words': str(tmp_path / 'words.txt')})[0].version != rules[0].version
     assert found.reads('output') and not ContentFilter(rules[:1]).reads('output') and not ContentFilter().reads('input')
@@ -58,9 +62,9 @@ def test_rules_refuse_or_record_and_are_logged(tmp_path):
 @pytest.mark.parametrize(
     ('rule', 'message'),
     [
-        ({'name': 'r'}, 'needs a name and one of words'),
+        ({'name': 'r'}, 'needs a name, which is a text, and exactly one of words'),
         ({'words': ['a']}, 'needs a name'),
-        ({'name': 'r', 'words': ['a'], 'pattern': 'b'}, 'needs a name and one of'),
+        ({'name': 'r', 'words': ['a'], 'pattern': 'b'}, 'exactly one of'),
         ({'name': 'r', 'word': ['a']}, "unknown key 'word'.*words"),
         ({'name': 'r', 'words': []}, 'must be a list of words'),
         ({'name': 'r', 'words': ['']}, 'must be a list of words'),
@@ -73,6 +77,11 @@ def test_rules_refuse_or_record_and_are_logged(tmp_path):
         ({'name': 'r', 'words': ['a'], 'threshold': '1'}, 'threshold is'),
         ({'name': 'r', 'words': ['a'], 'label': 'x'}, 'label belongs to a rule with a model'),
         ({'name': 'r', 'function': 'no_such_module:f'}, 'cannot be imported'),
+        ({'name': 'r', 'function': 'math:pi'}, "The rule 'r' has failed: TypeError"),
+        ({'name': 'r', 'function': 'builtins:len'}, "The rule 'r' gave the score 6"),
+        ({'name': '', 'words': ['a']}, 'needs a name'),
+        ({'name': 'r', 'words': 'idiot'}, 'write .*idiot'),
+        ({'name': 'r', 'pattern': ''}, 'would match every text'),
     ],
 )
 def test_a_wrong_rule_is_named(tmp_path, rule, message):
@@ -81,7 +90,7 @@ def test_a_wrong_rule_is_named(tmp_path, rule, message):
 
 
 def test_a_function_scores_texts_and_names_are_unique(tmp_path):
-    (rule,) = loaded(tmp_path, {'name': 'r', 'function': 'math:isfinite'} | {'function': 'operator:truth'})
+    (rule,) = loaded(tmp_path, {'name': 'r', 'function': 'operator:truth'})
     assert list(rule.scorer(['a', ''])) == [1.0, 0.0]
     with pytest.raises(UserError, match="two rules are called 'r'"):
         loaded(tmp_path, *[{'name': 'r', 'words': ['a']}] * 2)

@@ -66,6 +66,20 @@ def test_answers_are_taken_away(kinds):
     assert seen[0] == [choice['text'] for choice in free]
 
 
+def test_a_rule_that_fails_is_named_and_nothing_is_sent(kinds):
+    def score(texts):
+        raise RuntimeError('out of order')
+
+    rule = Rule('mine', score, 'v', sides=('output',))
+    body = {'model': 'text', 'prompt': 'x', 'max_tokens': 3, 'temperature': 0}
+    with running(kinds, rules=ContentFilter([rule])) as site:
+        whole = post(site, '/v1/completions', body)
+        streamed = post(site, '/v1/completions', body | {'stream': True})
+    assert whole.status_code == 500 and "rule 'mine' has failed: RuntimeError: out of order" in whole.text
+    (event,) = [line for line in streamed.text.split('\n') if line.startswith('data: ')]
+    assert "rule 'mine' has failed" in json.loads(event[6:])['error']['message']
+
+
 def test_a_classifier_scores_texts(kinds, monkeypatch):
     monkeypatch.setattr(Loader, '__call__', lambda _, name, directory: kinds[directory])
     score = Loader().scorer('classes', 'yes')

@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import types
 
 import httpx
 import pytest
@@ -120,6 +121,9 @@ def test_models_that_answer_differently_are_refused(trained):
         with pytest.raises(UserError, match=message):
             routing.check(models[first], models[second])
     routing.check(models['classes'], models['classes'])
+    fewer = dataclasses.replace(trained['classes'], data=types.SimpleNamespace(labels=('no', 'yes')))
+    with pytest.raises(UserError, match="has the labels \\['no', 'yes'\\], classes has"):
+        routing.check(models['classes'], ServedModel('classes', fewer, 'runs/fewer'))
     loader = lambda name, directory: models[directory]  # noqa: E731
     with pytest.raises(UserError, match='served model: classes'):
         routing.load_tests(['clases=classes'], 0.5, {'classes': models['classes']}, loader)

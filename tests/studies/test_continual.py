@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -215,3 +216,19 @@ def test_a_directory_of_other_tasks_is_refused(tmp_path):
         study(tmp_path, metric='loss').train(FakeTools())
     with pytest.raises(UserError, match=r'(?s)holds a run with other flags:.*LORA_RANK=2'):
         study(tmp_path, flags=(*FLAGS, '--gin.LORA_RANK=2')).train(FakeTools())
+
+
+def test_a_task_that_is_trained_again_is_measured_again(tmp_path):
+    tools = FakeTools()
+    assert study(tmp_path).train(tools) == 0
+    shutil.rmtree(study(tmp_path).run_directory(1).path)
+    with pytest.raises(UserError, match=r"3_c began from an earlier run of 'The second'.*rm -r .*3_c"):
+        study(tmp_path).train(FakeTools())
+    shutil.rmtree(study(tmp_path).run_directory(2).path)
+    again = FakeTools()
+    assert study(tmp_path).train(again) == 0
+    asked = [step[:2] for step in again.asked if step[0] in ('train', 'evaluate', 'fisher')]
+    assert asked == [
+        ('train', '2_the_second'), ('evaluate', 2), ('fisher', '2_the_second'), ('train', '3_c'), ('evaluate', 3),
+    ]  # fmt: skip
+    assert np.array_equal(study(tmp_path).scores(), SCORES)
