@@ -66,6 +66,7 @@ def _round(registry: Registry, options: Any, flags: Sequence[tuple[str, str]], c
     from palm_jax.api import loading
     from palm_jax.retuning import retune
 
+    source = str(options.requests or options.input)
     settings = retune.Settings(options.replay, options.held_out, options.min_examples, options.seed)
     champion = registry.champion() if registry.champions() else options.champion
     model = loading.load_with(champion, [], trust_modules=options.trust_modules)
@@ -75,9 +76,9 @@ def _round(registry: Registry, options: Any, flags: Sequence[tuple[str, str]], c
     registry.adopt(champion)  # only now: the first champion cannot be taken back
     current = retune.Round(registry, registry.open_round())
     if current.description.is_file():
-        current.check(settings)
+        current.check(settings, source)
         print(f'round      {current.number} is continued: its rows were collected before')
-    about = retune.collect_round(current, model, rows, settings)
+    about = retune.collect_round(current, model, rows, settings, source)
     print(
         f'round      {current.number}: {about["learned"]} new rows to learn with {about["replayed"]} replayed, '
         f'{about["fresh"]} fresh, {about["frozen"]} frozen'

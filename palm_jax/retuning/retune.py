@@ -94,13 +94,19 @@ class Round:
         """Champion and challenger on the same examples."""
         return self.path / 'comparison.json'
 
-    def check(self, settings: Settings) -> None:
-        """Refuse other settings than those that the rows were collected with.
+    def check(self, settings: Settings, source: str) -> None:
+        """Refuse other settings and another source than those that the rows were collected with.
 
         Raises:
-          UserError: names the settings.
+          UserError: names the source or the settings.
         """
-        before = read_json(self.description).get('settings', {})
+        about = read_json(self.description)
+        if about.get('source', source) != source:
+            raise UserError(
+                f'Round {self.number} was begun with the rows of {about["source"]}, and is not decided. Continue it '
+                f'with these, or begin it again with those of {source}: rm -r {self.path}'
+            )
+        before = about.get('settings', {})
         now = dataclasses.asdict(settings)
         if changed := [name for name in now if now[name] != before.get(name)]:
             raise UserError(
@@ -127,7 +133,9 @@ def check_kind(model: TrainedModel) -> None:
         )
 
 
-def collect_round(current: Round, model: TrainedModel, rows: Sequence[Labelled], settings: Settings) -> dict[str, Any]:
+def collect_round(
+    current: Round, model: TrainedModel, rows: Sequence[Labelled], settings: Settings, source: str
+) -> dict[str, Any]:
     """Write the tables of a round, unless they are there; return what was collected.
 
     Args:
@@ -135,6 +143,7 @@ def collect_round(current: Round, model: TrainedModel, rows: Sequence[Labelled],
       model: champion.
       rows: texts with the labels that users gave, in order of time.
       settings: shares of the tables.
+      source: file that the rows are from.
 
     Raises:
       UserError: there are too few rows to learn from.
@@ -171,6 +180,7 @@ def collect_round(current: Round, model: TrainedModel, rows: Sequence[Labelled],
     about = {
         'round': current.number,
         'champion': current.registry.champion(),
+        'source': source,
         'given': len(rows),
         'learned_before': len(rows) - len(new),
         'dropped': found.dropped,

@@ -70,6 +70,10 @@ def test_corrections_are_learned_and_a_killed_round_is_continued(made, tmp_path,
     challenger = registry.round_path(1) / 'challenger'
     trained = (challenger / 'metrics.jsonl').read_text()
     assert registry.champion() == str(tmp_path / 'champion')
+    table = tmp_path / 'others.csv'
+    table.write_text('text,label\nred red 1,no\n')
+    others = start(*[flag for flag in command if '--requests' not in flag], f'--input={table}')
+    assert others.returncode == 2 and 'Round 1 was begun with the rows of' in others.stderr, others.stderr
     result = start(*command)
     assert result.returncode == 0, result.stderr[-3000:]
     assert 'round      1 is continued' in result.stdout and 'a label that the model does not have' in result.stdout

@@ -29,9 +29,19 @@ def test_a_round_is_continued_with_its_own_settings_alone(tmp_path):
     current.path.mkdir()
     settings = {'replay': 3.0, 'held_out': 4, 'min_examples': 20, 'seed': 0}
     current.description.write_text(json.dumps({'settings': settings}))
-    current.check(Settings())
+    current.check(Settings(), 'requests.db')
     with pytest.raises(UserError, match=r'Round 1 was begun with --replay=3\.0\. .*rm -r .*round_0001'):
-        current.check(Settings(replay=1.0))
+        current.check(Settings(replay=1.0), 'requests.db')
+
+
+def test_a_round_is_continued_with_its_own_rows_alone(tmp_path):
+    current = Round(Registry(tmp_path), 1)
+    current.path.mkdir()
+    settings = {'replay': 3.0, 'held_out': 4, 'min_examples': 20, 'seed': 0}
+    current.description.write_text(json.dumps({'settings': settings, 'source': 'a.csv'}))
+    current.check(Settings(), 'a.csv')
+    with pytest.raises(UserError, match=r'begun with the rows of a\.csv.*those of b\.csv: rm -r .*round_0001'):
+        current.check(Settings(), 'b.csv')
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,11 @@ class File:
         """Yield numbered lines of another encoding than UTF-8, with undecodable bytes as surrogates."""
         with self.open() as file, io.TextIOWrapper(file, encoding, _ESCAPE, newline='\n') as text:
             for number in itertools.count(1):
-                line = text.readline(LONGEST_LINE + 1)
+                try:
+                    line = text.readline(LONGEST_LINE + 1)
+                except UnicodeError as error:  # of the file as a whole, such as UTF-16 without a byte order mark
+                    advice = f'ENCODING is {encoding!r}; bind the one that the file has, or leave it out for a guess.'
+                    raise UserError(f'{self.name}: {error}. {advice}') from None
                 if not line:
                     return
                 rest = line

@@ -181,6 +181,12 @@ def test_what_is_not_in_the_encoding_that_is_named_is_a_bad_row():
         Layout.of(None, None, 'base64')
 
 
+def test_a_file_that_is_not_in_the_named_encoding_as_a_whole_is_one_message():
+    content = 'text,label\n这家餐厅,a\n'.encode('gbk')
+    with pytest.raises(UserError, match=r"u\.csv: UTF-16 stream does not start with BOM\. ENCODING is 'utf-16'"):
+        read('u.csv', content, Layout.of(None, None, 'utf-16'))
+
+
 def test_a_damaged_line_in_a_file_of_utf8_is_not_another_encoding():
     content = 'text,label\n' + 'schön,a\n' * 5
     with pytest.raises(UserError, match=r'line 7: byte 0xf6 is not UTF-8. Other lines are UTF-8.*BAD_ROWS') as caught:
