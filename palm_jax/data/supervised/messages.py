@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +14,8 @@ from palm_jax.data.readers import json_rows
 from palm_jax.data.readers.columns import kind_of
 from palm_jax.data.supervised.turns import Turn
 from palm_jax.errors import UserError, closest
+
+_LOGGER = logging.getLogger(__name__)
 
 COLUMNS = ('messages', 'conversations', 'conversation', 'dialogue', 'dialog')
 _SYSTEM_COLUMNS = ('system', 'system_prompt')
@@ -23,6 +27,7 @@ _TEXT_KEYS = ('content', 'message', 'text', 'value')
 _ROLE_KEYS = ('role', 'from', 'speaker')
 _TEXT_PARTS = ('text', 'input_text', 'output_text')
 _CALLS = ('tool_calls', 'function_call')
+_NOT_READ = ('reasoning_content', 'reasoning', 'thinking', 'tools', 'functions')  # beside the text
 _IS_LEARNED = ('weight', 'train', 'training', 'trainable', 'loss')  # of OpenAI, Mistral, Axolotl, ms-swift
 _UNCLEAR = ('mask', 'masked', 'loss_mask', 'train_detail', 'training_detail')
 # Further names by which a value that is true or a number may say the same.
@@ -54,6 +59,7 @@ def find(columns: Mapping[str, Any]) -> Any:
 
 def check_row(columns: Mapping[str, Any], location: str) -> None:
     """Raise UserError if a row says of the whole transcript that it is not to be learned, or not as much as others."""
+    _warn_of(columns)
     weight = columns.get('weight')
     if weight not in (None, '') and _plain(weight) != 1:
         raise UserError(f'{location}: the `weight` of the transcript is {json.dumps(weight)}; it must be 1. {_SKIP}')
@@ -66,6 +72,18 @@ def check_row(columns: Mapping[str, Any], location: str) -> None:
     bad = next((key for key in _IS_GOOD if _plain(columns.get(key)) is False), None)
     if bad is not None:
         raise UserError(f'{location}: `{bad}` is false, so the reply is not to be learned. {_SKIP}')
+
+
+def _warn_of(fields: Mapping[str, Any]) -> None:
+    """Say which parts of a transcript or a message are left out."""
+    for name in _NOT_READ:
+        if fields.get(name):
+            _warn_not_read(name)
+
+
+@functools.cache
+def _warn_not_read(name: str) -> None:
+    _LOGGER.warning('`%s` of transcripts is not read: the model learns their texts alone', name)
 
 
 def from_json(value: Any) -> Any:
@@ -97,6 +115,8 @@ def transcript(messages: Any, location: str) -> tuple[Turn, ...]:
     roles = [_role(message, f'{location}, message {number}') for number, message in enumerate(messages, 1)]
     turns = []
     for number, (message, role) in enumerate(zip(messages, roles, strict=True), 1):
+        if isinstance(message, Mapping):
+            _warn_of(message)
         where = f'{location}, message {number}'
         if role is None and any(other is not None for other in roles):
             raise UserError(f'{where}: the message has no role, but others have one.')

@@ -403,3 +403,12 @@ def test_every_scheme_gives_the_same_entities(tmp_path, tags):
     (sentence,) = table.examples('train')
     assert entities.decode(sentence.tags) == [('X', 0, 2), ('X', 2, 3), ('Y', 4, 7)]
     assert set(sentence.tags) <= set(table.labels) and not {tag[0] for tag in table.labels} & set('MLUW')
+
+
+def test_what_is_not_read_of_a_transcript_is_said_once(caplog):
+    messages._warn_not_read.cache_clear()
+    turns = [{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': 'b', 'reasoning_content': 'because'}]
+    for _ in range(2):
+        assert [turn.text for turn in messages.transcript(turns, 'x.jsonl, line 1')] == ['a', 'b']
+        messages.check_row({'messages': turns, 'tools': [{'name': 'f'}]}, 'x.jsonl, line 1')
+    assert sorted(record.args[0] for record in caplog.records) == ['reasoning_content', 'tools']
