@@ -187,8 +187,7 @@ def train(
       spikes: loss-spike rule: on a spike, rewind and skip the batches around it; None disables it.
       microbatches: parts into which a batch is split, computed one after another.
       seed: seed for initialization and dropout.
-      initial_checkpoint: checkpoint or MODEL_DIR with the parameters to start from. The run's checkpoints hold the
-        trained ones, and name the base of the frozen ones by its fingerprint.
+      initial_checkpoint: checkpoint or MODEL_DIR to start from; the run's checkpoints name it as their base.
       methods: fine-tuning methods, attached to the model.
       trainable: regular expressions of further parameters to train; None is none with methods, and all without.
       trainable_layers: number of top layers to which training below `stack/` is restricted; None trains all.
