@@ -7,12 +7,12 @@ No sentence of one file is in another.
 
 from __future__ import annotations
 
-import csv
 import itertools
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from examples import tables
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser
 
@@ -75,16 +75,11 @@ def main(arguments: Sequence[str]) -> int:
     cuts = len(rows) * 6 // 10, len(rows) * 8 // 10
     parts = {'train': rows[: cuts[0]], 'calibration': rows[cuts[0] : cuts[1]], 'test': rows[cuts[1] :]}
     for name, part in parts.items():
-        _write(folder / f'{name}.csv', ('text', 'label'), part)
-    _write(folder / 'unknown.csv', ('text',), [(text,) for text in sentences(_UNKNOWN)])
-    _write(folder / 'answers.csv', ('intent', 'answer'), list(_ANSWERS.items()))
+        tables.write(folder / f'{name}.csv', ('text', 'label'), part)
+    tables.write(folder / 'unknown.csv', ('text',), [(text,) for text in sentences(_UNKNOWN)])
+    tables.write(folder / 'answers.csv', ('intent', 'answer'), list(_ANSWERS.items()))
     print(f'written    {folder}: {", ".join(f"{len(part):,} {name}" for name, part in parts.items())}')
     return 0
-
-
-def _write(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    with path.open('w', encoding='utf-8', newline='') as file:
-        csv.writer(file).writerows([header, *rows])
 
 
 if __name__ == '__main__':

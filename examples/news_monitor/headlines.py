@@ -7,12 +7,12 @@ months in which some companies have bad weeks.
 
 from __future__ import annotations
 
-import csv
 import datetime
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from examples import tables
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, positive
 
@@ -97,16 +97,11 @@ def main(arguments: Sequence[str]) -> int:
     rows = list(dict.fromkeys(rows))
     cut = len(rows) * 4 // 5
     events = stream(1)
-    _write(options.folder / 'train.csv', ('text', 'labels'), rows[:cut])
-    _write(options.folder / 'calibration.csv', ('text', 'labels'), rows[cut:])
-    _write(options.folder / 'stream.csv', ('time', 'company', 'text', 'labels'), events)
+    tables.write(options.folder / 'train.csv', ('text', 'labels'), rows[:cut])
+    tables.write(options.folder / 'calibration.csv', ('text', 'labels'), rows[cut:])
+    tables.write(options.folder / 'stream.csv', ('time', 'company', 'text', 'labels'), events)
     print(f'written    {options.folder}: {cut:,} and {len(rows) - cut:,} headlines, a stream of {len(events):,}')
     return 0
-
-
-def _write(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    with path.open('w', encoding='utf-8', newline='') as file:
-        csv.writer(file).writerows([header, *rows])
 
 
 if __name__ == '__main__':

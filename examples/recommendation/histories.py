@@ -11,13 +11,13 @@ u.data of MovieLens-100k (grouplens.org/datasets/movielens/100k).
 
 from __future__ import annotations
 
-import csv
 import json
 import random
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from examples import tables
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, positive
 from palm_jax.errors import UserError
@@ -109,15 +109,10 @@ def main(arguments: Sequence[str]) -> int:
     content = {'tokenizer.json': tokenizer(items), 'tokenizer_config.json': {'bos_token': '<s>', 'eos_token': '</s>'}}
     for name, value in content.items():
         (options.folder / name).write_text(json.dumps(value), encoding='utf-8')
-    _write(options.folder / 'train.csv', ('text',), [(' '.join(history[:-1]),) for history in histories])
-    _write(options.folder / 'test.csv', ('history', 'item'), [(' '.join(h[:-1]), h[-1]) for h in histories])
+    tables.write(options.folder / 'train.csv', ('text',), [(' '.join(history[:-1]),) for history in histories])
+    tables.write(options.folder / 'test.csv', ('history', 'item'), [(' '.join(h[:-1]), h[-1]) for h in histories])
     print(f'written    {options.folder}: {len(histories):,} histories of {len(items):,} items')
     return 0
-
-
-def _write(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    with path.open('w', encoding='utf-8', newline='') as file:
-        csv.writer(file).writerows([header, *rows])
 
 
 if __name__ == '__main__':
