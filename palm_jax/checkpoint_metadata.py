@@ -43,6 +43,7 @@ class CheckpointMetadata:
       labels: names of the head's classes in the order of its outputs; None without such a head.
       data: what the run has read of each split, see `interfaces.Data.identity`; None if unknown.
       base: fingerprint of the frozen parameters that the checkpoint leaves out; None if it holds all parameters.
+      teacher: fingerprint of the models that the run learns from, see `training.teachers`; None without any.
       unlogged: (total, count) of each metric, summed since the last log line.
       recent: recent values of the quantities that are watched for spikes, by name; None if none are watched.
       best: the score that made this checkpoint the best one; None for other checkpoints.
@@ -56,6 +57,7 @@ class CheckpointMetadata:
     labels: tuple[str, ...] | None = None
     data: Mapping[str, Mapping[str, Any]] | None = None
     base: str | None = None
+    teacher: str | None = None
     unlogged: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     recent: Mapping[str, list[float]] | None = None
     best: BestScore | None = None
@@ -92,6 +94,7 @@ class CheckpointMetadata:
             labels=None if labels is None else tuple(labels),
             data=record.get('data'),
             base=record.get('base'),
+            teacher=record.get('teacher'),
             unlogged={name: (total, count) for name, (total, count) in record.get('unlogged', {}).items()},
             recent=record.get('recent'),
             best=BestScore(best.get('metric', best.get(_FORMER_METRIC)), best['value']) if best else None,
@@ -118,7 +121,7 @@ class CheckpointMetadata:
             )
 
     def check_compatible(self, run: CheckpointMetadata, checkpoint: Path) -> None:
-        """Refuses to continue a run from a checkpoint with another vocabulary, other labels or another base.
+        """Refuses to continue a run from a checkpoint with another vocabulary, other labels, base or teacher.
 
         Args:
           run: metadata of the run that is to be continued.
@@ -137,6 +140,11 @@ class CheckpointMetadata:
             raise UserError(
                 f'{checkpoint} was trained on top of the base {self.base}, but INITIAL_CHECKPOINT_PATH holds '
                 f'{run.base}. Name the checkpoint that the run began with.'
+            )
+        if self.teacher != run.teacher:
+            raise UserError(
+                f'{checkpoint} has learned from the teacher {self.teacher}, but TEACHER_CHECKPOINT_PATH holds '
+                f'{run.teacher}. Name the one that the run began with, or another MODEL_DIR.'
             )
 
 

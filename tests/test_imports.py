@@ -82,6 +82,9 @@ ALLOWED = {
     'selection': {
         *('selection', 'api', 'predictors', 'data/readers', 'training', 'labels', 'models'),
     },
+    'synthesis': {
+        *('synthesis', 'api', 'predictors', 'data/readers', 'data/pretraining', 'training', 'inference'),
+    },
     'studies': {'studies', 'configuration', 'reports', 'training'},
     'serving': {'serving', 'monitoring', 'api', 'predictors', 'inference', '__version__'},
 }

@@ -264,7 +264,8 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
     collectives: dict[str, tuple[int, float]] = {}
     with layout.on(mesh):
         train_step = setup.train_step(mesh, arguments['loss'], microbatches)
-        traced = train_step.trace(setup.target(mesh), batch, rng)
+        teachers = setup.teachers_target(mesh)
+        traced = train_step.trace(setup.target(mesh), batch, rng, **({'teachers': teachers} if teachers else {}))
         try:
             compiled = traced.lower(lowering_platforms=('tpu',)).compile()
         except jax.errors.JaxRuntimeError as error:

@@ -20,6 +20,7 @@ _GROUPS = {
         'compare': ('compare', 'compare two runs on the same examples'),
         'fuse': ('fuse', 'make one model out of several that were fine-tuned from one base'),
         'select': ('select', 'choose the texts that are worth a label next (active learning)'),
+        'augment': ('augment', 'make further training texts: by back-translation, infilling, generation'),
         'teach': ('teach', 'write what a model predicts, for distillation'),
         'fisher': ('fisher', 'write how much each weight matters for what a model has learned, for EWC'),
         'compile-for': ('compile_for', 'compile a train step for TPUs that are not attached'),
@@ -86,6 +87,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(('compile', 'compile_for'), 'compile-for'),
     **dict.fromkeys(('continual', 'sequence', 'lifelong'), 'continue'),
     **dict.fromkeys(('importance', 'ewc'), 'fisher'),
+    **dict.fromkeys(('back-translate', 'backtranslate', 'paraphrase', 'infill', 'synthesize'), 'augment'),
     **dict.fromkeys(('distill', 'distil', 'teacher'), 'teach'),
 }
 

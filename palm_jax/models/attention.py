@@ -43,6 +43,8 @@ class Attention(nn.Module):
         k_BMGK = rotate(k_BMGK, rotary_BL, arch.rope_theta, -arch.xpos, arch.scaled_rope)
         q_BLHK = constrain(q_BLHK, 'act_batch', 'act_length', 'act_heads', None)
         k_BMGK, v_BMGK, mask = Memory(arch, name='memory')(k_BMGK, v_BMGK, positions_BL, layer.limit(mask))
+        for name, x in (('queries', q_BLHK), ('keys', k_BMGK), ('values', v_BMGK)):
+            self.sow('intermediates', name, x)  # which costs nothing unless a caller asks for them
         y_BLHK = attend(q_BLHK, k_BMGK, v_BMGK, mask, arch.attention)
         (y_BLD,) = Projection(
             arch,

@@ -152,7 +152,7 @@ class PaLM(nn.Module):
         def run(stack, x_BLD, positions_BL, mask):
             scan = nn.scan(
                 lambda stack, x_BLD, *context: stack(x_BLD, *context),
-                variable_axes={'params': 0, 'cache': 0},
+                variable_axes={'params': 0, 'cache': 0, 'intermediates': 0},
                 split_rngs={'params': True, 'dropout': True},
                 in_axes=(nn.broadcast, nn.broadcast, 0),
                 length=len(layers),

@@ -48,6 +48,7 @@ from palm_jax.training.saving import StateSaver, kept_files
 from palm_jax.training.setup import Setup, adapt, check_run
 from palm_jax.training.spikes import SpikeGuard, SpikeRule
 from palm_jax.training.state import TrainState
+from palm_jax.training.teachers import fingerprint_of
 from palm_jax.training.writers import Jsonl, TensorBoard, Writer
 
 _LOGGER = logging.getLogger(__name__)
@@ -208,6 +209,9 @@ def train(
     with layout.on(mesh), device_memory.advice_when_full(plan, microbatches), contextlib.ExitStack() as stack:
         messages.introduce(plan, data, directory)  # an unusable held-out part is found before the first step
         metadata = CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint, data.labels, data.identity())
+        if teachers := setup.load_teachers(mesh, metadata):
+            metadata = dataclasses.replace(metadata, teacher=fingerprint_of(teachers))
+            train_step = functools.partial(train_step, teachers=teachers)
         restorer = Restorer(setup, mesh, seed, initial_checkpoint, metadata)
         guard, files = SpikeGuard(spikes, directory), kept_files(run.config, data.vocabulary)
         checkpoints, kept = _open_checkpoints(directory, periods, best, restorer.metadata, guard, files, stack)

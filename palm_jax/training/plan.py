@@ -35,6 +35,7 @@ class Plan:
       length: tokens per sequence.
       total_steps: number of steps of the whole run.
       frozen_layers: number of layers at the bottom that have no backward pass.
+      teachers: shapes of the parameters of the models that are learned from, by path.
     """
 
     model: AdaptedModel
@@ -45,6 +46,7 @@ class Plan:
     length: int
     total_steps: int
     frozen_layers: int = 0
+    teachers: Mapping[str | None, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def num_params(self) -> int:
@@ -144,6 +146,8 @@ class Plan:
         }
         if self.shapes.anchor:
             per_device['anchor of the start'] = bytes_per_device(self.shapes.anchor, self.layout, self.axis_sizes)
+        if self.teachers:
+            per_device['teacher'] = bytes_per_device(self.teachers, self.layout, self.axis_sizes)
         per_device['gradients'] = per_device['trained parameters']
         per_device['activations (estimate)'] = self._activation_bytes()
         return per_device

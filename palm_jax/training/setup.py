@@ -165,7 +165,10 @@ class Setup:
             layout.check(params, axis_sizes)
         frozen_layers = selection.frozen_layers(shapes.params, model.arch.num_layers)
         sizes = BatchSizes.of(batch_size)
-        plan = Plan(model, shapes, layout, axis_sizes, sizes, length, total_steps, frozen_layers)
+        teachers = {t.path: t.shapes(model.arch) for wrapper in wrappers for t in wrapper.teachers()}
+        for params in teachers.values():
+            layout.check(params, axis_sizes)
+        plan = Plan(model, shapes, layout, axis_sizes, sizes, length, total_steps, frozen_layers, teachers)
         return cls(plan, selection, optimizer, base_weights, tuple(wrappers))
 
     @property
@@ -180,6 +183,21 @@ class Setup:
     def target(self, mesh: Mesh) -> TrainState:
         """Shapes and shardings of the state, without arrays."""
         return jax.tree.map(_placed, unbox(self.plan.shapes), self.shardings(mesh))
+
+    def teachers_target(self, mesh: Mesh) -> dict[str, Any]:
+        """Shapes and shardings of the parameters of the teachers by path, without arrays; empty without teachers."""
+        boxed = self.plan.teachers
+        return jax.tree.map(_placed, unbox(boxed), self.plan.layout.shardings(boxed, mesh))
+
+    def load_teachers(self, mesh: Mesh, metadata: CheckpointMetadata) -> dict[str, Any]:
+        """Return the parameters of the teachers on the mesh, by path; empty without teachers.
+
+        Args:
+          mesh: devices of the run.
+          metadata: metadata of this run; the vocabularies must agree.
+        """
+        teachers = {t.path: t for wrapper in self.wrappers for t in wrapper.teachers()}
+        return {path: teachers[path].load(target, metadata) for path, target in self.teachers_target(mesh).items()}
 
     def begin(
         self, mesh: Mesh, seed: int, initial_checkpoint: str | None, metadata: CheckpointMetadata
@@ -242,6 +260,8 @@ class Setup:
 
     def train_step(self, mesh: Mesh, loss: LossFn, microbatches: int = 1) -> Any:
         """Jitted `step.train_step`: (donated state, batch, the run's key) to (state, metrics on every device).
+
+        The parameters of teachers, if there are any, are its keyword `teachers`.
 
         Raises:
           UserError: a wrapper cannot train the model.

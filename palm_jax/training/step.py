@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,6 +36,7 @@ def train_step(
     microbatches: int = 1,
     wrappers: Sequence[LossWrapper] = (),
     penalty: Callable[[Any], jax.Array | float] | None = None,
+    teachers: Mapping[str | None, Any] | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Take one optimizer step on the mean loss over all targets of the batch.
 
@@ -51,6 +52,7 @@ def train_step(
       wrappers: methods around the loss, from the inside out.
       penalty: term that is added to the mean loss, a function of all parameters, see `AdaptedModel.penalty`; None
         adds none.
+      teachers: parameters of other models that the wrappers read, by path; None is none.
 
     Returns:
       The next state, and the metrics of this step.
@@ -61,7 +63,7 @@ def train_step(
     def loss_sum(params: Any, microbatch: Batch, index: jax.Array) -> tuple[jax.Array, Metrics]:
         rng, params = jax.random.fold_in(step_rng, index), join(params, state.frozen)
         dropout_rng = rng if model.has_dropout else None
-        return wrapped(LossInputs(model, params, microbatch, dropout_rng, rng, state.step, start))
+        return wrapped(LossInputs(model, params, microbatch, dropout_rng, rng, state.step, start, teachers or {}))
 
     params, uncast = _cast_once(state.params, model, microbatches)
 

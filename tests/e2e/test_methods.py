@@ -77,3 +77,31 @@ def test_a_teacher_that_generates_text_is_written_down_and_learned_from(made, tm
     assert 'train/teacher_divergence' in logged
     result = run_here('palm_jax.cli.main', 'teach', config, '--output=x.csv')
     assert result.returncode == 2 and 'must end in .npz' in result.stderr
+
+
+@pytest.mark.slow
+def test_a_student_with_a_teacher_continues_bit_for_bit_and_with_no_other_one(made, tmp_path):
+    flags = ['--gin_file=gin/heads/text_to_text.gin', '--gin.INPUT_TEMPLATE={text}', '--gin.TARGET_TEMPLATE={label}']
+    flags += ["--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 8}", '--gin.EVAL_EXAMPLES=4', CONSTANT]
+    flags += ['--gin_file=gin/methods/minilm.gin', '--gin_file=gin/methods/gkd.gin', '--gin.CHECKPOINT_PERIOD=2']
+    flags += [
+        '--gin.LOSS_WRAPPERS=[@minilm.MiniLM(), @gkd.GKD()]',
+        '--gin.GKD_MAX_NEW_TOKENS=4',
+        '--gin.GKD_WEIGHT=0.5',
+    ]
+    teacher = f'--gin.TEACHER_CHECKPOINT_PATH={made}/other'
+    for name, steps in (('whole', (4,)), ('parts', (2, 4))):
+        for number in steps:
+            result = finetune(made, tmp_path / name, *flags, teacher, steps=number)
+            assert result.returncode == 0, result.stderr[-3000:]
+    whole, parts = (checkpoint_arrays(tmp_path / name) for name in ('whole', 'parts'))
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        np.testing.assert_array_equal(value, parts[name], err_msg=name)
+    logged = [json.loads(line) for line in (tmp_path / 'whole' / 'metrics.jsonl').read_text().splitlines()]
+    rows = [row for row in logged if 'train/teacher_divergence' in row]
+    assert {row['train/on_policy'] for row in rows} <= {0.0, 1.0} and rows[-1]['train/relation_divergence'] > 0
+    other = f'--gin.TEACHER_CHECKPOINT_PATH={made}/base'
+    result = finetune(made, tmp_path / 'parts', *flags, other, '--accept_changes', steps=6)
+    assert result.returncode == 2 and 'has learned from the teacher' in result.stderr
+    assert api.load(tmp_path / 'whole').generate(['number 7 is odd'])  # which needs no teacher

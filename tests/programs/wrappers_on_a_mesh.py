@@ -5,28 +5,37 @@ python -m tests.programs.wrappers_on_a_mesh
 
 import os
 import tempfile
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from palm_jax import partitioning
+from palm_jax.inference.rollout import Rollout
 from palm_jax.partitioning import MeshLayout
 from palm_jax.training.loss_wrappers.distillation import Distillation
 from palm_jax.training.loss_wrappers.ewc import EWC
 from palm_jax.training.loss_wrappers.fgm import FGM
 from palm_jax.training.loss_wrappers.fixmatch import FixMatch
 from palm_jax.training.loss_wrappers.freelb import FreeLB
+from palm_jax.training.loss_wrappers.gkd import GKD
 from palm_jax.training.loss_wrappers.lwf import LwF
+from palm_jax.training.loss_wrappers.minilm import MiniLM
 from palm_jax.training.loss_wrappers.pgd import PGD
 from palm_jax.training.loss_wrappers.r_drop import RDrop
 from palm_jax.training.loss_wrappers.supcon import SupCon
-from tests.support.wrapped import C, features, train_step, write_fisher
+from palm_jax.training.teachers import Teacher
+from tests.support.wrapped import C, features, train_step, write_fisher, write_teacher
 
 CASES = {
     'all at once': (SupCon(), RDrop(), FreeLB(steps=2)),
     'earlier models': (Distillation(), LwF(), EWC(file='fisher.npz'), FGM()),
     'unlabelled texts': (PGD(steps=2), FixMatch(threshold=0.2)),
 }
+ON_TEXT = (
+    MiniLM(relations=('qq', 'vv'), teacher=Teacher('teacher')),
+    GKD(weight=0.5, share=1.0, teacher=Teacher('teacher'), sampler=Rollout(max_tokens=6)),
+)
 PART = {'methods': (), 'trainable': ('final_norm/.*', 'head/.*')}
 
 
@@ -45,6 +54,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         write_fisher('fisher.npz', **PART)  # where EWC looks for it
+        write_teacher(Path('teacher'))
         compare()
     print('equal')
 
@@ -53,25 +63,29 @@ def compare():
     """Take two steps of every case on one device and on two."""
     layout = MeshLayout()
     mesh = layout.mesh(jax.devices())
-    for name, wrappers in CASES.items():
-        take, begin = train_step('class', wrappers, **PART)
-        batch = batch_of_all()
+    for name, wrappers in {**CASES, 'generated text': ON_TEXT}.items():
+        kind = 'words' if name == 'generated text' else 'class'
+        options = {} if kind == 'words' else PART
+        take, begin = train_step(kind, wrappers, **options)
+        batch = features(kind) if kind == 'words' else batch_of_all()
         if name != 'unlabelled texts':
             batch = {feature: x for feature, x in batch.items() if not feature.startswith('unlabelled')}
         one = take(begin, batch, jax.random.key(1))
         one = take(one[0], batch, jax.random.key(1))
         with layout.on(mesh):
-            take, begin = train_step('class', wrappers, on=2, **PART)
+            take, begin = train_step(kind, wrappers, on=2, **options)
             batch = partitioning.shard_batch(batch, mesh)
             two = take(begin, batch, jax.random.key(1))
             two = take(two[0], batch, jax.random.key(1))
         near = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)  # noqa: E731
         jax.tree.map(near, jax.device_get(one[0].params), jax.device_get(two[0].params))
         near(one[1]['gradient_norm'].value(), two[1]['gradient_norm'].value())
-        for metric in sorted({'drift', 'ewc_penalty', 'unlabelled_loss', 'teacher_divergence'} & one[1].keys()):
+        for metric in sorted(
+            {'drift', 'ewc_penalty', 'unlabelled_loss', 'teacher_divergence', 'relation_divergence'} & one[1].keys()
+        ):
             near(one[1][metric].value(), two[1][metric].value())
             assert one[1][metric].value() > 0, (name, metric)
-        assert len(batch['labels'].sharding.device_set) == 2, name
+        assert len(batch['decoder_input_tokens'].sharding.device_set) == 2, name
 
 
 if __name__ == '__main__':

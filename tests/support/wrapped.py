@@ -6,16 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.models.heads import Head
 from palm_jax.models.palm import Architecture, PaLM
 from palm_jax.parameters import leaves_by_path
+from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.lora import LoRA
 from palm_jax.peft.trainable import join
+from palm_jax.run_directory import RunDirectory
 from palm_jax.training import head_losses, losses, optimizers, schedules, setup, state, step
+from palm_jax.training.checkpoints import Checkpoints
 from palm_jax.training.fisher import Fisher
 from palm_jax.training.loss_wrappers.wrapper import LossInputs, anchor_of, wrap
 from tests.support.architectures import MICRO
-from tests.support.models import shaken
+from tests.support.models import initial, shaken
 
 C, L = 3, 12
 HEADS = {'words': None, 'class': Head(C), 'labels': Head(C), 'number': Head(1), 'tokens': Head(C, pooling='none')}
@@ -65,10 +69,34 @@ def features(kind, rows=4):
     }
 
 
-def inputs_of(model, params, batch, at=0):
+def inputs_of(model, params, batch, at=0, teachers=None):
     """What a loss is computed from, after `at` steps."""
     batch = {name: jnp.asarray(x) for name, x in batch.items()}
-    return LossInputs(model, params, batch, KEY if model.has_dropout else None, KEY, jnp.int32(at))
+    rng = KEY if model.has_dropout else None
+    return LossInputs(model, params, batch, rng, KEY, jnp.int32(at), teachers=teachers or {})
+
+
+def write_teacher(folder, vocabulary='micro', **changes):
+    """Write a checkpoint of a language model that differs from the one that `build` makes; return its MODEL_DIR."""
+    arch = Architecture(**(MICRO | {'num_layers': 2, 'd_model': 16, 'num_heads': 2} | changes))
+    params = shaken(initial(PaLM(arch), 3))
+    metadata = CheckpointMetadata.of_model(arch, vocabulary)
+    checkpoints = Checkpoints(RunDirectory(folder).checkpoints, 1, metadata)
+    checkpoints.save(state.TrainState(jnp.zeros((), jnp.int32), params, {}), 0)
+    checkpoints.close()
+    return str(folder)
+
+
+@functools.cache
+def teachers_of(wrappers, on=1, vocabulary='micro', **options):
+    """The parameters of the teachers of wrappers around the model that `build` makes, on a number of devices."""
+    if not any(wrapper.teachers() for wrapper in wrappers):
+        return {}
+    model, selection, _ = build(**options)
+    layout = MeshLayout()
+    optimizer = optimizers.adamw(schedules.constant(1e-2))
+    of_run = setup.Setup.of(model, selection, optimizer, layout, on, 4, L, 10, 'stored', wrappers)
+    return of_run.load_teachers(layout.mesh(jax.devices()[:on]), CheckpointMetadata(vocabulary))
 
 
 def write_fisher(path, **options):
@@ -84,11 +112,11 @@ def outcome(kind, wrappers, batch=None, loss=None, **options):
     """The value, the metrics, and the gradient for the trained parameters, of a loss inside wrappers."""
     model, selection, params = build(kind, **options)
     trained, frozen = selection.split(params)
-    batch = features(kind) if batch is None else batch
+    batch, teachers = features(kind) if batch is None else batch, teachers_of(wrappers)
 
     def value(trained):
-
-        return wrap(loss or LOSSES[kind], wrappers)(inputs_of(model, join(trained, frozen), batch))
+        inputs = inputs_of(model, join(trained, frozen), batch, teachers=teachers)
+        return wrap(loss or LOSSES[kind], wrappers)(inputs)
 
     (value, metrics), gradient = jax.jit(jax.value_and_grad(value, has_aux=True))(trained)
     return value, metrics, gradient
@@ -97,7 +125,6 @@ def outcome(kind, wrappers, batch=None, loss=None, **options):
 @functools.cache
 def train_step(kind, wrappers, microbatches=1, on=1, **options):
     """A compiled step, and the state that it begins with; one for each number of devices that it runs on."""
-    del on
     model, selection, params = build(kind, **options)
     optimizer = optimizers.adamw(schedules.constant(1e-2))
     trained, frozen = selection.split(params)
@@ -106,7 +133,9 @@ def train_step(kind, wrappers, microbatches=1, on=1, **options):
         anchor = wrapper.fill(anchor, (), None)
     begin = state.TrainState(np.int32(0), trained, optimizer.init(trained), frozen, anchor)
     settings = {'model': model, 'loss': LOSSES[kind], 'optimizer': optimizer, 'microbatches': microbatches}
-    return jax.jit(functools.partial(step.train_step, wrappers=wrappers, **settings)), begin
+    take = jax.jit(functools.partial(step.train_step, wrappers=wrappers, **settings))
+    teachers = teachers_of(wrappers, on)
+    return functools.partial(take, teachers=teachers) if teachers else take, begin
 
 
 def trained_for(steps, kind, wrappers, current=None, batch=None, microbatches=1, **options):

@@ -45,6 +45,11 @@ class Augmenter(abc.ABC):
           rng: source of all random choices; a function of the seed and of the number of the row and the copy.
         """
 
+    def origin(self, example: Any, copy: int) -> str:
+        """Return what the location of a made example says after `augmented by`; see `augment`."""
+        del example, copy
+        return self.name
+
 
 class TextAugmenter(Augmenter):
     """Changes the words of a text; works for every example that has texts the model reads."""
@@ -55,13 +60,26 @@ class TextAugmenter(Augmenter):
 
     def augment(self, example: Any, copy: int, rng: np.random.Generator) -> Any:
         """Return the example with changed texts; of a pair, both are changed."""
-        map_texts = getattr(example, 'map_texts', None)
-        if map_texts is None:
-            raise UserError(
-                f'{self.name} changes the words of texts, and tags would no longer fit them: '
-                'for gin/heads/tagging.gin take --gin_file=gin/methods/entity_replacement.gin.'
-            )
-        return map_texts(lambda text: ' '.join(self.change(text.split(), copy, rng)))
+        return map_texts(self.name, example, lambda text: ' '.join(self.change(text.split(), copy, rng)))
+
+
+def map_texts(name: str, example: Any, change: Callable[[str], str]) -> Any:
+    """Return an example with changed texts, of those that the model reads.
+
+    Args:
+      name: name of the augmenter, for messages.
+      example: example of a task.
+      change: function from a text to a text.
+
+    Raises:
+      UserError: the example has tags, which would no longer fit.
+    """
+    if not hasattr(example, 'map_texts'):
+        raise UserError(
+            f'{name} changes the words of texts, and tags would no longer fit them: '
+            'for gin/heads/tagging.gin take --gin_file=gin/methods/entity_replacement.gin.'
+        )
+    return example.map_texts(change)
 
 
 @checked
@@ -115,7 +133,7 @@ class AugmentedSource:
                         changed = augmenter.augment(example, copy, rng)
                         if (key := _key(changed)) not in known:
                             known.add(key)
-                            location = f'{example.location}, augmented by {augmenter.name}'
+                            location = f'{example.location}, augmented by {augmenter.origin(example, copy)}'
                             made.append(dataclasses.replace(changed, location=location))
                             break
         names = ' and '.join(augmenter.name for augmenter in self._augmenters)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -81,6 +83,48 @@ def top_k_divergence(
 
     xs = (h_BLD, ids_BLK, weights_BL, log_p_BLK)
     (total,), _ = scan_chunks(of_chunk, xs, embedding_VD, scale, 0.0, chunk_length, skip_unweighted)
+    return total
+
+
+def generalized_jsd(
+    p_BLD: jax.Array,
+    p_embedding_VD: jax.Array,
+    q_BLE: jax.Array,
+    q_embedding_VE: jax.Array,
+    weights_BL: jax.Array,
+    beta: float,
+    scales: tuple[float, float],
+    chunk_length: int = 0,
+) -> jax.Array:
+    """β·KL(p ‖ m) + (1 − β)·KL(q ‖ m), m = β·p + (1 − β)·q, of tokens predicted by two models.
+
+    At its ends, where that is 0, it is KL(p ‖ q) for β = 0 and KL(q ‖ p) for β = 1 (arXiv 2306.13649, as in TRL). Ids
+    that only one of the matrices has are left out: they are beyond the vocabulary that both share.
+
+    Args:
+      p_BLD, q_BLE: features, whose logits are scale · h·Eᵀ.
+      p_embedding_VD, q_embedding_VE: output matrices E, in the dtype of their features.
+      weights_BL: float32 weights of the positions; chunks without any are skipped.
+      beta: β.
+      scales: factors of the logits of p and of q.
+      chunk_length: positions in a chunk; 0 or ≥ L is one chunk.
+
+    Returns:
+      The weighted sum over the positions in nats, float32 [].
+    """
+    num_ids = min(len(p_embedding_VD), len(q_embedding_VE))
+
+    @jax.checkpoint
+    def of_chunk(p, q, weights, embeddings, scales, _):
+        log_p, log_q = (_log_softmax(h, e, s) for h, e, s in zip((p, q), embeddings, scales, strict=True))
+        if beta in (0, 1):
+            return (jnp.sum(weights * divergences(log_p, log_q)[int(beta)]),), None
+        log_m = jnp.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
+        to_m = (jnp.sum(jnp.exp(log_x) * (log_x - log_m), axis=-1) for log_x in (log_p, log_q))
+        return (jnp.sum(weights * sum(share * kl for share, kl in zip((beta, 1 - beta), to_m, strict=True))),), None
+
+    embeddings = p_embedding_VD[:num_ids], q_embedding_VE[:num_ids]
+    (total,), _ = scan_chunks(of_chunk, (p_BLD, q_BLE, weights_BL), embeddings, scales, 0.0, chunk_length, True)
     return total
 
 

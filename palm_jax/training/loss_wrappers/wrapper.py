@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Container, Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import jax
 
 from palm_jax.errors import UserError
 from palm_jax.models.model import Model
 from palm_jax.training.metrics import Metrics
+
+if TYPE_CHECKING:
+    from palm_jax.training.teachers import Teacher
 
 Batch = dict[str, jax.Array]
 SumAndMetrics = tuple[jax.Array, Metrics]
@@ -30,6 +33,7 @@ class LossInputs:
       step: number of steps taken before this one, int32 [].
       start: all parameters as the run began, without a gradient; None where no wrapper keeps them, see
         `LossWrapper.anchor`.
+      teachers: parameters of other models by path, see `LossWrapper.teachers`.
     """
 
     model: Model
@@ -39,6 +43,7 @@ class LossInputs:
     rng: jax.Array
     step: jax.Array
     start: Any = None
+    teachers: Mapping[str | None, Any] = dataclasses.field(default_factory=dict)
 
     def replace(self, **changes: Any) -> LossInputs:
         """Return a copy with other attributes."""
@@ -111,6 +116,10 @@ class LossWrapper:
           UserError: with the binding to change.
         """
         del model
+
+    def teachers(self) -> Sequence[Teacher]:
+        """Return the models whose parameters the method reads in every step; none by default."""
+        return ()
 
     def anchor(self, model: Model, params: Any, trained: Any) -> dict[str, Any]:
         """Return what the method keeps unchanged through the run: trees by name, which are saved with the state.

@@ -13,7 +13,9 @@ from palm_jax.training.loss_wrappers.ewc import EWC
 from palm_jax.training.loss_wrappers.fgm import FGM
 from palm_jax.training.loss_wrappers.fixmatch import FixMatch
 from palm_jax.training.loss_wrappers.freelb import FreeLB
+from palm_jax.training.loss_wrappers.gkd import GKD
 from palm_jax.training.loss_wrappers.lwf import LwF
+from palm_jax.training.loss_wrappers.minilm import MiniLM
 from palm_jax.training.loss_wrappers.pgd import PGD
 from palm_jax.training.loss_wrappers.pseudo_label import PseudoLabel
 from palm_jax.training.loss_wrappers.r_drop import RDrop
@@ -35,6 +37,8 @@ OFF = {
     'freelb': FreeLB(step_size=0.0, magnitude=0.0),
     'lwf': LwF(weight=0.0),
     'ewc': EWC(weight=0.0),
+    'gkd': GKD(weight=0.0),
+    'minilm': MiniLM(weight=0.0),
 }
 ON = (SupCon(), RDrop(), FreeLB(steps=2))
 

@@ -55,7 +55,7 @@ class SpanCorruption:
         del another
         is_noise = self.noise(len(tokens), rng)
         sentinels = [vocabulary.sentinel(i) for i in range(self.counts(len(tokens))[1])]
-        kept, cut = (_with_sentinels(tokens, mask, sentinels) for mask in (is_noise, ~is_noise))
+        kept, cut = (with_sentinels(tokens, mask, sentinels) for mask in (is_noise, ~is_noise))
         inputs = np.r_[mode_ids(self.mode, vocabulary), kept, EOS_ID]
         return as_prefix_lm(np.r_[inputs, cut, EOS_ID], length, vocabulary, first_learned=len(inputs))
 
@@ -72,7 +72,7 @@ def _divide(count: int, parts: int, rng: np.random.Generator) -> np.ndarray:
     return np.diff(np.r_[0, cuts, count]).astype(int)
 
 
-def _with_sentinels(tokens: np.ndarray, hidden: np.ndarray, sentinels: list[int]) -> np.ndarray:
+def with_sentinels(tokens: np.ndarray, hidden: np.ndarray, sentinels: list[int]) -> np.ndarray:
     """Return the tokens that are not hidden, with sentinel number i in place of hidden span i."""
     begins = hidden & ~np.r_[False, hidden[:-1]]
     replaced = tokens.copy()
