@@ -15,9 +15,12 @@ from palm_jax.training.loss_wrappers.fixmatch import FixMatch
 from palm_jax.training.loss_wrappers.freelb import FreeLB
 from palm_jax.training.loss_wrappers.lwf import LwF
 from palm_jax.training.loss_wrappers.pgd import PGD
+from palm_jax.training.loss_wrappers.posterior_regularization import PosteriorRegularization
 from palm_jax.training.loss_wrappers.pseudo_label import PseudoLabel
 from palm_jax.training.loss_wrappers.r_drop import RDrop
+from palm_jax.training.loss_wrappers.semantic_loss import SemanticLoss
 from palm_jax.training.loss_wrappers.supcon import SupCon
+from palm_jax.training.loss_wrappers.transe import TransE
 from palm_jax.training.loss_wrappers.uda import UDA
 from palm_jax.training.loss_wrappers.wrapper import wrap
 from tests.support.programs import run_script
@@ -35,6 +38,9 @@ OFF = {
     'freelb': FreeLB(step_size=0.0, magnitude=0.0),
     'lwf': LwF(weight=0.0),
     'ewc': EWC(weight=0.0),
+    'posterior_regularization': PosteriorRegularization(weight=0.0),
+    'semantic_loss': SemanticLoss(weight=0.0),
+    'transe': TransE(weight=0.0),
 }
 ON = (SupCon(), RDrop(), FreeLB(steps=2))
 
@@ -52,7 +58,7 @@ def test_what_is_off_is_the_loss_itself(wrapper):
 
 def test_what_is_off_changes_no_bit():
     plain = trained_for(2, 'class', ())
-    together = [OFF[name] for name in ('supcon', 'lwf', 'ewc', 'r_drop', 'freelb', 'uda')]
+    together = [OFF[name] for name in ('supcon', 'lwf', 'ewc', 'semantic_loss', 'r_drop', 'freelb', 'uda')]
     assert_same(plain, trained_for(2, 'class', tuple(together)))
 
 
