@@ -7,12 +7,12 @@ python -m tools.benchmark data
 
 Measures speed on synthetic batches. `train`: tokens/s, step time, compile time, memory and MFU; with `--against`,
 compared with other implementations of the same shape. `finetune`: fine-tuning methods for a classifier, each compared
-with full fine-tuning: step time, memory, optimizer and checkpoint size; with `--against`, LoRA compared with PEFT's. `decode`: prefill time, time per token, and
-share of the memory-bandwidth bound. `serve`: the engine of the server with concurrent and with sequential requests.
-`data`: batches from raw text and from the cache, compared with tf.data and the same tokenizer.
-Contenders run in turn, step by step (`tools/contenders.py`); a row is printed as soon as it is known. `--profile` adds
-the thirty longest kernels. A command imports only what it measures: jax, flax and optax for `train`, `finetune` and
-`decode`, TensorFlow for `data`; other implementations need `pip install "palm_jax[peers]"`.
+with full fine-tuning: step time, memory, optimizer and checkpoint size; with `--against`, LoRA compared with PEFT's.
+`decode`: prefill time, time per token, and share of the memory-bandwidth bound. `serve`: the engine of the server with
+concurrent and with sequential requests. `data`: batches from raw text and from the cache, compared with tf.data and the
+same tokenizer. Contenders run in turn, step by step (`tools/contenders.py`); a row is printed as soon as it is known.
+`--profile` adds the thirty longest kernels. A command imports only what it measures: jax, flax and optax for `train`,
+`finetune` and `decode`, TensorFlow for `data`; other implementations need `pip install "palm_jax[peers]"`.
 """
 
 from __future__ import annotations

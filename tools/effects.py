@@ -25,10 +25,11 @@ CLASSES, LABELS, SEEDS = 25, 10, range(5)
 
 _TITLE = f"""# Effects
 
-What each method adds to LoRA on a pretrained base, at equal steps, by `python -m tools.effects` ([the study]({STUDY}), a
-binding a line): banking77 with {CLASSES} classes and {LABELS} labels each, the other training texts without labels, and all
-test texts of these classes as the held-out part. Rows are drawn by the seed, and runs are compared in pairs of the same
-seed. No setting was tuned, for LoRA or for a method; another task, more labels or more steps can change the ranking.
+What each method adds to LoRA on a pretrained base at equal steps, by `python -m tools.effects` ([the study]({STUDY}),
+an arm a line): banking77 with {CLASSES} classes and {LABELS} labels each, the other training texts without labels, and
+all test texts of these classes as the held-out part. Rows are drawn by the seed, and runs are compared in pairs of the
+same seed. No setting was tuned, for LoRA or for a method; another task, more labels or more steps can change the
+ranking.
 """
 
 

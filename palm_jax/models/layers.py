@@ -83,8 +83,8 @@ class Projection(nn.Module):
             kernels.append(create_param(self, name, init, (*input_shape, *shape), axes, self.arch.param_dtype))
         is_whole = max(num_parts(axis) for axes in self.axes.values() for axis in axes) == 1
         multiply = functools.partial(_products, fuse=bool(self.arch.fuse_projections) and is_whole)
-        # The backward pass makes the matrices again from the parameters. Kept from the forward pass, those of all layers
-        # would be a copy of the model; unrolled, where both passes are one program, XLA makes them once.
+        # The backward pass makes the matrices again from the parameters. Kept from the forward pass, those of all
+        # layers would be a copy of the model; unrolled, where both passes are one program, XLA makes them once.
         products = jax.checkpoint(multiply, prevent_cse=any(map(is_quantized, kernels)))(x_BLD, kernels)
         products = jax.tree.map(functools.partial(checkpoint_name, name=PRODUCT), products)
         if not isinstance(products, list):
