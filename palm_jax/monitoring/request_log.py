@@ -211,6 +211,7 @@ def read(place: str | Path, model: str | None = None, since: float = 0.0, with_l
       UserError: there is no such database, or it holds something else.
     """
     with contextlib.closing(connect(place, read_only=True)) as database:
+        damage: tuple[type[Exception], ...] = (*database.errors, ValueError)  # a ValueError of texts that are not JSON
         try:
             for row in database.rows(_query(database), (since, model, model)):
                 *fields, given, answer, label, rating = row
@@ -218,7 +219,7 @@ def read(place: str | Path, model: str | None = None, since: float = 0.0, with_l
                     texts = dict(zip(('input', 'answer', 'label'), map(_parsed, (given, answer, label)), strict=True))
                     names = ('id', 'number', 'time', 'model', 'checkpoint', 'endpoint')
                     yield Kept(**dict(zip(names, fields, strict=True)), **texts, rating=rating)
-        except (*database.errors, ValueError) as error:  # a ValueError of texts that are not JSON
+        except damage as error:
             raise UserError(f'{database.shown} does not hold requests of a server: {_one_line(error)}.') from None
 
 
