@@ -265,6 +265,8 @@ FLAGS = [
     ('serve --model=a --redact=none', '--redact requires --keep'),
     ('serve --model=a --audit=a.jsonl', '--audit requires --rules'),
     ('serve --model=a --ab_share=0.1', '--ab_share requires --ab_test'),
+    ('serve --model=a --keep=a.txt', "--keep: 'a.txt' must end in .db, e.g. a.db, or be a URL: postgresql://host/name"),
+    ('serve --model=a --keep=mysql://ann:secret@host/a', 'mysql://ann:***@host/a: mysql:// is not supported'),
     # Macros of the runs in a study.
     ('ablate {t}/ablation.gin --gin.TRAIN_STEPS=5', "Add '--gin.TRAIN_STEPS=5' to the list FLAGS of {t}/ablation.gin"),
     ('search {t}/search.gin --gin.LORA_RANK=5', "Add '--gin.LORA_RANK=5' to the list FLAGS of {t}/search.gin"),

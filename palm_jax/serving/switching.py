@@ -7,6 +7,7 @@ import gc
 import itertools
 import logging
 import threading
+import traceback
 import weakref
 from collections.abc import Callable, MutableMapping
 
@@ -82,10 +83,9 @@ class Switcher:
             self._try(model)
         except Exception as error:  # whatever a model raises, the one that is served goes on
             if self._refused.get(name) != champion:
-                _LOGGER.warning(
-                    '%s still serves %s: %s', name, before.directory, error,
-                    exc_info=not isinstance(error, UserError | OSError),
-                )  # fmt: skip
+                # As text: a record with an exception would hold its frames, and with them the models.
+                what = str(error) if isinstance(error, UserError | OSError) else traceback.format_exc()
+                _LOGGER.warning('%s still serves %s: %s', name, before.directory, what)
             self._refused[name] = champion
             return False
         self._served[name] = model

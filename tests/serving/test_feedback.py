@@ -90,7 +90,9 @@ def test_a_label_that_the_model_cannot_give_is_refused(micro, tmp_path):
     # Of a model that is not served any more, the labels are not known; a rating needs none.
     assert client.post('/v1/feedback', json={'id': 'id-gone', 'label': 'x'}).status_code == 200
     assert client.post('/v1/feedback', json={'id': 'id-classes', 'rating': 'up'}).status_code == 200
-    log.close()
+    log.close()  # as if the database were away
+    answer = client.post('/v1/feedback', json={'id': 'id-classes', 'rating': 'up'})
+    assert answer.status_code == 503 and answer.headers['Retry-After'] == '10', answer.text
 
 
 def test_nothing_is_kept_unless_it_is_asked_for(kinds):
