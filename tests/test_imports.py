@@ -77,7 +77,7 @@ ALLOWED = {
     'probing': {'probing', 'predictors', 'labels', 'metrics'},
     'monitoring': {'monitoring', 'locks', 'predictors', 'reports'},
     'retuning': {
-        *('retuning', 'monitoring', 'api', 'predictors', 'data/readers', 'labels', 'metrics'),
+        *('retuning', 'monitoring', 'api', 'predictors', 'data/readers', 'data/supervised', 'labels', 'metrics'),
     },
     'selection': {
         *('selection', 'api', 'predictors', 'data/readers', 'training', 'labels', 'models'),

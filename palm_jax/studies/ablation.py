@@ -18,7 +18,7 @@ from palm_jax.studies.runs import StudyRun, measure
 
 _LOGGER = logging.getLogger(__name__)
 
-_OWN = {'SEED': 'by STUDY_SEEDS', 'MODEL_DIR': 'a folder of STUDY_DIR for every run'}
+OWN = {'SEED': 'by STUDY_SEEDS', 'MODEL_DIR': 'a folder of STUDY_DIR for every run'}
 
 Flags = Sequence[str]
 Train = Callable[[Sequence[str], Sequence[tuple[str, str]]], int]
@@ -84,15 +84,17 @@ class Ablation:
         """Read the configuration of every arm, so that a mistake in the last one is found before the first one trains.
 
         Raises:
-          UserError: an arm's files or bindings are wrong.
+          UserError: an arm's files or bindings are wrong, or a directory holds a run with other flags.
         """
         for arm in self.arms:
             distinct = dict.fromkeys(tuple(self._flags(arm, seed)) for seed in self.seeds)
             try:
                 for flags in distinct:
-                    runs.check(flags, _OWN)
+                    runs.check(flags, OWN)
             except UserError as error:
                 raise UserError(f'ARMS[{arm!r}]: {error}') from None
+        for run in self.runs():
+            run.check()
 
     def measured(self) -> dict[str, dict[int, float]]:
         """Return the metric of every finished run, by arm and seed.
