@@ -29,7 +29,7 @@ def unlikelihood(
     Args:
       h_BLD: features whose softmax over scale · h·Eᵀ is p.
       embedding_VD: output matrix E in the dtype of the features.
-      targets_BL: ids that are no candidate of their position unless `always_V` names them, int32.
+      targets_BL: ids that are left out of the candidates of their position unless `always_V` names them, int32.
       weights_BL: float32 weights of the positions.
       candidates_BLK: ids that are unlikely at a position, int32; V and above are none.
       always_V: ids that are unlikely everywhere, bool.
