@@ -73,7 +73,7 @@ class RuleReporter(RunReporter):
         """Measure the task, and which rules the labels break."""
         inputs = dataclasses.replace(inputs, score=functools.cache(inputs.score))
         measured, data = self.reporter.measure(inputs), inputs.data
-        scores = [row for batch in inputs.score().scores for row in np.asarray(batch, np.float64)]
+        scores = [np.asarray(row, np.float64) for row in inputs.score().scores]
         views = data.views(data.validation_examples)
         applied, of_labels = data.judge(views)
         predicted = dict(zip(('model', 'projected'), _predictions(data, scores, self.strength), strict=True))
@@ -113,7 +113,7 @@ def _predictions(
     for row, scores_of_row in enumerate(scores):
         own = {name: values[row] for name, values in features.items()}
         if data.is_tagger:
-            at = own['rule_words'] > 0
+            at = np.flatnonzero(own['rule_words'])  # the row of scores ends with its group's longest
             log_p_WC = log_softmax(scores_of_row[at], axis=-1)
             with_rules = log_p_WC - strength * own['rule_penalties'][at] if 'rule_penalties' in own else log_p_WC
             chosen = [log_p_WC.argmax(axis=-1), viterbi(with_rules, -strength * data.transitions)]

@@ -34,7 +34,7 @@ def write_triples(folder):
 @pytest.mark.parametrize(
     'method',
     [
-        *('fixmatch', 'freelb', 'r_drop', 'supcon', 'aeda', 'replay', 'ewc', 'lwf'),
+        *('fixmatch', 'freelb', 'r_drop', 'supcon', 'aeda', 'replay', 'ewc', 'lwf', 'group_dro', 'clp'),
         *('posterior_regularization', 'semantic_loss', 'transe'),
     ],
 )
@@ -48,6 +48,10 @@ def test_a_run_that_was_interrupted_continues_bit_for_bit(made, tmp_path, method
         flags += [f'--gin.RULE_FILES={write_rules(tmp_path)}']
     if method == 'transe':
         flags += [f'--gin.TRIPLES={write_triples(tmp_path)}']
+    if method == 'group_dro':
+        flags += ['--gin.GROUP_COLUMN=label']
+    if method == 'clp':
+        flags += ["--gin.CLP_TERMS=[['even', 'odd']]"]
     if method in ('ewc', 'lwf'):
         result = finetune(made, tmp_path / 'first', '--gin_file=gin/peft/full.gin', steps=2)
         assert result.returncode == 0, result.stderr[-3000:]
@@ -111,8 +115,9 @@ def test_a_run_with_rules_reports_what_breaks_them(made, tmp_path, monkeypatch):
     function = 'def odd(text, label):\n    return "odd" not in text or label == "no"\n'
     (tmp_path / 'rules_in_python.py').write_text(function)
     (tmp_path / 'mine.gin').write_text(
-        'from __gin__ import dynamic_registration\nimport rules_in_python\n'
-        "include 'gin/methods/semantic_loss.gin'\nRULES = [@rules_in_python.odd]\n"
+        'from __gin__ import dynamic_registration\nimport rules_in_python\nfrom palm_jax.labels import rules\n'
+        "include 'gin/methods/semantic_loss.gin'\nRULES = [%TEXT_FUNCTION]\n"
+        'rules.TextFunction:\n  function = @rules_in_python.odd\n  weight = 2.0\n'
     )
     monkeypatch.syspath_prepend(tmp_path)
     flags = f'--gin_file={tmp_path}/mine.gin', f'--gin.RULE_FILES={write_rules(tmp_path)}', '--gin.BATCH_SIZE=8'
