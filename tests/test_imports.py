@@ -30,10 +30,10 @@ ALLOWED = {
     'inference': {'inference', 'models', 'parameters'},
     'metrics': {'metrics'},
     'labels': {'labels', 'metrics'},
-    'training': {'training', 'checkpoint_metadata', 'peft', 'models', 'metrics', 'partitioning', 'parameters'},
+    'training': {'job', 'training', 'checkpoint_metadata', 'peft', 'models', 'metrics', 'partitioning', 'parameters'},
     'explanations': {'explanations', 'labels', 'metrics', 'models'},
     'reports': {'reports', 'explanations', 'labels', 'training', 'inference', 'models', 'metrics', 'partitioning'},
-    'data/readers': {'data/readers'},
+    'data/readers': {'data/readers', 'job'},
     'data/vocabulary': {'data/vocabulary'},
     'data/supervised': {'data/supervised', 'data/readers', 'data/vocabulary', 'labels', 'metrics'},
     'data/augmentation': {'data/augmentation', 'data/readers', 'metrics'},
@@ -44,7 +44,7 @@ ALLOWED = {
     },
     'data/pretraining': {
         *('data/pretraining', 'data/registry', 'data/supervised', 'data/readers', 'data/vocabulary'),
-        *('metrics', 'cache_directory', 'locks'),
+        *('metrics', 'cache_directory', 'locks', 'pieces'),
     },
     'compilation': {'compilation', 'training', 'models'},
     'configuration': {'configuration', '__version__'},
@@ -70,6 +70,7 @@ ALLOWED = {
             'api',
             'explanations',
             'locks',
+            'pieces',
             'checkpoint_metadata',
             'configuration',
             'predictors',
@@ -90,7 +91,7 @@ ALLOWED = {
     'probing': {'probing', 'predictors', 'labels', 'metrics'},
     'monitoring': {'monitoring', 'locks', 'predictors', 'reports', 'inference', 'metrics'},
     'retuning': {
-        *('retuning', 'monitoring', 'api', 'predictors', 'data/readers', 'labels', 'metrics'),
+        *('retuning', 'monitoring', 'api', 'predictors', 'data/readers', 'data/supervised', 'labels', 'metrics'),
     },
     'selection': {
         *('selection', 'api', 'predictors', 'data/readers', 'training', 'labels', 'models'),

@@ -88,10 +88,20 @@ def _parser() -> Parser:
         '--text', action='append', default=[], help='text to explain; may be repeated; default: those of --input'
     )
     parser.add_argument(
-        '--second_text', action='append', default=[], help='second text of each --text, for pairs; default: none'
+        '--second_text',
+        action='append',
+        default=[],
+        needs='--text',
+        help='second text of each --text, for pairs; default: none',
     )
     parser.add_argument('--input', help='.jsonl, .csv, .tsv, .parquet, or .txt with one text per line; default: --text')
-    parser.add_argument('--examples', type=positive, default=20, help='number of rows of --input, from its beginning')
+    parser.add_argument(
+        '--examples',
+        type=positive,
+        default=20,
+        needs='--input',
+        help='number of rows of --input, from its beginning',
+    )
     parser.add_argument(
         '--label',
         help='class, type of entity, or text of an answer to explain; default: what the model predicts',

@@ -63,8 +63,8 @@ class HeadReporter(RunReporter):
         examples = inputs.data.validation_examples
         texts = [e.text if e.second_text is None else f'{e.text} / {e.second_text}' for e in examples]
         loss = inputs.evaluate()['loss'].value()
-        scores_ES = np.concatenate(scored.scores).astype(np.float64)
-        labels, baselines = np.concatenate(scored.labels), available(lambda: inputs.data.baselines)
+        scores_ES = np.stack(scored.scores).astype(np.float64)
+        labels, baselines = np.stack(scored.labels), available(lambda: inputs.data.baselines)
         reasons = functools.partial(_reasons, self, inputs, scores_ES) if self.explained_errors else None
         names = inputs.data.labels
         measured = evaluate(self.kind, loss, names, texts, scores_ES, labels, baselines, reasons)
