@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from palm_jax.bounds import AtLeast, checked
 from palm_jax.errors import UserError
-from palm_jax.inference.generate import Codec, Sampler, num_tokens
+from palm_jax.inference.generate import Codec, Sampler, check_biases, num_tokens
 from palm_jax.inference.requests import MAX_LOGPROBS, Delta, FinishReason, Request, Token
 from palm_jax.inference.slots import Slots
 from palm_jax.special_ids import BOS_ID
@@ -89,7 +89,7 @@ class Engine:
 
         Raises:
           Busy: the queue is full.
-          UserError: a prompt leaves no room for a single token, or contains an id that the model does not have.
+          UserError: a prompt leaves no room for a single token, or it or `logit_bias` has an id that the model lacks.
         """
         model = self._models[name]
         for request in requests:
@@ -100,6 +100,7 @@ class Engine:
                 )
             if unknown := [i for i in request.prompt if not 0 <= i < model.num_ids]:
                 raise UserError(f'Token {unknown[0]} is unknown: the model has {model.num_ids}.')
+            check_biases(request.sampler, model.num_ids)
         with self._changed:
             if self.failure or self._stopping:
                 raise Busy

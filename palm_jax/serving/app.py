@@ -159,6 +159,7 @@ def _routes_of_text(
             min_p=body.min_p,
             repetition_penalty=body.repetition_penalty,
             stop=(*body.stop, *stop),
+            logit_bias=body.logit_bias,
             seed=random.getrandbits(32) if body.seed is None else body.seed,
         )
         texts = Texts(engine, model, counters, limits, screening)

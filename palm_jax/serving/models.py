@@ -11,7 +11,6 @@ from typing import Any
 from palm_jax.api import loading
 from palm_jax.api.trained_model import TrainedModel
 from palm_jax.errors import UserError, closest, located
-from palm_jax.inference import decoding
 from palm_jax.inference.engine import Engine
 from palm_jax.inference.generate import begin, next_power_of_two
 from palm_jax.monitoring.registry import Registry
@@ -199,6 +198,6 @@ def add(engine: Engine, entry: ServedModel, copies: dict[tuple[int, ...], Any]) 
     """
     if isinstance(entry.predictor, Generator):
         model = entry.model
-        unstacked = decoding.unstack_layers(model.model, model.params, model.sampler.weights, copies)
+        unstacked = model.unstacked(copies)
         is_bidirectional = entry.predictor.is_bidirectional(model)
         engine.add(entry.in_engine, *unstacked, model.data.vocabulary, model.data.length, is_bidirectional)

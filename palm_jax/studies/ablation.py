@@ -31,7 +31,8 @@ class Ablation:
 
     Attributes:
       directory: directory of the study; the run of an arm with a seed is in DIRECTORY/ARM/seed_N.
-      flags: flags of `palm-jax train` that all runs share: `--gin_file=...` and `--gin.NAME=value`.
+      flags: flags of `palm-jax train` that all runs share: `--gin_file=...` and `--gin.NAME=value`. Here and in `arms`,
+        `{seed}` stands for the seed of the run, e.g. for rows that are drawn by it.
       arms: further flags of each arm, by its name; an empty list is the run as the shared flags describe it.
       seeds: distinct seeds; every arm is trained with each.
       metric: number of summary.json that is compared. Losses, errors, perplexities and bits per byte are better when
@@ -74,7 +75,10 @@ class Ablation:
     def _run(self, arm: str, seed: int) -> StudyRun:
         directory = RunDirectory(Path(self.directory) / _folder(arm)).seed(seed)
         own = [f'--gin.SEED={seed}', f'--gin.MODEL_DIR={str(directory)!r}']
-        return StudyRun(f'{arm}, seed {seed}', (*self.flags, *self.arms[arm], *own), directory)
+        return StudyRun(f'{arm}, seed {seed}', (*self._flags(arm, seed), *own), directory)
+
+    def _flags(self, arm: str, seed: int) -> list[str]:
+        return [flag.replace('{seed}', str(seed)) for flag in (*self.flags, *self.arms[arm])]
 
     def check(self) -> None:
         """Read the configuration of every arm, so that a mistake in the last one is found before the first one trains.
@@ -83,8 +87,10 @@ class Ablation:
           UserError: an arm's files or bindings are wrong, or a directory holds a run with other flags.
         """
         for arm in self.arms:
+            distinct = dict.fromkeys(tuple(self._flags(arm, seed)) for seed in self.seeds)
             try:
-                runs.check([*self.flags, *self.arms[arm]], OWN)
+                for flags in distinct:
+                    runs.check(flags, OWN)
             except UserError as error:
                 raise UserError(f'ARMS[{arm!r}]: {error}') from None
         for run in self.runs():

@@ -13,13 +13,19 @@ CONSTANT = '--gin_file=gin/schedules/constant.gin'
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('method', ['fixmatch', 'freelb', 'r_drop', 'supcon', 'aeda', 'replay', 'ewc', 'lwf'])
+@pytest.mark.parametrize(
+    'method', ['fixmatch', 'freelb', 'r_drop', 'supcon', 'aeda', 'replay', 'ewc', 'lwf', 'group_dro', 'clp']
+)
 def test_a_run_that_was_interrupted_continues_bit_for_bit(made, tmp_path, method):
     flags = [f'--gin_file=gin/methods/{method}.gin', CONSTANT, '--gin.CHECKPOINT_PERIOD=2']
     if method == 'fixmatch':
         flags += [f'--gin.UNLABELLED_FILES={made}/classes.csv', '--gin.UNLABELLED_RATIO=1']
     if method == 'replay':
         flags += [f'--gin.REPLAY_FILES={made}/classes.csv']
+    if method == 'group_dro':
+        flags += ['--gin.GROUP_COLUMN=label']
+    if method == 'clp':
+        flags += ["--gin.CLP_TERMS=[['even', 'odd']]"]
     if method in ('ewc', 'lwf'):
         result = finetune(made, tmp_path / 'first', '--gin_file=gin/peft/full.gin', steps=2)
         assert result.returncode == 0, result.stderr[-3000:]

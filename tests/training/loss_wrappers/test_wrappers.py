@@ -8,17 +8,20 @@ import pytest
 
 from palm_jax.errors import UserError
 from palm_jax.training.head_losses import ClassLoss
+from palm_jax.training.loss_wrappers.clp import CLP
 from palm_jax.training.loss_wrappers.distillation import Distillation
 from palm_jax.training.loss_wrappers.ewc import EWC
 from palm_jax.training.loss_wrappers.fgm import FGM
 from palm_jax.training.loss_wrappers.fixmatch import FixMatch
 from palm_jax.training.loss_wrappers.freelb import FreeLB
+from palm_jax.training.loss_wrappers.group_dro import GroupDRO
 from palm_jax.training.loss_wrappers.lwf import LwF
 from palm_jax.training.loss_wrappers.pgd import PGD
 from palm_jax.training.loss_wrappers.pseudo_label import PseudoLabel
 from palm_jax.training.loss_wrappers.r_drop import RDrop
 from palm_jax.training.loss_wrappers.supcon import SupCon
 from palm_jax.training.loss_wrappers.uda import UDA
+from palm_jax.training.loss_wrappers.unlikelihood import Unlikelihood
 from palm_jax.training.loss_wrappers.wrapper import wrap
 from tests.support.programs import run_script
 from tests.support.wrapped import build, features, inputs_of, trained_for
@@ -35,6 +38,9 @@ OFF = {
     'freelb': FreeLB(step_size=0.0, magnitude=0.0),
     'lwf': LwF(weight=0.0),
     'ewc': EWC(weight=0.0),
+    'group_dro': GroupDRO(weight=0.0),
+    'clp': CLP(weight=0.0),
+    'unlikelihood': Unlikelihood(weight=0.0),
 }
 ON = (SupCon(), RDrop(), FreeLB(steps=2))
 
