@@ -20,7 +20,9 @@ _LAST_LINES = 5  # of what a failing command says
 class Translator(Protocol):
     """One direction of a translation."""
 
-    is_random: bool
+    @property
+    def is_random(self) -> bool:
+        """Whether another copy may be another text."""
 
     def translate(self, texts: Sequence[str], copy: int, first: int) -> list[str]:
         """Return a translation of each text; none of the texts is empty."""

@@ -45,7 +45,7 @@ class Confidence:
           UserError: with the location of the row.
         """
         for row in rows:
-            label = columns.label(row, self.label_column, None)
+            label = columns.label(row, self.label_column, '--label_column')
             if label not in self.model.data.labels:
                 known = ', '.join(self.model.data.labels[:20])
                 nearest = closest(label, self.model.data.labels)
@@ -59,7 +59,7 @@ class Confidence:
         if not texts:
             return []
         predictions = self.model.predict(list(texts), batch_size=self.batch_size)
-        labels = [columns.label(row, self.label_column, None) for row in rows]
+        labels = [columns.label(row, self.label_column, '--label_column') for row in rows]
         return [float(p[label]) for p, label in zip(predictions, labels, strict=True)]
 
     def depends_on(self) -> object:

@@ -73,8 +73,9 @@ class MiniLM(LossWrapper):
                 f"MINILM_RELATIONS: 'qk' compares attention maps head by head, and the teacher has {theirs.num_heads} "
                 f"query heads, this model {ours.num_heads}. Take --gin.MINILM_RELATIONS=\"['qq', 'kk', 'vv']\"."
             )
-        for name in {x for x, y in self.relations if x == y}:
-            self._num_heads(name, ours, theirs)
+        for pair in self.relations:
+            if pair[0] == pair[1]:
+                self._num_heads(pair[0], ours, theirs)
 
     def __call__(self, loss, inputs):
         """Return the loss; the metric `relation_divergence` is the mean Σ_R KL(R_T ‖ R_S) per token."""
@@ -102,8 +103,8 @@ class MiniLM(LossWrapper):
         # The tokens of a soft prompt or a prefix come first, and are none of the text.
         both = [dict(zip(_QKV, (x[:, -length:] for x in found), strict=True)) for found in (theirs, ours)]
         total = jnp.float32(0)
-        for first, second in self.relations:
-            log_p, log_q = (relation(*self._sides(first, second, arrays, *archs), allowed_BLM) for arrays in both)
+        for pair in self.relations:
+            log_p, log_q = (relation(*self._sides(pair[0], pair[1], arrays, *archs), allowed_BLM) for arrays in both)
             total += (weights_BL * relation_divergence(log_p, log_q)).sum()
         return total, weights_BL.sum()
 
