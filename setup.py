@@ -51,6 +51,7 @@ HF = [
 ]
 FAIRNESS = ['fairlearn>=0.13']
 CONTAMINATION = ['datasketch>=1.6.5']
+TRIPLES = ['rdflib>=7.1']
 EVAL = ['lm-eval>=0.4.13']
 SERVE = ['fastapi>=0.115', 'anyio>=4.4', 'uvicorn>=0.32', 'prometheus-client>=0.21']
 POSTGRES = ['psycopg[binary]>=3.2']
@@ -85,6 +86,7 @@ setup(
         'eval': EVAL,  # lm-evaluation-harness
         'fairness': FAIRNESS,  # palm-jax fairness
         'contamination': CONTAMINATION,  # near-duplicates of palm-jax contamination
+        'triples': TRIPLES,  # Turtle files of gin/methods/triples.gin
         'search': SEARCH,  # palm-jax search
         'peers': PEERS,
         'docs': DOCS,  # mkdocs serve
@@ -93,7 +95,7 @@ setup(
             *('pytest>=8', 'pytest-xdist>=3.6', 'wandb>=0.20', 'nbclient>=0.10', 'ipykernel>=6'),
             *('ruff>=0.12', 'mypy>=2.0,<3', 'codespell>=2.4'),
             *('openai>=1.60', 'schemathesis>=4', 'selenium>=4.20'),
-            *(*SERVE, *POSTGRES, *SEARCH, *EVAL, *FAIRNESS, *CONTAMINATION, *HF, *PEERS, *DOCS),
+            *(*SERVE, *POSTGRES, *SEARCH, *EVAL, *FAIRNESS, *CONTAMINATION, *TRIPLES, *HF, *PEERS, *DOCS),
         ],
     },
     entry_points={

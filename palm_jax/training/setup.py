@@ -57,7 +57,7 @@ def adapt(
     """
     arch = platform_choices.resolve(model.arch, platform or jax.default_backend())
     adapted = AdaptedModel(model.clone(arch=arch), tuple(methods))
-    if trainable is None and not methods:
+    if trainable is None and not any(method.adapts for method in methods):
         return adapted, Trainable(top_layers=trainable_layers)
     return adapted, Trainable((*(trainable or ()), *adapted.trainable), trainable_layers)
 

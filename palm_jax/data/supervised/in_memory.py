@@ -99,11 +99,23 @@ class InMemoryData(abc.ABC):
         """
         if not hasattr(self._source, 'reading'):
             raise UserError('the task of this run is registered, and not read from files.')
+        copied = self._copied()
+        copied._further = ()
+        copied._source = self._source.reading(files, self.labels, predicted)
+        return copied
+
+    def with_further(self, source: Any) -> Self:
+        """Return the same data with further features of the training part; for the source see `LabelledText`."""
+        copied = self._copied()
+        copied._further = (*self._further, source)
+        return copied
+
+    def _copied(self) -> Self:
+        """A copy that has not encoded anything yet."""
         copied = copy.copy(self)
         for name in [n for n in vars(copied) if isinstance(getattr(type(self), n, None), functools.cached_property)]:
             del vars(copied)[name]
-        copied._num_truncated, copied._further = {}, ()
-        copied._source = self._source.reading(files, self.labels, predicted)
+        copied._num_truncated = {}
         return copied
 
     def texts(self, example: Any) -> Sequence[str]:
