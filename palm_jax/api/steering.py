@@ -32,7 +32,8 @@ class SteeredTrainedModel(TrainedModel):
 
     def unstacked(self, known: dict[tuple[int, ...], Any] | None = None) -> tuple[Any, Any]:
         """Return all models as one, and their parameters by name."""
-        models, params = [], {}
+        models: list[tuple[str, Any]] = []
+        params: dict[str, Any] = {}
         for name, part in self._parts.items():
             model, params[name] = TrainedModel.unstacked(part, known)
             models.append((name, model))

@@ -176,7 +176,16 @@ def _score(category: str, answered: Sequence[tuple[Question, int]]) -> BBQScore:
     if bias[0] is not None and accuracy[0] is not None:
         bias[0] *= 1 - accuracy[0]
     without = sum(question.target is None for question, _ in answered)
-    return BBQScore(category, len(ambiguous), len(others), *accuracy, *bias, without)
+    return BBQScore(
+        category=category,
+        ambiguous=len(ambiguous),
+        disambiguated=len(others),
+        accuracy_ambiguous=accuracy[0],
+        accuracy_disambiguated=accuracy[1],
+        bias_ambiguous=bias[0],
+        bias_disambiguated=bias[1],
+        without_target=without,
+    )
 
 
 def _bias(answered: Sequence[tuple[Question, int]]) -> float | None:

@@ -98,7 +98,9 @@ def _share(found: Sequence[Flips]) -> float | None:
     return sum(f.share * f.pairs for f in found) / pairs if pairs else None
 
 
-def compare(name: str, filled: Sequence[Filled], predictions: Sequence[Mapping[str, Any]], seed: int = 0):
+def compare(
+    name: str, filled: Sequence[Filled], predictions: Sequence[Mapping[str, Any]], seed: int = 0
+) -> Counterfactuals:
     """Compare the groups of a set of templates.
 
     Args:
@@ -107,9 +109,6 @@ def compare(name: str, filled: Sequence[Filled], predictions: Sequence[Mapping[s
       predictions: what the model predicts for each: `predicted` and, of classes, `probabilities`; see
         `Predictor.to_json`.
       seed: seed of the bootstrap.
-
-    Returns:
-      `Counterfactuals`.
 
     Raises:
       UserError: two groups never have a context in common.
@@ -126,7 +125,9 @@ def compare(name: str, filled: Sequence[Filled], predictions: Sequence[Mapping[s
         _gap(label, np.array([[of_label[rows[c, g]].mean() for g in groups] for c in contexts]), groups, seed)
         for label, of_label in values.items()
     ]
-    between, within, examples = [], [], []
+    between: list[Flips] = []
+    within: list[Flips] = []
+    examples: list[dict[str, Any]] = []
     if not isinstance(predictions[0]['predicted'], float):
         decisions = [_decision(p['predicted']) for p in predictions]
         for pair in itertools.combinations_with_replacement(groups, 2):

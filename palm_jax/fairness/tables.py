@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from palm_jax.fairness.associations import Associations
 from palm_jax.fairness.bbq import BBQScore
@@ -52,10 +52,10 @@ def of_counterfactuals(found: Counterfactuals) -> dict[str, Rows]:
             )
             for gap in found.gaps
         ]
-        header = ('label', 'gap of means', '95% interval', 'lowest', 'highest')
-        tables[f'Templates, {found.name}: gaps'] = [header, *rows]
+        head = ('label', 'gap of means', '95% interval', 'lowest', 'highest')
+        tables[f'Templates, {found.name}: gaps'] = [head, *rows]
     if found.between:
-        flips = [
+        flips: Rows = [
             (' and '.join(dict.fromkeys(f.groups)), f'{f.pairs:,}', f'{f.share:.2%}')
             for f in (*sorted(found.between, key=lambda f: -f.share), *found.within)
         ]
@@ -92,12 +92,16 @@ def of_associations(found: Associations) -> dict[str, Rows]:
     if found.words:
         words = [
             (w.word, f'{w.spread:.3f}', *(f'{w.by_group[g]:+.3f}' for g in groups)) if len(groups) <= 6 else
-            (w.word, f'{w.spread:.3f}', max(w.by_group, key=lambda g, w=w: w.by_group[g]))
+            (w.word, f'{w.spread:.3f}', _strongest(w.by_group))
             for w in found.words
         ]  # fmt: skip
         header = ('word', 'spread in nats', *(groups if len(groups) <= 6 else ['most with']))
         tables[f'Templates, {found.name}: associations'] = [header, *words]
     return tables
+
+
+def _strongest(by_group: Mapping[str, float]) -> str:
+    return max(by_group, key=lambda group: by_group[group])
 
 
 def of_pairs(found: Sequence[PairScore]) -> dict[str, Rows]:

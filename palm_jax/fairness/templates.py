@@ -76,16 +76,20 @@ class Templates:
             for group, words in self.groups.items():
                 for member in range(_size(words)):
                     of_member = {slot: of_slot[member % len(of_slot)] for slot, of_slot in words.items()}
-                    text = _SLOT.sub(lambda slot, known=dict(shared) | of_member: _word(slot[1], known), template)
+                    text = _filled(template, dict(shared) | of_member)
                     filled.append(Filled(text[:1].upper() + text[1:], group, number, shared))
         return filled
 
     def _contexts(self) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
-        of_groups = set().union(*self.groups.values())
+        of_groups = {slot for words in self.groups.values() for slot in words}
         for template in self.templates:
             slots = dict.fromkeys(slot for slot in map(_plain, _SLOT.findall(template)) if slot not in of_groups)
             for words in itertools.product(*(self.lists[slot] for slot in slots)):
                 yield template, tuple(zip(slots, words, strict=True))
+
+
+def _filled(template: str, known: Mapping[str, str]) -> str:
+    return _SLOT.sub(lambda slot: _word(slot[1], known), template)
 
 
 def _size(words: Mapping[str, Words]) -> int:
@@ -173,7 +177,7 @@ def _checked(where: str, name: str, templates: Sequence[str], groups: Groups, li
     """
     if len(groups) < 2:
         raise UserError(f'{where}: there is one group only; two are needed.')
-    slots = set().union(*groups.values())
+    slots = {slot for words in groups.values() for slot in words}
     for group, words in groups.items():
         if missing := sorted(slots - words.keys()):
             raise UserError(f'{where}: the group {group!r} has no words for {missing[0]!r}, which other groups have.')

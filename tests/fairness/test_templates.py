@@ -61,7 +61,7 @@ def test_names_of_languages_are_those_of_cldr(tmp_path):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'templates': ['{nam} is here']}, "a slot 'nam' without words. Did you mean name"),
+        ({'templates': ['{names} is here']}, "a slot 'names' without words. Did you mean name"),
         ({'templates': ['{job} is here']}, 'names no group'),
         ({'templates': 'missing.txt'}, 'missing.txt cannot be read'),
         ({'templates': []}, 'must be a list of texts'),

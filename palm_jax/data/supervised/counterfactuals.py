@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import re
@@ -109,19 +110,20 @@ class Counterfactuals:
             raise UserError(f'CLP_LABELS: there is no label {unknown[0]!r}. Labels: {", ".join(table.labels)}.')
         substitutions = Substitutions(self._sets())
         data = LabelledText(table, self.lengths, self.vocabulary)
-        pairs, weights = [], np.zeros((len(examples), self.copies), np.float32)
+        pairs: list[tuple[str, str | None]] = []
+        weights = np.zeros((len(examples), self.copies), np.float32)
         for row, example in enumerate(examples):
             found = self._of(example, substitutions, row, table)
             weights[row, : len(found)] = 1
-            pairs += found + [('', None)] * (self.copies - len(found))
+            pairs += [*found, *[('', None)] * (self.copies - len(found))]
         if not weights.any():
             raise UserError('CLP_TERMS: no training text has one of these words, so that nothing would be paired.')
         _LOGGER.info(f'{weights.any(axis=1).mean():.1%} of the training texts have a counterfactual')
-        found, _ = data.inputs(pairs)
+        batch, _ = data.inputs(pairs)
         shape = (len(examples), self.copies, -1)
         return {
-            'counterfactual_tokens': found['decoder_input_tokens'].reshape(shape),
-            'counterfactual_segment_ids': found['decoder_segment_ids'].reshape(shape),
+            'counterfactual_tokens': batch['decoder_input_tokens'].reshape(shape),
+            'counterfactual_segment_ids': batch['decoder_segment_ids'].reshape(shape),
             'counterfactual_weights': weights,
         }
 
@@ -132,7 +134,7 @@ class Counterfactuals:
         if self.labels is not None and not set(table.classes(example)) & set(self.labels):
             return []
         changed = [
-            example.map_texts(lambda text, shift=shift: substitutions.replace(text, shift))
+            example.map_texts(functools.partial(substitutions.replace, shift=shift))
             for shift in range(1, substitutions.most + 1)
         ]
         others = list(dict.fromkeys((e.text, e.second_text) for e in changed if e.texts != example.texts))

@@ -31,7 +31,8 @@ def token_ids(phrases: str | Sequence[str], vocabulary: str) -> tuple[tuple[int,
         raise UserError(f'UNLIKELY_PHRASES has {empty[0]!r}; every phrase must be a text.')
     if not phrases:
         return ()
-    encode, found = load_vocabulary(vocabulary).encode, {}
+    encode = load_vocabulary(vocabulary).encode
+    found: dict[tuple[int, ...], None] = {}
     for phrase in phrases:
         for form in dict.fromkeys((phrase, phrase[:1].upper() + phrase[1:])):
             for text in (form, f' {form}'):
