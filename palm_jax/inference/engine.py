@@ -35,6 +35,8 @@ class Engine:
       slots: number of sequences decoded in parallel, per model.
       max_waiting: maximum number of queued requests; `submit` raises `Busy` beyond it.
       chunk: number of tokens decoded between two admissions.
+      prefix_cache_bytes: maximum size in bytes of the keys and values that are kept of the beginnings of prompts, of
+        all models together; 0 keeps none.
 
     Attributes:
       failure: traceback of what ended the engine's thread; None while it works.
@@ -45,8 +47,10 @@ class Engine:
         slots: Annotated[int, AtLeast(1)] = 8,
         max_waiting: Annotated[int, AtLeast(1)] = 64,
         chunk: Annotated[int, AtLeast(1)] = 8,
+        prefix_cache_bytes: Annotated[int, AtLeast(0)] = 0,
     ):
         self._slots, self.max_waiting, self._chunk = slots, max_waiting, chunk
+        self._prefix_cache_bytes = prefix_cache_bytes
         self._models: dict[str, Slots] = {}
         self._changed, self._stopping = threading.Condition(), False
         self.failure: str | None = None
@@ -59,6 +63,7 @@ class Engine:
     def start(self) -> None:
         """Compile the programs that the first requests need, then start the thread."""
         for model in self._models.values():
+            model.keep_prefixes(self._prefix_cache_bytes // len(self._models))
             model.waiting.append(Request((BOS_ID,), Sampler(max_tokens=2), lambda delta: None))
             model.work(self._chunk)
         self._thread.start()
@@ -96,6 +101,11 @@ class Engine:
     def num_active(self) -> int:
         """Number of sequences being decoded."""
         return sum(model.num_active for model in self._models.values())
+
+    @property
+    def num_kept(self) -> int:
+        """Number of tokens of prompts whose keys and values are kept."""
+        return sum(model.prefixes.num_tokens for model in self._models.values() if model.prefixes is not None)
 
     def stop(self) -> None:
         """Cancel all requests and stop the thread."""

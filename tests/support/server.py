@@ -17,9 +17,9 @@ from palm_jax.serving.routing import Models
 
 
 @contextlib.contextmanager
-def running(served, limits=Limits(), slots=4, max_waiting=32, log=None, tests=None, **parts):
+def running(served, limits=Limits(), slots=4, max_waiting=32, log=None, tests=None, prefix_cache_bytes=0, **parts):
     """Yields the server's URL and port, the server, its engine and its thread; stops it at the end."""
-    engine = Engine(slots, max_waiting, chunk=4)
+    engine = Engine(slots, max_waiting, chunk=4, prefix_cache_bytes=prefix_cache_bytes)
     models.fill(engine, served)
     listening = socket.create_server(('127.0.0.1', 0), backlog=2048)
     port = listening.getsockname()[1]
