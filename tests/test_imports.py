@@ -9,7 +9,20 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.source import PACKAGE, imports, modules, room_of
 
-EVERYWHERE = {'characters', 'errors', 'bounds', 'json_files', 'logs', 'run_directory', 'special_ids', 'wording', ''}
+EVERYWHERE = {
+    *(
+        'characters',
+        'errors',
+        'bounds',
+        'json_files',
+        'logs',
+        'run_directory',
+        'special_ids',
+        'whole_words',
+        'wording',
+        '',
+    )
+}
 # room: the rooms of the project that it may import.
 ALLOWED = {
     'models': {'models'},
@@ -76,9 +89,9 @@ ALLOWED = {
     'microscope': {'microscope', 'predictors', 'training', 'inference', 'peft', 'metrics', 'data/readers'},
     'fairness': {'fairness', 'labels', 'predictors'},
     'probing': {'probing', 'predictors', 'labels', 'metrics'},
-    'monitoring': {'monitoring', 'locks', 'predictors', 'reports'},
+    'monitoring': {'monitoring', 'locks', 'predictors', 'reports', 'inference', 'metrics'},
     'retuning': {
-        *('retuning', 'monitoring', 'api', 'predictors', 'data/readers', 'labels', 'metrics'),
+        *('retuning', 'monitoring', 'api', 'predictors', 'data/readers', 'data/supervised', 'labels', 'metrics'),
     },
     'selection': {
         *('selection', 'api', 'predictors', 'data/readers', 'training', 'labels', 'models'),

@@ -12,13 +12,33 @@ from palm_jax import partitioning
 from palm_jax.errors import UserError
 from palm_jax.models.palm import Architecture, PaLM
 from palm_jax.training import state
+from tests.support.interpreter import Interpreter
 from tests.support.meshes import MESHES
 from tests.support.methods import METHODS
-from tests.support.programs import run_script
 
 
-def assert_eight_equal_one(mesh, **case):
-    assert on_eight_devices('train_on_a_mesh', json.dumps({'mesh': mesh} | case)).endswith('equal')
+@pytest.fixture(scope='module')
+def on_eight_devices():
+    """Runs a module of tests/programs where JAX sees eight devices, and returns what it prints."""
+    flags = f'--xla_force_host_platform_device_count=8 {os.environ["XLA_FLAGS"]}'
+    with Interpreter(XLA_FLAGS=flags, JAX_PLATFORMS='cpu') as interpreter:
+
+        def run(program, *arguments):
+            result = interpreter.run_script(program, *arguments)
+            assert result.returncode == 0, result.stderr[-3000:]
+            return result.stdout.strip()
+
+        yield run
+
+
+@pytest.fixture
+def assert_eight_equal_one(on_eight_devices):
+    """Trains on one device and on a mesh of eight; the keywords are fields of `train_on_a_mesh.Case`."""
+
+    def check(mesh, **case):
+        assert on_eight_devices('train_on_a_mesh', json.dumps({'mesh': mesh} | case)).endswith('equal')
+
+    return check
 
 
 @pytest.mark.parametrize(
@@ -34,41 +54,33 @@ def assert_eight_equal_one(mesh, **case):
         ('sequence', 1, 'adafactor', (1, 2)),
     ],
 )
-def test_eight_devices_equal_one(mesh, kv, optimizer, variant):
+def test_eight_devices_equal_one(assert_eight_equal_one, mesh, kv, optimizer, variant):
     assert_eight_equal_one(mesh, num_kv_heads=kv, optimizer=optimizer, variants=[variant])
 
 
 @pytest.mark.parametrize(
     'mesh', [mesh if mesh == 'sequence' else pytest.param(mesh, marks=pytest.mark.slow) for mesh in MESHES]
 )
-def test_positions_without_weight_are_skipped_on_eight_devices_as_on_one(mesh):
+def test_positions_without_weight_are_skipped_on_eight_devices_as_on_one(assert_eight_equal_one, mesh):
     assert_eight_equal_one(mesh, skip=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('mesh', MESHES)
-def test_every_mesh_scanned_and_unrolled_accumulating_and_not(mesh):
+def test_every_mesh_scanned_and_unrolled_accumulating_and_not(assert_eight_equal_one, mesh):
     assert_eight_equal_one(mesh, variants=[(unroll, microbatches) for unroll in (1, 2) for microbatches in (1, 2)])
 
 
 @pytest.mark.parametrize(
     'method', [name if name == 'dora' else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
 )
-def test_methods_on_eight_devices_equal_one(method):
+def test_methods_on_eight_devices_equal_one(assert_eight_equal_one, method):
     # Methods begin with gradients that are all but 0, whose rounding Adam would make a part of a step of.
     settings = {'optimizer': 'adamw', 'settings': {'epsilon': 1e-6}}
     assert_eight_equal_one('sharded twice', method=method, top_layers=1 if method == 'dora' else None, **settings)
 
 
-def on_eight_devices(program, *arguments):
-    """Runs a module of tests/programs where JAX sees eight devices; returns what it prints."""
-    flags = f'--xla_force_host_platform_device_count=8 {os.environ["XLA_FLAGS"]}'
-    result = run_script(program, *arguments, XLA_FLAGS=flags, JAX_PLATFORMS='cpu')
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout.strip()
-
-
-def test_text_is_written_on_eight_devices_as_on_one():
+def test_text_is_written_on_eight_devices_as_on_one(on_eight_devices):
     assert on_eight_devices('generate_on_a_mesh').endswith('equal')
 
 
@@ -124,9 +136,9 @@ def test_an_axis_without_a_rule_is_an_error():
         partitioning.MeshLayout(rules=(('act_batch', 'data'),)).check(boxed(), {'data': 1, 'model': 1})
 
 
-def test_a_step_has_the_collectives_that_its_layout_needs_and_gathers_no_activation():
+def test_a_step_has_the_collectives_that_its_layout_needs_and_gathers_no_activation(on_eight_devices):
     assert on_eight_devices('collectives_of_a_step').endswith('as expected')
 
 
-def test_checkpoints_move_between_any_two_meshes(tmp_path):
+def test_checkpoints_move_between_any_two_meshes(on_eight_devices, tmp_path):
     assert on_eight_devices('move_checkpoints', tmp_path).endswith('moved')
