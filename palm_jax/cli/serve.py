@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     rules = content_filter.load(options.rules, loader.scorer) if options.rules else ()
     served = models.load(options.model, loader)
     tests = routing.load_tests(options.ab_test, options.ab_share or 0.5, served, loader)
-    engine = Engine(options.slots, options.max_waiting)
+    engine = Engine(options.slots, options.max_waiting, prefix_cache_bytes=options.prefix_cache_bytes)
     load = lambda *model: dataclasses.replace(loader, bases={})(*model)  # noqa: E731 - nothing is kept of former ones
     switcher = Switcher(served, load, options.reload_seconds, engine)
     models.fill(engine, served)
@@ -125,6 +125,13 @@ def _parser() -> Parser:
         type=positive,
         default=1024,
         help='maximum number of open connections; further ones get 429',
+    )
+    parser.add_argument(
+        '--prefix_cache_bytes',
+        type=number(Annotated[int, AtLeast(0)]),
+        default=256 << 20,
+        help='maximum size in bytes of the keys and values that are kept of the beginnings of prompts, so that what '
+        'requests share (a system prompt) is read once; 0 keeps none',
     )
     _add_operation(parser)
     command_line.add_trust(parser)

@@ -22,6 +22,7 @@ from palm_jax.models.quantization import dequantize_tree
 from palm_jax.special_ids import EOS_ID
 
 __all__ = [
+    'Beginning',
     'DecodeState',
     'Generated',
     'Weights',
@@ -78,6 +79,21 @@ class Generated:
     top_logprobs: jax.Array | None = None
 
 
+@flax.struct.dataclass
+class Beginning:
+    """What is known of the beginnings of B prompts, so that only the tokens after them are read.
+
+    Attributes:
+      cache: keys and values [B, M, G, K] of every layer; those of a row's first `length` tokens are valid.
+      length: number of tokens of each beginning, int32 [B], less than that of the prompt.
+      num_new: number of tokens that are read after the beginning of every row.
+    """
+
+    cache: Any
+    length: Array
+    num_new: int = flax.struct.field(pytree_node=False)
+
+
 @functools.partial(jax.jit, static_argnames=('model', 'room', 'bidirectional', 'num_logprobs', 'with_penalty'))
 def prefill(
     model: Any,
@@ -92,6 +108,7 @@ def prefill(
     num_logprobs: int | None = None,
     with_penalty: bool = False,
     drawable_V: Array | None = None,
+    beginning: Beginning | None = None,
 ) -> tuple[DecodeState, Generated]:
     """Read prompts in one pass and generate the first token of each completion.
 
@@ -108,12 +125,13 @@ def prefill(
         the chosen token's only, None nothing.
       with_penalty: whether any row, now or later, has a repetition penalty.
       drawable_V: ids that may be generated and reported, bool; None is all of them.
+      beginning: what is known of the prompts' beginnings; requires `bidirectional = False`. None reads whole prompts.
 
     Returns:
       The state [B] and the first generated tokens [B, 1].
     """
     variables = {'params': dequantize_tree(params, model.arch.dtype)}
-    h_BD, cache = read(model, variables, tokens_BP, lengths_B, room, bidirectional)
+    h_BD, cache = read(model, variables, tokens_BP, lengths_B, room, bidirectional, beginning)
     B, P = tokens_BP.shape
     seen_BV = None
     if with_penalty:
@@ -135,14 +153,27 @@ def prefill(
 
 
 def read(
-    model: Any, variables: Any, tokens_BP: jax.Array, lengths_B: jax.Array, room: int, bidirectional: bool = False
+    model: Any,
+    variables: Any,
+    tokens_BP: jax.Array,
+    lengths_B: jax.Array,
+    room: int,
+    bidirectional: bool = False,
+    beginning: Beginning | None = None,
 ) -> tuple[jax.Array, Any]:
-    """Return features [B, D] of the last prompt tokens, and the cache extended by `room` slots."""
-    inside_BP = (jnp.arange(tokens_BP.shape[1]) < lengths_B[:, None]).astype(jnp.int32)
-    context = (None, None, inside_BP if bidirectional else None)
+    """Return features [B, D] of the last prompt tokens, and the cache extended by `room` slots; see `prefill`."""
+    context: tuple[Any, Any, Any]
+    if beginning is None:
+        inside_BP = (jnp.arange(tokens_BP.shape[1]) < lengths_B[:, None]).astype(jnp.int32)
+        context, last_B = (None, None, inside_BP if bidirectional else None), lengths_B - 1
+    else:
+        positions_BP = beginning.length[:, None] + jnp.arange(beginning.num_new)
+        tokens_BP = jnp.take_along_axis(tokens_BP, jnp.minimum(positions_BP, tokens_BP.shape[1] - 1), axis=1)
+        variables = variables | {'cache': beginning.cache}
+        context, last_B = (positions_BP, None, None), lengths_B - 1 - beginning.length
     h_BPD, cache = model.apply(variables, tokens_BP, *context, method='features', mutable=['cache'])
     cache = jax.tree.map(lambda c: jnp.pad(c, [(0, 0), (0, room), (0, 0), (0, 0)]), cache['cache'])
-    return jnp.take_along_axis(h_BPD, (lengths_B - 1)[:, None, None], axis=1)[:, 0], cache
+    return jnp.take_along_axis(h_BPD, last_B[:, None, None], axis=1)[:, 0], cache
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'steps', 'num_logprobs'), donate_argnames='state')

@@ -36,6 +36,8 @@ class Engine:
       slots: number of sequences decoded in parallel, per model.
       max_waiting: maximum number of queued requests; `submit` raises `Busy` beyond it.
       chunk: number of tokens decoded between two admissions.
+      prefix_cache_bytes: maximum size in bytes of the keys and values that are kept of the beginnings of prompts, of
+        all models together; 0 keeps none.
 
     Attributes:
       failure: traceback of what ended the engine's thread; None while it works.
@@ -46,8 +48,10 @@ class Engine:
         slots: Annotated[int, AtLeast(1)] = 8,
         max_waiting: Annotated[int, AtLeast(1)] = 64,
         chunk: Annotated[int, AtLeast(1)] = 8,
+        prefix_cache_bytes: Annotated[int, AtLeast(0)] = 0,
     ):
         self._slots, self.max_waiting, self._chunk = slots, max_waiting, chunk
+        self._prefix_cache_bytes = prefix_cache_bytes
         self._models: dict[str, Slots] = {}  # replaced as a whole, because other threads iterate over it
         self._released: collections.deque[str] = collections.deque()
         self._changed, self._stopping = threading.Condition(), False
@@ -76,11 +80,13 @@ class Engine:
 
     def start(self) -> None:
         """Compile the programs that the first requests need, then start the thread."""
+        self._prefix_cache_bytes //= max(1, len(self._models))  # from now on of each, also of one that replaces another
         for model in self._models.values():
             self._compile(model)
         self._thread.start()
 
     def _compile(self, model: Slots) -> None:
+        model.keep_prefixes(self._prefix_cache_bytes)
         model.waiting.append(Request((BOS_ID,), Sampler(max_tokens=2), lambda delta: None))
         model.work(self._chunk)
 
@@ -118,6 +124,11 @@ class Engine:
     def num_active(self) -> int:
         """Number of sequences being decoded."""
         return sum(model.num_active for model in self._models.values())
+
+    @property
+    def num_kept(self) -> int:
+        """Number of tokens of prompts whose keys and values are kept."""
+        return sum(model.prefixes.num_tokens for model in self._models.values() if model.prefixes is not None)
 
     def stop(self) -> None:
         """Cancel all requests and stop the thread."""

@@ -50,6 +50,8 @@ class Request:
       num_logprobs: number of most probable tokens to report at each position, at most `MAX_LOGPROBS`.
       deadline: `time.monotonic` time in seconds after which generation ends with finish reason `timeout`.
       is_cancelled: whether `cancel` was called.
+      cached_tokens: number of the prompt's first tokens that were not read because their keys and values were known,
+        see `prefix_cache`; set before the first delta.
     """
 
     prompt: Sequence[int]
@@ -59,6 +61,7 @@ class Request:
     num_logprobs: int = 0
     deadline: float = float('inf')
     is_cancelled: bool = dataclasses.field(default=False, init=False)
+    cached_tokens: int = dataclasses.field(default=0, init=False)
 
     def cancel(self) -> None:
         """Cancel the request and free its slot."""

@@ -21,11 +21,13 @@ import numpy as np
 from palm_jax.inference import decoding
 from palm_jax.inference.decoding import DecodeState, Generated
 from palm_jax.inference.generate import Codec, RowText, Sampler, drawable_ids, next_power_of_two
+from palm_jax.inference.prefix_cache import PrefixCache
 from palm_jax.inference.requests import MAX_BIASES, MAX_LOGPROBS, Delta, FinishReason, Request, Token
 from palm_jax.inference.sampling import SamplingParams
 from palm_jax.special_ids import BOS_ID, EOS_ID
 
 _LOGGER = logging.getLogger(__name__)
+_KEPT_CONTEXTS = 64  # a small model keeps no more beginnings than as many whole contexts hold
 
 
 class _Text:
@@ -81,6 +83,7 @@ class Slots:
     Attributes:
       num_ids: number of token ids of the model.
       waiting: queued requests.
+      prefixes: beginnings of prompts; None keeps none, as where prompts are read in both directions.
     """
 
     def __init__(self, model: Any, params: Any, vocabulary: Codec, length: int, bidirectional: bool, slots: int):
@@ -90,6 +93,12 @@ class Slots:
         self._drawable = drawable_ids(vocabulary, self.num_ids)
         self._texts: list[_Text | None] = [None] * slots
         self._state = self._empty_state()
+        self.prefixes: PrefixCache | None = None
+
+    def keep_prefixes(self, max_bytes: int) -> None:
+        """Keep keys and values of the beginnings of prompts in at most this many bytes; 0 keeps none."""
+        if max_bytes and not self._bidirectional:
+            self.prefixes = PrefixCache(max_bytes, _KEPT_CONTEXTS * self.length)
 
     def _empty_state(self) -> DecodeState:
         slots = len(self._texts)
@@ -117,6 +126,8 @@ class Slots:
                 _deliver(text.request, Delta('', (), 'error'))
             self._texts = [None] * len(self._texts)
             self._state = self._empty_state()  # the old one may have been donated
+            if self.prefixes is not None:
+                self.prefixes.clear()
             self.check()
 
     def check(self) -> None:
@@ -143,8 +154,10 @@ class Slots:
         for request, slot in zip(admitted, slots, strict=True):
             limit = min(request.sampler.max_tokens, self.length - len(request.prompt))
             self._texts[slot] = _Text(request, self._vocabulary, limit)
-        if admitted:
-            self._start(admitted, slots)
+        prompts = [request.prompt for request in admitted]
+        groups = iter([range(len(prompts))]) if self.prefixes is None else self.prefixes.groups(prompts)
+        for group in filter(len, groups):
+            self._start([admitted[number] for number in group], [slots[number] for number in group])
 
     def _start(self, requests: Sequence[Request], slots: Sequence[int]) -> None:
         """Prefill requests into slots; if that raises, one after another, and end those that raise alone."""
@@ -163,7 +176,13 @@ class Slots:
         padded = np.full(len(rows.remaining), len(self._texts), np.int32)  # padding rows have no slot
         padded[: len(slots)] = slots
         self._state = decoding.insert(self._state, rows, padded)
+        if self.prefixes is not None:
+            self.prefixes.add([request.prompt for request in requests], rows.cache, self._width(requests))
         self._emit(slots, generated)
+
+    def _width(self, requests: Sequence[Request]) -> int:
+        """Number of tokens, one of few, to which prompts that are read together are padded."""
+        return min(next_power_of_two(max(len(r.prompt) for r in requests), 16), self.length)
 
     def _prefill(self, requests: Sequence[Request]) -> tuple[DecodeState, Generated]:
         """Return the state of the requests, padded to one of few shapes, and their first tokens."""
@@ -171,17 +190,22 @@ class Slots:
         while size < len(requests):
             size *= 4  # few shapes, to limit compilation
         size = min(size, len(self._texts))
-        width = min(next_power_of_two(max(len(r.prompt) for r in requests), 16), self.length)
+        width = self._width(requests)
         tokens, lengths, left = np.zeros((size, width), np.int32), np.ones(size, np.int32), np.zeros(size, np.int32)
         for row, request in enumerate(requests):
             lengths[row] = len(request.prompt)
             tokens[row, : lengths[row]] = request.prompt
             left[row] = min(request.sampler.max_tokens, self.length - lengths[row])
+        beginning = None
+        if self.prefixes is not None:
+            beginning = self.prefixes.match([request.prompt for request in requests], size, width)
         rows, generated = decoding.prefill(
             self._model, self._params, tokens, lengths, left, _sampling_params(requests, size), room=0,
             bidirectional=self._bidirectional, num_logprobs=MAX_LOGPROBS, with_penalty=True,
-            drawable_V=self._drawable,
+            drawable_V=self._drawable, beginning=beginning,
         )  # fmt: skip
+        for row, request in enumerate(requests):
+            request.cached_tokens = 0 if beginning is None else int(beginning.length[row])
         return rows, jax.device_get(generated)
 
     def _emit(self, slots: Iterable[int], generated: Generated) -> None:

@@ -33,12 +33,19 @@ class Embeddings(BaseModel):
     usage: EmbeddingUsage
 
 
+class PromptTokensDetails(BaseModel):
+    """Parts of the number of tokens of a request's prompts."""
+
+    cached_tokens: int = Field(description='First tokens of prompts that had been read for earlier requests.')
+
+
 class Usage(BaseModel):
     """Number of tokens of a request."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
 
 
 class TextLogprobs(BaseModel):

@@ -31,10 +31,16 @@ class Counters:
         self.requests = Counter('requests', 'Completed requests', ['route', 'status'], **of)
         self.seconds = Histogram('request_seconds', 'Duration of requests', ['route'], **of)
         self.prompt_tokens = Counter('prompt_tokens', 'Tokens of prompts', ['model'], **of)
+        self.cached_tokens = Counter(
+            'cached_prompt_tokens', 'Tokens of prompts that had been read before', ['model'], **of
+        )
         self.completion_tokens = Counter('completion_tokens', 'Generated tokens', ['model'], **of)
         self.first_token = Histogram('first_token_seconds', 'Time to the first token', ['model'], **of)
         Gauge('waiting', 'Texts that wait for a slot', **of).set_function(lambda: engine.num_waiting)
         Gauge('active', 'Texts that are being generated', **of).set_function(lambda: engine.num_active)
+        Gauge('prefix_cache_tokens', 'Tokens of beginnings of prompts that are kept', **of).set_function(
+            lambda: engine.num_kept
+        )
 
 
 class Texts:
@@ -60,7 +66,8 @@ class Texts:
         self._screening = screening
         self._deltas: asyncio.Queue[tuple[int, Delta]] = asyncio.Queue()
         self._requests: list[EngineRequest] = []
-        self._num_prompt_tokens, self._num_generated = 0, 0
+        self._num_prompt_tokens, self._num_generated, self._num_cached = 0, 0, 0
+        self._begun: set[int] = set()  # numbers of texts of which a delta has arrived
 
     def submit(self, prompts: Sequence[Sequence[int]], n: int, sampler: Sampler, num_logprobs: int) -> None:
         """Request n completions of each prompt.
@@ -115,10 +122,18 @@ class Texts:
             index, delta = await self._deltas.get()
             if not self._num_generated and delta.tokens:
                 self._counters.first_token.labels(self._served.name).observe(time.monotonic() - start)
+            self._count_cached(index)
             self._num_generated += len(delta.tokens)
             self._counters.completion_tokens.labels(self._served.name).inc(len(delta.tokens))
             num_open -= delta.finish_reason is not None
             yield index, delta
+
+    def _count_cached(self, index: int) -> None:
+        """Count what was known of a prompt when its first completion began; the others always know what that read."""
+        if index not in self._begun and self._requests[index].sample == 0:
+            self._num_cached += self._requests[index].cached_tokens
+            self._counters.cached_tokens.labels(self._served.name).inc(self._requests[index].cached_tokens)
+        self._begun.add(index)
 
     async def whole(self, request: Request) -> list[Delta]:
         """Return all texts once they have ended; a client that disconnects cancels them.
@@ -158,6 +173,7 @@ class Texts:
             prompt_tokens=self._num_prompt_tokens,
             completion_tokens=self._num_generated,
             total_tokens=self._num_prompt_tokens + self._num_generated,
+            prompt_tokens_details=response_bodies.PromptTokensDetails(cached_tokens=self._num_cached),
         )
 
 

@@ -18,12 +18,22 @@ from palm_jax.serving.switching import Switcher
 
 
 @contextlib.contextmanager
-def running(served, limits=Limits(), slots=4, max_waiting=32, log=None, tests=None, load=None, **parts):
+def running(
+    served,
+    limits=Limits(),
+    slots=4,
+    max_waiting=32,
+    log=None,
+    tests=None,
+    load=None,
+    prefix_cache_bytes=0,
+    **parts,
+):
     """Yields the server's URL and port, the server, its engine, thread and switcher; stops it at the end.
 
     With `load`, which loads a model from its name and the directory of its registry, new champions are served.
     """
-    engine = Engine(slots, max_waiting, chunk=4)
+    engine = Engine(slots, max_waiting, chunk=4, prefix_cache_bytes=prefix_cache_bytes)
     models.fill(engine, served)
     switcher = Switcher(served, load, 0.05, engine) if load else None
     listening = socket.create_server(('127.0.0.1', 0), backlog=2048)
