@@ -1,9 +1,10 @@
 """A training step inside loss wrappers on one device and on a mesh of two: the same metrics and parameters.
 
-python -m tests.programs.wrappers_on_a_mesh
+python -m tests.programs.wrappers_on_a_mesh CASE...
 """
 
 import os
+import sys
 import tempfile
 
 import jax
@@ -40,20 +41,21 @@ def batch_of_all():
     return batch | teacher | views | segments | {'unlabelled_labels': np.zeros((4, 2), np.int32)}
 
 
-def main():
+def main(cases):
     assert jax.device_count() == 2
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         write_fisher('fisher.npz', **PART)  # where EWC looks for it
-        compare()
+        compare(cases)
     print('equal')
 
 
-def compare():
-    """Take two steps of every case on one device and on two."""
+def compare(cases):
+    """Take two steps of each of the cases on one device and on two."""
     layout = MeshLayout()
     mesh = layout.mesh(jax.devices())
-    for name, wrappers in CASES.items():
+    for name in cases:
+        wrappers = CASES[name]
         take, begin = train_step('class', wrappers, **PART)
         batch = batch_of_all()
         if name != 'unlabelled texts':
@@ -75,4 +77,4 @@ def compare():
 
 
 if __name__ == '__main__':
-    main()
+    main(sys.argv[1:])
