@@ -17,6 +17,7 @@ CORE = [
     'qwix>=0.1.8,<0.2',
     'gin-config>=0.5,<0.6',
     'numpy>=2.2',
+    'scipy>=1.15',
     'tqdm>=4.67',
     'tensorboardX>=2.6.5',
     'matplotlib>=3.10',
@@ -50,8 +51,10 @@ HF = [
 ]
 FAIRNESS = ['fairlearn>=0.13']
 CONTAMINATION = ['datasketch>=1.6.5']
+TRIPLES = ['rdflib>=7.1']
 EVAL = ['lm-eval>=0.4.13']
 SERVE = ['fastapi>=0.115', 'anyio>=4.4', 'uvicorn>=0.32', 'prometheus-client>=0.21']
+POSTGRES = ['psycopg[binary]>=3.2']
 DOCS = ['mkdocs>=1.6,<2', 'mkdocs-material>=9.6,<10', 'mkdocstrings>=1.0,<2', 'mkdocstrings-python>=2.0,<3']
 SEARCH = ['optuna>=5.0,<6']
 PEERS = ['torch==2.13.0', 'transformers>=5.0,<6', 'PaLM-rlhf-pytorch==0.8.0']
@@ -79,9 +82,11 @@ setup(
         'wandb': ['wandb>=0.20'],
         'hf': HF,  # weights to and from Transformers, verified by it
         'serve': SERVE,  # palm-jax serve
+        'postgres': POSTGRES,  # palm-jax serve --keep=postgresql://...
         'eval': EVAL,  # lm-evaluation-harness
         'fairness': FAIRNESS,  # palm-jax fairness
         'contamination': CONTAMINATION,  # near-duplicates of palm-jax contamination
+        'triples': TRIPLES,  # Turtle files of gin/methods/triples.gin
         'search': SEARCH,  # palm-jax search
         'peers': PEERS,
         'docs': DOCS,  # mkdocs serve
@@ -89,8 +94,8 @@ setup(
         'test': [
             *('pytest>=8', 'pytest-xdist>=3.6', 'wandb>=0.20', 'nbclient>=0.10', 'ipykernel>=6'),
             *('ruff>=0.12', 'mypy>=2.0,<3', 'codespell>=2.4'),
-            *('openai>=1.60', 'schemathesis>=4', 'selenium>=4.20', 'scipy>=1.14'),
-            *(*SERVE, *SEARCH, *EVAL, *FAIRNESS, *CONTAMINATION, *HF, *PEERS, *DOCS),
+            *('openai>=1.60', 'schemathesis>=4', 'selenium>=4.20'),
+            *(*SERVE, *POSTGRES, *SEARCH, *EVAL, *FAIRNESS, *CONTAMINATION, *TRIPLES, *HF, *PEERS, *DOCS),
         ],
     },
     entry_points={

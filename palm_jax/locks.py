@@ -115,6 +115,35 @@ def hold(path: Path, what: str, alternative: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def hold_folder(folder: Path, path: Path, what: str, alternative: str) -> Iterator[None]:
+    """Make a folder and hold its lock while the body runs; see `hold`.
+
+    Folders that are made here and are empty afterwards are removed: of what was refused nothing is left.
+
+    Args:
+      folder: the folder, which may exist.
+      path: the lock's file, in the folder.
+      what: see `hold`.
+      alternative: see `hold`.
+
+    Raises:
+      UserError: another process holds the lock, or the folder cannot be written.
+    """
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'{what} cannot be written: {error.strerror or error}.') from None
+    try:
+        with hold(path, what, alternative):
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # one that is not empty
+            for each in new:
+                each.rmdir()
+
+
+@contextlib.contextmanager
 def wait_for(path: Path, what: str) -> Iterator[None]:
     """Hold a lock while the body runs, after whoever holds it now; see `hold`.
 

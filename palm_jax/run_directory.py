@@ -164,6 +164,11 @@ class RunDirectory:
         """The checkpoint of a step."""
         return self.checkpoints / str(step)
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether a run has left a checkpoint or metrics; one that was refused has not."""
+        return any(self.checkpoints.glob('[0-9]*')) or (self.metrics.is_file() and self.metrics.stat().st_size > 0)
+
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, in ascending order."""
         return steps_in(self.checkpoints)

@@ -9,7 +9,20 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.source import PACKAGE, imports, modules, room_of
 
-EVERYWHERE = {'characters', 'errors', 'bounds', 'json_files', 'logs', 'run_directory', 'special_ids', 'wording', ''}
+EVERYWHERE = {
+    *(
+        'characters',
+        'errors',
+        'bounds',
+        'json_files',
+        'logs',
+        'run_directory',
+        'special_ids',
+        'whole_words',
+        'wording',
+        '',
+    )
+}
 # room: the rooms of the project that it may import.
 ALLOWED = {
     'models': {'models'},
@@ -17,10 +30,10 @@ ALLOWED = {
     'inference': {'inference', 'models', 'parameters'},
     'metrics': {'metrics'},
     'labels': {'labels', 'metrics'},
-    'training': {'training', 'checkpoint_metadata', 'peft', 'models', 'metrics', 'partitioning', 'parameters'},
+    'training': {'job', 'training', 'checkpoint_metadata', 'peft', 'models', 'metrics', 'partitioning', 'parameters'},
     'explanations': {'explanations', 'labels', 'metrics', 'models'},
     'reports': {'reports', 'explanations', 'labels', 'training', 'inference', 'models', 'metrics', 'partitioning'},
-    'data/readers': {'data/readers'},
+    'data/readers': {'data/readers', 'job'},
     'data/vocabulary': {'data/vocabulary'},
     'data/supervised': {'data/supervised', 'data/readers', 'data/vocabulary', 'labels', 'metrics'},
     'data/augmentation': {'data/augmentation', 'data/readers', 'metrics'},
@@ -31,7 +44,7 @@ ALLOWED = {
     },
     'data/pretraining': {
         *('data/pretraining', 'data/registry', 'data/supervised', 'data/readers', 'data/vocabulary'),
-        *('metrics', 'cache_directory', 'locks'),
+        *('metrics', 'cache_directory', 'locks', 'pieces'),
     },
     'compilation': {'compilation', 'training', 'models'},
     'configuration': {'configuration', '__version__'},
@@ -57,6 +70,7 @@ ALLOWED = {
             'api',
             'explanations',
             'locks',
+            'pieces',
             'checkpoint_metadata',
             'configuration',
             'predictors',
@@ -75,9 +89,9 @@ ALLOWED = {
     'microscope': {'microscope', 'predictors', 'training', 'inference', 'peft', 'metrics', 'data/readers'},
     'fairness': {'fairness', 'labels', 'predictors'},
     'probing': {'probing', 'predictors', 'labels', 'metrics'},
-    'monitoring': {'monitoring', 'locks', 'predictors', 'reports'},
+    'monitoring': {'monitoring', 'locks', 'predictors', 'reports', 'inference', 'metrics'},
     'retuning': {
-        *('retuning', 'monitoring', 'api', 'predictors', 'data/readers', 'labels', 'metrics'),
+        *('retuning', 'monitoring', 'api', 'predictors', 'data/readers', 'data/supervised', 'labels', 'metrics'),
     },
     'selection': {
         *('selection', 'api', 'predictors', 'data/readers', 'training', 'labels', 'models'),

@@ -248,6 +248,31 @@ FLAGS = [
     (f'{PAIRS} --gin.EVAL_EXAMPLES=0', 'EVAL_EXAMPLES is 0; it must be at least 1'),
     (f'{PAIRS} --gin.METRICS=[]', 'METRICS is []; it must be not empty'),
     (f'{PAIRS} "--gin.METRICS=[\'blue\']"', "'blue' is unknown", 'Did you mean bleu?'),
+    # Flags that have no effect without another one.
+    (f'fisher {RUN} --output={{t}}/f.npz --decay=0.5', '--decay requires --previous', '.npz file of the earlier tasks'),
+    ('train --gin_file=gin/pretrain_tiny.gin --devices=2', '--devices requires --explain'),
+    (f'eval {RUN} --split=test', '--split requires --task'),
+    (f'drift {RUN} --input={{t}}/text.txt --days=3', '--days requires --requests'),
+    (f'drift {RUN} --input={{t}}/text.txt --model=a', '--model requires --requests'),
+    ('retune --registry={t}/r --input={t}/rows.csv --model=a', '--model requires --requests'),
+    (f'memorization {RUN} --others=3', '--others requires --canaries'),
+    (f'explain-prediction {RUN} --text=a --examples=3', '--examples requires --input'),
+    (f'explain-prediction {RUN} --input={{t}}/rows.csv --second_text=a', '--second_text requires --text'),
+    (f'select {RUN} --input={{t}}/rows.csv --output={{t}}/s.csv --samples=3', '--samples requires --strategy=bald'),
+    (f'export {RUN} {{t}}/out --base={{t}}', '--base requires --format=peft'),
+    ('import {t}/a {t}/b --head_dim=4', '--head_dim requires --format=palm-rlhf-pytorch'),
+    ('serve --model=a --keep_days=3', '--keep_days requires --keep'),
+    ('serve --model=a --redact=none', '--redact requires --keep'),
+    ('serve --model=a --audit=a.jsonl', '--audit requires --rules'),
+    ('serve --model=a --ab_share=0.1', '--ab_share requires --ab_test'),
+    ('serve --model=a --keep=a.txt', "--keep: 'a.txt' must end in .db, e.g. a.db, or be a URL: postgresql://host/name"),
+    ('serve --model=a --keep=mysql://ann:secret@host/a', 'mysql://ann:***@host/a: mysql:// is not supported'),
+    # Macros of the runs in a study.
+    ('ablate {t}/ablation.gin --gin.TRAIN_STEPS=5', "Add '--gin.TRAIN_STEPS=5' to the list FLAGS of {t}/ablation.gin"),
+    ('search {t}/search.gin --gin.LORA_RANK=5', "Add '--gin.LORA_RANK=5' to the list FLAGS of {t}/search.gin"),
+    ('continue {t}/continual.gin --gin.SEED=5', "Add '--gin.SEED=5' to the list FLAGS of {t}/continual.gin"),
+    ('ablate {t}/ablation.gin --gin.SEED=5', 'which sets SEED of its runs itself: by STUDY_SEEDS'),
+    ('ablate {t}/with_steps.gin', 'with_steps.gin, line 5', "Add '--gin.TRAIN_STEPS=5' to the list FLAGS of"),
     # Regular expressions.
     (f'{TINY} "--gin.TRAINABLE=[\'[\']"', "TRAINABLE is ['[']; each item must be a regular expression"),
     (f'{TINY} "--gin.TRAINABLE=[\'stack/atn/.*\']"', "'stack/atn/.*' matches no parameter", 'stack/attn'),
@@ -297,9 +322,14 @@ FILES = [
     (f'infer {RUN} --input={{t}}/nothing.csv --output={{t}}/out.jsonl', 'nothing.csv', 'no such file'),
     ('infer --gin_file=nowhere/config.gin --input={t}/rows.csv --output={t}/out.jsonl', 'nowhere', 'does not exist'),
     ('serve --model={t}/nothing', "'{t}/nothing' is not a checkpoint"),
+    ('serve --model=x={t}/registyr', 'Nor is it a registry of palm-jax retune', 'Did you mean {t}/registry?'),
+    ('serve --model=x={t}/registry', "{t}/registry/registry.jsonl names a champion that is gone: MODEL_DIR = 'gone'"),
     ('serve --model={t}/run', '{t}/run', 'is not a checkpoint'),
     (f'export {RUN} --format=peft {{t}}/out', '{t}/run', 'is not a checkpoint'),
     ('export --gin_file=gin/pretrain_tiny.gin {t}/out', 'name the config.gin'),
+    (f'contamination {RUN} --corpus={{t}}/nothing/config.gin', '--corpus={t}/nothing/config.gin does not exist'),
+    (f'contamination {RUN} --corpus={{t}}/run', '--corpus={t}/run is a folder', 'Write --corpus={t}/run/config.gin'),
+    (f'fisher {RUN} --output={{t}}/f.npz --previous={{t}}/text.txt', "--previous = '{t}/text.txt' cannot be read"),
     ('import {t}/nothing {t}/imported', 'nothing'),
     ('import --format=palm-rlhf-pytorch {t}/text.txt {t}/imported', 'needs --tokenizer='),
     ('compare {t}/run {t}/folder', 'predictions.jsonl does not exist', 'finished fine-tuning run'),
@@ -311,6 +341,7 @@ FILES = [
 CASES = [*PROGRAMS, *GIN_FILES, *FLAGS, *FILES]
 
 TINY_GIN = "from __gin__ import dynamic_registration\ninclude 'gin/pretrain_tiny.gin'\n"
+STUDY = "include 'gin/studies/KIND.gin'\nSTUDY_DIR = '{t}/study'\nFLAGS = ['--gin_file=gin/pretrain_tiny.gin']\n"
 GIN = {
     'empty': '',
     'latin': b"include 'gin/pretrain_tiny.gin'\n# \xe9t\xe9\n",
@@ -334,6 +365,10 @@ GIN = {
     'half': "include 'gin/pretrain_tiny.gin'\nMODEL_DIR = 'runs/\\ud83d'\n",
     'escaped': "include 'gin/pretrain_tiny.gin'\nMODEL_DIR = 'a\\x00b'\n",
     'digits': f"include 'gin/pretrain_tiny.gin'\nTRAIN_STEPS = {10**400}\n",
+    'ablation': STUDY.replace('KIND', 'ablation') + "ARMS = {'a': []}\n",
+    'search': STUDY.replace('KIND', 'search') + "SPACE = {'SEED': [1, 2]}\n",
+    'continual': STUDY.replace('KIND', 'continual') + "TASKS = {'a': [], 'b': []}\n",
+    'with_steps': STUDY.replace('KIND', 'ablation') + "ARMS = {'a': []}\nTRAIN_STEPS = 5\n",
     'undefined': "include 'gin/pretrain_tiny.gin'\nTRAIN_STEPS = %STEPS\n",
 }
 
@@ -354,8 +389,9 @@ def places(tmp_path_factory, base_and_table):
     (folder / 'rows.conll').write_text(''.join(f'Ann{i} B-PER\nis O\n\n' for i in range(40)))
     pairs = ({'input': f'question {i}', 'target': f'answer {i}'} for i in range(40))
     (folder / 'pairs.jsonl').write_text(''.join(f'{json.dumps(pair)}\n' for pair in pairs))
-    for name in ('folder', 'run'):
+    for name in ('folder', 'run', 'registry'):
         (folder / name).mkdir()
+    (folder / 'registry' / 'registry.jsonl').write_text('{"event": "adopted", "model_dir": "gone"}\n')
     (folder / 'run' / 'config.gin').write_text("include 'gin/pretrain_tiny.gin'\n")
     return {'t': str(folder), 'b': base_and_table[1][1]}
 

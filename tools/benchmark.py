@@ -1,17 +1,18 @@
 """python -m tools.benchmark train --size=40m [--dtype=bfloat16] [--against=palm-rlhf-pytorch,transformers] [--profile]
-python -m tools.benchmark finetune --size=base [--methods=lora,top_layer]
+python -m tools.benchmark finetune --size=base [--methods=lora,top_k_layers]
+python -m tools.benchmark finetune --size=smollm2-135m --batch=32 --length=24 --against=peft
 python -m tools.benchmark decode --size=40m [--against=transformers] [--profile]
 python -m tools.benchmark serve --size=40m
 python -m tools.benchmark data
 
 Measures speed on synthetic batches. `train`: tokens/s, step time, compile time, memory and MFU; with `--against`,
 compared with other implementations of the same shape. `finetune`: fine-tuning methods for a classifier, each compared
-with full fine-tuning: step time, memory, optimizer and checkpoint size. `decode`: prefill time, time per token, and
-share of the memory-bandwidth bound. `serve`: the engine of the server with concurrent and with sequential requests.
-`data`: batches from raw text and from the cache, compared with tf.data and the same tokenizer.
-Contenders run in turn, step by step (`tools/contenders.py`); a row is printed as soon as it is known. `--profile` adds
-the thirty longest kernels. A command imports only what it measures: jax, flax and optax for `train`, `finetune` and
-`decode`, TensorFlow for `data`; other implementations need `pip install "palm_jax[peers]"`.
+with full fine-tuning: step time, memory, optimizer and checkpoint size; with `--against`, LoRA compared with PEFT's.
+`decode`: prefill time, time per token, and share of the memory-bandwidth bound. `serve`: the engine of the server with
+concurrent and with sequential requests. `data`: batches from raw text and from the cache, compared with tf.data and the
+same tokenizer. Contenders run in turn, step by step (`tools/contenders.py`); a row is printed as soon as it is known.
+`--profile` adds the thirty longest kernels. A command imports only what it measures: jax, flax and optax for `train`,
+`finetune` and `decode`, TensorFlow for `data`; other implementations need `pip install "palm_jax[peers]"`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import positive
-from tools.shapes import SIZES
+from tools.shapes import PUBLISHED, SIZES
 
 _DEVICE = 'device; default: the first that jax finds'
 
@@ -60,8 +61,11 @@ def number_or_auto(text: str) -> int | str:
 def _add_training(commands: argparse._SubParsersAction) -> None:
     train = commands.add_parser('train', help='the train step')
     finetune = commands.add_parser('finetune', help='fine-tuning methods compared with full fine-tuning')
-    for command, size, batch, length in ((train, '40m', 4, 512), (finetune, 'base', 8, 128)):
-        command.add_argument('--size', choices=SIZES, default=size)
+    for command, sizes, size, batch, length in (
+        (train, SIZES, '40m', 4, 512),
+        (finetune, SIZES | PUBLISHED, 'base', 8, 128),
+    ):
+        command.add_argument('--size', choices=sizes, default=size)
         command.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help=_DEVICE)
         command.add_argument('--batch', type=positive, default=batch, help='sequences per step')
         command.add_argument('--length', type=positive, default=length, help='tokens per sequence')
@@ -84,6 +88,9 @@ def _add_training(commands: argparse._SubParsersAction) -> None:
     train.add_argument('--against', default='', help='comma-separated list of palm-rlhf-pytorch, transformers')
     train.add_argument('--compile_peers', action='store_true', help='also run the others with torch.compile')
     finetune.add_argument('--methods', default='', help='comma-separated list of files in gin/peft; default: all')
+    finetune.add_argument(
+        '--against', choices=('peft',), help='compare LoRA with PEFT on Transformers, on a size whose block it has'
+    )
 
 
 def _add_decoding(commands: argparse._SubParsersAction) -> None:

@@ -23,8 +23,8 @@ from palm_jax.peft.prompt import SoftPrompt
 from palm_jax.training import head_losses, setup
 from tools import kernel_profile
 from tools.benchmark_training import jax_trainer
-from tools.contenders import Contender, Trainer, choose_device
-from tools.shapes import architecture, describe, synthetic_tokens
+from tools.contenders import Contender, Trainer, choose_device, resident_bytes
+from tools.shapes import PUBLISHED, architecture, describe, synthetic_tokens
 
 NUM_CLASSES = 77
 # What is trained, by the name of its file in gin/peft/.
@@ -47,6 +47,9 @@ PARTS: dict[str, dict[str, Any]] = {
 
 def compare(options: argparse.Namespace) -> None:
     """Measure full fine-tuning, then each method in turn with it, step by step; print a row for each."""
+    if options.against:
+        _compare_with_peft(options)
+        return
     names = [name for name in (options.methods or ','.join(PARTS)).split(',') if name != 'full']
     unknown = [name for name in names if name not in PARTS]
     if unknown:
@@ -54,15 +57,7 @@ def compare(options: argparse.Namespace) -> None:
     full = Contender('full', functools.partial(finetuner, 'full', options))
     for _ in tqdm(range(options.steps), unit='step', leave=False):
         full.step()
-    print(
-        f'{options.size} on {full.facts["device"]}: {describe(options)}, '
-        f'{full.facts["num_params"] / 1e6:.1f}M parameters, {NUM_CLASSES} classes, '
-        f'{options.batch} × {options.length} tokens per step, {options.dtype}, {options.steps} steps in turn'
-    )
-    print(
-        f'{"":16}{"trained":>12}{"step s":>8}{"min–max":>12}{"of full":>9}{"compile s":>11}'
-        f'{"memory":>11}{"optimizer":>11}{"checkpoint":>12}'
-    )
+    _print_title(full, options)
     _print_row(full, 1.0)
     for name in tqdm(names, unit='part', leave=False):
         part = Contender(name, functools.partial(finetuner, name, options))
@@ -75,6 +70,37 @@ def compare(options: argparse.Namespace) -> None:
             tqdm.write(kernel_profile.as_text(part.profile()))
         part.stop()
     full.stop()
+
+
+def _compare_with_peft(options: argparse.Namespace) -> None:
+    """Measure LoRA on all linear maps in turn with that of PEFT on Transformers."""
+    peft = Contender('PEFT', functools.partial(_peft_trainer, options))
+    for _ in tqdm(range(options.steps), unit='step', leave=False):
+        peft.step()
+    _print_title(peft, options, 'of PEFT')
+    _print_row(peft, 1.0)
+    ours = Contender('lora', functools.partial(finetuner, 'lora', options))
+    first = len(peft.seconds)
+    for _ in tqdm(range(options.steps), unit='round', leave=False):
+        peft.step()
+        ours.step()
+    _print_row(ours, ours.median / statistics.median(peft.seconds[first:]))
+    if options.profile:
+        print(kernel_profile.as_text(ours.profile()), flush=True)
+    ours.stop()
+    peft.stop()
+
+
+def _print_title(contender: Contender, options: argparse.Namespace, ratio: str = 'of full') -> None:
+    print(
+        f'{options.size} on {contender.facts["device"]}: {describe(options)}, '
+        f'{contender.facts["num_params"] / 1e6:.1f}M parameters, {NUM_CLASSES} classes, '
+        f'{options.batch} × {options.length} tokens per step, {options.dtype}, {options.steps} steps in turn'
+    )
+    print(
+        f'{"":16}{"trained":>12}{"step s":>8}{"min–max":>12}{ratio:>9}{"compile s":>11}'
+        f'{"memory":>11}{"optimizer":>11}{"checkpoint":>12}'
+    )
 
 
 def _print_row(contender: Contender, ratio: float) -> None:
@@ -99,3 +125,59 @@ def finetuner(name: str, options: argparse.Namespace) -> Trainer:
     }
     model, selection = setup.adapt(PaLM(architecture(options), head=Head(NUM_CLASSES)), **PARTS[name])
     return jax_trainer(model, head_losses.ClassLoss(), batch, selection)
+
+
+def _peft_trainer(options: argparse.Namespace) -> Trainer:
+    """Return a trainer for the same classifier and the same LoRA in Transformers and PEFT, with AdamW."""
+    import peft
+    import torch
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    if options.size not in PUBLISHED:
+        raise UserError(f'--against=peft has no block of --size={options.size}. Try {", ".join(PUBLISHED)}.')
+    fields = PUBLISHED[options.size]
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=fields['vocab_size'],
+        hidden_size=fields['d_model'],
+        num_hidden_layers=fields['num_layers'],
+        num_attention_heads=fields['num_heads'],
+        num_key_value_heads=fields['num_kv_heads'],
+        head_dim=fields['head_dim'],
+        intermediate_size=fields['mlp_dim'],
+        rms_norm_eps=fields['norm_epsilon'],
+        rope_theta=fields['rope_theta'],
+        num_labels=NUM_CLASSES,
+        pad_token_id=0,
+        attn_implementation='sdpa',
+        use_cache=False,
+    )
+    device = 'cuda' if torch.cuda.is_available() and options.device != 'cpu' else 'cpu'
+    lora = peft.LoraConfig(task_type='SEQ_CLS', r=8, lora_alpha=16, target_modules='all-linear')
+    model = peft.get_peft_model(LlamaForSequenceClassification(config), lora).to(device).train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    ids = torch.from_numpy(synthetic_tokens(options).astype(np.int64)).to(device)
+    labels = torch.arange(options.batch, device=device) % NUM_CLASSES
+    autocast = torch.autocast(device, dtype=torch.bfloat16, enabled=options.dtype == 'bfloat16')
+
+    def run() -> None:
+        with autocast:
+            loss = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()
+
+    run()
+    trained_bytes = sum(p.numel() * p.element_size() for p in trained)
+    facts = {
+        'num_params': sum(p.numel() for p in model.parameters()),
+        'num_trained': sum(p.numel() for p in trained),
+        'optimizer_bytes': 2 * trained_bytes,
+        'checkpoint_bytes': 3 * trained_bytes,
+        'compile_seconds': 0.0,
+        'device': torch.cuda.get_device_name() if device == 'cuda' else device,
+    }
+    return Trainer(run, facts, torch.cuda.max_memory_allocated if device == 'cuda' else resident_bytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import numpy as np
 
@@ -19,17 +20,29 @@ SIZES = {
     '8b': (32, 4096, 16, 256),
 }
 VOCABULARY = 32_000
+# Published models that are not PaLM's block, as fields of `Architecture`; for fine-tuning.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    'smollm2-135m': {
+        'vocab_size': 49_152,
+        'num_layers': 30,
+        'd_model': 576,
+        'num_heads': 9,
+        'num_kv_heads': 3,
+        'head_dim': 64,
+        'mlp_dim': 1536,
+        'parallel': False,
+        'norm': 'rmsnorm',
+        'norm_epsilon': 1e-5,
+        'rope_theta': 1e5,
+        'logit_scale': 1.0,
+    },
+}
 
 
 def architecture(options: argparse.Namespace) -> Architecture:
     """Return the architecture to measure; options that a command lacks have the defaults of `Architecture`."""
-    layers, width, heads, head_dim = SIZES[options.size]
     return Architecture(
-        vocab_size=VOCABULARY,
-        num_layers=layers,
-        d_model=width,
-        num_heads=heads,
-        head_dim=head_dim,
+        **_fields(options.size),
         dtype=options.dtype,
         unroll_layers=getattr(options, 'unroll', 'auto'),
         fuse_projections=getattr(options, 'fuse', 'auto'),
@@ -37,10 +50,23 @@ def architecture(options: argparse.Namespace) -> Architecture:
     )
 
 
+def _fields(size: str) -> dict[str, Any]:
+    if size in PUBLISHED:
+        return PUBLISHED[size]
+    layers, width, heads, head_dim = SIZES[size]
+    return {
+        'vocab_size': VOCABULARY,
+        'num_layers': layers,
+        'd_model': width,
+        'num_heads': heads,
+        'head_dim': head_dim,
+    }
+
+
 def describe(options: argparse.Namespace) -> str:
     """Return the shape in words."""
-    layers, width, heads, head_dim = SIZES[options.size]
-    return f'{layers} layers, width {width}, {heads} heads of {head_dim}'
+    arch = _fields(options.size)
+    return '{num_layers} layers, width {d_model}, {num_heads} heads of {head_dim}'.format(**arch)
 
 
 def synthetic_tokens(options: argparse.Namespace) -> np.ndarray:

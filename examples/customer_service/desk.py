@@ -9,7 +9,8 @@ intent (the baseline of Hendrycks and Gimpel, arXiv 1610.02136, for what a model
 
 Both limits are chosen on questions with known intents that the model has not seen: `known` is below 95% of them, and
 `certain` is the lowest confidence from which on the answers are right as often as --target asks for.
-With --test (and --unknown) the desk is measured, otherwise it answers the questions of standard input, one per line.
+With --test (and --unknown) the desk is measured, otherwise it answers the questions of standard input, one per
+line; for a line that cannot be read it writes an error, and goes on.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from examples import tables
 from palm_jax import api
 from palm_jax.bounds import Above, AtMost
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, number
-from palm_jax.data.readers import tables
-from palm_jax.errors import UserError
+from palm_jax.errors import UserError, located
+from palm_jax.predictors.generator import Generator
+from palm_jax.predictors.label_predictor import LabelPredictor
 
 Action = Literal['answer', 'person', 'unknown']
 _KNOWN_ABOVE = 0.95  # share of known questions that are to be above `known`
@@ -160,10 +163,12 @@ def main(arguments: Sequence[str]) -> int:
                         help='share of answers that must be right')  # fmt: skip
     parser.add_argument('--writer', help='MODEL_DIR of a model that writes what --answers lacks; default: a person')
     parser.add_argument('--test', help='table (text, label) to measure on; default: standard input is answered')
-    parser.add_argument('--unknown', help='with --test: table (text) of questions that no intent covers; default: none')
+    parser.add_argument(
+        '--unknown',
+        needs='--test',
+        help='with --test: table (text) of questions that no intent covers; default: none',
+    )
     options = parser.parse_args(arguments)
-    if options.unknown and not options.test:
-        raise UserError('--unknown needs --test: both are measured.')
     answers: dict[str, str] = {
         intent: answer for intent, answer in _columns(options.answers, '--answers', 'intent', 'answer')
     }
@@ -171,30 +176,62 @@ def main(arguments: Sequence[str]) -> int:
     test = _columns(options.test, '--test', 'text', 'label') if options.test else []
     unknown = [text for (text,) in _columns(options.unknown, '--unknown', 'text')] if options.unknown else []
     writer = api.load(options.writer) if options.writer else None
-    classifier = api.load(options.model)
-    known = set(classifier.data.labels)
-    if classifier.predictor.endpoint != '/v1/classify' or not {label for _, label in calibration} & known:
+    if writer is not None and not isinstance(writer.predictor, Generator):
         raise UserError(
-            f'--model={options.model} is for {classifier.predictor.kind}, with the labels {sorted(known)}. The desk '
-            'needs a classifier, and --calibration questions with its labels.'
+            f'--writer={options.writer} was trained {writer.predictor.purpose}; the desk needs one that writes.'
         )
+    classifier = api.load(options.model)
+    _check(options.model, classifier, [label for _, label in calibration])
     desk = open_desk(classifier, answers, calibration, options.target, writer)
     print(f'limits     known from {desk.known:.3f}, certain from {desk.certain:.3f}', file=sys.stderr)
     if options.test:
         for name, value in measure(desk, test, unknown).items():
             print(f'{name:<30} {value:.3f}')
         return 0
-    for line in sys.stdin:
-        if question := line.strip():
-            (reply,) = desk.reply([question])
-            print(json.dumps(dataclasses.asdict(reply), ensure_ascii=False), flush=True)
+    for line_number, line in enumerate(sys.stdin.buffer, 1):
+        if line.strip():
+            print(json.dumps(_answer(desk, line, line_number), ensure_ascii=False), flush=True)
     return 0
+
+
+def _check(name: str, classifier: Any, labels: Sequence[str]) -> None:
+    """Refuse a model that does not give a single text one of several intents.
+
+    Raises:
+      UserError: says what the model is for.
+    """
+    predictor = classifier.predictor
+    kind = predictor.label_kind if isinstance(predictor, LabelPredictor) else None
+    if kind is None or not (kind.has_classes and kind.is_exclusive) or predictor.reads_pairs(classifier):
+        what = predictor.purpose
+        if kind is not None:
+            what = 'to give texts several labels' if kind.has_classes else 'to predict numbers'
+            what = 'to label pairs of texts' if predictor.reads_pairs(classifier) else what
+        raise UserError(
+            f'--model={name} was trained {what}; the desk needs one label for each text: a model of '
+            'gin/finetune_lora.gin with the table of your questions.'
+        )
+    known = set(classifier.data.labels)
+    if not known & set(labels):
+        raise UserError(f'--calibration has no label of --model={name}, which are {", ".join(sorted(known))}.')
+
+
+def _answer(desk: Desk, line: bytes, line_number: int) -> dict[str, Any]:
+    """Return what the desk does with a line of standard input, or why it cannot be read."""
+    where = f'standard input, line {line_number}'
+    try:
+        with located(where):
+            (reply,) = desk.reply([line.decode().strip()])
+    except UnicodeDecodeError as error:
+        return {'error': f'{where}: byte {error.start + 1} is not UTF-8.'}
+    except UserError as error:
+        return {'error': str(error)}
+    return dataclasses.asdict(reply)
 
 
 def _columns(path: str, flag: str, *names: str) -> list[tuple[str, ...]]:
     """Return columns of the table that a flag names."""
-    rows = tables.read(path, tuple((flag, name) for name in names), flag)
-    return [tuple(str(row.values[name]) for name in names) for row in rows]
+    return [texts for _, texts in tables.read(path, flag, *names)]
 
 
 if __name__ == '__main__':

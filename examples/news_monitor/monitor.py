@@ -17,20 +17,22 @@ import collections
 import dataclasses
 import datetime
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+from examples import tables
 from palm_jax import api
 from palm_jax.bounds import Above, Below
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number
-from palm_jax.data.readers import tables
-from palm_jax.errors import UserError
+from palm_jax.errors import UserError, closest
 from palm_jax.reports import pages, plots
 
 _SHOWN = 200  # alerts and headlines on the page
 _LONGEST = 100_000  # hours
+_KEYS = ('name', 'labels', 'count', 'hours')
+_EXAMPLE = '{"name": "trouble", "labels": ["negative"], "count": 3, "hours": 72}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +155,10 @@ def main(arguments: Sequence[str]) -> int:
     if not options.page.parent.is_dir():
         raise UserError(f'--page: the folder {options.page.parent} does not exist.')
     model = api.load(options.model)
-    if not model.data.labels or model.predictor.endpoint != '/v1/classify':
-        raise UserError(f'--model={options.model} is for {model.predictor.kind}; the monitor needs labels of texts.')
+    reads_pairs = model.predictor.reads_pairs(model)
+    if not model.data.labels or model.predictor.endpoint != '/v1/classify' or reads_pairs:
+        what = 'to label pairs of texts' if reads_pairs else model.predictor.purpose
+        raise UserError(f'--model={options.model} was trained {what}; the monitor needs labels of single texts.')
     rules, stream = _rules(options.rules, model.data.labels), _stream(options.stream)
     predicted = model.predict([headline.text for headline in stream])
     labels = [frozenset(name for name, p in of.items() if p >= options.threshold) for of in predicted]
@@ -182,18 +186,19 @@ def _stream(path: str) -> list[Headline]:
     """Return the headlines of a table, in order of time.
 
     Raises:
-      UserError: a column is missing, or a time cannot be read.
+      UserError: a column is missing or empty, or a time cannot be read.
     """
     found = []
-    for row in tables.read(path, tuple(('--stream', name) for name in ('time', 'company', 'text')), '--stream'):
-        values = {name: str(value) for name, value in row.values.items()}
+    for row, (published, company, text) in tables.read(path, '--stream', 'time', 'company', 'text'):
         try:
-            time = datetime.datetime.fromisoformat(values['time'])
+            time = datetime.datetime.fromisoformat(published)
             time = time.replace(tzinfo=time.tzinfo or datetime.UTC).astimezone(datetime.UTC)
         except (ValueError, OverflowError):
-            raise UserError(f'{row.location}: {values["time"]!r} is not a time such as 2026-01-31T09:30.') from None
-        labels = frozenset(filter(None, values['labels'].split('|'))) if 'labels' in values else None
-        found.append(Headline(time, values['company'], values['text'], labels))
+            raise UserError(f'{row.location}: {published!r} is not a time such as 2026-01-31T09:30.') from None
+        given = row.values.get('labels')
+        names = str(given or '').split('|') if not isinstance(given, list) else map(str, given)
+        labels = frozenset(filter(None, names)) if 'labels' in row.values else None
+        found.append(Headline(time, company, text, labels))
     return sorted(found, key=lambda headline: headline.time)
 
 
@@ -203,23 +208,42 @@ def _rules(path: Path, known: Sequence[str]) -> list[Rule]:
     Raises:
       UserError: the file cannot be read, or names the rule that is wrong.
     """
-    example = '{"name": "trouble", "labels": ["negative"], "count": 3, "hours": 72}'
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-        rules = [Rule(str(r['name']), frozenset(r['labels']), int(r['count']), float(r['hours'])) for r in content]
     except OSError as error:
         raise UserError(f'--rules={path} cannot be read: {error.strerror or error}.') from None
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise UserError(f'--rules={path} must hold a list of rules such as {example}: {error!r}.') from None
-    for rule in rules:
-        if unknown := sorted(rule.labels - set(known)):
-            raise UserError(f'{path}, rule {rule.name!r}: the model has no label {unknown[0]!r}; it has {known}.')
-        if rule.count < 1 or not 0 < rule.hours <= _LONGEST or not rule.labels:
-            raise UserError(
-                f'{path}, rule {rule.name!r}: count must be at least 1, hours above 0 and at most {_LONGEST:,}, and '
-                'labels must name at least one.'
-            )
+    except ValueError as error:
+        raise UserError(f'--rules={path} is not JSON: {error}.') from None
+    if not isinstance(content, list) or not all(isinstance(rule, dict) for rule in content) or not content:
+        raise UserError(f'--rules={path} must hold a list of rules such as {_EXAMPLE}.')
+    rules = [_rule(f'{path}, rule {number}', rule, known) for number, rule in enumerate(content, 1)]
+    names = [rule.name for rule in rules]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f'{path}: two rules are called {twice!r}.')
     return rules
+
+
+def _rule(where: str, given: Mapping[str, Any], known: Sequence[str]) -> Rule:
+    """Return a rule from its JSON."""
+    for key in given:
+        if key not in _KEYS:
+            raise UserError(f'{where} has an unknown key {key!r}.{closest(key, _KEYS)} Keys: {", ".join(_KEYS)}.')
+    if missing := [key for key in _KEYS if key not in given]:
+        raise UserError(f'{where} lacks {", ".join(missing)}: {_EXAMPLE}')
+    name, labels, count, hours = (given[key] for key in _KEYS)
+    if not isinstance(name, str) or not name.strip():
+        raise UserError(f'{where}: name is {name!r}; it must be a text.')
+    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
+        raise UserError(f'{where}: labels is {labels!r}; it must be a list of labels of the model: {", ".join(known)}.')
+    if unknown := next((label for label in labels if label not in known), None):
+        raise UserError(
+            f'{where}: the model has no label {unknown!r}.{closest(unknown, known)} It has {", ".join(known)}.'
+        )
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise UserError(f'{where}: count is {count!r}; it must be a whole number of at least 1.')
+    if isinstance(hours, bool) or not isinstance(hours, int | float) or not 0 < hours <= _LONGEST:
+        raise UserError(f'{where}: hours is {hours!r}; it must be a number above 0 and at most {_LONGEST:,}.')
+    return Rule(name, frozenset(labels), count, float(hours))
 
 
 def _write_page(

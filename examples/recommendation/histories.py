@@ -21,6 +21,7 @@ from examples import tables
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, positive
 from palm_jax.errors import UserError
+from palm_jax.wording import counted
 
 _KINDS, _ITEMS_OF_A_KIND = 8, 15
 _CHANGE = 0.15  # probability of another kind at every item
@@ -54,6 +55,11 @@ def movielens(path: Path) -> list[list[str]]:
         lines = path.read_text(encoding='utf-8').splitlines()
     except OSError as error:
         raise UserError(f'--movielens={path} cannot be read: {error.strerror or error}.') from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f'--movielens={path} is not a file of ratings: byte {error.start + 1:,} is not UTF-8. Name u.data, whose '
+            'lines are user, item, rating and time, separated by tabs.'
+        ) from None
     for number, line in enumerate(lines, 1):
         try:
             user, item, _, time = line.split('\t')
@@ -100,10 +106,17 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument('folder', type=Path, metavar='FOLDER', help='folder to write to')
     parser.add_argument('--movielens', type=Path, help='file of ratings; default: invented histories')
-    parser.add_argument('--users', type=positive, default=2000, help='number of invented histories')
+    parser.add_argument('--users', type=positive, help='number of invented histories; default: 2000')
     options = parser.parse_args(arguments)
-    found = movielens(options.movielens) if options.movielens else invented(options.users)
+    if options.users and options.movielens:
+        raise UserError('--users has no effect with --movielens, whose users are those of the file. Leave one out.')
+    found = movielens(options.movielens) if options.movielens else invented(options.users or 2000)
     histories = [items[-_MOST:] for items in found if len(items) >= _FEWEST]
+    if not histories:
+        raise UserError(
+            f'--movielens={options.movielens} has {counted(len(found), "user")}, none of them with {_FEWEST} items or '
+            'more, so that there is no history to learn from.'
+        )
     options.folder.mkdir(parents=True, exist_ok=True)
     items = sorted({item for history in histories for item in history})
     content = {'tokenizer.json': tokenizer(items), 'tokenizer_config.json': {'bos_token': '<s>', 'eos_token': '</s>'}}

@@ -19,12 +19,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from examples import tables
 from examples.recommendation.histories import SPECIAL
 from palm_jax import api
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, positive
-from palm_jax.data.readers import tables
-from palm_jax.errors import UserError, closest
+from palm_jax.errors import UserError, closest, located
+from palm_jax.predictors.language_model_predictor import LanguageModelPredictor
 from palm_jax.special_ids import BOS_ID
 
 
@@ -98,6 +99,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--k', type=positive, default=10, help='length of the list')
     options = parser.parse_args(arguments)
     model = api.load(options.model)
+    if not isinstance(model.predictor, LanguageModelPredictor):
+        raise UserError(f'--model={options.model} was trained {model.predictor.purpose}; train one with shop.gin.')
     vocabulary = model.data.vocabulary
     names = [vocabulary.decode([i]) for i in range(vocabulary.size)]
     items = {name: i for i, name in enumerate(names) if name and name not in SPECIAL}
@@ -112,15 +115,18 @@ def main(arguments: Sequence[str]) -> int:
         for i in np.argsort(-scores_V, kind='stable')[: min(options.k, len(items))]:
             print(f'{names[i]:<20} {np.exp(scores_V[i]):.3f}')
         return 0
-    rows = tables.read(f'{options.data}/test.csv', (('--data', 'history'), ('--data', 'item')), '--data')
-    histories = [_ids(str(row.values['history']), items) for row in rows]
-    items_E = np.array([_ids(str(row.values['item']), items)[-1] for row in rows])
+    histories, next_items = [], []
+    for row, (history, item) in tables.read(f'{options.data}/test.csv', '--data', 'history', 'item'):
+        with located(row.location):
+            histories.append(_ids(history, items))
+            next_items.append(_ids(item, items)[-1])
+    items_E = np.array(next_items)
     last_E = [history[-1] for history in histories]
     popular_V = popularity(histories, vocabulary.size)
     contenders = {
         'this model': scores(histories),
         'what followed the last item': followers(histories, vocabulary.size)[last_E],
-        'popularity': np.broadcast_to(popular_V, (len(rows), vocabulary.size)),
+        'popularity': np.broadcast_to(popular_V, (len(histories), vocabulary.size)),
     }
     for name, scores_EV in contenders.items():
         measured = measure(np.where(is_item_V, scores_EV, -np.inf), items_E, options.k)

@@ -144,8 +144,8 @@ def _measured(name: str, model: TrainedModel, scores: list[Scored] | None = None
 def _ensemble(model: TrainedModel, scores: Sequence[Scored], candidates: Sequence[Candidate]) -> Candidate:
     """Return the metrics of the mean of the members' predictions."""
     kind = model.run['reporter'].kind
-    of_members = [np.concatenate(scored.scores).astype(np.float64) for scored in scores]
-    labels = np.concatenate(scores[0].labels)
+    of_members = [np.stack(scored.scores).astype(np.float64) for scored in scores]
+    labels = np.stack(scores[0].labels)
     metrics = kind.evaluate(kind.combine(of_members), labels, model.data.labels).metrics
     seconds = sum(candidate.seconds for candidate in candidates)
     return Candidate('ensemble', dict(metrics), seconds, len(scores))

@@ -9,14 +9,16 @@ from typing import Any
 import jax
 
 from palm_jax.api import training
+from palm_jax.api.steering import steer
 from palm_jax.api.trained_model import TrainedModel
 from palm_jax.checkpoint_metadata import CheckpointMetadata, read_metadata
 from palm_jax.configuration.compose import compose
 from palm_jax.configuration.load import load as load_configuration
 from palm_jax.configuration.statements import given_in_python
 from palm_jax.configuration.trust import Trust
-from palm_jax.errors import UserError
+from palm_jax.errors import UserError, located
 from palm_jax.inference.generate import Sampler
+from palm_jax.inference.steering import Steering
 from palm_jax.logs import show_logs
 from palm_jax.parameters import merge_matching
 from palm_jax.partitioning import MeshLayout
@@ -132,7 +134,20 @@ def load_with(
             )
         frozen = quantize_base(arguments.get('base_weights', 'stored'), part, frozen)
         params = join(restore_params(checkpoint, part, ours), frozen)
-    return TrainedModel(model, params, data, config, predictor, sampler, checkpoint, arguments, trust)
+    trained = TrainedModel(model, params, data, config, predictor, sampler, checkpoint, arguments, trust)
+    steering = getattr(sampler, 'steering', None)
+    return _steered(trained, steering, known, trust_modules) if steering is not None and steering.is_on else trained
+
+
+def _steered(
+    model: TrainedModel, steering: Steering, known: dict[Path, Any], trust_modules: Sequence[str] | None
+) -> TrainedModel:
+    """Return a model that those of a `Steering` steer; the arguments are those of `load_with`."""
+    others: dict[str, TrainedModel | None] = {}
+    for macro, directory in (('STEER_EXPERT', steering.expert), ('STEER_ANTI_EXPERT', steering.anti_expert)):
+        with located(f'{macro} = {directory!r}'):
+            others[macro] = None if directory is None else load_with(directory, [], (), known, trust_modules)
+    return steer(model, others['STEER_EXPERT'], others['STEER_ANTI_EXPERT'], steering.strength, steering.top_p)
 
 
 def _base(

@@ -1,28 +1,23 @@
 """Predictions for the rows of a file: one line per row, in the same order.
 
-While they are being written, they are in `OUTPUT.part`, beside a note of what they depend on. The same call continues
-after the last whole line, if input, model and settings are the same, which their contents decide, not their names. The
-note of a finished file is `OUTPUT.made_from.json`: a call that finds the file says what has changed since.
+A call that was interrupted is continued after the last whole line, if input, model and settings are the same, which
+their contents decide, not their names; see `prediction_file`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
 import logging
-import os
-import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from palm_jax import locks
+from palm_jax.api import prediction_file
+from palm_jax.api.prediction_file import OutputFile
 from palm_jax.api.trained_model import TrainedModel
 from palm_jax.checkpoint_metadata import read_seals
 from palm_jax.data.readers import tables
@@ -97,122 +92,43 @@ def reserve(output: str, made_from: Callable[[], Mapping[str, Any]] = dict) -> I
     Raises:
       UserError: it exists, its directory does not, or another process writes it.
     """
-    final = Path(output).expanduser()
-    if re.match(r'\w\w+:/', output):  # not a drive of Windows
-        raise UserError(f'--output={output}: predictions are written to a local file; copy it there afterwards.')
-    if not final.name or final.is_dir():
-        raise UserError(f'--output={output} is a folder. Name a file in it: {final / "predictions.jsonl"}')
-    if not final.parent.is_dir():
-        raise UserError(f'--output: there is no folder {final.parent}.')
-
-    def refuse_existing() -> None:
-        if final.exists():
-            what = _compare(Output(final).finished_note, json.loads(json.dumps(made_from())))
-            other = final.with_name(f'{final.stem}_2{final.suffix}')
-            raise UserError(
-                f'--output={output} exists already{what}. To predict again, name another file, e.g. --output={other}, '
-                f'or remove it: {shlex.join(["rm", str(final)])}'
-            )
-
-    refuse_existing()
-    with locks.hold(Path(f'{final}.lock'), f'--output={output}', 'name another --output.'):
-        refuse_existing()  # whoever held the lock may have finished it
+    final = prediction_file.path_of(output)
+    prediction_file.refuse_existing(final, made_from)
+    with locks.hold(prediction_file.lock_of(final), f'--output={output}', 'name another --output.'):
+        prediction_file.refuse_existing(final, made_from)  # whoever held the lock may have finished it
         yield Output(final)
 
 
-@dataclasses.dataclass(frozen=True)
-class Output:
-    """A file of predictions that this process alone writes; see `reserve`.
-
-    Attributes:
-      path: path of the finished file.
-    """
-
-    path: Path
-
-    @property
-    def part(self) -> Path:
-        """The lines so far."""
-        return Path(f'{self.path}.part')
-
-    @property
-    def note(self) -> Path:
-        """What the lines so far depend on."""
-        return Path(f'{self.path}.part.json')
-
-    @property
-    def finished_note(self) -> Path:
-        """What the finished file was made from."""
-        return Path(f'{self.path}.made_from.json')
+class Output(OutputFile):
+    """A file of predictions that this process alone writes; see `reserve`."""
 
     def write(
         self, model: TrainedModel, source: str, metadata: Mapping[str, Any] | None = None, batch_size: int = 32
     ) -> tuple[int, int]:
         """Write the predictions; see `predictions.write`."""
-        rows = functools.partial(read_rows, source, getattr(model.data, 'layout', Layout()))
-        total = sum(1 for _ in rows())
-        depends_on = origin(model.config, model.checkpoint, source, metadata) | _identity(model) | {'rows': total}
-        done, num_bad = self._resume(json.loads(json.dumps(depends_on)))
-        if done:
-            _LOGGER.info('resuming after row %s of %s', f'{done:,}', self.part)
-        with self.part.open('a', encoding='utf-8') as file, tqdm(total=total, initial=done, unit=' rows') as progress:
-            for first, batch in _batches(rows(), batch_size):
-                if first + len(batch) <= done:
-                    continue
-                lines = _answer(model, batch, first, batch_size)[max(0, done - first) :]
-                file.writelines(json.dumps(line, ensure_ascii=False) + '\n' for line in lines)
-                file.flush()
-                os.fsync(file.fileno())
-                for line in filter(_is_error, lines):
-                    num_bad += 1
-                    progress.write(line['error'])
-                progress.update(len(lines))
-        if self.note.exists():
-            self.note.replace(self.finished_note)
-        self.part.rename(self.path)
-        return total - num_bad, num_bad
+        rows, depends_on = inputs_of(model, source, metadata)
 
-    def _resume(self, depends_on: Mapping[str, Any]) -> tuple[int, int]:
-        """Return the number of rows written by an earlier call, and how many of them are errors.
+        def lines_from(done: int) -> Iterator[list[str]]:
+            for first, batch in batches(rows(), batch_size):
+                if first + len(batch) > done:
+                    yield answer(model, batch, first, batch_size)[max(0, done - first) :]
 
-        An incomplete line at the end is cut off.
-        """
-        if not self.part.exists():
-            self.note.write_text(json.dumps(depends_on), encoding='utf-8')
-            self.part.touch()
-            return 0, 0
-        # A call that was killed at its very end has renamed its note already, but not the lines.
-        changed = _changes(self.note if self.note.exists() else self.finished_note, depends_on)
-        if changed:
-            raise UserError(
-                f'{self.part} is of another run ({changed}). Remove it to begin again, or name another --output.'
-            )
-        done = num_bad = whole = 0
-        with self.part.open('rb') as file:  # as bytes: JSON strings may hold what else ends a line, such as U+2028
-            for line in file:
-                if line.endswith(b'\n'):
-                    done, whole = done + 1, whole + len(line)
-                    num_bad += _is_error(_parse(line, f'{self.part}, line {done}'))
-        os.truncate(self.part, whole)
-        return done, num_bad
+        return self.write_lines(lines_from, depends_on)
 
 
-def _changes(note: Path, depends_on: Mapping[str, Any]) -> str:
-    """Return which values a note has otherwise, as text; empty if it agrees."""
-    try:
-        before = json.loads(note.read_text(encoding='utf-8'))
-    except (OSError, ValueError):
-        return f'{note.name} does not say of which'
-    changed = [name for name, value in depends_on.items() if before.get(name) != value]
-    return ', '.join(f'{name} {before.get(name)!r}, now {depends_on[name]!r}' for name in changed)
+def inputs_of(
+    model: TrainedModel, source: str, metadata: Mapping[str, Any] | None
+) -> tuple[Callable[[], Iterator[Row | UserError]], dict[str, Any]]:
+    """Return a function that reads the rows of a file, and what the predictions for them depend on, with their number.
 
-
-def _compare(note: Path, made_from: Mapping[str, Any]) -> str:
-    """Return how a finished file relates to what is asked for now, as the end of a clause."""
-    if not made_from or not note.is_file():
-        return ''
-    changed = _changes(note, made_from)
-    return f', but is of something else: {changed}' if changed else ', and is complete: nothing has changed since'
+    Args:
+      model: trained model.
+      source: see `write`.
+      metadata: see `write`.
+    """
+    rows = functools.partial(read_rows, source, getattr(model.data, 'layout', Layout()))
+    of_files, total = origin(model.config, model.checkpoint, source, metadata), sum(1 for _ in rows())
+    return rows, json.loads(json.dumps(of_files | _identity(model) | {'rows': total}))
 
 
 def _identity(model: TrainedModel) -> dict[str, str]:
@@ -236,18 +152,6 @@ def _sha256(source: str) -> str:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _parse(line: bytes, location: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(line))
-    except (ValueError, TypeError):
-        raise UserError(f'{location} is damaged. Remove the file to begin again.') from None
-
-
-def _is_error(line: Mapping[str, Any]) -> bool:
-    """Return whether a line says what is wrong with its row; a prediction has more keys than a column `error`."""
-    return line.keys() == {'error'}
 
 
 class _InPlace(BadRows):
@@ -282,7 +186,7 @@ def _line(file: File, numbered: tuple[int, str]) -> Row:
     return Row({'text': check_text(line.rstrip('\r\n'), location, file)}, location, is_line=True)
 
 
-def _batches(rows: Iterator[Row | UserError], size: int) -> Iterator[tuple[int, list[Row | UserError]]]:
+def batches(rows: Iterator[Row | UserError], size: int) -> Iterator[tuple[int, list[Row | UserError]]]:
     """Yield (number of the first row, rows) of each batch."""
     batch, first = [], 0
     for row in rows:
@@ -294,8 +198,15 @@ def _batches(rows: Iterator[Row | UserError], size: int) -> Iterator[tuple[int, 
         yield first, batch
 
 
-def _answer(model: TrainedModel, batch: Sequence[Row | UserError], first: int, batch_size: int) -> list[dict[str, Any]]:
-    """Return the line of each row of a batch."""
+def answer(model: TrainedModel, batch: Sequence[Row | UserError], first: int, batch_size: int) -> list[str]:
+    """Return the line of each row of a batch.
+
+    Args:
+      model: trained model.
+      batch: rows, or what is wrong with them.
+      first: number of the first row in the file, which random choices depend on.
+      batch_size: number of rows that are predicted together.
+    """
     parsed: list[tuple[Row, Any] | UserError] = []
     for row in batch:
         try:
@@ -306,12 +217,13 @@ def _answer(model: TrainedModel, batch: Sequence[Row | UserError], first: int, b
     # In place of a row that cannot be read stands another: random choices depend on an input's number.
     inputs = [valid[0] if isinstance(item, UserError) else item[1] for item in parsed] if valid else []
     predictions = model.predict(inputs, batch_size=batch_size, first=first) if valid else [None] * len(batch)
-    return [
+    lines = [
         {'error': str(item)}
         if isinstance(item, UserError)
         else _with_prediction(item[0].values, model.predictor.to_json(prediction))
         for item, prediction in zip(parsed, predictions, strict=True)
     ]
+    return [json.dumps(line, ensure_ascii=False) + '\n' for line in lines]
 
 
 def _with_prediction(row: Mapping[str, Any], prediction: Mapping[str, Any]) -> dict[str, Any]:

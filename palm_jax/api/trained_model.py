@@ -71,8 +71,12 @@ class TrainedModel:
 
     @functools.cached_property
     def for_decoding(self) -> tuple[Any, Any]:
-        """Model and parameters as decoding needs them, see `decoding.unstack_layers`."""
-        return decoding.unstack_layers(self.model, self.params, self.sampler.weights)
+        """Model and parameters as decoding needs them, see `unstacked`."""
+        return self.unstacked()
+
+    def unstacked(self, known: dict[tuple[int, ...], Any] | None = None) -> tuple[Any, Any]:
+        """Return model and parameters as decoding needs them; for `known` see `decoding.unstack_layers`."""
+        return decoding.unstack_layers(self.model, self.params, self.sampler.weights, known)
 
     def predict(
         self, inputs: Sequence[Any], second_texts: Sequence[str] | None = None, batch_size: int = 32, first: int = 0

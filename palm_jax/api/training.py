@@ -126,15 +126,6 @@ def _alone_in(directory: RunDirectory) -> Iterator[None]:
     if not distributed.is_first():
         yield
         return
-    is_new = not directory.path.exists()
-    try:
-        directory.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'MODEL_DIR = {str(directory)!r} cannot be written: {error.strerror}.') from None
-    try:
-        with locks.hold(directory.lock, f'MODEL_DIR = {str(directory)!r}', 'name another: --gin.MODEL_DIR=...'):
-            yield
-    finally:
-        if is_new:  # of a run that was refused nothing is left
-            with contextlib.suppress(OSError):
-                directory.path.rmdir()
+    what = f'MODEL_DIR = {str(directory)!r}'
+    with locks.hold_folder(directory.path, directory.lock, what, 'name another: --gin.MODEL_DIR=...'):
+        yield

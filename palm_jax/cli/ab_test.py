@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 from palm_jax.bounds import Above
 from palm_jax.cli.parser import Parser, file_name, number
 from palm_jax.errors import UserError, closest
+from palm_jax.wording import without_passwords
 
 if TYPE_CHECKING:
     from palm_jax.monitoring.ab_test import Arm, Difference
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         description=__doc__,
         example='palm-jax ab-test --requests=requests.db --model=intents',
     )
-    parser.add_argument('--requests', required=True, help='database that palm-jax serve --keep=FILE wrote')
+    parser.add_argument('--requests', required=True, help='database of palm-jax serve --keep: a file or a URL')
     parser.add_argument('--model', required=True, help='name of the served model')
     parser.add_argument('--first', help='part of the path of the first checkpoint; default: the first that answered')
     parser.add_argument('--second', help='part of the path of the second checkpoint; default: the other one')
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     names = sorted({answer.model for answer in kept})
     if options.model not in names:
         found = f'Models that answered: {", ".join(names)}.' if names else 'It holds no answers of that time.'
-        raise UserError(f'{options.requests} has no model {options.model!r}.{closest(options.model, names)} {found}')
+        place, suggestion = without_passwords(options.requests), closest(options.model, names)
+        raise UserError(f'{place} has no model {options.model!r}.{suggestion} {found}')
     wanted = [options.first, options.second] if options.first else []
     arms = ab_test.arms(answer for answer in kept if answer.model == options.model)
     first, second = ab_test.choose(arms, wanted)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from palm_jax.studies.ablation import Ablation
 
 _ROOT = 'ablation.Ablation'
-_EXAMPLE = 'palm-jax ablate examples/ablations/lora.gin'
+_EXAMPLE_FILE = 'examples/ablations/lora.gin'
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
             'baseline in pairs of the same seed. Started again, it continues where it was.'
         ),
         epilog='--gin.NAME=value overrides a macro of the study, e.g. --gin.STUDY_SEEDS=[0,1,2,3,4]',
-        example=_EXAMPLE,
+        example=f'palm-jax ablate {_EXAMPLE_FILE}',
         takes_bindings=True,
     )
     parser.add_argument('study', metavar='STUDY', help='gin file that includes gin/studies/ablation.gin')
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from palm_jax.studies import ablation, runs
 
-    study = ablation.Ablation(**studies.read_study(options.study, flags, _ROOT, 'examples/ablations/lora.gin'))
+    study = ablation.Ablation(**studies.read_study(options.study, flags, _ROOT, _EXAMPLE_FILE, ablation.OWN))
     study.check()
     if options.slurm:
         command = ['palm-jax', 'ablate', options.study, *(f'--gin.{name}={value}' for name, value in flags)]

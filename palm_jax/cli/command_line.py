@@ -71,8 +71,13 @@ def add_trust(parser: Parser) -> None:
 RUN_CONFIG = 'config.gin in the MODEL_DIR of a run, e.g. runs/tiny/config.gin'
 
 
-def run_of(gin_files: Sequence[str]) -> tuple[RunDirectory, Sequence[str]]:
-    """The run whose config.gin is the first file, and the files that override it."""
+def run_of(gin_files: Sequence[str], flag: str = '--gin_file') -> tuple[RunDirectory, Sequence[str]]:
+    """The run whose config.gin is the first file, and the files that override it.
+
+    Args:
+      gin_files: the files.
+      flag: flag that names them, for messages.
+    """
     config, *changes = gin_files
     path = Path(config)
     run = RunDirectory(path.parent)
@@ -82,7 +87,7 @@ def run_of(gin_files: Sequence[str]) -> tuple[RunDirectory, Sequence[str]]:
     if path.is_dir():
         inside = RunDirectory(path).config
         found = 'is a folder' if inside.is_file() else f'is a folder that holds no {inside.name}, so not a MODEL_DIR'
-        suggestion = f' Write --gin_file={inside}' if inside.is_file() else ''
+        suggestion = f' Write {flag}={inside}' if inside.is_file() else ''
     elif path != run.config:
         found, suggestion = f'is not the {run.config.name} of a run', ''
     elif run.path.is_dir():
@@ -91,7 +96,7 @@ def run_of(gin_files: Sequence[str]) -> tuple[RunDirectory, Sequence[str]]:
         runs = [str(other) for other in run.path.parent.glob(f'*/{run.config.name}')]
         found, suggestion = 'does not exist', closest(config, runs)
     raise UserError(
-        f'--gin_file={config} {found}: name the {run.config.name} that a run left in its MODEL_DIR.{suggestion}'
+        f'{flag}={config} {found}: name the {run.config.name} that a run left in its MODEL_DIR.{suggestion}'
     )
 
 

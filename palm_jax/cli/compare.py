@@ -2,8 +2,8 @@
 
 Compares two fine-tuned runs on the same validation examples (their predictions.jsonl), and tests whether they
 differ: McNemar's exact test on the examples that only one of them gets right, and a paired bootstrap of the
-difference. A tagged sentence is right if all of its entities are. For numbers there is only the bootstrap of
-the absolute error, for generated texts only that of the score per text.
+difference. A tagged sentence is right if all of its entities are. The absolute errors of numbers and the scores of
+generated texts are compared by the paired permutation test instead of McNemar's.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ def report(names: Sequence[str], comparison: Comparison) -> str:
     lines = [counted(len(comparison.first), 'example')]
     lines += [f'  {name}: {comparison.metric} {mean:.4f}' for name, mean in zip(names, means, strict=True)]
     lines.append(f'  {_difference(gain, comparison)}')
-    if comparison.p_value is not None:
+    if comparison.only_first is not None:
         lines.append(
             f'  only the first is right: {comparison.only_first}, only the second: {comparison.only_second}; '
             f"McNemar's p = {comparison.p_value:.4g}"
         )
+    else:
+        lines.append(f'  p = {comparison.p_value:.4g} by {comparison.test}')
     if comparison.differ:
         lines.append(f'They differ: {names[1] if gain > 0 else names[0]} is better.')
     else:

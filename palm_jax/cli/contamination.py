@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from palm_jax.microscope.near_duplicates import NearDuplicates
 
 _MOST_PAIRS = 50  # near-duplicates on the page
+_WITHOUT_ANSWERS = (
+    'it has no held-out examples whose clean and dirty scores could be compared. Name a run that was fine-tuned on a '
+    'table, and this one as its --corpus; what this one has memorized is shown by palm-jax memorization.'
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     options = _parser().parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
-    corpora = [command_line.run_of([name]) for name in options.corpus]
+    corpora = [command_line.run_of([name], '--corpus') for name in options.corpus]
     output = command_line.writable(options.output or Path(run.path / 'contamination.html'))
 
     from tqdm import tqdm
@@ -41,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.reports import pages
 
     model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
-    cases = answers.cases(model, options.examples)
+    cases = answers.cases(model, options.examples, _WITHOUT_ANSWERS)
     texts = ['\n'.join(case.texts) for case in cases]
     sources = [model.data]
     for corpus, _ in corpora:

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.studies import continual, continual_table
 
     show_logs()
-    study = continual.Continual(**studies.read_study(options.study, flags, _ROOT, _EXAMPLE_FILE))
+    study = continual.Continual(**studies.read_study(options.study, flags, _ROOT, _EXAMPLE_FILE, continual.OWN))
     if options.check:
         study.check(Tools())
         print(f'checked    {len(study.tasks)} tasks: {", ".join(study.tasks)}')

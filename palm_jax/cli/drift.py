@@ -18,6 +18,7 @@ from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
 from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
+from palm_jax.wording import without_passwords
 
 if TYPE_CHECKING:
     from palm_jax.api.trained_model import TrainedModel
@@ -49,8 +50,12 @@ def main(arguments: Sequence[str]) -> int:
         new = new[-options.examples :]
     else:
         new = _read(model, options.input, options.examples)
-    report = drift_report.compare(model, reference, new, labels, options.batch_size)
-    about = {'model': str(run.path), 'checkpoint': str(model.checkpoint), 'new': options.requests or options.input}
+    report = drift_report.compare(model, reference, new, labels, options.batch_size, _names(options))
+    about = {
+        'model': str(run.path),
+        'checkpoint': str(model.checkpoint),
+        'new': without_passwords(options.requests or options.input),
+    }
     output.write_text(report.page(f'Drift of {run.path.name}'), encoding='utf-8')
     content = json.dumps(about | report.to_json(), ensure_ascii=False, indent=1)
     output.with_suffix('.json').write_text(content + '\n', encoding='utf-8')
@@ -67,10 +72,17 @@ def _parser() -> Parser:
         '--gin_file=runs/finetuned/config.gin --requests=requests.db',
         command_line.RUN_CONFIG,
     )
-    parser.add_argument('--requests', help='database that palm-jax serve --keep=FILE wrote; default: --input')
-    parser.add_argument('--model', help='with --requests: name of the model that was asked; default: every model')
+    parser.add_argument('--requests', help='database of palm-jax serve --keep: a file or a URL; default: --input')
     parser.add_argument(
-        '--days', type=number(Annotated[float, Above(0)]), help='with --requests: only the last days; default: all'
+        '--model',
+        needs='--requests',
+        help='with --requests: name of the model that was asked; default: every model',
+    )
+    parser.add_argument(
+        '--days',
+        type=number(Annotated[float, Above(0)]),
+        needs='--requests',
+        help='with --requests: only the last days; default: all',
     )
     parser.add_argument(
         '--input',
@@ -87,6 +99,17 @@ def _parser() -> Parser:
     parser.add_argument('--output', type=file_name('.html'), help='.html file; default: drift.html in MODEL_DIR')
     command_line.add_trust(parser)
     return parser
+
+
+def _names(options: Any) -> tuple[str, str]:
+    """Return what reference and new inputs are called, with the flags that name others."""
+    reference = 'the held-out part of the run (name another reference with --reference=FILE)'
+    if options.reference:
+        reference = f'--reference={options.reference}'
+    if options.input:
+        return reference, f'--input={options.input}'
+    flags = [f'--{name}={getattr(options, name)}' for name in ('model', 'days') if getattr(options, name) is not None]
+    return reference, ' '.join([f'--requests={without_passwords(options.requests)}', *flags])
 
 
 def _is_pair(given: list[Any]) -> bool:

@@ -10,7 +10,6 @@ from palm_jax.bounds import AtLeast
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import file_name, number, positive
 from palm_jax.configuration.flags import split_flags
-from palm_jax.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,15 +21,17 @@ def main(arguments: Sequence[str]) -> int:
         command_line.RUN_CONFIG,
     )
     parser.add_argument('--task', help='seqio task or mixture with metrics; default: the validation split of the run')
-    parser.add_argument('--split', default='validation', help='split of --task')
+    parser.add_argument('--split', default='validation', needs='--task', help='split of --task')
     parser.add_argument(
         '--examples',
         type=positive,
+        needs='--task',
         help='with --task: number of examples per task, from its beginning; default: all',
     )
     parser.add_argument(
         '--shots',
         type=number(Annotated[int, AtLeast(0)]),
+        needs='--task',
         help='with --task: number of few-shot examples per prompt; default: the question alone',
     )
     parser.add_argument('--output', type=file_name('.json'), help='.json file; default: eval.json in MODEL_DIR')
@@ -39,10 +40,6 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
     output = command_line.writable(options.output or run.evaluation)
-    if options.shots is not None and options.task is None:
-        raise UserError('--shots requires --task (few-shot examples come from its training split).')
-    if options.examples is not None and options.task is None:
-        raise UserError('--examples requires --task (its first examples are evaluated).')
 
     from palm_jax.api import evaluation, loading
 

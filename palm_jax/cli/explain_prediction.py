@@ -10,6 +10,7 @@ beside random words.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,19 +51,26 @@ def main(arguments: Sequence[str]) -> int:
         batch_size=options.batch_size,
         seed=options.seed,
     )
+    sets = _read_sets(options.substitutes) if options.substitutes else None
     model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
     inputs = _read(model, options)
     explanations = model.explain(inputs, options.label, settings)
+    others = _substitute(model, inputs, sets, options) if sets else {}
     if not explanations:
         print(f'nothing to explain: the model found no entities in {len(inputs)} texts')
     for explanation in explanations:
         print(page.as_text(explanation))
+        if explanation.input in others:
+            print(f'     {_sentence(others[explanation.input])}')
     about = {'checkpoint': str(model.checkpoint), 'baseline': options.baseline, 'steps': options.steps}
     notes = [
         f'Model: {run.path}. Baseline of an absent word: {options.baseline}. Gauss–Legendre steps: {options.steps}.'
     ]
+    notes += [f'{inputs[place]}: {_sentence(found)}' for place, found in others.items()]
     output.write_text(page.html_page('Explanations', explanations, notes), encoding='utf-8')
-    rows = [{'text': inputs[e.input], **e.to_json()} for e in explanations]
+    rows = [
+        {'text': inputs[e.input], **e.to_json(), 'substitution': _as_json(others.get(e.input))} for e in explanations
+    ]
     beside = output.with_suffix('.json')
     beside.write_text(json.dumps(about | {'explanations': rows}, ensure_ascii=False, indent=1) + '\n', encoding='utf-8')
     print(f'page       {output} (and {beside.name})')
@@ -80,10 +88,20 @@ def _parser() -> Parser:
         '--text', action='append', default=[], help='text to explain; may be repeated; default: those of --input'
     )
     parser.add_argument(
-        '--second_text', action='append', default=[], help='second text of each --text, for pairs; default: none'
+        '--second_text',
+        action='append',
+        default=[],
+        needs='--text',
+        help='second text of each --text, for pairs; default: none',
     )
     parser.add_argument('--input', help='.jsonl, .csv, .tsv, .parquet, or .txt with one text per line; default: --text')
-    parser.add_argument('--examples', type=positive, default=20, help='number of rows of --input, from its beginning')
+    parser.add_argument(
+        '--examples',
+        type=positive,
+        default=20,
+        needs='--input',
+        help='number of rows of --input, from its beginning',
+    )
     parser.add_argument(
         '--label',
         help='class, type of entity, or text of an answer to explain; default: what the model predicts',
@@ -112,11 +130,76 @@ def _parser() -> Parser:
         default=5,
         help='most words that are taken away to find the fewest without which the decision changes; 0 looks for none',
     )
+    parser.add_argument(
+        '--substitutes',
+        help='.json file with sets of words that may take each other\'s place: [["lost", "found"]]; the fewest '
+        'replacements (at most --counterfactual) that change the decision of a model that labels texts are shown; '
+        'default: none',
+    )
     parser.add_argument('--seed', type=number(Seed), default=0, help='seed of the random attributions')
     parser.add_argument('--batch_size', type=positive, default=16, help='rows of up to 512 tokens per pass')
     parser.add_argument('--output', type=file_name('.html'), help='.html file; default: explanations.html in MODEL_DIR')
     command_line.add_trust(parser)
     return parser
+
+
+def _read_sets(name: str) -> dict[str, tuple[str, ...]]:
+    """Return the substitutes of a file.
+
+    Raises:
+      UserError: it cannot be read, or does not hold sets of words.
+    """
+    from palm_jax.explanations.substitution import substitutes_of
+
+    try:
+        content = json.loads(Path(name).read_text(encoding='utf-8'))
+    except OSError as error:
+        raise UserError(f'--substitutes={name} cannot be read: {error.strerror or error}.') from None
+    except ValueError as error:
+        raise UserError(f'--substitutes={name} is not JSON: {error}.') from None
+    return substitutes_of(content, f'--substitutes={name}')
+
+
+def _substitute(
+    model: TrainedModel, inputs: Sequence[Any], sets: dict[str, tuple[str, ...]], options: Any
+) -> dict[int, Any]:
+    """Return the substitutions that change the decisions for inputs, by number of the input.
+
+    Raises:
+      UserError: the model does not give single texts labels.
+    """
+    from palm_jax.explanations import substitution
+    from palm_jax.predictors.label_predictor import LabelPredictor
+
+    predictor = model.predictor
+    if (
+        not isinstance(predictor, LabelPredictor)
+        or not predictor.label_kind.has_classes
+        or predictor.reads_pairs(model)
+    ):
+        raise UserError(
+            f'--substitutes is for models that label single texts; this one was trained {predictor.purpose}.'
+        )
+    kind, found = predictor.label_kind, {}
+    predict = lambda texts: [  # noqa: E731
+        kind.to_json(p)['probabilities'] for p in model.predict(texts, batch_size=options.batch_size)
+    ]
+    for place, (text, probabilities) in enumerate(zip(inputs, predict(inputs), strict=True)):
+        label = max(probabilities, key=probabilities.get)
+        margins = substitution.margins_of(predict, label, kind.is_exclusive)
+        if margins([text])[0] >= 0 and (other := substitution.substitute(margins, text, sets, options.counterfactual)):
+            found[place] = (label, other)
+    return found
+
+
+def _sentence(found: tuple[str, Any]) -> str:
+    label, other = found
+    words = ', '.join(f'{substitute!r} for {word!r}' for word, substitute in other.words)
+    return f'with {words} the model would not decide {label!r}: {other.text}'
+
+
+def _as_json(found: tuple[str, Any] | None) -> dict[str, Any] | None:
+    return None if found is None else {'label': found[0], **dataclasses.asdict(found[1])}
 
 
 def _read(model: TrainedModel, options: Any) -> list[Any]:

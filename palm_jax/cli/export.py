@@ -26,6 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         '--base',
         type=Path,
+        needs='--format=peft',
         help='for peft, which requires it: the directory that --format=hf wrote for the base; default: none',
     )
     parser.add_argument(

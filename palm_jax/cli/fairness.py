@@ -1,9 +1,15 @@
-"""palm-jax fairness --gin_file=runs/finetuned/config.gin --input=audit.csv --groups=gender,country
+"""palm-jax fairness --gin_file=runs/finetuned/config.gin [--input=audit.csv --groups=gender] [--templates=gender]
 
-Shows whether a model that labels texts treats groups alike. The table has the columns of the training table and, for
-each row, the groups in columns of your own. For each of these columns, and for all of them together, it shows how often
-the model is right in each group, how often each label is given (demographic parity), and the true and false positive
-rates (equalized odds), with 95% intervals of the gaps. Writes a web page, and JSON beside it.
+Shows whether a model treats groups alike.
+
+--input and --groups take a table with the columns of the training table and, for each row, groups in columns of your
+own: how often a model that labels texts is right in each group, how often each label is given (demographic parity),
+and the true and false positive rates (equalized odds).
+--templates takes texts that differ only in a name, a pronoun, an occupation or a language: how far probabilities are
+apart, and how often the decision flips; of a language model, which words it associates with which group.
+--pairs and --bbq take the files of CrowS-Pairs and BBQ, for models that generate text.
+
+Several work together. Writes a web page, and JSON beside it.
 """
 
 from __future__ import annotations
@@ -21,41 +27,62 @@ from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError, closest
 
 if TYPE_CHECKING:
-    from palm_jax.api.trained_model import TrainedModel
-    from palm_jax.fairness.groups import Groups
+    from argparse import Namespace
 
-_SHOWN = 12  # gaps of each column in the terminal
+    from palm_jax.api.trained_model import TrainedModel
+
+_SHOWN = 12  # rows of each table in the terminal
+
+
+@dataclasses.dataclass
+class _Findings:
+    """What the parts of an audit have found.
+
+    Attributes:
+      tables: tables by title.
+      sentences: results in words.
+      content: JSON by part.
+      gaps: what --fail_on is compared with.
+    """
+
+    tables: dict[str, Any] = dataclasses.field(default_factory=dict)
+    sentences: list[str] = dataclasses.field(default_factory=list)
+    content: dict[str, Any] = dataclasses.field(default_factory=dict)
+    gaps: list[float] = dataclasses.field(default_factory=list)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Compare groups; the code is 1 if a gap is larger than --fail_on."""
     rest, flags = split_flags(arguments)
     options = _parser().parse_args(rest)
+    _check(options)
     run, changes = command_line.run_of(options.gin_file)
     output = command_line.writable(options.output or Path(run.path / 'fairness.html'))
 
     from palm_jax.api import loading
-    from palm_jax.fairness import audit
+    from palm_jax.fairness import templates
     from palm_jax.reports import pages
 
-    names = list(dict.fromkeys(name.strip() for name in options.groups.split(',') if name.strip()))
+    sets = [templates.load(name) for name in _names(options.templates)]
     model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
-    found = audit.compare(model, *_read(model, options.input, names), options.batch_size, options.seed)
-    tables: dict[str, Any] = {}
-    for groups in found:
-        tables[f'Groups by {groups.column}'] = _group_rows(groups)
-        tables[f'Gaps by {groups.column}'] = _gap_rows(groups)
-    output.write_text(pages.html_page(f'Fairness of {run.path.name}', tables, []), encoding='utf-8')
-    about = {'model': str(run.path), 'checkpoint': str(model.checkpoint), 'input': options.input}
-    content = json.dumps(about | {'groups': [dataclasses.asdict(g) for g in found]}, ensure_ascii=False, indent=1)
+    findings = _Findings()
+    if options.input:
+        _compare_groups(model, options, findings)
+    for of_set in sets:
+        _fill_templates(model, of_set, options, findings)
+    if options.pairs:
+        _score_pairs(model, options, findings)
+    if options.bbq:
+        _answer_bbq(model, options, findings)
+    output.write_text(pages.html_page(f'Fairness of {run.path.name}', findings.tables, []), encoding='utf-8')
+    about = {'model': str(run.path), 'checkpoint': str(model.checkpoint)}
+    content = json.dumps(about | findings.content, ensure_ascii=False, indent=1)
     output.with_suffix('.json').write_text(content + '\n', encoding='utf-8')
-    for title, rows in tables.items():
+    for title, rows in findings.tables.items():
         print(f'{title}\n{_text(rows[: _SHOWN + 1])}')
-    for groups in found:
-        print(_sentence(groups))
+    print('\n'.join(findings.sentences))
     print(f'page       {output} (and {output.with_suffix(".json").name})')
-    largest = max(gap.value for groups in found for gap in groups.gaps)
-    return 1 if options.fail_on is not None and largest > options.fail_on else 0
+    return 1 if options.fail_on is not None and max(findings.gaps, default=0.0) > options.fail_on else 0
 
 
 def _parser() -> Parser:
@@ -65,16 +92,130 @@ def _parser() -> Parser:
         '--gin_file=runs/finetuned/config.gin --input=audit.csv --groups=gender',
         command_line.RUN_CONFIG,
     )
-    parser.add_argument('--input', required=True, help='labelled table with the groups: .jsonl, .csv, .tsv or .parquet')
-    parser.add_argument('--groups', required=True, help='columns of the groups, separated by commas')
+    parser.add_argument('--input', help='labelled table with the groups: .jsonl, .csv, .tsv or .parquet; default: none')
+    parser.add_argument('--groups', help='columns of the groups, separated by commas; default: none')
     parser.add_argument(
-        '--fail_on', type=number(Annotated[float, Above(0)]), help='gap above which the exit code is 1; default: none'
+        '--templates',
+        help='sets of templates, separated by commas: gender, pronouns, occupations, languages, territories, or files '
+        '(.json, or .txt with one per line); default: none',
+    )
+    parser.add_argument('--most', type=positive, default=5000, help='most texts of a set of templates')
+    parser.add_argument('--pairs', help='.csv file of CrowS-Pairs, with sent_more and sent_less; default: none')
+    parser.add_argument('--bbq', help='.jsonl file of BBQ; default: none')
+    parser.add_argument(
+        '--fail_on',
+        type=number(Annotated[float, Above(0)]),
+        help='gap above which the exit code is 1: of a metric of groups, of mean probabilities, of a share of pairs '
+        'from 50%%, or of a bias score from 0; default: none',
     )
     parser.add_argument('--seed', type=number(Seed), default=0, help='seed of the bootstrap')
     parser.add_argument('--batch_size', type=positive, default=32, help='texts per forward pass')
     parser.add_argument('--output', type=file_name('.html'), help='.html file; default: fairness.html in MODEL_DIR')
     command_line.add_trust(parser)
     return parser
+
+
+def _check(options: Namespace) -> None:
+    """Refuse a call that asks for nothing, or for half of something."""
+    if bool(options.input) != bool(options.groups):
+        missing, given = ('--groups', '--input') if options.input else ('--input', '--groups')
+        what = 'columns of the groups' if options.input else 'the table that has these columns'
+        raise UserError(f'{given} needs {missing}: {what}, e.g. --input=audit.csv --groups=gender')
+    if not (options.input or options.templates or options.pairs or options.bbq):
+        raise UserError(
+            'Nothing to compare: give --input=audit.csv --groups=gender for a labelled table, --templates=gender for '
+            'built-in texts, --pairs=crows_pairs.csv or --bbq=bbq.jsonl.'
+        )
+    for flag in ('input', 'pairs', 'bbq'):
+        name = getattr(options, flag)
+        if name and '*' not in name and '://' not in name and not Path(name).exists():
+            raise UserError(f'--{flag}={name} does not exist.')
+
+
+def _names(text: str | None) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in (text or '').split(',') if name.strip()))
+
+
+def _compare_groups(model: TrainedModel, options: Namespace, findings: _Findings) -> None:
+    """Compare the groups of the columns of a table."""
+    from palm_jax.fairness import audit, tables
+
+    names = _names(options.groups)
+    found = audit.compare(model, *_read(model, options.input, names), options.batch_size, options.seed)
+    for groups in found:
+        findings.tables |= tables.of_groups(groups)
+        findings.sentences.append(tables.sentence_of_groups(groups))
+        findings.gaps += [gap.value for gap in groups.gaps]
+    findings.content |= {'input': options.input, 'groups': [dataclasses.asdict(groups) for groups in found]}
+
+
+def _fill_templates(model: TrainedModel, of_set: Any, options: Namespace, findings: _Findings) -> None:
+    """Compare the texts of a set of templates, by likelihoods for a language model and else by predictions."""
+    from palm_jax.fairness import associations, counterfactuals, language_models, tables
+
+    filled = of_set.fill(options.most)
+    texts = [text.text for text in filled]
+    found: Any
+    if language_models.is_language_model(model):
+        found = associations.associate(
+            of_set.name, filled, language_models.log_likelihoods(model, texts, options.batch_size)
+        )
+        findings.tables |= tables.of_associations(found)
+    else:
+        predictions = language_models.predict(model, texts, options.batch_size)
+        found = counterfactuals.compare(of_set.name, filled, predictions, options.seed)
+        findings.tables |= tables.of_counterfactuals(found)
+        findings.sentences.append(tables.sentence_of_counterfactuals(found))
+        findings.gaps += [gap.value for gap in found.gaps]
+    findings.content.setdefault('templates', []).append(dataclasses.asdict(found))
+
+
+def _score_pairs(model: TrainedModel, options: Namespace, findings: _Findings) -> None:
+    """Score the pairs of CrowS-Pairs, or of a file like it."""
+    from palm_jax.fairness import language_models, stereotype_pairs, tables
+
+    pairs = stereotype_pairs.read(_rows(options.pairs, '--pairs'))
+    both = [text for pair in pairs for text in (pair.more, pair.less)]
+    values = language_models.log_likelihoods(model, both, options.batch_size)
+    found = stereotype_pairs.score(pairs, values[::2], values[1::2])
+    findings.tables |= tables.of_pairs(found)
+    findings.gaps.append(abs(found[0].score - 0.5))
+    findings.content['pairs'] = [dataclasses.asdict(part) for part in found]
+
+
+def _answer_bbq(model: TrainedModel, options: Namespace, findings: _Findings) -> None:
+    """Let a model answer BBQ's questions."""
+    from palm_jax.fairness import bbq, language_models, tables
+
+    questions = bbq.read(_rows(options.bbq, '--bbq'))
+    found = bbq.score(questions, language_models.answer(model, questions, options.batch_size))
+    findings.tables |= tables.of_bbq(found)
+    if found[0].without_target:
+        findings.sentences.append(
+            f'BBQ: {found[0].without_target:,} of {len(questions):,} questions do not tell which answer the stereotype '
+            'is about; they count for the accuracy alone'
+        )
+    findings.gaps += [abs(b) for b in (found[0].bias_ambiguous, found[0].bias_disambiguated) if b is not None]
+    findings.content['bbq'] = [dataclasses.asdict(part) for part in found]
+
+
+def _rows(source: str, flag: str) -> list[Any]:
+    """Return the rows of a file.
+
+    Raises:
+      UserError: a row cannot be read, or there are none.
+    """
+    from palm_jax.api.predictions import read_rows
+    from palm_jax.data.readers.delimited import Layout
+
+    found = []
+    for row in read_rows(source, Layout(), flag):
+        if isinstance(row, UserError):
+            raise row
+        found.append(row)
+    if not found:
+        raise UserError(f'{flag}={source} has no rows.')
+    return found
 
 
 def _read(model: TrainedModel, source: str, names: Sequence[str]) -> tuple[list[Any], list[Any], dict[str, list[str]]]:
@@ -101,34 +242,6 @@ def _read(model: TrainedModel, source: str, names: Sequence[str]) -> tuple[list[
         for name in names:
             groups[name].append(str(row.values[name]).strip() or '(empty)')
     return inputs, labels, groups
-
-
-def _group_rows(groups: Groups) -> list[tuple[str, ...]]:
-    from palm_jax.fairness.groups import SMALL
-
-    widest = next((gap.label for gap in groups.gaps if gap.metric == 'demographic parity'), '')
-    header = ('group', 'rows', groups.metric, *([f'given {widest}'] if widest else []))
-    rows: list[tuple[str, ...]] = [header]
-    for group, count in groups.counts.items():
-        share = [f'{groups.shares[widest][group]:.1%}'] if widest else []
-        few = ' (few)' if count < SMALL else ''
-        rows.append((group, f'{count:,}{few}', f'{abs(groups.scores[group]):.4f}', *share))
-    return rows
-
-
-def _gap_rows(groups: Groups) -> list[tuple[str, ...]]:
-    header = ('metric', 'label', 'gap', '95% interval', 'lowest', 'highest')
-    cells = [
-        (g.metric, g.label, f'{g.value:.4f}', f'{g.low:.4f} to {g.high:.4f}', g.lowest, g.highest) for g in groups.gaps
-    ]
-    return [header, *cells]
-
-
-def _sentence(groups: Groups) -> str:
-    worst = groups.worst
-    shown = f'{groups.metric} {abs(groups.scores[worst]):.4f} (all rows: {abs(groups.overall):.4f})'
-    ratio = '' if groups.ratio is None else f'; smallest over largest share of a label {groups.ratio:.2f}'
-    return f'{groups.column}: the worst group is {worst!r}, {shown}{ratio}'
 
 
 def _text(rows: Sequence[tuple[str, ...]]) -> str:

@@ -34,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
         '--decay',
         type=number(Annotated[float, AtLeast(0), AtMost(1)]),
         default=1.0,
+        needs='--previous',
         help='factor of --previous (online EWC)',
     )
     parser.add_argument('--seed', type=number(Seed), default=0, help='seed for the rows and the drawn targets')
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.api import loading
     from palm_jax.training import fisher
 
-    earlier = None if options.previous is None else fisher.read(options.previous)
+    earlier = None if options.previous is None else fisher.read(options.previous, '--previous')
     model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
     found, count = of_models.of_run(model, options.rows, options.targets, options.seed)
     if earlier is not None:

@@ -26,12 +26,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         '--tokenizer',
         type=Path,
+        needs='--format=palm-rlhf-pytorch',
         help='for palm-rlhf-pytorch, which requires it: tokenizer.json, with tokenizer_config.json in the same folder; '
         'default: none',
     )
     parser.add_argument(
         '--head_dim',
         type=positive,
+        needs='--format=palm-rlhf-pytorch',
         help='for palm-rlhf-pytorch: size of an attention head; default: the one that the file determines',
     )
     parser.add_argument(

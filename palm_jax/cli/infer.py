@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from palm_jax import job
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import file_name, positive
 from palm_jax.configuration.flags import split_flags
@@ -16,7 +17,8 @@ def main(arguments: Sequence[str]) -> int:
     """Predict every row of a file."""
     parser = command_line.parser(
         'infer',
-        'Predicts every row of a file with a trained model.',
+        'Predicts every row of a file with a trained model. Started many times by Slurm, MPI or a Kubernetes Job, its '
+        'processes divide the rows among themselves, and write one file.',
         '--gin_file=runs/finetuned/config.gin --input=in.jsonl --output=out.jsonl',
         command_line.RUN_CONFIG,
     )
@@ -32,8 +34,11 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     options = parser.parse_args(rest)
     run, changes = command_line.run_of(options.gin_file)
+    process = job.process_index()
+    if process:
+        job.be_silent()
 
-    from palm_jax.api import loading, predictions
+    from palm_jax.api import loading, predictions, shared_predictions
     from palm_jax.configuration.statements import find_config, open_file
     from palm_jax.data.readers.files import glob_files
     from palm_jax.run_directory import find_checkpoint
@@ -46,14 +51,19 @@ def main(arguments: Sequence[str]) -> int:
     def made_from() -> dict[str, Any]:
         return predictions.origin(run.config, find_checkpoint(run.path, 'MODEL_DIR'), options.input, metadata)
 
-    with predictions.reserve(str(options.output), made_from) as output:
-        glob_files(options.input, '--input')
-        model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
-        try:
-            answered, bad = output.write(model, options.input, metadata, options.batch_size)
-        except KeyboardInterrupt:
-            print('finished rows are kept, and the same command resumes after them', file=sys.stderr)
-            raise
+    together = process is not None or shared_predictions.are_begun(options.output)
+    reserve = shared_predictions.join if together else predictions.reserve
+    with reserve(str(options.output), made_from) as output:
+        if output.path.exists():  # the other processes of a job have finished it
+            answered, bad = output.count()
+        else:
+            glob_files(options.input, '--input')
+            model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+            try:
+                answered, bad = output.write(model, options.input, metadata, options.batch_size)
+            except KeyboardInterrupt:
+                print('finished rows are kept, and the same command resumes after them', file=sys.stderr)
+                raise
     total, bad_rows = counted(answered + bad, 'row'), counted(bad, 'row')
     failed = f'; {bad_rows} could not be, and the output says why' if bad else ''
     print(f'predicted  {answered:,} of {total}{failed}: {options.output}')

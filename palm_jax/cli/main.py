@@ -35,7 +35,8 @@ _GROUPS = {
     'Understand': {
         'explain-prediction': ('explain_prediction', 'show which words a prediction depends on'),
         'probe': ('probe', 'test whether predictions survive typing mistakes, case, homoglyphs, ...'),
-        'fairness': ('fairness', 'compare the labels and errors of groups'),
+        'fairness': ('fairness', 'compare groups: labels, errors, templates of texts, stereotypes'),
+        'toxicity': ('toxicity', 'score what a model writes by words, patterns, classifiers or services'),
         'rank-examples': ('rank_examples', 'list examples by loss, near-duplicates, labels that are likely wrong'),
         'memorization': ('memorization', 'test what a language model has memorized of its training text'),
         'contamination': ('contamination', 'find held-out text in the training text, and score both parts'),
@@ -50,6 +51,7 @@ _GROUPS = {
         'bindings': ('bindings', 'list what gin files and --gin.NAME=value can set'),
         'inspect': ('inspect', "show a task's examples as the model sees them"),
         'checkpoint': ('checkpoint', 'list, show, diff, convert and average checkpoints'),
+        'filter': ('filter', 'write a table without the rows that rules refuse'),
         'cache': ('cache', 'tokenize a registered task ahead of training'),
         'vocabulary': ('vocabulary', 'train a SentencePiece vocabulary'),
     },

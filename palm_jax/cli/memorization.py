@@ -32,9 +32,13 @@ def main(arguments: Sequence[str]) -> int:
         '--canaries', type=Path, help='text file with a planted text per line, whose digits are secrets; default: none'
     )
     parser.add_argument(
-        '--others', type=positive, default=1000, help='texts with other digits that each is ranked among'
+        '--others',
+        type=positive,
+        default=1000,
+        needs='--canaries',
+        help='texts with other digits that each is ranked among',
     )
-    parser.add_argument('--seed', type=number(Seed), default=0, help='seed of these digits')
+    parser.add_argument('--seed', type=number(Seed), default=0, needs='--canaries', help='seed of these digits')
     parser.add_argument('--batch_size', type=positive, default=32, help='sequences per forward pass')
     parser.add_argument('--output', type=file_name('.html'), help='.html file; default: memorization.html in MODEL_DIR')
     command_line.add_trust(parser)

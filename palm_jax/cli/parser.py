@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -42,8 +42,21 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *, example: str = '', takes_bindings: bool = False, **arguments: Any):
+        self._needed: dict[str, str] = {}
         super().__init__(formatter_class=_Formatter, allow_abbrev=False, **arguments)
         self._example, self._takes_bindings = example, takes_bindings
+
+    def add_argument(self, *names: str, needs: str = '', **options: Any) -> argparse.Action:
+        """Add an argument.
+
+        Args:
+          names: see `argparse.ArgumentParser.add_argument`.
+          needs: `--flag` or `--flag=value` without which this argument has no effect, and is refused.
+          options: see `argparse.ArgumentParser.add_argument`.
+        """
+        if needs:
+            self._needed[names[0]] = needs
+        return super().add_argument(*names, **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, after a look for flags that do not exist: argparse would first complain about what is missing."""
@@ -61,7 +74,16 @@ class Parser(argparse.ArgumentParser):
             for value in _strings(getattr(options, action.dest, None)):
                 if self._takes_bindings and _BINDING.fullmatch(value) and '=' in value:
                     self._refuse(value)
+        self._refuse_without_effect(options, {argument.partition('=')[0] for argument in args or ()})
         return options, []
+
+    def _refuse_without_effect(self, options: Any, given: Collection[str]) -> None:
+        """Refuse a flag that another one needs to have an effect."""
+        for flag, needed in self._needed.items():
+            name, _, value = needed.partition('=')
+            if flag in given and not (str(getattr(options, name.strip('-'))) == value if value else name in given):
+                what = '' if value else f' ({self._option_string_actions[name].help})'
+                raise UserError(f'{flag} requires {needed}{what}: without it {flag} has no effect.')
 
     def error(self, message: str) -> NoReturn:
         """Raise argparse's complaint as a `UserError`."""

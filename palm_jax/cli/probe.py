@@ -23,6 +23,11 @@ from palm_jax.errors import UserError
 if TYPE_CHECKING:
     from palm_jax.probing.probe import Finding, Outcome
 
+_WITHOUT_ANSWERS = (
+    'there are no right answers that a change of the text could make wrong. Probe a model that was fine-tuned on a '
+    'table.'
+)
+
 
 def main(arguments: Sequence[str]) -> int:
     """Probe a model; the code is 1 if a test of the user's fails."""
@@ -40,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     perturbations = probe.perturbations_of(names)
     tests = _read_tests(options.tests) if options.tests else []
     model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
-    cases = answers.cases(model, options.examples)
+    cases = answers.cases(model, options.examples, _WITHOUT_ANSWERS)
     findings = probe.probe(model, cases, perturbations, options.seed, options.batch_size)
     results = probe.run_tests(model, tests, options.batch_size) if tests else []
     tables: dict[str, Any] = {'Probes': _rows(findings)}

@@ -1,9 +1,10 @@
 """palm-jax retune --registry=runs/intents --champion=runs/finetuned --requests=requests.db --gin.TRAIN_STEPS=300
 
-Renews a deployed model. Collects what users corrected (palm-jax serve --keep=requests.db, /v1/feedback) or the rows of
-a table, checks them, trains a challenger from the champion on new and replayed rows, compares both on frozen and on
-fresh rows, and promotes the challenger only if it wins: significantly better on the fresh rows, and not significantly
-worse on the frozen ones. Decisions are in registry.jsonl. A killed round is continued by the same command.
+Renews a deployed model that labels texts, tags words or writes answers. Collects what users corrected (palm-jax serve
+--keep=requests.db, /v1/feedback) or the rows of a table, checks them, trains a challenger from the champion on new and
+replayed rows, compares both on frozen and on fresh rows, and promotes the challenger only if it wins: significantly
+better on the fresh rows, and not significantly worse on the frozen ones. Decisions are in registry.jsonl. A killed
+round is continued by the same command.
 
 --rollback makes the former champion the champion again; --status shows the registry. palm-jax serve
 --model=intents=runs/intents serves the champion of a registry.
@@ -11,7 +12,6 @@ worse on the frozen ones. Decisions are in registry.jsonl. A killed round is con
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,11 +21,12 @@ from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, number, positive
 from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
+from palm_jax.wording import without_passwords
 
 if TYPE_CHECKING:
-    from palm_jax.api.trained_model import TrainedModel
     from palm_jax.monitoring.registry import Registry
     from palm_jax.retuning.collect import Labelled
+    from palm_jax.retuning.forms import Form
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,8 +47,8 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError('Give either --requests with what a server kept, or --input with a table of labelled texts.')
     if options.rollback or not options.champion:
         registry.champion()  # refused before a folder is made for it
-    registry.path.mkdir(parents=True, exist_ok=True)
-    with locks.hold(registry.lock, f'--registry={registry.path}', 'name another --registry.'):
+    what = f'--registry={registry.path}'
+    with locks.hold_folder(registry.path, registry.lock, what, 'name another --registry.'):
         if options.rollback:
             decision = registry.roll_back()
             print(f'champion   {decision.model_dir}, again; rolled back from {decision.details["from"]}')
@@ -66,28 +67,28 @@ def _round(registry: Registry, options: Any, flags: Sequence[tuple[str, str]], c
     from palm_jax.api import loading
     from palm_jax.retuning import retune
 
-    source = str(options.requests or options.input)
+    source = without_passwords(options.requests or options.input)
     settings = retune.Settings(options.replay, options.held_out, options.min_examples, options.seed)
     champion = registry.champion() if registry.champions() else options.champion
     model = loading.load_with(champion, [], trust_modules=options.trust_modules)
-    retune.check_kind(model)
+    form = retune.form_of(model)
     _check_bindings(str(model.config), flags)
-    rows = _rows(model, options)
+    rows = _rows(form, options)
     registry.adopt(champion)  # only now: the first champion cannot be taken back
     current = retune.Round(registry, registry.open_round())
     if current.description.is_file():
         current.check(settings, source)
         print(f'round      {current.number} is continued: its rows were collected before')
-    about = retune.collect_round(current, model, rows, settings, source)
+    about = retune.collect_round(current, form, rows, settings, source)
     print(
         f'round      {current.number}: {about["learned"]} new rows to learn with {about["replayed"]} replayed, '
         f'{about["fresh"]} fresh, {about["frozen"]} frozen'
     )
     for what, count in about['dropped'].items():
         print(f'dropped    {count}: {what}')
-    if code := retune.train_challenger(current, model, flags, command):
+    if code := retune.train_challenger(current, form, flags, command):
         return code
-    found = retune.compare_both(current, model, options.trust_modules, options.batch_size)
+    found = retune.compare_both(current, form, options.trust_modules, options.batch_size)
     for name in ('frozen', 'fresh'):
         print(f'{name:<10} {_compared(found[name])}')
     decision = retune.promote(current, found)
@@ -140,9 +141,14 @@ def _parser() -> Parser:
         '--champion', help='MODEL_DIR of the deployed model, for the first round; default: that of the registry'
     )
     parser.add_argument(
-        '--requests', help='database that palm-jax serve --keep=FILE wrote; rows with a label are used; default: none'
+        '--requests',
+        help='database of palm-jax serve --keep: a file or a URL; rows with a label are used; default: none',
     )
-    parser.add_argument('--model', help='with --requests: name of the model that was asked; default: every model')
+    parser.add_argument(
+        '--model',
+        needs='--requests',
+        help='with --requests: name of the model that was asked; default: every model',
+    )
     parser.add_argument('--input', help='labelled table with the columns of the training table; default: none')
     parser.add_argument(
         '--replay',
@@ -166,28 +172,20 @@ def _parser() -> Parser:
     return parser
 
 
-def _rows(model: TrainedModel, options: Any) -> list[Labelled]:
+def _rows(form: Form, options: Any) -> list[Labelled]:
     """Return the labelled texts of a database of requests, or of a table."""
     from palm_jax.monitoring import request_log
-    from palm_jax.retuning.collect import Labelled
-    from palm_jax.retuning.retune import json_label
 
     if options.requests:
         kept = request_log.read(options.requests, options.model, with_label=True)
-        texts = ((k, (k.input,) if isinstance(k.input, str) else tuple(k.input)) for k in kept)
-        wanted = 2 if model.predictor.reads_pairs(model) else 1
-        return [
-            Labelled(given, k.label, k.id)
-            for k, given in texts
-            if len(given) == wanted and all(isinstance(text, str) for text in given)
-        ]
-    table = dataclasses.replace(model.data.table, train_files=options.input, validation_files=options.input, names=None)
-    return [Labelled(e.texts, json_label(table.kind, e.label), e.location) for e in table.examples('train')]
+        return [form.of_request(answered) for answered in kept if answered.endpoint in form.endpoints]
+    return form.of_table(options.input, '--input')
 
 
 def _compared(found: dict[str, Any]) -> str:
     interval = 'n/a' if found['interval'] is None else '{:+.4f} to {:+.4f}'.format(*found['interval'])
-    p = '' if found['p_value'] is None else f", McNemar's p = {found['p_value']:.4g}"
+    test = found.get('test', "McNemar's exact test")  # which rounds of earlier versions do not name
+    p = '' if found['p_value'] is None else f', p = {found["p_value"]:.4g} by {test}'
     return (
         f'{found["metric"]} {found["champion"]:.4f} → {found["challenger"]:.4f} on {found["examples"]} examples '
         f'(95% interval of the gain {interval}{p})'

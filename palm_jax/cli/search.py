@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from palm_jax.studies.search import Search
 
 _ROOT = 'search.Search'
+_EXAMPLE_FILE = 'examples/searches/lora.gin'
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
             'file. Started again, it continues where it was; more trials are --gin.TRIALS=40.'
         ),
         epilog='--gin.NAME=value overrides a macro of the search, e.g. --gin.TRIALS=40',
-        example='palm-jax search examples/searches/lora.gin',
+        example=f'palm-jax search {_EXAMPLE_FILE}',
         takes_bindings=True,
     )
     parser.add_argument('search', metavar='SEARCH', help='gin file that includes gin/studies/search.gin')
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from palm_jax.studies import runs, search
 
-    found = search.Search(**studies.read_study(options.search, flags, _ROOT, 'examples/searches/lora.gin'))
+    found = search.Search(**studies.read_study(options.search, flags, _ROOT, _EXAMPLE_FILE, search.OWN))
     found.check()
     if not options.table and found.is_new:
         runs.check_metric(found.metric, studies.metric_names(found.first_trial.flags))

@@ -101,11 +101,16 @@ def _parser() -> Parser:
         help='choose among N new texts, drawn at random, where the pool has more; default: all',
     )
     parser.add_argument(
-        '--samples', type=number(Annotated[int, AtLeast(2)]), default=10, help='dropout masks of --strategy=bald'
+        '--samples',
+        type=number(Annotated[int, AtLeast(2)]),
+        default=10,
+        needs='--strategy=bald',
+        help='dropout masks of --strategy=bald',
     )
     parser.add_argument(
         '--dropout_rate',
         type=number(Annotated[float, AtLeast(0.001), AtMost(0.9)]),
+        needs='--strategy=bald',
         help='dropout rate of --strategy=bald; default: that of the run, and 0.1 where the run has none',
     )
     parser.add_argument(

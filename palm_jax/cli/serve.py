@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import socket
@@ -13,6 +14,7 @@ from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
 from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
+from palm_jax.wording import without_passwords
 
 _OTHER_FILES = 256  # what the process opens beside connections
 
@@ -33,22 +35,18 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.monitoring.content_filter import ContentFilter
     from palm_jax.monitoring.request_log import RequestLog
 
-    log = None
-    if options.keep:
-        log = RequestLog(options.keep, redaction.load_hook(options.redact), options.keep_days)
-    if options.audit and not options.rules:
-        raise UserError('--audit needs --rules=FILE: it logs what rules refuse or record.')
-    if options.ab_share is not None and not options.ab_test:
-        raise UserError('--ab_share needs --ab_test=NAME=MODEL_DIR: the second model.')
+    hook = redaction.load_hook(options.redact) if options.keep else None
     loader = models.Loader(flags, options.trust_modules)
     rules = content_filter.load(options.rules, loader.scorer) if options.rules else ()
     served = models.load(options.model, loader)
     tests = routing.load_tests(options.ab_test, options.ab_share or 0.5, served, loader)
-    switcher = Switcher(served, lambda *model: dataclasses.replace(loader, bases={})(*model), options.reload_seconds)
     engine = Engine(options.slots, options.max_waiting)
+    load = lambda *model: dataclasses.replace(loader, bases={})(*model)  # noqa: E731 - nothing is kept of former ones
+    switcher = Switcher(served, load, options.reload_seconds, engine)
     models.fill(engine, served)
     listening = _listening(options.host, options.port)
     audit = AuditLog(options.audit) if options.audit else None
+    log = RequestLog(options.keep, hook, options.keep_days) if options.keep else None  # now that nothing is refused
     address, port, *_ = listening.getsockname()
     limits = Limits(
         body_bytes=options.body_bytes,
@@ -60,13 +58,16 @@ def main(arguments: Sequence[str]) -> int:
     )
     shown = f'[{options.host}]' if ':' in options.host else options.host
     url = f'http://{shown}:{port}'
-    for name, model in served.items():
-        print(f'serving    {name} ({model.predictor.kind}): {model.model.checkpoint}')
+    loader.bases.clear()  # of a model that is replaced, nothing must be kept
+    print(*(f'serving    {n} ({m.predictor.kind}): {m.model.checkpoint}' for n, m in served.items()), sep='\n')
     print(f'chat page  {url}/    API  {url}/docs')
     key = 'from PALM_JAX_TOKEN' if limits.token else 'none; set PALM_JAX_TOKEN to require one'
     print(f'API key    {key}', flush=True)
     if log is not None:
-        print(f'keeping    requests and feedback for {options.keep_days:g} days: {options.keep}', flush=True)
+        print(
+            f'keeping    requests and feedback for {options.keep_days:g} days: {without_passwords(options.keep)}',
+            flush=True,
+        )
     for name, test in tests.items():
         print(f'A/B test   {name}: {test.share:.0%} of requests are answered by {test.model.directory}', flush=True)
     if rules:
@@ -135,19 +136,21 @@ def _add_operation(parser: Parser) -> None:
     parser.add_argument(
         '--keep',
         metavar='FILE',
-        type=file_name('.db'),
-        help='.db file (SQLite) that keeps requests and answers and takes feedback to them at /v1/feedback; '
-        'default: nothing is kept',
+        type=_place,
+        help='.db file (SQLite), or postgresql://user@host/name, that keeps requests and answers and takes feedback to '
+        'them at /v1/feedback; default: nothing is kept',
     )
     parser.add_argument(
         '--keep_days',
         type=number(Annotated[float, Above(0)]),
         default=30,
+        needs='--keep',
         help='days after which what is kept is deleted',
     )
     parser.add_argument(
         '--redact',
         default='mask',
+        needs='--keep',
         help='what texts pass before they are kept: mask replaces e-mail addresses and numbers of cards, accounts and '
         'phones, none keeps texts as they are, module:function is imported and called',
     )
@@ -161,6 +164,7 @@ def _add_operation(parser: Parser) -> None:
         '--audit',
         metavar='FILE',
         type=file_name('.jsonl'),
+        needs='--rules',
         help='.jsonl file to which every text that a rule applies to is appended, by its hash; default: none',
     )
     parser.add_argument(
@@ -174,6 +178,7 @@ def _add_operation(parser: Parser) -> None:
     parser.add_argument(
         '--ab_share',
         type=number(Annotated[float, Above(0), Below(1)]),
+        needs='--ab_test',
         help='share of requests that the second models of --ab_test answer; default: 0.5',
     )
     parser.add_argument(
@@ -182,6 +187,16 @@ def _add_operation(parser: Parser) -> None:
         default=10,
         help='seconds between looks at registries, whose new champions replace the served ones',
     )
+
+
+def _place(text: str) -> str:
+    """Return the name of a database, see `request_database.check_place`."""
+    from palm_jax.monitoring.request_database import check_place
+
+    try:
+        return check_place(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _token() -> str | None:

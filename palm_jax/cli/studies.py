@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from palm_jax.training.writers import Writer
 
 
-def read_study(path: str, flags: Sequence[tuple[str, str]], root: str, example: str) -> dict[str, Any]:
+def read_study(
+    path: str, flags: Sequence[tuple[str, str]], root: str, example: str, own: Mapping[str, str]
+) -> dict[str, Any]:
     """Return the arguments of a study.
 
     Args:
@@ -20,6 +22,7 @@ def read_study(path: str, flags: Sequence[tuple[str, str]], root: str, example: 
       flags: (name, value as gin text) that override it.
       root: class of the study.
       example: file to copy, for the message.
+      own: what sets them instead, by the name of every macro of the runs that the study sets.
 
     Raises:
       UserError: there is no such file, or it is wrong.
@@ -32,7 +35,14 @@ def read_study(path: str, flags: Sequence[tuple[str, str]], root: str, example: 
             find_config(path, '')
         except UserError:
             raise UserError(f'{path}: no such file. Write one like {example}.') from None
-    return load(root, [path], flags).build(root)
+
+    def of_runs(name: str, value: str) -> str:
+        if name in own:
+            return f'{name} is not a macro of the study, which sets {name} of its runs itself: {own[name]}.'
+        flag = f'--gin.{name}={value}'
+        return f'{name} is a macro of the runs, not of the study. Add {flag!r} to the list FLAGS of {path}.'
+
+    return load(root, [path], flags, of_other_files=of_runs).build(root)
 
 
 def trainer(command: str) -> Callable[..., int]:

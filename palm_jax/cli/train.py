@@ -24,6 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         '--devices',
         type=positive,
+        needs='--explain',
         help='with --explain: number of devices to plan for; default: those here',
     )
     parser.add_argument('--accept_changes', action='store_true', help='continue a run with another configuration')

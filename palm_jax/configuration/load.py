@@ -6,12 +6,12 @@ import dataclasses
 import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from palm_jax import bounds
 from palm_jax.configuration import gin_adapter, gin_errors, renames, types
-from palm_jax.configuration.compose import render_file, select_used
+from palm_jax.configuration.compose import render, render_file, select_used
 from palm_jax.configuration.configuration import Configuration
 from palm_jax.configuration.statements import (
     GinText,
@@ -41,6 +41,7 @@ def load(
     flags: Sequence[tuple[str, str]],
     overlay: str | None = None,
     trust: Trust | None = None,
+    of_other_files: Callable[[str, str], str] | None = None,
 ) -> Configuration:
     """Read gin files and flags, which override them, check both and let gin parse them.
 
@@ -51,6 +52,8 @@ def load(
       overlay: gin text that overrides the first file, as far as the files use what it binds; see `compose`.
       trust: what a `config.gin` of a run may name, with the files that it includes; the modules that other files
         import are trusted, as the user named those files. None trusts the `config.gin`, too.
+      of_other_files: what to do about a macro, by its name and value, that only other files have; None advises to add
+        one of these.
 
     Raises:
       UserError: with the location and the closest known name, or what is not trusted.
@@ -68,9 +71,9 @@ def load(
         raise UserError(f'{", ".join(gin_files)} binds nothing of {root}: {_missing(root)}')
     given = [read_flag(name, value) for name, value in flags]
     renames.refuse_old_names([*statements, *(statement for statement, _ in given)], imports)
-    _refuse_unknown_flags(flags, statements)
+    _refuse_unknown_flags(flags, statements, of_other_files)
     statements += [statement for statement, _ in given]
-    _check_macros(statements)
+    _check_macros(statements, of_other_files)
     _check_plain_values(statements)
     _parse(sources, imports, [line for _, line in given], statements)
     _check_values(statements)
@@ -131,13 +134,19 @@ def _as_far_as_used(overlay: GinText, sources: Sequence[GinText]) -> GinText:
     return dataclasses.replace(overlay, text=render_file(select_used(bindings, statements), imports))
 
 
-def _refuse_unknown_flags(flags: Sequence[tuple[str, str]], statements: Sequence[Statement]) -> None:
+def _refuse_unknown_flags(
+    flags: Sequence[tuple[str, str]],
+    statements: Sequence[Statement],
+    of_other_files: Callable[[str, str], str] | None,
+) -> None:
     """Refuse a flag whose macro is not in the files: gin would silently define a new one."""
     macros = {s.name for s in statements if s.is_macro} | _used_macros(statements)
     for name, value in flags:
         if '.' not in name and name not in macros:
             location = flag_location(name, value)
             if parts := [file for file, of_file, _ in read_all() if name in {s.name for s in of_file}]:
+                if of_other_files is not None:
+                    raise UserError(f'{location}: {of_other_files(name, value)}')
                 raise UserError(
                     f'{location}: no file of this run has the macro {name}; it is in {", ".join(parts)}. '
                     f'Add e.g. --gin_file={parts[0]}'
@@ -153,7 +162,7 @@ def _used_macros(statements: Sequence[Statement]) -> set[str]:
     return {macro.name for s in statements for macro in held(s.value, Macro)}
 
 
-def _check_macros(statements: Sequence[Statement]) -> None:
+def _check_macros(statements: Sequence[Statement], of_other_files: Callable[[str, str], str] | None) -> None:
     effective = {s.name: s for s in statements}
     defined = {name for name, s in effective.items() if s.is_macro}
     for statement in effective.values():
@@ -170,6 +179,9 @@ def _check_macros(statements: Sequence[Statement]) -> None:
     used = _used_macros(statements)
     for name in sorted(defined - used):
         if readers := [file for file, of_file, _ in read_all() if name in _used_macros(of_file)]:
+            if of_other_files is not None:
+                statement = effective[name]
+                raise UserError(f'{statement.location}: {of_other_files(name, render(statement.value))}')
             raise UserError(
                 f'{effective[name].location}: nothing in this run reads {name}; it is read by {", ".join(readers)}. '
                 'Leave the file that sets it out, or add one of these.'

@@ -22,7 +22,7 @@ from palm_jax.run_directory import RunDirectory, write_whole
 _LOGGER = logging.getLogger(__name__)
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'gin-config', 'numpy', 'seqio', 'tensorflow', 'grain')
 # Bindings that change how long a run takes and what it reports, not what it trains.
-_MAY_CHANGE = (
+MAY_CHANGE = (
     'MODEL_DIR', 'TRAIN_STEPS', 'WRITERS', 'PROMPTS',
     'LOG_PERIOD', 'EVAL_PERIOD', 'EVAL_BATCHES', 'CHECKPOINT_PERIOD', 'KEEP_CHECKPOINTS', 'KEEP_EVERY',
     *(f'loop.train.{name}' for name in ('model_dir', 'total_steps', 'writers')),
@@ -56,8 +56,8 @@ class Record:
         Raises:
           UserError: the directory holds a run of another configuration or of other data.
         """
-        is_run = self.run.config.is_file() and _holds_run(self.run)
-        of_configuration = difference(open_file(self.run.config).text, self.text, _MAY_CHANGE) if is_run else ''
+        is_run = self.run.config.is_file() and self.run.is_begun
+        of_configuration = difference(open_file(self.run.config).text, self.text, MAY_CHANGE) if is_run else ''
         shown = '\n'.join(filter(None, (of_configuration, _data_difference(before or {}, now))))
         if not shown:
             return
@@ -92,11 +92,6 @@ def _data_difference(before: DataIdentity, now: DataIdentity) -> str:
                           for key, value in of_side.items()]  # fmt: skip
                 lines.append(f'{sign}{name}: {", ".join(values)}')
     return '\n'.join(lines)
-
-
-def _holds_run(run: RunDirectory) -> bool:
-    """Return whether a run has left a checkpoint or metrics; one that was refused has not."""
-    return any(run.checkpoints.glob('[0-9]*')) or (run.metrics.is_file() and run.metrics.stat().st_size > 0)
 
 
 def difference(old: str, new: str, ignore: Sequence[str] = ()) -> str:

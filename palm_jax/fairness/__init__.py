@@ -1,1 +1,1 @@
-"""Whether a model treats groups alike: parity, odds and errors of groups that the user names."""
+"""Whether a model treats groups alike: parity, odds and errors of groups, templates, stereotypes."""

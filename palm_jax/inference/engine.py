@@ -6,6 +6,7 @@ decodes some tokens in all slots at once, and delivers them; see `slots`.
 
 from __future__ import annotations
 
+import collections
 import logging
 import threading
 import traceback
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 
 from palm_jax.bounds import AtLeast, checked
 from palm_jax.errors import UserError
-from palm_jax.inference.generate import Codec, Sampler, num_tokens
+from palm_jax.inference.generate import Codec, Sampler, check_biases, num_tokens
 from palm_jax.inference.requests import MAX_LOGPROBS, Delta, FinishReason, Request, Token
 from palm_jax.inference.slots import Slots
 from palm_jax.special_ids import BOS_ID
@@ -47,28 +48,48 @@ class Engine:
         chunk: Annotated[int, AtLeast(1)] = 8,
     ):
         self._slots, self.max_waiting, self._chunk = slots, max_waiting, chunk
-        self._models: dict[str, Slots] = {}
+        self._models: dict[str, Slots] = {}  # replaced as a whole, because other threads iterate over it
+        self._released: collections.deque[str] = collections.deque()
         self._changed, self._stopping = threading.Condition(), False
         self.failure: str | None = None
         self._thread = threading.Thread(target=self._run, name='engine', daemon=True)
 
     def add(self, name: str, model: Any, params: Any, vocabulary: Codec, length: int, bidirectional: bool) -> None:
-        """Add a model, unstacked (`decoding.unstack_layers`), of context length `length` (prompt and completion)."""
-        self._models[name] = Slots(model, params, vocabulary, length, bidirectional, self._slots)
+        """Add a model, unstacked (`decoding.unstack_layers`), of context length `length` (prompt and completion).
+
+        To an engine that has been started it is added once its programs are compiled, while the others go on.
+
+        Raises:
+          Exception: what its programs raise; it is not added then.
+        """
+        slots = Slots(model, params, vocabulary, length, bidirectional, self._slots)
+        if self._thread.is_alive():
+            self._compile(slots)
+        with self._changed:
+            self._models = {**self._models, name: slots}
+
+    def release(self, name: str) -> None:
+        """Let go of a model and its memory; nothing will be submitted to it any more. May be called by any thread."""
+        self._released.append(name)
+        with self._changed:
+            self._changed.notify()
 
     def start(self) -> None:
         """Compile the programs that the first requests need, then start the thread."""
         for model in self._models.values():
-            model.waiting.append(Request((BOS_ID,), Sampler(max_tokens=2), lambda delta: None))
-            model.work(self._chunk)
+            self._compile(model)
         self._thread.start()
+
+    def _compile(self, model: Slots) -> None:
+        model.waiting.append(Request((BOS_ID,), Sampler(max_tokens=2), lambda delta: None))
+        model.work(self._chunk)
 
     def submit(self, name: str, *requests: Request) -> None:
         """Queue requests for the model `name`; all of them or none.
 
         Raises:
           Busy: the queue is full.
-          UserError: a prompt leaves no room for a single token, or contains an id that the model does not have.
+          UserError: a prompt leaves no room for a single token, or it or `logit_bias` has an id that the model lacks.
         """
         model = self._models[name]
         for request in requests:
@@ -79,6 +100,7 @@ class Engine:
                 )
             if unknown := [i for i in request.prompt if not 0 <= i < model.num_ids]:
                 raise UserError(f'Token {unknown[0]} is unknown: the model has {model.num_ids}.')
+            check_biases(request.sampler, model.num_ids)
         with self._changed:
             if self.failure or self._stopping:
                 raise Busy
@@ -105,14 +127,26 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
 
+    def _drop_released(self) -> None:
+        """Drop the models that were released and have nothing left to do."""
+        for name in [self._released.popleft() for _ in range(len(self._released))]:
+            if self._models[name].num_active or self._models[name].waiting:
+                self._released.append(name)  # requests that nobody reads, which have been cancelled
+            else:
+                self._models = {n: model for n, model in self._models.items() if n != name}
+
     def _run(self) -> None:
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._stopping or self.num_waiting or self.num_active)
+                    self._changed.wait_for(
+                        lambda: self._stopping or self._released or self.num_waiting or self.num_active
+                    )
                     if self._stopping:
                         return
-                for model in self._models.values():
+                    self._drop_released()
+                    models = list(self._models.values())
+                for model in models:
                     model.work(self._chunk)
         except Exception:  # whatever it was, waiting clients must be answered
             self.failure = traceback.format_exc()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
@@ -16,6 +17,7 @@ from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.decoding import Generated, Weights
 from palm_jax.inference.sampling import SamplingParams
+from palm_jax.inference.steering import Steering
 from palm_jax.models.model import Model
 from palm_jax.special_ids import BOS_ID, EOS_ID
 
@@ -193,6 +195,9 @@ class Sampler(Decoder):
       seed: random seed; the same seed gives the same text at any batch size.
       batch_size: number of prompts decoded together.
       weights: `stored` or `int8`, see `models.quantization`.
+      logit_bias: what is added to the logits of tokens, by id, before they are divided by the temperature; −100 bans a
+        token, 100 makes it certain, as in OpenAI's API. Log-probabilities are those without it.
+      steering: models that steer the logits of a run that is loaded, see `steering.Steering`; None for none.
     """
 
     max_tokens: Annotated[int, AtLeast(1)] = 96
@@ -206,17 +211,23 @@ class Sampler(Decoder):
     seed: Annotated[int, AtLeast(-(2**63)), Below(2**63)] = 0  # of which the lower 32 bits count
     batch_size: Annotated[int, AtLeast(1)] = 32
     weights: Weights = 'stored'
+    logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    steering: Steering | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'stop', tuple(self.stop))
         if '' in self.stop:
             raise UserError('generate.Sampler.stop contains an empty string.')
+        for token, bias in self.logit_bias.items():
+            if not isinstance(token, int) or token < 0 or not math.isfinite(bias):
+                raise UserError(f'logit_bias holds {token!r}: {bias!r}; it needs ids of tokens with finite numbers.')
 
     def _generate_batch(self, model, params, vocabulary, tokens, lengths, left, numbers, bidirectional):
         B, n = len(tokens), self.num_decodes
         tokens, lengths, left = (np.repeat(x, n, axis=0) for x in (tokens, lengths, left))
         numbers = np.repeat(np.resize(numbers, B), n)
         most, drawable = int(left.max()), drawable_ids(vocabulary, model.arch.vocab_size)
+        check_biases(self, model.arch.vocab_size)
         rows, written = decoding.prefill(
             model, params, tokens, lengths, left, self.sampling_params(numbers, np.tile(np.arange(n), B)),
             room=next_power_of_two(most, 16), bidirectional=bidirectional,
@@ -232,8 +243,16 @@ class Sampler(Decoder):
         done = [text.completion() for text in texts]
         return [done[i : i + n] for i in range(0, len(done), n)]
 
-    def sampling_params(self, numbers: np.ndarray, samples: np.ndarray) -> SamplingParams:
-        """Return the parameters of rows that generate completion `samples` of prompt `numbers`, each [B]."""
+    def sampling_params(self, numbers: np.ndarray, samples: np.ndarray, num_biases: int = 0) -> SamplingParams:
+        """Return the parameters of rows that generate completion `samples` of prompt `numbers`, each [B].
+
+        Args:
+          numbers, samples: indices.
+          num_biases: number of biased tokens that there is room for, at least; 0 is as many as there are.
+        """
+        size = max(len(self.logit_bias), num_biases)
+        ids, biases = np.full(size, np.iinfo(np.int32).max, np.int32), np.zeros(size, np.float32)
+        ids[: len(self.logit_bias)], biases[: len(self.logit_bias)] = list(self.logit_bias), [*self.logit_bias.values()]
 
         def filled(value, dtype):
             info = np.finfo(dtype) if np.issubdtype(dtype, np.floating) else np.iinfo(dtype)
@@ -248,7 +267,19 @@ class Sampler(Decoder):
             seed=filled(self.seed & 0xFFFFFFFF, np.uint32),
             number=np.asarray(numbers, np.int32),
             sample=np.asarray(samples, np.int32),
+            bias_ids=np.tile(ids, (len(numbers), 1)) if size else None,
+            bias=np.tile(biases, (len(numbers), 1)) if size else None,
         )
+
+
+def check_biases(sampler: Sampler, num_ids: int) -> None:
+    """Refuse biases of tokens that a model lacks.
+
+    Raises:
+      UserError: with the id.
+    """
+    if unknown := [token for token in sampler.logit_bias if token >= num_ids]:
+        raise UserError(f'logit_bias: token {unknown[0]} is unknown: the model has {num_ids}.')
 
 
 @dataclasses.dataclass

@@ -9,6 +9,7 @@ from typing import Literal
 from palm_jax.inference.generate import Sampler
 
 MAX_LOGPROBS = 20
+MAX_BIASES = 300  # tokens of a request with a bias
 
 FinishReason = Literal['stop', 'length', 'timeout', 'cancelled', 'error', 'content_filter']  # the last by a server
 

@@ -30,6 +30,9 @@ class SamplingParams:
       seed: random seed. Random choices depend on it, on `number`, `sample` and the number of generated tokens.
       number: index of the row's prompt.
       sample: index of the completion among those of its prompt.
+      bias_ids: ids of K tokens whose logits are raised or lowered, int32 [B, K]; ids that the model lacks are none.
+        None if no row has any.
+      bias: what is added to their logits, float32 [B, K]; None if no row has any.
     """
 
     temperature: Array
@@ -40,6 +43,8 @@ class SamplingParams:
     seed: Array
     number: Array
     sample: Array
+    bias_ids: Array | None = None
+    bias: Array | None = None
 
 
 def choose(
@@ -62,6 +67,9 @@ def choose(
     """
     if seen_BV is not None:
         logits_BV = penalized(logits_BV, sampling_params.repetition_penalty, seen_BV)
+    if sampling_params.bias is not None:
+        has_bias = jnp.any(sampling_params.bias != 0)
+        logits_BV = jax.lax.cond(has_bias, lambda x: biased(x, sampling_params), lambda x: x, logits_BV)
     if drawable_V is not None:
         logits_BV = jnp.where(drawable_V, logits_BV, -jnp.inf)
 
@@ -84,6 +92,12 @@ def penalized(logits_BV: jax.Array, penalty_B: Array, seen_BV: jax.Array) -> jax
     """Apply the repetition penalty to seen tokens; see `SamplingParams.repetition_penalty`."""
     penalty_B1 = jnp.clip(penalty_B, 1 / _LARGEST_PENALTY, _LARGEST_PENALTY)[:, None]
     return jnp.where(seen_BV, jnp.where(logits_BV > 0, logits_BV / penalty_B1, logits_BV * penalty_B1), logits_BV)
+
+
+def biased(logits_BV: jax.Array, sampling_params: SamplingParams) -> jax.Array:
+    """Add the biases of tokens; see `SamplingParams.bias`."""
+    rows_B1 = jnp.arange(len(logits_BV))[:, None]
+    return logits_BV.at[rows_B1, sampling_params.bias_ids].add(sampling_params.bias, mode='drop')
 
 
 def truncated(logits_BV: jax.Array, sampling_params: SamplingParams) -> jax.Array:

@@ -8,7 +8,6 @@ prompt: the model has failed only if that raises, too.
 from __future__ import annotations
 
 import collections
-import dataclasses
 import itertools
 import logging
 import math
@@ -22,7 +21,7 @@ import numpy as np
 from palm_jax.inference import decoding
 from palm_jax.inference.decoding import DecodeState, Generated
 from palm_jax.inference.generate import Codec, RowText, Sampler, drawable_ids, next_power_of_two
-from palm_jax.inference.requests import MAX_LOGPROBS, Delta, FinishReason, Request, Token
+from palm_jax.inference.requests import MAX_BIASES, MAX_LOGPROBS, Delta, FinishReason, Request, Token
 from palm_jax.inference.sampling import SamplingParams
 from palm_jax.special_ids import BOS_ID, EOS_ID
 
@@ -94,7 +93,7 @@ class Slots:
 
     def _empty_state(self) -> DecodeState:
         slots = len(self._texts)
-        sampling_params = Sampler().sampling_params(np.zeros(slots), np.zeros(slots))
+        sampling_params = Sampler().sampling_params(np.zeros(slots), np.zeros(slots), MAX_BIASES)
         return decoding.empty_state(self._model, self._params, slots, self.length, sampling_params)
 
     @property
@@ -235,10 +234,5 @@ def _tokens_of(generated: Any, row: int, num_top: int) -> list[Token]:
 def _sampling_params(requests: Sequence[Request], size: int) -> SamplingParams:
     """Stack the sampling parameters of the requests, padded to `size` rows."""
     padded = [*requests, *[requests[-1]] * (size - len(requests))]
-    of_each = [r.sampler.sampling_params(np.zeros(1), np.array([r.sample])) for r in padded]
-    return SamplingParams(
-        **{
-            field.name: np.concatenate([getattr(sampling_params, field.name) for sampling_params in of_each])
-            for field in dataclasses.fields(SamplingParams)
-        }
-    )
+    of_each = [r.sampler.sampling_params(np.zeros(1), np.array([r.sample]), MAX_BIASES) for r in padded]
+    return jax.tree.map(lambda *rows: np.concatenate(rows), *of_each)

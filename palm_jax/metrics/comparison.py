@@ -1,4 +1,4 @@
-"""The paired comparison of two models on the same examples: McNemar's exact test and a paired bootstrap."""
+"""The paired comparison of two models on the same examples: an exact or permutation test, and a paired bootstrap."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from scipy import stats
 
 _BOOTSTRAPS = 10_000
 _LEVEL = 0.05
+_RESAMPLES = 9_999
 ACCURACY = 'accuracy'  # the metric of examples that are either right or wrong
+SENTENCES = 'sentences with all entities right'
+_RIGHT_OR_WRONG = (ACCURACY, SENTENCES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Comparison:
       upper: upper end of the interval.
       only_first: number of examples that only the first run gets right; None if scores are not right or wrong.
       only_second: number of examples that only the second run gets right; None likewise.
-      p_value: two-sided p-value of McNemar's exact test; None likewise.
+      p_value: two-sided p-value of `test`.
+      test: name of the test.
     """
 
     first: np.ndarray
@@ -35,7 +39,8 @@ class Comparison:
     upper: float
     only_first: int | None
     only_second: int | None
-    p_value: float | None
+    p_value: float
+    test: str
 
     @property
     def gain(self) -> float:
@@ -49,9 +54,8 @@ class Comparison:
 
     @property
     def differ(self) -> bool:
-        """Whether the difference is significant at 5%, by both tests if there are two."""
-        outside = self.lower > 0 or self.upper < 0
-        return outside and (self.p_value is None or self.p_value < _LEVEL)
+        """Whether the difference is significant at 5%, by the interval and by the test."""
+        return (self.lower > 0 or self.upper < 0) and self.p_value < _LEVEL
 
 
 def compare(first: np.ndarray, second: np.ndarray, metric: str = ACCURACY, seed: int = 0) -> Comparison:
@@ -59,6 +63,10 @@ def compare(first: np.ndarray, second: np.ndarray, metric: str = ACCURACY, seed:
 
     McNemar's exact test (1947): of the b + c examples that only one run gets right, under the null hypothesis each
     run gets half; p = P(Binomial(b + c, 1/2) at least as far from half as b).
+
+    Scores that are not right or wrong are compared by the paired permutation test (Fisher 1935, Pitman 1937): under the
+    null hypothesis the sign of each difference is random; p is the share of sign changes whose mean is at least as far
+    from 0, of all of them or of 9,999 drawn ones. Of right and wrong it is McNemar's exact test.
     """
     difference = second - first
     rng = np.random.default_rng(seed)
@@ -66,8 +74,20 @@ def compare(first: np.ndarray, second: np.ndarray, metric: str = ACCURACY, seed:
     lower, upper = np.percentile(means, [100 * _LEVEL / 2, 100 * (1 - _LEVEL / 2)])
     if len(difference) < 2:
         lower, upper = -np.inf, np.inf
-    if metric != ACCURACY:
-        return Comparison(first, second, metric, float(lower), float(upper), None, None, None)
+    if metric not in _RIGHT_OR_WRONG:
+        p, test = _sign_changes(difference, seed), 'the paired permutation test'
+        return Comparison(first, second, metric, float(lower), float(upper), None, None, p, test)
     b, c = int(np.sum(difference < 0)), int(np.sum(difference > 0))
     p = float(stats.binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
-    return Comparison(first, second, metric, float(lower), float(upper), b, c, p)
+    return Comparison(first, second, metric, float(lower), float(upper), b, c, p, "McNemar's exact test")
+
+
+def _sign_changes(difference: np.ndarray, seed: int) -> float:
+    """Return the two-sided p-value of the paired permutation test of the mean difference."""
+    changed = difference[difference != 0]
+    if len(changed) < 2:
+        return 1.0  # of one difference, either sign is as likely
+    found = stats.permutation_test(
+        (changed,), np.mean, permutation_type='samples', vectorized=True, n_resamples=_RESAMPLES, batch=500, rng=seed
+    )
+    return float(found.pvalue)

@@ -81,14 +81,12 @@ class Projection(nn.Module):
         for name, shape in self.outputs.items():
             axes = (*self.input_axes, *self.axes[name])
             kernels.append(create_param(self, name, init, (*input_shape, *shape), axes, self.arch.param_dtype))
-        # The backward pass dequantizes again: kept from the forward pass, the kernels would be there in full.
         is_whole = max(num_parts(axis) for axes in self.axes.values() for axis in axes) == 1
-        multiply: Callable[..., list[jax.Array] | jax.Array] = functools.partial(
-            _products, fuse=bool(self.arch.fuse_projections) and is_whole
-        )
-        if any(map(is_quantized, kernels)):
-            multiply = jax.checkpoint(multiply)  # the backward pass dequantizes again instead of keeping the kernels
-        products = multiply(x_BLD, kernels)
+        multiply = functools.partial(_products, fuse=bool(self.arch.fuse_projections) and is_whole)
+        # The backward pass makes the matrices again from the parameters. Kept from the forward pass, those of all
+        # layers would be a copy of the model; unrolled, where both passes are one program, XLA makes them once.
+        products = jax.checkpoint(multiply, prevent_cse=any(map(is_quantized, kernels)))(x_BLD, kernels)
+        products = jax.tree.map(functools.partial(checkpoint_name, name=PRODUCT), products)
         if not isinstance(products, list):
             return self._split(products)
         return tuple(y.reshape(*y.shape[:-1], *shape) for y, shape in zip(products, self.outputs.values(), strict=True))
@@ -102,11 +100,10 @@ class Projection(nn.Module):
 
 def _products(x_BLD: jax.Array, kernels: Sequence[jax.Array], fuse: bool) -> list[jax.Array] | jax.Array:
     """x·W for each kernel W as a matrix; fused, as one matmul whose result holds all of them."""
-    named = functools.partial(checkpoint_name, name=PRODUCT)
     matrices = [dequantize(kernel, x_BLD.dtype).reshape(x_BLD.shape[-1], -1) for kernel in kernels]
     if not fuse:
-        return [named(matmul(x_BLD, matrix)) for matrix in matrices]
-    return named(matmul(x_BLD, jnp.concatenate(matrices, axis=1)))
+        return [matmul(x_BLD, matrix) for matrix in matrices]
+    return matmul(x_BLD, jnp.concatenate(matrices, axis=1))
 
 
 class Norm(nn.Module):

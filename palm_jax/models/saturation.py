@@ -35,3 +35,17 @@ def square(x: jax.Array) -> jax.Array:
 def tempered(scores: jax.Array, temperature: float) -> jax.Array:
     """Return scores / T within the limits, for any T above 0."""
     return limited(scores / max(temperature, _LOWEST_TEMPERATURE))
+
+
+def log_one_minus_p(scores: jax.Array) -> jax.Array:
+    """Return log(1 − softmax(scores)) over the last axis, finite with finite gradients where a probability rounds to 1.
+
+    At the largest score it is the log of the other probabilities' sum. With a single class, where that sum is empty,
+    it is 0, and so is the loss.
+    """
+    if scores.shape[-1] == 1:
+        return jnp.zeros_like(scores)
+    is_largest = jax.nn.one_hot(scores.argmax(axis=-1), scores.shape[-1], dtype=bool)
+    of_others = jax.nn.logsumexp(jnp.where(is_largest, -jnp.inf, scores), axis=-1, keepdims=True)
+    p_of_others = jnp.where(is_largest, 0.0, jax.nn.softmax(scores, axis=-1))  # at most a half
+    return jnp.where(is_largest, of_others - jax.nn.logsumexp(scores, axis=-1, keepdims=True), jnp.log1p(-p_of_others))

@@ -1,10 +1,11 @@
-"""Rules about the texts that a server is asked and writes: words, patterns, and scores of models.
+"""Rules about texts that a server is asked and writes, and that are trained on: words, patterns, scores of models.
 
     [
       {"name": "insults", "words": ["idiot"], "of": "both", "action": "refuse"},
       {"name": "card numbers", "pattern": "\\\\b(?:\\\\d[ -]?){15}\\\\d\\\\b", "of": "input", "action": "refuse"},
       {"name": "toxic", "model": "runs/toxicity", "label": "toxic", "threshold": 0.8, "of": "output"},
-      {"name": "mine", "function": "my_scorers:toxicity", "threshold": 0.5, "action": "record"}
+      {"name": "mine", "function": "my_scorers:toxicity", "threshold": 0.5, "action": "record"},
+      {"name": "theirs", "url": "https://api.openai.com/v1/moderations", "key_variable": "OPENAI_API_KEY"}
     ]
 
 A rule scores a text between 0 and 1 and applies from its threshold on. Every text that a rule applies to is a line of
@@ -15,24 +16,23 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import json
-import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from palm_jax.errors import UserError, closest, located
+from palm_jax.monitoring import scorers
 from palm_jax.monitoring.audit_log import AuditLog
+from palm_jax.monitoring.scorers import Scorer
 
-Scorer: TypeAlias = Callable[[Sequence[str]], Sequence[float]]  # texts to a score of each, from 0 to 1
-Side = Literal['input', 'output']
-_KINDS = ('words', 'pattern', 'model', 'function')
-_KEYS = ('name', *_KINDS, 'label', 'threshold', 'of', 'action')
+Side = Literal['input', 'output', 'data']
+_KINDS = ('words', 'pattern', 'model', 'function', 'url')
+_KEYS = ('name', *_KINDS, 'label', 'key_variable', 'seconds', 'threshold', 'of', 'action')
 _SIDES: dict[str, tuple[Side, ...]] = {'input': ('input',), 'output': ('output',), 'both': ('input', 'output')}
 _ACTIONS = ('refuse', 'record')
-_WITHOUT_BLANKS = ('CJK', 'HIRAGANA', 'KATAKANA', 'THAI', 'LAO', 'KHMER', 'MYANMAR', 'TIBETAN')
+_DONE: dict[Side, str] = {'input': 'refused', 'output': 'refused', 'data': 'removed'}  # in the audit log
+_SECONDS = 30.0  # for a service to answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Rule:
       scorer: scores texts.
       version: hash of the rule's definition, words of files included.
       threshold: lowest score that the rule applies to.
-      sides: whether it reads what a server is asked, what it writes, or both.
+      sides: whether it reads what a server is asked, what it writes, or both; data is read by every rule.
       refuses: whether a text that it applies to is refused; otherwise it is recorded alone.
     """
 
@@ -54,6 +54,24 @@ class Rule:
     threshold: float = 0.5
     sides: tuple[Side, ...] = ('input', 'output')
     refuses: bool = True
+
+    def reads(self, side: Side) -> bool:
+        """Return whether the rule reads texts of a side."""
+        return side == 'data' or side in self.sides
+
+    def scores(self, texts: Sequence[str]) -> list[float]:
+        """Return the scores of texts, from 0 to 1.
+
+        Raises:
+          UserError: the scorer, which is the user's, has failed or has returned something else.
+        """
+        try:
+            found = [float(score) for score in self.scorer(texts)]
+        except Exception as error:
+            raise UserError(f'The rule {self.name!r} has failed: {type(error).__name__}: {error}') from None
+        if wrong := next((score for score in found if not 0 <= score <= 1), None):
+            raise UserError(f'The rule {self.name!r} gave the score {wrong}; scores are numbers from 0 to 1.')
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,45 +88,44 @@ class ContentFilter:
 
     def reads(self, side: Side) -> bool:
         """Return whether there is a rule for a side."""
-        return any(side in rule.sides for rule in self.rules)
+        return any(rule.reads(side) for rule in self.rules)
 
-    def refused(self, texts: Sequence[str], side: Side, **about: Any) -> list[str | None]:
+    def refused(
+        self, texts: Sequence[str], side: Side, each: Sequence[Mapping[str, Any]] = (), **about: Any
+    ) -> list[str | None]:
         """Return the name of the first rule that refuses each text, or None; write what rules apply to to the log.
 
         Args:
           texts: texts.
-          side: whether a server was asked them or has written them.
+          side: whether a server was asked them, has written them, or they are data to train on.
+          each: further fields of the log's line about each text; empty for none.
           **about: further fields of the log's lines.
         """
         found: list[str | None] = [None] * len(texts)
         for rule in self.rules:
-            if side not in rule.sides:
+            if not rule.reads(side):
                 continue
-            for number, score in enumerate(_scores(rule, texts)):
+            for number, score in enumerate(rule.scores(texts)):
                 if score < rule.threshold or found[number] is not None:
                     continue
                 if rule.refuses:
                     found[number] = rule.name
-                if self.log is not None:
-                    action = 'refused' if rule.refuses else 'recorded'
-                    fields = {'action': action, 'rule': rule.name, 'version': rule.version, 'score': float(score)}
-                    self.log.add(texts[number], **fields, side=side, **about)
+                action = _DONE[side] if rule.refuses else 'recorded'
+                self.note(rule, texts[number], score, action, side=side, **about, **(each[number] if each else {}))
         return found
 
+    def note(self, rule: Rule, text: str, score: float, action: str, **about: Any) -> None:
+        """Write to the log that a rule applies to a text; nothing without a log.
 
-def _scores(rule: Rule, texts: Sequence[str]) -> list[float]:
-    """Return the scores that a rule gives.
-
-    Raises:
-      UserError: its function, which is the user's, has failed or has returned something else.
-    """
-    try:
-        scores = [float(score) for score in rule.scorer(texts)]
-    except Exception as error:
-        raise UserError(f'The rule {rule.name!r} has failed: {type(error).__name__}: {error}') from None
-    if wrong := next((score for score in scores if not 0 <= score <= 1), None):
-        raise UserError(f'The rule {rule.name!r} gave the score {wrong}; scores are numbers from 0 to 1.')
-    return scores
+        Args:
+          rule: rule.
+          text: text, of which the log has the hash.
+          score: score of the rule.
+          action: what was done: `refused`, `removed` or `recorded`.
+          **about: further fields of the line.
+        """
+        if self.log is not None:
+            self.log.add(text, action=action, rule=rule.name, version=rule.version, score=score, **about)
 
 
 def load(path: Path, classifier: Callable[[str, str | None], Scorer]) -> list[Rule]:
@@ -133,7 +150,7 @@ def load(path: Path, classifier: Callable[[str, str | None], Scorer]) -> list[Ru
     names = [rule.name for rule in rules]
     for number, rule in enumerate(rules, 1):
         with located(f'{path}, rule {number}'):
-            _scores(rule, ['a text'])
+            rule.scores(['a text'])
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f'{path}: two rules are called {twice!r}.')
     return rules
@@ -155,74 +172,32 @@ def _rule(where: str, given: Mapping[str, Any], classifier: Callable[[str, str |
     threshold = given.get('threshold', 0.5)
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold <= 1:
         raise UserError(f'{where}: threshold is {threshold!r}; it must be a number above 0 and at most 1.')
-    if 'label' in given and kind != 'model':
-        raise UserError(f'{where}: label belongs to a rule with a model.')
+    if 'label' in given and kind not in ('model', 'url'):
+        raise UserError(f'{where}: label belongs to a rule with a model or a url.')
+    if kind != 'url' and (misplaced := [key for key in ('key_variable', 'seconds') if key in given]):
+        raise UserError(f'{where}: {misplaced[0]} belongs to a rule with a url.')
     definition = dict(given)
     if kind == 'words':
-        definition['words'] = words = _words(where, given['words'])
-        scorer = _of_pattern('|'.join(map(_of_word, words)), _folded)
+        definition['words'] = words = scorers.word_list(where, given['words'])
+        scorer = scorers.of_words(words)
     elif kind == 'pattern':
-        scorer = _of_pattern(_checked(where, given['pattern']))
+        scorer = scorers.of_pattern(scorers.checked_pattern(where, given['pattern']))
     elif kind == 'model':
         with located(where):
             scorer = classifier(str(given['model']), given.get('label'))
+    elif kind == 'url':
+        scorer = scorers.of_endpoint(
+            where, given['url'], given.get('label'), given.get('key_variable'), _wait(where, given)
+        )
     else:
-        scorer = _function(where, str(given['function']))
+        scorer = scorers.of_function(where, str(given['function']))
     version = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:12]
     return Rule(given['name'], scorer, version, float(threshold), _SIDES[sides], action == 'refuse')
 
 
-def _words(where: str, given: Any) -> list[str]:
-    """Return a list of words, or those of a file with a word or phrase per line."""
-    if isinstance(given, str):
-        try:
-            given = [line.strip() for line in Path(given).read_text(encoding='utf-8').splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            advice = f'For one word write ["{given}"].'
-            raise UserError(f'{where}: the file of words {given} cannot be read: {error}. {advice}') from None
-    if not isinstance(given, list) or not given or not all(isinstance(word, str) and word.strip() for word in given):
-        raise UserError(f'{where}: words must be a list of words, or a file with a word or phrase per line.')
-    return given
-
-
-def _of_word(word: str) -> str:
-    """Return the pattern of a whole word or phrase; in scripts that are written without blanks, of its characters."""
-    parts = _folded(word).split()
-    before, after = (r'\b' if _has_ends(edge) else '' for edge in (parts[0][0], parts[-1][-1]))
-    return before + r'\s+'.join(map(re.escape, parts)) + after
-
-
-def _has_ends(edge: str) -> bool:
-    """Return whether words that begin or end with a character are set apart from others by blanks."""
-    return edge.isalnum() and not unicodedata.name(edge, '').startswith(_WITHOUT_BLANKS)
-
-
-def _folded(text: str) -> str:
-    """Return a text as words are compared: without case, width and kinds of apostrophes."""
-    return unicodedata.normalize('NFKC', text).casefold().replace('’', "'")
-
-
-def _checked(where: str, pattern: Any) -> str:
-    if not pattern:
-        raise UserError(f'{where}: the pattern is empty, and would match every text.')
-    try:
-        re.compile(pattern)
-    except (re.error, TypeError) as error:
-        raise UserError(f'{where}: the pattern {pattern!r} is not a regular expression: {error}.') from None
-    return pattern
-
-
-def _of_pattern(pattern: str, folded: Callable[[str], str] = str) -> Scorer:
-    """Return a scorer that is 1 where a text, folded, holds what a pattern matches, whatever its case."""
-    compiled = re.compile(pattern, re.IGNORECASE)
-    return lambda texts: [float(compiled.search(folded(text)) is not None) for text in texts]
-
-
-def _function(where: str, name: str) -> Scorer:
-    """Return a scorer that calls `module:function` with every text."""
-    module, _, function = name.partition(':')
-    try:
-        score = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f'{where}: the function {name!r} (module:function) cannot be imported: {error}.') from None
-    return lambda texts: [score(text) for text in texts]
+def _wait(where: str, given: Mapping[str, Any]) -> float:
+    """Return how long a service may take."""
+    seconds = given.get('seconds', _SECONDS)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 3600:
+        raise UserError(f'{where}: seconds is {seconds!r}; it must be a number above 0 and at most 3600.')
+    return float(seconds)

@@ -90,7 +90,12 @@ class DriftReport:
 
 
 def compare(
-    model: Any, reference: Sequence[Any], new: Sequence[Any], labels: Sequence[Any] | None, batch_size: int
+    model: Any,
+    reference: Sequence[Any],
+    new: Sequence[Any],
+    labels: Sequence[Any] | None,
+    batch_size: int,
+    names: tuple[str, str] = ('the reference', 'the new inputs'),
 ) -> DriftReport:
     """Compare new inputs, and a model's outputs for them, with those of a reference.
 
@@ -100,11 +105,12 @@ def compare(
       new: new inputs.
       labels: encoded labels of the reference, for the estimate of the new shares of labels; None estimates none.
       batch_size: inputs per forward pass.
+      names: what reference and new inputs are called in the message about too few of them.
 
     Raises:
       UserError: there are fewer than 20 inputs of one kind.
     """
-    for what, inputs in (('the reference', reference), ('the new inputs', new)):
+    for what, inputs in zip(names, (reference, new), strict=True):
         if len(inputs) < _FEWEST:
             raise UserError(f'There are {len(inputs)} texts in {what}; drift is tested on at least {_FEWEST}.')
     texts = [[_text(given) for given in inputs] for inputs in (reference, new)]

@@ -129,7 +129,7 @@ class LowRank(nn.Module):
             a_DR, b_RF = a.reshape(fan_in, -1).astype(dtype), b.reshape(lora.rank, -1).astype(dtype)
             if lora.diagonal:
                 a_DR *= new_param(self, f'{name}_e', nn.initializers.zeros, (lora.rank,), ('rank',)).astype(dtype)
-            y = y + (matmul(matmul(x_BLD, a_DR), b_RF) * lora.scale).reshape(y.shape)
+            y = y + matmul(matmul(x_BLD, a_DR) * lora.scale, b_RF).reshape(y.shape)
             if lora.use_dora:
                 length = new_param(self, f'{name}_length', nn.initializers.ones, shape, axes)
                 kernel_DF = dequantize(kernels[name], jnp.float32).reshape(fan_in, -1)

@@ -42,6 +42,11 @@ class Method(abc.ABC):
     dropout_rate: Rate = 0.0
 
     @property
+    def adapts(self) -> bool:
+        """Whether a run with the method trains the new weights alone; otherwise it trains what it does without it."""
+        return True
+
+    @property
     def reads_kernels(self) -> bool:
         """Whether `intercept` reads the base's kernels, which decoding otherwise stores in another form."""
         return False

@@ -54,10 +54,12 @@ class Generator(abc.ABC):
         """
 
     def check_label(self, model: Model, label: Any) -> None:
-        """Check a right answer, which may be any text."""
+        """Check a right answer, which may be any text that is not empty."""
         del model
         if not isinstance(label, str):
             raise UserError(f'The right answer of this model is a text, not {label!r}.')
+        if not label.strip():
+            raise UserError('The right answer of this model is a text; this one is empty.')
 
     def stop(self, model: Model) -> tuple[str, ...]:
         """Return the strings besides EOS that end whatever the model generates: none."""

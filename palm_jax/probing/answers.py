@@ -47,22 +47,20 @@ class Answers:
     metric: str
 
 
-def cases(model: Any, most: int) -> list[Case]:
+def cases(model: Any, most: int, otherwise: str) -> list[Case]:
     """Return the held-out examples of a run, spread evenly.
 
     Args:
       model: trained model, an `api.TrainedModel`.
       most: most cases.
+      otherwise: what to say of a run that has no examples with a right answer, after `This model was trained ...: `.
 
     Raises:
       UserError: the run has no examples with a right answer.
     """
     examples: Callable | None = getattr(model.data, 'examples', None)
     if examples is None:
-        raise UserError(
-            f'This model was trained {model.predictor.purpose}: there are no right answers that a change of the text '
-            'could make wrong. Probe a model that was fine-tuned on a table.'
-        )
+        raise UserError(f'This model was trained {model.predictor.purpose}: {otherwise}')
     found = list(examples('validation'))
     chosen = np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int))
     return [_case(model, found[i]) for i in chosen]

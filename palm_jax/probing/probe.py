@@ -40,7 +40,8 @@ class Finding:
       before: mean score of the unchanged texts.
       after: mean score of the changed ones.
       flips: share of the answers that change.
-      p_value: McNemar's exact test of the scores; None where they are not right or wrong.
+      p_value: McNemar's exact test of the scores, or the paired permutation test where they are not right or wrong;
+        None where no text was changed.
       interval: 95% interval of after − before, of the scores; None for a single text.
       examples: flips as {'text', 'changed', 'before', 'after'}.
     """

@@ -72,7 +72,7 @@ class GenerationReporter(RunReporter):
         of_rows = self._compute(texts, references, self.metrics)
         everything, main = np.arange(len(texts)), next(iter(of_rows))
         bootstraps = _CORPUS_BOOTSTRAPS if main in ('bleu', 'chrf') else statistics.BOOTSTRAPS
-        by_text = [of_rows[main](np.array([i])) for i in everything]
+        by_text, _ = _by_text(of_rows, len(texts))
         predictions = [
             {'text': prompt.text, 'label': list(prompt.references), 'predicted': text, 'score': round(score, 4)}
             for prompt, text, score in zip(prompts, texts, by_text, strict=True)
@@ -89,6 +89,11 @@ class GenerationReporter(RunReporter):
             text=''.join(map(_shown, predictions[:: max(1, len(predictions) // 4)][:4])),
         )
 
+    def scores(self, texts: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[np.ndarray, str]:
+        """Return the main metric of each text, float64 [E] from 0 to 100, and the name of the mean."""
+        by_text, main = _by_text(self._compute(texts, references, self.metrics[:1]), len(texts))
+        return np.array(by_text), f'mean {main} per text'
+
     def _nearest(self, data: Any, prompts: Sequence[Any]) -> list[Baseline]:
         """Return what the main metric is of the targets of the nearest training examples."""
         answers, references = data.nearest_answers(tuple(prompts)), [prompt.references for prompt in prompts]
@@ -100,6 +105,12 @@ class GenerationReporter(RunReporter):
         self, texts: Sequence[str], references: Sequence[Sequence[str]], names: Sequence[str]
     ) -> dict[str, OfRows]:
         return text_metrics.compute(names, texts, references, self.tokenizer)
+
+
+def _by_text(of_rows: Mapping[str, OfRows], count: int) -> tuple[list[float], str]:
+    """Return the first metric of each text, and its name."""
+    main = next(iter(of_rows))
+    return [of_rows[main](np.array([i])) for i in range(count)], main
 
 
 def _shown(row: Mapping[str, Any]) -> str:

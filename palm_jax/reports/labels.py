@@ -18,6 +18,7 @@ from palm_jax.explanations.page import words_for_and_against
 from palm_jax.labels.label_kind import Evaluation, LabelKind
 from palm_jax.labels.single_label import SingleLabel
 from palm_jax.metrics.text_baselines import Baseline
+from palm_jax.reports import groups
 from palm_jax.reports.pages import Table
 from palm_jax.reports.plots import MOST_CLASSES, plot_confusion
 from palm_jax.reports.report import (
@@ -52,7 +53,9 @@ class HeadReporter(RunReporter):
         """Return the names of the label kind's metrics, from the evaluation of two examples."""
         scores = np.zeros((2, self.kind.num_scores(len(data.labels))))
         with warnings.catch_warnings(action='ignore'):  # of statistics that two examples do not define
-            return self.kind.evaluate(scores, data.batch(0, 2)['labels'], data.labels).metrics.keys()
+            names = self.kind.evaluate(scores, data.batch(0, 2)['labels'], data.labels).metrics.keys()
+        has_groups = bool(getattr(getattr(data, 'table', None), 'group_column', None))
+        return {*names, *([groups.metric_of(self.kind)] if has_groups else [])}
 
     def measure(self, inputs: EvaluationInput) -> Measurements:
         """Score every held-out example."""
@@ -60,10 +63,12 @@ class HeadReporter(RunReporter):
         examples = inputs.data.validation_examples
         texts = [e.text if e.second_text is None else f'{e.text} / {e.second_text}' for e in examples]
         loss = inputs.evaluate()['loss'].value()
-        scores_ES = np.concatenate(scored.scores).astype(np.float64)
-        labels, baselines = np.concatenate(scored.labels), available(lambda: inputs.data.baselines)
+        scores_ES = np.stack(scored.scores).astype(np.float64)
+        labels, baselines = np.stack(scored.labels), available(lambda: inputs.data.baselines)
         reasons = functools.partial(_reasons, self, inputs, scores_ES) if self.explained_errors else None
-        return evaluate(self.kind, loss, inputs.data.labels, texts, scores_ES, labels, baselines, reasons)
+        names = inputs.data.labels
+        measured = evaluate(self.kind, loss, names, texts, scores_ES, labels, baselines, reasons)
+        return groups.with_groups(measured, self.kind, [getattr(e, 'group', None) for e in examples])
 
 
 def evaluate(

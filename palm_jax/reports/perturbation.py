@@ -89,7 +89,7 @@ class PerturbationCurve(RunReporter):
 
         found = [
             of_batch(inputs.params, shard_batch(batch, inputs.mesh))
-            for batch in inputs.data.validation(inputs.batch_size)
+            for _, batch in inputs.data.validation_by_length(inputs.batch_size)
         ]
         return {
             size: {

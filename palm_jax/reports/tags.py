@@ -30,7 +30,7 @@ class TagReporter(RunReporter):
         sentences, names = inputs.data.validation_examples, inputs.data.labels
         scores = inputs.score().scores
         _, places = inputs.data.inputs([s.words for s in sentences])
-        chosen = (row.argmax(axis=-1) for batch in scores for row in batch)
+        chosen = (row.argmax(axis=-1) for row in scores)
         predicted = []
         for ids, ends, sentence in zip(chosen, places, sentences, strict=True):
             tags = [names[i] for i in ids[ends]]

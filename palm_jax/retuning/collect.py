@@ -6,23 +6,17 @@ import collections
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from palm_jax.errors import UserError
-from palm_jax.json_files import read_json_lines
-from palm_jax.labels.label_kind import LabelKind
-from palm_jax.run_directory import write_whole
-
-Texts = tuple[str, ...]  # a text, or both texts of a pair
+Texts = tuple[str, ...]  # a text, both texts of a pair, the words of a sentence, or the turns of a dialogue
 
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """Texts with their label, a name, a list of names or a number, and where they come from."""
+    """Texts with their label, as JSON has it (a name, names, a number, tags, an answer), and where they come from."""
 
     texts: Texts
     label: Any
@@ -37,35 +31,39 @@ class Checked:
     dropped: dict[str, int]
 
 
-def check(rows: Iterable[Labelled], kind: LabelKind, names: Sequence[str], excluded: Iterable[Texts]) -> Checked:
+def check(
+    rows: Iterable[Labelled],
+    problem: Callable[[Labelled], str | None],
+    excluded: Iterable[Texts],
+    keeps_last: bool = False,
+) -> Checked:
     """Return the rows that can be learned from.
 
-    Dropped are rows without text, with a label that the model does not have or that cannot be encoded, texts with
-    several labels, and texts of the frozen examples, on which champion and challenger are compared. Of equal rows the
-    first is kept.
+    Dropped are rows that the model does not read, without text, or with a wrong label, texts with several labels, and
+    texts of the frozen examples, on which champion and challenger are compared. Of equal rows one is kept.
 
     Args:
       rows: rows in order of time.
-      kind: kind of label.
-      names: labels of the model; empty for numbers.
+      problem: returns what is wrong with the label of a row, or None; see `forms.Form`.
       excluded: texts of the frozen examples.
+      keeps_last: whether the last of several labels of a text counts.
     """
     dropped: collections.Counter[str] = collections.Counter()
     frozen = {_key(texts) for texts in excluded}
     by_text: dict[Texts, list[Labelled]] = {}
     for row in rows:
-        problem = _problem(row, kind, names, frozen)
-        if problem:
-            dropped[problem] += 1
+        found = _problem(row, frozen) or problem(row)
+        if found:
+            dropped[found] += 1
         else:
             by_text.setdefault(_key(row.texts), []).append(row)
     kept = []
     for same in by_text.values():
         labels = {json.dumps(row.label, sort_keys=True) for row in same}
-        if len(labels) > 1:
+        if len(labels) > 1 and not keeps_last:
             dropped['several labels for one text'] += len(same)
             continue
-        kept.append(same[0])
+        kept.append(same[0] if len(labels) == 1 else same[-1])
         dropped['repeated'] += len(same) - 1
     return Checked(kept, {name: count for name, count in dropped.items() if count})
 
@@ -96,41 +94,13 @@ def replay(old: Sequence[Labelled], num_new: int, ratio: float, excluded: Iterab
     return [rows[i] for i in sorted(chosen.tolist())]
 
 
-def write_table(path: Path, rows: Sequence[Labelled], text_columns: Sequence[str], label_column: str) -> None:
-    """Write rows as JSON lines with the columns of the champion's table."""
-    lines = [
-        json.dumps(dict(zip(text_columns, row.texts, strict=True)) | {label_column: row.label}, ensure_ascii=False)
-        for row in rows
-    ]
-    write_whole(path, ''.join(f'{line}\n' for line in lines))
-
-
-def read_table(path: Path, text_columns: Sequence[str], label_column: str) -> list[Labelled]:
-    """Return the rows that `write_table` wrote."""
-    rows = read_json_lines(path)
-    for number, row in enumerate(rows, 1):
-        if lacking := [name for name in (*text_columns, label_column) if name not in row]:
-            raise UserError(f'{path}, line {number} is damaged: it has no {lacking[0]!r}.')
-    return [Labelled(tuple(row[c] for c in text_columns), row[label_column], path.name) for row in rows]
-
-
 def _key(texts: Texts) -> Texts:
     return tuple(' '.join(text.split()) for text in texts)
 
 
-def _problem(row: Labelled, kind: LabelKind, names: Sequence[str], frozen: set[Texts]) -> str | None:
+def _problem(row: Labelled, frozen: set[Texts]) -> str | None:
+    if not row.texts:
+        return 'asked in another form than the model reads'
     if not all(text.strip() for text in row.texts):
         return 'no text'
-    if _key(row.texts) in frozen:
-        return 'among the frozen examples'
-    label = (
-        row.label if isinstance(row.label, str) else tuple(row.label) if isinstance(row.label, list) else str(row.label)
-    )
-    try:
-        kind.check(label)
-    except UserError:
-        return 'a label that cannot be encoded'
-    found = kind.class_names(label)
-    if names and ((not found and kind.is_exclusive) or any(name not in names for name in found)):
-        return 'a label that the model does not have'
-    return None
+    return 'among the frozen examples' if _key(row.texts) in frozen else None

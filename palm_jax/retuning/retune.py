@@ -5,7 +5,7 @@ again. A round that was killed is therefore continued by the same command, and d
 
     round_0001/
       round.json           what was collected, checked and split; written last of the tables
-      train.jsonl          new rows with replayed ones, which the challenger learns
+      train.jsonl          new rows with replayed ones, which the challenger learns; of a tagger train.conll
       fresh.jsonl          new rows that it does not learn
       frozen.jsonl         held-out rows of the champion, the same in every round
       pool.jsonl           all rows that may be replayed in the next round
@@ -23,25 +23,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-
 from palm_jax.api import loading, training
 from palm_jax.api.trained_model import TrainedModel
 from palm_jax.bounds import AtLeast, Seed, checked
-from palm_jax.data.readers.splits import Split
 from palm_jax.errors import UserError
 from palm_jax.json_files import read_json
-from palm_jax.labels import scoring
-from palm_jax.metrics.comparison import ACCURACY, Comparison, compare
+from palm_jax.metrics.comparison import Comparison, compare
 from palm_jax.monitoring.registry import Decision, Registry
 from palm_jax.predictors.label_predictor import LabelPredictor
-from palm_jax.retuning import collect
+from palm_jax.predictors.tag_predictor import TagPredictor
+from palm_jax.retuning import collect, written
 from palm_jax.retuning.collect import Labelled
+from palm_jax.retuning.forms import Form, Labels
+from palm_jax.retuning.tags import Tags
 from palm_jax.run_directory import RunDirectory, write_whole
 from palm_jax.wording import counted
 
 _FEWEST_FRESH = 5
-SET_BY_ROUND = ('TRAIN_FILES', 'VALIDATION_FILES', 'INITIAL_CHECKPOINT_PATH', 'MODEL_DIR', 'LABELS', 'SEEDS')
+SET_BY_ROUND = (
+    *('TRAIN_FILES', 'VALIDATION_FILES', 'INITIAL_CHECKPOINT_PATH', 'MODEL_DIR', 'LABELS', 'SEEDS', 'TAG_COLUMN'),
+    *('WORD_PATTERN', 'COLUMNS', 'QUOTING', 'ENCODING', 'TARGET_TEMPLATE', 'REFERENCES_COLUMN', 'SPLIT_BY'),
+)
 
 
 @checked
@@ -115,32 +117,38 @@ class Round:
                 f'Continue it with the same, or begin it again: rm -r {self.path}'
             )
 
-    def table(self, name: str) -> Path:
+    def table(self, name: str, form: Form) -> Path:
         """Return the file of a table: `train`, `fresh`, `frozen` or `pool`."""
-        return self.path / f'{name}.jsonl'
+        return self.path / f'{name}{form.suffix}'
 
 
-def check_kind(model: TrainedModel) -> None:
-    """Refuse a model that cannot be renewed from labels.
+def form_of(model: TrainedModel) -> Form:
+    """Return what renewing a model means.
 
     Raises:
-      UserError: the model does not label texts.
+      UserError: the model was not trained on right answers that a user could correct.
     """
-    if not isinstance(model.predictor, LabelPredictor):
-        raise UserError(
-            f'palm-jax retune renews models that label texts; this one was trained {model.predictor.purpose}. '
-            'Collect its corrections with palm_jax.monitoring.request_log.read, and train on them.'
-        )
+    if isinstance(model.predictor, LabelPredictor):
+        return Labels(model)
+    if isinstance(model.predictor, TagPredictor):
+        return Tags(model)
+    form = written.form_of(model)
+    if form is not None:
+        return form(model)
+    raise UserError(
+        'palm-jax retune renews models that label texts, tag words or answer in writing; this one was trained '
+        f'{model.predictor.purpose}. Collect what was kept with palm_jax.monitoring.request_log.read, and train on it.'
+    )
 
 
 def collect_round(
-    current: Round, model: TrainedModel, rows: Sequence[Labelled], settings: Settings, source: str
+    current: Round, form: Form, rows: Sequence[Labelled], settings: Settings, source: str
 ) -> dict[str, Any]:
     """Write the tables of a round, unless they are there; return what was collected.
 
     Args:
       current: round.
-      model: champion.
+      form: form of the champion.
       rows: texts with the labels that users gave, in order of time.
       settings: shares of the tables.
       source: file that the rows are from.
@@ -150,12 +158,10 @@ def collect_round(
     """
     if current.description.is_file():
         return read_json(current.description)
-    table = model.data.table
-    columns = _text_columns(table)
-    pool, frozen = _known_rows(current.registry, model)
+    pool, frozen = _known_rows(current.registry, form)
     known = {(row.texts, json.dumps(row.label)) for row in pool}
     new = [row for row in rows if (row.texts, json.dumps(row.label)) not in known]
-    found = collect.check(new, table.kind, model.data.labels, [row.texts for row in frozen])
+    found = collect.check(new, form.problem, [row.texts for row in frozen], form.keeps_last)
     learned, fresh = collect.split(found.rows, settings.held_out)
     if len(found.rows) < settings.min_examples or len(fresh) < _FEWEST_FRESH:
         dropped = ''.join(f'; {count} {what}' for what, count in found.dropped.items())
@@ -169,14 +175,14 @@ def collect_round(
         pool, len(learned), settings.replay, [row.texts for row in found.rows], settings.seed + current.number
     )
     current.path.mkdir(parents=True, exist_ok=True)
-    of_pool = {row.texts: row for row in (*pool, *learned)}  # a correction replaces the former label of its text
+    corrected = {row.texts for row in learned}  # a correction replaces what its text had before
     for name, of_table in (
         ('train', [*learned, *replayed]),
         ('fresh', fresh),
         ('frozen', frozen),
-        ('pool', list(of_pool.values())),
+        ('pool', [*(row for row in pool if row.texts not in corrected), *learned]),
     ):
-        collect.write_table(current.table(name), of_table, columns, table.label_column)
+        form.write(current.table(name, form), of_table)
     about = {
         'round': current.number,
         'champion': current.registry.champion(),
@@ -194,12 +200,12 @@ def collect_round(
     return about
 
 
-def train_challenger(current: Round, model: TrainedModel, bindings: Sequence[tuple[str, str]], command: str) -> int:
+def train_challenger(current: Round, form: Form, bindings: Sequence[tuple[str, str]], command: str) -> int:
     """Train the challenger from the champion, or continue its training; return the code of the run.
 
     Args:
       current: round, whose tables are written.
-      model: champion.
+      form: form of the champion.
       bindings: (name, value as gin text) that override the champion's configuration.
       command: command that continues the round.
     """
@@ -208,42 +214,30 @@ def train_challenger(current: Round, model: TrainedModel, bindings: Sequence[tup
     start = RunDirectory(current.path / 'start')
     if not start.config.is_file():  # which `save` writes last
         shutil.rmtree(start.path, ignore_errors=True)
-        model.save(start.path)
-    own = {
-        'TRAIN_FILES': str(current.table('train')),
-        'VALIDATION_FILES': str(current.table('frozen')),
+        form.model.save(start.path)
+    own = form.bindings | {
+        'TRAIN_FILES': str(current.table('train', form)),
+        'VALIDATION_FILES': str(current.table('frozen', form)),
         'INITIAL_CHECKPOINT_PATH': str(start),
         'MODEL_DIR': str(current.challenger),
     }
     flags = [(name, repr(value)) for name, value in own.items()]
-    if model.data.labels:
-        flags.append(('LABELS', repr(list(model.data.labels))))
-    return training.train([str(model.config)], [*bindings, *flags], command, is_part=True)
+    return training.train([str(form.model.config)], [*bindings, *flags], command, is_part=True)
 
 
-def compare_both(current: Round, model: TrainedModel, trust_modules: Sequence[str], batch_size: int) -> dict[str, Any]:
+def compare_both(current: Round, form: Form, trust_modules: Sequence[str], batch_size: int) -> dict[str, Any]:
     """Compare champion and challenger on the frozen and the fresh rows, unless it has been done; return the result."""
     if current.comparison.is_file():
         return read_json(current.comparison)
     challenger = loading.load_with(current.challenger, [], trust_modules=trust_modules)
-    table = model.data.table
     found: dict[str, Any] = {}
     for name in ('frozen', 'fresh'):
-        rows = collect.read_table(current.table(name), _text_columns(table), table.label_column)
-        (first, metric), (second, _) = (scores(m, rows, batch_size) for m in (model, challenger))
+        rows = form.read(current.table(name, form))
+        (first, metric), (second, _) = (form.scores(m, rows, batch_size) for m in (form.model, challenger))
         found[name] = to_json(compare(first, second, metric))
     found['decision'], found['reason'] = decide(found['frozen'], found['fresh'])
     write_whole(current.comparison, json.dumps(found, indent=1) + '\n')
     return found
-
-
-def scores(model: TrainedModel, rows: Sequence[Labelled], batch_size: int) -> tuple[np.ndarray, str]:
-    """Return a score per row, higher is better, and the name of their mean; see `palm-jax compare`."""
-    inputs = [row.texts[0] if len(row.texts) == 1 else row.texts for row in rows]
-    predicted = [model.predictor.to_json(p)['predicted'] for p in model.predict(inputs, batch_size=batch_size)]
-    kind = model.data.table.kind
-    found = [scoring.score(kind, p, row.label) for p, row in zip(predicted, rows, strict=True)]
-    return np.array(found), ACCURACY if kind.has_classes else 'mean absolute error'
 
 
 def decide(frozen: dict[str, Any], fresh: dict[str, Any]) -> tuple[str, str]:
@@ -271,33 +265,16 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         'gain': comparison.gain,
         'interval': comparison.interval,
         'p_value': comparison.p_value,
+        'test': comparison.test,
         'differ': bool(comparison.differ),
     }
 
 
-def rows_of(model: TrainedModel, split: Split) -> list[Labelled]:
-    """Return the rows of a split of a model's table."""
-    table = model.data.table
-    return [Labelled(e.texts, json_label(table.kind, e.label), e.location) for e in table.examples(split)]
-
-
-def json_label(kind: Any, label: Any) -> Any:
-    """Return a label of a table as JSON: a name, a list of names, or a number."""
-    if not kind.has_classes:
-        return float(label)
-    return str(label) if kind.is_exclusive else list(kind.class_names(label))
-
-
-def _known_rows(registry: Registry, model: TrainedModel) -> tuple[list[Labelled], list[Labelled]]:
+def _known_rows(registry: Registry, form: Form) -> tuple[list[Labelled], list[Labelled]]:
     """Return the rows that may be replayed and the frozen ones: of the champion's round, or of its own table."""
-    table = model.data.table
     last = next((d for d in reversed(registry.decisions()) if d.model_dir == registry.champion() and d.round), None)
-    if last is not None:
-        tables = Round(registry, last.round)
-        read = lambda name: collect.read_table(tables.table(name), _text_columns(table), table.label_column)  # noqa: E731
-        return read('pool'), [*read('frozen'), *read('fresh')]
-    return rows_of(model, 'train'), rows_of(model, 'validation')
-
-
-def _text_columns(table: Any) -> tuple[str, ...]:
-    return tuple(name for _, name in table.text_columns)
+    if last is None:
+        return form.rows('train'), form.rows('validation')
+    tables = Round(registry, last.round)
+    read = lambda name: form.read(tables.table(name, form))  # noqa: E731
+    return read('pool'), [*read('frozen'), *read('fresh')]

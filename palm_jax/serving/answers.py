@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from palm_jax.inference.engine import Delta
@@ -42,7 +43,7 @@ def stream(texts: Texts, chunk: Callable[[int, Delta], Any], last: Callable[[], 
         except Failure as failure:  # the status has been sent
             yield _event(failure.body)
             return
-        if (end := last()) is not None:
+        if (end := await run_in_threadpool(last)) is not None:  # which may write to a database
             yield _event(end)
         yield 'data: [DONE]\n\n'
 

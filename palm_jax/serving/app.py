@@ -86,8 +86,7 @@ def create_app(
     app.include_router(_routes_of_heads(models, passes, keeper, screening))
     app.include_router(embeddings.routes(models.find, passes, screening, _MAX_BATCH))
     app.include_router(_routes_of_state(engine, counters))
-    if log is not None:
-        app.include_router(feedback.routes(log, models.served))
+    app.include_router(feedback.refusing_routes() if log is None else feedback.routes(log, models.served))
     page = (resources.files('palm_jax.serving') / 'page.html').read_text(encoding='utf-8')
 
     @app.get('/', include_in_schema=False)
@@ -160,6 +159,7 @@ def _routes_of_text(
             min_p=body.min_p,
             repetition_penalty=body.repetition_penalty,
             stop=(*body.stop, *stop),
+            logit_bias=body.logit_bias,
             seed=random.getrandbits(32) if body.seed is None else body.seed,
         )
         texts = Texts(engine, model, counters, limits, screening)

@@ -24,7 +24,7 @@ DOCUMENTED = {
         413: 'The body is too large',
         429: 'Too many queued requests; Retry-After says when to retry',
         500: 'The server failed',
-        503: 'The server is shutting down',
+        503: 'The server is shutting down, or cannot keep feedback',
         504: 'Generating the answer took too long',
     }.items()
 }

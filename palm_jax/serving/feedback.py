@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -19,6 +20,7 @@ from palm_jax.serving.errors import Failure
 from palm_jax.serving.fields import Body
 from palm_jax.serving.models import ServedModel
 
+_LOGGER = logging.getLogger(__name__)
 HEADER = 'X-Request-Id'  # of an answer of a head that was kept
 
 
@@ -107,6 +109,18 @@ class Keeper:
         self.log.add(identifier, model.name, str(model.model.checkpoint), endpoint, inputs, answers)
 
 
+def refusing_routes() -> APIRouter:
+    """Return the endpoint of a server that keeps nothing, so that there is nothing to say feedback to."""
+    router = APIRouter()
+
+    @router.post('/v1/feedback', include_in_schema=False)
+    async def feedback() -> None:
+        message = 'This server keeps no answers, and takes no feedback. Start it with palm-jax serve --keep=requests.db'
+        raise Failure(404, message, 'nothing_is_kept')
+
+    return router
+
+
 def routes(log: RequestLog, served: Mapping[str, ServedModel]) -> APIRouter:
     """Return the endpoint that takes feedback.
 
@@ -114,19 +128,24 @@ def routes(log: RequestLog, served: Mapping[str, ServedModel]) -> APIRouter:
       log: where answers were kept, and feedback is.
       served: models by name, which say what labels there are.
     """
-    router = APIRouter(tags=['feedback'], responses={404: errors.DOCUMENTED[404]})
+    router = APIRouter(tags=['feedback'], responses={status: errors.DOCUMENTED[status] for status in (404, 503)})
 
     @router.post('/v1/feedback')
     async def feedback(body: FeedbackRequest) -> FeedbackResponse:
         """Keep what a user says to an answer: the right label or text, thumbs, a comment."""
-        if body.label is None and body.rating is None and body.comment is None:
+        comment = body.comment if body.comment and body.comment.strip() else None
+        if body.label is None and body.rating is None and comment is None:
             raise Failure(400, 'Send a label, a rating or a comment.', param='label')
-        name = await run_in_threadpool(log.model_of, body.id, body.index)
-        if body.label is not None and name is not None and name in served:
-            _check_label(served[name], body.label)
-        known = name is not None and await run_in_threadpool(
-            log.add_feedback, body.id, body.index, body.label, body.rating, body.comment
-        )
+        try:
+            name = await run_in_threadpool(log.model_of, body.id, body.index)
+            if body.label is not None and name is not None and name in served:
+                _check_label(served[name], body.label)
+            known = name is not None and await run_in_threadpool(
+                log.add_feedback, body.id, body.index, body.label, body.rating, comment
+            )
+        except log.errors:
+            _LOGGER.exception('feedback could not be kept')
+            raise Failure(503, 'Feedback cannot be kept now; retry later.', 'busy', Retry_After='10') from None
         if not known:
             message = f'There is no answer {body.id[:60]!r} with the index {body.index}; it may have been deleted.'
             raise Failure(404, message, 'answer_not_found', 'id')

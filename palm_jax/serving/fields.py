@@ -215,14 +215,28 @@ def stops(at_most: int, max_characters: int) -> Checked:
     return Checked(check, {'anyOf': [item, {'type': 'array', 'items': item, 'maxItems': at_most}]})
 
 
-def zero_biases(value: Any) -> dict[str, float]:
-    """Check that biases of logits are all zero."""
-    if not isinstance(value, dict):
-        raise wrong(f'must be an object, not {_kind(value)}')
-    for token, bias in value.items():
-        if type(bias) not in (int, float) or bias:
-            raise wrong(f'this server does not support biases (token {token[:20]}); send {{}} or leave the field out')
-    return value
+def biases(at_most: int, largest: float) -> Checked:
+    """Accept an object of biases by token id, at most `at_most` from −`largest` to `largest`; return them by number."""
+
+    def check(value: Any) -> dict[int, float]:
+        if not isinstance(value, dict):
+            raise wrong(f'must be an object of biases by token id, not {_kind(value)}')
+        if len(value) > at_most:
+            raise wrong(f'has {len(value):,} tokens; at most {at_most} are allowed')
+        found = {}
+        for token, bias in value.items():
+            if not (token.isascii() and token.isdigit() and len(token) < 10):
+                raise wrong(f'the key {token[:20]!r} is not a token id, a whole number of at least 0')
+            if type(bias) not in (int, float) or not -largest <= bias <= largest:
+                raise wrong(f'the bias of token {token} must be a number from -{largest:g} to {largest:g}')
+            if bias:
+                found[int(token)] = float(bias)
+        return found
+
+    number = {'type': 'number', 'minimum': -largest, 'maximum': largest}
+    names = {'pattern': '^[0-9]{1,9}$'}
+    schema = {'type': 'object', 'additionalProperties': number, 'propertyNames': names, 'maxProperties': at_most}
+    return Checked(check, schema)
 
 
 _PARTS = {'text': 'text', 'input_text': 'text', 'output_text': 'text', 'refusal': 'refusal'}
@@ -268,7 +282,6 @@ def schema_of_content() -> dict[str, Any]:
 
 TEXT = Checked(text, {'type': 'string'})
 CONTENT = Checked(content, schema_of_content())
-ZERO_BIASES = Checked(zero_biases, {'type': 'object', 'additionalProperties': {'enum': [0]}})
 
 
 def is_neutral_list(value: Any, choice: Any) -> bool:

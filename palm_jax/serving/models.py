@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from palm_jax.api import loading
 from palm_jax.api.trained_model import TrainedModel
 from palm_jax.errors import UserError, closest, located
-from palm_jax.inference import decoding
 from palm_jax.inference.engine import Engine
 from palm_jax.inference.generate import begin, next_power_of_two
 from palm_jax.monitoring.registry import Registry
 from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.predictor import Predictor
+from palm_jax.run_directory import find_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,7 @@ class ServedModel:
       model: trained model.
       directory: MODEL_DIR of the run.
       registry: registry whose champion the model is; None for a run of its own.
+      engine_name: name in the engine of a model that generates text, see `switching`; empty for `name`.
       created: time of loading, in seconds since the epoch.
     """
 
@@ -35,12 +36,18 @@ class ServedModel:
     model: TrainedModel
     directory: str = ''
     registry: Registry | None = None
+    engine_name: str = ''
     created: int = dataclasses.field(default_factory=lambda: int(time.time()))
 
     @property
     def predictor(self) -> Predictor:
         """Kind of task of the model."""
         return self.model.predictor
+
+    @property
+    def in_engine(self) -> str:
+        """Name of the model in the engine."""
+        return self.engine_name or self.name
 
     @property
     def generator(self) -> Generator:
@@ -114,6 +121,13 @@ class Loader:
         found = Registry(Path(directory))
         registry = found if found.file.is_file() else None
         run = directory if registry is None else registry.champion()
+        try:
+            find_checkpoint(run, 'MODEL_DIR')
+        except UserError as error:
+            if registry is not None:
+                raise UserError(f'{found.file} names a champion that is gone: {error}') from None
+            what = f'Nor is it a registry of palm-jax retune: there is no {found.file}.'
+            raise UserError(f'{error} {what}{_like(directory)}') from None
         model = loading.load_with(run, self.bindings, known=self.bases, trust_modules=self.trust_modules)
         return ServedModel(name, model, run, registry)
 
@@ -142,6 +156,13 @@ class Loader:
         return score
 
 
+def _like(directory: str) -> str:
+    """Return the folder beside a wrong directory whose name is closest, as a question; an empty text for none."""
+    parent = Path(directory).expanduser().parent
+    known = parent.iterdir() if parent.is_dir() else ()
+    return closest(directory, [str(path) for path in known if path.is_dir()])
+
+
 def load(wanted: Sequence[str], loader: Loader) -> dict[str, ServedModel]:
     """Load the models of `[NAME=]MODEL_DIR`; the default name is that of the directory.
 
@@ -160,12 +181,23 @@ def load(wanted: Sequence[str], loader: Loader) -> dict[str, ServedModel]:
     return served
 
 
-def fill(engine: Engine, served: dict[str, ServedModel]) -> None:
+def fill(engine: Engine, served: Mapping[str, ServedModel]) -> None:
     """Add all models that generate text to the engine."""
     copies: dict[tuple[int, ...], Any] = {}
-    for name, entry in served.items():
-        if isinstance(entry.predictor, Generator):
-            model = entry.model
-            unstacked = decoding.unstack_layers(model.model, model.params, model.sampler.weights, copies)
-            is_bidirectional = entry.predictor.is_bidirectional(model)
-            engine.add(name, *unstacked, model.data.vocabulary, model.data.length, is_bidirectional)
+    for entry in served.values():
+        add(engine, entry, copies)
+
+
+def add(engine: Engine, entry: ServedModel, copies: dict[tuple[int, ...], Any]) -> None:
+    """Add a model to the engine if it generates text.
+
+    Args:
+      engine: engine.
+      entry: model.
+      copies: arrays made for models that share a base, see `decoding.unstack_layers`; this call adds its own.
+    """
+    if isinstance(entry.predictor, Generator):
+        model = entry.model
+        unstacked = model.unstacked(copies)
+        is_bidirectional = entry.predictor.is_bidirectional(model)
+        engine.add(entry.in_engine, *unstacked, model.data.vocabulary, model.data.length, is_bidirectional)

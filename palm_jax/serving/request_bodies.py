@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from palm_jax.inference.engine import MAX_LOGPROBS
+from palm_jax.inference.requests import MAX_BIASES, MAX_LOGPROBS
 from palm_jax.serving import fields
 from palm_jax.serving.fields import Body, ignored, neutral, wrong
 from palm_jax.serving.unsupported import UnsupportedChatFields, UnsupportedFields
@@ -43,6 +43,7 @@ class GenerationRequest(UnsupportedFields):
       n: completions per prompt.
       seed: seed of the random choices; None draws one.
       stop: strings that end a completion and are left out of it.
+      logit_bias: what is added to the logits of tokens, by id, from −100 to 100.
       stream: whether to send server-sent events as text is generated.
       stream_options: options of the stream.
     """
@@ -56,6 +57,9 @@ class GenerationRequest(UnsupportedFields):
     n: int = Field(1, ge=1, le=16)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63, description='The same seed gives the same text.')
     stop: Annotated[tuple[str, ...], fields.stops(at_most=8, max_characters=200)] = ()
+    logit_bias: Annotated[dict[int, float], fields.biases(at_most=MAX_BIASES, largest=100)] = Field(
+        {}, description='What is added to the logits of tokens, by id.'
+    )
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
 

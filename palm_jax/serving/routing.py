@@ -72,14 +72,9 @@ def check(first: ServedModel, second: ServedModel) -> None:
     """Refuse a model that cannot answer in the place of another.
 
     Raises:
-      UserError: one of them generates text, or they are asked or answer in different ways.
+      UserError: they are asked or answer in different ways.
     """
     one, other = first.predictor, second.predictor
-    if one.endpoint not in ('/v1/classify', '/v1/tag'):
-        raise UserError(
-            f'{first.name} is for {one.kind}: only a model with a head can be replaced or tested while it is served. '
-            f'Serve both under names of their own: --model={first.name}=... --model={first.name}_b=...'
-        )
     if (one.kind, one.endpoint) != (other.kind, other.endpoint):
         raise UserError(f'{second.directory} is for {other.kind}, {first.name} for {one.kind}.')
     labels, others = (sorted(model.model.data.labels) for model in (first, second))
@@ -114,6 +109,11 @@ def load_tests(
             raise UserError(f'--ab_test={text}: write NAME=MODEL_DIR with the name of a served model: {known}.')
         if name in tests:
             raise UserError(f'--ab_test={text}: {name} has a second model already, {tests[name].model.directory}.')
+        if served[name].predictor.endpoint not in ('/v1/classify', '/v1/tag'):
+            raise UserError(
+                f'--ab_test={text}: {name} is for {served[name].predictor.kind}, and only a model with a head can be '
+                f'tested. Serve both under names of their own: --model={name}=... --model={name}_b={directory}'
+            )
         second = loader(name, directory)
         check(served[name], second)
         tests[name] = ABTest(second, share)

@@ -87,7 +87,7 @@ class Texts:
         self._num_prompt_tokens = sum(map(len, prompts))
         self._counters.prompt_tokens.labels(self._served.name).inc(self._num_prompt_tokens)
         try:
-            self._engine.submit(self._served.name, *self._requests)
+            self._engine.submit(self._served.in_engine, *self._requests)
         except Busy:
             raise busy() from None
         except UserError as error:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import ValidationInfo, field_validator
 
-from palm_jax.serving.fields import ZERO_BIASES, Body, ignored, is_neutral_list, neutral, wrong
+from palm_jax.serving.fields import Body, ignored, is_neutral_list, neutral, wrong
 
 _Text = Annotated[Any, ignored(str)]
 _Object = Annotated[Any, ignored(dict)]
@@ -39,7 +39,6 @@ class UnsupportedFields(Body):
     service_tier: Annotated[Any, neutral('auto', 'default')] = None
     frequency_penalty: _Zero = None
     presence_penalty: _Zero = None
-    logit_bias: Annotated[Any, ZERO_BIASES] = None
     response_format: Annotated[Any, neutral({'type': 'text'})] = None
 
     # vLLM's and SGLang's

@@ -18,7 +18,7 @@ from palm_jax.studies.runs import StudyRun, measure
 
 _LOGGER = logging.getLogger(__name__)
 
-_OWN = {'SEED': 'by STUDY_SEEDS', 'MODEL_DIR': 'a folder of STUDY_DIR for every run'}
+OWN = {'SEED': 'by STUDY_SEEDS', 'MODEL_DIR': 'a folder of STUDY_DIR for every run'}
 
 Flags = Sequence[str]
 Train = Callable[[Sequence[str], Sequence[tuple[str, str]]], int]
@@ -31,7 +31,8 @@ class Ablation:
 
     Attributes:
       directory: directory of the study; the run of an arm with a seed is in DIRECTORY/ARM/seed_N.
-      flags: flags of `palm-jax train` that all runs share: `--gin_file=...` and `--gin.NAME=value`.
+      flags: flags of `palm-jax train` that all runs share: `--gin_file=...` and `--gin.NAME=value`. Here and in `arms`,
+        `{seed}` stands for the seed of the run, e.g. for rows that are drawn by it.
       arms: further flags of each arm, by its name; an empty list is the run as the shared flags describe it.
       seeds: distinct seeds; every arm is trained with each.
       metric: number of summary.json that is compared. Losses, errors, perplexities and bits per byte are better when
@@ -74,19 +75,26 @@ class Ablation:
     def _run(self, arm: str, seed: int) -> StudyRun:
         directory = RunDirectory(Path(self.directory) / _folder(arm)).seed(seed)
         own = [f'--gin.SEED={seed}', f'--gin.MODEL_DIR={str(directory)!r}']
-        return StudyRun(f'{arm}, seed {seed}', (*self.flags, *self.arms[arm], *own), directory)
+        return StudyRun(f'{arm}, seed {seed}', (*self._flags(arm, seed), *own), directory)
+
+    def _flags(self, arm: str, seed: int) -> list[str]:
+        return [flag.replace('{seed}', str(seed)) for flag in (*self.flags, *self.arms[arm])]
 
     def check(self) -> None:
         """Read the configuration of every arm, so that a mistake in the last one is found before the first one trains.
 
         Raises:
-          UserError: an arm's files or bindings are wrong.
+          UserError: an arm's files or bindings are wrong, or a directory holds a run with other flags.
         """
         for arm in self.arms:
+            distinct = dict.fromkeys(tuple(self._flags(arm, seed)) for seed in self.seeds)
             try:
-                runs.check([*self.flags, *self.arms[arm]], _OWN)
+                for flags in distinct:
+                    runs.check(flags, OWN)
             except UserError as error:
                 raise UserError(f'ARMS[{arm!r}]: {error}') from None
+        for run in self.runs():
+            run.check()
 
     def measured(self) -> dict[str, dict[int, float]]:
         """Return the metric of every finished run, by arm and seed.

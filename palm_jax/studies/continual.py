@@ -26,7 +26,7 @@ from palm_jax.wording import shell_command
 
 _LOGGER = logging.getLogger(__name__)
 
-_OWN = {
+OWN = {
     'MODEL_DIR': 'a folder of STUDY_DIR for every task',
     'INITIAL_CHECKPOINT_PATH': 'FLAGS has the base, and every later task starts from the model of the one before',
 }
@@ -153,12 +153,13 @@ class Continual:
           Flags for all tasks (LABELS of all of them, if their labels differ), and what their configurations say.
 
         Raises:
-          UserError: a task cannot be trained, or one model cannot learn all of them.
+          UserError: a task cannot be trained, one model cannot learn all of them, or the directory holds runs with
+            other flags or of another study.
         """
         found: list[TaskRead] = []
         for number, task in enumerate(self.tasks):
             with _located(f'TASKS[{task!r}]'):
-                runs.check(self._own_flags(number), {'MODEL_DIR': _OWN['MODEL_DIR']})
+                runs.check(self._own_flags(number), {'MODEL_DIR': OWN['MODEL_DIR']})
                 _refuse_own(self.tasks[task])
                 found.append(tools.read(self._own_flags(number)))
         self._check_later(found)
@@ -173,6 +174,12 @@ class Continual:
             with _located(f'TASKS[{task!r}] with LATER_FLAGS' if number else f'TASKS[{task!r}]'):
                 if shared or (number and self.later_flags):
                     tools.read([*self._own_flags(number), *shared, *self._later(number, found)])
+        self.scores()
+        for number in range(len(self.tasks)):
+            run = self._run(number, shared, found)
+            run.check(() if number == 0 else ('INITIAL_CHECKPOINT_PATH',))
+            if not run.is_finished:
+                self._refuse_later(number)
         return shared, found
 
     def _labels(self, found: Sequence[TaskRead]) -> list[str]:
@@ -229,29 +236,43 @@ class Continual:
             rows = self._add(rows, tools.evaluate(None, measured_with))
         base: Path | None = None
         for number, task in enumerate(self.tasks):
-            directory = self.run_directory(number)
-            start = [] if base is None else [f'--gin.INITIAL_CHECKPOINT_PATH={str(base)!r}']
-            flags = (*measured_with[number], *self._later(number, found), *start, f'--gin.MODEL_DIR={str(directory)!r}')
-            run = StudyRun(task, flags, directory)
+            run = self._run(number, shared, found, base)
             run.begin()
             if not run.is_finished:
                 rows = self._keep(rows[: number + 1])  # later scores are of a run that is gone
                 self._forget(number)
                 _LOGGER.info('\n=== task %d of %d: %s', number + 1, len(self.tasks), task)
-                if code := tools.train(*gin_flags(flags), shell_command(['palm-jax', 'train', *flags])):
+                if code := tools.train(*gin_flags(run.flags), shell_command(['palm-jax', 'train', *run.flags])):
                     return code
             if len(rows) < number + 2:
-                rows = self._add(rows, tools.evaluate(directory.path, measured_with))
+                rows = self._add(rows, tools.evaluate(run.directory.path, measured_with))
             if number + 1 < len(self.tasks):
-                base = tools.save_whole(directory.path, self.whole_path(number))
+                base = tools.save_whole(run.directory.path, self.whole_path(number))
                 self._write_fisher(tools, number)
         return 0
+
+    def _run(self, number: int, shared: Sequence[str], found: Sequence[TaskRead], base: Path | None = None) -> StudyRun:
+        """Return the run of task `number`, which starts from a base; None is that of its flags."""
+        directory = self.run_directory(number)
+        start = [] if base is None else [f'--gin.INITIAL_CHECKPOINT_PATH={str(base)!r}']
+        flags = [*self._own_flags(number), *shared, *self._later(number, found), *start]
+        return StudyRun(list(self.tasks)[number], (*flags, f'--gin.MODEL_DIR={str(directory)!r}'), directory)
 
     def _forget(self, number: int) -> None:
         """Remove what was made of an earlier run of a task that is trained now.
 
         Raises:
-          UserError: a later task was trained from that run.
+          UserError: see `_refuse_later`.
+        """
+        self._refuse_later(number)
+        shutil.rmtree(self.whole_path(number), ignore_errors=True)
+        self.fisher_path(number).unlink(missing_ok=True)
+
+    def _refuse_later(self, number: int) -> None:
+        """Refuse to train a task that later ones began from.
+
+        Raises:
+          UserError: a later task was trained from a run that is gone.
         """
         later = [self.run_directory(i).path for i in range(number + 1, len(self.tasks))]
         if begun := [str(path) for path in later if path.exists()]:
@@ -259,8 +280,6 @@ class Continual:
                 f'{", ".join(begun)} began from an earlier run of {list(self.tasks)[number]!r}, which is to be trained '
                 f'again. Train the later tasks again, too: {shell_command(["rm", "-r", *begun])}'
             )
-        shutil.rmtree(self.whole_path(number), ignore_errors=True)
-        self.fisher_path(number).unlink(missing_ok=True)
 
     def _write_fisher(self, tools: Tools, number: int) -> None:
         output = self.fisher_path(number)
@@ -324,7 +343,7 @@ def _located(where: str) -> Iterator[None]:
 
 def _refuse_own(flags: Flags) -> None:
     """Refuse flags that the study would override in silence."""
-    for name, instead in _OWN.items():
+    for name, instead in OWN.items():
         if name in dict(gin_flags(flags)[1]):
             raise UserError(f'--gin.{name} has no effect here: {instead}.')
 

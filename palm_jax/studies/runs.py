@@ -11,6 +11,7 @@ from typing import Any
 
 from palm_jax.configuration.flags import gin_flags
 from palm_jax.configuration.load import load
+from palm_jax.configuration.record import MAY_CHANGE
 from palm_jax.errors import UserError, closest
 from palm_jax.run_directory import RunDirectory, write_whole
 from palm_jax.training.writers import read_jsonl
@@ -47,22 +48,42 @@ class StudyRun:
     def _kept_flags(self) -> Path:
         return self.directory.path.with_suffix('.flags.json')
 
-    def begin(self) -> None:
-        """Keep the flags of the run beside its directory.
+    def check(self, set_later: Collection[str] = ()) -> None:
+        """Refuse other flags than those with which the run in the directory was begun. Nothing is written.
+
+        Of a run that is not finished, those may change that `palm-jax train` continues with.
+
+        Args:
+          set_later: macros whose values the study knows once the run begins.
 
         Raises:
           UserError: the directory holds a run with other flags.
         """
-        if self.is_finished and self._kept_flags.is_file():
-            before = json.loads(self._kept_flags.read_text(encoding='utf-8'))
-            if before != list(self.flags):
-                lines = [f'-{flag}' for flag in before if flag not in self.flags]
-                lines += [f'+{flag}' for flag in self.flags if flag not in before]
-                shown = '\n'.join(lines) or 'the same in another order'
-                raise UserError(
-                    f'{self.directory} holds a run with other flags:\n{shown}\n'
-                    f'Use another directory with --gin.STUDY_DIR=..., or train it again: rm -r {self.directory}'
-                )
+        is_finished = self.is_finished
+        if not (is_finished or self.directory.is_begun) or not self._kept_flags.is_file():
+            return
+        ignored = {*set_later, *(() if is_finished else MAY_CHANGE)}
+        kept = json.loads(self._kept_flags.read_text(encoding='utf-8'))
+        before, now = (
+            [flag for flag in flags if flag.removeprefix('--gin.').partition('=')[0] not in ignored]
+            for flags in (kept, self.flags)
+        )
+        if before != now:
+            lines = [f'-{flag}' for flag in before if flag not in now]
+            lines += [f'+{flag}' for flag in now if flag not in before]
+            shown = '\n'.join(lines) or 'the same in another order'
+            raise UserError(
+                f'{self.directory} holds a run with other flags:\n{shown}\n'
+                f'Use another directory with --gin.STUDY_DIR=..., or train it again: rm -r {self.directory}'
+            )
+
+    def begin(self) -> None:
+        """Keep the flags of the run beside its directory.
+
+        Raises:
+          UserError: see `check`.
+        """
+        self.check()
         self.directory.path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self._kept_flags, json.dumps(self.flags, indent=2) + '\n')
 

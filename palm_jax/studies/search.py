@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import optuna
 
 _LOGGER = logging.getLogger(__name__)
-_OWN = {'MODEL_DIR': 'a folder of STUDY_DIR for every trial'}
+OWN = {'MODEL_DIR': 'a folder of STUDY_DIR for every trial'}
 _STARTUP = 5  # trials that are drawn at random, and never pruned
 
 Train = Callable[[Sequence[str], Sequence[tuple[str, str]], Sequence[Writer]], int]
@@ -66,7 +66,7 @@ class Search:
         Raises:
           UserError: the files, the flags or the space are wrong.
         """
-        runs.check([*self.flags, *spaces.first_values(self.space)], _OWN)
+        runs.check([*self.flags, *spaces.first_values(self.space)], OWN)
 
     @property
     def is_new(self) -> bool:

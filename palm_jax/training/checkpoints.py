@@ -187,8 +187,9 @@ class Checkpoints:
 
     def _saved_part(self, state: TrainState) -> dict[str, Any]:
         parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-        if not state.anchor:
-            del parts['anchor']
+        for name in ('anchor', 'wrapper_state'):
+            if not parts[name]:
+                del parts[name]
         return parts | {'frozen': {}} if self._metadata.base else parts
 
     def wait(self) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
+from palm_jax import job
 from palm_jax.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
@@ -51,8 +51,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     except (RuntimeError, ValueError) as error:
         raise UserError(f'Could not connect to the other processes: {error}') from None
     if not is_first():
-        sys.stdout = open(os.devnull, 'w', encoding='utf-8')  # noqa: SIM115 - until the process ends
-        os.environ['TQDM_DISABLE'] = '1'  # read by tqdm when it is imported, later
+        job.be_silent()
     processes, local, devices = jax.process_count(), jax.local_device_count(), jax.device_count()
     _LOGGER.info('processes  %d, with %d of %d devices each', processes, local, devices)
 
@@ -85,11 +84,10 @@ def first_alone(what: str) -> Iterator[None]:
 
 def _were_started_together(environment: Mapping[str, str]) -> bool:
     """Whether a launcher started several processes; a Slurm batch script without srun is one process."""
-    in_slurm_step = 'SLURM_STEP_ID' in environment and 'SLURM_PROCID' in environment
     counts = [
         environment.get('JAX_NUM_PROCESSES'),
         environment.get('OMPI_COMM_WORLD_SIZE'),
-        environment.get('SLURM_NTASKS') if in_slurm_step else None,
+        environment.get('SLURM_NTASKS') if job.is_in_slurm_step(environment) else None,
     ]
     hosts = environment.get('TPU_WORKER_HOSTNAMES', '').split(',')
     return any(count and count.isdigit() and int(count) > 1 for count in counts) or (

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -58,40 +57,50 @@ class Evaluator:
           see: called with every batch on the host; None reads the batches only if the metrics are not known yet.
         """
         if see is not None or not self.of_batches:
-            self._read(self._eval_step, lambda batch, metrics: see(batch) if see else None, lambda metrics: metrics)
+            self._read(self._eval_step, lambda _, batch, __: see(batch) if see else None, lambda metrics: metrics)
         return metrics_lib.total(self.of_batches)
 
     def score(self) -> Scored:
         """Return the scores of the head for every example, with the labels; the metrics are known afterwards."""
-        scores: list[np.ndarray] = []
-        labels: list[np.ndarray] = []
+        count = self._data.num_validation_sequences
+        scores: list[Any] = [None] * count
+        labels: list[Any] = [None] * count
 
-        def see(batch: HostBatch, result: tuple[Metrics, jax.Array]) -> None:
-            count = self._data.num_validation_sequences - sum(map(len, scores))  # the last batch is filled up
-            scores.append(np.asarray(result[1])[:count])
-            labels.append(batch['labels'][:count])
+        def see(numbers: np.ndarray, batch: HostBatch, result: tuple[Metrics, jax.Array]) -> None:
+            for number, *row in zip(numbers, np.asarray(result[1]), batch['labels'], strict=False):  # filled up
+                scores[number], labels[number] = row
 
         self._read(self._score_step, see, lambda result: result[0])
         return Scored(scores, labels)
 
-    def _read(self, step: Callable[..., Any], see: Callable[[HostBatch, Any], None], metrics_of: Callable) -> None:
+    def _read(self, step: Callable[..., Any], see: Callable[..., None], metrics_of: Callable[[Any], Metrics]) -> None:
         """Compute a step for every batch; the next one is sent to the devices before the last one is waited for."""
         total = -(-self._data.num_validation_sequences // self._batch_size)
         total = total if self._num_batches is None else min(total, self._num_batches)
-        batches = itertools.islice(self._data.validation(self._batch_size), self._num_batches)
         self.of_batches.clear()
-        before: list[tuple[HostBatch, Any]] = []
-        for batch in track(batches, total, 'evaluating'):
-            before.append((batch, step(shard_batch(batch, self._mesh))))
-            if len(before) > 1:
-                self._take(*before.pop(0), see, metrics_of)
-        for pair in before:
-            self._take(*pair, see, metrics_of)
+        before: list[tuple[np.ndarray, HostBatch, Any]] = []
 
-    def _take(self, batch: HostBatch, result: Any, see: Callable[[HostBatch, Any], None], metrics_of: Callable) -> None:
-        result = jax.device_get(result)
-        see(batch, result)
-        self.of_batches.append(metrics_of(result))
+        def take(numbers: np.ndarray, batch: HostBatch, result: Any) -> None:
+            result = jax.device_get(result)
+            see(numbers, batch, result)
+            self.of_batches.append(metrics_of(result))
+
+        for numbers, batch in track(self._batches(), total, 'evaluating'):
+            before.append((numbers, batch, step(shard_batch(batch, self._mesh))))
+            if len(before) > 1:
+                take(*before.pop(0))
+        for read in before:
+            take(*read)
+
+    def _batches(self) -> Iterator[tuple[np.ndarray, HostBatch]]:
+        """Yield the numbers of the examples and their batch: all by length, or the first ones in order."""
+        if self._num_batches is None:
+            yield from self._data.validation_by_length(self._batch_size)
+        else:
+            for number, batch in enumerate(self._data.validation(self._batch_size)):
+                if number == self._num_batches:
+                    return
+                yield np.arange(self._batch_size) + number * self._batch_size, batch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,8 +58,12 @@ class Fisher:
         np.savez(path, **arrays)
 
 
-def read(path: str | None) -> Fisher:
+def read(path: str | None, binding: str = 'FISHER_FILE') -> Fisher:
     """Read what `Fisher.write` has written.
+
+    Args:
+      path: the file.
+      binding: macro or flag that names it, for messages.
 
     Raises:
       UserError: there is no such file, or it is another one.
@@ -74,7 +78,7 @@ def read(path: str | None) -> Fisher:
             found = {name: file[name] for name in file.files}
         labels = json.loads(str(found.pop(_LABELS)))
     except Exception:  # whatever a damaged archive, or another one, raises
-        raise UserError(f'FISHER_FILE = {path!r} cannot be read: is it what palm-jax fisher wrote?') from None
+        raise UserError(f'{binding} = {path!r} cannot be read: is it what palm-jax fisher wrote?') from None
     return Fisher(found, None if labels is None else tuple(labels))
 
 

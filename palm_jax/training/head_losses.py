@@ -14,7 +14,7 @@ import optax
 from palm_jax.bounds import AtLeast, Rate, Weight, checked
 from palm_jax.models.kernels.divergence import divergences
 from palm_jax.models.model import Model
-from palm_jax.models.saturation import limited, square
+from palm_jax.models.saturation import limited, log_one_minus_p, square
 from palm_jax.training.losses import LanguageModelLoss, features_of, outputs_of
 from palm_jax.training.metrics import Metrics, Ratio
 
@@ -117,7 +117,7 @@ class ClassLoss(HeadLoss):
         labels, weights, scores = batch['labels'], batch['label_weights'], limited(scores)
         log_p = jax.nn.log_softmax(scores, axis=-1)
         target = optax.smooth_labels(jax.nn.one_hot(labels, scores.shape[-1]), self.label_smoothing)
-        focus = jnp.exp(self.focal_gamma * _log_one_minus_p(scores)) if self.focal_gamma else 1.0
+        focus = jnp.exp(self.focal_gamma * log_one_minus_p(scores)) if self.focal_gamma else 1.0
         loss = -jnp.where(target > 0, target * focus * log_p, 0.0).sum(axis=-1)
         correct = (scores.argmax(axis=-1) == labels).astype(jnp.float32)
         return _weighed(loss, weights, accuracy=correct)
@@ -213,20 +213,6 @@ def _scores_of_features(
         rngs=None if dropout_rng is None else {'dropout': dropout_rng},
         method=lambda palm, *inputs: palm.head(*inputs),
     )
-
-
-def _log_one_minus_p(scores: jax.Array) -> jax.Array:
-    """Return log(1 − softmax(scores)), finite with finite gradients where a probability rounds to 1.
-
-    At the largest score it is the log of the other probabilities' sum. With a single class, where that sum is empty,
-    it is 0, and so is the loss.
-    """
-    if scores.shape[-1] == 1:
-        return jnp.zeros_like(scores)
-    is_largest = jax.nn.one_hot(scores.argmax(axis=-1), scores.shape[-1], dtype=bool)
-    of_others = jax.nn.logsumexp(jnp.where(is_largest, -jnp.inf, scores), axis=-1, keepdims=True)
-    p_of_others = jnp.where(is_largest, 0.0, jax.nn.softmax(scores, axis=-1))  # at most a half
-    return jnp.where(is_largest, of_others - jax.nn.logsumexp(scores, axis=-1, keepdims=True), jnp.log1p(-p_of_others))
 
 
 def _weighed(loss: jax.Array, weights: jax.Array, **others: jax.Array) -> tuple[jax.Array, Metrics]:

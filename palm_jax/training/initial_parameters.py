@@ -14,8 +14,12 @@ import orbax.checkpoint as ocp
 from palm_jax.checkpoint_metadata import CheckpointMetadata, metadata_folder, read_metadata
 from palm_jax.errors import UserError
 from palm_jax.parameters import leaves_by_path, path_name
+from palm_jax.peft.relations import RelationVectors
 from palm_jax.run_directory import STATE, RunDirectory, find_checkpoint
 from palm_jax.training import integrity
+
+# A head may be another one, and the model does not read vectors of relations.
+_REPLACEABLE = ('head/', f'{RelationVectors().name}/')
 
 
 def restore_params(path: str | Path, fresh: Any, run: CheckpointMetadata, may_be_new: tuple[str, ...] = ()) -> Any:
@@ -59,7 +63,7 @@ def restore_params(path: str | Path, fresh: Any, run: CheckpointMetadata, may_be
     wrong += [
         f'  {path}: there, but this model has none'
         for path in sorted(there - sources.keys())
-        if not path.startswith('head/')  # another head may replace the old one
+        if not path.startswith(_REPLACEABLE)
     ]
     if wrong and metadata.base is not None:
         model_dir = str(RunDirectory.of_checkpoint(checkpoint))

@@ -62,6 +62,13 @@ class Data(Protocol):
     def validation(self, size: int) -> Iterator[Mapping[str, np.ndarray]]:
         """Iterate over the held-out part in batches of `size`."""
 
+    def validation_by_length(self, size: int) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
+        """Iterate over the whole held-out part in the order that needs the least padding.
+
+        Yields:
+          The numbers of the sequences [at most size], and a batch of them: features [size, at most L].
+        """
+
     def describe(self) -> str:
         """Return both parts in numbers, as text for people, after reading and checking them.
 

@@ -20,8 +20,8 @@ class Scored:
     """The scores of a head for the held-out part, and its labels.
 
     Attributes:
-      scores: float32 [b, ...] of every batch; E examples in all.
-      labels: encoded labels [b, ...] of every batch.
+      scores: float32 [...] of every example, in the order of the data; those along a text may be cut to its length.
+      labels: encoded label [...] of every example.
     """
 
     scores: Sequence[np.ndarray]

@@ -27,7 +27,7 @@ from palm_jax.training.batch_sizes import BatchSizes, Ramp
 from palm_jax.training.head_scores import metrics_and_scores
 from palm_jax.training.initial_parameters import fingerprint, restore_params
 from palm_jax.training.interfaces import Data
-from palm_jax.training.loss_wrappers.wrapper import LossWrapper, anchor_of
+from palm_jax.training.loss_wrappers.wrapper import LossWrapper, anchor_of, state_of
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan
 from palm_jax.training.result import Reporter
@@ -57,7 +57,7 @@ def adapt(
     """
     arch = platform_choices.resolve(model.arch, platform or jax.default_backend())
     adapted = AdaptedModel(model.clone(arch=arch), tuple(methods))
-    if trainable is None and not methods:
+    if trainable is None and not any(method.adapts for method in methods):
         return adapted, Trainable(top_layers=trainable_layers)
     return adapted, Trainable((*(trainable or ()), *adapted.trainable), trainable_layers)
 
@@ -218,7 +218,8 @@ class Setup:
             frozen = quantize_base(self.base_weights, trained, frozen)
             trained, _ = self.selection.split(model.init_from_base(join(trained, dequantize_tree(frozen, 'float32'))))
             anchor = anchor_of(self.wrappers, model, join(trained, frozen), trained) if self.wrappers else {}
-            return TrainState(jnp.zeros((), jnp.int32), trained, self.optimizer.init(trained), frozen, anchor)
+            step = jnp.zeros((), jnp.int32)
+            return TrainState(step, trained, self.optimizer.init(trained), frozen, anchor, state_of(self.wrappers))
 
         state = jax.jit(start, out_shardings=shardings, donate_argnums=0)(params)
         for wrapper in self.wrappers:

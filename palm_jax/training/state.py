@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from palm_jax.models.model import Model
 from palm_jax.peft.trainable import Trainable, join
-from palm_jax.training.loss_wrappers.wrapper import LossWrapper, anchor_of
+from palm_jax.training.loss_wrappers.wrapper import LossWrapper, anchor_of, state_of
 from palm_jax.training.optimizers import Optimizer
 
 
@@ -27,6 +27,7 @@ class TrainState:
       opt_state: state of the optimizer, for `params` alone.
       frozen: the model's other parameters, which do not change.
       anchor: what loss wrappers keep of the start of the run, which does not change either; empty without such.
+      wrapper_state: what loss wrappers change from step to step; empty without such.
     """
 
     step: jax.Array
@@ -34,6 +35,7 @@ class TrainState:
     opt_state: Any
     frozen: Any = flax.struct.field(default_factory=dict)
     anchor: Any = flax.struct.field(default_factory=dict)
+    wrapper_state: Any = flax.struct.field(default_factory=dict)
 
     @property
     def all_params(self) -> Any:
@@ -61,7 +63,8 @@ def init_state(
     params = init_params(model, rng)
     trained, frozen = trainable.split(params)
     anchor = anchor_of(wrappers, model, params, trained)
-    return TrainState(jnp.zeros((), jnp.int32), trained, optimizer.init(trained), frozen, anchor)
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, trained, optimizer.init(trained), frozen, anchor, state_of(wrappers))
 
 
 def unbox(state: Any) -> Any:

@@ -61,7 +61,7 @@ def train_step(
     def loss_sum(params: Any, microbatch: Batch, index: jax.Array) -> tuple[jax.Array, Metrics]:
         rng, params = jax.random.fold_in(step_rng, index), join(params, state.frozen)
         dropout_rng = rng if model.has_dropout else None
-        return wrapped(LossInputs(model, params, microbatch, dropout_rng, rng, state.step, start))
+        return wrapped(LossInputs(model, params, microbatch, dropout_rng, rng, state.step, start, state.wrapper_state))
 
     params, uncast = _cast_once(state.params, model, microbatches)
 
@@ -85,13 +85,16 @@ def train_step(
             value, of_term = jax.value_and_grad(term)(state.params)
             grads = jax.tree.map(jnp.add, grads, of_term)
             metrics |= {wrapper.penalty_name: metrics_lib.one(value)}
+    wrapper_state = {k: x for w in wrappers for k, x in w.next_state(state.wrapper_state, metrics).items()}
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics |= {
         'gradient_norm': metrics_lib.one(optax.global_norm(grads)),
         'learning_rate': metrics_lib.one(optimizer.schedule(state.step)),
     }
-    return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
+    step = state.step + 1
+    state = dataclasses.replace(state, step=step, params=params, opt_state=opt_state, wrapper_state=wrapper_state)
+    return state, metrics
 
 
 def _penalty(wrapper: LossWrapper, model: Model, state: TrainState, start: Any, params: Any) -> jax.Array:

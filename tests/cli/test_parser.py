@@ -50,6 +50,22 @@ def refused(arguments, monkeypatch):
     return str(refusal.value)
 
 
+def test_a_flag_that_needs_another_is_refused_without_it():
+    parser = Parser(prog='program')
+    parser.add_argument('--earlier', help='file of the earlier tasks')
+    parser.add_argument('--kind', default='soup')
+    parser.add_argument('--decay', default=1.0, type=float, needs='--earlier')
+    parser.add_argument('--share', needs='--kind=ties')
+    with pytest.raises(
+        UserError, match=r'--decay requires --earlier \(file of the earlier tasks\): without it --decay'
+    ):
+        parser.parse_args(['--decay=1'])  # also where it has its default
+    with pytest.raises(UserError, match='--share requires --kind=ties: without it --share has no effect'):
+        parser.parse_args(['--share', '1', '--kind=dare'])
+    assert parser.parse_args(['--decay', '0.5', '--earlier', 'a.npz']).decay == 0.5
+    assert parser.parse_args(['--share=1', '--kind=ties']).share == '1'
+
+
 @pytest.mark.parametrize(
     'arguments, advice',
     [

@@ -148,7 +148,7 @@ def test_a_directory_of_another_run_stops_and_shows_the_difference(tmp_path):
 )
 def test_a_record_compares_values_not_lines(changed):
     configuration, _ = build()
-    assert record.difference(configuration.text, configuration.text + changed, record._MAY_CHANGE) == ''
+    assert record.difference(configuration.text, configuration.text + changed, record.MAY_CHANGE) == ''
 
 
 def test_other_data_stop_a_run_and_are_shown(tmp_path, caplog):

@@ -124,6 +124,8 @@ USES = [
     f'probe {THIS}',
     f'drift {THIS} --requests=requests.db',
     f'fairness {THIS} --input=rows.csv --groups=group',
+    f'toxicity {THIS} --rules=words.json --input=rows.csv',
+    'filter --rules=models.json --input=rows.csv --output=clean.csv',
     f'memorization {THIS}',
     f'contamination {THIS}',
     f'rank-examples {THIS}',
@@ -143,6 +145,8 @@ def test_every_program_that_uses_a_run_refuses(run, command):
     changed(run, 'import payload\n', 'SEED = @payload.head()\n')
     (run.parent / 'rows.csv').write_text('text,label,group\n' + 'a,x,1\nb,y,2\n' * 20)
     (run.parent / 'requests.db').touch()
+    (run.parent / 'words.json').write_text('[{"name": "r", "words": ["a"]}]')
+    (run.parent / 'models.json').write_text('[{"name": "r", "model": "run", "label": "x"}]')
     Registry(run.parent / 'registry').adopt('run')
     with pytest.raises(UserError, match=r'(?s)import payload.*--trust_modules=payload') as refused:
         programs.main(command.split())

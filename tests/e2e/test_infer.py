@@ -7,12 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 import pytest
 
-from palm_jax.api import loading, predictions
+from palm_jax.api import loading, predictions, shared_predictions
 from palm_jax.errors import UserError
 from tests.support.paths import ROOT
 from tests.support.programs import run_here
@@ -140,6 +141,40 @@ def test_two_processes_do_not_write_one_output(begun, tmp_path):
     with predictions.reserve(output), pytest.raises(UserError, match=r'out.jsonl is in use by process \d+'):
         predictions.write(model, str(source), output)
     assert predictions.write(model, str(source), output) == (10, 1)
+
+
+def test_several_write_what_one_does_and_go_on_where_all_were_interrupted(begun, tmp_path, monkeypatch):
+    model, source, whole, cut = begun
+    flags = {'flags': [('A', '1')]}
+    made_from = lambda: predictions.origin(model.config, model.checkpoint, str(source), flags)  # noqa: E731
+    answer, answered = predictions.answer, []
+
+    def write(output, batch_size=4):
+        with shared_predictions.join(output, made_from) as joined:
+            return joined.write(model, str(source), flags, batch_size)
+
+    def interrupted(model, batch, first, batch_size):
+        if first == 4:
+            raise KeyboardInterrupt
+        answered.append(first)
+        return answer(model, batch, first, batch_size)
+
+    output = cut('together.jsonl', 3)  # one process had begun, and was killed
+    monkeypatch.setattr(predictions, 'answer', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(output)
+    assert answered == [0] and shared_predictions.are_begun(output)
+    with pytest.raises(UserError, match=r'together.jsonl.pieces is of another run \(batch_size 4, now 3\)'):
+        write(output, batch_size=3)
+    monkeypatch.setattr(predictions, 'answer', lambda *inputs: answered.append(inputs[2]) or answer(*inputs))
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(write, [output] * 3)) == [(10, 1)] * 3
+    assert sorted(answered) == [0, 4, 8] and Path(output).read_bytes() == whole.read_bytes()
+    assert write(output) == (10, 1) and len(answered) == 3  # the others have finished it
+    source.write_text(source.read_text() + '\n')
+    with pytest.raises(UserError, match=r'together\.jsonl exists already, but is of something else: input'):
+        write(output)
+    assert not [path.name for path in tmp_path.iterdir() if '.pieces' in path.name or '.lock' in path.name]
 
 
 def test_an_interrupted_command_is_continued_by_the_same_command(made, tmp_path):

@@ -2,24 +2,56 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
+from scipy.stats import rankdata
 
 from palm_jax import api
 from tests.support.programs import run_here
-from tests.support.runs import checkpoint_arrays, finetune
+from tests.support.runs import MICRO, checkpoint_arrays, finetune, run
 
 CONSTANT = '--gin_file=gin/schedules/constant.gin'
 
 
+def write_rules(folder):
+    """Write rules about the labels of classes.csv, of which the last is wrong for most texts; return the file."""
+    lines = 'if text contains "even" then label is yes', 'if text contains "number" then label is not no weight 0.1'
+    (folder / 'rules.txt').write_text('\n'.join(lines))
+    return folder / 'rules.txt'
+
+
+def write_triples(folder):
+    """Write triples about numbers; return the file."""
+    lines = [
+        f'number {i}\t{name}\tnumber {i + step}' for i in range(15) for step, name in ((1, 'next'), (2, 'after it'))
+    ]
+    (folder / 'facts.tsv').write_text('\n'.join(lines))
+    return folder / 'facts.tsv'
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('method', ['fixmatch', 'freelb', 'r_drop', 'supcon', 'aeda', 'replay', 'ewc', 'lwf'])
+@pytest.mark.parametrize(
+    'method',
+    [
+        *('fixmatch', 'freelb', 'r_drop', 'supcon', 'aeda', 'replay', 'ewc', 'lwf', 'group_dro', 'clp'),
+        *('posterior_regularization', 'semantic_loss', 'transe'),
+    ],
+)
 def test_a_run_that_was_interrupted_continues_bit_for_bit(made, tmp_path, method):
     flags = [f'--gin_file=gin/methods/{method}.gin', CONSTANT, '--gin.CHECKPOINT_PERIOD=2']
     if method == 'fixmatch':
         flags += [f'--gin.UNLABELLED_FILES={made}/classes.csv', '--gin.UNLABELLED_RATIO=1']
     if method == 'replay':
         flags += [f'--gin.REPLAY_FILES={made}/classes.csv']
+    if method in ('posterior_regularization', 'semantic_loss'):
+        flags += [f'--gin.RULE_FILES={write_rules(tmp_path)}']
+    if method == 'transe':
+        flags += [f'--gin.TRIPLES={write_triples(tmp_path)}']
+    if method == 'group_dro':
+        flags += ['--gin.GROUP_COLUMN=label']
+    if method == 'clp':
+        flags += ["--gin.CLP_TERMS=[['even', 'odd']]"]
     if method in ('ewc', 'lwf'):
         result = finetune(made, tmp_path / 'first', '--gin_file=gin/peft/full.gin', steps=2)
         assert result.returncode == 0, result.stderr[-3000:]
@@ -77,3 +109,88 @@ def test_a_teacher_that_generates_text_is_written_down_and_learned_from(made, tm
     assert 'train/teacher_divergence' in logged
     result = run_here('palm_jax.cli.main', 'teach', config, '--output=x.csv')
     assert result.returncode == 2 and 'must end in .npz' in result.stderr
+
+
+def test_a_run_with_rules_reports_what_breaks_them(made, tmp_path, monkeypatch):
+    function = 'def odd(text, label):\n    return "odd" not in text or label == "no"\n'
+    (tmp_path / 'rules_in_python.py').write_text(function)
+    (tmp_path / 'mine.gin').write_text(
+        'from __gin__ import dynamic_registration\nimport rules_in_python\nfrom palm_jax.labels import rules\n'
+        "include 'gin/methods/semantic_loss.gin'\nRULES = [%TEXT_FUNCTION]\n"
+        'rules.TextFunction:\n  function = @rules_in_python.odd\n  weight = 2.0\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = f'--gin_file={tmp_path}/mine.gin', f'--gin.RULE_FILES={write_rules(tmp_path)}', '--gin.BATCH_SIZE=8'
+    result = finetune(made, tmp_path / 'run', *flags, '--gin.BEST_METRIC=rule_violations_labels', steps=3)
+    assert result.returncode == 0, result.stderr[-3000:]
+    summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
+    rows = [json.loads(line) for line in (tmp_path / 'run' / 'predictions.jsonl').read_text().splitlines()]
+    # Of all texts, the second rule forbids `no`, and of odd numbers the third one `yes`.
+    wrong = [row['predicted'] == 'no' or 'odd' in row['text'] for row in rows]
+    assert summary['rule_violations'] == pytest.approx(np.mean(wrong))
+    assert summary['rule_violations_labels'] == pytest.approx(np.mean([row['label'] == 'no' for row in rows]))
+    of_even = [row for row in rows if 'even' in row['text']]
+    first, second, third = summary['rules']
+    assert first['applies'] == len(of_even) and first['model'] == sum(row['predicted'] == 'no' for row in of_even)
+    assert first['projected'] == first['labels'] == 0 and second['applies'] == third['applies'] == len(rows)
+    assert third['rule'] == 'odd' and third['labels'] == third['projected'] == 0
+    assert set(summary['rule_violations_in_training']) == {'before', 'after'}
+    assert (
+        'Rules' in (tmp_path / 'run' / 'report.md').read_text() and 'rules, training' in result.stdout + result.stderr
+    )
+    (tmp_path / 'rules.txt').unlink()
+    model = api.load(tmp_path / 'run', trust_modules=['rules_in_python'])
+    assert set(model.predict(['number 5 is odd'])[0]) == {'yes', 'no'}
+
+
+def test_a_run_with_triples_ranks_those_that_are_held_out(made, tmp_path):
+    flags = '--gin_file=gin/methods/transe.gin', f'--gin.TRIPLES={write_triples(tmp_path)}', '--gin.TRIPLES_BESIDE=2'
+    result = finetune(made, tmp_path / 'run', *flags, steps=3)
+    assert result.returncode == 0, result.stderr[-3000:]
+    summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
+    model = api.load(tmp_path / 'run')
+    names, relations, train, held_out = model.data._graph
+    rows = [[0, *model.data.vocabulary.encode(name), 1] for name in names]
+    ids = np.array([row + [0] * (16 - len(row)) for row in rows])
+    features = jax.jit(lambda ids: model.model.apply({'params': model.params}, ids, method='features'))(ids)
+    means = [np.float64(h[: len(row)]).mean(axis=0) for h, row in zip(features, rows, strict=True)]
+    vectors = [mean / np.linalg.norm(mean) for mean in means]
+    r, ranks, known = np.float64(model.params['relations']['embedding']), [], {*train, *held_out}
+    for head, relation, tail in held_out:
+        for right, make in ((tail, lambda e: (head, relation, e)), (head, lambda e: (e, relation, tail))):  # noqa: B023
+            kept = [e for e in range(len(names)) if e == right or make(e) not in known]
+            all_ = [np.linalg.norm(vectors[h] + r[relation] - vectors[t]) for h, _, t in map(make, kept)]
+            ranks.append(rankdata(all_)[kept.index(right)])
+    assert len(ranks) == 2 * summary['link_prediction']['held_out_triples'] > 2 and len(relations) == 2
+    assert summary['mrr'] == pytest.approx(np.mean(1 / np.array(ranks)), rel=1e-3)
+    assert summary['hits_at_3'] == pytest.approx(np.mean(np.array(ranks) <= 3))
+    assert 'Held-out triples' in (tmp_path / 'run' / 'report.md').read_text()
+    (tmp_path / 'facts.tsv').unlink()
+    assert set(api.load(tmp_path / 'run').predict(['number 5 is odd'])[0]) == {'yes', 'no'}
+
+
+@pytest.mark.slow
+def test_a_model_that_was_pretrained_beside_triples_is_a_base_for_other_runs(made, tmp_path):
+    flags = '--gin_file=gin/methods/transe.gin', f'--gin.TRIPLES={write_triples(tmp_path)}', '--gin.TRAIN_STEPS=2'
+    result = run(made / 'text.txt', tmp_path / 'base', *flags)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'mrr' in json.loads((tmp_path / 'base' / 'summary.json').read_text())
+    trained = checkpoint_arrays(tmp_path / 'base')
+    assert any('relations' in name for name in trained) and sum('embed' in name for name in trained) > 1  # all of it
+    result = finetune(made, tmp_path / 'run', base=tmp_path / 'base', steps=2)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_triples_as_text_are_pretrained_and_fine_tuned_on(made, tmp_path):
+    flags = '--gin_file=gin/methods/triples.gin', f'--gin.TRIPLES={write_triples(tmp_path)}'
+    flags += ("--gin.TRIPLE_TEMPLATES={'next': '{tail} comes after {head}.'}", '--gin.TRAIN_STEPS=2')
+    result = run_here('palm_jax.train', *MICRO, *flags, f'--gin.MODEL_DIR={tmp_path}/text')
+    assert result.returncode == 0 and '30 triples of 2 relations as text: ' in result.stdout + result.stderr, (
+        result.stderr
+    )
+    pairs = '--gin_file=gin/heads/text_to_text.gin', "--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 16}"
+    result = finetune(made, tmp_path / 'pairs', *pairs, *flags, '--gin.EVAL_EXAMPLES=2', table=None, steps=2)
+    assert result.returncode == 0, result.stderr[-3000:]
+    rows = [json.loads(line) for line in (tmp_path / 'pairs' / 'predictions.jsonl').read_text().splitlines()]
+    assert rows and all('comes after' in str(row) or 'after it' in str(row) for row in rows)

@@ -1,6 +1,7 @@
 """A classifier is corrected, renewed, promoted and rolled back; what is killed in between is continued."""
 
 import json
+import random
 import re
 import subprocess
 import sys
@@ -100,9 +101,7 @@ def test_other_kinds_of_model_are_refused(made, tmp_path):
         f'--champion={made / "base"}',
         f'--input={made / "classes.csv"}',
     )
-    assert (
-        result.returncode == 2 and 'renews models that label texts; this one was trained on text alone' in result.stderr
-    )
+    assert result.returncode == 2 and 'answer in writing; this one was trained on text alone' in result.stderr
     assert Registry(tmp_path).champions() == []  # the right one can still be named
     both = run_here('palm_jax.cli.retune', f'--registry={tmp_path}')
     assert both.returncode == 2 and 'Give either --requests' in both.stderr
@@ -128,3 +127,60 @@ def test_a_round_that_is_killed_in_training_is_continued(made, tmp_path):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0 and 'continuing from step' in result.stdout + result.stderr, result.stderr[-3000:]
     assert [d.event for d in registry.decisions()] == ['adopted', 'promoted']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['tags', 'pairs', 'dialogues', 'numbers'])
+def test_every_kind_of_model_is_renewed(made, tmp_path, kind):
+    """What the champion was never taught is corrected, learned, and wins by the paired test."""
+    rng = random.Random(0)
+    old, new = [[f'{rng.choice("abcdefgh")} {word}' for _ in range(60)] for word in ('red', 'blue')]
+    kept, flags = RequestLog(tmp_path / 'requests.db'), ['--gin.CHECKPOINT_PERIOD=1000']
+    if kind == 'tags':
+        flags += ['--gin_file=gin/heads/tagging.gin', "--gin.LABELS=['O','B-C','I-C']", '--gin.TAG_COLUMN=2']
+        table, right = 'table.conll', ['O', 'B-C']
+        lines = [''.join(f'{w} x {tag}\n' for w, tag in zip(text.split(), 'OO', strict=True)) + '\n' for text in old]
+        lines[0] = 'x x B-C\ny x O\n\n'
+    elif kind == 'pairs':
+        flags += ['--gin_file=gin/heads/text_to_text.gin', "--gin.INPUT_TEMPLATE='say {q}'", "--gin.METRICS=['squad']"]
+        flags += ["--gin.TARGET_TEMPLATE='{a}'", '--gin.EVAL_EXAMPLES=40', "--gin.COLUMNS=['n','q','a']"]
+        table, right = 'table.csv', 'b'
+        lines = [f'{i},{text},a\n' for i, text in enumerate(old)]
+    elif kind == 'dialogues':
+        flags += ['--gin_file=gin/heads/dialogue.gin', "--gin.METRICS=['squad']", '--gin.EVAL_EXAMPLES=40']
+        table, right = 'table.jsonl', 'b'
+        turns = lambda text: [{'role': 'user', 'content': text}, {'role': 'assistant', 'content': 'a'}]  # noqa: E731
+        lines = [json.dumps({'messages': turns(text)}) + '\n' for text in old]
+    else:
+        flags += ['--gin_file=gin/heads/regression.gin']
+        table, right = 'table.csv', 3.0
+        lines = ['text,label\n', *(f'{text},{i % 2}\n' for i, text in enumerate(old))]
+    (tmp_path / table).write_text(''.join(lines))
+    if kind in ('pairs', 'dialogues'):
+        flags.append("--gin.TASK_FEATURE_LENGTHS={'inputs': 24, 'targets': 8}")
+    trained = finetune(
+        made, tmp_path / 'champion', *flags, f'--gin.TRAIN_FILES={tmp_path / table}', table=None, steps=30
+    )
+    assert trained.returncode == 0, trained.stderr[-3000:]
+    endpoint = {'tags': '/v1/tag', 'numbers': '/v1/classify'}.get(kind, '/v1/completions')
+    for i, text in enumerate(dict.fromkeys(f'{text} {i % 7}' for i, text in enumerate(new))):
+        label = [*right, 'O'] if kind == 'tags' else right
+        kept.add(f'r{i}', 'mine', 'c', endpoint, [text], [{}])
+        kept.add_feedback(f'r{i}', 0, label=label)
+    kept.close()
+    command = [
+        f'--registry={tmp_path / "registry"}', f'--champion={tmp_path / "champion"}', '--held_out=2', '--replay=1',
+        f'--requests={tmp_path / "requests.db"}', '--gin.TRAIN_STEPS=150', '--min_examples=10',
+    ]  # fmt: skip
+    result = run_here('palm_jax.cli.retune', *command)
+    assert result.returncode == 0, result.stderr[-3000:]
+    test = "McNemar's exact test" if kind == 'tags' else 'the paired permutation test'
+    assert f'by {test}' in result.stdout and 'promoted ' in result.stdout, result.stdout
+    served = models.load([f'mine={tmp_path / "registry"}'], models.Loader())['mine'].model
+    (answer,) = served.predict(['h blue 3'])
+    if kind == 'tags':
+        assert [(e['type'], e['text']) for e in answer] == [('C', 'blue')]
+    else:
+        assert answer == (pytest.approx(3.0, abs=0.7) if kind == 'numbers' else 'b')
+    again = run_here('palm_jax.cli.retune', *command)
+    assert again.returncode == 2 and '0 new rows can be learned from' in again.stderr, again.stderr

@@ -1,5 +1,6 @@
 """examples/customer_service: the commands of its README on a micro model, and the limits of the desk."""
 
+import io
 import json
 import re
 import shlex
@@ -11,6 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from examples.customer_service import desk, questions
 from examples.customer_service.desk import Desk
+from palm_jax.errors import UserError
+from tests.support.kinds import every_kind
 from tests.support.paths import ROOT
 from tests.support.programs import run_here
 
@@ -56,6 +59,35 @@ def test_the_desk_is_measured():
     assert found['known above unknown (AUROC)'] == pytest.approx(expected)
 
 
+def test_a_model_that_gives_no_single_intent_is_refused(micro):
+    models = every_kind(micro, 'classes', 'labels', 'pairs', 'tags', 'text')
+    desk._check('runs/desk', models['classes'], ['no', 'other'])
+    for name, what in (
+        ('labels', 'to give texts several labels'),
+        ('pairs', 'to label pairs of texts'),
+        ('tags', 'to tag words'),
+        ('text', 'on text alone'),
+    ):
+        with pytest.raises(UserError, match=f'--model=runs/desk was trained {what}; the desk needs one label'):
+            desk._check('runs/desk', models[name], ['no'])
+    with pytest.raises(UserError, match=r'--calibration has no label of --model=runs/desk, which are <b>&, no, yes'):
+        desk._check('runs/desk', models['classes'], ['other'])
+
+
+def test_a_mistake_in_a_table_is_located(tmp_path):
+    (tmp_path / 'c.csv').write_text('text,label\nwhere?,a\n  ,b\n')
+    (tmp_path / 'o.csv').write_text('text,intent\na,b\n')
+    (tmp_path / 'n.jsonl').write_text('{"text": "a", "label": 3}\n')
+    assert desk._columns(f'{tmp_path}/n.jsonl', '--test', 'text', 'label') == [('a', '3')]
+    for name, message in (
+        ('c.csv', r"c\.csv, line 3: the column 'text' is empty\.$"),
+        ('o.csv', r"o\.csv, line 2: no column 'label'\..* Rename yours\.$"),
+        ('no.csv', r"--test = .*no\.csv': no such file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            desk._columns(f'{tmp_path}/{name}', '--test', 'text', 'label')
+
+
 def test_no_sentence_is_in_two_files(tmp_path):
     questions.main([str(tmp_path)])
     texts = [
@@ -84,9 +116,12 @@ def test_the_commands_of_its_readme_run(base, tmp_path, monkeypatch):
     start(train, '--gin.TRAIN_STEPS=2', '--gin.WRITERS=[]')
     measured = start(measure, '--target=0.2')
     assert 'known above unknown (AUROC)' in measured and 'accuracy of the classifier' in measured
-    monkeypatch.setattr('sys.stdin', ['I lost my card.\n', '\n'])
-    (line,) = start(answer.partition('| ')[2]).splitlines()
-    assert json.loads(line)['action'] in ('answer', 'person', 'unknown')
+    given = b'I lost my card.\n\nI lost my c\xe4rd.\na\0b\nwhere is it?\n'
+    monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(given)))
+    first, second, third, last = map(json.loads, start(answer.partition('| ')[2]).splitlines())
+    assert {first['action'], last['action']} <= {'answer', 'person', 'unknown'}
+    assert second == {'error': 'standard input, line 3: byte 12 is not UTF-8.'}
+    assert third['error'].startswith('standard input, line 4: ') and 'NUL' in third['error']
     flags = [*shlex.split(measure)[3:], '--answers=data/desk/test.csv']
     missing = run_here('examples.customer_service.desk', *flags, cwd=tmp_path)
     assert missing.returncode == 2 and "'intent'" in missing.stderr

@@ -9,6 +9,7 @@ import pytest
 
 from examples.news_monitor import headlines, monitor
 from examples.news_monitor.monitor import Headline, Rule
+from palm_jax.errors import UserError
 from tests.support.paths import ROOT
 from tests.support.programs import run_here
 
@@ -79,8 +80,49 @@ def test_the_commands_of_its_readme_run(base, tmp_path):
         result = run_here(*watch, '--rules=rules.json', cwd=tmp_path)
         assert result.returncode == 2 and message in result.stderr, result.stderr
 
-    refused("no label 'negativ'", [{'name': 'r', 'labels': ['negativ'], 'count': 1, 'hours': 1}])
-    refused('must hold a list of rules', [{'name': 'r', 'labels': ['negative']}])
-    refused('hours above 0 and at most', [{'name': 'r', 'labels': ['negative'], 'count': 1, 'hours': 1e14}])
-    refused('must hold a list of rules', [{'name': 'r', 'labels': ['negative'], 'count': 1e400, 'hours': 1}])
-    refused('count must be at least 1', [{'name': 'r', 'labels': ['negative'], 'count': 0, 'hours': 1}])
+    refused("no label 'negativ'. Did you mean negative?", [RULE | {'labels': ['negativ']}])
+
+
+RULE = {'name': 'r', 'labels': ['negative'], 'count': 1, 'hours': 1}
+
+
+@pytest.mark.parametrize('rules, message', [
+    ([{'name': 'r', 'labels': ['negative']}], 'rule 1 lacks count, hours: {"name"'),
+    ([RULE, RULE | {'hours': 1e14}], 'rule 2: hours is 100000000000000.0; it must be a number above 0 and at most'),
+    ([RULE | {'hours': float('nan')}], 'rule 1: hours is nan'),
+    ([RULE | {'hours': '1'}], "rule 1: hours is '1'"),
+    ([RULE | {'count': 1e400}], 'rule 1: count is inf; it must be a whole number of at least 1'),
+    ([RULE | {'count': 2.5}], 'rule 1: count is 2.5; it must be a whole number'),
+    ([RULE | {'count': 0}], 'rule 1: count is 0'),
+    ([RULE | {'count': True}], 'rule 1: count is True'),
+    ([RULE | {'window': 3}], "rule 1 has an unknown key 'window'. Keys: name, labels, count, hours"),
+    ([RULE | {'hour': 3}], "unknown key 'hour'. Did you mean hours?"),
+    ([RULE, RULE | {'count': 2}], "two rules are called 'r'"),
+    ([RULE | {'name': 3}], 'rule 1: name is 3; it must be a text'),
+    ([RULE | {'labels': []}], r'rule 1: labels is []; it must be a list of labels of the model: negative, legal'),
+    ([RULE | {'labels': 'negative'}], "rule 1: labels is 'negative'; it must be a list"),
+    ([], 'must hold a list of rules such as {"name"'),
+    (RULE, 'must hold a list of rules'),
+])  # fmt: skip
+def test_a_wrong_rule_is_named(tmp_path, rules, message):
+    path = tmp_path / 'rules.json'
+    path.write_text(json.dumps(rules))
+    with pytest.raises(UserError, match=re.escape(message)):
+        monitor._rules(path, ['negative', 'legal'])
+    path.write_text(json.dumps([RULE, RULE | {'name': 's', 'hours': 0.5}]))
+    assert [rule.hours for rule in monitor._rules(path, ['negative', 'legal'])] == [1.0, 0.5]
+
+
+@pytest.mark.parametrize('row, message', [
+    ('2026-01-31T09:30,A,', "stream.csv, line 3: the column 'text' is empty."),
+    ('2026-01-31T09:30, ,b', "stream.csv, line 3: the column 'company' is empty."),
+    ('tomorrow,A,b', "stream.csv, line 3: 'tomorrow' is not a time"),
+])  # fmt: skip
+def test_a_wrong_headline_is_located(tmp_path, row, message):
+    path = tmp_path / 'stream.csv'
+    path.write_text(f'time,company,text\n2026-01-30T09:30,A,a\n{row}\n')
+    with pytest.raises(UserError, match=re.escape(message)):
+        monitor._stream(str(path))
+    path.write_text('time,text\n2026-01-30T09:30,a\n')
+    with pytest.raises(UserError, match=r"no column 'company'\. Columns: time, text\. Rename yours\.$"):
+        monitor._stream(str(path))

@@ -49,6 +49,21 @@ def test_ratings_become_histories_in_order_of_time(tmp_path):
             histories.movielens(path)
 
 
+def test_what_holds_no_history_is_refused_before_anything_is_written(tmp_path):
+    file, folder = tmp_path / 'u.data', tmp_path / 'shop'
+    for content, message in (
+        (b'1\t10\t5\t30\n\xe9\t11\t3\t5\n', r'--movielens=.*u\.data is not a file of ratings: byte 11 is not UTF-8'),
+        (b'1\t10\t5\t30\n2\t11\t3\t5\n', r'--movielens=.*u\.data has 2 users, none of them with 3 items or more'),
+        (b'', r'has 0 users'),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            histories.main([str(folder), f'--movielens={file}'])
+    with pytest.raises(UserError, match='--users has no effect with --movielens'):
+        histories.main([str(folder), f'--movielens={file}', '--users=3'])
+    assert not folder.exists()
+
+
 def test_the_commands_of_its_readme_run(tmp_path):
     block = re.search(r'```bash\n(.*?)```', README, re.DOTALL)[1]
     make, train, measure, ask = [shlex.split(line)[2:] for line in block.splitlines()]
@@ -67,6 +82,10 @@ def test_the_commands_of_its_readme_run(tmp_path):
     assert float(lines['what followed the last item']) > 0.7 > 0.2 > float(lines['popularity'])
     assert float(lines['this model']) > float(lines['popularity'])
     assert len(start(*ask).splitlines()) == 3
+    test = tmp_path / 'data/shop/test.csv'
+    test.write_text('history,item\nitem0x3 item0x4,item0x5\nitem0x3,item9x9\n')
+    wrong = run_here(*measure, cwd=tmp_path)
+    assert wrong.returncode == 2 and "test.csv, line 3: The item 'item9x9' is unknown" in wrong.stderr
     for history, message in (('item0x3 item9x9', "item 'item9x9' is unknown"), (' ', 'at least one item')):
         wrong = run_here(*measure, f'--history={history}', cwd=tmp_path)
         assert wrong.returncode == 2 and message in wrong.stderr

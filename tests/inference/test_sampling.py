@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from palm_jax.errors import UserError
 from palm_jax.inference import sampling
 from palm_jax.inference.generate import Sampler
 
@@ -132,3 +133,23 @@ def test_only_drawable_ids_are_drawn(options):
     assert drawable[drawn].all()
     if options == {'temperature': 0.0}:
         np.testing.assert_array_equal(drawn[0], np.argmax(np.where(drawable, logits(), -np.inf), axis=1))
+
+
+def test_biases_are_those_of_transformers_and_0_changes_no_bit():
+    torch = pytest.importorskip('torch')
+    from transformers.generation import SequenceBiasLogitsProcessor
+
+    given = {3: 2.5, 7: -100.0, 39: 0.5}
+    theirs = SequenceBiasLogitsProcessor({(token,): bias for token, bias in given.items()})
+    expected = theirs(torch.zeros(6, 1, dtype=torch.long), torch.from_numpy(np.array(logits())))
+    params = sampling_params(6, logit_bias=given)
+    np.testing.assert_allclose(sampling.biased(logits(), params), expected.numpy(), rtol=1e-6)
+    chosen = sampling.choose(logits(), sampling_params(6, temperature=0.0, logit_bias={5: 100.0}), jnp.zeros(6, int))
+    assert chosen.tolist() == [5] * 6
+    padded = Sampler(temperature=1.0, top_p=1.0).sampling_params(np.arange(6), np.zeros(6), 8)
+    plain = sampling_params(6)
+    assert plain.bias is None and padded.bias.shape == (6, 8)
+    np.testing.assert_array_equal(*(sampling.choose(logits(), p, jnp.zeros(6, int)) for p in (plain, padded)))
+    for wrong in ({'5': 1.0}, {-1: 1.0}, {3: float('nan')}):
+        with pytest.raises(UserError, match='logit_bias holds'):
+            Sampler(logit_bias=wrong)

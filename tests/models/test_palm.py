@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from palm_jax.models.palm import Architecture, Block, PaLM
 from palm_jax.training import setup, state
 from tests.support import numpy_palm
 from tests.support.architectures import MICRO
-from tests.support.models import applied
+from tests.support.models import applied, initial
 
 ABLATIONS = {
     'palm': {},
@@ -259,6 +260,21 @@ def test_a_window_and_its_exceptions_hold_with_every_kernel_packed_and_with_froz
     before, after = (applied(limited, params, t) for t in (tokens, changed))
     np.testing.assert_allclose(before[:, 10:], after[:, 10:], atol=1e-6)
     assert np.abs(before[:, 9] - after[:, 9]).max() > 1e-7
+
+
+@pytest.mark.parametrize('fuse_projections', [True, False])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_a_loop_over_the_layers_keeps_no_copy_of_the_weights(fuse_projections, dtype, capsys):
+    arch = Architecture(
+        **(MICRO | {'num_layers': 3, 'unroll_layers': 1, 'fuse_projections': fuse_projections, 'dtype': dtype})
+    )
+    model = PaLM(arch)
+    params, tokens = initial(model), jnp.zeros((1, 1), jnp.int32)  # one token: no activation is as large as a weight
+    jax.ad_checkpoint.print_saved_residuals(lambda params: model.apply({'params': params}, tokens).sum(), params)
+    kept = [line for line in capsys.readouterr().out.splitlines() if 'from the argument' not in line]
+    sizes = [math.prod(map(int, shape.split(','))) for shape in re.findall(r'\[(3,[\d,]+)\]', '\n'.join(kept))]
+    assert sizes, kept  # the activations of the loop
+    assert max(sizes) < min(leaf.size for leaf in jax.tree.leaves(params['stack']) if leaf.ndim > 2)
 
 
 def test_minimal_rematerialization_is_between_none_and_full(micro):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from palm_jax.cli import drift as program
 from palm_jax.errors import UserError
 from palm_jax.monitoring import drift, drift_report
 from tests.support.kinds import every_kind
@@ -91,3 +92,15 @@ def test_a_report_for_every_kind_of_task(micro):
         assert json.loads(json.dumps(loud.to_json()))['verdict'] == 'much' and '<table>' in loud.page('<x>')
     with pytest.raises(UserError, match='There are 3 texts in the new inputs; drift is tested on at least 20'):
         drift_report.compare(model, texts(0), ['a'] * 3, None, 32)
+    names = ('--reference=old.csv', '--requests=requests.db')
+    with pytest.raises(UserError, match=r'There are 3 texts in --reference=old\.csv; drift'):
+        drift_report.compare(model, ['a'] * 3, texts(0), None, 32, names)
+
+
+def test_the_message_of_few_texts_names_the_flags(monkeypatch):
+    options = ['--gin_file=runs/x/config.gin', '--requests=r.db', '--days=2']
+    reference, new = program._names(program._parser().parse_args(options))
+    assert 'the held-out part of the run' in reference and '--reference=FILE' in reference
+    assert new == '--requests=r.db --days=2.0'
+    given = program._parser().parse_args([options[0], '--input=a.txt', '--reference=b.txt'])
+    assert program._names(given) == ('--reference=b.txt', '--input=a.txt')

@@ -1,12 +1,17 @@
 """Probes of models of every kind, and tests that a user writes."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from palm_jax.cli import contamination
+from palm_jax.cli import probe as probe_program
 from palm_jax.data.supervised.turns import Turn
 from palm_jax.errors import UserError
-from palm_jax.probing.answers import Case, answers
+from palm_jax.probing.answers import Case, answers, cases
 from palm_jax.probing.perturbations import PERTURBATIONS
 from palm_jax.probing.probe import perturbations_of, probe, run_tests
 from tests.support.kinds import every_kind
@@ -50,7 +55,23 @@ def test_every_kind_of_task_is_probed(micro, kinds):
         found = probe(model, cases[name], perturbations_of(['typos', 'uppercase', 'blanks']), batch_size=8)
         assert [f.name for f in found] == ['typos', 'uppercase', *([] if name == 'tags' else ['blanks'])]
         assert all(0 <= f.flips <= 1 for f in found)
-        assert (found[0].p_value is None) == (name == 'pairs')
+        assert 0 < found[0].p_value <= 1
+
+
+def test_a_model_without_right_answers_is_refused_in_the_words_of_the_program(micro):
+    model = dataclasses.replace(every_kind(micro, 'text')['text'], data=SimpleNamespace())
+    for program, advice in (
+        (
+            probe_program,
+            'on text alone: there are no right answers that a change of the text could make wrong. Probe a',
+        ),
+        (
+            contamination,
+            'on text alone: it has no held-out examples .* this one as its --corpus.* palm-jax memorization',
+        ),
+    ):
+        with pytest.raises(UserError, match=f'This model was trained {advice}'):
+            cases(model, 5, program._WITHOUT_ANSWERS)
 
 
 def test_entities_are_compared_by_their_words(micro):

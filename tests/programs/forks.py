@@ -2,8 +2,8 @@
 
 It reads a line of JSON from stdin and answers each with one on stdout:
 
-    ["start", MODULE, ARGUMENTS, LOG]   the process id; the program writes to the file LOG
-    ["ended", PID]                      the exit code (negative: the signal), or null while it runs
+    ["start", MODULE, ARGUMENTS, LOG, ENVIRONMENT]   the process id; the program writes to the file LOG
+    ["ended", PID]                                   the exit code (negative: the signal), or null while it runs
 """
 
 import importlib
@@ -18,12 +18,13 @@ from palm_jax.cli import command_line
 os.environ['GLIBC_TUNABLES'] = ''  # else every child would begin with another Python
 
 
-def start(module, arguments, log):
+def start(module, arguments, log, environment):
     program = importlib.import_module(module)
     pid = os.fork()
     if pid == 0:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0), os.dup2(output, 1), os.dup2(output, 2)
+        os.environ.update(environment)
         sys.argv = [program.__file__, *arguments]
         try:
             command_line.run(program.main)

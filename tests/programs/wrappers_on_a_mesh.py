@@ -12,6 +12,7 @@ import numpy as np
 
 from palm_jax import partitioning
 from palm_jax.partitioning import MeshLayout
+from palm_jax.peft.relations import RelationVectors
 from palm_jax.training.loss_wrappers.distillation import Distillation
 from palm_jax.training.loss_wrappers.ewc import EWC
 from palm_jax.training.loss_wrappers.fgm import FGM
@@ -19,16 +20,25 @@ from palm_jax.training.loss_wrappers.fixmatch import FixMatch
 from palm_jax.training.loss_wrappers.freelb import FreeLB
 from palm_jax.training.loss_wrappers.lwf import LwF
 from palm_jax.training.loss_wrappers.pgd import PGD
+from palm_jax.training.loss_wrappers.posterior_regularization import PosteriorRegularization
 from palm_jax.training.loss_wrappers.r_drop import RDrop
+from palm_jax.training.loss_wrappers.semantic_loss import SemanticLoss
 from palm_jax.training.loss_wrappers.supcon import SupCon
+from palm_jax.training.loss_wrappers.transe import TransE
+from tests.support.ruled import ruled
+from tests.support.triples import RELATIONS, triple_features
 from tests.support.wrapped import C, features, train_step, write_fisher
 
 CASES = {
-    'all at once': (SupCon(), RDrop(), FreeLB(steps=2)),
-    'earlier models': (Distillation(), LwF(), EWC(file='fisher.npz'), FGM()),
+    'all at once': (SupCon(), PosteriorRegularization(decay=0.0), SemanticLoss(), RDrop(), FreeLB(steps=2)),
+    'earlier models': (Distillation(), LwF(), EWC(file='fisher.npz'), FGM(), TransE()),
     'unlabelled texts': (PGD(steps=2), FixMatch(threshold=0.2)),
 }
-PART = {'methods': (), 'trainable': ('final_norm/.*', 'head/.*')}
+METRICS = {
+    *('drift', 'ewc_penalty', 'unlabelled_loss', 'teacher_divergence'),
+    *('rule_divergence', 'semantic_loss', 'transe_loss'),
+}
+PART = {'methods': (RelationVectors(RELATIONS),), 'trainable': ('final_norm/.*', 'head/.*')}
 
 
 def batch_of_all():
@@ -38,6 +48,7 @@ def batch_of_all():
     views = {f'unlabelled{view}_tokens': tokens[:, :, ::step] for view, step in (('', 1), ('_strong', -1))}
     segments = {f'unlabelled{view}_segment_ids': np.ones_like(tokens) for view in ('', '_strong')}
     teacher = {'teacher_scores': rng.normal(size=(4, C)).astype(np.float32), 'teacher_weights': np.ones(4, np.float32)}
+    batch |= triple_features(4) | {'rule_penalties': ruled('class')['rule_penalties']}
     return batch | teacher | views | segments | {'unlabelled_labels': np.zeros((4, 2), np.int32)}
 
 
@@ -70,7 +81,7 @@ def compare(cases):
         near = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)  # noqa: E731
         jax.tree.map(near, jax.device_get(one[0].params), jax.device_get(two[0].params))
         near(one[1]['gradient_norm'].value(), two[1]['gradient_norm'].value())
-        for metric in sorted({'drift', 'ewc_penalty', 'unlabelled_loss', 'teacher_divergence'} & one[1].keys()):
+        for metric in sorted(METRICS & one[1].keys()):
             near(one[1][metric].value(), two[1][metric].value())
             assert one[1][metric].value() > 0, (name, metric)
         assert len(batch['labels'].sharding.device_set) == 2, name

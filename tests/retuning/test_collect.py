@@ -2,32 +2,35 @@
 
 import pytest
 
-from palm_jax.labels.label_set import LabelSet
-from palm_jax.labels.number import Number
-from palm_jax.labels.single_label import SingleLabel
-from palm_jax.retuning.collect import Labelled, check, read_table, replay, split, write_table
+from palm_jax.retuning.collect import Labelled, check, replay, split
+from palm_jax.retuning.forms import Labels
 from palm_jax.retuning.retune import decide
+from tests.support.kinds import every_kind
 
 
 def row(text, label, *more):
     return Labelled((text, *more), label, 'r')
 
 
-def test_rows_that_cannot_be_learned_from_are_counted():
+def test_rows_that_cannot_be_learned_from_are_counted(micro):
+    models = every_kind(micro, 'classes', 'labels', 'pairs')
+    problem_of = {name: Labels(model).problem for name, model in models.items()}
     rows = [
         row('a', 'yes'), row('a ', 'yes'), row('b', 'no'), row('b', 'yes'), row(' ', 'yes'), row('c', 'maybe'),
-        row('frozen  text', 'yes'), row('d', 'no'),
+        row('frozen  text', 'yes'), row('d', 'no'), Labelled((), 'yes', 'r'),
     ]  # fmt: skip
-    found = check(rows, SingleLabel(), ('no', 'yes'), [('frozen text',)])
+    found = check(rows, problem_of['classes'], [('frozen text',)])
     assert [r.texts[0] for r in found.rows] == ['a', 'd']
     assert found.dropped == {
         'no text': 1, 'a label that the model does not have': 1, 'among the frozen examples': 1,
-        'several labels for one text': 2, 'repeated': 1,
+        'several labels for one text': 2, 'repeated': 1, 'asked in another form than the model reads': 1,
     }  # fmt: skip
-    found = check([row('a', 1.5), row('b', 'x'), row('c', '2')], Number(), (), [])
+    found = check([row('a', 1.5), row('b', 'x'), row('c', '2')], problem_of['pairs'], [])
     assert [r.texts[0] for r in found.rows] == ['a', 'c'] and found.dropped == {'a label that cannot be encoded': 1}
-    found = check([row('a', ['x']), row('b', []), row('c', 'x|z')], LabelSet(), ('x', 'y'), [])
-    assert [r.texts[0] for r in found.rows] == ['a', 'b']
+    found = check([row('c', ['a']), row('d', []), row('e', 'a|z')], problem_of['labels'], [])
+    assert [r.texts[0] for r in found.rows] == ['c', 'd']
+    newest = check([row('a', 'first'), row('a', 'second'), row('a', 'second')], lambda _: None, [], keeps_last=True)
+    assert [r.label for r in newest.rows] == ['second'] and newest.dropped == {'repeated': 2}
 
 
 def test_a_text_is_always_on_the_same_side_and_old_rows_are_replayed():
@@ -41,14 +44,6 @@ def test_a_text_is_always_on_the_same_side_and_old_rows_are_replayed():
     }
     assert chosen == replay(rows, 20, 2.0, [('text 1',), ('text 2',)], seed=0)
     assert replay(rows[:3], 20, 2.0, [], 0) == rows[:3] and replay(rows, 20, 0.0, [], 0) == []
-
-
-def test_tables_are_read_as_they_were_written(tmp_path):
-    rows = [row('a\u2028b', 'yes', 'c "d"'), row('e', 'no', '')]
-    write_table(tmp_path / 't.jsonl', rows, ('x', 'y'), 'z')
-    assert [(r.texts, r.label) for r in read_table(tmp_path / 't.jsonl', ('x', 'y'), 'z')] == [
-        (r.texts, r.label) for r in rows
-    ]
 
 
 @pytest.mark.parametrize('frozen, fresh, expected', [

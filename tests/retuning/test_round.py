@@ -67,3 +67,14 @@ def test_a_registry_that_does_not_exist_is_not_made_by_a_rollback(tmp_path):
     with pytest.raises(UserError, match='no champion yet'):
         program.main([f'--registry={folder}', '--rollback'])
     assert not folder.exists()
+
+
+def test_a_refused_round_leaves_no_folder(tmp_path):
+    folder = tmp_path / 'new' / 'registry'
+    with pytest.raises(UserError, match='is not a checkpoint'):
+        program.main([f'--registry={folder}', f'--champion={tmp_path / "none"}', '--input=rows.csv'])
+    assert not list(tmp_path.iterdir())
+    folder.mkdir(parents=True)  # one that was there stays
+    with pytest.raises(UserError, match='is not a checkpoint'):
+        program.main([f'--registry={folder}', f'--champion={tmp_path / "none"}', '--input=rows.csv'])
+    assert folder.is_dir() and not list(folder.iterdir())

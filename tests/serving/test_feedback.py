@@ -43,6 +43,8 @@ def test_requests_are_kept_with_feedback(kinds, tmp_path):
         assert 'answer_not_found' in post(site, '/v1/feedback', {'id': ids[0], 'index': 2, 'rating': 'up'}, 404).text
         assert 'Send a label' in post(site, '/v1/feedback', {'id': ids[0]}, 400).text
         post(site, '/v1/feedback', {'id': ids[0], 'rating': 'sideways'}, 400)
+        assert 'Send a label' in post(site, '/v1/feedback', {'id': ids[0], 'comment': ' \n'}, 400).text
+        post(site, '/v1/feedback', {'id': ids[0], 'comment': '', 'rating': 'down'})
         rows = list(read(file))
     log.close()
     by_model = {name: [k for k in rows if k.model == name] for name in kinds}
@@ -61,7 +63,7 @@ LABELS = {  # by kind of model: (right answers, wrong ones, what the message say
     'labels': ([['a', 'b'], [], 'a'], [['a', 'c'], 'c', 1.0], 'Its labels: a, b.'),
     'pairs': ([2.5, 0], ['two', [1]], 'is a number'),
     'tags': ([['O', 'B-PER']], [['O', 'B-LOC'], 'B-PER', 1.5], 'Its labels: O, B-PER, I-PER.'),
-    'text': (['any text'], [3.0, ['a']], 'is a text'),
+    'text': (['any text'], [3.0, ['a'], ' '], 'is a text'),
 }
 
 
@@ -88,12 +90,15 @@ def test_a_label_that_the_model_cannot_give_is_refused(micro, tmp_path):
     # Of a model that is not served any more, the labels are not known; a rating needs none.
     assert client.post('/v1/feedback', json={'id': 'id-gone', 'label': 'x'}).status_code == 200
     assert client.post('/v1/feedback', json={'id': 'id-classes', 'rating': 'up'}).status_code == 200
-    log.close()
+    log.close()  # as if the database were away
+    answer = client.post('/v1/feedback', json={'id': 'id-classes', 'rating': 'up'})
+    assert answer.status_code == 503 and answer.headers['Retry-After'] == '10', answer.text
 
 
 def test_nothing_is_kept_unless_it_is_asked_for(kinds):
     with running({'classes': kinds['classes']}) as site:
         response = post(site, '/v1/classify', {'model': 'classes', 'input': 'a'})
         assert 'X-Request-Id' not in response.headers
-        assert httpx.post(f'{site.url}/v1/feedback', json={'id': 'x', 'rating': 'up'}).status_code == 404
+        refused = httpx.post(f'{site.url}/v1/feedback', json={'id': 'x', 'rating': 'up'})
+        assert refused.status_code == 404 and 'palm-jax serve --keep=requests.db' in refused.json()['error']['message']
         assert '/v1/feedback' not in httpx.get(f'{site.url}/openapi.json').json()['paths']

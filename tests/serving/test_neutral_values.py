@@ -60,7 +60,7 @@ BODIES = {
 CHANGING = {
     'n': [0, 17, '1', 1.5, True], 'temperature': [-1, 11, '1', True, float('nan')], 'top_p': [0, 1.1],
     'stop': ['x' * 201, ['x'] * 9, [1], 5, {}], 'frequency_penalty': [0.1, '0', False, []],
-    'logit_bias': [{'5': 1}, []],
+    'logit_bias': [{'5': 101}, {'x': 1}, {'-1': 1}, {'5': '1'}, {'5': True}, {'5': float('nan')}, []],
     'best_of': [2], 'echo': [True, 0], 'suffix': ['x'], 'store': [True, 0], 'tools': [[{'type': 'function'}], {}, ''],
     'tool_choice': ['required', {}], 'response_format': [{'type': 'json_object'}, {}, 'text'], 'user': [5],
     'modalities': [['text', 'audio'], []], 'service_tier': ['flex'], 'reasoning_effort': ['high'], 'prediction': [{}],

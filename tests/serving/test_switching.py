@@ -1,6 +1,8 @@
 """Champions are switched, and two models share requests, while a server runs."""
 
 import dataclasses
+import gc
+import json
 import threading
 import types
 
@@ -8,15 +10,15 @@ import httpx
 import pytest
 
 from palm_jax.errors import UserError
+from palm_jax.inference.generate import Sampler
 from palm_jax.monitoring.registry import Decision, Registry
 from palm_jax.monitoring.request_log import RequestLog, read
 from palm_jax.serving import routing
 from palm_jax.serving.models import ServedModel
 from palm_jax.serving.routing import ABTest
-from palm_jax.serving.switching import Switcher
 from tests.support.kinds import every_kind
 from tests.support.models import shaken
-from tests.support.server import running
+from tests.support.server import running, slowed
 
 
 @pytest.fixture
@@ -48,10 +50,9 @@ def test_a_new_champion_is_served_without_losing_a_request(trained, tmp_path):
             raise UserError(f'{champion} does not exist')
         return ServedModel(name, models[champion], champion, registry)
 
-    switcher = Switcher(served, load, period=0.05)
     expected = {name: dict(model.predict(['a text'])[0]) for name, model in models.items()}
     seen, stop = [], threading.Event()
-    with running(served, switcher=switcher) as site:
+    with running(served, load=load) as site:
 
         def ask():
             while not stop.is_set():
@@ -67,7 +68,7 @@ def test_a_new_champion_is_served_without_losing_a_request(trained, tmp_path):
             wait_for(lambda: len(seen) > number + 6)  # those that had begun may still be of the first
             last = classify(site, 'a text')
             registry.decide(Decision('promoted', 'missing', 2))
-            wait_for(lambda: switcher._refused.get('m') == 'missing')
+            wait_for(lambda: site.switcher._refused.get('m') == 'missing')
             assert classify(site, 'a text') == last  # what cannot be loaded changes nothing
             registry.roll_back()
             registry.roll_back()
@@ -79,6 +80,72 @@ def test_a_new_champion_is_served_without_losing_a_request(trained, tmp_path):
     probabilities = [answer['probabilities'] for answer in seen]
     assert all(p in (pytest.approx(expected['first']), pytest.approx(expected['second'])) for p in probabilities)
     assert last['probabilities'] == pytest.approx(expected['second'])
+
+
+def test_a_champion_that_generates_text_is_served_without_losing_a_request(trained, tmp_path):
+    registry = Registry(tmp_path)
+    registry.adopt('first')
+    params = trained['text'].params
+    for _ in range(8):  # otherwise both repeat the last token
+        params = shaken(params)
+    known = {'first': trained['text'], 'second': dataclasses.replace(trained['text'], params=params)}
+    served = {'m': ServedModel('m', known['first'], 'first', registry)}
+
+    def load(name, directory):
+        champion = Registry(tmp_path).champion()
+        if champion == 'broken':  # it loads, but nothing can be computed with it
+            return ServedModel(name, dataclasses.replace(known['first'], params={}), champion, registry)
+        return ServedModel(name, known[champion], champion, registry)
+
+    greedy = Sampler(max_tokens=24, temperature=0.0)
+    expected = {name: model.generate(['abc'], greedy)[0] for name, model in known.items()}
+    assert expected['first'] != expected['second']
+    seen, stop = [], threading.Event()
+
+    def complete(site, **fields):
+        body = {'prompt': 'abc', 'max_tokens': 24, 'temperature': 0, **fields}
+        response = httpx.post(f'{site.url}/v1/completions', json=body, timeout=60)
+        assert response.status_code == 200, response.text
+        return response.json()['choices'][0]['text']
+
+    def stream(site):
+        body = {'prompt': 'abc', 'max_tokens': 24, 'temperature': 0, 'stream': True}
+        with httpx.stream('POST', f'{site.url}/v1/completions', json=body, timeout=60) as response:
+            events = [line.removeprefix('data: ') for line in response.iter_lines() if line.startswith('data: {')]
+        return ''.join(choice['text'] for event in events for choice in json.loads(event)['choices'])
+
+    with running(served, load=load, slots=2) as site:
+        slowed(site.engine, 0.02)
+
+        def ask(how):
+            while not stop.is_set():
+                seen.append(how(site))
+
+        clients = [threading.Thread(target=ask, args=(how,)) for how in (complete, stream, stream)]
+        for client in clients:
+            client.start()
+        try:
+            wait_for(lambda: len(seen) > 3)
+            registry.decide(Decision('promoted', 'second', 1))
+            wait_for(lambda: served['m'].directory == 'second')
+            assert complete(site) == expected['second']  # while texts of the first are still being generated
+            registry.decide(Decision('promoted', 'broken', 2))
+            wait_for(lambda: site.switcher._refused.get('m') == 'broken')
+            assert complete(site) == expected['second'] and site.engine.failure is None
+            registry.roll_back()
+            registry.roll_back()
+            wait_for(lambda: served['m'].directory == 'first')
+            assert complete(site) == expected['first']
+        finally:
+            stop.set()
+            for client in clients:
+                client.join(60)
+        assert not any(client.is_alive() for client in clients)
+        site.switcher.look()
+        gc.collect()
+        wait_for(lambda: len(site.engine._models) == 1)  # the former ones are let go
+        assert complete(site) == expected['first']
+    assert set(seen) == set(expected.values())
 
 
 def wait_for(is_so):
@@ -115,12 +182,17 @@ def test_the_share_is_that_of_users_and_of_requests(trained):
 def test_models_that_answer_differently_are_refused(trained):
     models = {name: ServedModel(name, model, f'runs/{name}') for name, model in trained.items()}
     for first, second, message in (
-        ('text', 'text', 'only a model with a head'),
+        ('text', 'tags', 'runs/tags is for'),
         ('classes', 'tags', 'runs/tags is for'),
     ):
         with pytest.raises(UserError, match=message):
             routing.check(models[first], models[second])
     routing.check(models['classes'], models['classes'])
+    routing.check(models['text'], models['text'])
+    with pytest.raises(
+        UserError, match=r'--ab_test=text=runs/b: text is for text, and only a model with a head can be'
+    ):
+        routing.load_tests(['text=runs/b'], 0.5, models, None)
     fewer = dataclasses.replace(trained['classes'], data=types.SimpleNamespace(labels=('no', 'yes')))
     with pytest.raises(UserError, match="has the labels \\['no', 'yes'\\], classes has"):
         routing.check(models['classes'], ServedModel('classes', fewer, 'runs/fewer'))

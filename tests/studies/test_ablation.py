@@ -126,6 +126,9 @@ def test_a_finished_run_with_other_flags_is_not_taken_for_this_one(tmp_path):
         UserError, match=r'(?s)other flags:\n-.*D_MODEL=96\n\+.*D_MODEL=128\n.*STUDY_DIR.*rm -r .*wide/seed_0'
     ):
         changed.train(leave_summaries([]))
+    study(tmp_path).check()
+    with pytest.raises(UserError, match=r'wide/seed_0 holds a run with other flags'):
+        changed.check()  # before another arm is trained
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,25 @@ def test_a_directory_of_other_tasks_is_refused(tmp_path):
         study(tmp_path, flags=(*FLAGS, '--gin.LORA_RANK=2')).train(FakeTools())
 
 
+def test_a_run_of_other_flags_is_found_by_the_check(tmp_path):
+    study(tmp_path).train(FakeTools())
+    study(tmp_path).check(FakeTools())
+    tasks = TASKS | {'c': [*TASKS['c'], '--gin.LORA_RANK=2']}
+    with pytest.raises(UserError, match=r'(?s)3_c holds a run with other flags:\n\+--gin.LORA_RANK=2\n'):
+        study(tmp_path, tasks=tasks).check(FakeTools())
+    with pytest.raises(UserError, match=r'this one is of loss'):
+        study(tmp_path, metric='loss').check(FakeTools())
+    last = study(tmp_path).run_directory(2)
+    last.summary.unlink()  # it was interrupted: what changes what it trains is refused, its number of steps is not
+    last.checkpoint(5).mkdir(parents=True)
+    with pytest.raises(UserError, match=r'3_c holds a run with other flags'):
+        study(tmp_path, tasks=tasks).check(FakeTools())
+    study(tmp_path, tasks=TASKS | {'c': [*TASKS['c'], '--gin.TRAIN_STEPS=20']}).check(FakeTools())
+    shutil.rmtree(study(tmp_path).run_directory(1).path)
+    with pytest.raises(UserError, match=r"3_c began from an earlier run of 'The second'.*rm -r .*3_c"):
+        study(tmp_path).check(FakeTools())
+
+
 def test_a_task_that_is_trained_again_is_measured_again(tmp_path):
     tools = FakeTools()
     assert study(tmp_path).train(tools) == 0

@@ -22,9 +22,9 @@ class Forks:
         self._process.wait()
         self._process.stdout.close()
 
-    def start(self, module, arguments, log):
+    def start(self, module, arguments, log, **environment):
         """Start `python -m module arguments`, whose output is appended to `log`; return the process id."""
-        return self._ask('start', module, [str(argument) for argument in arguments], str(log))
+        return self._ask('start', module, [str(argument) for argument in arguments], str(log), environment)
 
     def ended(self, pid):
         """Return the exit code of a program; None while it runs."""

@@ -14,16 +14,21 @@ from palm_jax.inference.generate import Sampler
 from palm_jax.serving import app, connections, models
 from palm_jax.serving.limits import Limits
 from palm_jax.serving.routing import Models
+from palm_jax.serving.switching import Switcher
 
 
 @contextlib.contextmanager
-def running(served, limits=Limits(), slots=4, max_waiting=32, log=None, tests=None, **parts):
-    """Yields the server's URL and port, the server, its engine and its thread; stops it at the end."""
+def running(served, limits=Limits(), slots=4, max_waiting=32, log=None, tests=None, load=None, **parts):
+    """Yields the server's URL and port, the server, its engine, thread and switcher; stops it at the end.
+
+    With `load`, which loads a model from its name and the directory of its registry, new champions are served.
+    """
     engine = Engine(slots, max_waiting, chunk=4)
     models.fill(engine, served)
+    switcher = Switcher(served, load, 0.05, engine) if load else None
     listening = socket.create_server(('127.0.0.1', 0), backlog=2048)
     port = listening.getsockname()[1]
-    application = app.create_app(Models(served, tests or {}), engine, limits, log, **parts)
+    application = app.create_app(Models(served, tests or {}), engine, limits, log, switcher, **parts)
     server = connections.create_server(application, limits)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
@@ -31,7 +36,8 @@ def running(served, limits=Limits(), slots=4, max_waiting=32, log=None, tests=No
         assert thread.is_alive()
         time.sleep(0.05)
     try:
-        yield SimpleNamespace(url=f'http://127.0.0.1:{port}', port=port, server=server, engine=engine, thread=thread)
+        url = f'http://127.0.0.1:{port}'
+        yield SimpleNamespace(url=url, port=port, server=server, engine=engine, thread=thread, switcher=switcher)
     finally:
         server.should_exit = True
         thread.join(60)

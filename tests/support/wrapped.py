@@ -13,7 +13,7 @@ from palm_jax.peft.lora import LoRA
 from palm_jax.peft.trainable import join
 from palm_jax.training import head_losses, losses, optimizers, schedules, setup, state, step
 from palm_jax.training.fisher import Fisher
-from palm_jax.training.loss_wrappers.wrapper import LossInputs, anchor_of, wrap
+from palm_jax.training.loss_wrappers.wrapper import LossInputs, anchor_of, state_of, wrap
 from tests.support.architectures import MICRO
 from tests.support.models import shaken
 
@@ -104,7 +104,7 @@ def train_step(kind, wrappers, microbatches=1, on=1, **options):
     anchor = anchor_of(wrappers, model, params, trained)
     for wrapper in wrappers:
         anchor = wrapper.fill(anchor, (), None)
-    begin = state.TrainState(np.int32(0), trained, optimizer.init(trained), frozen, anchor)
+    begin = state.TrainState(np.int32(0), trained, optimizer.init(trained), frozen, anchor, state_of(wrappers))
     settings = {'model': model, 'loss': LOSSES[kind], 'optimizer': optimizer, 'microbatches': microbatches}
     return jax.jit(functools.partial(step.train_step, wrappers=wrappers, **settings)), begin
 

@@ -97,6 +97,11 @@ class AugmentedSource:
             raise AttributeError(name)
         return getattr(self._source, name)
 
+    @property
+    def original(self) -> Any:
+        """The source without what is made of it."""
+        return self._source
+
     def examples(self, split: Split) -> list[Any]:
         """Return the examples of a split; those that were made are the last of the training part."""
         examples = list(self._source.examples(split))

@@ -12,15 +12,16 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
-from palm_jax import locks
-from palm_jax.bounds import Above, AtLeast, Count, Weight, checked
+from palm_jax import locks, pieces
+from palm_jax.bounds import Above, AtLeast, Count, checked
 from palm_jax.cache_directory import cache_dir
-from palm_jax.data.pretraining import token_cache
+from palm_jax.data.pretraining import token_cache, token_pieces
+from palm_jax.data.pretraining.mixtures import BINDING, Names, interleave, rates_of
 from palm_jax.data.pretraining.token_cache import TokenCache
 from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.splits import Split
@@ -33,9 +34,7 @@ from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory, whole_file, write_whole
 
 _LOGGER = logging.getLogger(__name__)
-_BINDING = 'MIXTURE_OR_TASK_NAME'
 _CONTINUED_STRING = re.compile(r"'\s*\\?\n\s*'")  # where gin breaks a long string
-Names: TypeAlias = str | Sequence[str] | Mapping[str, Weight]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +121,8 @@ class Corpus:
             self._sources = [_Source(train_files, None, of_files(train_files, validation_files))]
         else:
             self._sources = [
-                _Source(name, rate, of_files(name, binding=_BINDING) if _is_path(name) else None)
-                for name, rate in _rates(task)
+                _Source(name, rate, of_files(name, binding=BINDING) if _is_path(name) else None)
+                for name, rate in rates_of(task)
             ]
         has_rates = any(source.rate is not None for source in self._sources)
         if temperature != 1 and (has_rates or len(self._sources) == 1):
@@ -204,7 +203,7 @@ class Corpus:
                 rate = share * (1.0 if source.rate is None else source.rate)
                 if rate:
                     found[part] = source.texts('train') or self._registry().texts(part), rate
-        return _interleave(found)
+        return interleave(found)
 
     @functools.cache  # noqa: B019 - one corpus lives as long as the run
     def parts(self, split: Split) -> list[tuple[TokenCache, float]]:
@@ -218,24 +217,40 @@ class Corpus:
         total = sum(rates)
         return [(cache, rate / total) for cache, rate in zip(caches, rates, strict=True) if rate]
 
-    def build(self, split: Split) -> list[Path]:
-        """Build the token caches of all parts where missing, and return their folders."""
-        return [self._build(source, part, split) for source in self._sources for part in self._parts_of(source)]
+    def build(self, split: Split, together: bool = False) -> list[Path]:
+        """Build the token caches of all parts where missing, and return their folders.
 
-    def _build(self, source: _Source, part: str, split: Split) -> Path:
+        Args:
+          split: split of the tasks.
+          together: whether other processes call this at the same time, to divide the work; see `token_pieces`. A task
+            that makes ids in its own way is left to one of them.
+        """
+        found = [(source, part) for source in self._sources for part in self._parts_of(source)]
+        return [self._build(source, part, split, together) for source, part in found]
+
+    def _build(self, source: _Source, part: str, split: Split, together: bool = False) -> Path:
         cache_key = '' if source.files is not None else cache_keys.task_cache_key(part)
         directory = cache_dir() / 'tokens' / cache_keys.cache_name(part, cache_key, self.vocabulary.fingerprint) / split
-        if not token_cache.exists(directory):
-            examples = functools.partial(self._examples, source, part, split)
-            size = self.vocabulary.text.size
-            with locks.wait_for(directory.with_name(f'{split}.lock'), f'the token cache {directory}'):
-                if not token_cache.exists(directory):
-                    token_cache.build(examples, directory, size, f'tokens of {part} {split}')
+        if token_cache.exists(directory):
+            return directory
+        texts = functools.partial(self._texts, source, part, split)
+        size, label = self.vocabulary.text.size, f'tokens of {part} {split}'
+        if (together or pieces.folder_of(directory).exists()) and texts() is not None:
+            token_pieces.build(lambda: texts() or (), self.vocabulary, directory, size, label)
+            return directory
+        examples = functools.partial(self._examples, source, part, split)
+        with locks.wait_for(token_cache.lock_of(directory), f'the token cache {directory}'):
+            if not token_cache.exists(directory):
+                token_cache.build(examples, directory, size, label)
         return directory
+
+    def _texts(self, source: _Source, part: str, split: Split) -> Iterator[str] | None:
+        """The documents of a part; None if a task makes ids in its own way."""
+        return source.texts(split) or self._registry().plain_texts(part, split)
 
     def _examples(self, source: _Source, part: str, split: Split, first: int) -> Iterator[token_cache.Example]:
         """Yield the documents of a part from number `first` on, encoded."""
-        texts = source.texts(split)
+        texts = self._texts(source, part, split)
         if texts is None:
             return self._registry().token_examples(part, split, self.vocabulary, first)
         return encode_documents(self.vocabulary, itertools.islice(texts, first, None))
@@ -249,7 +264,8 @@ class Corpus:
             with contextlib.suppress(ValueError):  # a file that an interruption has cut
                 return json.loads(file.read_text(encoding='utf-8'))
         shares = self._registry().parts(source.title)
-        write_whole(file, json.dumps(shares))
+        with locks.wait_for(file.with_suffix('.lock'), f'the file {file}'):
+            write_whole(file, json.dumps(shares))
         return shares
 
     @functools.cached_property
@@ -271,32 +287,3 @@ class Corpus:
 
 def _is_path(name: str) -> bool:
     return any(character in name for character in '/*') or is_text_or_table(name) or Path(name).exists()
-
-
-def _rates(task: Names) -> list[tuple[str, float | None]]:
-    """Return names with their rates; None is by size."""
-    if isinstance(task, str):
-        return [(task, None)]
-    rates: dict[str, float | None] = dict(task) if isinstance(task, Mapping) else dict.fromkeys(task)
-    if not rates or len(rates) < len(task):
-        raise UserError(f'{_BINDING} = {task!r}: a mixture needs at least one part, and each part once.')
-    for name, rate in rates.items():
-        if not isinstance(name, str):
-            raise UserError(f'{_BINDING}: {name!r} is not the name of a task, a file or a folder.')
-        if rate is not None and not (isinstance(rate, int | float) and rate > 0):
-            raise UserError(f'{_BINDING}: the rate of {name!r} is {rate!r}; it must be a number above 0.')
-    return list(rates.items())
-
-
-def _interleave(parts: Mapping[str, tuple[Iterator[str], float]]) -> Iterator[str]:
-    """Yield the texts of all parts; the next part is the one furthest behind its rate in characters."""
-    texts = {name: iterator for name, (iterator, _) in parts.items()}
-    taken = dict.fromkeys(parts, 0.0)
-    while texts:
-        name = min(texts, key=lambda part: taken[part])
-        text = next(texts[name], None)
-        if text is None:
-            del texts[name]
-        else:
-            taken[name] += len(text) / parts[name][1]
-            yield text

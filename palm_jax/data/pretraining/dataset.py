@@ -246,6 +246,11 @@ class LanguageModelData:
             nothing = {name: np.zeros_like(value) for name, value in rows[0].items()}
             yield _stack(rows + [nothing] * (size - len(rows)))
 
+    def validation_by_length(self, size: int) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Yield the validation split with the numbers of the sequences, which have the same length."""
+        for number, batch in enumerate(self.validation(size)):
+            yield np.arange(number * size, min((number + 1) * size, self.num_validation_sequences)), batch
+
     @property
     def num_validation_sequences(self) -> int:
         """Number of sequences in the held-out part."""

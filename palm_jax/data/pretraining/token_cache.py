@@ -146,6 +146,11 @@ def exists(directory: Path) -> bool:
     return (directory / _MANIFEST).is_file()
 
 
+def lock_of(directory: Path) -> Path:
+    """Return the lock of the process that writes a cache; see `locks.wait_for`."""
+    return directory.with_name(f'{directory.name}.lock')
+
+
 def verify(directory: Path) -> int:
     """Compare the checksums of all files of a complete cache; return the number of files.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from palm_jax import job
 from palm_jax.errors import UserError
 
 Item = TypeVar('Item')
@@ -20,7 +21,8 @@ class BadRows:
     """Unusable rows: with a file they are skipped, counted and written to it, each one once.
 
     Args:
-      path: file to write the messages to, overwritten by every process; None makes the first bad row an error.
+      path: file to write the messages to, overwritten by every process, but of those of a job, which all read the same
+        rows, by the first alone; None makes the first bad row an error.
     """
 
     def __init__(self, path: str | None = None):
@@ -36,8 +38,9 @@ class BadRows:
         if message not in self._known:
             mode = 'a' if self._known else 'w'
             self._known[message] = None
-            with Path(self._path).expanduser().open(mode, encoding='utf-8') as file:
-                file.write(message + '\n')
+            if job.process_index() in (None, 0):
+                with Path(self._path).expanduser().open(mode, encoding='utf-8') as file:
+                    file.write(message + '\n')
 
     def keep(self, items: Iterable[Item], parse: Callable[[Item], Parsed]) -> Iterator[Parsed]:
         """Yield `parse(item)` for every item, without the items that it raises a UserError for."""

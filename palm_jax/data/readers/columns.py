@@ -49,7 +49,7 @@ def find(
     Args:
       row: row.
       column: name of the column.
-      binding: macro that names the column; None where no macro does.
+      binding: macro that names the column; None, or the flag that names the file, where no macro does.
       is_doubtful: whether the names of the columns look like data, see `looks_like_data`.
       wanted: all columns that a task asks for, for advice.
 
@@ -60,8 +60,9 @@ def find(
         return next(iter(row.values.values()))
     if column in row.values:
         return row.values[column]
-    advice = 'Rename yours.' if binding is None else f'Name yours with --gin.{binding}=...'
-    if binding is not None and (is_doubtful or looks_like_data(list(row.values))):
+    is_macro = binding is not None and not binding.startswith('--')
+    advice = f'Name yours with --gin.{binding}=...' if is_macro else 'Rename yours.'
+    if is_macro and (is_doubtful or looks_like_data(list(row.values))):
         flag = columns_flag(list(row.values), wanted)
         advice = f'These look like data: if the file has no header, name its columns: {flag}'
     raise UserError(

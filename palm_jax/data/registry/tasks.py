@@ -114,19 +114,28 @@ def token_examples(
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Yield (token ids, number of bytes of text) of the examples of a split, in a fixed order, from number `first` on.
 
-    If only EOS follows tokenization, as in all tasks of this package, the vocabulary encodes whole batches of texts
-    instead of single ones through TensorFlow: the same ids, several times as fast.
+    Where the ids are those of `plain_texts`, the vocabulary encodes whole batches of them instead of single ones
+    through TensorFlow: the same ids, several times as fast.
     """
-    task = task_of(task_name, split)
-    found = split_at_tokenization(task)
-    if found is not None and {getattr(fn, 'func', fn) for fn in found[1][1:]} <= _APPEND_EOS:
-        yield from encode_documents(vocabulary, itertools.islice(_targets(task, split), first, None))
+    texts = plain_texts(task_name, split)
+    if texts is not None:
+        yield from encode_documents(vocabulary, itertools.islice(texts, first, None))
         return
+    task = task_of(task_name, split)
     for example in itertools.islice(_examples(with_vocabulary(task, vocabulary), split), first, None):
         if len(example.get('inputs', ())):
             raise _has_inputs(task_name)
         tokens, text = np.asarray(example['targets']), example.get('targets_pretokenized')
         yield tokens, len(vocabulary.decode(tokens).encode() if text is None else text)
+
+
+def plain_texts(task_name: str, split: str) -> Iterator[str] | None:
+    """Return the texts of a split if its examples are their ids and EOS, as in all tasks of this package, else None."""
+    task = task_of(task_name, split)
+    found = split_at_tokenization(task)
+    if found is None or not {getattr(fn, 'func', fn) for fn in found[1][1:]} <= _APPEND_EOS:
+        return None
+    return _targets(task, split)
 
 
 def _targets(task: seqio.Task, split: str) -> Iterator[str]:

@@ -26,12 +26,14 @@ class Conversation:
       location: file and line, for messages.
       references: all correct last turns, if there are several.
       split_key: text by whose hash it is held out; None takes its turns.
+      columns: row that the turns were made of by templates; empty for none.
     """
 
     turns: tuple[Turn, ...]
     location: str
     references: tuple[str, ...] = ()
     split_key: str | None = None
+    columns: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -86,7 +88,7 @@ class PairTable(Table[Conversation]):
         given, target = (template.fill(row.values, row.location) for template in (self._input, self._target))
         key = None if self._split_by is None else self._split_by.fill(row.values, row.location, may_be_empty=True)
         turns = (Turn(given, False), Turn(target, True, 'assistant'))
-        return Conversation(turns, row.location, _references(row, self.references_column), key)
+        return Conversation(turns, row.location, _references(row, self.references_column), key, row.values)
 
     def keys(self, example: Conversation) -> tuple[str, ...]:
         """Return the input and, for where many rows have it, the target; or what SPLIT_BY makes of the row."""

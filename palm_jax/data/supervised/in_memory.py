@@ -10,12 +10,14 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Self
 
+import numpy as np
+
 from palm_jax.bounds import Seed, checked
 from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.splits import SPLITS, Split, count_shared
 from palm_jax.data.supervised import overview
 from palm_jax.data.supervised.examples import Batch, Examples, warn_padding, warn_unknown
-from palm_jax.data.supervised.length_groups import LengthGroups
+from palm_jax.data.supervised.length_groups import LengthGroups, one_pass
 from palm_jax.data.supervised.sources import Source
 from palm_jax.data.vocabulary.vocabularies import Vocabulary, load_vocabulary
 from palm_jax.errors import UserError
@@ -97,11 +99,23 @@ class InMemoryData(abc.ABC):
         """
         if not hasattr(self._source, 'reading'):
             raise UserError('the task of this run is registered, and not read from files.')
+        copied = self._copied()
+        copied._further = ()
+        copied._source = self._source.reading(files, self.labels, predicted)
+        return copied
+
+    def with_further(self, source: Any) -> Self:
+        """Return the same data with further features of the training part; for the source see `LabelledText`."""
+        copied = self._copied()
+        copied._further = (*self._further, source)
+        return copied
+
+    def _copied(self) -> Self:
+        """A copy that has not encoded anything yet."""
         copied = copy.copy(self)
         for name in [n for n in vars(copied) if isinstance(getattr(type(self), n, None), functools.cached_property)]:
             del vars(copied)[name]
-        copied._num_truncated, copied._further = {}, ()
-        copied._source = self._source.reading(files, self.labels, predicted)
+        copied._num_truncated = {}
         return copied
 
     def texts(self, example: Any) -> Sequence[str]:
@@ -178,6 +192,11 @@ class InMemoryData(abc.ABC):
         """Yield the validation split in order; the last batch is filled up with examples of weight 0."""
         return self._validation.in_order(size, self.weights)
 
+    def validation_by_length(self, size: int) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Yield the validation split once in batches of similar length, with the numbers of the examples."""
+        features = self._validation.features
+        return one_pass(features, size, self.weights, self._along_text(features))
+
     def identity(self) -> dict[str, dict[str, Any]]:
         """Return, for each split, the number of its rows and a SHA-256 of their features and of their texts, uncut."""
         found: dict[str, dict[str, Any]] = {}
@@ -205,9 +224,12 @@ class InMemoryData(abc.ABC):
         if self.group is None:
             warn_padding(features, self.against_padding)
             return Examples(features, self._seed, rows)
-        along_text = [name for name in features if name.startswith('decoder_') or self.labels_along_text]
-        return LengthGroups(features, self._seed, rows, self.group, along_text)
+        return LengthGroups(features, self._seed, rows, self.group, self._along_text(features))
 
     @functools.cached_property
     def _validation(self) -> Examples:
         return Examples(self.encode('validation'), self._seed)
+
+    def _along_text(self, features: Batch) -> list[str]:
+        """Return the names of the features whose second axis is the text's."""
+        return [name for name in features if name.startswith('decoder_') or self.labels_along_text]

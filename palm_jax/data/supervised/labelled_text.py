@@ -36,18 +36,19 @@ from palm_jax.special_ids import EOS_ID
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A text, or a pair of texts, with its label as the table has it, or its labels."""
+    """A text, or a pair of texts, with its label as the table has it, or its labels, and its group, if it has one."""
 
     text: str
     second_text: str | None
     label: Labels
     location: str
+    group: str | None = None
 
     @classmethod
-    def of(cls, texts: Sequence[str], label: Labels, location: str) -> Example:
+    def of(cls, texts: Sequence[str], label: Labels, location: str, group: str | None = None) -> Example:
         """Return the example of a text, or of both texts of a pair."""
         text, *second_text = texts
-        return cls(text, second_text[0] if second_text else None, label, location)
+        return cls(text, second_text[0] if second_text else None, label, location, group)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -73,6 +74,8 @@ class LabelledTable(Table[Example]):
       kind: kind of label, see `palm_jax.labels`.
       names: class names in the order of the head's outputs; None takes those of the training split in alphabetical
         order.
+      group_column: name of the column with the group of a row, or of several, whose groups are combined; None for no
+        groups.
     """
 
     text_column: str = 'text'
@@ -80,6 +83,7 @@ class LabelledTable(Table[Example]):
     second_text_column: str | None = None
     kind: LabelKind = SingleLabel()
     names: tuple[str, ...] | list[str] | None = None
+    group_column: str | tuple[str, ...] | list[str] | None = None
 
     @property
     def text_columns(self) -> tuple[tuple[str, str], ...]:
@@ -91,7 +95,14 @@ class LabelledTable(Table[Example]):
     def wanted(self) -> tuple[tuple[str, str], ...]:
         """(macro, name) of the columns that every row must have."""
         text, *second_text = self.text_columns
-        return (text, ('LABEL_COLUMN', self.label_column), *second_text)
+        groups = (('GROUP_COLUMN', name) for name in self.group_columns)
+        return (text, ('LABEL_COLUMN', self.label_column), *second_text, *groups)
+
+    @property
+    def group_columns(self) -> tuple[str, ...]:
+        """Names of the columns with the groups; empty for none."""
+        given = self.group_column
+        return (given,) if isinstance(given, str) else tuple(given or ())
 
     def texts(self, row: Row) -> tuple[str, ...]:
         """Return the text of a row, or both texts."""
@@ -104,7 +115,12 @@ class LabelledTable(Table[Example]):
             self.kind.check(label)
         except UserError as error:
             raise UserError(f'{row.location}: {error}') from None
-        return Example.of(texts, label, row.location)
+        return Example.of(texts, label, row.location, self._group(row))
+
+    def _group(self, row: Row) -> str | None:
+        """Return the group of a row, of several columns joined by ×; None if a cell is empty."""
+        parts = [columns.as_text(columns.find(row, name, 'GROUP_COLUMN')).strip() for name in self.group_columns]
+        return ' × '.join(parts) if parts and all(parts) else None
 
     def keys(self, example: Example) -> tuple[str, ...]:
         """Return the text, or both texts."""

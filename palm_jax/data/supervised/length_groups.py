@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -10,11 +10,12 @@ from palm_jax.data.supervised.examples import Batch, Examples, is_token
 from palm_jax.errors import UserError
 
 _WINDOW = 32  # groups sorted together
-_SHAPES = 4  # different lengths of rows, for each of which a step is compiled
+_MAX_SHAPES = 6  # different lengths of rows, for each of which a step is compiled
+_BATCHES_PER_SHAPE = 8  # held-out batches that are worth a further compilation
 
 
 class LengthGroups(Examples):
-    """`Examples` in groups of similar length; the rows of a group have a length of one to four quarters of L.
+    """`Examples` in groups of similar length; the rows of a group have one of at most six lengths.
 
     The endless shuffled order is divided into windows of 32 groups; a window is sorted by length, and its groups are
     shuffled. An epoch contains the same examples as without groups; a batch remains a function of its number and the
@@ -37,11 +38,7 @@ class LengthGroups(Examples):
         if group < 1:
             raise UserError(f'GROUP_BY_LENGTH is {group}; it must be the batch size, or a multiple of it.')
         self._seed, self._group, self._along_text = seed, group, along_text
-        is_used = is_token(features)
-        longest = is_used.shape[1]
-        quarter = -(-longest // _SHAPES)
-        lengths = longest - is_used[:, ::-1].argmax(axis=1)
-        self._lengths = np.minimum(-(-lengths // quarter) * quarter, longest)
+        self._lengths = padded_lengths(_lengths(features), _MAX_SHAPES)
         self._sorted: tuple[int, np.ndarray] | None = None
 
     def batch(self, first: int, size: int) -> Batch:
@@ -57,11 +54,7 @@ class LengthGroups(Examples):
                 'Set it to the batch size, or a multiple of it.'
             )
         group = self._window(number // _WINDOW)[number % _WINDOW]
-        rows, length = group[start : start + size], self._lengths[group].max()
-        return {
-            name: values[rows, :length] if name in self._along_text else values[rows]
-            for name, values in self.features.items()
-        }
+        return _cut(self.features, group[start : start + size], self._lengths[group].max(), self._along_text)
 
     def _window(self, number: int) -> np.ndarray:
         """Return the groups of a window, [32, group]."""
@@ -71,3 +64,71 @@ class LengthGroups(Examples):
             by_length = rows[self._lengths[rows].argsort(kind='stable')].reshape(_WINDOW, self._group)
             self._sorted = number, np.random.default_rng((self._seed, number)).permutation(by_length)
         return self._sorted[1]
+
+
+def one_pass(
+    features: Batch, size: int, weights: str, along_text: Collection[str]
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Yield all examples once in batches of similar length, from the shortest to the longest.
+
+    Args:
+      features: arrays [E, ...] by name.
+      size: examples per batch; the last batch is filled up with examples whose `weights` are 0.
+      weights: name of the feature with the weights.
+      along_text: see `LengthGroups`.
+
+    Yields:
+      The numbers of the examples [at most size], and their features [size, at most L]. The rows have one of at most
+      six lengths; few batches, for which several compilations do not pay, have the same.
+    """
+    lengths = _lengths(features)
+    shapes = min(max(len(lengths) // (size * _BATCHES_PER_SHAPE), 1), _MAX_SHAPES)
+    lengths = padded_lengths(lengths, shapes)
+    order = lengths.argsort(kind='stable')
+    for first in range(0, len(order), size):
+        numbers = order[first : first + size]
+        rows = np.pad(numbers, (0, size - len(numbers)), mode='edge')
+        batch = _cut(features, rows, lengths[rows].max(), along_text)
+        batch[weights][len(numbers) :] = 0
+        yield numbers, batch
+
+
+def padded_lengths(lengths: np.ndarray, shapes: int) -> np.ndarray:
+    """Return the lengths to which rows are padded: `shapes` different ones at most, with the least padding in all.
+
+    The best division of the sorted lengths into intervals, by dynamic programming (Bellman 1961; Jenks' natural breaks
+    with the padding in place of the variance).
+
+    Args:
+      lengths: number of tokens of each row, int [E].
+      shapes: most different lengths; at least 1.
+    """
+    values, counts = np.unique(lengths, return_counts=True)
+    cumulative = np.concatenate([[0], np.cumsum(counts)])
+    least = cumulative[1:] * values  # positions of the rows up to each length, in one interval
+    last_of = []
+    for _ in range(min(shapes, len(values)) - 1):
+        before = np.concatenate([[0], least])  # intervals that end before each length
+        # [end of the last interval, its beginning]
+        costs = before + (cumulative[1:, None] - cumulative) * values[:, None]
+        costs[np.arange(len(values) + 1) > np.arange(len(values))[:, None]] = np.iinfo(costs.dtype).max
+        last_of.append(costs.argmin(axis=1))
+        least = costs.min(axis=1)
+    ends = [len(values) - 1]
+    for starts in reversed(last_of):
+        if (start := starts[ends[-1]]) == 0:
+            break
+        ends.append(start - 1)
+    ends_S = values[ends[::-1]]
+    return ends_S[np.searchsorted(ends_S, lengths)]
+
+
+def _lengths(features: Batch) -> np.ndarray:
+    """Return the position after the last token of each row, at least 1."""
+    is_used = is_token(features)
+    return np.where(is_used.any(axis=1), is_used.shape[1] - is_used[:, ::-1].argmax(axis=1), 1)
+
+
+def _cut(features: Batch, rows: np.ndarray, length: int, along_text: Collection[str]) -> Batch:
+    """Return some rows, of which the features along the text are cut; copies."""
+    return {name: (v[:, :length] if name in along_text else v)[rows] for name, v in features.items()}

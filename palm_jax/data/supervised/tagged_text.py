@@ -202,7 +202,10 @@ class TaggedText(InMemoryData):
         for row, (positions, sentence) in enumerate(zip(ends, sentences, strict=True)):
             labels[row, positions] = [self._id(ids, tag, sentence) for tag in sentence.tags[: len(positions)]]
             weights[row, positions] = by_tag[labels[row, positions]]
-        return features | {'labels': labels, 'label_weights': weights}
+        features |= {'labels': labels, 'label_weights': weights}
+        for source in self._further if split == 'train' else ():
+            features |= source.features(sentences, self.table)
+        return features
 
     @staticmethod
     def _id(ids: Mapping[str, int], tag: str, sentence: Sentence) -> int:

@@ -19,6 +19,8 @@ from jax.typing import DTypeLike
 from palm_jax.models.kernels.gpu import on_gpus
 from palm_jax.models.kernels.memory_order import row_major
 
+_NARROW = 8  # times that y is narrower than x, from which y is the operand that is transposed
+
 
 @jax.custom_vjp
 def matmul(x_XD: jax.Array, w_DF: jax.Array) -> jax.Array:
@@ -120,8 +122,13 @@ def reference_transposed_product(
 
 
 def _transpose_and_multiply(x_XD, y_XF, batched):
-    """The variant for CPUs: xᵀ is written to memory, so that the product has row-major operands."""
+    """The variant for CPUs: an operand is transposed in memory, so that the product has row-major operands.
+
+    That is x, which is faster than (yᵀ·x)ᵀ unless y is much narrower, as for the low-rank matrices of LoRA.
+    """
     leading = x_XD.shape[:batched]
     x_XD = x_XD.reshape(*leading, -1, x_XD.shape[-1])
     y_XF = y_XF.reshape(*leading, -1, y_XF.shape[-1])
+    if y_XF.shape[-1] * _NARROW <= x_XD.shape[-1]:
+        return jnp.swapaxes(product(row_major(jnp.swapaxes(y_XF, -1, -2)), x_XD, batched=batched), -1, -2)
     return product(row_major(jnp.swapaxes(x_XD, -1, -2)), y_XF, batched=batched)

@@ -30,6 +30,7 @@ class LossInputs:
       step: number of steps taken before this one, int32 [].
       start: all parameters as the run began, without a gradient; None where no wrapper keeps them, see
         `LossWrapper.anchor`.
+      wrapper_state: arrays that wrappers change from step to step, by name, see `LossWrapper.initial_state`.
     """
 
     model: Model
@@ -39,6 +40,7 @@ class LossInputs:
     rng: jax.Array
     step: jax.Array
     start: Any = None
+    wrapper_state: Any = dataclasses.field(default_factory=dict)
 
     def replace(self, **changes: Any) -> LossInputs:
         """Return a copy with other attributes."""
@@ -140,6 +142,23 @@ class LossWrapper:
         del new, labels
         return anchor
 
+    def initial_state(self) -> dict[str, jax.Array]:
+        """Return arrays that the method changes from step to step, by name; they are saved with the state.
+
+        `LossInputs.wrapper_state` has them, those of all wrappers together.
+        """
+        return {}
+
+    def next_state(self, state: dict[str, jax.Array], metrics: Metrics) -> dict[str, jax.Array]:
+        """Return these arrays after a step.
+
+        Args:
+          state: arrays of all wrappers before the step.
+          metrics: metrics of the step, over the whole batch.
+        """
+        del state, metrics
+        return {}
+
     def penalty(self, model: Model, params: Any, start: Any, anchor: dict[str, Any]) -> jax.Array:
         """Return a term that is added to the mean loss; called if there is a `penalty_name`.
 
@@ -155,6 +174,11 @@ class LossWrapper:
 def anchor_of(wrappers: Sequence[LossWrapper], model: Model, params: Any, trained: Any) -> dict[str, Any]:
     """Return what all wrappers keep; see `LossWrapper.anchor`."""
     return {name: tree for w in wrappers for name, tree in w.anchor(model, params, trained).items()}
+
+
+def state_of(wrappers: Sequence[LossWrapper]) -> dict[str, jax.Array]:
+    """Return what all wrappers change from step to step, as the run begins; see `LossWrapper.initial_state`."""
+    return {name: array for w in wrappers for name, array in w.initial_state().items()}
 
 
 @dataclasses.dataclass(frozen=True)

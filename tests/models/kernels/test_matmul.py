@@ -32,7 +32,7 @@ def wide(*arrays):
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
-@pytest.mark.parametrize('size', [(1, 3, 5), (64, 32, 48)])
+@pytest.mark.parametrize('size', [(1, 3, 5), (64, 32, 48), (64, 64, 8), (64, 8, 64)])
 def test_products_are_numpys(dtype, size):
     X, D, F = size
     x, y, w, v, z = operands(dtype, (2, X, D), (2, X, F), (D, F), (2, D, F), (2, F, D))

@@ -8,17 +8,23 @@ import pytest
 
 from palm_jax.errors import UserError
 from palm_jax.training.head_losses import ClassLoss
+from palm_jax.training.loss_wrappers.clp import CLP
 from palm_jax.training.loss_wrappers.distillation import Distillation
 from palm_jax.training.loss_wrappers.ewc import EWC
 from palm_jax.training.loss_wrappers.fgm import FGM
 from palm_jax.training.loss_wrappers.fixmatch import FixMatch
 from palm_jax.training.loss_wrappers.freelb import FreeLB
+from palm_jax.training.loss_wrappers.group_dro import GroupDRO
 from palm_jax.training.loss_wrappers.lwf import LwF
 from palm_jax.training.loss_wrappers.pgd import PGD
+from palm_jax.training.loss_wrappers.posterior_regularization import PosteriorRegularization
 from palm_jax.training.loss_wrappers.pseudo_label import PseudoLabel
 from palm_jax.training.loss_wrappers.r_drop import RDrop
+from palm_jax.training.loss_wrappers.semantic_loss import SemanticLoss
 from palm_jax.training.loss_wrappers.supcon import SupCon
+from palm_jax.training.loss_wrappers.transe import TransE
 from palm_jax.training.loss_wrappers.uda import UDA
+from palm_jax.training.loss_wrappers.unlikelihood import Unlikelihood
 from palm_jax.training.loss_wrappers.wrapper import wrap
 from tests.support.programs import run_script
 from tests.support.wrapped import build, features, inputs_of, trained_for
@@ -35,6 +41,12 @@ OFF = {
     'freelb': FreeLB(step_size=0.0, magnitude=0.0),
     'lwf': LwF(weight=0.0),
     'ewc': EWC(weight=0.0),
+    'posterior_regularization': PosteriorRegularization(weight=0.0),
+    'semantic_loss': SemanticLoss(weight=0.0),
+    'transe': TransE(weight=0.0),
+    'group_dro': GroupDRO(weight=0.0),
+    'clp': CLP(weight=0.0),
+    'unlikelihood': Unlikelihood(weight=0.0),
 }
 ON = (SupCon(), RDrop(), FreeLB(steps=2))
 
@@ -52,7 +64,7 @@ def test_what_is_off_is_the_loss_itself(wrapper):
 
 def test_what_is_off_changes_no_bit():
     plain = trained_for(2, 'class', ())
-    together = [OFF[name] for name in ('supcon', 'lwf', 'ewc', 'r_drop', 'freelb', 'uda')]
+    together = [OFF[name] for name in ('supcon', 'lwf', 'ewc', 'semantic_loss', 'r_drop', 'freelb', 'uda')]
     assert_same(plain, trained_for(2, 'class', tuple(together)))
 
 
