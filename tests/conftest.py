@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 from tests.support.compilation import add_fast_compilation
 
@@ -50,19 +51,28 @@ def logs_are_shown():
     logging.getLogger('palm_jax').propagate = True
 
 
+def _bytes_used():
+    return int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+
+
+@pytest.fixture(scope='session')
+def memory_limit():
+    """Bytes that this process may use before it forgets what it has compiled; all packages together hold some 2 GB."""
+    return SimpleNamespace(bytes=3e9)
+
+
 @pytest.fixture(scope='module', autouse=True)
-def forget_what_was_compiled():
+def forget_what_was_compiled(memory_limit):
     """Forgets compiled functions when they are too many; those of the next module are often the same.
 
     Every one holds memory, and memory maps, of which a process may have 65,530 on Linux; past them XLA crashes.
     """
     yield
-    process = Path('/proc/self')
-    if process.exists():
-        bytes_used = int((process / 'statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
-        if bytes_used < 2e9 and (process / 'maps').read_bytes().count(b'\n') < 30_000:
-            return
-    jax.clear_caches()
+    if not Path('/proc/self').exists():
+        jax.clear_caches()
+    elif _bytes_used() > memory_limit.bytes or Path('/proc/self/maps').read_bytes().count(b'\n') > 30_000:
+        jax.clear_caches()
+        memory_limit.bytes = max(memory_limit.bytes, _bytes_used() + 5e8)  # not after every module
 
 
 # Modules of many or long tests. Started last, they would leave the other processes of pytest idle.
@@ -82,6 +92,12 @@ LONGEST = (
     'test_palm',
     'test_methods',
 )
+
+
+def pytest_collection_finish():
+    """Leaves what is imported by now out of all garbage collections."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

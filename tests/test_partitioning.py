@@ -46,10 +46,10 @@ def assert_eight_equal_one(on_eight_devices):
     [
         ('replicated', 1, 'adafactor', (1, 1)),
         ('sharded', 1, 'adafactor', (2, 2)),
-        ('sharded twice', 1, 'adafactor', (1, 1)),
+        pytest.param('sharded twice', 1, 'adafactor', (1, 1), marks=pytest.mark.slow),
         ('sharded twice', 4, 'muon', (2, 1)),
         ('tensor', 2, 'adamw', (1, 2)),
-        ('two slices', 1, 'adafactor', (1, 1)),
+        pytest.param('two slices', 1, 'adafactor', (1, 1), marks=pytest.mark.slow),
         ('two-dimensional', 1, 'adafactor', (1, 1)),
         ('sequence', 1, 'adafactor', (1, 2)),
     ],

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import functools
 import inspect
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, Literal, Union
 
 from palm_jax import bounds
@@ -14,7 +16,8 @@ from palm_jax import bounds
 _PLAIN = (bool, int, float, str, bytes, type(None), tuple, list, dict)
 
 
-def hints_of(function: Any) -> dict[str, Any]:
+@functools.cache
+def hints_of(function: Any) -> Mapping[str, Any]:
     """Return the annotations of a function's or class's parameters, with their bounds; empty if they have errors."""
     try:
         if dataclasses.is_dataclass(function):  # whose __init__ has the annotations of its bases, in their words

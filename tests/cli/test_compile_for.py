@@ -1,10 +1,8 @@
 """Steps compiled for TPUs that are not attached: they fit, their FLOPs are the paper's, collectives are counted."""
 
-import os
 import re
 import shlex
 import subprocess
-import sys
 
 import jax
 import pytest
@@ -15,6 +13,7 @@ from palm_jax.compilation.matmul_flops import matmul_flops
 from palm_jax.configuration.load import load
 from palm_jax.errors import UserError
 from palm_jax.training import flops
+from tests.support.interpreter import Interpreter
 from tests.support.paths import ROOT
 
 SIZES = {'8b': 256_000, '62b': 256_000, '540b': 256_000}
@@ -25,44 +24,43 @@ def at_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-def compiled(*arguments):
-    command = [sys.executable, '-m', 'palm_jax', 'compile-for', *arguments]
-    environment = os.environ | {'XLA_FLAGS': ''}  # those of the tests are not known to every libtpu
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+TINY = ('--topology=v5e:2x2', '--gin_file=gin/pretrain_tiny.gin', '--gin.VOCABULARY=bytes')
 
 
 @pytest.fixture(scope='module')
-def compiler():
-    """Install the TPU compiler, if it is missing, with the command that the program prints."""
-    asked = compiled('--topology=v5e:2x2', '--gin_file=gin/pretrain_tiny.gin', '--gin.VOCABULARY=bytes')
-    if asked.returncode:
-        command = re.search(r'^  (.* pip install .*)$', asked.stderr, re.MULTILINE)
-        assert command, asked.stderr[-2000:]
-        if subprocess.run(shlex.split(command[1]), capture_output=True, check=False).returncode:
-            pytest.skip('libtpu cannot be had here')
+def compiled():
+    """Runs the program; installs the TPU compiler, if it is missing, with the command that the program prints."""
+    with Interpreter(XLA_FLAGS='') as interpreter:  # the flags of the tests are not known to every libtpu
+
+        def run(*arguments):
+            return interpreter.run('palm_jax', 'compile-for', *arguments)
+
+        asked = run(*TINY, '--sweep')
+        if command := re.search(r'^  (.* pip install .*)$', asked.stderr, re.MULTILINE):
+            if subprocess.run(shlex.split(command[1]), capture_output=True, check=False).returncode:
+                pytest.skip('libtpu cannot be had here')
+            asked = run(*TINY, '--sweep')
+        assert asked.returncode == 2 and '--sweep multiplies BATCH_SIZE' in asked.stderr, asked.stderr[-2000:]
+        yield run
 
 
 @pytest.mark.slow
-def test_base_for_four_chips(compiler):
+def test_base_for_four_chips(compiled):
     result = compiled('--topology=v5e:2x2', '--gin_file=gin/pretrain_base.gin', '--gin.VOCABULARY=bytes')
     assert result.returncode == 0, result.stderr[-3000:]
     for shown in ('of 16 GiB per device', ': fits', '100.0% of the formula', '× all-gather', 'bound', 'MFU at most'):
         assert shown in result.stdout, result.stdout
 
 
-def test_another_objective_and_a_mesh_that_does_not_fit(compiler):
-    tiny = ('--topology=v5e:2x2', '--gin_file=gin/pretrain_tiny.gin', '--gin.VOCABULARY=bytes')
-    result = compiled(*tiny, '--gin_file=gin/objectives/prefix_lm.gin')
-    assert result.returncode == 0 and ': fits' in result.stdout, result.stderr[-3000:]
-    result = compiled(*tiny, '--slices=2')
+def test_another_objective_and_a_mesh_that_does_not_fit(compiled):
+    result = compiled(*TINY, '--gin_file=gin/objectives/prefix_lm.gin', '--slices=2')
     assert result.returncode == 0 and 'data = 8' in result.stdout, result.stderr[-3000:]
     assert ': fits' in result.stdout and 'the network between slices is not counted' in result.stdout
     for flags, message in (
         (['--gin.MESH_MODEL=3'], 'does not fit 4 devices'),
         (['--gin.BATCH_SIZE=6'], '4 or 8 would do'),
-        (['--sweep'], '--sweep multiplies BATCH_SIZE'),
     ):
-        refused = compiled(*tiny, *flags)
+        refused = compiled(*TINY, *flags)
         assert refused.returncode == 2 and message in refused.stderr and 'Traceback' not in refused.stderr
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.once import made_once
-from tests.support.runs import run
+from tests.support.runs import finetune, run
 
 
 def write_squares(path):
@@ -38,3 +38,14 @@ def made(tmp_path_factory):
             (folder / f'{name}.csv').write_text('\n'.join(lines) + '\n')
 
     return made_once(tmp_path_factory, 'bases', make)
+
+
+@pytest.fixture(scope='session')
+def classifier(made, tmp_path_factory):
+    """The MODEL_DIR of a classifier after three steps, on the base of `made`; all tests read it."""
+
+    def make(folder):
+        result = finetune(made, folder / 'run', steps=3)
+        assert result.returncode == 0, result.stderr[-3000:]
+
+    return made_once(tmp_path_factory, 'classifier', make) / 'run'

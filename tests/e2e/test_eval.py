@@ -1,12 +1,12 @@
 """Measures of a trained model: those of its own run again, and those of a seqio task, with intervals."""
 
 import json
+import shutil
 
 import pytest
 
 from tests.support.paths import ROOT
-from tests.support.programs import run_alone, run_here
-from tests.support.runs import finetune
+from tests.support.programs import run_here
 
 TASK = """
 import seqio
@@ -39,8 +39,8 @@ def evaluate(*arguments, cwd=ROOT):
     return run_here('palm_jax.cli.eval', *arguments, cwd=cwd)
 
 
-def test_the_report_of_the_run_is_made_again(made, tmp_path):
-    assert finetune(made, tmp_path / 'run', steps=3).returncode == 0
+def test_the_report_of_the_run_is_made_again(classifier, tmp_path):
+    shutil.copytree(classifier, tmp_path / 'run')
     result = evaluate(f'--gin_file={tmp_path}/run/config.gin')
     assert result.returncode == 0, result.stderr[-3000:]
     measured = json.loads((tmp_path / 'run/eval.json').read_text())['measured']['held-out part']
@@ -73,8 +73,7 @@ def test_a_seqio_task_with_its_own_metrics(made, tmp_path):
     (tmp_path / 'mine.gin').write_text('import square_tasks\n')
     files = [f'--gin_file={made}/base/config.gin', f'--gin_file={tmp_path}/mine.gin', '--gin.TEMPERATURE=0.0']
     command = [*files, '--gin.MAX_NEW_TOKENS=4', '--task=mixed', f'--output={tmp_path}/scores.json']
-    # A process of its own finds the user's module in the working directory.
-    result = run_alone('palm_jax.cli.eval', *command, '--examples=10', cwd=tmp_path)
+    result = evaluate(*command, '--examples=10', cwd=tmp_path)  # where the user's module is
     assert result.returncode == 0, result.stderr[-3000:]
     measured = json.loads((tmp_path / 'scores.json').read_text())['measured']['squares']
     assert measured['examples'] == 10

@@ -47,6 +47,7 @@ def test_one_process_of_the_suite(tmp_path):
     assert line['ok'] and line['tflops_per_second'] > 0 and line['gigabytes_per_second'] > 0
 
 
+@pytest.mark.slow  # every day: test_train.test_twenty_steps_equal_ten_a_kill_and_ten
 def test_a_run_that_is_killed_continues_bit_for_bit(tmp_path):
     """The trainer itself, from a file of tokens, in processes of their own."""
     options = [*TINY, f'--output={tmp_path}', '--parts=bitwise']

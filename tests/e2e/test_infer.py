@@ -17,7 +17,6 @@ from palm_jax.api import loading, predictions, shared_predictions
 from palm_jax.errors import UserError
 from tests.support.paths import ROOT
 from tests.support.programs import run_here
-from tests.support.runs import finetune
 from tests.support.waiting import wait_until
 
 
@@ -27,13 +26,6 @@ def infer(*arguments):
 
 def read(path):
     return [json.loads(line) for line in path.read_bytes().split(b'\n')[:-1]]
-
-
-@pytest.fixture(scope='module')
-def classifier(made, tmp_path_factory):
-    directory = tmp_path_factory.mktemp('classifier') / 'run'
-    assert finetune(made, directory, steps=3).returncode == 0
-    return directory
 
 
 def test_every_row_is_answered_in_its_place(classifier, tmp_path):

@@ -160,6 +160,7 @@ def assert_kills_change_nothing(stages, kills, whole):
     assert not [path.name for path in files if path.name.endswith(('lock', '.part', '.part.json'))]
 
 
+@pytest.mark.slow  # every day: test_train.test_twenty_steps_equal_ten_a_kill_and_ten
 def test_two_kills_of_training_change_nothing(text, tmp_path):
     cut, whole = (
         [Stage('palm_jax.train', arguments(text, folder / 'run', *SHORT), folder / 'run')]

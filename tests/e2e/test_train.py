@@ -15,7 +15,7 @@ from tests.support.runs import arguments, checkpoint_arrays, command, losses, ru
 
 
 def test_a_run_leaves_what_it_promises(text, tmp_path):
-    result = run_alone('palm_jax.train', *arguments(text, tmp_path / 'run', '--gin.TRAIN_STEPS=3'))
+    result = run(text, tmp_path / 'run', '--gin.TRAIN_STEPS=3')
     assert result.returncode == 0, result.stderr[-3000:]
     for promised in ('loss.png', 'samples.txt', 'summary.json', 'config.gin', 'versions.json', 'metrics.jsonl'):
         assert (tmp_path / 'run' / promised).stat().st_size > 0
@@ -58,7 +58,7 @@ def test_twenty_steps_equal_ten_a_kill_and_ten(text, tmp_path):
         np.testing.assert_array_equal(whole[path], cut[path], err_msg=path)
 
 
-@pytest.mark.parametrize('seconds', [0.3, 1.0])
+@pytest.mark.parametrize('seconds', [0.3, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_ctrl_c_before_the_first_step_ends_the_run_and_not_by_a_crash(text, tmp_path, seconds):
     process = subprocess.Popen(
         command(text, tmp_path / 'run', '--gin.TRAIN_STEPS=100000'),

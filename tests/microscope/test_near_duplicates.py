@@ -1,5 +1,6 @@
 """Near-duplicates against the similarity of all pairs."""
 
+import functools
 import random
 
 import pytest
@@ -9,9 +10,15 @@ from palm_jax.microscope.near_duplicates import NearDuplicates
 pytest.importorskip('datasketch', reason='pip install "palm_jax[contamination]"')
 
 
+@functools.cache
+def shingles(text):
+    joined = ' '.join(text.lower().split())
+    found = {joined[i : i + 5] for i in range(max(1, len(text) - 4))}
+    return {s for s in found if len(s) == 5} or found
+
+
 def jaccard(one, other):
-    first, second = ({' '.join(t.lower().split())[i : i + 5] for i in range(max(1, len(t) - 4))} for t in (one, other))
-    first, second = ({s for s in x if len(s) == 5} or x for x in (first, second))
+    first, second = shingles(one), shingles(other)
     return len(first & second) / len(first | second)
 
 

@@ -47,6 +47,7 @@ def run_here(module, *arguments, cwd=ROOT):
                 contextlib.redirect_stderr(errors),
             ):
                 command_line.run(program.main)
+            _forget_streams(output, errors)
             output.seek(0), errors.seek(0)
             return subprocess.CompletedProcess(
                 [module, *arguments], ended.value.code or 0, output.read(), errors.read()
@@ -56,6 +57,14 @@ def run_here(module, *arguments, cwd=ROOT):
         package.setLevel(level)
         package.propagate, package.handlers = propagate, handlers  # so that `caplog` sees the log again
         signal.signal(signal.SIGINT, interrupt)
+
+
+def _forget_streams(*streams):
+    """Removes the handlers that a program has given to loggers of any package for output that ends with it."""
+    for logger in (logging.root, *logging.root.manager.loggerDict.values()):
+        for handler in list(getattr(logger, 'handlers', ())):
+            if getattr(handler, 'stream', None) in streams:
+                logger.removeHandler(handler)
 
 
 def run_alone(module, *arguments, cwd=ROOT, **environment):

@@ -244,11 +244,14 @@ def test_line_ends_and_byte_order_marks_change_nothing(tmp_path, ending, mark):
     assert Dialogues('t.jsonl', 't.jsonl').examples('train')[0].turns[0].text == 'hello'
 
 
-def test_a_gigabyte_on_one_line_is_said_without_reading_it_all(tmp_path):
+@pytest.mark.parametrize('limit, size', [(1, 24), pytest.param(64, 1024, marks=pytest.mark.slow)])
+def test_a_line_that_is_much_too_long_is_said(tmp_path, monkeypatch, limit, size):
+    assert files.LONGEST_LINE == 64 << 20
+    monkeypatch.setattr(files, 'LONGEST_LINE', limit << 20)
     for name, read in (('long.txt', text), ('long.jsonl', text), ('long.conll', tags)):
         with open(tmp_path / name, 'wb') as file:
-            file.truncate(1 << 30)  # which takes no room on the disk
-        with pytest.raises(UserError, match=f'{name}, line 1: longer than 64 MiB without a line break.*fold'):
+            file.truncate(size << 20)  # which takes no room on the disk
+        with pytest.raises(UserError, match=f'{name}, line 1: longer than {limit} MiB without a line break.*fold'):
             read(name)
 
 

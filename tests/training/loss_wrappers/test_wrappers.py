@@ -108,8 +108,15 @@ def test_a_loss_that_cannot_be_divided_is_refused():
         wrap(mine, (RDrop(),))(inputs)
 
 
-def test_two_devices_compute_what_one_does():
+@pytest.mark.parametrize(
+    'case',
+    [
+        'all at once',
+        *(pytest.param(c, marks=pytest.mark.slow) for c in ('earlier models', 'unlabelled texts', 'generated text')),
+    ],
+)
+def test_two_devices_compute_what_one_does(case):
     flags = f'--xla_force_host_platform_device_count=2 {os.environ["XLA_FLAGS"]}'
-    result = run_script('wrappers_on_a_mesh', XLA_FLAGS=flags, JAX_PLATFORMS='cpu')
+    result = run_script('wrappers_on_a_mesh', case, XLA_FLAGS=flags, JAX_PLATFORMS='cpu')
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.strip().endswith('equal')
