@@ -17,8 +17,8 @@ def main(arguments: Sequence[str]) -> int:
     """Predict every row of a file."""
     parser = command_line.parser(
         'infer',
-        'Predicts every row of a file with a trained model. Started many times by Slurm, MPI or a Kubernetes Job, its '
-        'processes divide the rows among themselves, and write one file.',
+        'Predicts every row of a file with a trained model. Started many times by Slurm, MPI or a Kubernetes Job,\n'
+        'its processes divide the rows among themselves, and write one file.',
         '--gin_file=runs/finetuned/config.gin --input=in.jsonl --output=out.jsonl',
         command_line.RUN_CONFIG,
     )

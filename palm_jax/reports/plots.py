@@ -128,19 +128,14 @@ def _axes(path: Path, size: tuple[float, float], dpi: int) -> Iterator[Any]:
     Names of classes and runs are users' text: a $ in them begins no formula, whatever the user's matplotlibrc says.
     """
     import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     plain: dict[Any, Any] = {'text.parse_math': False, 'text.usetex': False, 'axes.formatter.use_mathtext': False}
     with matplotlib.rc_context(plain), warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'Glyph .* missing', UserWarning)  # characters that no font here has
-        figure, axes = pyplot.subplots(figsize=size, layout='constrained')
-        try:
-            yield axes
-            figure.savefig(path, dpi=dpi)
-        finally:
-            pyplot.close(figure)
+        figure = Figure(figsize=size, layout='constrained')  # not by pyplot, whose backend is the user's
+        yield figure.subplots()
+        figure.savefig(path, dpi=dpi)
 
 
 def _short(name: str) -> str:

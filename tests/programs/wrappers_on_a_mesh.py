@@ -85,7 +85,7 @@ def compare(cases):
         one = take(begin, batch, jax.random.key(1))
         one = take(one[0], batch, jax.random.key(1))
         with layout.on(mesh):
-            take, begin = train_step(kind, wrappers, on=2, **options)
+            take, begin = train_step(kind, CASES[name], on=2, **options)
             batch = partitioning.shard_batch(batch, mesh)
             two = take(begin, batch, jax.random.key(1))
             two = take(two[0], batch, jax.random.key(1))

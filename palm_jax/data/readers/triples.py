@@ -160,7 +160,8 @@ def _line(file: File, number: int, line: str) -> tuple[Triple, str | None] | Non
         raise UserError(
             f'{location}: a line needs a head, a relation and a tail with {name} between them, and this one has {what}.'
         )
-    return Triple(*cells, location=location), None
+    head, relation, tail = cells
+    return Triple(head, relation, tail, location), None
 
 
 def _statement(file: File, number: int, line: str) -> tuple[Triple, str | None] | None:
@@ -215,6 +216,8 @@ def _turtle(file: File) -> Iterator[tuple[Triple, str | None]]:
             return f'"{term}"'
         return f'_:{term}' if isinstance(term, rdflib.BNode) else str(term)
 
-    rows = [(*map(identifier, terms), getattr(terms[2], 'language', None)) for terms in graph]
-    for head, relation, tail, language in sorted(rows, key=lambda row: tuple(map(str, row))):
-        yield Triple(head, relation, tail, file.name), language
+    rows = [
+        (Triple(*map(identifier, terms), file.name), getattr(terms[2], 'language', None))  # type: ignore[call-arg]
+        for terms in graph
+    ]
+    yield from sorted(rows, key=lambda row: (row[0].head, row[0].relation, row[0].tail, str(row[1])))

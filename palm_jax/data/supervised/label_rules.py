@@ -19,7 +19,7 @@ from palm_jax.data.supervised.labelled_text import LabelledText
 from palm_jax.data.supervised.tagged_text import TaggedText
 from palm_jax.errors import UserError
 from palm_jax.labels import rule_text, rules
-from palm_jax.labels.rules import Rule
+from palm_jax.labels.rules import Labels, Rule
 from palm_jax.wording import counted
 
 _LOGGER = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class WithRules:
         return self.is_tagger or self._task.table.kind.is_exclusive
 
     @functools.cached_property
-    def states(self) -> tuple[list[rules.Labels], list[int]]:
+    def states(self) -> tuple[list[Labels], list[int]]:
         """States of an example's labels, and the ids of the labels they consist of; see `rules.states_of`."""
         return rules.states_of(self.rules, self._task.labels, self.is_exclusive)
 

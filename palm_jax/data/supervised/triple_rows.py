@@ -104,7 +104,7 @@ class WithTriples:
 
     def facts(self, split: Split) -> list[Fact]:
         """Return the triples of a split as numbers of head, relation and tail."""
-        return self._graph[2 if split == 'train' else 3]
+        return self._graph[2] if split == 'train' else self._graph[3]
 
     def names(self, entities: Iterable[int]) -> Batch:
         """Return the names of entities as `decoder_input_tokens` and `decoder_segment_ids`, int32 [N, L]."""
