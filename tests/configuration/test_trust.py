@@ -126,6 +126,7 @@ USES = [
     f'fairness {THIS} --input=rows.csv --groups=group',
     f'toxicity {THIS} --rules=words.json --input=rows.csv',
     'filter --rules=models.json --input=rows.csv --output=clean.csv',
+    'augment --input=rows.csv --output=made.jsonl --through_run=run --through_run=run',
     f'memorization {THIS}',
     f'contamination {THIS}',
     f'rank-examples {THIS}',

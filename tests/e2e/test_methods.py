@@ -143,9 +143,8 @@ def test_a_run_with_rules_reports_what_breaks_them(made, tmp_path, monkeypatch):
     function = 'def odd(text, label):\n    return "odd" not in text or label == "no"\n'
     (tmp_path / 'rules_in_python.py').write_text(function)
     (tmp_path / 'mine.gin').write_text(
-        'from __gin__ import dynamic_registration\nimport rules_in_python\nfrom palm_jax.labels import rules\n'
-        "include 'gin/methods/semantic_loss.gin'\nRULES = [%TEXT_FUNCTION]\n"
-        'rules.TextFunction:\n  function = @rules_in_python.odd\n  weight = 2.0\n'
+        'from __gin__ import dynamic_registration\nimport rules_in_python\n'
+        "include 'gin/methods/semantic_loss.gin'\nRULES = [(@rules_in_python.odd, 2.0)]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     flags = f'--gin_file={tmp_path}/mine.gin', f'--gin.RULE_FILES={write_rules(tmp_path)}', '--gin.BATCH_SIZE=8'

@@ -15,7 +15,7 @@ import traceback
 
 os.environ['GLIBC_TUNABLES'] = ''  # else the first program would begin again with another Python
 ANSWERS = os.fdopen(os.dup(1), 'w')
-os.dup2(2, 1)  # what native code prints is no answer
+os.dup2(2, 1)  # what native code prints is not an answer
 
 
 def run(module, arguments):

@@ -50,17 +50,20 @@ class WithRules:
     Args:
       data: data of the task: classes, label sets or tags.
       files: path or glob of rules in their text form, see `labels.rule_text`; None for none.
-      functions: rules written in Python: functions of a text and a label (of a word and its tag for a tagger), or
-        `TextFunction` and `TransitionFunction` of `palm_jax.labels.rules`.
+      functions: rules written in Python: functions of a text and a label (of a word and its tag for a tagger), alone or
+        with the further arguments of `labels.rules.TextFunction`: (function, weight, labels).
+      transitions: functions of the tag before and a tag, alone or as (function, weight), see
+        `labels.rules.TransitionFunction`.
     """
 
     def __init__(
         self,
         data: Any,
         files: str | None = None,
-        functions: Sequence[Rule | Callable[[str, Any], float]] = (),
+        functions: Sequence[Callable[[str, Any], float] | tuple[Any, ...]] = (),
+        transitions: Sequence[Callable[[str, str], float] | tuple[Any, ...]] = (),
     ):
-        self._task, self._files, self._functions = data, files, tuple(functions)
+        self._task, self._files, self._functions, self._transitions = data, files, tuple(functions), tuple(transitions)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith('_'):
@@ -76,7 +79,8 @@ class WithRules:
         """
         self._check_task()
         found = _read(self._files)
-        found += [f if isinstance(f, Rule) else rules.TextFunction(f) for f in self._functions]
+        found += [rules.TextFunction(*(f if isinstance(f, tuple) else (f,))) for f in self._functions]
+        found += [rules.TransitionFunction(*(f if isinstance(f, tuple) else (f,))) for f in self._transitions]
         if not found:
             raise UserError('There are no rules: name a file, --gin.RULE_FILES=rules.txt, or functions in RULES.')
         for rule in found:
