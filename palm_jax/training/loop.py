@@ -48,7 +48,6 @@ from palm_jax.training.saving import StateSaver, kept_files
 from palm_jax.training.setup import Setup, adapt, check_run
 from palm_jax.training.spikes import SpikeGuard, SpikeRule
 from palm_jax.training.state import TrainState
-from palm_jax.training.teachers import fingerprint_of
 from palm_jax.training.writers import Jsonl, TensorBoard, Writer
 
 _LOGGER = logging.getLogger(__name__)
@@ -209,9 +208,7 @@ def train(
     with layout.on(mesh), device_memory.advice_when_full(plan, microbatches), contextlib.ExitStack() as stack:
         messages.introduce(plan, data, directory)  # an unusable held-out part is found before the first step
         metadata = CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint, data.labels, data.identity())
-        if teachers := setup.load_teachers(mesh, metadata):
-            metadata = dataclasses.replace(metadata, teacher=fingerprint_of(teachers))
-            train_step = functools.partial(train_step, teachers=teachers)
+        teachers, metadata = setup.load_teachers(mesh, metadata)
         restorer = Restorer(setup, mesh, seed, initial_checkpoint, metadata)
         guard, files = SpikeGuard(spikes, directory), kept_files(run.config, data.vocabulary)
         checkpoints, kept = _open_checkpoints(directory, periods, best, restorer.metadata, guard, files, stack)
@@ -222,13 +219,12 @@ def train(
         first_step = int(restored.state.step)
         messages.warn_if_slow(plan, data, first_step, initial_checkpoint is None and not methods)
         log, window = MetricLog(writers, directory, run.config, first_step), MetricWindow(restored.sums)
-        eval_step, score_step = setup.eval_step(mesh, loss), setup.score_step(mesh, loss)
-        held_out = HeldOut(eval_step, score_step, setup.model, data, mesh, batch_sizes)
+        held_out = HeldOut(*setup.held_out_steps(mesh, loss), setup.model, data, mesh, batch_sizes)
         flops, memory = plan.flops_per_token, functools.partial(device_memory.compare, plan)
         clock = RunClock(first_step, total_steps, flops, run.start, checkpoints.preemption_agreed, memory)
         loop = Loop(
             feed=Feed(data, batch_sizes, guard.offset, mesh),
-            train_step=train_step,
+            train_step=functools.partial(train_step, **teachers),
             run_rng=jax.random.fold_in(jax.random.key(seed), 1),
             window=window,
             guard=guard,

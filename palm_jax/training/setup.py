@@ -33,6 +33,7 @@ from palm_jax.training.plan import Plan
 from palm_jax.training.result import Reporter
 from palm_jax.training.state import TrainState, init_params, init_state, unbox
 from palm_jax.training.step import LossFn, eval_step, train_step
+from palm_jax.training.teachers import fingerprint_of
 from palm_jax.wording import counted
 
 _LOGGER = logging.getLogger(__name__)
@@ -189,15 +190,19 @@ class Setup:
         boxed = self.plan.teachers
         return jax.tree.map(_placed, unbox(boxed), self.plan.layout.shardings(boxed, mesh))
 
-    def load_teachers(self, mesh: Mesh, metadata: CheckpointMetadata) -> dict[str, Any]:
-        """Return the parameters of the teachers on the mesh, by path; empty without teachers.
+    def load_teachers(self, mesh: Mesh, metadata: CheckpointMetadata) -> tuple[dict[str, Any], CheckpointMetadata]:
+        """Return the further arguments of the train step, and the metadata of a run that learns from the teachers.
+
+        The arguments are `teachers`, their parameters on the mesh by path; without teachers there are none.
 
         Args:
           mesh: devices of the run.
           metadata: metadata of this run; the vocabularies must agree.
         """
-        teachers = {t.path: t for wrapper in self.wrappers for t in wrapper.teachers()}
-        return {path: teachers[path].load(target, metadata) for path, target in self.teachers_target(mesh).items()}
+        known = {t.path: t for wrapper in self.wrappers for t in wrapper.teachers()}
+        teachers = {path: known[path].load(target, metadata) for path, target in self.teachers_target(mesh).items()}
+        metadata = dataclasses.replace(metadata, teacher=fingerprint_of(teachers))
+        return {'teachers': teachers} if teachers else {}, metadata
 
     def begin(
         self, mesh: Mesh, seed: int, initial_checkpoint: str | None, metadata: CheckpointMetadata
@@ -284,16 +289,15 @@ class Setup:
             out_shardings=(self.shardings(mesh), replicated(mesh)),
         )
 
-    def eval_step(self, mesh: Mesh, loss: LossFn) -> Any:
-        """Jitted `step.eval_step`: (state, batch) to metrics on every device."""
-        return jax.jit(functools.partial(eval_step, model=self.model, loss=loss), out_shardings=replicated(mesh))
+    def held_out_steps(self, mesh: Mesh, loss: LossFn) -> tuple[Any, Any]:
+        """Jitted functions of a state and a batch, whose results are on every device.
 
-    def score_step(self, mesh: Mesh, loss: LossFn) -> Any:
-        """Jitted `head_scores.metrics_and_scores`: (state, batch) to metrics and scores on every device."""
-        return jax.jit(
-            lambda state, batch: metrics_and_scores(loss, self.model, state.all_params, batch),
-            out_shardings=replicated(mesh),
-        )
+        They are `step.eval_step`, which returns metrics, and `head_scores.metrics_and_scores`.
+        """
+        of_metrics = functools.partial(eval_step, model=self.model, loss=loss)
+        of_scores = lambda state, batch: metrics_and_scores(loss, self.model, state.all_params, batch)  # noqa: E731
+        jit = functools.partial(jax.jit, out_shardings=replicated(mesh))
+        return jit(of_metrics), jit(of_scores)
 
 
 def _placed(shape: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

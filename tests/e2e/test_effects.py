@@ -46,9 +46,8 @@ def test_every_arm_of_the_study_is_a_run(monkeypatch):
 
 
 def test_the_page_has_the_table_of_the_study(tmp_path):
-    (tmp_path / 'ablation.md').write_text(
-        '# Ablation: accuracy\n\n![a plot](ablation.png)\n\n| arm |\n|---|\n| LoRA |\n'
-    )
+    table = '| arm |\n|---|\n| LoRA |\n'
+    (tmp_path / 'ablation.md').write_text(f'# Ablation: accuracy\n\n![a plot](ablation.png)\n\n{table}')
     effects.write_page(tmp_path / 'ablation.md', tmp_path / 'EFFECTS.md')
     page = (tmp_path / 'EFFECTS.md').read_text()
     assert page.startswith('# Effects\n') and page.endswith(table) and '![' not in page

@@ -96,7 +96,7 @@ def teachers_of(wrappers, on=1, vocabulary='micro', **options):
     layout = MeshLayout()
     optimizer = optimizers.adamw(schedules.constant(1e-2))
     of_run = setup.Setup.of(model, selection, optimizer, layout, on, 4, L, 10, 'stored', wrappers)
-    return of_run.load_teachers(layout.mesh(jax.devices()[:on]), CheckpointMetadata(vocabulary))
+    return of_run.load_teachers(layout.mesh(jax.devices()[:on]), CheckpointMetadata(vocabulary))[0]['teachers']
 
 
 def write_fisher(path, **options):
