@@ -74,6 +74,7 @@ def main(arguments: Sequence[str]) -> int:
         _score_pairs(model, options, findings)
     if options.bbq:
         _answer_bbq(model, options, findings)
+    replaced = _parts_of(output.with_suffix('.json'))
     output.write_text(pages.html_page(f'Fairness of {run.path.name}', findings.tables, []), encoding='utf-8')
     about = {'model': str(run.path), 'checkpoint': str(model.checkpoint)}
     content = json.dumps(about | findings.content, ensure_ascii=False, indent=1)
@@ -82,7 +83,18 @@ def main(arguments: Sequence[str]) -> int:
         print(f'{title}\n{_text(rows[: _SHOWN + 1])}')
     print('\n'.join(findings.sentences))
     print(f'page       {output} (and {output.with_suffix(".json").name})')
+    if lost := [part for part in replaced if part not in findings.content]:
+        print(f'replaced   a report of {", ".join(lost)}: ask for all parts at once, or name another --output')
     return 1 if options.fail_on is not None and max(findings.gaps, default=0.0) > options.fail_on else 0
+
+
+def _parts_of(report: Path) -> list[str]:
+    """Return the parts that an earlier report in JSON has; none if there is no such file."""
+    try:
+        found = json.loads(report.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return []
+    return [part for part in ('groups', 'templates', 'pairs', 'bbq') if isinstance(found, dict) and part in found]
 
 
 def _parser() -> Parser:

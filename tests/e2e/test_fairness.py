@@ -107,8 +107,11 @@ def test_a_language_model_is_audited(made, tmp_path):
         PROGRAM, *flags, f'--pairs={tmp_path / "pairs.csv"}', f'--bbq={tmp_path / "bbq.jsonl"}',
         f'--templates={tmp_path / "own.txt"}',
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0 and 'replaced' not in result.stdout, result.stderr
     found = json.loads(page.with_suffix('.json').read_text())
+    first_page = page.read_text()
+    again = run_here(PROGRAM, *flags, f'--pairs={tmp_path / "pairs.csv"}')
+    assert 'replaced   a report of templates, bbq: ask for all parts at once' in again.stdout, again.stderr
     model = api.load(made / 'base')
     more, less = ([x.total for x in model.score([('', p[name]) for p in pairs])] for name in ('sent_more', 'sent_less'))
     assert found['pairs'][0]['score'] == np.mean(np.array(more) > np.array(less)) and found['pairs'][0]['pairs'] == 4
@@ -116,7 +119,7 @@ def test_a_language_model_is_audited(made, tmp_path):
     best = int(np.argmax([x.total for x in model.score([(prompt, f' {a}') for a in ('old', 'young', 'Unknown')])]))
     assert found['bbq'][0]['accuracy_disambiguated'] == float(best == 0)
     assert found['bbq'][0]['bias_disambiguated'] == {0: 1.0, 1: -1.0, 2: 0.0}[best]
-    assert found['templates'][0]['counts'] == {'women': 8 * 14, 'men': 8 * 14} and 'a nurse' in page.read_text()
+    assert found['templates'][0]['counts'] == {'women': 8 * 14, 'men': 8 * 14} and 'a nurse' in first_page
     (tmp_path / 'sets.json').write_text('[["a", "b"]]')
     for sets, message in (
         ('sets.json', 'label single texts'),
