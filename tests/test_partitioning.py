@@ -52,6 +52,7 @@ def assert_eight_equal_one(on_eight_devices):
         pytest.param('two slices', 1, 'adafactor', (1, 1), marks=pytest.mark.slow),
         ('two-dimensional', 1, 'adafactor', (1, 1)),
         ('sequence', 1, 'adafactor', (1, 2)),
+        pytest.param('pipeline', 1, 'adafactor', (1, 2), marks=pytest.mark.slow),
     ],
 )
 def test_eight_devices_equal_one(assert_eight_equal_one, mesh, kv, optimizer, variant):
@@ -63,6 +64,24 @@ def test_eight_devices_equal_one(assert_eight_equal_one, mesh, kv, optimizer, va
 )
 def test_positions_without_weight_are_skipped_on_eight_devices_as_on_one(assert_eight_equal_one, mesh):
     assert_eight_equal_one(mesh, skip=True)
+
+
+PIPELINES = ('three axes', 'circular')
+MORE_PIPELINES = (
+    'circular with a queue',
+    'frozen layers',
+    'deep',
+    'few microbatches',
+    'methods',
+    'quantized',
+    'fully sharded',
+    'sequence',
+)
+
+
+@pytest.mark.parametrize('cases', [PIPELINES, pytest.param(MORE_PIPELINES, marks=pytest.mark.slow)])
+def test_a_pipeline_on_eight_devices_equals_one_device(on_eight_devices, cases):
+    assert on_eight_devices('pipeline_on_a_mesh', *cases).endswith('equal')
 
 
 @pytest.mark.slow
@@ -99,6 +118,21 @@ def test_what_a_mesh_does_not_divide_is_named():
         partitioning.MeshLayout(model=2, slices=3).axis_sizes(8)
 
 
+def test_stages_need_rules_and_devices():
+    with pytest.raises(UserError, match=r'MESH_STAGE = 2, but the rules split nothing over `stage`.*pipeline.gin'):
+        partitioning.MeshLayout(stage=2).axis_sizes(8)
+    layout = partitioning.MeshLayout(stage=2, model=2, rules=partitioning.pipeline())
+    assert layout.axis_sizes(8) == {'stage': 2, 'data': 2, 'model': 2}
+    with pytest.raises(UserError, match='stage = 2 × data = -1 × model = 2 does not fit 6 devices'):
+        layout.axis_sizes(6)
+    with pytest.raises(UserError, match='axis `layers` has size 3, which is not divisible by stage = 2'):
+        layout.check(boxed(num_layers=3), layout.axis_sizes(8))
+    alone = partitioning.MeshLayout(rules=partitioning.pipeline())  # one stage holds all layers
+    assert alone.axis_sizes(8) == {'stage': 1, 'data': 8, 'model': 1} and alone.schedule is None
+    whole = partitioning.bytes_per_device(boxed(), alone, {'stage': 1, 'data': 8, 'model': 1})
+    assert partitioning.bytes_per_device(boxed(), layout, {'stage': 2, 'data': 4, 'model': 1}) < 0.51 * whole
+
+
 @dataclasses.dataclass(frozen=True)
 class Device:
     """What a mesh asks of a device."""
@@ -119,6 +153,10 @@ def test_model_stays_within_a_slice_and_data_runs_over_slices(named):
     assert placed.shape == (8, 2) and len(set(placed.flat)) == 16
     slice_of = np.vectorize(lambda device: device.id // 8)(placed)
     assert (slice_of == np.repeat([0, 1], 4)[:, None]).all()
+    stages = partitioning.MeshLayout(model=2, slices=2)._over_slices(shuffled, (2, 2, 2))  # each of them on both slices
+    assert stages.shape == (2, 4, 2) and len(set(stages.flat)) == 16
+    slice_of = np.vectorize(lambda device: device.id // 8)(stages)
+    assert (slice_of == np.repeat([0, 1], 2)[:, None]).all()
     if named:
         with pytest.raises(UserError, match='are in 2 slices'):
             partitioning.MeshLayout(slices=4)._over_slices(devices, (4, 1))
