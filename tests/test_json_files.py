@@ -5,7 +5,7 @@ import pytest
 from palm_jax.cli import compare
 from palm_jax.errors import UserError
 from palm_jax.json_files import read_json, read_json_lines
-from palm_jax.retuning import collect
+from palm_jax.retuning import forms
 
 DAMAGED = {
     'empty': b'',
@@ -39,7 +39,7 @@ def test_damage_is_one_message(tmp_path, damage):
         with pytest.raises(UserError, match=r'predictions\.jsonl, line 2 is damaged'):
             compare.read(str(tmp_path))
         with pytest.raises(UserError, match=r'predictions\.jsonl, line 2 is damaged'):
-            collect.read_table(path, ['text'], 'label')
+            forms.read_rows(path, ['text', 'label'])
 
 
 def test_rows_that_lack_something_are_named(tmp_path):
@@ -48,6 +48,6 @@ def test_rows_that_lack_something_are_named(tmp_path):
     with pytest.raises(UserError, match=r"line 2 is damaged: it has no 'label'"):
         compare.read(str(tmp_path))
     with pytest.raises(UserError, match=r"line 2 is damaged: it has no 'label'"):
-        collect.read_table(path, ['text'], 'label')
+        forms.read_rows(path, ['text', 'label'])
     with pytest.raises(UserError, match=r'nothing\.json cannot be read: No such file'):
         read_json(tmp_path / 'nothing.json')

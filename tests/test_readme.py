@@ -277,6 +277,9 @@ def test_the_benchmark_of_writing():
     result = run('python -m tools.benchmark serve --size=tiny --requests=4 --slots=2 --tokens=9 --steps=1')
     assert result.returncode == 0, result.stderr[-2000:]
     assert re.search(r'2 in parallel +\d+ tokens/s, \d', result.stdout)
+    result = run('python -m tools.benchmark pauses --size=tiny --prompt=100 --prefill_chunks=0,32 --tokens=2 --steps=1')
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert re.search(r'whole( +[\d,]+){2} +[\d,]+–[\d,]+ +[\d,]+\n32 ', result.stdout)
 
 
 EVERY_DAY = 'finetune.ipynb'  # what the others show are the commands of the README, which are run above and below

@@ -3,14 +3,16 @@ python -m tools.benchmark finetune --size=base [--methods=lora,top_k_layers]
 python -m tools.benchmark finetune --size=smollm2-135m --batch=32 --length=24 --against=peft
 python -m tools.benchmark decode --size=40m [--against=transformers] [--profile]
 python -m tools.benchmark serve --size=40m
+python -m tools.benchmark pauses --size=40m --prefill_chunks=0,512
 python -m tools.benchmark data
 
 Measures speed on synthetic batches. `train`: tokens/s, step time, compile time, memory and MFU; with `--against`,
 compared with other implementations of the same shape. `finetune`: fine-tuning methods for a classifier, each compared
 with full fine-tuning: step time, memory, optimizer and checkpoint size; with `--against`, LoRA compared with PEFT's.
 `decode`: prefill time, time per token, and share of the memory-bandwidth bound. `serve`: the engine of the server with
-concurrent and with sequential requests. `data`: batches from raw text and from the cache, compared with tf.data and the
-same tokenizer. Contenders run in turn, step by step (`tools/contenders.py`); a row is printed as soon as it is known.
+concurrent and with sequential requests. `pauses`: how long a text pauses there while a long prompt is read. `data`:
+batches from raw text and from the cache, compared with tf.data and the same tokenizer. Contenders run in turn, step by
+step (`tools/contenders.py`); a row is printed as soon as it is known.
 `--profile` adds the thirty longest kernels. A command imports only what it measures: jax, flax and optax for `train`,
 `finetune` and `decode`, TensorFlow for `data`; other implementations need `pip install "palm_jax[peers]"`.
 """
@@ -35,7 +37,8 @@ def main(arguments: Sequence[str]) -> int:
         'train': ('training', 'compare'),
         'finetune': ('finetuning', 'compare'),
         'decode': ('decoding', 'compare'),
-        'serve': ('decoding', 'compare_serving'),
+        'serve': ('serving', 'compare'),
+        'pauses': ('serving', 'compare_pauses'),
         'data': ('data', 'compare'),
     }[options.command]
     getattr(importlib.import_module(f'tools.benchmark_{module}'), function)(options)
@@ -113,6 +116,16 @@ def _add_decoding(commands: argparse._SubParsersAction) -> None:
     serve.add_argument('--tokens', type=positive, default=48, help='maximum number of tokens to generate per request')
     serve.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
     serve.add_argument('--steps', type=positive, default=3, help='number of repetitions')
+    pauses = commands.add_parser('pauses', help='a text that is written while a long prompt is read')
+    pauses.add_argument('--size', choices=SIZES, default='40m')
+    pauses.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help=_DEVICE)
+    pauses.add_argument('--prompt', type=positive, default=2000, help='tokens of the prompt')
+    pauses.add_argument(
+        '--prefill_chunks', default='0,512', help='comma-separated list of numbers of tokens read at once; 0 is all'
+    )
+    pauses.add_argument('--tokens', type=positive, default=8, help='tokens of the text that are written at a time')
+    pauses.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32')
+    pauses.add_argument('--steps', type=positive, default=5, help='number of repetitions')
 
 
 def _add_data(commands: argparse._SubParsersAction) -> None:

@@ -1,4 +1,4 @@
-"""`benchmark decode` and `benchmark serve`: speed of generation."""
+"""`benchmark decode`: speed of generation."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import argparse
 import collections
 import functools
 import statistics
-import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,7 +17,6 @@ from tqdm import tqdm
 
 from palm_jax.errors import UserError
 from palm_jax.inference import decoding
-from palm_jax.inference.engine import Delta, Engine, Request
 from palm_jax.inference.generate import Sampler
 from palm_jax.models.palm import Architecture, PaLM
 from palm_jax.training import state
@@ -27,64 +25,6 @@ from tools.contenders import Contender, Trainer, choose_device, resident_bytes
 from tools.shapes import architecture
 
 FORMULA = 'bound = memory bandwidth ÷ (bytes of all weights + B · bytes of the keys and values of a full sequence)'
-
-
-def compare_serving(options: argparse.Namespace) -> None:
-    """Run the same requests concurrently and sequentially, in turn."""
-    choose_device(options.device)
-    arch = architecture(options)
-    rng, length = np.random.default_rng(0), 64 + options.tokens
-    model, params = decoding.unstack_layers(PaLM(arch), _params(arch))
-    engine = Engine(options.slots, max_waiting=options.requests)
-    engine.add('model', model, params, _Numbers(), length, False)
-    engine.start()
-    wanted = [
-        (rng.integers(3, arch.vocab_size, rng.integers(8, 64)).tolist(), int(rng.integers(8, options.tokens + 1)))
-        for _ in range(options.requests)
-    ]
-
-    def run(together: bool) -> tuple[float, int, list[list[int]]]:
-        start, generated = time.perf_counter(), [[] for _ in wanted]
-        ended = [threading.Event() for _ in wanted]
-        for i, (prompt, tokens) in enumerate(wanted):
-
-            def on_delta(piece: Delta, i=i) -> None:
-                generated[i] += [token.id for token in piece.tokens]
-                if piece.finish_reason:
-                    ended[i].set()
-
-            engine.submit('model', Request(prompt, Sampler(max_tokens=tokens, temperature=0.0), on_delta))
-            if not together:
-                ended[i].wait()
-        for event in ended:
-            event.wait()
-        return time.perf_counter() - start, sum(map(len, generated)), generated
-
-    seconds: dict[bool, list[float]] = {True: [], False: []}
-    for repetition in tqdm(range(options.steps + 1), unit='round', leave=False):
-        outputs = []
-        for together in (True, False):
-            taken, num_tokens, generated = run(together)
-            outputs.append(generated)
-            if repetition:  # the first compiles
-                seconds[together].append(taken)
-        assert outputs[0] == outputs[1], 'concurrent requests changed an output'
-    engine.stop()
-    speed = {together: num_tokens / statistics.median(times) for together, times in seconds.items()}
-    print(
-        f'{options.size} on {jax.devices()[0].device_kind}, {options.dtype}: {options.requests} requests, '
-        f'{num_tokens:,} tokens generated, the same in both\n'
-        f'sequential     {speed[False]:>8,.0f} tokens/s\n'
-        f'{options.slots} in parallel  {speed[True]:>8,.0f} tokens/s, {speed[True] / speed[False]:.2f}× as many'
-    )
-
-
-class _Numbers:
-    """A codec whose token i is the text of its number."""
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Return the numbers, separated by spaces."""
-        return ' '.join(map(str, ids))
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -170,7 +110,8 @@ def _prompts(arch: Architecture, options: argparse.Namespace, batch: int) -> np.
     return np.random.default_rng(0).integers(3, arch.vocab_size, (batch, options.prompt)).astype(np.int32)
 
 
-def _params(arch: Architecture) -> Any:
+def random_params(arch: Architecture) -> Any:
+    """Return initial parameters, unboxed."""
     return jax.jit(lambda rng: state.unbox(state.init_params(PaLM(arch), rng)))(jax.random.key(0))
 
 
@@ -183,7 +124,7 @@ def _cache_bytes(arch: Architecture, options: argparse.Namespace) -> int:
 def ours(arch: Architecture, options: argparse.Namespace, weights: str) -> Trainer:
     """Return a trainer for palm_jax's decoding with sequences of full length: it asserts that none ends early."""
     choose_device(options.device)
-    model, params = decoding.unstack_layers(PaLM(arch), _params(arch), weights)
+    model, params = decoding.unstack_layers(PaLM(arch), random_params(arch), weights)
     never = Sampler(temperature=0.0).sampling_params
 
     def run(batch: int, tokens: int) -> None:
@@ -259,7 +200,7 @@ def theirs(arch: Architecture, options: argparse.Namespace) -> Trainer:
     config = transformers.CohereConfig(**hf_config.config(arch, options.prompt + options.tokens, options.dtype))
     config.eos_token_id, config.pad_token_id = None, 0
     model = transformers.CohereForCausalLM(config)
-    tensors = exported(_params(arch), family_for(arch).tensors(arch), arch.num_layers)
+    tensors = exported(random_params(arch), family_for(arch).tensors(arch), arch.num_layers)
     weights = {name: torch.from_numpy(np.array(value, np.float32)) for name, value in tensors}
     model.load_state_dict(weights, strict=False)
     model.to(device, getattr(torch, options.dtype)).eval()

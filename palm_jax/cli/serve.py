@@ -40,7 +40,12 @@ def main(arguments: Sequence[str]) -> int:
     rules = content_filter.load(options.rules, loader.scorer) if options.rules else ()
     served = models.load(options.model, loader)
     tests = routing.load_tests(options.ab_test, options.ab_share or 0.5, served, loader)
-    engine = Engine(options.slots, options.max_waiting, prefix_cache_bytes=options.prefix_cache_bytes)
+    engine = Engine(
+        options.slots,
+        options.max_waiting,
+        prefix_cache_bytes=options.prefix_cache_bytes,
+        prefill_chunk=options.prefill_chunk,
+    )
     load = lambda *model: dataclasses.replace(loader, bases={})(*model)  # noqa: E731 - nothing is kept of former ones
     switcher = Switcher(served, load, options.reload_seconds, engine)
     models.fill(engine, served)
@@ -132,6 +137,13 @@ def _parser() -> Parser:
         default=256 << 20,
         help='maximum size in bytes of the keys and values that are kept of the beginnings of prompts, so that what '
         'requests share (a system prompt) is read once; 0 keeps none',
+    )
+    parser.add_argument(
+        '--prefill_chunk',
+        type=number(Annotated[int, AtLeast(0)]),
+        default=512,
+        help='maximum number of prompt tokens of a model that are read at once; a long prompt is read in pieces of as '
+        'many, between which the answers to other requests go on; 0 reads whole prompts',
     )
     _add_operation(parser)
     command_line.add_trust(parser)

@@ -24,6 +24,7 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'gin-config', 
 # Bindings that change how long a run takes and what it reports, not what it trains.
 MAY_CHANGE = (
     'MODEL_DIR', 'TRAIN_STEPS', 'WRITERS', 'PROMPTS',
+    *('generate.Sampler.logit_bias', 'generate.Sampler.steering'),
     'LOG_PERIOD', 'EVAL_PERIOD', 'EVAL_BATCHES', 'CHECKPOINT_PERIOD', 'KEEP_CHECKPOINTS', 'KEEP_EVERY',
     *(f'loop.train.{name}' for name in ('model_dir', 'total_steps', 'writers')),
     *(f'loop.Periods.{name}' for name in ('log', 'evaluate', 'evaluate_batches', 'checkpoint', 'keep', 'keep_every')),

@@ -1,7 +1,7 @@
 """Continuous batching: requests that arrive at any time are decoded together, and a finished one frees its slot.
 
-One thread does all the work. It iterates over the models; for each it prefills waiting prompts into free slots,
-decodes some tokens in all slots at once, and delivers them; see `slots`.
+One thread does all the work. It iterates over the models; for each it reads prompts of waiting requests, long ones in
+pieces, decodes some tokens in all slots at once, and delivers them; see `slots`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class Engine:
       chunk: number of tokens decoded between two admissions.
       prefix_cache_bytes: maximum size in bytes of the keys and values that are kept of the beginnings of prompts, of
         all models together; 0 keeps none.
+      prefill_chunk: maximum number of prompt tokens of a model that are read between two chunks of decoding, default
+        512; 0 reads whole prompts. Prompts that are read in both directions are read whole in any case.
 
     Attributes:
       failure: traceback of what ended the engine's thread; None while it works.
@@ -49,9 +51,10 @@ class Engine:
         max_waiting: Annotated[int, AtLeast(1)] = 64,
         chunk: Annotated[int, AtLeast(1)] = 8,
         prefix_cache_bytes: Annotated[int, AtLeast(0)] = 0,
+        prefill_chunk: Annotated[int, AtLeast(0)] = 512,
     ):
         self._slots, self.max_waiting, self._chunk = slots, max_waiting, chunk
-        self._prefix_cache_bytes = prefix_cache_bytes
+        self._prefix_cache_bytes, self._prefill_chunk = prefix_cache_bytes, prefill_chunk
         self._models: dict[str, Slots] = {}  # replaced as a whole, because other threads iterate over it
         self._released: collections.deque[str] = collections.deque()
         self._changed, self._stopping = threading.Condition(), False
@@ -66,7 +69,7 @@ class Engine:
         Raises:
           Exception: what its programs raise; it is not added then.
         """
-        slots = Slots(model, params, vocabulary, length, bidirectional, self._slots)
+        slots = Slots(model, params, vocabulary, length, bidirectional, self._slots, self._prefill_chunk)
         if self._thread.is_alive():
             self._compile(slots)
         with self._changed:
@@ -122,8 +125,13 @@ class Engine:
 
     @property
     def num_active(self) -> int:
-        """Number of sequences being decoded."""
+        """Number of sequences in slots."""
         return sum(model.num_active for model in self._models.values())
+
+    @property
+    def num_reading(self) -> int:
+        """Number of sequences in slots whose prompts have not been read to their ends."""
+        return sum(model.num_reading for model in self._models.values())
 
     @property
     def num_kept(self) -> int:

@@ -211,7 +211,7 @@ class Sampler(Decoder):
     seed: Annotated[int, AtLeast(-(2**63)), Below(2**63)] = 0  # of which the lower 32 bits count
     batch_size: Annotated[int, AtLeast(1)] = 32
     weights: Weights = 'stored'
-    logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict, hash=False)
     steering: Steering | None = None
 
     def __post_init__(self) -> None:

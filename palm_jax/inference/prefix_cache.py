@@ -11,7 +11,7 @@ import collections
 import functools
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -57,26 +57,13 @@ class PrefixCache:
         """Number of tokens whose keys and values are kept."""
         return len(self._known) * self._block
 
-    def groups(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-        """Yield the numbers of prompts to read together.
+    def find(self, prompt: Sequence[int]) -> tuple[int, _Key | None]:
+        """Return how many of a prompt's first tokens are known, and the whole block after them, if there is one.
 
-        What prompts share is read with the first of them: the others are yielded later. The caller has added the
-        prompts of a group before it asks for the next one. Prompts with a known beginning are apart from those without.
+        At least the last token of a prompt is left to be read. Prompts that continue with the same block may share it.
         """
-        left = list(range(len(prompts)))
-        while left:
-            begun, later = set[_Key](), list[int]()
-            now: tuple[list[int], list[int]] = [], []
-            for number in left:
-                found, following = self._find(prompts[number][:-1])
-                if following in begun:
-                    later.append(number)
-                    continue
-                now[bool(found)].append(number)
-                if following is not None:
-                    begun.add(following)
-            yield from filter(None, now)
-            left = later
+        keys, following = self._find(prompt[:-1])
+        return len(keys) * self._block, following
 
     def match(self, prompts: Sequence[Sequence[int]], size: int, width: int) -> Beginning | None:
         """Return the known beginnings of prompts, which leave at least the last token to be read.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 from palm_jax.inference.generate import Sampler
 
+_LOGGER = logging.getLogger(__name__)
 MAX_LOGPROBS = 20
 MAX_BIASES = 300  # tokens of a request with a bias
 
@@ -66,3 +69,17 @@ class Request:
     def cancel(self) -> None:
         """Cancel the request and free its slot."""
         self.is_cancelled = True
+
+    @property
+    def early_end(self) -> FinishReason | None:
+        """Why generation ends now, however far it is: the request was cancelled, or its time is over; else None."""
+        if self.is_cancelled:
+            return 'cancelled'
+        return 'timeout' if time.monotonic() > self.deadline else None
+
+    def finish(self, finish_reason: FinishReason) -> None:
+        """Deliver the end of a request without further text; what `on_delta` raises is logged."""
+        try:
+            self.on_delta(Delta('', (), finish_reason))
+        except Exception:
+            _LOGGER.exception('The end of a sequence could not be delivered.')

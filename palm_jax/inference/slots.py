@@ -11,7 +11,6 @@ import collections
 import itertools
 import logging
 import math
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,11 +19,11 @@ import numpy as np
 
 from palm_jax.inference import decoding
 from palm_jax.inference.decoding import DecodeState, Generated
-from palm_jax.inference.generate import Codec, RowText, Sampler, drawable_ids, next_power_of_two
+from palm_jax.inference.generate import Codec, RowText, Sampler, drawable_ids
 from palm_jax.inference.prefix_cache import PrefixCache
+from palm_jax.inference.prompts import Prompts
 from palm_jax.inference.requests import MAX_BIASES, MAX_LOGPROBS, Delta, FinishReason, Request, Token
-from palm_jax.inference.sampling import SamplingParams
-from palm_jax.special_ids import BOS_ID, EOS_ID
+from palm_jax.special_ids import EOS_ID
 
 _LOGGER = logging.getLogger(__name__)
 _KEPT_CONTEXTS = 64  # a small model keeps no more beginnings than as many whole contexts hold
@@ -47,10 +46,8 @@ class _Text:
             finish_reason = 'stop'
         elif is_last or len(row.ids) >= self.limit:
             finish_reason = 'length'
-        elif self.request.is_cancelled:
-            finish_reason = 'cancelled'
-        elif time.monotonic() > self.request.deadline:
-            finish_reason = 'timeout'
+        else:
+            finish_reason = self.request.early_end
         text = row.text
         if finish_reason is None:
             text = text[: len(text) - _uncertain(text, row.stop)]
@@ -79,26 +76,41 @@ class Slots:
       length: context length: maximum tokens of prompt and completion together.
       bidirectional: whether prompt tokens attend to each other in both directions (prefix LM).
       slots: number of sequences decoded in parallel.
+      prefill_chunk: maximum number of prompt tokens that are read between two chunks of decoding; 0 (default) reads
+        whole prompts.
 
     Attributes:
       num_ids: number of token ids of the model.
       waiting: queued requests.
-      prefixes: beginnings of prompts; None keeps none, as where prompts are read in both directions.
     """
 
-    def __init__(self, model: Any, params: Any, vocabulary: Codec, length: int, bidirectional: bool, slots: int):
+    def __init__(
+        self,
+        model: Any,
+        params: Any,
+        vocabulary: Codec,
+        length: int,
+        bidirectional: bool,
+        slots: int,
+        prefill_chunk: int = 0,
+    ):
         self.length, self.num_ids = length, model.arch.vocab_size
         self.waiting: collections.deque[Request] = collections.deque()
         self._model, self._params, self._vocabulary, self._bidirectional = model, params, vocabulary, bidirectional
         self._drawable = drawable_ids(vocabulary, self.num_ids)
         self._texts: list[_Text | None] = [None] * slots
+        self._prompts = Prompts(model, params, length, bidirectional, self._drawable, slots, prefill_chunk)
         self._state = self._empty_state()
-        self.prefixes: PrefixCache | None = None
 
     def keep_prefixes(self, max_bytes: int) -> None:
         """Keep keys and values of the beginnings of prompts in at most this many bytes; 0 keeps none."""
         if max_bytes and not self._bidirectional:
-            self.prefixes = PrefixCache(max_bytes, _KEPT_CONTEXTS * self.length)
+            self._prompts.prefixes = PrefixCache(max_bytes, _KEPT_CONTEXTS * self.length)
+
+    @property
+    def prefixes(self) -> PrefixCache | None:
+        """Known beginnings of prompts; None keeps none, as where prompts are read in both directions."""
+        return self._prompts.prefixes
 
     def _empty_state(self) -> DecodeState:
         slots = len(self._texts)
@@ -106,33 +118,36 @@ class Slots:
         return decoding.empty_state(self._model, self._params, slots, self.length, sampling_params)
 
     @property
+    def num_reading(self) -> int:
+        """Number of sequences in slots whose prompts have not been read to their ends."""
+        return len(self._prompts)
+
+    @property
     def num_active(self) -> int:
-        """Number of sequences being decoded."""
-        return sum(text is not None for text in self._texts)
+        """Number of sequences in slots."""
+        return self.num_reading + sum(text is not None for text in self._texts)
 
     def work(self, chunk: int) -> None:
-        """Prefill queued requests into free slots, then decode `chunk` tokens in every slot.
+        """Give free slots to queued requests, read prompts, then decode `chunk` tokens in every slot.
 
         Raises:
           Exception: of the programs, if they fail on a blank prompt, too.
         """
         try:
             self._admit()
-            if self.num_active:
+            self._read()
+            if any(self._texts):
                 self._decode(chunk)
         except Exception:
-            _LOGGER.exception('Decoding a batch has failed; its %d sequences end.', self.num_active)
-            for text in filter(None, self._texts):
-                _deliver(text.request, Delta('', (), 'error'))
+            texts = list(filter(None, self._texts))
+            _LOGGER.exception('Decoding a batch has failed; its %d sequences end.', len(texts))
+            for text in texts:
+                text.request.finish('error')
             self._texts = [None] * len(self._texts)
             self._state = self._empty_state()  # the old one may have been donated
             if self.prefixes is not None:
                 self.prefixes.clear()
-            self.check()
-
-    def check(self) -> None:
-        """Prefill a blank prompt; raise what its program raises."""
-        self._prefill([Request((BOS_ID,), Sampler(max_tokens=1), lambda delta: None)])
+            self._prompts.check()
 
     def _decode(self, chunk: int) -> None:
         num_logprobs = MAX_LOGPROBS if any(t and t.request.num_logprobs for t in self._texts) else 0
@@ -142,71 +157,26 @@ class Slots:
         self._emit(range(len(self._texts)), generated)
 
     def _admit(self) -> None:
-        free = [slot for slot, text in enumerate(self._texts) if text is None]
-        admitted: list[Request] = []
-        while self.waiting and len(admitted) < len(free):
+        self._prompts.drop_ended()
+        taken = self._prompts.slots
+        free = collections.deque(n for n, text in enumerate(self._texts) if text is None and n not in taken)
+        while self.waiting and free:
             request = self.waiting.popleft()
-            if request.is_cancelled or time.monotonic() > request.deadline:
-                _deliver(request, Delta('', (), 'cancelled' if request.is_cancelled else 'timeout'))
+            if (reason := request.early_end) is not None:
+                request.finish(reason)
             else:
-                admitted.append(request)
-        slots = free[: len(admitted)]
-        for request, slot in zip(admitted, slots, strict=True):
-            limit = min(request.sampler.max_tokens, self.length - len(request.prompt))
-            self._texts[slot] = _Text(request, self._vocabulary, limit)
-        prompts = [request.prompt for request in admitted]
-        groups = iter([range(len(prompts))]) if self.prefixes is None else self.prefixes.groups(prompts)
-        for group in filter(len, groups):
-            self._start([admitted[number] for number in group], [slots[number] for number in group])
+                self._prompts.add(request, free.popleft())
 
-    def _start(self, requests: Sequence[Request], slots: Sequence[int]) -> None:
-        """Prefill requests into slots; if that raises, one after another, and end those that raise alone."""
-        try:
-            rows, generated = self._prefill(requests)
-        except Exception:
-            if len(requests) > 1:
-                for request, slot in zip(requests, slots, strict=True):
-                    self._start([request], [slot])
-                return
-            _LOGGER.exception('Prefilling a prompt has failed; its sequence ends.')
-            self._texts[slots[0]] = None
-            _deliver(requests[0], Delta('', (), 'error'))
-            self.check()
-            return
-        padded = np.full(len(rows.remaining), len(self._texts), np.int32)  # padding rows have no slot
-        padded[: len(slots)] = slots
-        self._state = decoding.insert(self._state, rows, padded)
-        if self.prefixes is not None:
-            self.prefixes.add([request.prompt for request in requests], rows.cache, self._width(requests))
-        self._emit(slots, generated)
-
-    def _width(self, requests: Sequence[Request]) -> int:
-        """Number of tokens, one of few, to which prompts that are read together are padded."""
-        return min(next_power_of_two(max(len(r.prompt) for r in requests), 16), self.length)
-
-    def _prefill(self, requests: Sequence[Request]) -> tuple[DecodeState, Generated]:
-        """Return the state of the requests, padded to one of few shapes, and their first tokens."""
-        size = 1
-        while size < len(requests):
-            size *= 4  # few shapes, to limit compilation
-        size = min(size, len(self._texts))
-        width = self._width(requests)
-        tokens, lengths, left = np.zeros((size, width), np.int32), np.ones(size, np.int32), np.zeros(size, np.int32)
-        for row, request in enumerate(requests):
-            lengths[row] = len(request.prompt)
-            tokens[row, : lengths[row]] = request.prompt
-            left[row] = min(request.sampler.max_tokens, self.length - lengths[row])
-        beginning = None
-        if self.prefixes is not None:
-            beginning = self.prefixes.match([request.prompt for request in requests], size, width)
-        rows, generated = decoding.prefill(
-            self._model, self._params, tokens, lengths, left, _sampling_params(requests, size), room=0,
-            bidirectional=self._bidirectional, num_logprobs=MAX_LOGPROBS, with_penalty=True,
-            drawable_V=self._drawable, beginning=beginning,
-        )  # fmt: skip
-        for row, request in enumerate(requests):
-            request.cached_tokens = 0 if beginning is None else int(beginning.length[row])
-        return rows, jax.device_get(generated)
+    def _read(self) -> None:
+        """Read prompts, and begin the texts of those that are read to their ends."""
+        for prompts, rows, generated in self._prompts.read():
+            padded = np.full(len(rows.remaining), len(self._texts), np.int32)  # padding rows have no slot
+            for row, prompt in enumerate(prompts):
+                limit = min(prompt.request.sampler.max_tokens, self.length - len(prompt.request.prompt))
+                self._texts[prompt.slot] = _Text(prompt.request, self._vocabulary, limit)
+                padded[row] = prompt.slot
+            self._state = decoding.insert(self._state, rows, padded)
+            self._emit([prompt.slot for prompt in prompts], generated)
 
     def _emit(self, slots: Iterable[int], generated: Generated) -> None:
         """Deliver generated tokens to their requests, and free the slots of finished ones."""
@@ -220,7 +190,7 @@ class Slots:
                 has_ended = text.add(_tokens_of(generated, row, text.request.num_logprobs)) is not None
             except Exception:
                 _LOGGER.exception('A sequence has failed; it ends.')
-                _deliver(text.request, Delta('', (), 'error'))
+                text.request.finish('error')
                 has_ended = True
             if has_ended:
                 self._texts[slot], keep[slot] = None, False
@@ -231,16 +201,9 @@ class Slots:
         """Finish every request with this reason."""
         requests = [text.request for text in self._texts if text is not None]
         for request in itertools.chain(requests, self.waiting):
-            _deliver(request, Delta('', (), finish_reason))
+            request.finish(finish_reason)
+        self._prompts.finish_all(finish_reason)
         self._texts, self.waiting = [None] * len(self._texts), collections.deque()
-
-
-def _deliver(request: Request, delta: Delta) -> None:
-    """Call `on_delta` for the end of a request; what it raises is logged."""
-    try:
-        request.on_delta(delta)
-    except Exception:
-        _LOGGER.exception('The end of a sequence could not be delivered.')
 
 
 def _tokens_of(generated: Any, row: int, num_top: int) -> list[Token]:
@@ -253,10 +216,3 @@ def _tokens_of(generated: Any, row: int, num_top: int) -> list[Token]:
             top = tuple((i, p) for i, p in zip(ids.tolist(), logprobs.tolist(), strict=True) if p > -math.inf)
         found.append(Token(int(generated.tokens[row, t]), float(generated.logprobs[row, t]), top))
     return found
-
-
-def _sampling_params(requests: Sequence[Request], size: int) -> SamplingParams:
-    """Stack the sampling parameters of the requests, padded to `size` rows."""
-    padded = [*requests, *[requests[-1]] * (size - len(requests))]
-    of_each = [r.sampler.sampling_params(np.zeros(1), np.array([r.sample]), MAX_BIASES) for r in padded]
-    return jax.tree.map(lambda *rows: np.concatenate(rows), *of_each)

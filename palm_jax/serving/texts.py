@@ -38,6 +38,9 @@ class Counters:
         self.first_token = Histogram('first_token_seconds', 'Time to the first token', ['model'], **of)
         Gauge('waiting', 'Texts that wait for a slot', **of).set_function(lambda: engine.num_waiting)
         Gauge('active', 'Texts that are being generated', **of).set_function(lambda: engine.num_active)
+        Gauge('reading', 'Texts of which the prompts are being read, among the active ones', **of).set_function(
+            lambda: engine.num_reading
+        )
         Gauge('prefix_cache_tokens', 'Tokens of beginnings of prompts that are kept', **of).set_function(
             lambda: engine.num_kept
         )

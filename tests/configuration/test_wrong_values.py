@@ -55,9 +55,11 @@ def test_no_value_ends_in_a_traceback(tmp_path, monkeypatch):
     try_all('tiny', ('-1', 'None'), tmp_path)
 
 
-# Those of a column count from the end when they are negative; the others are set by palm_jax itself.
+# Those of a column count from the end when they are negative, the sampler checks its biases, and the others are set by
+# palm_jax itself.
 ANY_NUMBER = {
     *('TAG_COLUMN', 'tagged_text.TaggedTable.tag_column'),
+    *('LOGIT_BIAS', 'generate.Sampler.logit_bias', 'group_dro.GroupDRO.sizes', 'unlikelihood.Unlikelihood.phrases'),
     *('palm.PaLM.frozen_layers', 'prompts.initial_ids.length'),
 }
 

@@ -214,7 +214,7 @@ def test_the_report_explains_the_worst_errors(kinds):
     inputs = SimpleNamespace(
         model=model.model, params=model.params, data=data,
         evaluate=lambda: {'loss': Ratio(1.0, 1.0)},
-        score=lambda: SimpleNamespace(scores=[scores], labels=[np.array([model.data.labels.index(w) for w in wrong])]),
+        score=lambda: SimpleNamespace(scores=scores, labels=[model.data.labels.index(w) for w in wrong]),
     )  # fmt: skip
     assert 'Why the worst errors' not in HeadReporter().measure(inputs).tables
     header, *rows = HeadReporter(explained_errors=2).measure(inputs).tables['Why the worst errors']

@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 
 from palm_jax.inference import decoding, slots
-from palm_jax.inference.generate import Sampler
 from palm_jax.inference.prefix_cache import PrefixCache
-from palm_jax.inference.requests import Request
 from palm_jax.inference.slots import Slots
-from palm_jax.peft.method import AdaptedModel
-from tests.support.methods import METHODS
-from tests.support.models import initial, shaken
+from tests.support.slots import adapted, written
 from tests.support.vocabularies import Numbers
 
 LENGTH, BLOCK = 64, 4
@@ -30,25 +26,6 @@ CASES = {
     'windows': (lambda micro: micro(window=6, global_layers=(1,), num_kv_heads=2), 'stored'),
     'methods': (lambda micro: adapted(micro()[0]), 'stored'),
 }
-
-
-def adapted(model):
-    both = AdaptedModel(model, METHODS['several'])  # a soft prompt, keys and values before the text, LoRA, ...
-    return both, shaken(initial(both))
-
-
-def written(found, prompts):
-    """What requests that arrive together are answered, and how many of their tokens were known."""
-    answers = [[] for _ in prompts]
-    sampler = Sampler(max_tokens=6, temperature=0.0, repetition_penalty=1.3)
-    requests = [
-        Request(prompt, sampler, lambda delta, answer=answer: answer.extend(delta.tokens))
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
-    found.waiting.extend(requests)
-    while found.waiting or found.num_active:
-        found.work(3)
-    return answers, [request.cached_tokens for request in requests]
 
 
 @pytest.mark.parametrize('case', CASES)

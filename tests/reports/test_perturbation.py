@@ -19,7 +19,7 @@ def test_the_loss_rises_along_the_gradient_and_begins_where_it_is(tmp_path):
         measure=lambda inputs: Measurements({'loss': 1.0}), metric_names=lambda data: ['f1'], sampler='its sampler'
     )
     reporter = PerturbationCurve(task, LOSSES['class'], sizes=(1e-3, 0.5))
-    data = types.SimpleNamespace(validation=lambda size: iter([batch, batch]))
+    data = types.SimpleNamespace(validation_by_length=lambda size: ((np.arange(4), batch) for _ in range(2)))
     mesh = MeshLayout().mesh(jax.devices()[:1])
     measured = reporter.measure(EvaluationInput(model, params, data, mesh, 4, 0, None, None))
     curve = measured.details['perturbation']

@@ -24,7 +24,7 @@ def test_what_requests_share_is_counted_and_changes_no_answer(served, monkeypatc
             model=model, messages=messages, max_completion_tokens=8, temperature=0, **more
         )
 
-    with running(served, prefix_cache_bytes=1 << 20) as site:
+    with running(served, prefix_cache_bytes=1 << 20, prefill_chunk=16) as site:  # prompts are read in pieces
         api = openai.OpenAI(base_url=f'{site.url}/v1', api_key='none', max_retries=0)
         known = []
         for content, model in (('Hi', 'base'), ('Bye', 'base'), ('Bye', 'adapter'), ('Hi', 'adapter')):
@@ -39,14 +39,16 @@ def test_what_requests_share_is_counted_and_changes_no_answer(served, monkeypatc
         metrics = httpx.get(f'{site.url}/metrics').text
         assert f'palm_jax_cached_prompt_tokens_total{{model="base"}} {2.0 * shared}' in metrics
         assert f'palm_jax_prefix_cache_tokens {float(site.engine.num_kept)}' in metrics and site.engine.num_kept > 80
+        assert 'palm_jax_reading 0.0' in metrics and 'palm_jax_active 0.0' in metrics
     with running(served) as site:
         api = openai.OpenAI(base_url=f'{site.url}/v1', api_key='none', max_retries=0)
         assert [ask(api, 'Hi').usage.prompt_tokens_details.cached_tokens for _ in range(2)] == [0, 0]
 
 
-def test_the_flag_has_a_default_and_a_bound():
+@pytest.mark.parametrize(('flag', 'default'), [('prefix_cache_bytes', 256 << 20), ('prefill_chunk', 512)])
+def test_the_flag_has_a_default_and_a_bound(flag, default):
     parse = serve._parser().parse_args
-    assert parse(['--model=x']).prefix_cache_bytes == 256 << 20
-    assert parse(['--model=x', '--prefix_cache_bytes=0']).prefix_cache_bytes == 0
-    with pytest.raises(UserError, match='--prefix_cache_bytes: -1 must be a whole number of at least 0'):
-        parse(['--model=x', '--prefix_cache_bytes=-1'])
+    assert getattr(parse(['--model=x']), flag) == default
+    assert getattr(parse(['--model=x', f'--{flag}=0']), flag) == 0
+    with pytest.raises(UserError, match=f'--{flag}: -1 must be a whole number of at least 0'):
+        parse(['--model=x', f'--{flag}=-1'])

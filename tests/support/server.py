@@ -27,13 +27,14 @@ def running(
     tests=None,
     load=None,
     prefix_cache_bytes=0,
+    prefill_chunk=512,
     **parts,
 ):
     """Yields the server's URL and port, the server, its engine, thread and switcher; stops it at the end.
 
     With `load`, which loads a model from its name and the directory of its registry, new champions are served.
     """
-    engine = Engine(slots, max_waiting, chunk=4, prefix_cache_bytes=prefix_cache_bytes)
+    engine = Engine(slots, max_waiting, chunk=4, prefix_cache_bytes=prefix_cache_bytes, prefill_chunk=prefill_chunk)
     models.fill(engine, served)
     switcher = Switcher(served, load, 0.05, engine) if load else None
     listening = socket.create_server(('127.0.0.1', 0), backlog=2048)

@@ -97,7 +97,7 @@ class Counterfactuals:
     copies: Annotated[int, AtLeast(1)] = 1
     labels: Sequence[str] | None = None
     lengths: Mapping[str, Count] = dataclasses.field(default_factory=dict)
-    vocabulary: str = 'bytes'
+    vocabulary: str = dataclasses.field(kw_only=True)
     seed: Seed = 0
 
     def features(self, examples: Sequence[Example], table: LabelledTable) -> Batch:

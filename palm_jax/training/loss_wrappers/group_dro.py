@@ -41,7 +41,7 @@ class GroupDRO(LossWrapper):
     weight: Annotated[float, AtLeast(0), AtMost(1)] = 1.0
     step_size: Annotated[float, AtLeast(0)] = 0.01
     adjustment: Annotated[float, AtLeast(0)] = 0.0
-    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)
 
     def check(self, model):
         """Refuse a model that does not label whole texts, and a single group."""

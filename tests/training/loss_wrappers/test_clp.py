@@ -101,7 +101,7 @@ def test_the_features_are_the_texts_of_other_groups(data):
 
 def test_what_cannot_be_paired_is_refused(data, tmp_path):
     (tmp_path / 'terms.json').write_text(json.dumps(SETS))
-    assert Counterfactuals(str(tmp_path / 'terms.json'), lengths={'inputs': 24}).features(
+    assert Counterfactuals(str(tmp_path / 'terms.json'), lengths={'inputs': 24}, vocabulary='bytes').features(
         data.examples('train'), data.table
     )
     for options, message in (
@@ -110,7 +110,9 @@ def test_what_cannot_be_paired_is_refused(data, tmp_path):
         ({'labels': ['maybe']}, "there is no label 'maybe'"),
     ):
         with pytest.raises(UserError, match=message):
-            Counterfactuals(lengths={'inputs': 24}, **options).features(data.examples('train'), data.table)
+            Counterfactuals(lengths={'inputs': 24}, vocabulary='bytes', **options).features(
+                data.examples('train'), data.table
+            )
     model, _, params = build('class')
     with pytest.raises(UserError, match=r'include gin/methods/clp.gin'):
         wrap(LOSSES['class'], (CLP(),))(inputs_of(model, params, features('class')))
