@@ -139,8 +139,8 @@ class PaLM(nn.Module):
         if not self.stacked:
             return self.final_norm(Layers(self.arch, deterministic, name='stack')(x_BLD, positions_BL, mask))
         if (schedule := pipeline.schedule_for(self, len(x_BLD))) is not None:
-            block = functools.partial(Block, self.arch, deterministic)
-            return self.final_norm(pipeline.apply_stages(schedule, self, block, x_BLD, positions_BL, mask))
+            layer = functools.partial(Block, self.arch, deterministic)
+            return self.final_norm(pipeline.apply_stages(schedule, self, layer, x_BLD, positions_BL, mask))
         block = Block
         if self.arch.remat != 'none':
             # In unrolled code XLA would merge the recomputation with the original; in a loop it cannot.

@@ -159,8 +159,8 @@ def apply_stages(
     layers = (_sent_to_stages(schedule, params), *_by_stage(schedule, (pattern, jnp.arange(arch.num_layers))))
     context = jax.tree.map(functools.partial(_split, Q, len(x_BLD)), context)
     unroll = min(arch.scan_unroll, schedule.layers_at_once(arch.num_layers))
-    stage = functools.partial(_apply_stage, schedule, _Layer(block, parent=None), unroll, rng)
-    stage = jax.checkpoint(stage, policy=_POLICIES[arch.remat], prevent_cse=False)
+    whole = functools.partial(_apply_stage, schedule, _Layer(block, parent=None), unroll, rng)
+    stage = jax.checkpoint(whole, policy=_POLICIES[arch.remat], prevent_cse=False)
     stages = jax.vmap(stage, in_axes=(0, 0, 0, None, None), spmd_axis_name=STAGE)
     is_first_P111 = (jnp.arange(P) == 0)[:, None, None, None]
 
