@@ -86,6 +86,11 @@ HloModule jit_step
   %start = (bf16[4,8]{1,0}, bf16[32,8]{1,0}) all-gather-start(bf16[4,8]{1,0} %x), dimensions={0}
 }
 
+%all-reduce-scatter.1 (input: f32[32,8]) -> f32[4,8] {
+  %whole = f32[32,8]{1,0} all-reduce(f32[32,8]{1,0} %input), to_apply=%add
+  ROOT %part = f32[4,8]{1,0} dynamic-slice(f32[32,8]{1,0} %whole, s32[] %start, s32[] %zero), dynamic_slice_sizes={4,8}
+}
+
 %condition (p: (s32[], bf16[4,8])) -> pred[] {
   %limit = s32[] constant(12)
   ROOT %lt = pred[] compare(%i, %limit), direction=LT
@@ -93,6 +98,8 @@ HloModule jit_step
 
 ENTRY %main (a: f32[16]) -> f32[16] {
   %sum = f32[16]{0} all-reduce(f32[16]{0} %a), to_apply=%add
+  %fused = f32[4,8]{1,0} fusion(f32[32,8]{1,0} %g), kind=kCustom, calls=%all-reduce-scatter.1
+  %rs = f32[8,8]{1,0} reduce-scatter(f32[32,8]{1,0} %g), replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}
   %loop = (s32[], bf16[4,8]) while((s32[], bf16[4,8]) %init), condition=%condition, body=%body
 }
 """
@@ -100,9 +107,16 @@ ENTRY %main (a: f32[16]) -> f32[16] {
 
 def test_collectives_of_a_loop_count_as_often_as_it_runs():
     found = collectives_of(PROGRAM)
-    assert found['all-reduce f32[16]'] == (1, 64.0)
     assert found['all-gather bf16[32,8]'] == (12, 512.0)
-    assert sum(times * size for times, size in found.values()) == 64 + 12 * 512 + 12 * 512
+    assert found['all-gather (bf16[4,8], bf16[32,8])'] == (12, 512.0)
+    assert len(found) == 5
+
+
+def test_collectives_count_the_bytes_that_a_device_sends_in_a_ring():
+    found = collectives_of(PROGRAM)
+    assert found['all-reduce f32[16]'] == (1, 128.0)  # a reduce-scatter, and an all-gather of its result
+    assert found['reduce-scatter f32[32,8]'] == (1, 1024.0)  # as the TPU compiler writes it
+    assert found['reduce-scatter f32[8,8] × 4'] == (1, 1024.0)
 
 
 @pytest.mark.parametrize(
