@@ -15,20 +15,27 @@ from palm_jax.training import state
 from tests.support.interpreter import Interpreter
 from tests.support.meshes import MESHES
 from tests.support.methods import METHODS
+from tests.support.runs import arguments, losses
 
 
 @pytest.fixture(scope='module')
-def on_eight_devices():
-    """Runs a module of tests/programs where JAX sees eight devices, and returns what it prints."""
+def eight_devices():
+    """A process in which JAX sees eight devices."""
     flags = f'--xla_force_host_platform_device_count=8 {os.environ["XLA_FLAGS"]}'
     with Interpreter(XLA_FLAGS=flags, JAX_PLATFORMS='cpu') as interpreter:
+        yield interpreter
 
-        def run(program, *arguments):
-            result = interpreter.run_script(program, *arguments)
-            assert result.returncode == 0, result.stderr[-3000:]
-            return result.stdout.strip()
 
-        yield run
+@pytest.fixture(scope='module')
+def on_eight_devices(eight_devices):
+    """Runs a module of tests/programs where JAX sees eight devices, and returns what it prints."""
+
+    def run(program, *arguments):
+        result = eight_devices.run_script(program, *arguments)
+        assert result.returncode == 0, result.stderr[-3000:]
+        return result.stdout.strip()
+
+    return run
 
 
 @pytest.fixture
@@ -180,3 +187,29 @@ def test_a_step_has_the_collectives_that_its_layout_needs_and_gathers_no_activat
 
 def test_checkpoints_move_between_any_two_meshes(on_eight_devices, tmp_path):
     assert on_eight_devices('move_checkpoints', tmp_path).endswith('moved')
+
+
+@pytest.mark.slow
+def test_a_run_continues_with_and_without_stages(eight_devices, tmp_path):
+    text = tmp_path / 'text.txt'
+    text.write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(1500)))
+    sizes = (
+        '--gin.DROPOUT_RATE=0.0',
+        '--gin.VOCABULARY_SIZE=264',
+        '--gin.BATCH_SIZE=16',
+        '--gin_file=gin/schedules/constant.gin',
+    )
+    stages = '--gin_file=gin/mesh/pipeline.gin', '--gin.MESH_STAGE=2'
+
+    def train(name, steps, *flags):
+        flags = *sizes, f'--gin.TRAIN_STEPS={steps}', *flags
+        result = eight_devices.run('palm_jax.train', *arguments(text, tmp_path / name, *flags))
+        assert result.returncode == 0, result.stderr[-3000:]
+
+    train('whole', 3)
+    train('moved', 1, *stages)
+    train('moved', 2, '--accept_changes')
+    train('moved', 3, *stages, '--accept_changes')
+    whole, moved = (dict(losses(tmp_path / name)) for name in ('whole', 'moved'))
+    assert whole.keys() == moved.keys() == {1, 2, 3}
+    np.testing.assert_allclose(list(moved.values()), list(whole.values()), rtol=1e-4)
