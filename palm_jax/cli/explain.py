@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 
+from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.configuration.compose import render
 from palm_jax.configuration.load import Configuration
 from palm_jax.errors import UserError
+from palm_jax.training.losses import LanguageModelLoss
 from palm_jax.training.setup import Setup, adapt_from_arguments, check_batches, check_run
 from palm_jax.wording import counted
 
@@ -39,7 +41,12 @@ def _explain(configuration: Configuration, arguments: dict[str, Any], num_device
     optimizer, batch_size, total_steps = (arguments[name] for name in ('optimizer', 'batch_size', 'total_steps'))
     base_weights, wrappers = arguments.get('base_weights', 'stored'), arguments.get('loss_wrappers', ())
     sizes = num_devices, batch_size, data.length, total_steps
-    plan = Setup.of(model, selection, optimizer, layout, *sizes, base_weights, wrappers).plan
+    setup = Setup.of(model, selection, optimizer, layout, *sizes, base_weights, wrappers)
+    plan = setup.plan
+    setup.check_wrappers(arguments.get('loss', LanguageModelLoss()))
+    setup.check_start(arguments.get('initial_checkpoint'))
+    if data.is_ready:
+        setup.check_teachers(CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint))
     microbatches = arguments.get('microbatches', 1)
     num_sequences = data.num_sequences if data.is_ready else None
     sections = {

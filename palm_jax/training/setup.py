@@ -28,7 +28,7 @@ from palm_jax.training.batch_sizes import BatchSizes, Ramp
 from palm_jax.training.head_scores import metrics_and_scores
 from palm_jax.training.initial_parameters import fingerprint, restore_params
 from palm_jax.training.interfaces import Data
-from palm_jax.training.loss_wrappers.wrapper import LossWrapper, anchor_of, state_of
+from palm_jax.training.loss_wrappers.wrapper import LossWrapper, anchor_of, state_of, wrap
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan
 from palm_jax.training.result import Reporter
@@ -209,6 +209,46 @@ class Setup:
         boxed = self.plan.teachers
         return jax.tree.map(_placed, unbox(boxed), self.plan.layout.shardings(boxed, mesh))
 
+    def check_wrappers(self, loss: LossFn) -> None:
+        """Refuse methods around the loss that do not work together, or that cannot train the model.
+
+        Args:
+          loss: loss of the task.
+
+        Raises:
+          UserError: with the binding to change.
+        """
+        wrap(loss, self.wrappers)
+        for wrapper in self.wrappers:
+            wrapper.check(self.plan.model)
+
+    def check_start(self, initial_checkpoint: str | None) -> None:
+        """Refuse to keep what a run from scratch does not have.
+
+        Args:
+          initial_checkpoint: see `begin`.
+
+        Raises:
+          UserError: a wrapper needs an initial checkpoint, and there is none.
+        """
+        if initial_checkpoint is None and self.plan.shapes.anchor:
+            raise UserError(
+                f'{" and ".join(type(w).__name__ for w in self.wrappers)}: a run from scratch has nothing to keep. '
+                'Name the model that has learned the earlier tasks: --gin.INITIAL_CHECKPOINT_PATH=...'
+            )
+
+    def check_teachers(self, metadata: CheckpointMetadata) -> None:
+        """Refuse teachers that `load_teachers` cannot load, without reading their parameters.
+
+        Args:
+          metadata: metadata of this run; the vocabularies must agree.
+
+        Raises:
+          UserError: a teacher lacks parameters, or has another vocabulary.
+        """
+        for teacher in {t.path: t for wrapper in self.wrappers for t in wrapper.teachers()}.values():
+            teacher.check(unbox(self.plan.teachers[teacher.path]), metadata)
+
     def load_teachers(self, mesh: Mesh, metadata: CheckpointMetadata) -> tuple[dict[str, Any], CheckpointMetadata]:
         """Return the further arguments of the train step, and the metadata of a run that learns from the teachers.
 
@@ -240,12 +280,8 @@ class Setup:
         """
         shardings, model = self.shardings(mesh), self.plan.model
         init = functools.partial(init_state, model, self.optimizer, trainable=self.selection, wrappers=self.wrappers)
+        self.check_start(initial_checkpoint)
         if initial_checkpoint is None:
-            if self.plan.shapes.anchor:
-                raise UserError(
-                    f'{" and ".join(type(w).__name__ for w in self.wrappers)}: a run from scratch has nothing to keep. '
-                    'Name the model that has learned the earlier tasks: --gin.INITIAL_CHECKPOINT_PATH=...'
-                )
             return jax.jit(lambda rng: unbox(init(rng)), out_shardings=shardings)(jax.random.key(seed)), None
         _LOGGER.info('starting from the parameters of %s', initial_checkpoint)
         fresh = self._fresh_params(mesh, seed)
@@ -291,9 +327,8 @@ class Setup:
         Raises:
           UserError: a wrapper cannot train the model.
         """
+        self.check_wrappers(loss)
         model = self.model
-        for wrapper in self.wrappers:
-            wrapper.check(self.plan.model)
         return jax.jit(
             functools.partial(
                 train_step,
