@@ -270,10 +270,12 @@ def _read(pattern: str | None) -> list[Rule]:
 
 
 def _parts(value: Any, macro: str, names: Sequence[str]) -> tuple[Any, ...]:
-    """Return the arguments of a rule in Python: a function, or a tuple of it and what follows."""
-    parts = value if isinstance(value, tuple) else (value,)
+    """Return the arguments of a rule in Python: a function, or a tuple or list of it and what follows."""
+    parts = tuple(value) if isinstance(value, tuple | list) else (value,)
     form = f'({", ".join(names)})'
     shown = f'({", ".join(getattr(part, "__qualname__", repr(part)) for part in parts)})'
+    if not isinstance(value, tuple | list) and not callable(value):
+        raise UserError(f'{macro}: {value!r} is not a function; {macro} is a list of functions or of {form}.')
     if not parts or not callable(parts[0]):
         raise UserError(f'{macro}: {shown}: the function comes first: {form}.')
     if len(parts) > len(names):

@@ -31,7 +31,7 @@ def odd(text, label):
 def test_every_row_has_what_the_rules_say_about_it(tmp_path, caplog):
     lines = ['if text contains "1" then label in {a, b} weight 2', 'if text contains "no" then label is a  # never']
     plain = texts(tmp_path)
-    data = WithRules(texts(tmp_path), rules_in(tmp_path, *lines), [odd])
+    data = WithRules(texts(tmp_path), rules_in(tmp_path, *lines), [[odd, 1.0]])
     batch, same = data.batch(3, 40), plain.batch(3, 40)
     for name, values in same.items():
         np.testing.assert_array_equal(batch[name], values)
@@ -131,6 +131,10 @@ def test_what_has_no_rules_or_no_labels_is_refused(tmp_path):
         WithRules(texts(tmp_path)).batch(0, 1)
     with pytest.raises(UserError, match=r'^RULE_FILES: .*rules\.txt has no rules'):
         WithRules(texts(tmp_path), rules_in(tmp_path), [odd]).batch(0, 1)
+    with pytest.raises(
+        UserError, match=r'^RULES: 2\.0 is not a function; RULES is a list of functions or of \(function'
+    ):
+        WithRules(texts(tmp_path), functions=(odd, 2.0)).batch(0, 1)
     with pytest.raises(UserError, match=r"^RULES: \(odd, 2, 'a'\): the labels are 'a'; they must be a list of texts"):
         WithRules(texts(tmp_path), functions=[(odd, 2, 'a')]).batch(0, 1)
     with pytest.raises(UserError, match=r"rules\.txt, line 4: there is no label 'd'"):
