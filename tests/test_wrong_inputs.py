@@ -17,6 +17,7 @@ import pytest
 from palm_jax.cli import main as programs
 from palm_jax.errors import UserError
 from tests.support.paths import ROOT
+from tests.support.wrapped import write_teacher
 
 TINY = (
     'train --gin_file=gin/pretrain_tiny.gin --explain --gin.VOCABULARY=bytes --gin.MODEL_DIR={t}/new '
@@ -338,7 +339,25 @@ FILES = [
     ('checkpoint diff {b} {t}/folder', 'is not a checkpoint'),
     ('checkpoint average {t}/new', 'name at least one checkpoint'),
 ]
-CASES = [*PROGRAMS, *GIN_FILES, *FLAGS, *FILES]
+METHODS = [  # what a run refuses before its first step, its explanation refuses, too
+    (f'{PAIRS} --gin_file=gin/methods/group_dro.gin', 'GroupDRO needs a class per text'),
+    (f'{PAIRS} --gin_file=gin/methods/group_dro.gin --gin.GROUP_DRO_WEIGHT=0', 'GroupIds needs a table of labelled'),
+    (f'{FINETUNE} --gin_file=gin/methods/group_dro.gin', 'GROUP_COLUMN is not set', '--gin.GROUP_COLUMN='),
+    (
+        f'{FINETUNE} --gin_file=gin/methods/gkd.gin --gin.TEACHER_CHECKPOINT_PATH={{b}}',
+        'GKD is for models that generate text',
+    ),
+    (
+        f'{FINETUNE} --gin_file=gin/methods/unlikelihood.gin --gin.REPEAT_WINDOW=8',
+        'Unlikelihood is for models that generate text',
+    ),
+    (f'{PAIRS} --gin_file=gin/methods/unlikelihood.gin', 'UNLIKELY_PHRASES', '--gin.REPEAT_WINDOW=64'),
+    (
+        f'{TINY} --gin_file=gin/methods/gkd.gin --gin.TEACHER_CHECKPOINT_PATH={{t}}/other',
+        'has the vocabulary micro, but this run has bytes',
+    ),
+]
+CASES = [*PROGRAMS, *GIN_FILES, *FLAGS, *FILES, *METHODS]
 
 TINY_GIN = "from __gin__ import dynamic_registration\ninclude 'gin/pretrain_tiny.gin'\n"
 STUDY = "include 'gin/studies/KIND.gin'\nSTUDY_DIR = '{t}/study'\nFLAGS = ['--gin_file=gin/pretrain_tiny.gin']\n"
@@ -392,6 +411,7 @@ def places(tmp_path_factory, base_and_table):
     for name in ('folder', 'run', 'registry'):
         (folder / name).mkdir()
     (folder / 'registry' / 'registry.jsonl').write_text('{"event": "adopted", "model_dir": "gone"}\n')
+    write_teacher(folder / 'other')
     (folder / 'run' / 'config.gin').write_text("include 'gin/pretrain_tiny.gin'\n")
     return {'t': str(folder), 'b': base_and_table[1][1]}
 

@@ -30,6 +30,10 @@ from palm_jax.training.initial_parameters import fingerprint
 
 _LOGGER = logging.getLogger(__name__)
 _CHUNK = 1 << 20  # bytes
+_IF_IN_USE = (
+    'name another --output. Processes that are to share it need JOB_COMPLETION_INDEX=0, 1, ... in their environments, '
+    'see docs/clusters.md.'
+)
 
 
 def write(
@@ -94,7 +98,7 @@ def reserve(output: str, made_from: Callable[[], Mapping[str, Any]] = dict) -> I
     """
     final = prediction_file.path_of(output)
     prediction_file.refuse_existing(final, made_from)
-    with locks.hold(prediction_file.lock_of(final), f'--output={output}', 'name another --output.'):
+    with locks.hold(prediction_file.lock_of(final), f'--output={output}', _IF_IN_USE):
         prediction_file.refuse_existing(final, made_from)  # whoever held the lock may have finished it
         yield Output(final)
 

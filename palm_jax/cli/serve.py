@@ -33,9 +33,12 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.monitoring import content_filter, redaction
     from palm_jax.monitoring.audit_log import AuditLog
     from palm_jax.monitoring.content_filter import ContentFilter
+    from palm_jax.monitoring.request_database import check_connection
     from palm_jax.monitoring.request_log import RequestLog
 
     hook = redaction.load_hook(options.redact) if options.keep else None
+    if options.keep:
+        check_connection(options.keep)  # models take minutes to load
     loader = models.Loader(flags, options.trust_modules)
     rules = content_filter.load(options.rules, loader.scorer) if options.rules else ()
     served = models.load(options.model, loader)

@@ -110,6 +110,19 @@ def connect(place: str | Path, read_only: bool = False) -> Database:
     return SQLite(Path(place), read_only)
 
 
+def check_connection(place: str) -> None:
+    """Refuse a database server that cannot be reached, without writing to it; an SQLite file is not touched.
+
+    Args:
+      place: see `connect`.
+
+    Raises:
+      UserError: the database cannot be opened, its driver is not installed, or it cannot hold every text.
+    """
+    if is_url(place):
+        connect(place).close()
+
+
 class _SQLiteCursor(Cursor):
     def __init__(self, cursor: sqlite3.Cursor):
         self._cursor = cursor

@@ -37,6 +37,52 @@ def restore_params(path: str | Path, fresh: Any, run: CheckpointMetadata, may_be
     """
     checkpoint = find_checkpoint(path)
     integrity.check(checkpoint)
+    checkpointer, saved, sources = _sources(checkpoint, fresh, run, may_be_new)
+    target: dict[str, Any] = {}
+    for path, leaf in leaves_by_path(fresh).items():
+        for source in sources[path]:
+            *branches, name = source.split('/')
+            tree = target
+            for branch in branches:
+                tree = tree.setdefault(branch, {})
+            tree[name] = jax.ShapeDtypeStruct(saved[source].shape, leaf.dtype, sharding=leaf.sharding)
+    args = ocp.args.PyTreeRestore(
+        target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
+    )
+    items = checkpointer.restore(checkpoint.absolute(), args=ocp.args.Composite(**{STATE: args}))
+    restored = leaves_by_path(items[STATE])
+
+    def pick(key_path, leaf):
+        parts = [restored[source] for source in sources[path_name(key_path)]]
+        return jnp.concatenate(parts) if len(parts) > 1 else (parts or [leaf])[0]
+
+    return jax.tree_util.tree_map_with_path(pick, fresh)
+
+
+def check_params(path: str | Path, fresh: Any, run: CheckpointMetadata, may_be_new: tuple[str, ...] = ()) -> None:
+    """Refuse a checkpoint whose parameters do not fit, from its metadata alone.
+
+    Args:
+      path, fresh, run, may_be_new: arguments of `restore_params`; of `fresh`, shapes are enough.
+
+    Raises:
+      UserError: there is no checkpoint, it has another vocabulary, or its parameters do not fit (each is listed).
+    """
+    _sources(find_checkpoint(path), fresh, run, may_be_new)
+
+
+def _sources(
+    checkpoint: Path, fresh: Any, run: CheckpointMetadata, may_be_new: tuple[str, ...]
+) -> tuple[ocp.Checkpointer, dict[str, Any], dict[str, list[str]]]:
+    """Return `saved_leaves`, and the names of those that hold each parameter; none for one that keeps its value.
+
+    Args:
+      checkpoint: the checkpoint.
+      fresh, run, may_be_new: see `restore_params`.
+
+    Raises:
+      UserError: see `check_params`.
+    """
     metadata = read_metadata(checkpoint)
     metadata.check_vocabulary(run, checkpoint)
     may_be_new_path = re.compile('|'.join(may_be_new) or '(?!)').fullmatch
@@ -74,25 +120,7 @@ def restore_params(path: str | Path, fresh: Any, run: CheckpointMetadata, may_be
         )
     if wrong:
         raise UserError(f'The parameters in {checkpoint} do not fit this model:\n' + '\n'.join(wrong))
-    target: dict[str, Any] = {}
-    for path, leaf in leaves_by_path(fresh).items():
-        for source in sources[path]:
-            *branches, name = source.split('/')
-            tree = target
-            for branch in branches:
-                tree = tree.setdefault(branch, {})
-            tree[name] = jax.ShapeDtypeStruct(saved[source].shape, leaf.dtype, sharding=leaf.sharding)
-    args = ocp.args.PyTreeRestore(
-        target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
-    )
-    items = checkpointer.restore(checkpoint.absolute(), args=ocp.args.Composite(**{STATE: args}))
-    restored = leaves_by_path(items[STATE])
-
-    def pick(key_path, leaf):
-        parts = [restored[source] for source in sources[path_name(key_path)]]
-        return jnp.concatenate(parts) if len(parts) > 1 else (parts or [leaf])[0]
-
-    return jax.tree_util.tree_map_with_path(pick, fresh)
+    return checkpointer, saved, sources
 
 
 def saved_leaves(checkpoint: Path) -> tuple[ocp.Checkpointer, dict[str, Any]]:

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
+from palm_jax.models.pipeline import Schedule
 from palm_jax.models.quantization import dequantize_tree
 from palm_jax.parameters import leaves_by_path, path_name
 from palm_jax.partitioning import MeshLayout
@@ -27,7 +28,7 @@ from palm_jax.training.batch_sizes import BatchSizes, Ramp
 from palm_jax.training.head_scores import metrics_and_scores
 from palm_jax.training.initial_parameters import fingerprint, restore_params
 from palm_jax.training.interfaces import Data
-from palm_jax.training.loss_wrappers.wrapper import LossWrapper, anchor_of, state_of
+from palm_jax.training.loss_wrappers.wrapper import LossWrapper, anchor_of, state_of, wrap
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan
 from palm_jax.training.result import Reporter
@@ -70,7 +71,13 @@ def adapt_from_arguments(arguments: Mapping[str, Any], platform: str | None = No
 
 
 def check_run(
-    model: PaLM, data: Data, batch_sizes: BatchSizes, data_devices: int, microbatches: int, reporter: Reporter
+    model: PaLM,
+    data: Data,
+    batch_sizes: BatchSizes,
+    data_devices: int,
+    microbatches: int,
+    reporter: Reporter,
+    schedule: Schedule | None = None,
 ) -> None:
     """Refuse a run that cannot work, before anything is computed.
 
@@ -81,6 +88,7 @@ def check_run(
       data_devices: size of the mesh's `data` axis.
       microbatches: parts into which a batch is split.
       reporter: measures and reports the finished run.
+      schedule: the pipeline; None is none.
 
     Raises:
       UserError: with the binding to change.
@@ -90,24 +98,32 @@ def check_run(
             f'The vocabulary has {data.vocabulary.size} ids, but the model has only {model.arch.vocab_size} embedding '
             f'rows. Set --gin.VOCABULARY_SIZE={data.vocabulary.size}.'
         )
-    check_batches(batch_sizes, data.group, data_devices, microbatches)
+    check_batches(batch_sizes, data.group, data_devices, microbatches, schedule)
     if check := getattr(reporter, 'check', None):  # which a reporter of the user may lack
         check(data)
 
 
-def check_batches(batch_sizes: BatchSizes, group: int | None, data_devices: int, microbatches: int) -> None:
+def check_batches(
+    batch_sizes: BatchSizes,
+    group: int | None,
+    data_devices: int,
+    microbatches: int,
+    schedule: Schedule | None = None,
+) -> None:
     """Refuse batches that cannot be divided; name those that can.
 
     Args:
-      batch_sizes, data_devices, microbatches: see `check_run`.
+      batch_sizes, data_devices, microbatches, schedule: see `check_run`.
       group: number of sequences of similar length in a group, which batches may not cross; None for no groups.
     """
-    parts = microbatches * data_devices
+    piped = 1 if schedule is None else schedule.microbatches
+    parts = microbatches * piped * data_devices
     for _, size in batch_sizes.ramp:
         if size % parts:
             possible = [n for n in (size // parts * parts, (size // parts + 1) * parts) if n]
             raise UserError(
-                f'BATCH_SIZE = {size} does not divide into MICROBATCHES = {microbatches} × data = '
+                f'BATCH_SIZE = {size} does not divide into MICROBATCHES = {microbatches} × '
+                f'{"" if schedule is None else f"PIPELINE_MICROBATCHES = {piped} × "}data = '
                 f'{counted(data_devices, "device")}; {" or ".join(map(str, possible))} would do.'
             )
         if group is not None and (group < 1 or group % size):
@@ -155,9 +171,12 @@ class Setup:
           length: tokens per sequence.
 
         Raises:
-          UserError: the mesh does not fit the devices, or does not divide a parameter.
+          UserError: the mesh does not fit the devices, or does not divide a parameter; the pipeline does not divide the
+            layers.
         """
         optimizer, axis_sizes = model.wrap_optimizer(optimizer), layout.axis_sizes(num_devices)
+        if layout.schedule is not None:
+            layout.schedule.layers_at_once(model.arch.num_layers)
         init = functools.partial(init_state, model, optimizer, trainable=selection, wrappers=wrappers)
         shapes = jax.eval_shape(init, jax.random.key(0))
         frozen = jax.eval_shape(functools.partial(quantize_base, base_weights), shapes.params, shapes.frozen)
@@ -190,6 +209,46 @@ class Setup:
         boxed = self.plan.teachers
         return jax.tree.map(_placed, unbox(boxed), self.plan.layout.shardings(boxed, mesh))
 
+    def check_wrappers(self, loss: LossFn) -> None:
+        """Refuse methods around the loss that do not work together, or that cannot train the model.
+
+        Args:
+          loss: loss of the task.
+
+        Raises:
+          UserError: with the binding to change.
+        """
+        wrap(loss, self.wrappers)
+        for wrapper in self.wrappers:
+            wrapper.check(self.plan.model)
+
+    def check_start(self, initial_checkpoint: str | None) -> None:
+        """Refuse to keep what a run from scratch does not have.
+
+        Args:
+          initial_checkpoint: see `begin`.
+
+        Raises:
+          UserError: a wrapper needs an initial checkpoint, and there is none.
+        """
+        if initial_checkpoint is None and self.plan.shapes.anchor:
+            raise UserError(
+                f'{" and ".join(type(w).__name__ for w in self.wrappers)}: a run from scratch has nothing to keep. '
+                'Name the model that has learned the earlier tasks: --gin.INITIAL_CHECKPOINT_PATH=...'
+            )
+
+    def check_teachers(self, metadata: CheckpointMetadata) -> None:
+        """Refuse teachers that `load_teachers` cannot load, without reading their parameters.
+
+        Args:
+          metadata: metadata of this run; the vocabularies must agree.
+
+        Raises:
+          UserError: a teacher lacks parameters, or has another vocabulary.
+        """
+        for teacher in {t.path: t for wrapper in self.wrappers for t in wrapper.teachers()}.values():
+            teacher.check(unbox(self.plan.teachers[teacher.path]), metadata)
+
     def load_teachers(self, mesh: Mesh, metadata: CheckpointMetadata) -> tuple[dict[str, Any], CheckpointMetadata]:
         """Return the further arguments of the train step, and the metadata of a run that learns from the teachers.
 
@@ -221,12 +280,8 @@ class Setup:
         """
         shardings, model = self.shardings(mesh), self.plan.model
         init = functools.partial(init_state, model, self.optimizer, trainable=self.selection, wrappers=self.wrappers)
+        self.check_start(initial_checkpoint)
         if initial_checkpoint is None:
-            if self.plan.shapes.anchor:
-                raise UserError(
-                    f'{" and ".join(type(w).__name__ for w in self.wrappers)}: a run from scratch has nothing to keep. '
-                    'Name the model that has learned the earlier tasks: --gin.INITIAL_CHECKPOINT_PATH=...'
-                )
             return jax.jit(lambda rng: unbox(init(rng)), out_shardings=shardings)(jax.random.key(seed)), None
         _LOGGER.info('starting from the parameters of %s', initial_checkpoint)
         fresh = self._fresh_params(mesh, seed)
@@ -272,9 +327,8 @@ class Setup:
         Raises:
           UserError: a wrapper cannot train the model.
         """
+        self.check_wrappers(loss)
         model = self.model
-        for wrapper in self.wrappers:
-            wrapper.check(self.plan.model)
         return jax.jit(
             functools.partial(
                 train_step,

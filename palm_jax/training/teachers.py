@@ -15,7 +15,7 @@ from palm_jax.models.architecture import Architecture
 from palm_jax.models.palm import PaLM
 from palm_jax.run_directory import find_checkpoint
 from palm_jax.training import platform_choices, pretrained
-from palm_jax.training.initial_parameters import fingerprint, restore_params
+from palm_jax.training.initial_parameters import check_params, fingerprint, restore_params
 
 _BINDING = 'TEACHER_CHECKPOINT_PATH'
 
@@ -62,6 +62,23 @@ class Teacher:
         Raises:
           UserError: the checkpoint is damaged, lacks parameters, or has another vocabulary.
         """
+        checkpoint = self._check_vocabulary(run)
+        return restore_params(checkpoint, target, run)
+
+    def check(self, shapes: Any, run: CheckpointMetadata) -> None:
+        """Refuse what `load` refuses, except damage, from the checkpoint's metadata alone.
+
+        Args:
+          shapes: shapes of the parameters, not boxed.
+          run: metadata of the run that learns from them.
+
+        Raises:
+          UserError: the checkpoint lacks parameters, or has another vocabulary.
+        """
+        check_params(self._check_vocabulary(run), shapes, run)
+
+    def _check_vocabulary(self, run: CheckpointMetadata) -> Path:
+        """Return the checkpoint, whose vocabulary is that of the run."""
         checkpoint = self._checkpoint
         vocabulary = read_metadata(checkpoint).vocabulary
         if vocabulary != run.vocabulary:
@@ -70,7 +87,7 @@ class Teacher:
                 'teacher would predict other pieces of text. Let it write answers instead, palm-jax infer --gin_file='
                 f'{self.path}/config.gin --input=..., and train on those.'
             )
-        return restore_params(checkpoint, target, run)
+        return checkpoint
 
     @property
     def _checkpoint(self) -> Path:

@@ -22,6 +22,18 @@ def test_a_key_that_no_header_holds_is_refused(monkeypatch, value):
         serve._token()
 
 
+def test_a_database_that_is_not_there_is_found_before_a_model_is_loaded(tmp_path):
+    pytest.importorskip('psycopg')
+    with socket.create_server(('127.0.0.1', 0)) as free:
+        port = free.getsockname()[1]
+    flags = [f'--model={tmp_path / "nothing"}', f'--keep=postgresql://ann:secret@127.0.0.1:{port}/requests']
+    with pytest.raises(UserError, match=r'postgresql://ann:\*\*\*@127.* cannot be opened'):
+        serve.main(flags)
+    with pytest.raises(UserError, match='nothing'):
+        serve.main([flags[0], f'--keep={tmp_path / "requests.db"}'])
+    assert not (tmp_path / 'requests.db').exists()
+
+
 def test_connections_are_as_many_as_the_system_allows(capsys):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:

@@ -138,7 +138,10 @@ def test_what_it_depends_on_must_be_the_same(begun, made, tmp_path):
 def test_two_processes_do_not_write_one_output(begun, tmp_path):
     model, source, _, _ = begun
     output = str(tmp_path / 'out.jsonl')
-    with predictions.reserve(output), pytest.raises(UserError, match=r'out.jsonl is in use by process \d+'):
+    with (
+        predictions.reserve(output),
+        pytest.raises(UserError, match=r'(?s)out.jsonl is in use by process \d+.*COMPLETION_INDEX'),
+    ):
         predictions.write(model, str(source), output)
     assert predictions.write(model, str(source), output) == (10, 1)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from palm_jax.data.supervised.examples import Batch
 from palm_jax.data.supervised.labelled_text import Example, LabelledTable
+from palm_jax.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -23,7 +24,16 @@ class GroupIds:
     """
 
     def features(self, examples: Sequence[Example], table: LabelledTable) -> Batch:
-        """Return the features of training examples."""
+        """Return the features of training examples.
+
+        Raises:
+          UserError: the table is not one of labelled texts.
+        """
+        if not isinstance(table, LabelledTable):
+            raise UserError(
+                'GroupIds needs a table of labelled texts: --gin_file=gin/heads/classification.gin, multilabel.gin or '
+                'regression.gin.'
+            )
         ids = {name: number for number, name in enumerate(group_sizes(table), 1)}
         numbers = np.array([ids.get(example.group or '', 0) for example in examples], np.int32)
         if without := int((numbers == 0).sum()):

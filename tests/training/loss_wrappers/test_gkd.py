@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import log_softmax, rel_entr
@@ -10,19 +11,24 @@ from scipy.special import log_softmax, rel_entr
 from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError
 from palm_jax.inference.rollout import Rollout
+from palm_jax.models.architecture import Architecture
 from palm_jax.models.kernels.divergence import generalized_jsd
 from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import MeshLayout
+from palm_jax.run_directory import RunDirectory
 from palm_jax.training import optimizers, schedules
+from palm_jax.training.checkpoints import Checkpoints
 from palm_jax.training.loss_wrappers.gkd import GKD
 from palm_jax.training.loss_wrappers.wrapper import wrap
 from palm_jax.training.pretrained import architecture
 from palm_jax.training.setup import Setup
+from palm_jax.training.state import TrainState
 from palm_jax.training.teachers import Teacher, fingerprint_of
 from tests.support.models import applied
 from tests.support.wrapped import (
     KEY,
     LOSSES,
+    MICRO,
     build,
     features,
     inputs_of,
@@ -33,6 +39,7 @@ from tests.support.wrapped import (
 )
 
 ALPHA, T = 0.3, 1.5
+OF_TEACHER = CheckpointMetadata.of_model(Architecture(**MICRO), 'micro')
 
 
 @pytest.fixture(scope='module')
@@ -138,6 +145,21 @@ def test_what_cannot_teach_is_refused(teacher):
     inputs = inputs_of(model, params, packed, teachers=teachers_of((method,)))
     with pytest.raises(UserError, match='leave PACK out'):
         jax.eval_shape(lambda: wrap(LOSSES['words'], (method,))(inputs))
+
+
+def test_a_teacher_is_checked_before_it_is_loaded(teacher, tmp_path):
+    """What `--explain` refuses: an adapter without its base, and another vocabulary."""
+    adapter = Checkpoints(RunDirectory(tmp_path).checkpoints, 1, dataclasses.replace(OF_TEACHER, base='of another run'))
+    adapter.save(TrainState(jnp.zeros((), jnp.int32), {'adapter': jnp.ones(3)}, {}), 0)
+    adapter.close()
+    model, selection, _ = build('words')
+    of_run = model, selection, optimizers.adamw(schedules.constant(1e-2)), MeshLayout(), 1, 4, 12, 10, 'stored'
+    run = CheckpointMetadata('micro')
+    Setup.of(*of_run, (GKD(teacher=teacher),)).check_teachers(run)
+    with pytest.raises(UserError, match='has the vocabulary micro, but this run has bytes'):
+        Setup.of(*of_run, (GKD(teacher=teacher),)).check_teachers(CheckpointMetadata('bytes'))
+    with pytest.raises(UserError, match='holds only the trained parameters'):
+        Setup.of(*of_run, (GKD(teacher=Teacher(str(tmp_path))),)).check_teachers(run)
 
 
 def test_a_run_knows_its_teacher(teacher, tmp_path):
