@@ -8,7 +8,7 @@ from pathlib import Path
 
 from palm_jax.data.readers import columns
 from palm_jax.data.readers import tables as readers
-from palm_jax.data.readers.bad_rows import BadRows
+from palm_jax.data.readers.bad_rows import RefusedRows
 from palm_jax.data.readers.files import glob_files
 from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError
@@ -18,14 +18,6 @@ def write(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     """Write a CSV file."""
     with path.open('w', encoding='utf-8', newline='') as file:
         csv.writer(file).writerows([header, *rows])
-
-
-class _Refused(BadRows):
-    """The first unusable row is an error as it is: the applications have no bindings that skip it."""
-
-    def handle(self, error: UserError) -> None:
-        """Raise the error."""
-        raise error
 
 
 def read(path: str, flag: str, *names: str) -> list[tuple[Row, tuple[str, ...]]]:
@@ -43,7 +35,7 @@ def read(path: str, flag: str, *names: str) -> list[tuple[Row, tuple[str, ...]]]
     for file in glob_files(path, flag):
         if file.suffix == '.txt':
             raise UserError(f'{flag}={file.name} has no header; write a .csv file with {" and ".join(names)}.')
-        for row in readers.rows(file, flag, bad=_Refused()):
+        for row in readers.rows(file, flag, bad=RefusedRows()):
             found.append((row, tuple(_text(row, name, flag) for name in names)))
     if not found:
         raise UserError(f'{flag}={path}: the file contains no rows.')

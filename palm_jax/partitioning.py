@@ -2,7 +2,8 @@
 
 Models name their axes and do not depend on devices; rules map logical axes to mesh axes. There are two mesh axes:
 `data` splits the batch and, if fully sharded (ZeRO-3), the weights; `model` splits heads, hidden units of the MLP and
-the vocabulary (tensor parallelism) and, if the rules say so, the width or length of activations between blocks.
+the vocabulary (tensor parallelism) and, if the rules say so, the width or length of activations between blocks. With
+the rules of `pipeline` there is a third one, `stage`, which splits the layers (pipeline parallelism).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from palm_jax.bounds import AtLeast, Count, checked
 from palm_jax.errors import UserError
+from palm_jax.models.pipeline import STAGE, Schedule, scheduled
 from palm_jax.wording import counted
 
 Rules: TypeAlias = tuple[tuple[str, str | None], ...]
@@ -65,6 +67,19 @@ def sequence() -> Rules:
     return (*_IN_BLOCKS, *length, ('act_embed', None), *_WEIGHTS, *_UNSPLIT)
 
 
+def pipeline(within: Rules | None = None) -> Rules:
+    """Return rules that split the layers over `stage`, and the vocabulary along with them (arXiv 2411.05288).
+
+    Without the latter every stage would compute all logits.
+
+    Args:
+      within: rules of what a stage splits over its own devices; None is `data_parallel`. Fully sharded weights would be
+        gathered for every microbatch.
+    """
+    by_stage = dict.fromkeys(('layers', 'vocab', 'act_vocab'), STAGE)
+    return tuple((name, by_stage.get(name, axis)) for name, axis in within or data_parallel())
+
+
 @checked
 @dataclasses.dataclass(frozen=True)
 class MeshLayout:
@@ -76,28 +91,54 @@ class MeshLayout:
       slices: number of groups of devices (slices of TPUs, islands of GPUs) that a slower network joins; `data` runs
         over the groups first, and `model` stays within one.
       rules: (logical axis, mesh axis or None) pairs.
+      stage: number of devices along `stage`, which only the rules of `pipeline` use.
+      pipeline_microbatches: number of parts of a batch that follow one another through the stages; None is the number
+        of stages.
+      pipeline_repeats: number of times that a part passes all stages, each time through the next layers.
     """
 
     data: Count | Literal[-1] = -1
     model: Count = 1
     slices: Annotated[int, AtLeast(1)] = 1
     rules: Rules = dataclasses.field(default_factory=fully_sharded)
+    stage: Count = 1
+    pipeline_microbatches: Count | None = None
+    pipeline_repeats: Count = 1
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The schedule of the pipeline; None with one stage.
+
+        Raises:
+          UserError: there are fewer microbatches than stages, and they have to return.
+        """
+        if self.stage == 1:
+            return None
+        return Schedule(self.stage, self.pipeline_microbatches or self.stage, self.pipeline_repeats)
 
     def axis_sizes(self, num_devices: int) -> dict[str, int]:
-        """Return {'data': ..., 'model': ...} for a number of devices."""
-        data, model = self.data, self.model
-        if data == -1:
-            data = max(1, num_devices // max(1, model))
-        if min(data, model) < 1 or data * model != num_devices:
+        """Return {'data': ..., 'model': ...} for a number of devices, after 'stage' if the rules have that axis."""
+        data, model, has_stages = self.data, self.model, STAGE in {axis for _, axis in self.rules}
+        if self.stage > 1 and not has_stages:
             raise UserError(
-                f'A mesh of data = {self.data} × model = {model} does not fit {counted(num_devices, "device")}. '
-                f'Set --gin.MESH_MODEL to a divisor of {num_devices} and --gin.MESH_DATA=-1 (all that remain).'
+                f'MESH_STAGE = {self.stage}, but the rules split nothing over `{STAGE}`. '
+                'Add --gin_file=gin/mesh/pipeline.gin (in Python: rules=partitioning.pipeline()).'
+            )
+        if data == -1:
+            data = max(1, num_devices // max(1, model * self.stage))
+        if min(data, model) < 1 or data * model * self.stage != num_devices:
+            stages = f'stage = {self.stage} × ' if has_stages else ''
+            product = '--gin.MESH_STAGE × --gin.MESH_MODEL' if has_stages else '--gin.MESH_MODEL'
+            raise UserError(
+                f'A mesh of {stages}data = {self.data} × model = {self.model} does not fit '
+                f'{counted(num_devices, "device")}. '
+                f'Set {product} to a divisor of {num_devices} and --gin.MESH_DATA=-1 (all that remain).'
             )
         if data % self.slices:
             raise UserError(
                 f'MESH_SLICES = {self.slices} does not divide data = {data}, the axis that runs over slices.'
             )
-        return {'data': data, 'model': model}
+        return ({STAGE: self.stage} if has_stages else {}) | {'data': data, 'model': model}
 
     def mesh(self, devices: list[jax.Device] | None = None) -> Mesh:
         """Return the mesh over `devices` (default: all); neighbors on it are close in the machine if possible."""
@@ -106,21 +147,22 @@ class MeshLayout:
         if self.slices == 1:
             placed = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
         else:
-            placed = self._over_slices(devices, (sizes['data'] // self.slices, sizes['model']))
+            within = sizes | {'data': sizes['data'] // self.slices}
+            placed = self._over_slices(devices, tuple(within.values()))
         return Mesh(placed, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
     @contextlib.contextmanager
     def on(self, mesh: Mesh) -> Iterator[None]:
         """A context in which arrays and constraints on logical axes are placed on `mesh` by the rules."""
-        with jax.set_mesh(mesh), nn.logical_axis_rules(self.rules):
+        with jax.set_mesh(mesh), nn.logical_axis_rules(self.rules), scheduled(self.schedule):
             yield
 
-    def _over_slices(self, devices: list[jax.Device], within: tuple[int, int]) -> np.ndarray:
-        """Return devices [data, model], those of one slice next to each other; `within` is the mesh of one slice."""
+    def _over_slices(self, devices: list[jax.Device], within: tuple[int, ...]) -> np.ndarray:
+        """Return devices [..., data, model], those of one slice next to each other; `within` is the mesh of a slice."""
         found = len({getattr(device, 'slice_index', 0) for device in devices})
         if found == self.slices:
             return mesh_utils.create_hybrid_device_mesh(
-                within, (self.slices, 1), devices, allow_split_physical_axes=True
+                within, (*[1] * (len(within) - 2), self.slices, 1), devices, allow_split_physical_axes=True
             )
         if found != 1:
             raise UserError(
@@ -132,7 +174,7 @@ class MeshLayout:
         meshes = [
             mesh_utils.create_device_mesh(within, list(group), allow_split_physical_axes=True) for group in groups
         ]
-        return np.concatenate(meshes)
+        return np.concatenate(meshes, axis=-2)
 
     def check(self, boxed: Any, axis_sizes: Mapping[str, int]) -> None:
         """Raise an error for the first parameter dimension that a mesh axis does not divide, before XLA does."""

@@ -45,7 +45,7 @@ def test_every_page_is_built_and_asks_nothing_of_other_servers(site):
 
 
 def test_pages_of_the_root_and_linked_files_are_part_of_the_site(site):
-    for name in ('changelog', 'contributing', 'benchmarks', 'results', 'reference/bindings'):
+    for name in ('changelog', 'contributing', 'benchmarks', 'results', 'effects', 'reference/bindings'):
         assert (site / name / 'index.html').is_file(), name
     page = (site / 'extending' / 'index.html').read_text()
     assert 'repository/examples/my_task/my_task.py' in page

@@ -15,20 +15,27 @@ from palm_jax.training import state
 from tests.support.interpreter import Interpreter
 from tests.support.meshes import MESHES
 from tests.support.methods import METHODS
+from tests.support.runs import arguments, losses
 
 
 @pytest.fixture(scope='module')
-def on_eight_devices():
-    """Runs a module of tests/programs where JAX sees eight devices, and returns what it prints."""
+def eight_devices():
+    """A process in which JAX sees eight devices."""
     flags = f'--xla_force_host_platform_device_count=8 {os.environ["XLA_FLAGS"]}'
     with Interpreter(XLA_FLAGS=flags, JAX_PLATFORMS='cpu') as interpreter:
+        yield interpreter
 
-        def run(program, *arguments):
-            result = interpreter.run_script(program, *arguments)
-            assert result.returncode == 0, result.stderr[-3000:]
-            return result.stdout.strip()
 
-        yield run
+@pytest.fixture(scope='module')
+def on_eight_devices(eight_devices):
+    """Runs a module of tests/programs where JAX sees eight devices, and returns what it prints."""
+
+    def run(program, *arguments):
+        result = eight_devices.run_script(program, *arguments)
+        assert result.returncode == 0, result.stderr[-3000:]
+        return result.stdout.strip()
+
+    return run
 
 
 @pytest.fixture
@@ -52,6 +59,7 @@ def assert_eight_equal_one(on_eight_devices):
         pytest.param('two slices', 1, 'adafactor', (1, 1), marks=pytest.mark.slow),
         ('two-dimensional', 1, 'adafactor', (1, 1)),
         ('sequence', 1, 'adafactor', (1, 2)),
+        pytest.param('pipeline', 1, 'adafactor', (1, 2), marks=pytest.mark.slow),
     ],
 )
 def test_eight_devices_equal_one(assert_eight_equal_one, mesh, kv, optimizer, variant):
@@ -63,6 +71,24 @@ def test_eight_devices_equal_one(assert_eight_equal_one, mesh, kv, optimizer, va
 )
 def test_positions_without_weight_are_skipped_on_eight_devices_as_on_one(assert_eight_equal_one, mesh):
     assert_eight_equal_one(mesh, skip=True)
+
+
+PIPELINES = ('three axes', 'circular')
+MORE_PIPELINES = (
+    'circular with a queue',
+    'frozen layers',
+    'deep',
+    'few microbatches',
+    'methods',
+    'quantized',
+    'fully sharded',
+    'sequence',
+)
+
+
+@pytest.mark.parametrize('cases', [PIPELINES, pytest.param(MORE_PIPELINES, marks=pytest.mark.slow)])
+def test_a_pipeline_on_eight_devices_equals_one_device(on_eight_devices, cases):
+    assert on_eight_devices('pipeline_on_a_mesh', *cases).endswith('equal')
 
 
 @pytest.mark.slow
@@ -99,6 +125,21 @@ def test_what_a_mesh_does_not_divide_is_named():
         partitioning.MeshLayout(model=2, slices=3).axis_sizes(8)
 
 
+def test_stages_need_rules_and_devices():
+    with pytest.raises(UserError, match=r'MESH_STAGE = 2, but the rules split nothing over `stage`.*pipeline.gin'):
+        partitioning.MeshLayout(stage=2).axis_sizes(8)
+    layout = partitioning.MeshLayout(stage=2, model=2, rules=partitioning.pipeline())
+    assert layout.axis_sizes(8) == {'stage': 2, 'data': 2, 'model': 2}
+    with pytest.raises(UserError, match='stage = 2 × data = -1 × model = 2 does not fit 6 devices'):
+        layout.axis_sizes(6)
+    with pytest.raises(UserError, match='axis `layers` has size 3, which is not divisible by stage = 2'):
+        layout.check(boxed(num_layers=3), layout.axis_sizes(8))
+    alone = partitioning.MeshLayout(rules=partitioning.pipeline())  # one stage holds all layers
+    assert alone.axis_sizes(8) == {'stage': 1, 'data': 8, 'model': 1} and alone.schedule is None
+    whole = partitioning.bytes_per_device(boxed(), alone, {'stage': 1, 'data': 8, 'model': 1})
+    assert partitioning.bytes_per_device(boxed(), layout, {'stage': 2, 'data': 4, 'model': 1}) < 0.51 * whole
+
+
 @dataclasses.dataclass(frozen=True)
 class Device:
     """What a mesh asks of a device."""
@@ -119,6 +160,10 @@ def test_model_stays_within_a_slice_and_data_runs_over_slices(named):
     assert placed.shape == (8, 2) and len(set(placed.flat)) == 16
     slice_of = np.vectorize(lambda device: device.id // 8)(placed)
     assert (slice_of == np.repeat([0, 1], 4)[:, None]).all()
+    stages = partitioning.MeshLayout(model=2, slices=2)._over_slices(shuffled, (2, 2, 2))  # each of them on both slices
+    assert stages.shape == (2, 4, 2) and len(set(stages.flat)) == 16
+    slice_of = np.vectorize(lambda device: device.id // 8)(stages)
+    assert (slice_of == np.repeat([0, 1], 2)[:, None]).all()
     if named:
         with pytest.raises(UserError, match='are in 2 slices'):
             partitioning.MeshLayout(slices=4)._over_slices(devices, (4, 1))
@@ -142,3 +187,29 @@ def test_a_step_has_the_collectives_that_its_layout_needs_and_gathers_no_activat
 
 def test_checkpoints_move_between_any_two_meshes(on_eight_devices, tmp_path):
     assert on_eight_devices('move_checkpoints', tmp_path).endswith('moved')
+
+
+@pytest.mark.slow
+def test_a_run_continues_with_and_without_stages(eight_devices, tmp_path):
+    text = tmp_path / 'text.txt'
+    text.write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(1500)))
+    sizes = (
+        '--gin.DROPOUT_RATE=0.0',
+        '--gin.VOCABULARY_SIZE=264',
+        '--gin.BATCH_SIZE=16',
+        '--gin_file=gin/schedules/constant.gin',
+    )
+    stages = '--gin_file=gin/mesh/pipeline.gin', '--gin.MESH_STAGE=2'
+
+    def train(name, steps, *flags):
+        flags = *sizes, f'--gin.TRAIN_STEPS={steps}', *flags
+        result = eight_devices.run('palm_jax.train', *arguments(text, tmp_path / name, *flags))
+        assert result.returncode == 0, result.stderr[-3000:]
+
+    train('whole', 3)
+    train('moved', 1, *stages)
+    train('moved', 2, '--accept_changes')
+    train('moved', 3, *stages, '--accept_changes')
+    whole, moved = (dict(losses(tmp_path / name)) for name in ('whole', 'moved'))
+    assert whole.keys() == moved.keys() == {1, 2, 3}
+    np.testing.assert_allclose(list(moved.values()), list(whole.values()), rtol=1e-4)

@@ -29,7 +29,7 @@ What each method adds to LoRA on a pretrained base at equal steps, by `python -m
 an arm a line): banking77 with {CLASSES} classes and {LABELS} labels each, the other training texts without labels, and
 all test texts of these classes as the held-out part. Rows are drawn by the seed, and runs are compared in pairs of the
 same seed. No setting was tuned, for LoRA or for a method; another task, more labels or more steps can change the
-ranking.
+ranking. Seconds are those of a shared machine.
 """
 
 

@@ -20,6 +20,7 @@ PAGES = {
     'contributing.md': 'CONTRIBUTING.md',
     'benchmarks.md': 'BENCHMARKS.md',
     'results.md': 'RESULTS.md',
+    'effects.md': 'EFFECTS.md',
 }
 _GENERATED = 'reference/bindings.md'
 _MISSING = '# Bindings\n\nThis page is generated from the code and has not been generated in this checkout.\n'

@@ -59,7 +59,7 @@ def refuse_existing(final: Path, made_from: Callable[[], Mapping[str, Any]], unl
         return
     other = final.with_name(f'{final.stem}_2{final.suffix}')
     raise UserError(
-        f'--output={final} exists already{_compare(note, now)}. To predict again, name another file, e.g. '
+        f'--output={final} exists already{_compare(note, now)}. To make it again, name another file, e.g. '
         f'--output={other}, or remove it: {shlex.join(["rm", str(final)])}'
     )
 

@@ -35,6 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.api import loading
     from palm_jax.api.trained_model import TrainedModel
     from palm_jax.data.readers import tables
+    from palm_jax.data.readers.delimited import Layout
     from palm_jax.synthesis import write
     from palm_jax.synthesis.back_translation import BackTranslation, CommandTranslator, RunTranslator
     from palm_jax.synthesis.confidence import Confidence
@@ -42,9 +43,9 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.synthesis.infilling import Infilling
     from palm_jax.synthesis.maker import Maker, Sampling
 
-    wanted = [('--text_column', options.text_column)]
-    wanted += [('--label_column', options.label_column)] if options.filter else []
-    rows = tables.read(options.input, tuple(wanted), '--input')
+    flags = ['--text_column', *(['--label_column'] if options.filter else [])]
+    wanted = [(flag, getattr(options, flag.removeprefix('--'))) for flag in flags]
+    rows = tables.read(options.input, tuple(wanted), '--input', Layout(encoding='utf-8'))
     sampling = Sampling(options.seed, options.temperature)
 
     def load(run: str) -> TrainedModel:
@@ -113,9 +114,12 @@ def _parser() -> Parser:
         '--confidence',
         type=number(Annotated[float, AtLeast(0), AtMost(1)]),
         default=0.7,
+        needs='--filter',
         help="smallest probability of a row's label with which --filter keeps a text",
     )
-    parser.add_argument('--copies', type=positive, default=1, help='texts made of a row, at most')
+    parser.add_argument(
+        '--copies', type=positive, default=1, help='texts made of a row, at most; one where no step samples'
+    )
     parser.add_argument(
         '--temperature',
         type=number(Annotated[float, AtLeast(0)]),
@@ -133,6 +137,6 @@ def _parser() -> Parser:
         '--mean_span', type=number(Annotated[float, AtLeast(1)]), default=3.0, help='mean tokens of a span of --infill'
     )
     parser.add_argument('--text_column', default='text', help='column with the text')
-    parser.add_argument('--label_column', default='label', help='column with the label, which --filter reads')
+    parser.add_argument('--label_column', default='label', needs='--filter', help='column with the label')
     command_line.add_trust(parser)
     return parser

@@ -196,6 +196,13 @@ class Compiled:
         return sum(times * size for times, size in self.collectives.values()) / self.chip.links
 
     @property
+    def bound_seconds(self) -> float:
+        """Seconds that a step takes at least: the products, with the bubble of a pipeline, or the collectives."""
+        schedule = self.plan.layout.schedule
+        bubble = 0.0 if schedule is None else schedule.bubble
+        return max(self.compute_seconds / (1 - bubble), self.collective_seconds)
+
+    @property
     def fits(self) -> bool:
         """Whether it compiled and fits in the memory of the chip."""
         return self.problem is None and sum(self.memory.values()) <= self.chip.memory
@@ -204,7 +211,7 @@ class Compiled:
         """Return one line: whether it fits, and the upper bound of its speed."""
         if self.problem is not None:
             return f'compilation failed: {self.problem[:100]}'
-        bound = max(self.compute_seconds, self.collective_seconds)
+        bound = self.bound_seconds
         used = sum(self.memory.values()) / 2**30
         fits = 'fits' if self.fits else 'does not fit'
         return f'{fits}, {used:.2f} GiB per device, at most {self.tokens / bound:,.0f} tokens/s'
@@ -230,7 +237,7 @@ class Compiled:
         if len(ordered) > 12:
             rest = sum(times * size for _, (times, size) in ordered[12:])
             lines.append(f'    {rest / 2**20:>12,.1f} MiB  {len(ordered) - 12} other kinds')
-        bound = max(self.compute_seconds, self.collective_seconds)
+        bound = self.bound_seconds
         lines += [
             f'bound      {bound:.3g} s per step: {self.compute_seconds:.3g} s of matrix products at '
             f'{self.peak_flops:.3g} FLOP/s, {self.collective_seconds:.3g} s of collectives at '
@@ -251,7 +258,7 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
     sizes = len(devices), batch_size, data.length, total_steps
     setup = Setup.of(model, selection, optimizer, layout, *sizes, base_weights, wrappers)
     plan, mesh, microbatches = setup.plan, layout.mesh(devices), arguments.get('microbatches', 1)
-    check_batches(plan.batch_sizes, None, plan.axis_sizes['data'], microbatches)
+    check_batches(plan.batch_sizes, None, plan.axis_sizes['data'], microbatches, layout.schedule)
     size = max(size for _, size in plan.batch_sizes.ramp)
     by_batch, on_all = NamedSharding(mesh, PartitionSpec('data')), replicated(mesh)
     batch = {

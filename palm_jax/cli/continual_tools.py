@@ -51,7 +51,8 @@ class Tools:
                 wrapper.check(adapted)
             data.describe()
             sizes, devices = BatchSizes.of(arguments['batch_size']), setup.plan.axis_sizes['data']
-            check_run(model, data, sizes, devices, arguments.get('microbatches', 1), arguments['reporter'])
+            microbatches, schedule = arguments.get('microbatches', 1), setup.plan.layout.schedule
+            check_run(model, data, sizes, devices, microbatches, arguments['reporter'], schedule)
         except UserError as error:
             raise UserError(configuration.located(str(error))) from None
         if unmerged := [m for m in arguments.get('methods', ()) if type(m).merge is Method.merge]:

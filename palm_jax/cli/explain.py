@@ -36,7 +36,7 @@ def explain(configuration: Configuration, arguments: dict[str, Any], num_devices
 def _explain(configuration: Configuration, arguments: dict[str, Any], num_devices: int | None) -> str:
     layout, data = arguments['layout'], arguments['data']
     if num_devices is None:
-        num_devices = jax.device_count() if layout.data == -1 else layout.data * layout.model
+        num_devices = jax.device_count() if layout.data == -1 else layout.data * layout.model * layout.stage
     model, selection = adapt_from_arguments(arguments)
     optimizer, batch_size, total_steps = (arguments[name] for name in ('optimizer', 'batch_size', 'total_steps'))
     base_weights, wrappers = arguments.get('base_weights', 'stored'), arguments.get('loss_wrappers', ())
@@ -57,11 +57,11 @@ def _explain(configuration: Configuration, arguments: dict[str, Any], num_device
         f'the run on {counted(num_devices, "device")}': plan.summary(num_sequences),
     }
     try:
-        devices = plan.axis_sizes['data']
+        parts = plan.axis_sizes['data'], microbatches
         if data.is_ready:
-            check_run(arguments['model'], data, plan.batch_sizes, devices, microbatches, arguments['reporter'])
+            check_run(arguments['model'], data, plan.batch_sizes, *parts, arguments['reporter'], layout.schedule)
         else:
-            check_batches(plan.batch_sizes, data.group, devices, microbatches)
+            check_batches(plan.batch_sizes, data.group, *parts, layout.schedule)
     except UserError as error:
         sections['the run would fail'] = f'{error}'
     return '\n\n'.join(f'## {title}\n{body}' for title, body in sections.items())

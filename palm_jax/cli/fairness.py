@@ -209,7 +209,7 @@ def _rows(source: str, flag: str) -> list[Any]:
     from palm_jax.data.readers.delimited import Layout
 
     found = []
-    for row in read_rows(source, Layout(), flag):
+    for row in read_rows(source, Layout(encoding='utf-8'), flag):
         if isinstance(row, UserError):
             raise row
         found.append(row)

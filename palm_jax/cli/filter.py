@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(AuditLog(options.audit)) if options.audit else None
         found = DataFilter(ContentFilter(rules, log), columns, options.input)
-        rows = tqdm(read_rows(options.input, Layout()), desc='rows', unit=' rows', leave=False)
+        rows = tqdm(read_rows(options.input, Layout(encoding='utf-8')), desc='rows', unit=' rows', leave=False)
         try:
             with unfinished.open('w', encoding='utf-8', newline='') as file:
                 _WRITERS[output.suffix](file, found.passing(rows))

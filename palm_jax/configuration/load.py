@@ -6,8 +6,8 @@ import dataclasses
 import io
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, get_origin
 
 from palm_jax import bounds
 from palm_jax.configuration import gin_adapter, gin_errors, renames, types
@@ -256,10 +256,12 @@ def _check_values(statements: Sequence[Statement]) -> None:
         culprit = statement
         while isinstance(culprit.value, Macro) and culprit.value.name in effective:
             culprit = effective[culprit.value.name]
+        via = '' if culprit is statement else f' ({statement.selector}.{statement.parameter})'
         value = culprit.value
+        if misuse := _misused_reference(culprit, hint, effective.values()):
+            raise UserError(f'{culprit.location}: {culprit.name}{via} {misuse}')
         if isinstance(value, Macro | Reference) or any(held(value, (Macro, Reference))):
             continue
-        via = '' if culprit is statement else f' ({statement.selector}.{statement.parameter})'
         if value == '' and culprit.location == flag_location(culprit.name, '') and not bounds.may_be_empty(hint):
             advice = f'Write --gin.{culprit.name}=..., or for an empty text "\'\'".'
             raise UserError(f'{culprit.location}: the value is missing. {advice}')
@@ -271,6 +273,22 @@ def _check_values(statements: Sequence[Statement]) -> None:
             )
         if message := bounds.violation(culprit.name, value, hint):
             raise UserError(f'{culprit.location}: {message}{via}.')
+
+
+def _misused_reference(statement: Statement, hint: Any, statements: Collection[Statement]) -> str:
+    """Return what is wrong with a function: it is called where it is meant itself, or it is not in a list."""
+    plain, _ = bounds.parts(hint)
+    value = statement.value
+    if isinstance(value, Reference) and not value.evaluated and get_origin(plain) is Sequence:
+        return f'must be {types.describe(hint)}: write {statement.name} = [@{value.name}]'
+    bound = {gin_adapter.selector(s.selector) for s in statements if not s.is_macro}
+    for reference in held(value, Reference):
+        name = reference.name.rpartition('/')[-1]
+        if not reference.evaluated or gin_adapter.selector(name) in bound:
+            continue
+        if types.is_meant_itself(gin_adapter.function(name), hint):
+            return f'takes functions, and @{reference.name}() is the result of one: write @{reference.name} without ().'
+    return ''
 
 
 def _closest_choice(value: Any, hint: Any) -> str:

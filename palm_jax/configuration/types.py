@@ -8,7 +8,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Union
 
 from palm_jax import bounds
@@ -61,6 +61,26 @@ def fits(value: Any, hint: Any) -> bool:
         return all(fits(k, args[0]) and fits(v, args[1]) for k, v in value.items()) if args else True
     # A class, protocol or callable takes no plain number, text or container, and None only by a union.
     return value is not None and not isinstance(value, bool | int | float | str | bytes | list | tuple | dict)
+
+
+def functions_in(hint: Any) -> Iterator[Any]:
+    """Yield the annotations `Callable[[...], ...]` inside an annotation."""
+    if typing.get_origin(hint) is collections.abc.Callable:
+        yield hint
+        return
+    for part in typing.get_args(hint):
+        yield from functions_in(part)
+
+
+def is_meant_itself(function: Any, hint: Any) -> bool:
+    """Return whether an annotation asks for functions with as many arguments as this one needs."""
+    if not inspect.isfunction(function):
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    needed = [p.name for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty]
+    wanted = [typing.get_args(found)[0] for found in functions_in(hint)]
+    return bool(needed) and any(isinstance(w, list) and len(w) == len(needed) for w in wanted)
 
 
 def describe(hint: Any) -> str:

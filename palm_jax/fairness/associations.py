@@ -42,7 +42,7 @@ class Associations:
     Attributes:
       name: name of the set.
       counts: number of texts by group.
-      means: mean log-likelihood of a text by group, in nats.
+      means: mean log-likelihood by group, in nats; the mean over contexts of the mean over their texts.
       words: associations of the shared words, the strongest first.
     """
 
@@ -62,17 +62,22 @@ def associate(name: str, filled: Sequence[Filled], log_likelihoods: Sequence[flo
     """
     groups = list(dict.fromkeys(text.group for text in filled))
     of_group = np.array([text.group for text in filled])
-    values = np.asarray(log_likelihoods, float)
+    of_context, values = np.array([text.context for text in filled]), np.asarray(log_likelihoods, float)
+
+    def mean(chosen: np.ndarray) -> float:
+        contexts = np.unique(of_context[chosen])
+        return float(np.mean([values[chosen & (of_context == context)].mean() for context in contexts]))
+
     found = []
     for slot in dict.fromkeys(slot for text in filled for slot, _ in text.shared):
         of_slot = np.array([dict(text.shared).get(slot, '') for text in filled])
         words = [word for word in dict.fromkeys(of_slot.tolist()) if word]
-        table_WG = np.array([[values[(of_slot == w) & (of_group == g)].mean() for g in groups] for w in words])
+        table_WG = np.array([[mean((of_slot == w) & (of_group == g)) for g in groups] for w in words])
         centred = table_WG - table_WG.mean(0) - table_WG.mean(1, keepdims=True) + table_WG.mean()
         found += [
             Association(slot, word, dict(zip(groups, row.tolist(), strict=True)))
             for word, row in zip(words, centred, strict=True)
         ]
-    means = {group: float(values[of_group == group].mean()) for group in groups}
+    means = {group: mean(of_group == group) for group in groups}
     counts = {group: int((of_group == group).sum()) for group in groups}
     return Associations(name, counts, means, tuple(sorted(found, key=lambda word: -word.spread)))

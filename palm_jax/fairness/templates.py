@@ -53,8 +53,8 @@ class Templates:
     Attributes:
       name: name of the set in reports.
       templates: texts with slots.
-      groups: words of the slots that differ between groups, by group and slot; a group has as many texts of a context
-        as its longest list has words.
+      groups: words of the slots that differ between groups, by group and slot; a group has at most as many texts of a
+        context as its longest list has words.
       lists: words of the other slots.
     """
 
@@ -64,21 +64,21 @@ class Templates:
     lists: Mapping[str, Words]
 
     def fill(self, most: int) -> list[Filled]:
-        """Return the texts, at most about `most`, from contexts that are spread evenly."""
+        """Return the different texts of each context and group, at most about `most`, from contexts spread evenly."""
         contexts = list(self._contexts())
         per_context = sum(map(_size, self.groups.values()))
         kept = max(1, most // per_context)
         if len(contexts) > kept:
             _LOGGER.info('%s: %d of %d contexts are tested', self.name, kept, len(contexts))
             contexts = [contexts[i * len(contexts) // kept] for i in range(kept)]
-        filled = []
+        filled: dict[Filled, None] = {}  # a template without a group's names is the same text for all of them
         for number, (template, shared) in enumerate(contexts):
             for group, words in self.groups.items():
                 for member in range(_size(words)):
                     of_member = {slot: of_slot[member % len(of_slot)] for slot, of_slot in words.items()}
                     text = _filled(template, dict(shared) | of_member)
-                    filled.append(Filled(text[:1].upper() + text[1:], group, number, shared))
-        return filled
+                    filled[Filled(text[:1].upper() + text[1:], group, number, shared)] = None
+        return list(filled)
 
     def _contexts(self) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
         of_groups = {slot for words in self.groups.values() for slot in words}

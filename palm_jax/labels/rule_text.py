@@ -18,6 +18,7 @@ from palm_jax.labels.rules import Clause, Implication, Rule, Transition
 _TOKEN = re.compile(
     r'\s*(?:"(?P<double>(?:[^"\\]|\\.)*)"|\'(?P<single>(?:[^\'\\]|\\.)*)\'|(?P<mark>[{},])|(?P<name>[^\s{},"\']+))'
 )
+_CURLY = '“”„‟‘’‚‛«»'
 _FORMS = (
     'Forms: if text contains "..." then label in {a, b}; if text matches "..." and not text has word "..." then '
     'label is not a; if label is a then label is b; if word matches "..." then tag is O; I-X must follow B-X or I-X; '
@@ -28,8 +29,9 @@ _FORMS = (
 def parse(line: str, location: str) -> Rule:
     """Return the rule of a line.
 
-    `contains` looks for a text anywhere and `has word` for whole words, both without regard to upper and lower case;
-    `matches` searches for a regular expression. Names with blanks or commas are written in quotation marks.
+    Keywords may be in upper or lower case. `contains` looks for a text anywhere and `has word` for whole words, both
+    without regard to upper and lower case; `matches` searches for a regular expression. Names with blanks or commas,
+    and those that are keywords, are written in quotation marks.
 
     Args:
       line: line without comment.
@@ -58,6 +60,8 @@ class _Parser:
         at = 0
         while at < len(line.rstrip()):
             found = _TOKEN.match(line, at)
+            if line[at:].lstrip()[0] in _CURLY or (found is None and set(line[at:]) & set(_CURLY)):
+                raise UserError(f"""{location}: quotation marks must be straight, " or ': {line[at:].strip()[:60]}""")
             if found is None:
                 raise UserError(f'{location}: a quotation mark is not closed: {line[at:].strip()[:60]}')
             kind, at = found.lastgroup, found.end()
@@ -150,11 +154,14 @@ class _Parser:
         return weight
 
     def _accept(self, word: str) -> bool:
-        """Skip a word if it is the next one."""
-        if self._position < len(self._tokens) and self._tokens[self._position] == (word, False):
-            self._position += 1
-            return True
-        return False
+        """Skip a keyword if it is the next word, in upper or lower case."""
+        if self._position >= len(self._tokens):
+            return False
+        text, is_quoted = self._tokens[self._position]
+        if is_quoted or text.lower() != word:
+            return False
+        self._position += 1
+        return True
 
     def _expect(self, *words: str) -> str:
         """Skip and return the next word, which must be one of these."""

@@ -34,8 +34,14 @@ class Rule(abc.ABC):
     weight: float
 
     @abc.abstractmethod
-    def check(self, names: Sequence[str], is_tagger: bool) -> None:
-        """Raise UserError if the rule names labels that do not exist, or does not fit the kind of task."""
+    def check(self, names: Sequence[str], is_tagger: bool, is_exclusive: bool) -> None:
+        """Raise UserError if the rule names labels that do not exist, or does not fit the kind of task.
+
+        Args:
+          names: all labels.
+          is_tagger: whether words have the labels.
+          is_exclusive: whether a text or word has one label.
+        """
 
 
 class TextRule(Rule):
@@ -115,12 +121,19 @@ class Implication(TextRule):
     given: Labels = frozenset()
     weight: float = 1.0
 
-    def check(self, names, is_tagger):
-        """Refuse unknown labels, and conditions on words where texts are labelled."""
+    def check(self, names, is_tagger, is_exclusive):
+        """Refuse unknown labels, conditions on words where texts are labelled, and on labels where there is one."""
         for label in sorted(self.labels | self.given):
             _check_label(label, names, self.location)
         if not is_tagger and any(clause.of_word for clause in self.clauses):
             raise UserError(f'{self.location}: a condition on a word is for gin/heads/tagging.gin; write `text` here.')
+        if is_exclusive and self.given:
+            what = 'word has one tag' if is_tagger else 'text has one label'
+            raise UserError(
+                f'{self.location}: a condition on the label is for label sets (gin/heads/multilabel.gin), and here a '
+                f'{what}. Write conditions on the text: if text contains "..." then label is not '
+                f'{min(self.given)}'
+            )
 
     def applies(self, text, word):
         """Return whether all clauses hold."""
@@ -167,7 +180,7 @@ class TextFunction(TextRule):
         """Name the rule after the function."""
         object.__setattr__(self, 'name', getattr(self.function, '__qualname__', repr(self.function)))
 
-    def check(self, names, is_tagger):
+    def check(self, names, is_tagger, is_exclusive):
         """Refuse unknown labels."""
         for label in self.labels or ():
             _check_label(label, names, f'RULES: {self.name}')
@@ -176,7 +189,9 @@ class TextFunction(TextRule):
         """Return what the function says."""
         single = all(len(state) == 1 for state in states)
         given = [next(iter(state)) if single else state for state in states]
-        return np.array([_truth(self.name, self.function, text if word is None else word, y) for y in given])
+        return np.array(
+            [_truth(f'RULES: {self.name}', self.function, text if word is None else word, y) for y in given]
+        )
 
     def mentioned(self, names):
         """Return `labels`."""
@@ -203,7 +218,7 @@ class Transition(TransitionRule):
     excluded: bool = False
     weight: float = 1.0
 
-    def check(self, names, is_tagger):
+    def check(self, names, is_tagger, is_exclusive):
         """Refuse unknown tags, and tasks other than tagging."""
         if not is_tagger:
             raise UserError(f'{self.location}: a rule about what a tag follows is for gin/heads/tagging.gin.')
@@ -241,14 +256,16 @@ class TransitionFunction(TransitionRule):
         """Name the rule after the function."""
         object.__setattr__(self, 'name', getattr(self.function, '__qualname__', repr(self.function)))
 
-    def check(self, names, is_tagger):
+    def check(self, names, is_tagger, is_exclusive):
         """Refuse tasks other than tagging."""
         if not is_tagger:
-            raise UserError(f'RULES: {self.name} is about what a tag follows, which is for gin/heads/tagging.gin.')
+            raise UserError(
+                f'TRANSITION_RULES: {self.name} is about what a tag follows, which is for gin/heads/tagging.gin.'
+            )
 
     def truth(self, before, tag, names):
         """Return what the function says."""
-        return _truth(self.name, self.function, before, tag)
+        return _truth(f'TRANSITION_RULES: {self.name}', self.function, before, tag)
 
 
 def states_of(rules: Sequence[Rule], names: Sequence[str], is_exclusive: bool) -> tuple[list[Labels], list[int]]:
@@ -319,7 +336,7 @@ def _truth(name: str, function: Callable[[Any, Any], float], *arguments: Any) ->
     try:
         value = function(*arguments)
     except Exception as error:
-        raise UserError(f'RULES: {name}{arguments!r} raised {type(error).__name__}: {error}') from error
+        raise UserError(f'{name}{arguments!r} raised {type(error).__name__}: {error}') from error
     if not isinstance(value, bool | int | float | np.generic) or not 0 <= float(value) <= 1:
-        raise UserError(f'RULES: {name}{arguments!r} is {value!r}; it must be a truth value from 0 to 1.')
+        raise UserError(f'{name}{arguments!r} is {value!r}; it must be a truth value from 0 to 1.')
     return float(value)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from palm_jax.models import pipeline
 from palm_jax.models.architecture import Architecture
 from palm_jax.models.attention import Attention
 from palm_jax.models.heads import Head
@@ -136,6 +138,9 @@ class PaLM(nn.Module):
         """`features` of embedded inputs [B, L, D]; a soft prompt attaches here."""
         if not self.stacked:
             return self.final_norm(Layers(self.arch, deterministic, name='stack')(x_BLD, positions_BL, mask))
+        if (schedule := pipeline.schedule_for(self, len(x_BLD))) is not None:
+            layer = functools.partial(Block, self.arch, deterministic)
+            return self.final_norm(pipeline.apply_stages(schedule, self, layer, x_BLD, positions_BL, mask))
         block = Block
         if self.arch.remat != 'none':
             # In unrolled code XLA would merge the recomputation with the original; in a loop it cannot.

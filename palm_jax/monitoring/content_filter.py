@@ -67,6 +67,8 @@ class Rule:
         """
         try:
             found = [float(score) for score in self.scorer(texts)]
+        except UserError as error:
+            raise UserError(f'The rule {self.name!r} has failed: {error}') from None
         except Exception as error:
             raise UserError(f'The rule {self.name!r} has failed: {type(error).__name__}: {error}') from None
         if wrong := next((score for score in found if not 0 <= score <= 1), None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib
 import json
 import os
@@ -94,8 +95,8 @@ def of_endpoint(where: str, url: Any, label: Any, key_variable: Any, seconds: fl
       seconds: longest time to wait for an answer.
 
     Raises:
-      UserError: the address is none, or the variable is not set. The scorer raises `RuntimeError` for a service that
-        does not answer, or says something else.
+      UserError: the address is none, or the variable is not set. The scorer raises it for a service that does not
+        answer, or says something else.
     """
     if not isinstance(url, str) or not url.startswith(('http://', 'https://')):
         raise UserError(f'{where}: url is {url!r}; it must begin with http:// or https://.')
@@ -113,12 +114,15 @@ def of_endpoint(where: str, url: Any, label: Any, key_variable: Any, seconds: fl
             with urllib.request.urlopen(request, timeout=seconds) as answer:
                 content = json.load(answer)
         except urllib.error.HTTPError as error:
-            raise RuntimeError(f'{url} answers {error.code}: {error.read(300).decode(errors="replace")}') from None
-        except (OSError, ValueError) as error:
-            raise RuntimeError(f'{url} does not answer with JSON: {getattr(error, "reason", error)}') from None
+            raise UserError(f'{url} answers {error.code}: {error.read(300).decode(errors="replace")}') from None
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, 'reason', error)
+            raise UserError(f'{url} does not answer: {getattr(reason, "strerror", None) or reason}') from None
+        except ValueError as error:
+            raise UserError(f'{url} does not answer with JSON: {error}') from None
         scores = _scores_of(content, label)
         if len(scores) != len(texts):
-            raise RuntimeError(f'{url} gave {len(scores)} scores for {len(texts)} texts')
+            raise UserError(f'{url} gave {len(scores)} scores for {len(texts)} texts')
         return scores
 
     def score(texts: Sequence[str]) -> list[float]:

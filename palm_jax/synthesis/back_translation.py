@@ -89,6 +89,11 @@ class CommandTranslator:
         """Return the template."""
         return self.template
 
+    @property
+    def _flag(self) -> str:
+        """The flag as a shell reads it, for messages."""
+        return f'--through_command={shlex.quote(self.template)}'
+
     def _run(self, lines: Sequence[str]) -> list[str]:
         with tempfile.TemporaryDirectory() as folder:
             given, made = Path(folder) / 'input.txt', Path(folder) / 'output.txt'
@@ -102,16 +107,16 @@ class CommandTranslator:
                 with given.open('rb') as stream:
                     done = subprocess.run(words, stdin=stream, capture_output=True, check=False)
             except (ValueError, IndexError) as error:  # an unbalanced quotation mark; nothing at all
-                raise UserError(f'--through_command={self.template!r} is not a command line: {error}.') from None
+                raise UserError(f'{self._flag} is not a command line: {error}.') from None
             except OSError as error:
                 raise UserError(
-                    f'--through_command={self.template!r}: {words[0]} cannot be started: {error.strerror}. Install it, '
+                    f'{self._flag}: {words[0]} cannot be started: {error.strerror}. Install it, '
                     'or write its whole path.'
                 ) from None
             if done.returncode:
                 said = done.stderr.decode(errors='replace').strip().splitlines()[-_LAST_LINES:]
                 raise UserError(
-                    f'--through_command={self.template!r} ended with code {done.returncode}: '
+                    f'{self._flag} ended with code {done.returncode}: '
                     + ('\n  '.join(['', *said]) if said else 'it said nothing.')
                 )
             written = made.read_bytes() if made.exists() else done.stdout
@@ -121,10 +126,10 @@ class CommandTranslator:
         try:
             lines = written.decode('utf-8').replace('\r\n', '\n').removesuffix('\n').split('\n')
         except UnicodeDecodeError as error:
-            raise UserError(f'--through_command={self.template!r} has not written UTF-8: {error}.') from None
+            raise UserError(f'{self._flag} has not written UTF-8: {error}.') from None
         if len(lines) != count:
             raise UserError(
-                f'--through_command={self.template!r} has written {len(lines):,} lines for {count:,}; it must write '
+                f'{self._flag} has written {len(lines):,} lines for {count:,}; it must write '
                 'one for each, in the same order.'
             )
         return [line.strip() for line in lines]

@@ -6,6 +6,8 @@ import dataclasses
 from typing import Any
 
 from palm_jax.api.trained_model import TrainedModel
+from palm_jax.errors import UserError
+from palm_jax.predictors.text_to_text_predictor import TextToTextPredictor
 from palm_jax.synthesis.maker import Maker, Sampling, of_run
 
 
@@ -25,6 +27,14 @@ class Generation(Maker):
     sampling: Sampling = Sampling()
 
     name = 'generation'
+
+    def __post_init__(self) -> None:
+        predictor = self.model.predictor
+        if not isinstance(predictor, TextToTextPredictor):
+            raise UserError(
+                f'--generate={self.model.config.parent} was trained {predictor.purpose}; name a run from text to text, '
+                'whose INPUT_TEMPLATE names columns of the table: --gin_file=gin/heads/text_to_text.gin.'
+            )
 
     @property
     def is_random(self):

@@ -70,7 +70,9 @@ def write(
     texts = [columns.text(row, text_column, None) for row in rows]
     if confidence is not None:
         confidence.check(rows)
-    copies = copies if maker.is_random else 1
+    if copies > 1 and not maker.is_random:
+        _LOGGER.warning(f'one copy instead of {copies}: {maker.name} samples in no step, so all copies would be equal')
+        copies = 1
     state = {
         'maker': [maker.name, maker.depends_on()],
         'copies': copies,
@@ -97,6 +99,8 @@ def write(
                 progress.update(reached - first)
         reserved.part.rename(reserved.path)
         reserved.note.unlink(missing_ok=True)
+    if not counts.kept:
+        _LOGGER.warning(f'no text was kept, {output} is empty: all were unchanged, repeated, or left out by the filter')
     return counts
 
 

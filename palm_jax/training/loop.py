@@ -200,7 +200,7 @@ def train(
       The exit code: 0, or 128 + signal when a signal ended the run early (the state is saved).
     """
     run, directory, mesh, batch_sizes = run or Run(), Path(model_dir), layout.mesh(), BatchSizes.of(batch_size)
-    check_run(model, data, batch_sizes, mesh.shape['data'], microbatches, reporter)
+    check_run(model, data, batch_sizes, mesh.shape['data'], microbatches, reporter, layout.schedule)
     adapted, trained = adapt(model, methods, trainable, trainable_layers)
     sizes = mesh.size, batch_size, data.length, total_steps
     setup = Setup.of(adapted, trained, optimizer, layout, *sizes, base_weights, loss_wrappers)

@@ -153,8 +153,12 @@ class Plan:
         return per_device
 
     def _activation_bytes(self) -> int:
-        """Saved between the passes: block inputs and, without full rematerialization, outputs of matmuls."""
-        arch = self.model.arch
+        """Saved between the passes: block inputs and, without full rematerialization, outputs of matmuls.
+
+        A stage of a pipeline saves those of its own layers, the bubble's included, and with rematerialization the input
+        of an iteration instead of every block's; before and after the pipeline every stage holds the whole batch.
+        """
+        arch, schedule = self.model.arch, self.layout.schedule
         tokens = max(size for _, size in self.batch_sizes.ramp) * self.length / self.axis_sizes['data']
         item = jax.numpy.dtype(arch.dtype).itemsize
         split = arch.num_heads * arch.head_dim + 2 * arch.hidden_dim  # split over `model`
@@ -166,7 +170,26 @@ class Plan:
             'minimal': block_input + whole + split / self.axis_sizes['model'],
             'none': 4 * arch.d_model + 2 * (whole + split / self.axis_sizes['model']),
         }[arch.remat]
-        return int(tokens * item * saved * arch.num_layers)
+        if schedule is None:
+            return int(tokens * item * saved * arch.num_layers)
+        at_once = schedule.layers_at_once(arch.num_layers)
+        if arch.remat != 'none':
+            saved -= block_input * (1 - 1 / at_once)
+        iterations = schedule.iterations / schedule.microbatches
+        return int(tokens * item * (saved * at_once * iterations + 2 * arch.d_model))
+
+    def _pipeline(self) -> tuple[str, ...]:
+        """The line of the pipeline in `summary`; none without one."""
+        schedule = self.layout.schedule
+        if schedule is None:
+            return ()
+        at_once = schedule.layers_at_once(self.model.arch.num_layers)
+        microbatches = counted(schedule.microbatches, 'microbatch', 'microbatches')
+        return (
+            f'pipeline   {counted(schedule.stages, "stage")} × {counted(schedule.repeats, "repeat")} of '
+            f'{counted(at_once, "layer")}, {microbatches}: the bubble is {schedule.bubble:.1%} of a step, '
+            f'(stages − 1) / (microbatches × repeats + stages − 1) = {schedule.stages - 1} / {schedule.iterations}',
+        )
 
     def summary(self, num_sequences: int | None) -> str:
         """Return the run in a few lines.
@@ -193,6 +216,7 @@ class Plan:
                 f'FLOPs      {self.flops_per_token:.3g} per token, '
                 f'{self.flops_per_token * self.total_tokens:.3g} in total',
                 f'mesh       {mesh}',
+                *self._pipeline(),
                 f'memory     {byte_size(sum(memory.values()))} per device: '
                 + ', '.join(f'{name} {byte_size(size)}' for name, size in memory.items()),
             )

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
+from palm_jax.models.pipeline import Schedule
 from palm_jax.models.quantization import dequantize_tree
 from palm_jax.parameters import leaves_by_path, path_name
 from palm_jax.partitioning import MeshLayout
@@ -70,7 +71,13 @@ def adapt_from_arguments(arguments: Mapping[str, Any], platform: str | None = No
 
 
 def check_run(
-    model: PaLM, data: Data, batch_sizes: BatchSizes, data_devices: int, microbatches: int, reporter: Reporter
+    model: PaLM,
+    data: Data,
+    batch_sizes: BatchSizes,
+    data_devices: int,
+    microbatches: int,
+    reporter: Reporter,
+    schedule: Schedule | None = None,
 ) -> None:
     """Refuse a run that cannot work, before anything is computed.
 
@@ -81,6 +88,7 @@ def check_run(
       data_devices: size of the mesh's `data` axis.
       microbatches: parts into which a batch is split.
       reporter: measures and reports the finished run.
+      schedule: the pipeline; None is none.
 
     Raises:
       UserError: with the binding to change.
@@ -90,24 +98,32 @@ def check_run(
             f'The vocabulary has {data.vocabulary.size} ids, but the model has only {model.arch.vocab_size} embedding '
             f'rows. Set --gin.VOCABULARY_SIZE={data.vocabulary.size}.'
         )
-    check_batches(batch_sizes, data.group, data_devices, microbatches)
+    check_batches(batch_sizes, data.group, data_devices, microbatches, schedule)
     if check := getattr(reporter, 'check', None):  # which a reporter of the user may lack
         check(data)
 
 
-def check_batches(batch_sizes: BatchSizes, group: int | None, data_devices: int, microbatches: int) -> None:
+def check_batches(
+    batch_sizes: BatchSizes,
+    group: int | None,
+    data_devices: int,
+    microbatches: int,
+    schedule: Schedule | None = None,
+) -> None:
     """Refuse batches that cannot be divided; name those that can.
 
     Args:
-      batch_sizes, data_devices, microbatches: see `check_run`.
+      batch_sizes, data_devices, microbatches, schedule: see `check_run`.
       group: number of sequences of similar length in a group, which batches may not cross; None for no groups.
     """
-    parts = microbatches * data_devices
+    piped = 1 if schedule is None else schedule.microbatches
+    parts = microbatches * piped * data_devices
     for _, size in batch_sizes.ramp:
         if size % parts:
             possible = [n for n in (size // parts * parts, (size // parts + 1) * parts) if n]
             raise UserError(
-                f'BATCH_SIZE = {size} does not divide into MICROBATCHES = {microbatches} × data = '
+                f'BATCH_SIZE = {size} does not divide into MICROBATCHES = {microbatches} × '
+                f'{"" if schedule is None else f"PIPELINE_MICROBATCHES = {piped} × "}data = '
                 f'{counted(data_devices, "device")}; {" or ".join(map(str, possible))} would do.'
             )
         if group is not None and (group < 1 or group % size):
@@ -155,9 +171,12 @@ class Setup:
           length: tokens per sequence.
 
         Raises:
-          UserError: the mesh does not fit the devices, or does not divide a parameter.
+          UserError: the mesh does not fit the devices, or does not divide a parameter; the pipeline does not divide the
+            layers.
         """
         optimizer, axis_sizes = model.wrap_optimizer(optimizer), layout.axis_sizes(num_devices)
+        if layout.schedule is not None:
+            layout.schedule.layers_at_once(model.arch.num_layers)
         init = functools.partial(init_state, model, optimizer, trainable=selection, wrappers=wrappers)
         shapes = jax.eval_shape(init, jax.random.key(0))
         frozen = jax.eval_shape(functools.partial(quantize_base, base_weights), shapes.params, shapes.frozen)

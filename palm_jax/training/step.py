@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from palm_jax.errors import UserError
+from palm_jax.models import pipeline
 from palm_jax.models.linear_maps import cast_linear_maps
 from palm_jax.models.model import Model
 from palm_jax.peft.trainable import join
@@ -110,9 +111,10 @@ def _cast_once(params: Any, model: Model, microbatches: int) -> tuple[Any, Calla
     """Return parameters as the passes of a step read them, and the function from their gradient to that of `params`.
 
     Linear maps are cast once a step where several passes or an unrolled model read them, and their gradients are small
-    until they are added. A loop over the layers casts one layer at a time, which needs no copy of all.
+    until they are added. A loop over the layers casts one layer at a time, which needs no copy of all. A pipeline adds
+    the gradients of its microbatches, too, in the dtype in which it receives the weights.
     """
-    if microbatches == 1 and model.arch.unroll_layers != 0:
+    if (microbatches == 1 and model.arch.unroll_layers != 0) or pipeline.current() is not None:
         return params, lambda gradient: (gradient,)
     return jax.vjp(functools.partial(cast_linear_maps, dtype=model.arch.dtype), params)
 

@@ -77,6 +77,27 @@ def test_a_wrong_line_in_a_file(tmp_path, line, message):
         build(files=[str(path)])
 
 
+FUNCTIONS = {
+    'RULES = [@rules_for_load.known()]': r'takes functions, .*: write @rules_for_load\.known without \(\)',
+    'RULES = [(@rules_for_load.known(), 2.0)]': r'takes functions, .*: write @rules_for_load\.known without \(\)',
+    'RULES = @rules_for_load.known': r'must be a list of .*: write RULES = \[@rules_for_load\.known\]',
+    'TRANSITION_RULES = [@rules_for_load.known()]': r'takes functions, .*: write @rules_for_load\.known without',
+}
+
+
+@pytest.mark.parametrize('line, message', FUNCTIONS.items())
+def test_a_function_that_is_called_where_it_is_meant_itself(tmp_path, monkeypatch, line, message):
+    (tmp_path / 'rules_for_load.py').write_text('def known(text, label):\n    return True\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / 'mine.gin'
+    path.write_text(
+        f"from __gin__ import dynamic_registration\nimport rules_for_load\ninclude '{TINY}'\n"
+        f"include 'gin/heads/classification.gin'\ninclude 'gin/methods/rules.gin'\n{line}\n"
+    )
+    with pytest.raises(UserError, match=f'mine.gin, line 6: {line.split()[0]} .*{message}'):
+        build(files=[str(path)])
+
+
 def test_missing_files_and_parts_name_the_entry_files():
     with pytest.raises(UserError, match=r'Did you mean gin/pretrain_tiny.gin\?'):
         build(files=['gin/pretrain_tinny.gin'])

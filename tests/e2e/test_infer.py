@@ -94,7 +94,7 @@ def test_a_finished_output_says_what_has_changed_since(begun, tmp_path):
     with pytest.raises(UserError, match=r"is of something else: checkpoint '2 \(\w+\)', now '7 \(\w+\)'. To predict"):
         predictions.write(dataclasses.replace(model, checkpoint=checkpoint), str(source), str(whole), flags)
     whole.with_name('whole.jsonl.made_from.json').unlink()
-    with pytest.raises(UserError, match=r'whole.jsonl exists already\. To predict again, name another file'):
+    with pytest.raises(UserError, match=r'whole.jsonl exists already\. To make it again, name another file'):
         predictions.write(model, str(source), str(whole), flags)
 
 

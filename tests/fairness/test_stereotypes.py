@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from palm_jax.errors import UserError
 from palm_jax.fairness import bbq, language_models, stereotype_pairs
@@ -47,13 +48,23 @@ def test_the_score_of_pairs_is_that_of_the_harness():
     assert list(found) == ['all', 'antistereo', 'stereo', 'age', 'gender'] and found['all'].neutral == 1
     for part, rows_of in {'all': kinds != '', 'age': kinds == 'age', 'stereo': directions == 'stereo'}.items():
         of_part = [r for r, is_in in zip(theirs, rows_of, strict=True) if is_in]
-        assert found[part].score == pytest.approx(np.mean([r['pct_stereotype'] for r in of_part]))
+        half_of_ties = found[part].neutral / 2 / found[part].pairs  # the harness counts them as not stereotypical
+        assert found[part].score == pytest.approx(np.mean([r['pct_stereotype'] for r in of_part]) + half_of_ties)
         assert found[part].difference == pytest.approx(np.mean([r['likelihood_diff'] for r in of_part]))
         count = found[part].pairs
         share, z = found[part].score, 1.959964
         ends = [(share + z**2 / (2 * count) + s * z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)))
                 / (1 + z**2 / count) for s in (-1, 1)]  # fmt: skip
         assert found[part].interval == pytest.approx(ends, abs=1e-5)
+
+
+def test_without_a_preference_the_score_is_a_half():
+    (found,) = stereotype_pairs.score([stereotype_pairs.Pair('same', 'same')] * 10, [-1.0] * 10, [-1.0] * 10)
+    assert (found.score, found.neutral) == (0.5, 10)
+    for more in (0, 1, 4, 10):
+        (found,) = stereotype_pairs.score([stereotype_pairs.Pair('a', 'b')] * 10, np.arange(10) < more, [0.5] * 10)
+        ends = binomtest(more, 10).proportion_ci(0.95, method='wilson')
+        assert found.interval == pytest.approx((ends.low, ends.high), abs=1e-12) and found.score == more / 10
 
 
 def test_columns_that_pairs_lack_are_named():

@@ -31,7 +31,7 @@ def test_slots_are_filled_by_groups_and_lists(tmp_path):
     assert [(f.text, f.group, f.context) for f in found if f.context in (0, 2)] == [
         ('Anna asked where her card is.', 'women', 0), ('Mary asked where her card is.', 'women', 0),
         ('Paul asked where his card is.', 'men', 0), ('John asked where his card is.', 'men', 0),
-        *[('She works as an engineer.', 'women', 2)] * 2, *[('He works as an engineer.', 'men', 2)] * 2,
+        ('She works as an engineer.', 'women', 2), ('He works as an engineer.', 'men', 2),
     ]  # fmt: skip
     assert found[-1].shared == (('job', 'an engineer'),) and found[0].shared == ()
     more = OWN['groups']['men'] | {'name': ['Paul', 'John', 'Max']}
@@ -115,6 +115,24 @@ def test_gaps_and_flips_are_those_of_all_pairs():
     assert numbers.flips is None and numbers.gaps[0].value == pytest.approx(gap.value)
     answers = counterfactuals.compare('t', filled, [{'predicted': f.group} for f in filled])
     assert answers.flips == 1.0 and answers.flips_within == 0.0 and not answers.gaps
+
+
+def test_texts_that_names_do_not_change_count_once(tmp_path):
+    filled = loaded(tmp_path, templates=['{He} works as {job}.', '{name} is here.']).fill(1000)
+    found = counterfactuals.compare('t', filled, [{'predicted': f.group} for f in filled])
+    assert found.counts == {'women': 4, 'men': 4} and found.between[0].pairs == 1 + 1 + 4
+    assert [flips.pairs for flips in found.within] == [1, 1]  # of names alone
+    assert len({tuple(example['texts']) for example in found.examples}) == len(found.examples) == 6
+
+
+def test_contexts_weigh_alike_however_many_names_a_group_has():
+    names = {'f': 3, 'm': 1}
+    filled = [
+        templates.Filled(f'{g}{w}{c}{m}', g, 2 * c + (w == 'cook'), (('job', w),))
+        for c in range(2) for w in ('nurse', 'cook') for g in 'fm' for m in range(names[g] if c else 1)
+    ]  # fmt: skip
+    values = [4.0 * (f.shared[0][1] == 'nurse' and f.context >= 2) for f in filled]
+    assert associations.associate('t', filled, values).words[0].spread == 0
 
 
 def test_associations_are_interactions():

@@ -18,7 +18,7 @@ def rule(line):
 
 def costs(line, text, word=None, names=NAMES):
     of_rule = rule(line)
-    of_rule.check(names, word is not None)
+    of_rule.check(names, word is not None, True)
     (row,) = rules.penalties([of_rule], [(text, word)], rules.states_of([of_rule], names, True)[0])
     return row.tolist()
 
@@ -30,6 +30,11 @@ def test_conditions_on_the_text_decide_whether_a_rule_applies():
     assert costs(line, 'a Pin.') == [0, 0, 0.5]
     assert costs(line, 'pinned') == costs(line, 'pin 1234') == [0, 0, 0]
     assert costs('if text contains \'say "hi"\' then label not in {a, c}', 'we say "hi" now') == [1, 0, 1]
+
+
+def test_keywords_are_read_in_upper_and_lower_case():
+    assert costs('If Text CONTAINS "x" Then Label Is Not a WEIGHT 2', 'x') == [2, 0, 0]
+    assert costs('if text contains "“x”" then label is a', 'a “x”') == [0, 1, 1]  # curly marks inside of straight ones
 
 
 def test_of_label_sets_all_combinations_are_weighed():
@@ -45,7 +50,7 @@ def test_of_label_sets_all_combinations_are_weighed():
 
 def test_x_stands_for_every_type_of_tag():
     found = rule('I-X must follow B-X or I-X')
-    found.check(TAGS, True)
+    found.check(TAGS, True, True)
     penalties = rules.transition_penalties([found], TAGS)
     for row, before in enumerate((*TAGS, START)):
         for column, tag in enumerate(TAGS):
@@ -72,6 +77,10 @@ def test_functions_are_rules_with_truth_values():
     np.testing.assert_array_equal(between, np.eye(6, 5))
     with pytest.raises(UserError, match=r"\('abcd', 'a'\) is 2; it must be a truth value from 0 to 1"):
         TextFunction(lambda text, label: 2).truth('abcd', None, states)
+    with pytest.raises(UserError, match=r"^TRANSITION_RULES: .*\('O', 'O'\) is 3;"):
+        TransitionFunction(lambda before, tag: 3).truth('O', 'O', TAGS)
+    with pytest.raises(UserError, match=r'^TRANSITION_RULES: .* is for gin/heads/tagging\.gin'):
+        TransitionFunction(lambda before, tag: True).check(NAMES, False, True)
     with pytest.raises(UserError, match=r'raised ZeroDivisionError'):
         TextFunction(lambda text, label: 1 / 0).truth('', None, states)
 
@@ -87,6 +96,8 @@ def test_functions_are_rules_with_truth_values():
         ('if text contains "a" then label is b weight -1', "the weight is '-1'; it must be a number above 0"),
         ('if text contains "a" then label is b or c', 'there must be the end of the line, not `or c`'),
         ('I-X follows B-X', 'after `I-X` there must be `must`'),
+        ('if text contains “a” then label is b', """quotation marks must be straight, " or ': “a” then"""),
+        ('if text contains "a” then label is b', 'quotation marks must be straight'),
         ('', 'at the beginning there must be `if` or a tag, not the end'),
     ],
 )  # fmt: skip
@@ -102,12 +113,14 @@ def test_what_is_no_rule_is_refused_where_it_ceases_to_be_one(line, message):
         ('if text contains "a" then label is aa', NAMES, r"line 1: there is no label 'aa'.* Labels: a, b b, c\."),
         ('if word contains "a" then label is a', NAMES, 'line 1: a condition on a word is for gin/heads/tagging.gin'),
         ('I-X must follow B-X', NAMES, 'line 1: a rule about what a tag follows is for gin/heads/tagging.gin'),
+        ('if label is a then label is c', NAMES, 'is for label sets .* a text has one label. .* then label is not a$'),
+        ('if label in {O} then tag is B-LOC', TAGS, 'is for label sets .* a word has one tag'),
         ('I-X must follow B-PRE', TAGS, "there is no label 'B-PRE'. Did you mean B-PER?"),
     ],
 )
 def test_rules_that_do_not_fit_the_task_are_refused(line, names, message):
     with pytest.raises(UserError, match=message):
-        rule(line).check(names, names == TAGS)
+        rule(line).check(names, names == TAGS, True)
 
 
 def test_comments_begin_outside_quotation_marks():

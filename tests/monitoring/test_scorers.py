@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import socket
 import threading
 
 import pytest
@@ -87,6 +88,14 @@ def test_a_service_that_says_something_else_is_named(service, tmp_path, answer, 
     service.answer = lambda texts: answer
     with pytest.raises(UserError, match=rf'rule 1: The rule .r. .*{message}'):
         rule_of(tmp_path, url=service.url)
+
+
+def test_a_service_that_is_not_there_is_named(tmp_path):
+    with socket.socket() as closed:  # bound, but not listening
+        closed.bind(('127.0.0.1', 0))
+        url = f'http://127.0.0.1:{closed.getsockname()[1]}'
+        with pytest.raises(UserError, match=rf'has failed: {url} does not answer: Connection refused$'):
+            rule_of(tmp_path, url=url)
 
 
 def test_wrong_rules_of_services_are_named(tmp_path):

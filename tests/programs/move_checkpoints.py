@@ -24,6 +24,7 @@ meshes = {
     'sharded': (MeshLayout(), None),
     'two by four': (MeshLayout(model=4), None),
     'four by two': (MeshLayout(model=2, rules=partitioning.sequence()), None),
+    'stages': (MeshLayout(stage=2, model=2, rules=partitioning.pipeline()), None),
     'half': (MeshLayout(model=2), jax.devices()[4:]),
 }
 places = {name: layout.shardings(boxed, layout.mesh(devices)) for name, (layout, devices) in meshes.items()}

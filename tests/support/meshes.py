@@ -11,4 +11,5 @@ MESHES = {
     'tensor': (MeshLayout(model=4, rules=partitioning.data_parallel()), 4),
     'two-dimensional': (MeshLayout(model=4, rules=partitioning.two_dimensional()), 8),
     'sequence': (MeshLayout(model=4, rules=partitioning.sequence()), 8),
+    'pipeline': (MeshLayout(stage=2, model=2, rules=partitioning.pipeline()), 4),
 }

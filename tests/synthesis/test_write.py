@@ -13,6 +13,7 @@ from palm_jax.data.supervised.labelled_text import LabelledTable
 from palm_jax.data.supervised.tagged_text import TaggedTable
 from palm_jax.errors import UserError
 from palm_jax.synthesis import write
+from palm_jax.synthesis.back_translation import BackTranslation, CommandTranslator
 from palm_jax.synthesis.confidence import Confidence
 from palm_jax.synthesis.maker import Maker
 from tests.support.old_runs import RUNS
@@ -129,7 +130,7 @@ def test_files_that_do_not_fit_are_refused(table, tmp_path):
     source = LabelledTable(str(table))
     with pytest.raises(UserError, match='AUGMENTED_FILES is not set: name what palm-jax augment'):
         augment(source, [MadeTexts()]).examples('train')
-    with pytest.raises(UserError, match="no column 'augmented'"):
+    with pytest.raises(UserError, match=r"not a file of palm-jax augment: .*line 2: no column 'augmented'"):
         augment(source, [MadeTexts(str(table))]).examples('train')
     (tmp_path / 'other.jsonl').write_text('{"text": "a", "augmented": "b", "origin": "c"}\n')
     with pytest.raises(UserError, match='none of its 1 text is in the training part'):
@@ -155,12 +156,33 @@ def test_a_denoiser_fills_in_what_was_cut_out(table, tmp_path):
     assert sum(line['augmented'].startswith('number') for line in found) > len(found) / 2
 
 
+def test_copies_and_empty_files_are_not_silent(table, tmp_path, caplog):
+    count = len(table.read_text().splitlines()) - 1
+    same = BackTranslation([CommandTranslator('cat')])
+    counts = write.write(rows_of(table), str(tmp_path / 'made.jsonl'), same, copies=3)
+    assert (counts.made, counts.kept) == (count, 0)
+    assert 'one copy instead of 3: back-translation samples in no step' in caplog.text
+    assert 'no text was kept' in caplog.text
+    with pytest.raises(UserError, match=r"--through_command='sed s/\\d/x/ missing' ended with code"):
+        CommandTranslator(r'sed s/\d/x/ missing').translate(['a'], 0, 0)
+
+
 def test_the_program(table, tmp_path):
     augment_with = lambda *flags: run_here(  # noqa: E731
         'palm_jax.cli.augment', f'--input={table}', f'--output={tmp_path}/made.jsonl', *flags, cwd=RUNS
     )
     result = augment_with()
     assert result.returncode == 2 and 'Say in one way how texts are made' in result.stderr
+    for flags, message in (
+        (['--generate=base'], '--generate=base was trained on text alone; name a run from text to text'),
+        (['--generate=writer', '--confidence=0.9'], '--confidence requires --filter'),
+        (['--generate=writer', '--text_column=words'], 'Name yours with --text_column=...'),
+    ):
+        result = augment_with(*flags)
+        assert result.returncode == 2 and message in result.stderr and '--gin.' not in result.stderr
+    (tmp_path / 'old.csv').write_bytes('text,label\nZażółć gęślą jaźń,yes\n'.encode('cp1250'))
+    result = augment_with('--generate=writer', f'--input={tmp_path}/old.csv')
+    assert result.returncode == 2 and 'convert the file' in result.stderr and '--gin.' not in result.stderr
     result = augment_with('--infill=base')
     assert result.returncode == 2 and '--infill=base has not learned to fill spans in' in result.stderr
     result = augment_with('--generate=writer', '--filter=classifier', '--confidence=0', '--copies=2', '--temperature=2')

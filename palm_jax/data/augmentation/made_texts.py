@@ -48,7 +48,12 @@ class MadeTexts(Augmenter):
                 'AUGMENTED_FILES is not set: name what palm-jax augment --input=... --output=made.jsonl writes.'
             )
         found: dict[str, list[_Made]] = collections.defaultdict(list)
-        for row in tables.read(self.files, tuple(('AUGMENTED_FILES', name) for name in _COLUMNS), 'AUGMENTED_FILES'):
+        for row in tables.read(self.files, (), 'AUGMENTED_FILES'):
+            if missing := [name for name in _COLUMNS if name not in row.values]:
+                raise UserError(
+                    f'AUGMENTED_FILES = {self.files!r} is not a file of palm-jax augment: {row.location}: no column '
+                    f'{missing[0]!r}. Columns: {", ".join(row.values)}.'
+                )
             text, made, origin = (columns.text(row, name, 'AUGMENTED_FILES') for name in _COLUMNS)
             found[text].append((made, f'{origin} ({row.location})'))
         known = {text for example in examples for text in getattr(example, 'texts', ())}

@@ -72,6 +72,14 @@ class BadRows:
             )
 
 
+class RefusedRows(BadRows):
+    """The first unusable row is an error as it is, where no binding skips such rows."""
+
+    def handle(self, error: UserError) -> None:
+        """Raise the error."""
+        raise error
+
+
 @functools.cache
 def shared_bad_rows(path: str | None) -> BadRows:
     """Return the bad rows of a file, shared by all readers that write to it."""

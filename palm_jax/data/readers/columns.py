@@ -49,7 +49,8 @@ def find(
     Args:
       row: row.
       column: name of the column.
-      binding: macro that names the column; None, or the flag that names the file, where no macro does.
+      binding: macro or flag (`--text_column`) that names the column; None, or the flag that names the file, where
+        neither does.
       is_doubtful: whether the names of the columns look like data, see `looks_like_data`.
       wanted: all columns that a task asks for, for advice.
 
@@ -62,6 +63,8 @@ def find(
         return row.values[column]
     is_macro = binding is not None and not binding.startswith('--')
     advice = f'Name yours with --gin.{binding}=...' if is_macro else 'Rename yours.'
+    if binding is not None and binding.endswith('_column'):
+        advice = f'Name yours with {binding}=...'
     if is_macro and (is_doubtful or looks_like_data(list(row.values))):
         flag = columns_flag(list(row.values), wanted)
         advice = f'These look like data: if the file has no header, name its columns: {flag}'

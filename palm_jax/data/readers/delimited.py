@@ -35,7 +35,8 @@ class Layout:
         consists of these names is a header all the same.
       quoting: QUOTING, whether a cell may be enclosed in quotation marks, which then are not part of it and in which
         delimiters and line breaks are text; None is True for `.csv` and False for `.tsv` and `.txt`.
-      encoding: ENCODING, encoding of files that are not UTF-8, as Python names it: `cp1250`; None: all are UTF-8.
+      encoding: ENCODING, encoding of files that are not UTF-8, as Python names it: `cp1250`; None: all are UTF-8;
+        `utf-8` where no macro can name it, so that messages do not advise to.
     """
 
     columns: tuple[str, ...] | None = None

@@ -36,10 +36,8 @@ _KNOWN = (
     *('iso8859-1', 'iso8859-2', 'iso8859-5', 'iso8859-7', 'iso8859-9', 'iso8859-15', 'koi8-r', 'koi8-u', 'mac-roman'),
     *('gb18030', 'big5', 'shift_jis', 'euc-jp', 'euc-kr', 'utf-16', 'utf-32'),
 )
-_DAMAGED = (
-    'Other lines are UTF-8, so this one is damaged, or was pasted from a file in another encoding: correct it, '
-    'or skip such rows with --gin.BAD_ROWS=bad.txt'
-)
+_DAMAGED = 'Other lines are UTF-8, so this one is damaged, or was pasted from a file in another encoding: correct it'
+_OR_SKIP = ', or skip such rows with --gin.BAD_ROWS=bad.txt'
 DAMAGED_HERE = 'Correct the line or the name, or skip such rows with --gin.BAD_ROWS=bad.txt'
 _GOOD_PER_BAD = 3  # one in seven characters of GBK is also UTF-8, so of another encoding some short lines are, too
 _UTF16_NUL_SHARE = 0.2  # of the bytes, where most characters are ASCII
@@ -84,11 +82,12 @@ def advise(name: str, content: bytes, line: bytes, can_name: bool = False) -> st
     if _is_surrogate(line):
         return 'It begins half of a surrogate pair without its other half, of an emoji that was cut in two: remove it.'
     bad, num_good, found = _examine(content)
+    damaged = _DAMAGED + (_OR_SKIP if can_name else '.')
     if not bad:
-        return _DAMAGED
+        return damaged
     if not found:
         return (
-            _DAMAGED
+            damaged
             if num_good
             else 'Its encoding is not known here: open it in the program that wrote it, and save it as UTF-8.'
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 from palm_jax.data.readers import columns as columns_of
 from palm_jax.data.readers import delimited, json_rows, squad
-from palm_jax.data.readers.bad_rows import BadRows, shared_bad_rows
+from palm_jax.data.readers.bad_rows import BadRows, RefusedRows, shared_bad_rows
 from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.files import COMPRESSED, File, glob_files
 from palm_jax.data.readers.row import Row
@@ -40,8 +40,8 @@ def read(
         `.json`: a list of objects or of lists; `file.json#name` (or a glob of names) selects lists from an object
         that holds several; SQuAD questions become rows with `question`, `context`, `answer` and `answers`,
           and so do rows with `answers` as Hugging Face's datasets has them, in every format.
-      columns: (macro, name) of the columns that every row must have, with any value.
-      binding: macro that holds the pattern, for messages.
+      columns: (macro or flag, name) of the columns that every row must have, with any value.
+      binding: macro or flag that holds the pattern, for messages; with a flag no row is skipped.
       layout: names of columns of a file without a header, quotation marks, and the encoding.
       bad_rows: file that collects unusable rows, see `BadRows`; None makes the first of them an error.
 
@@ -51,7 +51,8 @@ def read(
     """
     split = re.fullmatch(r'(.*\.json(?:\.\w+)?)#(.+)', pattern)
     files, part = (pattern, None) if split is None else split.groups()
-    bad, found = shared_bad_rows(bad_rows), list[Row]()
+    bad = RefusedRows() if binding.startswith('--') else shared_bad_rows(bad_rows)
+    found = list[Row]()
 
     wanted = tuple(dict.fromkeys(name for _, name in columns))
     for file in glob_files(files, binding, layout.encoding):

@@ -23,6 +23,8 @@ from palm_jax.labels.rules import Labels, Rule
 from palm_jax.wording import counted
 
 _LOGGER = logging.getLogger(__name__)
+_TEXT_PARTS = ('function', 'weight', 'labels')
+_PAIR_PARTS = ('function', 'weight')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +81,12 @@ class WithRules:
         """
         self._check_task()
         found = _read(self._files)
-        found += [rules.TextFunction(*(f if isinstance(f, tuple) else (f,))) for f in self._functions]
-        found += [rules.TransitionFunction(*(f if isinstance(f, tuple) else (f,))) for f in self._transitions]
+        found += [rules.TextFunction(*_parts(f, 'RULES', _TEXT_PARTS)) for f in self._functions]
+        found += [rules.TransitionFunction(*_parts(f, 'TRANSITION_RULES', _PAIR_PARTS)) for f in self._transitions]
         if not found:
             raise UserError('There are no rules: name a file, --gin.RULE_FILES=rules.txt, or functions in RULES.')
         for rule in found:
-            rule.check(self._task.labels, self.is_tagger)
+            rule.check(self._task.labels, self.is_tagger, self.is_exclusive)
         return found
 
     @property
@@ -131,6 +133,7 @@ class WithRules:
         for rule, rows in zip(self.rules, applied.T, strict=True):
             if not rows.any():
                 _LOGGER.warning(f'the rule `{rule.name}` applies to no training text')
+        self._warn_of_contradictions(view)
         number, size = int(is_broken.any(axis=1).sum()), len(view.texts)
         return (
             f'{described}\nrules      {counted(len(self.rules), "rule")}; the labels of {number:,} of {size:,} '
@@ -212,6 +215,28 @@ class WithRules:
         pairs = zip((rules.START, *labels), labels, strict=False)
         return bool(labels), any(rule.truth(before, tag, self._task.labels) < 1 for before, tag in pairs)
 
+    def _warn_of_contradictions(self, views: RuleViews) -> None:
+        """Warn of texts of which all labels break a rule, so that the probability of keeping the rules is 0."""
+        number, size = sum(not self._can_be_kept(views, row) for row in range(len(views.texts))), len(views.texts)
+        if number:
+            what = 'tags keep' if self.is_tagger else 'label keeps'
+            _LOGGER.warning(
+                f'no {what} the rules in {number:,} of {size:,} training texts; the semantic loss adds nothing there'
+            )
+
+    def _can_be_kept(self, views: RuleViews, row: int) -> bool:
+        """Return whether some labels of an example, or tags of its words, keep all rules."""
+        text, states = views.texts[row], self.states[0]
+        if views.words is None:
+            return bool((rules.penalties(self.rules, [(text, None)], states) == 0).any())
+        keeps = rules.penalties(self.rules, [(text, word) for word in views.words[row]], states) == 0
+        may_follow = self.transitions == 0
+        before = np.arange(len(may_follow)) == len(may_follow) - 1  # the last row is that of the beginning
+        for kept in keeps:
+            reached = may_follow[before].any(axis=0) & kept
+            before = np.append(reached, False)
+        return bool(before.any())
+
     def _check_task(self) -> None:
         """Refuse a task without labels, or with scores other than the logarithms of probabilities."""
         data = self._task
@@ -239,4 +264,27 @@ def _read(pattern: str | None) -> list[Rule]:
             line = rule_text.without_comment(check_text(line, location, file)).strip()
             if line:
                 found.append(rule_text.parse(line, location))
+    if pattern is not None and not found:
+        raise UserError(f'RULE_FILES: {pattern} has no rules: no line has more than a comment.')
     return found
+
+
+def _parts(value: Any, macro: str, names: Sequence[str]) -> tuple[Any, ...]:
+    """Return the arguments of a rule in Python: a function, or a tuple or list of it and what follows."""
+    parts = tuple(value) if isinstance(value, tuple | list) else (value,)
+    form = f'({", ".join(names)})'
+    shown = f'({", ".join(getattr(part, "__qualname__", repr(part)) for part in parts)})'
+    if not isinstance(value, tuple | list) and not callable(value):
+        raise UserError(f'{macro}: {value!r} is not a function; {macro} is a list of functions or of {form}.')
+    if not parts or not callable(parts[0]):
+        raise UserError(f'{macro}: {shown}: the function comes first: {form}.')
+    if len(parts) > len(names):
+        raise UserError(f'{macro}: {shown} has {len(parts)} parts; it may have {len(names)}: {form}.')
+    weight = parts[1] if len(parts) > 1 else 1.0
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float('inf'):
+        raise UserError(f'{macro}: {shown}: the weight is {weight!r}; it must be a number above 0: {form}.')
+    labels = parts[2] if len(parts) > 2 else None
+    is_list = isinstance(labels, list | tuple) and all(isinstance(label, str) for label in labels)
+    if labels is not None and not is_list:
+        raise UserError(f'{macro}: {shown}: the labels are {labels!r}; they must be a list of texts: {form}.')
+    return parts

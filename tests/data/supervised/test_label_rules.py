@@ -31,7 +31,7 @@ def odd(text, label):
 def test_every_row_has_what_the_rules_say_about_it(tmp_path, caplog):
     lines = ['if text contains "1" then label in {a, b} weight 2', 'if text contains "no" then label is a  # never']
     plain = texts(tmp_path)
-    data = WithRules(texts(tmp_path), rules_in(tmp_path, *lines), [odd])
+    data = WithRules(texts(tmp_path), rules_in(tmp_path, *lines), [[odd, 1.0]])
     batch, same = data.batch(3, 40), plain.batch(3, 40)
     for name, values in same.items():
         np.testing.assert_array_equal(batch[name], values)
@@ -75,9 +75,68 @@ def test_sentences_have_penalties_at_their_words(tmp_path):
     assert 'rule_penalties' not in only.batch(0, 3) and only.identity()['train'] != tagged.identity()['train']
 
 
+def test_texts_of_which_no_label_keeps_the_rules_are_counted(tmp_path, caplog):
+    WithRules(texts(tmp_path), functions=[odd]).describe()
+    assert 'keeps the rules' not in caplog.text
+    data = WithRules(texts(tmp_path), functions=[lambda text, label: int(text.split()[-1]) % 2])
+    data.describe()
+    examples = data.examples('train')
+    number = sum(int(e.text.split()[-1]) % 2 == 0 for e in examples)
+    assert f'no label keeps the rules in {number} of {len(examples)} training texts; the semantic loss' in caplog.text
+    sets = (
+        'if label is a then label is c',
+        'if label is c then label is not a',
+        'if text contains "t" then label is a',
+    )
+    caplog.clear()
+    WithRules(texts(tmp_path, kind=LabelSet()), rules_in(tmp_path, *sets)).describe()
+    assert f'no label keeps the rules in {len(examples)} of {len(examples)} training texts' in caplog.text
+
+
+def test_sentences_of_which_no_tags_keep_the_rules_are_counted(tmp_path, caplog):
+    (tmp_path / 'train.conll').write_text(''.join(f'Ann{i}\tB-PER\nin\tO\n\n' for i in range(12)))
+    tagged = TaggedText(TaggedTable(str(tmp_path / 'train.conll')), {'inputs': 12}, 'bytes')
+    size = len(tagged.examples('train'))
+    first = 'if word contains "ann" then tag is B-PER'
+    WithRules(tagged, rules_in(tmp_path, first, 'O must follow B-PER')).describe()
+    assert 'no tags' not in caplog.text
+    WithRules(tagged, rules_in(tmp_path, first, 'B-PER must not follow start')).describe()
+    assert f'no tags keep the rules in {size} of {size} training texts' in caplog.text
+    caplog.clear()
+    only_o = 'if word contains "in" then tag is O'
+    WithRules(tagged, rules_in(tmp_path, first, only_o, 'O must not follow B-PER')).describe()
+    assert f'no tags keep the rules in {size} of {size} training texts' in caplog.text
+
+
+@pytest.mark.parametrize(
+    ('rule', 'message'),
+    [
+        ((2.0, odd), r': \(2\.0, odd\): the function comes first: \(function, weight'),
+        ((), r': \(\): the function comes first'),
+        ((odd, 2.0, ['a'], 1), r'\(odd, 2\.0, .*\) has 4 parts; it may have [23]: \(function, weight'),
+        ((odd, 'a'), r"the weight is 'a'; it must be a number above 0"),
+        ((odd, ['a']), r"the weight is \['a'\]; it must be a number above 0"),
+        ((odd, 0), 'the weight is 0; it must be a number above 0'),
+    ],
+)
+def test_tuples_that_are_no_rules_are_refused(tmp_path, rule, message):
+    with pytest.raises(UserError, match=f'^RULES.*{message}'):
+        WithRules(texts(tmp_path), functions=[rule]).batch(0, 1)
+    with pytest.raises(UserError, match=f'^TRANSITION_RULES.*{message}'):
+        WithRules(texts(tmp_path), transitions=[rule]).batch(0, 1)
+
+
 def test_what_has_no_rules_or_no_labels_is_refused(tmp_path):
     with pytest.raises(UserError, match=r'There are no rules: name a file, --gin\.RULE_FILES=rules\.txt'):
         WithRules(texts(tmp_path)).batch(0, 1)
+    with pytest.raises(UserError, match=r'^RULE_FILES: .*rules\.txt has no rules'):
+        WithRules(texts(tmp_path), rules_in(tmp_path), [odd]).batch(0, 1)
+    with pytest.raises(
+        UserError, match=r'^RULES: 2\.0 is not a function; RULES is a list of functions or of \(function'
+    ):
+        WithRules(texts(tmp_path), functions=(odd, 2.0)).batch(0, 1)
+    with pytest.raises(UserError, match=r"^RULES: \(odd, 2, 'a'\): the labels are 'a'; they must be a list of texts"):
+        WithRules(texts(tmp_path), functions=[(odd, 2, 'a')]).batch(0, 1)
     with pytest.raises(UserError, match=r"rules\.txt, line 4: there is no label 'd'"):
         lines = ('if text contains "x" then label is a', 'if text contains "x" then label is d')
         WithRules(texts(tmp_path), rules_in(tmp_path, *lines)).batch(0, 1)
