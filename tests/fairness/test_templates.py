@@ -34,6 +34,9 @@ def test_slots_are_filled_by_groups_and_lists(tmp_path):
         ('She works as an engineer.', 'women', 2), ('He works as an engineer.', 'men', 2),
     ]  # fmt: skip
     assert found[-1].shared == (('job', 'an engineer'),) and found[0].shared == ()
+    more = OWN['groups']['men'] | {'name': ['Paul', 'John', 'Max']}
+    unequal = loaded(tmp_path, groups=OWN['groups'] | {'men': more}).fill(1000)
+    assert [f.text.split()[0] for f in unequal if f.context == 0] == ['Anna', 'Mary', 'Paul', 'John', 'Max']
     assert len({f.context for f in loaded(tmp_path).fill(4)}) == 1  # at most about four texts
     (tmp_path / 'jobs.txt').write_text('a cook\n\na judge\n')
     lines = loaded(tmp_path, lists={'job': str(tmp_path / 'jobs.txt')}).fill(1000)
