@@ -56,7 +56,7 @@ def test_every_row_is_answered_in_its_place(classifier, tmp_path):
     with (broken / 'config.gin').open('a') as file:
         file.write('# changed\n')
     changed = refused().stderr
-    expected = r"something else: input '\w+', now '\w+', config.gin '\w+', now '\w+'\. To predict"
+    expected = r"something else: input '\w+', now '\w+', config.gin '\w+', now '\w+'\. To make it again"
     assert re.search(expected, changed) and 'Traceback' not in changed, changed
 
 
@@ -91,7 +91,9 @@ def test_a_finished_output_says_what_has_changed_since(begun, tmp_path):
         predictions.write(model, str(source), str(whole), flags)
     checkpoint = tmp_path / 'run' / '7'
     shutil.copytree(model.checkpoint, checkpoint)
-    with pytest.raises(UserError, match=r"is of something else: checkpoint '2 \(\w+\)', now '7 \(\w+\)'. To predict"):
+    with pytest.raises(
+        UserError, match=r"is of something else: checkpoint '2 \(\w+\)', now '7 \(\w+\)'. To make it again"
+    ):
         predictions.write(dataclasses.replace(model, checkpoint=checkpoint), str(source), str(whole), flags)
     whole.with_name('whole.jsonl.made_from.json').unlink()
     with pytest.raises(UserError, match=r'whole.jsonl exists already\. To make it again, name another file'):
