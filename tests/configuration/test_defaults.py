@@ -5,8 +5,12 @@ from palm_jax.configuration.compose import render
 from palm_jax.configuration.statements import Macro, Reference, held, open_file, read_statements
 
 # PaLM's schedule has the paper's learning rate in Python; that of gin is a recipe's. A dialogue has turns, other pairs
-# of texts have none.
-DIFFERENT = {'schedules.palm.learning_rate', 'text_to_text.TextToText.chat_template'}
+# of texts have none. The part that splits layers over stages has two of them.
+DIFFERENT = {
+    'schedules.palm.learning_rate',
+    'text_to_text.TextToText.chat_template',
+    'partitioning.MeshLayout.stage',
+}
 PARTS = [path for path in reference.package_files() if path.parent.name != 'gin']
 
 
