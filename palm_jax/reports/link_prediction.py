@@ -12,14 +12,15 @@ import numpy as np
 from palm_jax.bounds import AtLeast, checked
 from palm_jax.metrics import link_prediction
 from palm_jax.partitioning import shard_batch
-from palm_jax.reports.report import Measurements, RunReporter
+from palm_jax.reports.extended import ExtendedReporter
+from palm_jax.reports.report import Measurements
 from palm_jax.training.loss_wrappers.transe import Norm, distance, entity_vectors
 from palm_jax.training.result import EvaluationInput
 
 
 @checked
 @dataclasses.dataclass(frozen=True)
-class LinkPrediction(RunReporter):
+class LinkPrediction(ExtendedReporter):
     """The report of a task, with the ranks of the right entities of held-out triples by TransE's distance.
 
     Of every held-out triple, the tail is predicted from head and relation, and the head from relation and tail, among
@@ -31,23 +32,13 @@ class LinkPrediction(RunReporter):
       max_triples: number of held-out triples that are ranked, from the first.
     """
 
-    reporter: Any
     norm: Norm = 2
     max_triples: Annotated[int, AtLeast(1)] = 1000
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith('_') or name == 'reporter':
-            raise AttributeError(name)
-        return getattr(self.reporter, name)
 
     def metric_names(self, data: Any) -> Collection[str] | None:
         """Return the names of the task's metrics, hits@k and MRR."""
         names = self.reporter.metric_names(data)
         return None if names is None else [*names, *link_prediction.scores([])]
-
-    def check(self, data: Any) -> None:
-        """Check the settings of the task's reporter."""
-        self.reporter.check(data)
 
     def measure(self, inputs: EvaluationInput) -> Measurements:
         """Measure the task, and rank the entities of held-out triples."""

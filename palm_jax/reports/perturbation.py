@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from palm_jax.bounds import AtLeast, checked
 from palm_jax.models.embedded_inputs import WithEmbeddedInputs
 from palm_jax.partitioning import shard_batch
+from palm_jax.reports.extended import ExtendedReporter
 from palm_jax.reports.plots import plot_curves
-from palm_jax.reports.report import Measurements, RunReporter
+from palm_jax.reports.report import Measurements
 from palm_jax.training import metrics as metrics_lib
 from palm_jax.training.loss_wrappers.adversary import is_token, unit
 from palm_jax.training.metrics import Metrics
@@ -23,7 +24,7 @@ from palm_jax.training.result import EvaluationInput
 
 @checked
 @dataclasses.dataclass(frozen=True)
-class PerturbationCurve(RunReporter):
+class PerturbationCurve(ExtendedReporter):
     """The report of a task, with the metrics of its loss at perturbations of growing size.
 
     A row's perturbation is ε·g / ‖g‖₂, g the gradient of its loss at the embedded inputs: the direction in which it
@@ -35,22 +36,8 @@ class PerturbationCurve(RunReporter):
       sizes: norms ε of a row's perturbation, beside 0.
     """
 
-    reporter: Any
     loss: Any
     sizes: Sequence[Annotated[float, AtLeast(0)]] = (0.25, 0.5, 1.0, 2.0, 4.0)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith('_') or name == 'reporter':
-            raise AttributeError(name)
-        return getattr(self.reporter, name)
-
-    def metric_names(self, data: Any) -> Collection[str] | None:
-        """Return the names of the task's metrics."""
-        return self.reporter.metric_names(data)
-
-    def check(self, data: Any) -> None:
-        """Check the settings of the task's reporter."""
-        self.reporter.check(data)
 
     def measure(self, inputs: EvaluationInput) -> Measurements:
         """Measure the task, and its loss along the curve."""

@@ -11,7 +11,8 @@ import numpy as np
 from scipy.special import log_expit, log_softmax
 
 from palm_jax.bounds import Above, checked
-from palm_jax.reports.report import Measurements, RunReport, RunReporter
+from palm_jax.reports.extended import ExtendedReporter
+from palm_jax.reports.report import Measurements, RunReport
 from palm_jax.run_directory import RunDirectory
 from palm_jax.training.result import EvaluationInput, TrainingResult
 from palm_jax.training.writers import read_jsonl
@@ -22,7 +23,7 @@ _SHARES = ('rule_violations', 'rule_violations_projected', 'rule_violations_labe
 
 @checked
 @dataclasses.dataclass(frozen=True)
-class RuleReporter(RunReporter):
+class RuleReporter(ExtendedReporter):
     """The report of a task, with the share of held-out examples whose labels break a rule.
 
     Of the labels there are three: `rule_violations` is that of the model's predictions; `rule_violations_projected`
@@ -34,22 +35,12 @@ class RuleReporter(RunReporter):
       strength: strength C of the rules.
     """
 
-    reporter: Any
     strength: Annotated[float, Above(0)] = 6.0
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith('_') or name == 'reporter':
-            raise AttributeError(name)
-        return getattr(self.reporter, name)
 
     def metric_names(self, data: Any) -> Collection[str] | None:
         """Return the names of the task's metrics and of the shares."""
         names = self.reporter.metric_names(data)
         return None if names is None else [*names, *_SHARES]
-
-    def check(self, data: Any) -> None:
-        """Check the settings of the task's reporter."""
-        self.reporter.check(data)
 
     def __call__(self, result: TrainingResult) -> RunReport:
         """Measure the model of a finished run, beside what its training has logged first and last."""
