@@ -36,6 +36,7 @@ def build(files, *flags):
     return load('loop.train', files, flags).build('loop.train')
 
 
+@functools.cache
 def num_params(model):
     shapes = jax.eval_shape(lambda rng: state.init_params(model, rng), jax.random.key(0))
     return sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))

@@ -247,6 +247,7 @@ def _check_plain_values(statements: Sequence[Statement]) -> None:
 def _check_values(statements: Sequence[Statement]) -> None:
     """Refuse a value of the wrong type or outside the bounds of its parameter, before anything is built."""
     effective = {s.name: s for s in statements}
+    bound = {gin_adapter.selector(s.selector) for s in effective.values() if not s.is_macro}
     for statement in effective.values():
         if statement.is_macro:
             continue
@@ -258,7 +259,7 @@ def _check_values(statements: Sequence[Statement]) -> None:
             culprit = effective[culprit.value.name]
         via = '' if culprit is statement else f' ({statement.selector}.{statement.parameter})'
         value = culprit.value
-        if misuse := _misused_reference(culprit, hint, effective.values()):
+        if misuse := _misused_reference(culprit, hint, bound):
             raise UserError(f'{culprit.location}: {culprit.name}{via} {misuse}')
         if isinstance(value, Macro | Reference) or any(held(value, (Macro, Reference))):
             continue
@@ -275,13 +276,18 @@ def _check_values(statements: Sequence[Statement]) -> None:
             raise UserError(f'{culprit.location}: {message}{via}.')
 
 
-def _misused_reference(statement: Statement, hint: Any, statements: Collection[Statement]) -> str:
-    """Return what is wrong with a function: it is called where it is meant itself, or it is not in a list."""
+def _misused_reference(statement: Statement, hint: Any, bound: Collection[str]) -> str:
+    """Return what is wrong with a function: it is called where it is meant itself, or it is not in a list.
+
+    Args:
+      statement: binding that may hold functions.
+      hint: annotation of the parameter.
+      bound: full names of the configurables that have parameters bound, which are meant to be called.
+    """
     plain, _ = bounds.parts(hint)
     value = statement.value
     if isinstance(value, Reference) and not value.evaluated and get_origin(plain) is Sequence:
         return f'must be {types.describe(hint)}: write {statement.name} = [@{value.name}]'
-    bound = {gin_adapter.selector(s.selector) for s in statements if not s.is_macro}
     for reference in held(value, Reference):
         name = reference.name.rpartition('/')[-1]
         if not reference.evaluated or gin_adapter.selector(name) in bound:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import dataclasses
+import functools
 import io
 import re
 import shlex
@@ -283,12 +284,13 @@ def _as_text(name: str, value: str) -> str:
     return shlex.quote(flag) if re.search(r'["$`\\!]', flag) else f'--gin.{name}="{value!r}"'
 
 
-def _parse(source: GinText, is_shown: bool) -> Iterator[Any]:
-    """Yield the statements of a text; what a run's `config.gin` includes may be any file, of which none is shown."""
+@functools.lru_cache(maxsize=512)  # the same parts are read for every run, and all of them for a message
+def _parse(source: GinText, is_shown: bool) -> tuple[Any, ...]:
+    """Return the statements of a text; what a run's `config.gin` includes may be any file, of which none is shown."""
     text, display = source.text, source.display
     parser = config_parser.ConfigParser(io.StringIO(text), _Delegate())
     try:
-        yield from parser
+        return tuple(parser)
     except (SyntaxError, ValueError, tokenize.TokenError, RecursionError) as error:
         line = getattr(error, 'lineno', None) or parser._current_token.start[0]
         if not is_shown:

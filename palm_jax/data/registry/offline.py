@@ -8,9 +8,11 @@ currencies in many languages, and questions about them.
 from __future__ import annotations
 
 import ast
+import collections
 import doctest
 import functools
 import io
+import itertools
 import json
 import keyword
 import re
@@ -32,6 +34,7 @@ LOCALES = (
     *('en', 'de', 'fr', 'es', 'it', 'pt', 'nl', 'sv', 'pl', 'cs', 'ru', 'uk', 'el'),
     *('tr', 'ar', 'he', 'hi', 'ta', 'th', 'vi', 'id', 'sw', 'zh', 'ja', 'ko'),
 )
+_BLOCKS = ('body', 'cases', 'handlers', 'orelse', 'finalbody')  # fields that hold statements, in Python's order
 _LONGEST = 1_200  # characters of a function's source at most
 
 Kind = Literal['jsonl', 'conll']
@@ -80,11 +83,21 @@ def _documented() -> Iterator[tuple[str, ast.AST, str]]:
             tree = ast.parse(text)
         except (SyntaxError, ValueError):
             continue  # a template, or for another version of Python
-        for node in ast.walk(tree):
+        for node in _statements(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 docstring = ast.get_docstring(node)
                 if docstring:
                     yield module, node, docstring
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield a module and its statements in the order of `ast.walk`, without the expressions, which are most nodes."""
+    waiting: collections.deque[ast.AST] = collections.deque([tree])
+    while waiting:
+        node = waiting.popleft()
+        blocks = (getattr(node, name, ()) for name in _BLOCKS if name in node._fields)
+        waiting.extend(itertools.chain.from_iterable(blocks))
+        yield node
 
 
 def _functions() -> Iterator[tuple[str, ast.FunctionDef, str]]:
@@ -95,13 +108,18 @@ def _functions() -> Iterator[tuple[str, ast.FunctionDef, str]]:
             yield module, node, docstring
 
 
+def _short_source(function: ast.FunctionDef) -> str:
+    """Return the source of a function, or '' if it is too long for a table."""
+    source = ast.unparse(function)
+    return source if len(source) <= _LONGEST else ''
+
+
 def docstrings() -> Iterator[dict[str, str]]:
     """Yield the source of functions with the first sentence of their docstring."""
     for module, node, docstring in _functions():
-        source = ast.unparse(node)
         paragraph = ' '.join(docstring.split('\n\n')[0].split())
         summary = re.split(r'(?<=[.!?]) ', paragraph)[0]
-        if len(source) <= _LONGEST and 10 <= len(summary) <= 200:
+        if 10 <= len(summary) <= 200 and (source := _short_source(node)):
             yield {'source': source, 'summary': summary, 'module': module}
 
 
@@ -109,9 +127,8 @@ def function_names() -> Iterator[dict[str, str]]:
     """Yield the source of functions without their name, with the words of the name."""
     for module, node, _ in _functions():
         name, node.name = node.name, '_'
-        source = ast.unparse(node)
         words = re.findall(r'[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])', name)
-        if len(source) <= _LONGEST and words and not name.startswith('__'):
+        if words and not name.startswith('__') and (source := _short_source(node)):
             yield {'source': source, 'name': ' '.join(words).lower(), 'module': module}
 
 
