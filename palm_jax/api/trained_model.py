@@ -23,8 +23,9 @@ from palm_jax.configuration.trust import Trust
 from palm_jax.errors import UserError
 from palm_jax.explanations.explain import Explanation, Settings, explain
 from palm_jax.inference import decoding
+from palm_jax.inference.completion import Completion
 from palm_jax.inference.embeddings import Pooling
-from palm_jax.inference.generate import Completion, Decoder, Sampler
+from palm_jax.inference.generate import Decoder, Sampler
 from palm_jax.inference.scoring import Likelihood, likelihoods
 from palm_jax.models.quantization import dequantize_tree
 from palm_jax.peft.method import AdaptedModel

@@ -36,8 +36,9 @@ from palm_jax.configuration.flags import split_flags
 from palm_jax.configuration.load import load
 from palm_jax.errors import UserError, closest
 from palm_jax.training import flops
+from palm_jax.training.checks import check_batches
 from palm_jax.training.plan import Plan
-from palm_jax.training.setup import Setup, adapt_from_arguments, check_batches, replicated
+from palm_jax.training.setup import Setup, adapt_from_arguments, replicated
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,8 @@ from palm_jax.run_directory import RunDirectory, find_checkpoint
 from palm_jax.studies.continual import FisherSettings, Flags, TaskRead
 from palm_jax.training import fisher as fisher_files
 from palm_jax.training.batch_sizes import BatchSizes
-from palm_jax.training.setup import Setup, adapt_from_arguments, check_run
+from palm_jax.training.checks import check_run
+from palm_jax.training.setup import Setup, adapt_from_arguments
 
 _ROOT = 'loop.train'
 

@@ -10,8 +10,9 @@ from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.configuration.compose import render
 from palm_jax.configuration.load import Configuration
 from palm_jax.errors import UserError
+from palm_jax.training.checks import check_batches, check_run
 from palm_jax.training.losses import LanguageModelLoss
-from palm_jax.training.setup import Setup, adapt_from_arguments, check_batches, check_run
+from palm_jax.training.setup import Setup, adapt_from_arguments
 from palm_jax.wording import counted
 
 

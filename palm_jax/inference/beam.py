@@ -14,8 +14,9 @@ import numpy as np
 
 from palm_jax.bounds import AtLeast, checked
 from palm_jax.inference import decoding
+from palm_jax.inference.completion import Completion
 from palm_jax.inference.decoding import Weights
-from palm_jax.inference.generate import Completion, Decoder, drawable_ids, next_power_of_two
+from palm_jax.inference.generate import Decoder, drawable_ids, next_power_of_two
 from palm_jax.models.quantization import dequantize_tree
 from palm_jax.special_ids import EOS_ID
 

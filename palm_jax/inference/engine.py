@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 from palm_jax.bounds import AtLeast, checked
 from palm_jax.errors import UserError
-from palm_jax.inference.generate import Codec, Sampler, check_biases, num_tokens
+from palm_jax.inference.completion import Codec
+from palm_jax.inference.generate import Sampler, check_biases, num_tokens
 from palm_jax.inference.requests import MAX_LOGPROBS, Delta, FinishReason, Request, Token
 from palm_jax.inference.slots import Slots
 from palm_jax.special_ids import BOS_ID

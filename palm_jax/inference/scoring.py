@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from palm_jax.inference.generate import Codec, batches, drawable_ids
+from palm_jax.inference.completion import Codec
+from palm_jax.inference.generate import batches, drawable_ids
 from palm_jax.models.model import Model
 
 _CHUNK = 64  # positions whose logits are in memory at a time

@@ -18,8 +18,9 @@ import jax
 import numpy as np
 
 from palm_jax.inference import decoding
+from palm_jax.inference.completion import Codec, RowText
 from palm_jax.inference.decoding import DecodeState, Generated
-from palm_jax.inference.generate import Codec, RowText, Sampler, drawable_ids
+from palm_jax.inference.generate import Sampler, drawable_ids
 from palm_jax.inference.prefix_cache import PrefixCache
 from palm_jax.inference.prompts import Prompts
 from palm_jax.inference.requests import MAX_BIASES, MAX_LOGPROBS, Delta, FinishReason, Request, Token

@@ -13,7 +13,8 @@ from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError, located
 from palm_jax.explanations.answers import of_answer
 from palm_jax.explanations.explainable import Explainable
-from palm_jax.inference.generate import Completion, Decoder, begin
+from palm_jax.inference.completion import Completion
+from palm_jax.inference.generate import Decoder, begin
 from palm_jax.predictors.predictor import Model
 from palm_jax.special_ids import EOS_ID
 

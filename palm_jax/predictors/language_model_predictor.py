@@ -10,7 +10,8 @@ from palm_jax.characters import check_characters
 from palm_jax.data.readers import columns
 from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError
-from palm_jax.inference.generate import Completion, Decoder, encode_prompts
+from palm_jax.inference.completion import Completion
+from palm_jax.inference.generate import Decoder, encode_prompts
 from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.predictor import Model
 

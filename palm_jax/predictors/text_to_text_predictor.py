@@ -9,8 +9,9 @@ from typing import Any
 from palm_jax.characters import check_characters
 from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError, located
+from palm_jax.inference.completion import Completion
 from palm_jax.inference.decoding import EOS_ID
-from palm_jax.inference.generate import Completion, Decoder
+from palm_jax.inference.generate import Decoder
 from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.predictor import Model
 

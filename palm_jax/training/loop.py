@@ -28,6 +28,7 @@ from palm_jax.training.base_weights import BaseWeights
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
 from palm_jax.training.best import BestCheckpoint, BestMetric
 from palm_jax.training.checkpoints import Checkpoints
+from palm_jax.training.checks import check_run
 from palm_jax.training.clock import RunClock
 from palm_jax.training.evaluate import HeldOut
 from palm_jax.training.evaluations import Evaluations
@@ -45,7 +46,7 @@ from palm_jax.training.resume import Restorer
 from palm_jax.training.rollback import Rollback, finish_interrupted
 from palm_jax.training.run import Periods, Run
 from palm_jax.training.saving import StateSaver, kept_files
-from palm_jax.training.setup import Setup, adapt, check_run
+from palm_jax.training.setup import Setup, adapt
 from palm_jax.training.spikes import SpikeGuard, SpikeRule
 from palm_jax.training.state import TrainState
 from palm_jax.training.writers import Jsonl, TensorBoard, Writer

@@ -16,7 +16,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
-from palm_jax.models.pipeline import Schedule
 from palm_jax.models.quantization import dequantize_tree
 from palm_jax.parameters import leaves_by_path, path_name
 from palm_jax.partitioning import MeshLayout
@@ -27,15 +26,12 @@ from palm_jax.training.base_weights import BaseWeights, quantize_base
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
 from palm_jax.training.head_scores import metrics_and_scores
 from palm_jax.training.initial_parameters import fingerprint, restore_params
-from palm_jax.training.interfaces import Data
 from palm_jax.training.loss_wrappers.wrapper import LossWrapper, anchor_of, state_of, wrap
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan
-from palm_jax.training.result import Reporter
 from palm_jax.training.state import TrainState, init_params, init_state, unbox
 from palm_jax.training.step import LossFn, eval_step, train_step
 from palm_jax.training.teachers import fingerprint_of
-from palm_jax.wording import counted
 
 _LOGGER = logging.getLogger(__name__)
 _ADAPTATION = ('methods', 'trainable', 'trainable_layers')  # of `train`'s arguments, what `adapt` takes
@@ -68,66 +64,6 @@ def adapt_from_arguments(arguments: Mapping[str, Any], platform: str | None = No
     """`adapt`, from all arguments of `loop.train`."""
     chosen = {name: arguments[name] for name in _ADAPTATION if name in arguments}
     return adapt(arguments['model'], **chosen, platform=platform)
-
-
-def check_run(
-    model: PaLM,
-    data: Data,
-    batch_sizes: BatchSizes,
-    data_devices: int,
-    microbatches: int,
-    reporter: Reporter,
-    schedule: Schedule | None = None,
-) -> None:
-    """Refuse a run that cannot work, before anything is computed.
-
-    Args:
-      model: the model.
-      data: the data.
-      batch_sizes: sequences per step.
-      data_devices: size of the mesh's `data` axis.
-      microbatches: parts into which a batch is split.
-      reporter: measures and reports the finished run.
-      schedule: the pipeline; None is none.
-
-    Raises:
-      UserError: with the binding to change.
-    """
-    if data.vocabulary.size > model.arch.vocab_size:
-        raise UserError(
-            f'The vocabulary has {data.vocabulary.size} ids, but the model has only {model.arch.vocab_size} embedding '
-            f'rows. Set --gin.VOCABULARY_SIZE={data.vocabulary.size}.'
-        )
-    check_batches(batch_sizes, data.group, data_devices, microbatches, schedule)
-    if check := getattr(reporter, 'check', None):  # which a reporter of the user may lack
-        check(data)
-
-
-def check_batches(
-    batch_sizes: BatchSizes,
-    group: int | None,
-    data_devices: int,
-    microbatches: int,
-    schedule: Schedule | None = None,
-) -> None:
-    """Refuse batches that cannot be divided; name those that can.
-
-    Args:
-      batch_sizes, data_devices, microbatches, schedule: see `check_run`.
-      group: number of sequences of similar length in a group, which batches may not cross; None for no groups.
-    """
-    piped = 1 if schedule is None else schedule.microbatches
-    parts = microbatches * piped * data_devices
-    for _, size in batch_sizes.ramp:
-        if size % parts:
-            possible = [n for n in (size // parts * parts, (size // parts + 1) * parts) if n]
-            raise UserError(
-                f'BATCH_SIZE = {size} does not divide into MICROBATCHES = {microbatches} × '
-                f'{"" if schedule is None else f"PIPELINE_MICROBATCHES = {piped} × "}data = '
-                f'{counted(data_devices, "device")}; {" or ".join(map(str, possible))} would do.'
-            )
-        if group is not None and (group < 1 or group % size):
-            raise UserError(f'GROUP_BY_LENGTH is {group}; it must be BATCH_SIZE = {size} or a multiple of it.')
 
 
 @dataclasses.dataclass(frozen=True)

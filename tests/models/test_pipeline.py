@@ -12,7 +12,8 @@ from palm_jax.models.pipeline import Schedule
 from palm_jax.partitioning import MeshLayout
 from palm_jax.training import optimizers, schedules, setup
 from palm_jax.training.batch_sizes import BatchSizes
-from palm_jax.training.setup import Setup, check_batches
+from palm_jax.training.checks import check_batches
+from palm_jax.training.setup import Setup
 from tests.support.architectures import MICRO
 
 
