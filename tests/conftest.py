@@ -37,6 +37,7 @@ from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.logs import show_logs
 from palm_jax.models.palm import Architecture, PaLM
 from tests.support.architectures import MICRO
+from tests.support.forks import Forks
 from tests.support.models import initial
 from tests.support.once import made_once
 from tests.support.paths import ROOT
@@ -104,6 +105,13 @@ def pytest_collection_modifyitems(items):
     """Puts the modules that take longest first; the order within a module stays."""
     rank = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+@pytest.fixture(scope='session')
+def forks():
+    """Starts programs in processes of their own without importing JAX again."""
+    with Forks() as forks:
+        yield forks
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import os
 import pkgutil
 import re
 import shlex
-import subprocess
+import signal
 import sys
 from pathlib import Path
 
@@ -320,7 +320,7 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
     assert 'image/png' in outputs and shown[path.stem] in outputs
 
 
-def test_the_commands_that_use_a_model_work(tmp_path):
+def test_the_commands_that_use_a_model_work(tmp_path, forks):
     """As they stand, one after the other, in a folder where runs/tiny is a model of some steps."""
     few = '--gin.TRAIN_STEPS=2 --gin.TASK_FEATURE_LENGTHS={"targets":64} --gin.PROMPTS=["def"]'
     text = tmp_path / 'text.txt'
@@ -347,12 +347,10 @@ def test_the_commands_that_use_a_model_work(tmp_path):
     for name in ('ls', 'show'):
         assert said(of('palm-jax', 'checkpoint', name), tmp_path)
     command = of('palm-jax', 'serve').replace('8000', '0')  # whatever port is free here
-    process = subprocess.Popen(
-        [sys.executable, '-m', 'palm_jax', *shlex.split(command)[1:]], cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
+    process = forks.open(*split(command), cwd=tmp_path)
     try:
         shown = next(line for line in process.stdout if 'chat page' in line)
         assert 'http://127.0.0.1:' in shown
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGTERM)
         process.wait(60)

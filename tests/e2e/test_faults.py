@@ -8,20 +8,21 @@ import pytest
 
 from palm_jax.training import integrity
 from tests.support.paths import ROOT
-from tests.support.programs import run_script
 from tests.support.runs import arguments, command, run
 
 
-def test_a_disk_that_is_full_ends_the_run_with_a_message_and_what_was_saved(text, tmp_path):
+def test_a_disk_that_is_full_ends_the_run_with_a_message_and_what_was_saved(text, tmp_path, forks):
     flags = ('--gin.TRAIN_STEPS=4', '--gin.CHECKPOINT_PERIOD=2')
     assert run(text, tmp_path / 'run', '--gin.TRAIN_STEPS=2').returncode == 0
     size = max(p.stat().st_size for p in (tmp_path / 'run' / 'checkpoints' / '2' / 'state').rglob('*') if p.is_file())
     # A limit on the size of files gives the error of a full disk.
-    full = run_script('train_with_small_files', size // 2, *arguments(text, tmp_path / 'run', *flags))
-    assert full.returncode == 2, full.stderr[-3000:]
-    assert 'A checkpoint could not be written' in full.stderr and 'File too large' in full.stderr
-    (told,) = [line for line in full.stderr.splitlines() if line.startswith('error: ')]
-    assert 'checkpoints/2 is intact' in told and 'palm_jax/' not in full.stderr and 'Traceback' not in full.stderr
+    program = 'tests.programs.train_with_small_files'
+    full = forks.open(program, size // 2, *arguments(text, tmp_path / 'run', *flags))
+    output, _ = full.communicate()
+    assert full.returncode == 2, output[-3000:]
+    assert 'A checkpoint could not be written' in output and 'File too large' in output
+    (told,) = [line for line in output.splitlines() if line.startswith('error: ')]
+    assert 'checkpoints/2 is intact' in told and 'palm_jax/' not in output and 'Traceback' not in output
     again = run(text, tmp_path / 'run', *flags)
     assert again.returncode == 0 and 'continuing from step 2' in again.stdout, again.stderr[-3000:]
 

@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -14,7 +12,7 @@ from lm_eval.tasks import TaskManager
 from palm_jax.api import loading
 from palm_jax.exchange import hf_directory, imports, sources
 from palm_jax.exchange.lm_eval import PalmJax
-from tests.support.paths import ROOT
+from tests.support.programs import run_here
 from tests.support.random_models import made as made_by_transformers
 
 TASKS = {
@@ -106,17 +104,7 @@ def test_the_numbers_of_smollm2_are_those_of_its_file(tasks, tmp_path):
 def test_the_command_measures_a_run_and_names_one_that_is_not_there(made, tasks, tmp_path):
     def harness(run):
         flags = ['--tasks=choices', f'--include_path={tasks}', f'--output_path={tmp_path}/out.json']
-        command = [
-            sys.executable,
-            '-m',
-            'palm_jax',
-            'lm-eval',
-            'run',
-            '--model=palm_jax',
-            '--model_args',
-            f'model_dir={run}',
-        ]
-        return subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, check=False)
+        return run_here('palm_jax.cli.lm_eval', 'run', '--model=palm_jax', '--model_args', f'model_dir={run}', *flags)
 
     result = harness(made / 'base')
     assert result.returncode == 0, result.stderr[-3000:]

@@ -5,8 +5,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +13,6 @@ import pytest
 
 from palm_jax.api import loading, predictions, shared_predictions
 from palm_jax.errors import UserError
-from tests.support.paths import ROOT
 from tests.support.programs import run_here
 from tests.support.waiting import wait_until
 
@@ -182,19 +179,17 @@ def test_several_write_what_one_does_and_go_on_where_all_were_interrupted(begun,
     assert not [path.name for path in tmp_path.iterdir() if '.pieces' in path.name or '.lock' in path.name]
 
 
-def test_an_interrupted_command_is_continued_by_the_same_command(made, tmp_path):
+def test_an_interrupted_command_is_continued_by_the_same_command(made, tmp_path, forks):
     (tmp_path / 'in.txt').write_text('\n'.join(f'the square of {i}' for i in range(120)))
     part, output = tmp_path / 'out.jsonl.part', tmp_path / 'out.jsonl'
     flags = [f'--gin_file={made}/base/config.gin', f'--input={tmp_path}/in.txt', f'--output={output}', '--batch_size=1']
     flags.append('--gin.TEMPERATURE=0.0')  # flags are compared with those of the beginning
-    command = [sys.executable, '-m', 'palm_jax', 'infer', *flags]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: part.exists() and part.read_text().count('\n') >= 2, seconds=120)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130 and 'finished rows are kept' in errors and 'Traceback' not in errors, errors[
-        -2000:
-    ]
+    process = forks.open('palm_jax.cli.infer', *flags)
+    wait_until(lambda: part.exists() and part.read_text().count('\n') >= 2, seconds=120)
+    process.send_signal(signal.SIGINT)
+    shown, _ = process.communicate(timeout=120)
+    assert process.returncode == 130 and 'finished rows are kept' in shown, shown[-2000:]
+    assert 'Traceback' not in shown
     assert 2 <= part.read_text().count('\n') < 120
     again = infer(*flags)
     assert again.returncode == 0 and 'resuming after row' in again.stdout, again.stderr[-2000:]

@@ -7,17 +7,10 @@ from unittest import mock
 import pytest
 
 from palm_jax import job
-from tests.support.forks import Forks
 from tests.support.programs import run_here
 from tests.support.waiting import wait_until
 
 PROGRAM = 'tests.programs.small_pieces'
-
-
-@pytest.fixture(scope='module')
-def forks():
-    with Forks() as forks:
-        yield forks
 
 
 def content(folder):

@@ -2,10 +2,7 @@
 
 import json
 import logging
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +12,7 @@ from safetensors.numpy import load_file
 from palm_jax.api import loading
 from tests.support import old_runs
 from tests.support.old_runs import assert_near, command
-from tests.support.paths import ROOT
+from tests.support.programs import run_here
 
 EXPECTED = json.loads((old_runs.RUNS / 'expected.json').read_text())
 
@@ -36,9 +33,7 @@ def test_a_run_answers_what_it_answered(name):
 
 
 def test_the_interrupted_run_continues_with_its_command():
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))
-    program = [sys.executable, '-m', 'palm_jax.train', *old_runs.INTERRUPTED]
-    result = subprocess.run(program, env=os.environ | {'PYTHONPATH': path}, capture_output=True, text=True, check=False)
+    result = run_here('palm_jax.train', *old_runs.INTERRUPTED, cwd=Path.cwd())
     assert result.returncode == 0, result.stderr[-3000:]
     assert 'continuing from step' in result.stdout
     expected = EXPECTED['interrupted, continued']

@@ -1,6 +1,5 @@
 """Several processes train as one: the same losses, each reading its share; what happens when one of them dies."""
 
-import os
 import shutil
 import signal
 import socket
@@ -15,27 +14,17 @@ from palm_jax.errors import UserError
 from palm_jax.training import distributed
 from tests.support import slurm
 from tests.support.paths import ROOT
-from tests.support.runs import command, losses, run
+from tests.support.runs import arguments, command, losses, run
 
 STEPS = ('--gin.TRAIN_STEPS=6', '--gin.CHECKPOINT_PERIOD=3')
 
 
-def started(count, arguments, **environment):
+def started(forks, count, flags, **environment):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    shared = os.environ | {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}', 'JAX_NUM_PROCESSES': str(count)}
-    return [
-        subprocess.Popen(
-            arguments,
-            cwd=ROOT,
-            env=shared | environment | {'JAX_PROCESS_ID': str(number)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for number in range(count)
-    ]
+    shared = environment | {'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}', 'JAX_NUM_PROCESSES': str(count)}
+    return [forks.open('palm_jax.train', *flags, **shared, JAX_PROCESS_ID=str(number)) for number in range(count)]
 
 
 def ended(members, timeout=300):
@@ -53,8 +42,8 @@ def assert_near(one, other):
 
 
 @pytest.mark.parametrize('count', [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_processes_train_to_the_loss_of_one(text, tmp_path, count):
-    results = ended(started(count, command(text, tmp_path / 'many', *STEPS)))
+def test_processes_train_to_the_loss_of_one(text, tmp_path, forks, count):
+    results = ended(started(forks, count, arguments(text, tmp_path / 'many', *STEPS)))
     assert all(code == 0 for code, _ in results), [output[-2000:] for _, output in results]
     assert f'data = {count} × model = 1' in results[0][1] and 'mesh' not in results[1][1]
     assert run(text, tmp_path / 'one', *STEPS).returncode == 0
@@ -81,9 +70,9 @@ def newest(model_dir):
 
 
 @pytest.mark.slow
-def test_the_death_of_one_ends_the_others_within_a_minute_and_the_run_goes_on(text, tmp_path):
+def test_the_death_of_one_ends_the_others_within_a_minute_and_the_run_goes_on(text, tmp_path, forks):
     many = ('--gin.TRAIN_STEPS=100000', '--gin.CHECKPOINT_PERIOD=3')
-    members = started(2, command(text, tmp_path / 'run', *many))
+    members = started(forks, 2, arguments(text, tmp_path / 'run', *many))
     until_step(tmp_path / 'run', 8, members)
     members[1].kill()
     start = time.monotonic()
@@ -91,14 +80,16 @@ def test_the_death_of_one_ends_the_others_within_a_minute_and_the_run_goes_on(te
     assert code != 0 and time.monotonic() - start < 60, output[-3000:]
     assert 'process' in output[-3000:].lower()
     last = newest(tmp_path / 'run')
-    results = ended(started(2, command(text, tmp_path / 'run', f'--gin.TRAIN_STEPS={last + 2}')))
+    results = ended(started(forks, 2, arguments(text, tmp_path / 'run', f'--gin.TRAIN_STEPS={last + 2}')))
     assert all(code == 0 for code, _ in results), [output[-2000:] for _, output in results]
     assert f'continuing from step {last}' in results[0][1]
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_saves_all_at_one_step(text, tmp_path):
-    members = started(2, command(text, tmp_path / 'run', '--gin.TRAIN_STEPS=100000', '--gin.CHECKPOINT_PERIOD=50000'))
+def test_sigterm_to_one_saves_all_at_one_step(text, tmp_path, forks):
+    members = started(
+        forks, 2, arguments(text, tmp_path / 'run', '--gin.TRAIN_STEPS=100000', '--gin.CHECKPOINT_PERIOD=50000')
+    )
     until_step(tmp_path / 'run', 5, members)
     members[1].send_signal(signal.SIGTERM)
     results = ended(members, timeout=120)

@@ -4,15 +4,12 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import httpx
 import pytest
 
 from palm_jax.api import loading
-from tests.support.paths import ROOT
 from tests.support.programs import run_here
 from tests.support.runs import finetune
 
@@ -37,10 +34,9 @@ def runs(made, classifier, tmp_path_factory):
     return folder
 
 
-def test_every_kind_in_one_process(made, runs):
+def test_every_kind_in_one_process(made, runs, forks):
     wanted = [made / 'base', runs / 'classes', runs / 'chat', f'tagger={runs}/tags']
-    command = [sys.executable, '-m', 'palm_jax', 'serve', '--port=0', *(f'--model={path}' for path in wanted)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = forks.open('palm_jax.cli.serve', '--port=0', *(f'--model={path}' for path in wanted))
     try:
         url, output = None, ''
         while url is None:

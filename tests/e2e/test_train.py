@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.paths import ROOT
-from tests.support.programs import run_alone, run_here
+from tests.support.programs import run_here
 from tests.support.runs import arguments, checkpoint_arrays, command, losses, run
 
 
@@ -36,17 +36,15 @@ def test_a_run_leaves_what_it_promises(text, tmp_path):
     assert (tmp_path / 'run' / 'metrics.jsonl').read_text() == before
 
 
-def test_twenty_steps_equal_ten_a_kill_and_ten(text, tmp_path):
+def test_twenty_steps_equal_ten_a_kill_and_ten(text, tmp_path, forks):
     flags = ('--gin.TRAIN_STEPS=20', '--gin.CHECKPOINT_PERIOD=10')
     assert run(text, tmp_path / 'whole', *flags).returncode == 0
-    killed = subprocess.Popen(
-        command(text, tmp_path / 'cut', *flags), cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    killed = forks.open('palm_jax.train', *arguments(text, tmp_path / 'cut', *flags))
     saved = tmp_path / 'cut' / 'checkpoints' / '10'
     deadline = time.monotonic() + 240
     while not saved.exists() and killed.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
+    killed.kill()
     killed.wait()
     assert saved.exists()
     result = run(text, tmp_path / 'cut', *flags)
@@ -79,14 +77,8 @@ def test_ctrl_c_before_the_first_step_ends_the_run_and_not_by_a_crash(text, tmp_
     assert process.returncode == 130 and 'Traceback' not in output, (process.returncode, before, output[-3000:])
 
 
-def test_ctrl_c_saves_and_says_how_to_continue(text, tmp_path):
-    process = subprocess.Popen(
-        command(text, tmp_path / 'run', '--gin.TRAIN_STEPS=100000'),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def test_ctrl_c_saves_and_says_how_to_continue(text, tmp_path, forks):
+    process = forks.open('palm_jax.train', *arguments(text, tmp_path / 'run', '--gin.TRAIN_STEPS=100000'))
     metrics = tmp_path / 'run' / 'metrics.jsonl'
     deadline = time.monotonic() + 240
     while process.poll() is None and time.monotonic() < deadline:
@@ -132,11 +124,12 @@ def test_starting_from_another_runs_parameters(text, tmp_path):
         np.testing.assert_array_equal(base[path], after[path])
 
 
-def test_weights_and_biases_offline(text, tmp_path):
+def test_weights_and_biases_offline(text, tmp_path, forks):
     pytest.importorskip('wandb')
     flags = ('--gin_file=gin/writers/wandb.gin', '--gin.WANDB_MODE=offline', '--gin.TRAIN_STEPS=2')
-    result = run_alone('palm_jax.train', *arguments(text, tmp_path / 'run', *flags))  # wandb starts threads and hooks
-    assert result.returncode == 0, result.stderr[-3000:]
+    process = forks.open('palm_jax.train', *arguments(text, tmp_path / 'run', *flags))  # wandb starts threads and hooks
+    output, _ = process.communicate()
+    assert process.returncode == 0, output[-3000:]
     assert list((tmp_path / 'run' / 'wandb').glob('offline-run-*/*.wandb'))
 
 

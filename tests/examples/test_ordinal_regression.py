@@ -3,8 +3,6 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
@@ -75,7 +73,7 @@ def test_probabilities_are_differences_of_thresholds_and_decisions_count_them():
     assert list(evaluation.badness) == [-np.inf, -np.inf, 2, -np.inf]
 
 
-def test_it_trains_evaluates_predicts_and_is_served(tmp_path, monkeypatch, capsys):
+def test_it_trains_evaluates_predicts_and_is_served(tmp_path, monkeypatch, capsys, forks):
     monkeypatch.chdir(ROOT)  # gin imports examples/ from the working directory
     (tmp_path / 'text.txt').write_text('\n'.join(f'film {i} was {NAMES[i % 3]}.' for i in range(200)))
     rows = [(f'film {i} was {NAMES[i % 3]}', NAMES[i % 3]) for i in range(90)]
@@ -110,7 +108,7 @@ def test_it_trains_evaluates_predicts_and_is_served(tmp_path, monkeypatch, capsy
     assert lines[0]['probabilities'] == pytest.approx(prediction['probabilities'], abs=1e-5)
 
     pytest.importorskip('fastapi', reason='pip install "palm_jax[serve]"')
-    served = _ask_server(run, [rows[0][0], rows[1][0]])
+    served = _ask_server(forks, run, [rows[0][0], rows[1][0]])
     assert served[0]['label'] == prediction['predicted'] and served[0]['labels'] == [prediction['predicted']]
     assert served[0]['probabilities'] == pytest.approx(prediction['probabilities'], abs=1e-5)
     assert served[1]['label'] == lines[1]['predicted']
@@ -122,12 +120,9 @@ def _metrics(contents):
     return evaluation['metrics']
 
 
-def _ask_server(run, texts):
-    command = [
-        *(sys.executable, '-m', 'palm_jax', 'serve', '--port=0', f'--model=reviews={run}'),
-        f'--trust_modules={TRUSTED}',
-    ]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def _ask_server(forks, run, texts):
+    flags = ('--port=0', f'--model=reviews={run}', f'--trust_modules={TRUSTED}')
+    process = forks.open('palm_jax.cli.serve', *flags)
     try:
         output, url = '', None
         while not (url and 'API key' in output):

@@ -1,9 +1,11 @@
-"""Trains with a limit on the size of files: python -m tests.programs.train_with_small_files BYTES [flags of train]."""
+"""Trains with a limit on the size of files. Arguments: the limit in bytes, and the flags of `palm_jax.train`."""
 
 import resource
-import runpy
-import sys
 
-limit = int(sys.argv.pop(1))
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-runpy.run_module('palm_jax.train', run_name='__main__')
+from palm_jax.cli import train
+
+
+def main(arguments):
+    limit, *flags = arguments
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+    return train.main(flags)

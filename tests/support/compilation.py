@@ -6,7 +6,8 @@ import sys
 
 # What is computed depends on neither.
 FAST = '--xla_backend_optimization_level=0'
-FASTER = f'{FAST} --xla_cpu_use_fusion_emitters=false'  # a third of the time; not every version of XLA has this flag
+# A third of the time, and of that a sixth less where a program is one module; not every version of XLA has these flags.
+FASTER = f'{FAST} --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
 
 
 def add_fast_compilation(flags):
