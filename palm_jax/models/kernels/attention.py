@@ -41,9 +41,9 @@ def attend(
       implementation: `xla` or `cudnn` of `jax.nn.dot_product_attention`; `blocks`, which computes one block of queries
         at a time against only the keys it can see, and needs no transposition with one key head: the fastest on CPUs;
         `splash`, JAX's kernel for TPUs; `intervals`, kernels for GPUs that need no array [B, L, M] for packed
-        sequences, prefixes and windows, and that add in one order; or `auto`: `blocks` on a CPU and for one query on a GPU, `cudnn` for more
-        queries on a CUDA GPU in half precision (see `cudnn_applies`), `splash` on a TPU where it applies (causal
-        attention, multiples of 128), else `xla`.
+        sequences, prefixes and windows, and that add in one order; or `auto`: `blocks` on a CPU and for one query on a
+        GPU, `cudnn` for more queries on a CUDA GPU in half precision (see `cudnn_applies`), `splash` on a TPU where it
+        applies (causal attention, multiples of 128), else `xla`.
       required: whether a kernel that applies to certain masks and shapes only must apply; False takes `auto` otherwise.
 
     Returns:
@@ -75,8 +75,8 @@ def attend(
     if implementation == 'intervals' and not intervals_apply:
         raise UserError(
             'palm.Architecture.attention = intervals requires a sequence length that is a multiple of 128, a head size '
-            f'of 16, 32, 64, 128 or 256, and no trained prefix; here they are {q_BLHK.shape[1]}, {q_BLHK.shape[3]} and '
-            f'a prefix of {mask.num_prefix}. `auto` applies to everything.'
+            f'of at most 256, and no trained prefix; here they are {q_BLHK.shape[1]}, {q_BLHK.shape[3]} and a prefix '
+            f'of {mask.num_prefix}. `auto` applies to everything.'
         )
     variants = {
         'xla': attend_with_xla,

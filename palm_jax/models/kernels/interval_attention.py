@@ -45,10 +45,10 @@ _LARGE = _Kernels(_Blocks(64, 64, 8, 2), _Blocks(64, 32, 8, 2), _Blocks(32, 64, 
 
 
 def applies(q_BLHK: jax.Array, k_BMGK: jax.Array, mask: Mask) -> bool:
-    """Whether L = M is a multiple of 128, K is a power of 2 from 16 to 256, and the mask consists of intervals."""
+    """Whether L = M is a multiple of 128, K is at most 256, and the mask consists of intervals."""
     L, K = q_BLHK.shape[1], q_BLHK.shape[3]
     is_square = k_BMGK.shape[1] == L and mask.query_positions is None and mask.num_prefix == 0
-    return is_square and L % 128 == 0 and K in (16, 32, 64, 128, 256)
+    return is_square and L % 128 == 0 and K <= 256
 
 
 def intervals(mask: Mask, batch: int, length: int) -> tuple[jax.Array, jax.Array]:
@@ -106,24 +106,28 @@ def attend(
     Returns:
       [B, L, H, K] in q's dtype.
     """
-    kernels = kernels or (_SMALL if q_BLHK.shape[-1] <= 128 else _LARGE)
-    kernel = functools.partial(_attend, kernels=kernels, interpret=interpret)
-    return map_over_mesh(kernel, q_BLHK, k_BMGK, v_BMGK, *intervals(mask, *q_BLHK.shape[:2]))
+    B, L, _, K = q_BLHK.shape
+    kernels = kernels or (_SMALL if K <= 128 else _LARGE)
+    kernel = functools.partial(_attend, kernels=kernels, scale=K**-0.5, interpret=interpret)
+    # Blocks of a kernel have sizes that are powers of 2, and 16 at least.
+    padding = [(0, 0)] * 3 + [(0, max(16, pl.next_power_of_2(K)) - K)]
+    inputs = (jnp.pad(x, padding) for x in (q_BLHK, k_BMGK, v_BMGK))
+    return map_over_mesh(kernel, *inputs, *intervals(mask, B, L))[..., :K]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _attend(q, k, v, start, end, kernels, interpret):
-    return _forward(q, k, v, start, end, kernels, interpret)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
+def _attend(q, k, v, start, end, kernels, scale, interpret):
+    return _forward(q, k, v, start, end, kernels, scale, interpret)[0]
 
 
-def _forward(q, k, v, start, end, kernels, interpret):
+def _forward(q, k, v, start, end, kernels, scale, interpret):
     B, L, H, K = q.shape
     blocks, heads_per_group = kernels.forward, H // k.shape[2]
     whole = pl.BlockSpec((None, L, None, K), lambda i, b, h: (b, 0, h // heads_per_group, 0))
     of_block = pl.BlockSpec((None, blocks.queries, None, K), lambda i, b, h: (b, i, h, 0))
     row = pl.BlockSpec((None, blocks.queries), lambda i, b, h: (b, i))
     y, lse = pl.pallas_call(
-        functools.partial(_forward_kernel, block=blocks.keys, scale=K**-0.5 * _LOG2_E),
+        functools.partial(_forward_kernel, block=blocks.keys, scale=scale * _LOG2_E),
         grid=(L // blocks.queries, B, H),
         in_specs=[of_block, whole, whole, row, row],
         out_specs=[of_block, pl.BlockSpec((None, None, blocks.queries), lambda i, b, h: (b, h, i))],
@@ -156,18 +160,18 @@ def _forward_kernel(q_ref, k_ref, v_ref, start_ref, end_ref, y_ref, lse_ref, *, 
     lse_ref[...] = largest_L + jnp.log2(sum_L)
 
 
-def _backward(kernels, interpret, residuals, dy):
+def _backward(kernels, scale, interpret, residuals, dy):
     q, k, v, start, end, y, lse = residuals
     inner = jnp.einsum('BLHK,BLHK->BHL', y, dy, preferred_element_type=jnp.float32)
-    dq = _gradient_of_queries(q, k, v, start, end, dy, lse, inner, kernels.queries, interpret)
-    dk, dv = _gradient_of_keys(q, k, v, start, end, dy, lse, inner, kernels.keys, interpret)
+    dq = _gradient_of_queries(q, k, v, start, end, dy, lse, inner, kernels.queries, scale, interpret)
+    dk, dv = _gradient_of_keys(q, k, v, start, end, dy, lse, inner, kernels.keys, scale, interpret)
     return dq, dk, dv, None, None
 
 
 _attend.defvjp(_forward, _backward)
 
 
-def _gradient_of_queries(q, k, v, start, end, dy, lse, inner, blocks, interpret):
+def _gradient_of_queries(q, k, v, start, end, dy, lse, inner, blocks, scale, interpret):
     B, L, H, K = q.shape
     heads_per_group = H // k.shape[2]
     whole = pl.BlockSpec((None, L, None, K), lambda i, b, h: (b, 0, h // heads_per_group, 0))
@@ -175,7 +179,7 @@ def _gradient_of_queries(q, k, v, start, end, dy, lse, inner, blocks, interpret)
     row = pl.BlockSpec((None, blocks.queries), lambda i, b, h: (b, i))
     of_head = pl.BlockSpec((None, None, blocks.queries), lambda i, b, h: (b, h, i))
     return pl.pallas_call(
-        functools.partial(_queries_kernel, block=blocks.keys, scale=K**-0.5),
+        functools.partial(_queries_kernel, block=blocks.keys, scale=scale),
         grid=(L // blocks.queries, B, H),
         in_specs=[of_block, whole, whole, row, row, of_block, of_head, of_head],
         out_specs=of_block,
@@ -205,7 +209,7 @@ def _queries_kernel(q_ref, k_ref, v_ref, start_ref, end_ref, dy_ref, lse_ref, in
     dq_ref[...] = (dq_LK * scale).astype(dq_ref.dtype)
 
 
-def _gradient_of_keys(q, k, v, start, end, dy, lse, inner, blocks, interpret):
+def _gradient_of_keys(q, k, v, start, end, dy, lse, inner, blocks, scale, interpret):
     B, L, H, K = q.shape
     G = k.shape[2]
     edges = jnp.arange(0, L, blocks.keys, dtype=jnp.int32)
@@ -219,7 +223,7 @@ def _gradient_of_keys(q, k, v, start, end, dy, lse, inner, blocks, interpret):
     of_heads = pl.BlockSpec((None, H // G, L), lambda j, b, g: (b, g, 0))
     bound = pl.BlockSpec((None, None), lambda j, b, g: (b, j))
     return pl.pallas_call(
-        functools.partial(_keys_kernel, block=blocks.queries, scale=K**-0.5, heads=H // G),
+        functools.partial(_keys_kernel, block=blocks.queries, scale=scale, heads=H // G),
         grid=(L // blocks.keys, B, G),
         in_specs=[whole, of_block, of_block, row, row, whole, of_heads, of_heads, bound, bound],
         out_specs=[of_block, of_block],

@@ -65,7 +65,7 @@ def test_value_and_gradients_equal_the_reference(name, kv_heads):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('head_dim', [64, 256])
+@pytest.mark.parametrize('head_dim', [8, 48, 64, 256])
 def test_every_kernel_size_equals_the_reference(head_dim):
     rng = np.random.default_rng(1)
     q, k, v, dy = (jnp.asarray(rng.normal(size=(1, 128, n, head_dim)), jnp.float32) for n in (2, 1, 1, 2))
@@ -85,7 +85,8 @@ def test_every_kernel_size_equals_the_reference(head_dim):
     [
         (256, 256, 128, Mask(), True),
         (200, 200, 128, Mask(), False),
-        (256, 256, 48, Mask(), False),
+        (256, 256, 48, Mask(), True),
+        (256, 256, 264, Mask(), False),
         (256, 260, 128, Mask(num_prefix=4), False),
         (1, 256, 128, Mask(query_positions=np.zeros((1, 1), np.int32)), False),
     ],
@@ -98,7 +99,7 @@ def test_applies(length, num_keys, head_dim, mask, result):
 def test_what_does_not_apply_is_an_error_or_another_implementation():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 48, 2, 24)), jnp.float32)
     inputs = x, x[:, :, :1], x[:, :, :1], Mask()
-    with pytest.raises(UserError, match='multiple of 128, .*; here they are 48, 24 and a prefix of 0'):
+    with pytest.raises(UserError, match=r'multiple of 128, .*; here they are 48, 24 and a prefix of 0'):
         attend(*inputs, 'intervals')
     for kernel in ('intervals', 'splash'):
         np.testing.assert_array_equal(attend(*inputs, kernel, required=False), attend(*inputs))
