@@ -43,7 +43,8 @@ def _explain(configuration: Configuration, arguments: dict[str, Any], num_device
     sizes = num_devices, batch_size, data.length, total_steps
     setup = Setup.of(model, selection, optimizer, layout, *sizes, base_weights, wrappers)
     plan = setup.plan
-    setup.check_wrappers(arguments.get('loss', LanguageModelLoss()))
+    loss = arguments.get('loss', LanguageModelLoss())
+    setup.check_wrappers(loss)
     setup.check_start(arguments.get('initial_checkpoint'))
     if data.is_ready:
         setup.check_teachers(CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint))
@@ -60,6 +61,7 @@ def _explain(configuration: Configuration, arguments: dict[str, Any], num_device
         parts = plan.axis_sizes['data'], microbatches
         if data.is_ready:
             check_run(arguments['model'], data, plan.batch_sizes, *parts, arguments['reporter'], layout.schedule)
+            setup.check_loss(loss, data.blank())
         else:
             check_batches(plan.batch_sizes, data.group, *parts, layout.schedule)
     except UserError as error:
