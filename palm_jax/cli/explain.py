@@ -48,6 +48,7 @@ def _explain(configuration: Configuration, arguments: dict[str, Any], num_device
     setup.check_start(arguments.get('initial_checkpoint'))
     if data.is_ready:
         setup.check_teachers(CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint))
+        setup.check_loss(loss, data.blank())
     microbatches = arguments.get('microbatches', 1)
     num_sequences = data.num_sequences if data.is_ready else None
     sections = {
@@ -61,7 +62,6 @@ def _explain(configuration: Configuration, arguments: dict[str, Any], num_device
         parts = plan.axis_sizes['data'], microbatches
         if data.is_ready:
             check_run(arguments['model'], data, plan.batch_sizes, *parts, arguments['reporter'], layout.schedule)
-            setup.check_loss(loss, data.blank())
         else:
             check_batches(plan.batch_sizes, data.group, *parts, layout.schedule)
     except UserError as error:
