@@ -44,10 +44,12 @@ def _explain(configuration: Configuration, arguments: dict[str, Any], num_device
     sizes = num_devices, batch_size, data.length, total_steps
     setup = Setup.of(model, selection, optimizer, layout, *sizes, base_weights, wrappers)
     plan = setup.plan
-    setup.check_wrappers(arguments.get('loss', LanguageModelLoss()))
+    loss = arguments.get('loss', LanguageModelLoss())
+    setup.check_wrappers(loss)
     setup.check_start(arguments.get('initial_checkpoint'))
     if data.is_ready:
         setup.check_teachers(CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint))
+        setup.check_loss(loss, data.blank())
     microbatches = arguments.get('microbatches', 1)
     num_sequences = data.num_sequences if data.is_ready else None
     sections = {

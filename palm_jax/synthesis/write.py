@@ -1,4 +1,8 @@
-"""The file of made texts: a JSON object per text, written in chunks of rows, so that an interrupted call goes on."""
+"""The file of made texts: a JSON object per text, written in chunks of rows, so that an interrupted call goes on.
+
+The first chunks are small, and slow makers keep them small: little is lost. Fast ones, and programs that take long to
+start, get larger ones. What is made of a row does not depend on its chunk.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +28,8 @@ from palm_jax.synthesis.confidence import Confidence
 from palm_jax.synthesis.maker import Maker, usable
 
 _LOGGER = logging.getLogger(__name__)
-_CHUNK = 256  # rows that are made together
+_FIRST_CHUNK, _LARGEST_CHUNK = 8, 256  # rows that are made together
+_LONG_CHUNK = 20.0  # seconds; a chunk that takes less is followed by one that is twice as large
 
 
 @dataclasses.dataclass
@@ -85,18 +91,21 @@ def write(
         done, counts = _resume(reserved, state)
         known = {text_key([text]) for text in texts} | _already(reserved.part)
         with tqdm(total=len(rows), initial=done, unit=' rows', desc=maker.name, leave=False) as progress:
-            for first in range(done, len(rows), _CHUNK):
-                part = slice(first, first + _CHUNK)
-                lines = _lines(rows[part], texts[part], first, maker, copies, confidence, known, counts)
+            size = _FIRST_CHUNK
+            while done < len(rows):
+                part, began = slice(done, done + size), time.monotonic()
+                lines = _lines(rows[part], texts[part], done, maker, copies, confidence, known, counts)
                 with reserved.part.open('a', encoding='utf-8') as file:
                     file.writelines(json.dumps(line, ensure_ascii=False) + '\n' for line in lines)
                     file.flush()
                     os.fsync(file.fileno())
-                    size = file.tell()
-                reached = min(first + _CHUNK, len(rows))
-                note = {'depends_on': state, 'done': reached, 'bytes': size, 'counts': dataclasses.asdict(counts)}
+                    end = file.tell()
+                progress.update(min(size, len(rows) - done))
+                done = min(done + size, len(rows))
+                note = {'depends_on': state, 'done': done, 'bytes': end, 'counts': dataclasses.asdict(counts)}
                 write_whole(reserved.note, json.dumps(note))
-                progress.update(reached - first)
+                if time.monotonic() - began < _LONG_CHUNK:
+                    size = min(2 * size, _LARGEST_CHUNK)
         reserved.part.rename(reserved.path)
         reserved.note.unlink(missing_ok=True)
     if not counts.kept:

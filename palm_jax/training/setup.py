@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from palm_jax.checkpoint_metadata import CheckpointMetadata
@@ -30,7 +31,7 @@ from palm_jax.training.loss_wrappers.wrapper import LossWrapper, anchor_of, stat
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan
 from palm_jax.training.state import TrainState, init_params, init_state, unbox
-from palm_jax.training.step import LossFn, eval_step, train_step
+from palm_jax.training.step import LossFn, eval_step, loss_inputs, train_step
 from palm_jax.training.teachers import fingerprint_of
 
 _LOGGER = logging.getLogger(__name__)
@@ -278,6 +279,25 @@ class Setup:
             donate_argnums=0,
             out_shardings=(self.shardings(mesh), replicated(mesh)),
         )
+
+    def check_loss(self, loss: LossFn, row: Mapping[str, np.ndarray]) -> None:
+        """Refuse what the loss, and the methods around it, refuse in the first step; it is traced, but not computed.
+
+        Args:
+          loss: loss of the task.
+          row: features of a row, see `Data.blank`, of which only shapes and types are read.
+
+        Raises:
+          UserError: with the binding to change.
+        """
+
+        def value(state: TrainState, batch: Any, teachers: Any) -> Any:
+            inputs = loss_inputs(state, state.params, batch, jax.random.key(0), self.model, teachers)
+            return wrap(loss, self.wrappers)(inputs)
+
+        rows = min(size for _, size in self.plan.batch_sizes.ramp)
+        batch = {name: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype) for name, x in row.items()}
+        jax.eval_shape(value, unbox(self.plan.shapes), batch, unbox(self.plan.teachers))
 
     def held_out_steps(self, mesh: Mesh, loss: LossFn) -> tuple[Any, Any]:
         """Jitted functions of a state and a batch, whose results are on every device.

@@ -59,14 +59,9 @@ def train_step(
       The next state, and the metrics of this step.
     """
     step_rng, wrapped = jax.random.fold_in(run_rng, state.step), wrap(loss, wrappers)
-    start = join(state.anchor['start'], state.frozen) if 'start' in state.anchor else None
 
     def loss_sum(params: Any, microbatch: Batch, index: jax.Array) -> tuple[jax.Array, Metrics]:
-        rng, params = jax.random.fold_in(step_rng, index), join(params, state.frozen)
-        dropout_rng = rng if model.has_dropout else None
-        keys = dropout_rng, rng
-        inputs = LossInputs(model, params, microbatch, *keys, state.step, start, state.wrapper_state, teachers or {})
-        return wrapped(inputs)
+        return wrapped(loss_inputs(state, params, microbatch, jax.random.fold_in(step_rng, index), model, teachers))
 
     params, uncast = _cast_once(state.params, model, microbatches)
 
@@ -86,7 +81,7 @@ def train_step(
         grads = jax.tree.map(jnp.add, grads, of_penalty(state.params))
     for wrapper in wrappers:
         if wrapper.penalty_name is not None:
-            term = functools.partial(_penalty, wrapper, model, state, start)
+            term = functools.partial(_penalty, wrapper, model, state)
             value, of_term = jax.value_and_grad(term)(state.params)
             grads = jax.tree.map(jnp.add, grads, of_term)
             metrics |= {wrapper.penalty_name: metrics_lib.one(value)}
@@ -102,9 +97,36 @@ def train_step(
     return state, metrics
 
 
-def _penalty(wrapper: LossWrapper, model: Model, state: TrainState, start: Any, params: Any) -> jax.Array:
+def loss_inputs(
+    state: TrainState,
+    params: Any,
+    batch: Batch,
+    rng: jax.Array,
+    model: Model,
+    teachers: Mapping[str | None, Any] | None = None,
+) -> LossInputs:
+    """Return what the loss of a batch is computed from.
+
+    Args:
+      state: current state.
+      params: trained parameters, which need not be those of the state.
+      batch: features [B, ...].
+      rng: key of the batch.
+      model, teachers: see `train_step`.
+    """
+    keys = rng if model.has_dropout else None, rng
+    of_state = state.step, _start(state), state.wrapper_state
+    return LossInputs(model, join(params, state.frozen), batch, *keys, *of_state, teachers or {})
+
+
+def _start(state: TrainState) -> Any:
+    """All parameters as the run began; None if the state does not keep them."""
+    return join(state.anchor['start'], state.frozen) if 'start' in state.anchor else None
+
+
+def _penalty(wrapper: LossWrapper, model: Model, state: TrainState, params: Any) -> jax.Array:
     """Return the penalty of a wrapper on trained parameters."""
-    return wrapper.penalty(model, join(params, state.frozen), start, state.anchor)
+    return wrapper.penalty(model, join(params, state.frozen), _start(state), state.anchor)
 
 
 def _cast_once(params: Any, model: Model, microbatches: int) -> tuple[Any, Callable[[Any], tuple[Any]]]:

@@ -32,7 +32,7 @@ class Numbered(Maker):
     def make(self, rows, texts, copy, first):
         if self.fails_at is not None and first >= self.fails_at:
             raise KeyboardInterrupt
-        return [f'{text} {copy} {first + number}' if number % 3 else text for number, text in enumerate(texts)]
+        return [f'{text} {copy} {number}' if number % 3 else text for number, text in enumerate(texts, first)]
 
     def depends_on(self):
         return 'numbers'
@@ -71,7 +71,8 @@ def test_every_made_text_is_a_line_with_its_origin(table, tmp_path):
 
 def test_an_interrupted_call_goes_on_and_another_one_is_refused(table, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(write, '_CHUNK', 7)
+    monkeypatch.setattr(write, '_FIRST_CHUNK', 7)
+    monkeypatch.setattr(write, '_LONG_CHUNK', 0.0)
     rows = rows_of(table)
     whole = write.write(rows, str(tmp_path / 'whole.jsonl'), Numbered())
     part = tmp_path / 'part.jsonl'
@@ -85,6 +86,24 @@ def test_an_interrupted_call_goes_on_and_another_one_is_refused(table, tmp_path,
         write.write(rows[:-1], str(part), Numbered())
     assert write.write(rows, str(part), Numbered()) == whole
     assert part.read_text() == (tmp_path / 'whole.jsonl').read_text() and 'resuming after row 21' in caplog.text
+
+
+def test_little_is_lost_at_the_beginning_and_chunks_grow_while_they_are_fast(table, tmp_path):
+    sizes = []
+
+    class Watched(Numbered):
+        def make(self, rows, texts, copy, first):
+            sizes.append(len(rows))
+            return super().make(rows, texts, copy, first)
+
+    rows, part = rows_of(table), tmp_path / 'part.jsonl'
+    with pytest.raises(KeyboardInterrupt):
+        write.write(rows, str(part), Numbered(fails_at=1))
+    assert len(lines(tmp_path / 'part.jsonl.part')) == 5  # of the first eight rows three are unchanged
+    write.write(rows, str(part), Watched())
+    assert sizes == [8, 16, 8] and [line['augmented'] for line in lines(part)][:1] == ['number 1 is odd 0 1']
+    write.write(rows * 30, str(tmp_path / 'many.jsonl'), Watched())
+    assert sizes[3:] == [8, 16, 32, 64, 128, 256, 256, 256, 184]
 
 
 def test_a_classifier_keeps_what_it_is_sure_of(table, tmp_path, monkeypatch):

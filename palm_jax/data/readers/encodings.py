@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 import chardet
 from chardet.enums import EncodingEra
 
+from palm_jax.data.readers.few_characters import FEW, plausible_encodings, unmarked_encoding
 from palm_jax.errors import UserError, closest
 
 _SAMPLE = 1 << 16  # bytes of undecodable lines that are examined
@@ -40,7 +41,6 @@ _DAMAGED = 'Other lines are UTF-8, so this one is damaged, or was pasted from a 
 _OR_SKIP = ', or skip such rows with --gin.BAD_ROWS=bad.txt'
 DAMAGED_HERE = 'Correct the line or the name, or skip such rows with --gin.BAD_ROWS=bad.txt'
 _GOOD_PER_BAD = 3  # one in seven characters of GBK is also UTF-8, so of another encoding some short lines are, too
-_UTF16_NUL_SHARE = 0.2  # of the bytes, where most characters are ASCII
 _MARKS = {  # longest first: the mark of UTF-32 begins with that of UTF-16
     codecs.BOM_UTF32_LE: 'utf-32',
     codecs.BOM_UTF32_BE: 'utf-32',
@@ -50,16 +50,11 @@ _MARKS = {  # longest first: the mark of UTF-32 begins with that of UTF-16
 
 
 def wide_encoding(content: bytes) -> str | None:
-    """Return `utf-16`, `utf-16le`, `utf-16be` or `utf-32` if the content is in that encoding, else None."""
+    """Return `utf-16`, `utf-32`, or those with `le` or `be`, if the content is in that encoding, else None."""
     for mark, name in _MARKS.items():
         if content.startswith(mark):
             return name
-    for name, first in (('utf-16le', 1), ('utf-16be', 0)):
-        if len(content) > 1 and content[first::2].count(0) > _UTF16_NUL_SHARE * len(content):
-            text = _decode(content[: len(content) // 2 * 2], name)
-            if text is not None and '\0' not in text:
-                return name
-    return None
+    return unmarked_encoding(content) if b'\0' in content else None
 
 
 def advise(name: str, content: bytes, line: bytes, can_name: bool = False) -> str:
@@ -77,7 +72,7 @@ def advise(name: str, content: bytes, line: bytes, can_name: bool = False) -> st
     if wide is not None:
         named = f'Name it, --gin.ENCODING={wide}, or convert' if can_name else 'Convert'
         return f'this is {wide.upper()}, not UTF-8. {named} the file: {_command(name, wide)}'
-    if content.endswith(line) and _decode(content, 'utf-8', cut=True) is not None:
+    if content.endswith(line) and _is_cut(content):
         return 'The file ends in the middle of a character: it was cut off. Get it again, or remove its last line.'
     if _is_surrogate(line):
         return 'It begins half of a surrogate pair without its other half, of an emoji that was cut in two: remove it.'
@@ -143,7 +138,9 @@ def is_utf8(content: bytes, encoding: str) -> bool:
     if content.isascii() and extends_ascii(encoding):
         return False  # so far it is both, but may go on in the other
     text = _decode(content, 'utf-8', cut=True)
-    return text is not None and (extends_ascii(encoding) or _CONTROLS.search(text) is None)
+    if text is None or (text.isascii() and not content.isascii()):  # the other encoding's letter at the very end
+        return False
+    return extends_ascii(encoding) or _CONTROLS.search(text) is None
 
 
 def extends_ascii(encoding: str) -> bool:
@@ -168,6 +165,8 @@ class Candidate:
 def candidates(content: bytes, lines: Sequence[bytes]) -> list[Candidate]:
     """Return the likeliest encodings of a file, at most three, the likeliest first; none if chardet knows none.
 
+    Of a few characters, encodings in which they read most plausibly are returned, see `few_characters`.
+
     Bytes say little: ISO 8859-2 and Windows-1250 have the same letters for most of Polish, and every byte is a letter
     of Mac OS Roman. An encoding is a candidate if all of the content is valid in it, without control characters if any
     encoding has none, if it reads the lines differently from those before it, and if chardet has nearly as much
@@ -178,6 +177,11 @@ def candidates(content: bytes, lines: Sequence[bytes]) -> list[Candidate]:
       lines: lines that are not UTF-8.
     """
     sample = b'\n'.join(lines)
+    if sum(byte >= 0x80 for byte in sample) < FEW:
+        likely = plausible_encodings(sample)
+        return [Candidate(name, 0.0) for name in likely if _decode(content, name, cut=True) is not None][
+            :_MOST_PROPOSED
+        ]
     readings: dict[str, Candidate] = {}
     for guess in chardet.detect_all(sample, ignore_threshold=True, encoding_era=_ERAS):
         encoding, confidence = guess['encoding'], guess['confidence'] or 0.0
@@ -216,6 +220,15 @@ def _proposal(name: str, found: Sequence[Candidate], lines: Sequence[bytes], can
         what += f' It may also be {" or ".join(f"{encoding}, {reading!r}" for encoding, reading in others)}.'
         condition = 'If the first is right'
     return f'{what} {condition}, {", or ".join(ways) or _SAVE}'
+
+
+def _is_cut(content: bytes) -> bool:
+    """Return whether content is UTF-8 that ends in the middle of a character, and not a letter of another encoding."""
+    text = _decode(content, 'utf-8', cut=True)
+    if text is None:
+        return False
+    rest = content[len(text.encode()) :]
+    return not text.isascii() or len(rest) > 1 or rest in (b'\xc2', b'\xc3')  # with which most of Latin-1 begin
 
 
 def _is_surrogate(line: bytes) -> bool:
