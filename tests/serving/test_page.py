@@ -18,19 +18,29 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def browser(tmp_path):
+@pytest.fixture(scope='module')
+def chromium(tmp_path_factory):
     from selenium import webdriver
 
-    options = webdriver.ChromeOptions()
+    options, folder = webdriver.ChromeOptions(), tmp_path_factory.mktemp('browser')
     options.binary_location = CHROMIUM
     for flag in ('--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run',
-                 '--disable-background-networking', '--disable-sync', f'--user-data-dir={tmp_path}'):  # fmt: skip
+                 '--disable-background-networking', '--disable-sync', f'--user-data-dir={folder}'):  # fmt: skip
         options.add_argument(flag)
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     driver.implicitly_wait(10)
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def browser(chromium):
+    """The browser of all tests, with a window of the usual size, an empty log, and nothing stored."""
+    chromium.get('about:blank')
+    chromium.set_window_size(1200, 900)
+    chromium.get_log('browser')
+    chromium.execute_cdp_cmd('Storage.clearDataForOrigin', {'origin': '*', 'storageTypes': 'all'})
+    return chromium
 
 
 def by_id(browser, name):
