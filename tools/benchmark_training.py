@@ -74,7 +74,7 @@ def _print_row(contender: Contender, options: argparse.Namespace, speed: str = '
 
 
 def figures(facts: dict[str, Any], seconds: float, options: argparse.Namespace) -> dict[str, float | None]:
-    """Return tokens/s, the utilization by the paper's formula with full and with causal attention, and that of the ceiling."""
+    """Return tokens/s, utilization by the paper's formula (full and causal attention), and the share of the ceiling."""
     arch, num_params = architecture(options), facts['num_params']
     per_second = options.batch * options.length / seconds
     work = {
