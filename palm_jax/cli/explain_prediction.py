@@ -53,6 +53,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     sets = _read_sets(options.substitutes) if options.substitutes else None
     model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    if sets:
+        _check_substitutes(model)
     inputs = _read(model, options)
     explanations = model.explain(inputs, options.label, settings)
     others = _substitute(model, inputs, sets, options) if sets else {}
@@ -162,15 +164,12 @@ def _read_sets(name: str) -> dict[str, tuple[str, ...]]:
     return substitutes_of(content, f'--substitutes={name}')
 
 
-def _substitute(
-    model: TrainedModel, inputs: Sequence[Any], sets: dict[str, tuple[str, ...]], options: Any
-) -> dict[int, Any]:
-    """Return the substitutions that change the decisions for inputs, by number of the input.
+def _check_substitutes(model: TrainedModel) -> None:
+    """Refuse a model whose decisions no substitution changes.
 
     Raises:
       UserError: the model does not give single texts labels.
     """
-    from palm_jax.explanations import substitution
     from palm_jax.predictors.label_predictor import LabelPredictor
 
     predictor = model.predictor
@@ -182,6 +181,15 @@ def _substitute(
         raise UserError(
             f'--substitutes is for models that label single texts; this one was trained {predictor.purpose}.'
         )
+
+
+def _substitute(
+    model: TrainedModel, inputs: Sequence[Any], sets: dict[str, tuple[str, ...]], options: Any
+) -> dict[int, Any]:
+    """Return the substitutions that change the decisions for inputs, by number of the input."""
+    from palm_jax.explanations import substitution
+
+    predictor: Any = model.predictor
     kind, found = predictor.label_kind, {}
     predict = lambda texts: [  # noqa: E731
         kind.to_json(p)['probabilities'] for p in model.predict(texts, batch_size=options.batch_size)

@@ -67,7 +67,7 @@ def predict(model: Any, texts: Sequence[str], batch_size: int) -> list[Mapping[s
     """
     predictor = model.predictor
     if isinstance(predictor, TagPredictor) or predictor.reads_pairs(model):
-        what = 'tag words' if isinstance(predictor, TagPredictor) else 'read pairs of texts'
+        what = 'to tag words' if isinstance(predictor, TagPredictor) else 'to read pairs of texts'
         raise UserError(
             f'--templates needs a model that labels or continues single texts; this one was trained {what}.'
         )

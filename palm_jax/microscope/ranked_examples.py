@@ -176,6 +176,8 @@ def _disagreement(models: Sequence[Any], examples: Sequence[Any], batch_size: in
     first = models[0]
     if not isinstance(first.predictor, LabelPredictor):
         raise UserError(f'--by=disagreement compares labels; this model was trained {first.predictor.purpose}.')
+    if not first.predictor.label_kind.has_classes:
+        raise UserError('--by=disagreement compares labels; this model predicts numbers, of which no two are equal.')
     inputs = [e.text if e.second_text is None else (e.text, e.second_text) for e in examples]
     answers = []
     for model in models:

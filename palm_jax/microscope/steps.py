@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import html
 import math
@@ -124,12 +125,28 @@ def _row(
         label = model.data.describe_label(chosen[weights > 0] if np.ndim(weights) else chosen)
     return Row(
         number,
-        tuple(model.data.vocabulary.decode([int(t)]) for t in ids[:used]),
+        texts_of([int(t) for t in ids[:used]], model.data.vocabulary),
         tuple(float(w) for w in of_tokens),
         () if losses is None else tuple(float(x) for x in losses[i, :used]),
         float(mean),
         label,
     )
+
+
+def texts_of(ids: Sequence[int], vocabulary: Any) -> tuple[str, ...]:
+    """Return the text of each token; a character of several tokens belongs to the last of them.
+
+    Args:
+      ids: token ids.
+      vocabulary: vocabulary of the ids; tokens that add no text, such as special ones, are shown as it decodes them.
+    """
+    decoder = codecs.getincrementaldecoder('utf-8')('replace')
+    texts = []
+    for i in ids:
+        added = vocabulary.token_bytes(i)
+        texts.append(decoder.decode(b'', True) + vocabulary.decode([i]) if added is None else decoder.decode(added))
+    rest = decoder.decode(b'', True)
+    return (*texts[:-1], texts[-1] + rest) if texts else ()
 
 
 def as_text(found: Step, shown: int = 3) -> str:

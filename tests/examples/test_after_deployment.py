@@ -19,12 +19,13 @@ from palm_jax.monitoring.request_log import RequestLog, read
 from palm_jax.serving.models import Loader, ServedModel
 from tests.support.kinds import every_kind
 from tests.support.paths import ROOT
+from tests.support.programs import run_here
 from tests.support.server import running
 
 README = (ROOT / 'examples/customer_service/README.md').read_text()
 
 
-def test_customers_ask_a_server_and_correct_it(micro, tmp_path, capsys):
+def test_customers_ask_a_server_and_correct_it(micro, tmp_path):
     model = every_kind(micro, 'classes')['classes']
     rules = ContentFilter(content_filter.load(ROOT / 'examples/customer_service/rules.json', Loader().scorer))
     texts = [f'question {number}' for number in range(8)]
@@ -35,15 +36,15 @@ def test_customers_ask_a_server_and_correct_it(micro, tmp_path, capsys):
     log = RequestLog(tmp_path / 'kept.db')
     flags = [f'--questions={tmp_path / "asked.csv"}', '--count=9']
     with running({'intents': ServedModel('intents', model)}, log=log, rules=rules) as site:
-        assert customers.main([*flags, f'--server={site.url}']) == 0
+        asked = run_here(customers.__name__, *flags, f'--server={site.url}')
+        assert asked.returncode == 0, asked.stderr
         with pytest.raises(UserError, match=r"refuses /v1/classify: The model 'other' does not exist"):
             customers.main([*flags, f'--server={site.url}/', '--model=other'])
     log.close()
     with pytest.raises(UserError, match=r'does not answer: .*Start it: palm-jax serve'):
         customers.main([*flags, f'--server={site.url}'])
-    shown = capsys.readouterr().out
-    assert 'asked      9 questions: 4 answers were right, 4 were corrected' in shown
-    assert 'refused    1 by a rule of the server' in shown
+    assert 'asked      9 questions: 4 answers were right, 4 were corrected' in asked.stdout
+    assert 'refused    1 by a rule of the server' in asked.stdout
     kept = {row.input: row for row in read(tmp_path / 'kept.db', 'intents')}
     assert [kept[text].label for text in texts] == labels
     assert [kept[text].rating for text in texts] == ['up', 'down'] * 4

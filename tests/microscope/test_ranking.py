@@ -4,9 +4,12 @@ import jax
 import numpy as np
 import pytest
 
+from palm_jax.errors import UserError
+from palm_jax.microscope import ranked_examples
 from palm_jax.microscope.ranking import disagreement, likely_wrong, near_duplicates
 from palm_jax.microscope.token_losses import example_losses, token_losses
 from palm_jax.training.losses import LanguageModelLoss
+from tests.support.kinds import every_kind
 from tests.support.models import applied
 
 
@@ -52,3 +55,9 @@ def test_losses_of_tokens_and_examples(micro, batch):
     gradient = jax.jit(jax.grad(lambda p: loss(model, p, alone)[0] / weights[0].sum()))(params)
     norm = np.sqrt(sum(float((np.asarray(g, np.float64) ** 2).sum()) for g in jax.tree.leaves(gradient)))
     assert float(norms[0]) == pytest.approx(norm, rel=1e-4)
+
+
+def test_numbers_have_no_disagreement(micro):
+    model = every_kind(micro, 'pairs')['pairs']
+    with pytest.raises(UserError, match='compares labels; this model predicts numbers'):
+        ranked_examples._disagreement([model, model], [], 8)
