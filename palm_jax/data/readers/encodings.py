@@ -179,7 +179,9 @@ def candidates(content: bytes, lines: Sequence[bytes]) -> list[Candidate]:
     sample = b'\n'.join(lines)
     if sum(byte >= 0x80 for byte in sample) < FEW:
         likely = plausible_encodings(sample)
-        return [Candidate(name, 0.0) for name in likely if _decode(content, name, cut=True) is not None][:_MOST_PROPOSED]
+        return [Candidate(name, 0.0) for name in likely if _decode(content, name, cut=True) is not None][
+            :_MOST_PROPOSED
+        ]
     readings: dict[str, Candidate] = {}
     for guess in chardet.detect_all(sample, ignore_threshold=True, encoding_era=_ERAS):
         encoding, confidence = guess['encoding'], guess['confidence'] or 0.0

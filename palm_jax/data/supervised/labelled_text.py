@@ -252,7 +252,7 @@ class LabelledText(InMemoryData):
         super().__init__(table, vocabulary, seed, group_by_length)
         self.length = check_lengths(lengths)
         self.bidirectional, self._class_weights, self._sampling = bidirectional, class_weights, sampling
-        self._further = tuple(further)
+        self._further = self._checked_further(further, 'texts')
 
     @property
     def table(self) -> LabelledTable:

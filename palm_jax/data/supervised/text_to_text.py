@@ -94,7 +94,7 @@ class TextToText(InMemoryData):
         super().__init__(source, vocabulary, seed, group_by_length)
         self.bidirectional, self._pack = bidirectional, pack
         self._uses_template = chat_template
-        self._further = tuple(further)
+        self._further = self._checked_further(further, 'tokens')
         if not pack:
             self.against_padding += ', --gin.PACK=True puts several examples into a row'
         self.input_length, self.target_length = lengths['inputs'], lengths['targets']

@@ -1,4 +1,4 @@
-"""Files of a few bytes that are not UTF-8: proposed is what they read most plausibly as, and named encodings are used."""
+"""Files of a few bytes that are not UTF-8: what they read as most plausibly is proposed; a named encoding is used."""
 
 import pytest
 
@@ -46,7 +46,7 @@ def test_wide_characters_without_a_mark(text, encoding, tmp_path):
 
 def test_what_is_not_text_has_no_encoding(tmp_path):
     for content in (b'\0', b'a\0b', b'abc\0de of a line', b'\x7fELF\x02\x01\x01\0\0\0', b'PK\x03\x04\x14\0\0\0'):
-        with pytest.raises(UserError, match='not text|not UTF-8'):
+        with pytest.raises(UserError, match=r'not text|not UTF-8'):
             read(tmp_path / 'few.csv', content)
         assert encodings.wide_encoding(content) is None, content
 
