@@ -116,17 +116,18 @@ class InMemoryData(abc.ABC):
         copied._further = (*self._further, source)
         return copied
 
-    def _checked_further(self, sources: Sequence[Any], reads: str) -> tuple[Any, ...]:
+    def _further_for(self, reads: str) -> tuple[Any, ...]:
         """Return the sources of further features, which this kind of data can use.
 
+        What a source reads is its attribute `reads`, and what to take instead is `otherwise`, if it has them.
+
         Args:
-          sources: sources; what they read is their attribute `reads`, and what to take instead `otherwise`, if any.
           reads: `texts` with labels, or `tokens` of generated text.
 
         Raises:
           UserError: a source is for the other kind.
         """
-        for source in sources:
+        for source in self._further:
             if getattr(source, 'reads', reads) != reads:
                 here, there = 'generates text', 'predicts labels'
                 here, there = (here, there) if reads == 'tokens' else (there, here)
@@ -135,7 +136,7 @@ class InMemoryData(abc.ABC):
                     f'FURTHER_FEATURES: {type(source).__name__} is for a model that {there}, and this one {here}: '
                     f'{advice}.'
                 )
-        return tuple(sources)
+        return self._further
 
     def _copied(self) -> Self:
         """A copy that has not encoded anything yet."""

@@ -252,7 +252,7 @@ class LabelledText(InMemoryData):
         super().__init__(table, vocabulary, seed, group_by_length)
         self.length = check_lengths(lengths)
         self.bidirectional, self._class_weights, self._sampling = bidirectional, class_weights, sampling
-        self._further = self._checked_further(further, 'texts')
+        self._further = tuple(further)
 
     @property
     def table(self) -> LabelledTable:
@@ -321,7 +321,7 @@ class LabelledText(InMemoryData):
                 [name for e in examples for name in self.table.classes(e)],
             )[labels]
         features |= {'labels': labels, 'label_weights': weights}
-        for source in self._further if split == 'train' else ():
+        for source in self._further_for('texts') if split == 'train' else ():
             features |= source.features(examples, self.table)
         return features
 

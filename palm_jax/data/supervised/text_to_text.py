@@ -94,7 +94,7 @@ class TextToText(InMemoryData):
         super().__init__(source, vocabulary, seed, group_by_length)
         self.bidirectional, self._pack = bidirectional, pack
         self._uses_template = chat_template
-        self._further = self._checked_further(further, 'tokens')
+        self._further = tuple(further)
         if not pack:
             self.against_padding += ', --gin.PACK=True puts several examples into a row'
         self.input_length, self.target_length = lengths['inputs'], lengths['targets']
@@ -206,7 +206,7 @@ class TextToText(InMemoryData):
         if not self._pack:
             del features['segment_ids'], features['positions']
         found = {f'decoder_{name}': values for name, values in features.items()}
-        for teacher in self._further if split == 'train' else ():
+        for teacher in self._further_for('tokens') if split == 'train' else ():
             found |= teacher.features(found, self.vocabulary)
         return found
 
