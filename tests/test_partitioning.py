@@ -213,3 +213,7 @@ def test_a_run_continues_with_and_without_stages(eight_devices, tmp_path):
     whole, moved = (dict(losses(tmp_path / name)) for name in ('whole', 'moved'))
     assert whole.keys() == moved.keys() == {1, 2, 3}
     np.testing.assert_allclose(list(moved.values()), list(whole.values()), rtol=1e-4)
+
+
+def test_kernels_of_one_device_give_the_same_on_eight(on_eight_devices):
+    assert on_eight_devices('attention_on_a_mesh').endswith('equal')

@@ -88,6 +88,13 @@ def _add_training(commands: argparse._SubParsersAction) -> None:
         default='auto',
         help='positions whose logits exist at the same time; default: auto',
     )
+    train.add_argument('--documents', type=positive, default=1, help='documents of unequal lengths packed in a row')
+    train.add_argument(
+        '--attention',
+        choices=('auto', 'xla', 'cudnn', 'blocks', 'splash', 'intervals'),
+        default='auto',
+        help='implementation of attention',
+    )
     train.add_argument('--against', default='', help='comma-separated list of palm-rlhf-pytorch, transformers')
     train.add_argument('--compile_peers', action='store_true', help='also run the others with torch.compile')
     finetune.add_argument('--methods', default='', help='comma-separated list of files in gin/peft; default: all')

@@ -21,7 +21,7 @@ from palm_jax.peft.trainable import Trainable
 from palm_jax.training import flops, losses, optimizers, schedules, setup, state, step
 from tools import kernel_profile
 from tools.contenders import Contender, Trainer, choose_device, resident_bytes
-from tools.shapes import SIZES, VOCABULARY, architecture, describe, synthetic_tokens
+from tools.shapes import SIZES, VOCABULARY, architecture, describe, packed_documents, synthetic_tokens
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -87,6 +87,10 @@ def ours(options: argparse.Namespace) -> Trainer:
         'decoder_target_tokens': tokens,
         'decoder_loss_weights': np.ones_like(tokens),
     }
+    if options.documents > 1:
+        segment_ids, index = packed_documents(options, options.documents), np.arange(options.length, dtype=np.int32)
+        first = np.maximum.accumulate(np.where(np.diff(segment_ids, prepend=0), index, 0), axis=1)
+        batch |= {'decoder_segment_ids': segment_ids, 'decoder_positions': index - first}
     model, _ = setup.adapt(PaLM(architecture(options)))
     return jax_trainer(model, losses.LanguageModelLoss(chunk_length=options.chunk), batch)
 

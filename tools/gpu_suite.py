@@ -1,12 +1,13 @@
-"""python -m tools.gpu_suite [--parts=train,decode,peft,trainer,bitwise] [--output=runs/gpu_suite]
+"""python -m tools.gpu_suite [--parts=train,attention,decode,peft,trainer,bitwise] [--output=runs/gpu_suite]
 
 All that a GPU machine is asked, in one command of less than ten minutes: the ceilings of matmuls and memory, train
-steps and their variants, decoding, the cost of fine-tuning methods, the trainer itself from a file of tokens, and a run
-that is killed and continued bit for bit. It needs jax, flax, optax and orbax; PyTorch and Transformers are measured
-where they are installed.
+steps and their variants, attention over packed documents, decoding, the cost of fine-tuning methods, the trainer itself
+from a file of tokens, and a run that is killed and continued bit for bit. It needs jax, flax, optax and orbax, and
+qwix for weights in int8; PyTorch and Transformers are measured where they are installed.
 
 Every case is a process of its own and, once it has ended, a JSON line in results.jsonl; table.md holds all of them for
-BENCHMARKS.md. The same command again continues with the cases that are missing, and repeats those that failed.
+BENCHMARKS.md. What the most depends on comes first, variants of it last. The same command again continues with the
+cases that are missing, and repeats those that failed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from palm_jax.errors import UserError
 from tools import gpu_suite_cases as cases
 from tools.shapes import SIZES
 
-PARTS = ('ceilings', 'train', 'decode', 'peft', 'trainer', 'bitwise')
+PARTS = ('ceilings', 'train', 'attention', 'decode', 'peft', 'trainer', 'bitwise')
+LARGER = {'1b': ('2b', '8b')}  # sizes that are measured, too, by that of the suite
+FIRST, NEXT, LAST = range(3)  # when a case has its turn
 
 
 class Case(NamedTuple):
@@ -40,12 +43,14 @@ class Case(NamedTuple):
       part: part of the suite.
       name: name of its row.
       measure: function that returns the figures.
+      turn: `FIRST`, `NEXT` or `LAST`.
       environment: variables of its process, beside those of this one.
     """
 
     part: str
     name: str
     measure: Callable[[], dict[str, Any]]
+    turn: int = FIRST
     environment: Mapping[str, str] = {}
 
 
@@ -67,32 +72,76 @@ def main(arguments: Sequence[str]) -> int:
     if unknown := [part for part in parts if part not in PARTS]:
         raise UserError(f'--parts: unknown {", ".join(unknown)}. Known: {", ".join(PARTS)}.')
     options.dtype = 'bfloat16'
-    return run(list(all_cases(options, parts)), options.output, options.seconds)
+    wanted = sorted(all_cases(options, parts), key=lambda case: case.turn)
+    return run(wanted, options.output, options.seconds)
 
 
 def all_cases(options: argparse.Namespace, parts: Sequence[str]) -> Iterator[Case]:
-    """Yield the cases of some parts, the most important of a part first."""
-    with_changes = lambda **changes: argparse.Namespace(**(vars(options) | changes))  # noqa: E731
+    """Yield the cases of some parts."""
     for part in parts:
-        if part == 'ceilings':
-            yield Case(part, 'matmul and memory', functools.partial(cases.ceilings, options))
-        elif part == 'train':
-            for name, changes, environment in cases.train_variants(importlib.metadata.version('jaxlib')):
-                yield Case(part, name, functools.partial(cases.train, with_changes(**changes)), environment)
-            for name, peer, compiled in cases.peers():
-                yield Case(part, name, functools.partial(cases.train_peer, options, peer, compiled))
-        elif part == 'decode':
-            for weights in ('stored', 'int8'):
-                for batch in (1, 8):
-                    name = f'{options.size}, {"bfloat16" if weights == "stored" else weights}, batch {batch}'
-                    yield Case(part, name, functools.partial(cases.decode, options, weights, batch))
-        elif part == 'peft':
-            for name in ('full', 'top_k_layers', 'lora'):
-                yield Case(part, name, functools.partial(cases.finetune, options, name))
-        elif part == 'trainer':
-            yield Case(part, 'from a file of tokens', functools.partial(cases.trainer, options))
-        else:
-            yield Case(part, 'killed and continued', functools.partial(cases.bitwise, options))
+        yield from _CASES[part](options)
+
+
+def _changed(options: argparse.Namespace, **changes: Any) -> argparse.Namespace:
+    return argparse.Namespace(**(vars(options) | changes))
+
+
+def _ceilings(options: argparse.Namespace) -> Iterator[Case]:
+    yield Case('ceilings', 'matmul and memory', functools.partial(cases.ceilings, options))
+
+
+def _train(options: argparse.Namespace) -> Iterator[Case]:
+    for name, changes, environment in cases.train_variants(importlib.metadata.version('jaxlib')):
+        turn = FIRST if name == cases.AS_IT_IS else LAST
+        yield Case('train', name, functools.partial(cases.train, _changed(options, **changes)), turn, environment)
+    for name, peer, compiled in cases.peers():
+        yield Case('train', name, functools.partial(cases.train_peer, options, peer, compiled), NEXT)
+    for size in LARGER.get(options.size, ())[:1]:  # half as many sequences: more than 80 GB otherwise
+        larger = _changed(options, **cases.PLAIN, size=size, batch=max(1, options.batch // 2))
+        yield Case('train', f'{size}, half as many sequences', functools.partial(cases.train, larger), NEXT)
+
+
+def _attention(options: argparse.Namespace) -> Iterator[Case]:
+    longer = _changed(options, length=2 * options.length, batch=max(1, options.batch // 2))
+    for name, implementation, documents in cases.ATTENTION:
+        yield Case('attention', name, functools.partial(cases.attention, longer, implementation, documents))
+
+
+def _decode(options: argparse.Namespace) -> Iterator[Case]:
+    for weights in ('stored', 'int8'):
+        for batch in (1, 8):
+            name = f'{options.size}, {"bfloat16" if weights == "stored" else weights}, batch {batch}'
+            turn = FIRST if (weights, batch) == ('stored', 1) else NEXT
+            yield Case('decode', name, functools.partial(cases.decode, options, weights, batch), turn)
+    for size in LARGER.get(options.size, ()):
+        larger = _changed(options, size=size)
+        yield Case('decode', f'{size}, bfloat16, batch 1', functools.partial(cases.decode, larger, 'stored', 1), NEXT)
+
+
+def _peft(options: argparse.Namespace) -> Iterator[Case]:
+    for name in ('full', 'top_k_layers', 'lora'):
+        yield Case('peft', name, functools.partial(cases.finetune, options, name), NEXT)
+
+
+def _trainer(options: argparse.Namespace) -> Iterator[Case]:
+    yield Case('trainer', 'from a file of tokens', functools.partial(cases.trainer, options))
+
+
+def _bitwise(options: argparse.Namespace) -> Iterator[Case]:
+    # A checkpoint of a larger size takes longer than everything else.
+    smaller = options if options.size in cases.SMALL_CHECKPOINTS else _changed(options, size='400m')
+    yield Case('bitwise', f'{smaller.size}, killed and continued', functools.partial(cases.bitwise, smaller))
+
+
+_CASES: dict[str, Callable[[argparse.Namespace], Iterator[Case]]] = {
+    'ceilings': _ceilings,
+    'train': _train,
+    'attention': _attention,
+    'decode': _decode,
+    'peft': _peft,
+    'trainer': _trainer,
+    'bitwise': _bitwise,
+}
 
 
 def run(wanted: Sequence[Case], output: Path, seconds: float) -> int:

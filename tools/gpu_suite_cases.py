@@ -14,21 +14,35 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from palm_jax import xla_flags
 from palm_jax.errors import UserError
+from palm_jax.models.kernels.attention import attend
+from palm_jax.models.masks import Mask
 from palm_jax.run_directory import RunDirectory
 from tools import benchmark_decoding, benchmark_finetuning, benchmark_training, train_on_token_file
 from tools.contenders import Contender, Trainer, choose_device
-from tools.shapes import architecture
+from tools.shapes import SIZES, architecture, packed_documents
 
 _DETERMINISTIC = '--xla_gpu_exclude_nondeterministic_ops=true'
+AS_IT_IS = 'as it is'
+PLAIN: dict[str, Any] = {'unroll': 'auto', 'chunk': 'auto', 'remat': 'none', 'fuse': 'auto', 'documents': 1}
+SMALL_CHECKPOINTS = ('tiny', '40m', 'base', '400m')
+# Name, implementation (see `kernels.attention.attend`) and documents a row.
+ATTENTION = (
+    ('one document', 'auto', 1),
+    ('eight documents, dense mask', 'auto', 8),
+    ('eight documents, intervals', 'intervals', 8),
+    ('one document, intervals', 'intervals', 1),
+    ('one document, xla', 'xla', 1),
+)
 _PEERS = {'transformers': 'transformers', 'palm-rlhf-pytorch': 'palm_rlhf_pytorch'}  # the module by the name
 
 
@@ -68,17 +82,18 @@ def train_variants(jaxlib: str) -> Iterator[tuple[str, dict[str, Any], dict[str,
     Args:
       jaxlib: version of jaxlib, for the flags that it knows.
     """
-    plain: dict[str, Any] = {'unroll': 'auto', 'chunk': 'auto', 'remat': 'none', 'fuse': 'auto'}
-    yield 'as it is', plain, {}
-    yield 'layers in a loop', plain | {'unroll': 1}, {}
-    yield 'one product for the projections of an input', plain | {'fuse': True}, {}
-    yield 'chunks of 128 positions', plain | {'chunk': 128}, {}
-    yield 'JAX_OPTIMIZATION_LEVEL=O1', plain, {'JAX_OPTIMIZATION_LEVEL': 'O1'}
+    yield AS_IT_IS, PLAIN, {}
+    yield 'eight documents a row', PLAIN | {'documents': 8}, {}
+    yield 'eight documents a row, intervals', PLAIN | {'documents': 8, 'attention': 'intervals'}, {}
+    yield 'layers in a loop', PLAIN | {'unroll': 1}, {}
+    yield 'one product for the projections of an input', PLAIN | {'fuse': True}, {}
+    yield 'chunks of 128 positions', PLAIN | {'chunk': 128}, {}
+    yield 'JAX_OPTIMIZATION_LEVEL=O1', PLAIN, {'JAX_OPTIMIZATION_LEVEL': 'O1'}
     before = os.environ.get('XLA_FLAGS', '')
     for flag in xla_flags.known_to(jaxlib):
         if flag.setting != _DETERMINISTIC:
-            yield flag.setting, plain, {'XLA_FLAGS': f'{before} {flag.setting}'.strip()}
-    yield 'remat = minimal', plain | {'remat': 'minimal'}, {}
+            yield flag.setting, PLAIN, {'XLA_FLAGS': f'{before} {flag.setting}'.strip()}
+    yield 'remat = minimal', PLAIN | {'remat': 'minimal'}, {}
 
 
 def train(options: argparse.Namespace) -> dict[str, Any]:
@@ -90,7 +105,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _is_plain(options: argparse.Namespace) -> bool:
-    return (options.unroll, options.chunk, options.remat, options.fuse) == ('auto', 'auto', 'none', 'auto')
+    return all(getattr(options, name) == value for name, value in PLAIN.items())
 
 
 def peers() -> Iterator[tuple[str, str, bool]]:
@@ -125,6 +140,60 @@ def _step_figures(contender: Contender, options: argparse.Namespace) -> dict[str
         'init_s': contender.facts.get('init_seconds'),
         'compile_s': contender.facts['compile_seconds'],
     }
+
+
+def attention(options: argparse.Namespace, implementation: str, documents: int) -> dict[str, Any]:
+    """Attention alone over rows of packed documents: forward pass, and with its gradient."""
+    make = functools.partial(_attention, options, implementation, documents)
+    with _process(implementation, make) as contender:
+        seconds = {}
+        for name in ('forward', 'with_gradient'):
+            contender.step(name)  # compiles
+            seconds[name] = statistics.median(contender.step(name) for _ in range(options.steps)) / _CALLS
+        return {
+            'shape': contender.facts['shape'],
+            'forward_ms': seconds['forward'] * 1e3,
+            'with_gradient_ms': seconds['with_gradient'] * 1e3,
+            'error': contender.facts['error'],
+        }
+
+
+_CALLS = 10  # calls of attention in a timed step, so that starting one costs little
+
+
+def _attention(options: argparse.Namespace, implementation: str, documents: int) -> Trainer:
+    choose_device(options.device)
+    _, _, heads, head_dim = SIZES[options.size]
+    shapes = [(options.batch, options.length, n, head_dim) for n in (heads, 1, 1, heads)]
+    inputs = [jax.random.normal(jax.random.key(n), shape, options.dtype) for n, shape in enumerate(shapes)]
+    segment_ids = packed_documents(options, documents) if documents > 1 else None
+
+    def forward(q, k, v, dy, segment_ids, implementation=implementation):
+        return attend(q, k, v, Mask(segment_ids), implementation)
+
+    def with_gradient(q, k, v, dy, segment_ids, implementation=implementation):
+        of = lambda q, k, v: forward(q, k, v, dy, segment_ids, implementation)  # noqa: E731
+        y, backward = jax.vjp(of, q, k, v)
+        return y, *backward(dy)
+
+    functions = {'forward': jax.jit(forward), 'with_gradient': jax.jit(with_gradient)}
+
+    def run(name: str) -> None:
+        jax.block_until_ready([functions[name](*inputs, segment_ids) for _ in range(_CALLS)])
+
+    facts = {
+        'shape': '{} × {:,} × {} × {}'.format(*shapes[0]),
+        'error': _largest_error(with_gradient, [x[:1] for x in inputs], segment_ids),
+    }
+    return Trainer(run, facts, lambda: None)
+
+
+def _largest_error(function: Callable[..., Any], inputs: Sequence[jax.Array], segment_ids: np.ndarray | None) -> float:
+    """Return the largest error of value and gradients on one row against XLA's attention, relative to their norms."""
+    ids = None if segment_ids is None else segment_ids[:1]
+    ours, theirs = (jax.jit(f)(*inputs, ids) for f in (function, functools.partial(function, implementation='xla')))
+    pairs = [(a.astype(jnp.float32), b.astype(jnp.float32)) for a, b in zip(ours, theirs, strict=True)]
+    return max(float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b)) for a, b in pairs)
 
 
 def decode(options: argparse.Namespace, weights: str, batch: int) -> dict[str, Any]:
@@ -168,10 +237,9 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
         seconds, lines = time.monotonic() - start, _logged(directory)
         if not lines:
             raise UserError(f'the trainer logged nothing: {output[-2000:]}')
-        speeds = [line['speed/tokens_per_second'] for line in lines[1:] if 'speed/tokens_per_second' in line]
         return {
             'steps': steps,
-            'tokens_per_second': statistics.median(speeds),
+            'tokens_per_second': _median_speed(directory),
             'mfu': lines[-2].get('speed/mfu'),
             'whole_run_s': seconds,
             'memory': next((line for line in output.splitlines() if line.startswith('memory  ') and '×' in line), ''),
@@ -179,9 +247,13 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def bitwise(options: argparse.Namespace) -> dict[str, Any]:
-    """A run that is killed and continued, against one that is not: every logged loss, bit for bit."""
+    """A run that is killed and continued, against one that is not, bit for bit in every loss; and its cost."""
     steps, flags = 8, f'{os.environ.get("XLA_FLAGS", "")} {_DETERMINISTIC}'.strip()
-    with _run_directory(options, 'whole') as whole, _run_directory(options, 'killed') as killed:
+    with (
+        _run_directory(options, 'whole') as whole,
+        _run_directory(options, 'killed') as killed,
+        _run_directory(options, 'fast') as fast,
+    ):
         output = _train(options, whole, steps, flags).communicate()[0]
         process = _train(options, killed, steps, flags)
         while process.poll() is None and len(_logged(killed)) < 2:  # after step 4; step 2 and 4 are saved
@@ -196,12 +268,19 @@ def bitwise(options: argparse.Namespace) -> dict[str, Any]:
         ]
         if not losses[0]:
             raise UserError(f'the trainer logged nothing: {output[-2000:]}')
-        speeds = [line['speed/tokens_per_second'] for line in _logged(whole) if 'speed/tokens_per_second' in line]
+        _train(options, fast, steps).communicate()
         return {
             'killed': was_killed,
             'equal': losses[0] == losses[1],
-            'tokens_per_second': statistics.median(speeds[1:]),
+            'tokens_per_second': _median_speed(whole),
+            'tokens_per_second_otherwise': _median_speed(fast),
         }
+
+
+def _median_speed(directory: Path) -> float:
+    """Return the median of the tokens/s that a run logged, without its first."""
+    speeds = [line['speed/tokens_per_second'] for line in _logged(directory) if 'speed/tokens_per_second' in line]
+    return statistics.median(speeds[1:])
 
 
 @contextlib.contextmanager

@@ -47,6 +47,7 @@ def architecture(options: argparse.Namespace) -> Architecture:
         unroll_layers=getattr(options, 'unroll', 'auto'),
         fuse_projections=getattr(options, 'fuse', 'auto'),
         remat=getattr(options, 'remat', 'none'),
+        attention=getattr(options, 'attention', 'auto'),
     )
 
 
@@ -72,3 +73,12 @@ def describe(options: argparse.Namespace) -> str:
 def synthetic_tokens(options: argparse.Namespace) -> np.ndarray:
     """Return the batch that all contenders train on."""
     return np.random.default_rng(0).integers(0, VOCABULARY, (options.batch, options.length)).astype(np.int32)
+
+
+def packed_documents(options: argparse.Namespace, documents: int) -> np.ndarray:
+    """Return the segment ids, int32 [B, L], of a number of documents of unequal lengths in every row."""
+    rng, rows = np.random.default_rng(1), []
+    for _ in range(options.batch):
+        ends = np.sort(rng.choice(np.arange(1, options.length), documents - 1, replace=False))
+        rows.append(1 + np.searchsorted(ends, np.arange(options.length), side='right'))
+    return np.stack(rows).astype(np.int32)

@@ -2,7 +2,8 @@
 
 Writes invented questions to a bank, so that the application runs without other data: train.csv, calibration.csv and
 test.csv (text, label), unknown.csv (text; questions that none of the intents covers) and answers.csv (intent, answer).
-No sentence of one file is in another.
+No sentence of one file is in another. german.csv has questions of the same intents in another language, as customers of
+a new branch may ask them.
 """
 
 from __future__ import annotations
@@ -32,6 +33,14 @@ _INTENTS = {
     'refund': ['I want my money back for {thing}', 'how do I return {thing}?', 'the refund for {thing} has not come'],
     'balance': ['how much money is in my {account}?', 'show the balance of my {account}', 'is my {account} overdrawn?'],
     'address': ['I moved to {city}', 'change my address to {city}', 'send my letters to {city} from {day} on'],
+}
+_GERMAN_OPENINGS = ('', 'Hallo, ', 'Guten Tag, ', 'Bitte: ', 'Eine Frage: ', 'Hilfe! ')
+_GERMAN = {
+    'card_lost': ['Meine Karte ist weg', 'Ich habe meine Karte verloren'],
+    'opening_hours': ['Wann macht die Filiale auf?', 'Hat die Filiale am Samstag auf?'],
+    'refund': ['Ich will mein Geld für die Schuhe zurück', 'Ich will mein Geld für das Ticket zurück'],
+    'balance': ['Wie viel ist auf meinem Konto?', 'Ist mein Konto im Minus?'],
+    'address': ['Ich bin nach Graz umgezogen', 'Ich bin nach Wien umgezogen'],
 }
 _UNKNOWN = ['what is the weather in {city}?', 'recommend a film for {day}', 'who invented {thing}?', 'sing of {city}']
 _WORDS = {
@@ -76,6 +85,11 @@ def main(arguments: Sequence[str]) -> int:
     parts = {'train': rows[: cuts[0]], 'calibration': rows[cuts[0] : cuts[1]], 'test': rows[cuts[1] :]}
     for name, part in parts.items():
         tables.write(folder / f'{name}.csv', ('text', 'label'), part)
+    german = [
+        (opening + text, intent) for intent, texts in _GERMAN.items() for text in texts for opening in _GERMAN_OPENINGS
+    ]
+    random.Random(0).shuffle(german)
+    tables.write(folder / 'german.csv', ('text', 'label'), german)
     tables.write(folder / 'unknown.csv', ('text',), [(text,) for text in sentences(_UNKNOWN)])
     tables.write(folder / 'answers.csv', ('intent', 'answer'), list(_ANSWERS.items()))
     print(f'written    {folder}: {", ".join(f"{len(part):,} {name}" for name, part in parts.items())}')

@@ -6,7 +6,8 @@ Ranks all items by their probability of being next in a history, and measures th
     NDCG@k  mean of 1 / log₂(1 + rank), 0 beyond rank k
 
 over all items (no sampled negatives: Krichene and Rendle, "On sampled metrics for item recommendation", KDD 2020),
-beside two baselines: the popularity of items, and how often an item has followed the last one of the history.
+beside three baselines: the popularity of items, co-occurrence (in how many histories an item is together with those of
+the history), and how often an item has followed the last one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import collections
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -86,6 +88,27 @@ def followers(histories: Sequence[Sequence[int]], size: int) -> np.ndarray:
     return table_VV + popular_V / (1 + popular_V.sum())
 
 
+def co_occurrence(histories: Sequence[Sequence[int]], size: int) -> np.ndarray:
+    """Return in how many histories two different items are together, [V, V]."""
+    has_HV = np.zeros((len(histories), size), np.float32)
+    for number, history in enumerate(histories):
+        has_HV[number, list(history)] = 1
+    table_VV = has_HV.T @ has_HV
+    np.fill_diagonal(table_VV, 0)
+    return table_VV
+
+
+def baselines(histories: Sequence[Sequence[int]], size: int) -> dict[str, np.ndarray]:
+    """Return the scores that need no model, [H, V], by name."""
+    together_VV = co_occurrence(histories, size)
+    popular_V = popularity(histories, size)
+    return {
+        'what followed the last item': followers(histories, size)[[history[-1] for history in histories]],
+        'co-occurrence': np.stack([together_VV[sorted(set(history))].sum(axis=0) for history in histories]),
+        'popularity': np.broadcast_to(popular_V, (len(histories), size)),
+    }
+
+
 def main(arguments: Sequence[str]) -> int:
     """Measure a model on the test histories, or recommend for one."""
     parser = Parser(
@@ -97,6 +120,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--data', required=True, help='folder that histories.py wrote')
     parser.add_argument('--history', help='items of one user, separated by blanks; default: the test histories')
     parser.add_argument('--k', type=positive, default=10, help='length of the list')
+    parser.add_argument(
+        '--unseen',
+        action='store_true',
+        help='rank only items that the history lacks, where nobody takes an item twice, as in MovieLens',
+    )
     options = parser.parse_args(arguments)
     model = api.load(options.model)
     if not isinstance(model.predictor, LanguageModelPredictor):
@@ -106,32 +134,41 @@ def main(arguments: Sequence[str]) -> int:
     items = {name: i for i, name in enumerate(names) if name and name not in SPECIAL}
     is_item_V = np.isin(np.arange(vocabulary.size), list(items.values()))
 
+    def candidates(histories: Sequence[Sequence[int]]) -> np.ndarray:
+        is_ranked_HV = np.tile(is_item_V, (len(histories), 1))
+        for number, history in enumerate(histories if options.unseen else ()):
+            is_ranked_HV[number, list(history)] = False
+        return is_ranked_HV
+
     def scores(histories: Sequence[Sequence[int]]) -> np.ndarray:
-        return np.where(is_item_V, next_log_probabilities(model, histories)[:, : vocabulary.size], -np.inf)
+        return next_log_probabilities(model, histories)[:, : vocabulary.size]
 
     if options.history is not None:
         history = _ids(options.history, items)
-        (scores_V,) = scores([history])
-        for i in np.argsort(-scores_V, kind='stable')[: min(options.k, len(items))]:
-            print(f'{names[i]:<20} {np.exp(scores_V[i]):.3f}')
+        titles = _titles(Path(options.data) / 'items.csv')
+        (scores_V,), (is_ranked_V,) = scores([history]), candidates([history])
+        order = [i for i in np.argsort(-scores_V, kind='stable') if is_ranked_V[i]]
+        for i in order[: options.k]:
+            print(f'{names[i]:<20} {np.exp(scores_V[i]):.3f}  {titles.get(names[i], "")}'.rstrip())
         return 0
     histories, next_items = [], []
     for row, (history, item) in tables.read(f'{options.data}/test.csv', '--data', 'history', 'item'):
         with located(row.location):
             histories.append(_ids(history, items))
             next_items.append(_ids(item, items)[-1])
-    items_E = np.array(next_items)
-    last_E = [history[-1] for history in histories]
-    popular_V = popularity(histories, vocabulary.size)
-    contenders = {
-        'this model': scores(histories),
-        'what followed the last item': followers(histories, vocabulary.size)[last_E],
-        'popularity': np.broadcast_to(popular_V, (len(histories), vocabulary.size)),
-    }
-    for name, scores_EV in contenders.items():
-        measured = measure(np.where(is_item_V, scores_EV, -np.inf), items_E, options.k)
+    items_E, is_ranked_EV = np.array(next_items), candidates(histories)
+    is_ranked_EV[np.arange(len(items_E)), items_E] = True  # also one that is taken again
+    for name, scores_EV in {'this model': scores(histories), **baselines(histories, vocabulary.size)}.items():
+        measured = measure(np.where(is_ranked_EV, scores_EV, -np.inf), items_E, options.k)
         print(f'{name:<28} ' + '  '.join(f'{metric} {value:.3f}' for metric, value in measured.items()))
     return 0
+
+
+def _titles(path: Path) -> dict[str, str]:
+    """Return the titles of items, where the folder of the data has some."""
+    if not path.is_file():
+        return {}
+    return {item: title for _, (item, title) in tables.read(str(path), '--data', 'item', 'title')}
 
 
 def _ids(history: str, items: dict[str, int]) -> list[int]:

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from palm_jax.bounds import Above
 from palm_jax.cli.parser import Parser, file_name, number
-from palm_jax.errors import UserError, closest
-from palm_jax.wording import without_passwords
+from palm_jax.errors import UserError
 
 if TYPE_CHECKING:
     from palm_jax.monitoring.ab_test import Arm, Difference
@@ -47,14 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.monitoring import ab_test, request_log
 
     since = 0.0 if options.days is None else time.time() - options.days * _DAY
-    kept = list(request_log.read(options.requests, since=since))
-    names = sorted({answer.model for answer in kept})
-    if options.model not in names:
-        found = f'Models that answered: {", ".join(names)}.' if names else 'It holds no answers of that time.'
-        place, suggestion = without_passwords(options.requests), closest(options.model, names)
-        raise UserError(f'{place} has no model {options.model!r}.{suggestion} {found}')
     wanted = [options.first, options.second] if options.first else []
-    arms = ab_test.arms(answer for answer in kept if answer.model == options.model)
+    arms = ab_test.arms(request_log.read(options.requests, options.model, since))
     first, second = ab_test.choose(arms, wanted)
     differences = ab_test.differences(first, second)
     verdict = ab_test.verdict(differences)

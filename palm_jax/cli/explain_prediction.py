@@ -62,6 +62,8 @@ def main(arguments: Sequence[str]) -> int:
         print(page.as_text(explanation))
         if explanation.input in others:
             print(f'     {_sentence(others[explanation.input])}')
+        elif sets:
+            print('     no replacement by the words of --substitutes changes the decision')
     about = {'checkpoint': str(model.checkpoint), 'baseline': options.baseline, 'steps': options.steps}
     notes = [
         f'Model: {run.path}. Baseline of an absent word: {options.baseline}. Gauss–Legendre steps: {options.steps}.'
@@ -188,18 +190,20 @@ def _substitute(
         label = max(probabilities, key=probabilities.get)
         margins = substitution.margins_of(predict, label, kind.is_exclusive)
         if margins([text])[0] >= 0 and (other := substitution.substitute(margins, text, sets, options.counterfactual)):
-            found[place] = (label, other)
+            (changed,) = predict([other.text])
+            found[place] = (label, other, max(changed, key=changed.get) if kind.is_exclusive else None)
     return found
 
 
-def _sentence(found: tuple[str, Any]) -> str:
-    label, other = found
+def _sentence(found: tuple[str, Any, str | None]) -> str:
+    label, other, instead = found
     words = ', '.join(f'{substitute!r} for {word!r}' for word, substitute in other.words)
-    return f'with {words} the model would not decide {label!r}: {other.text}'
+    decision = f'not decide {label!r}' if instead is None else f'decide {instead!r} instead of {label!r}'
+    return f'with {words} the model would {decision}: {other.text}'
 
 
-def _as_json(found: tuple[str, Any] | None) -> dict[str, Any] | None:
-    return None if found is None else {'label': found[0], **dataclasses.asdict(found[1])}
+def _as_json(found: tuple[str, Any, str | None] | None) -> dict[str, Any] | None:
+    return None if found is None else {'label': found[0], 'instead': found[2], **dataclasses.asdict(found[1])}
 
 
 def _read(model: TrainedModel, options: Any) -> list[Any]:
@@ -223,4 +227,6 @@ def _read(model: TrainedModel, options: Any) -> list[Any]:
     for row in rows:
         if isinstance(row, UserError):
             raise row
+    if not rows:
+        raise UserError(f'--input={options.input}: the file contains no rows.')
     return [model.predictor.parse(model, row) for row in rows]

@@ -45,6 +45,7 @@ _GROUPS = {
     'After deployment': {
         'drift': ('drift', 'test whether a model is still asked what it was trained for'),
         'ab-test': ('ab_test', 'compare two models that answered requests by the feedback of users'),
+        'audit-log': ('audit_log', 'check an audit log, and show which rules applied to what'),
         'retune': ('retune', 'train a deployed model on corrections, and promote what wins'),
     },
     'Look and prepare': {
@@ -77,10 +78,11 @@ _OTHER_NAMES = {
     **dict.fromkeys(('promote', 'rollback', 're-tune', 'champion'), 'retune'),
     **dict.fromkeys(('robustness', 'checklist', 'attack'), 'probe'),
     **dict.fromkeys(('rank', 'duplicates', 'cleanlab', 'rank_examples'), 'rank-examples'),
-    **dict.fromkeys(('bias', 'parity', 'audit'), 'fairness'),
+    **dict.fromkeys(('bias', 'parity'), 'fairness'),
     **dict.fromkeys(('memorisation', 'canaries', 'extraction'), 'memorization'),
     **dict.fromkeys(('overlap', 'leakage'), 'contamination'),
     **dict.fromkeys(('monitor', 'shift'), 'drift'),
+    **dict.fromkeys(('audit', 'audit_log', 'log'), 'audit-log'),
     **dict.fromkeys(('check', 'env', 'info'), 'doctor'),
     **dict.fromkeys(('lm_eval', 'harness'), 'lm-eval'),
     **dict.fromkeys(('ablation', 'study'), 'ablate'),

@@ -6,8 +6,9 @@ replayed rows, compares both on frozen and on fresh rows, and promotes the chall
 better on the fresh rows, and not significantly worse on the frozen ones. Decisions are in registry.jsonl. A killed
 round is continued by the same command.
 
---rollback makes the former champion the champion again; --status shows the registry. palm-jax serve
---model=intents=runs/intents serves the champion of a registry.
+--champion alone, without rows, makes a run the first champion, so that palm-jax serve --model=intents=runs/intents can
+serve the registry from the beginning. --rollback makes the former champion the champion again; --status shows the
+registry.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def main(arguments: Sequence[str]) -> int:
     if options.status:
         print(_status(registry))
         return 0
-    if not options.rollback and bool(options.requests) == bool(options.input):
+    has_source = bool(options.requests or options.input)
+    is_first = bool(options.champion) and not registry.champions()
+    if not options.rollback and not (is_first and not has_source) and bool(options.requests) == bool(options.input):
         raise UserError('Give either --requests with what a server kept, or --input with a table of labelled texts.')
     if options.rollback or not options.champion:
         registry.champion()  # refused before a folder is made for it
@@ -59,7 +62,20 @@ def main(arguments: Sequence[str]) -> int:
             find_checkpoint(options.champion, '--champion')
             if registry.champions():
                 registry.adopt(options.champion)
+        if not has_source:
+            return _adopt(registry, options)
         return _round(registry, options, flags, command_line.command('retune', arguments))
+
+
+def _adopt(registry: Registry, options: Any) -> int:
+    """Make a run the first champion, without a round."""
+    from palm_jax.api import loading
+    from palm_jax.retuning import retune
+
+    retune.form_of(loading.load_with(options.champion, [], trust_modules=options.trust_modules))
+    registry.adopt(options.champion)
+    print(f'champion   {registry.champion()}; serve it with palm-jax serve --model={registry.path}')
+    return 0
 
 
 def _round(registry: Registry, options: Any, flags: Sequence[tuple[str, str]], command: str) -> int:
@@ -79,7 +95,7 @@ def _round(registry: Registry, options: Any, flags: Sequence[tuple[str, str]], c
     if current.description.is_file():
         current.check(settings, source)
         print(f'round      {current.number} is continued: its rows were collected before')
-    about = retune.collect_round(current, form, rows, settings, source)
+    about = retune.collect_round(current, form, rows, settings, source, options.batch_size)
     print(
         f'round      {current.number}: {about["learned"]} new rows to learn with {about["replayed"]} replayed, '
         f'{about["fresh"]} fresh, {about["frozen"]} frozen'

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     load = lambda *model: dataclasses.replace(loader, bases={})(*model)  # noqa: E731 - nothing is kept of former ones
     switcher = Switcher(served, load, options.reload_seconds, engine)
-    models.fill(engine, served)
+    models.fill(engine, served, [test.model for test in tests.values()])
     listening = _listening(options.host, options.port)
     audit = AuditLog(options.audit) if options.audit else None
     log = RequestLog(options.keep, hook, options.keep_days) if options.keep else None  # now that nothing is refused
@@ -194,8 +194,8 @@ def _add_operation(parser: Parser) -> None:
         action='append',
         default=[],
         metavar='NAME=MODEL_DIR',
-        help='second model for a share of the requests to a model with a head, one per name; compare them with '
-        'palm-jax ab-test; default: none',
+        help='second model for a share of the requests to a served model, one per name; compare them with palm-jax '
+        'ab-test; default: none',
     )
     parser.add_argument(
         '--ab_share',

@@ -23,10 +23,13 @@ class Counterfactual:
     Attributes:
       removed: numbers of the words.
       value: margin of the decision without them, below 0.
+      instead: label, or first tag of the entity, that the model decides without them; None where a label is only left
+        out, because labels do not exclude one another.
     """
 
     removed: tuple[int, ...]
     value: float
+    instead: str | None = None
 
 
 def counterfactual(scorer: Scorer, row: Explainable, most: int) -> Counterfactual | None:
@@ -59,7 +62,16 @@ def counterfactual(scorer: Scorer, row: Explainable, most: int) -> Counterfactua
         if values[best] >= 0:
             break
         removed, value = [w for w in removed if w != removed[best]], float(values[best])
-    return Counterfactual(tuple(sorted(removed)), value)
+    return Counterfactual(tuple(sorted(removed)), value, _decision(scorer, row.without(removed)))
+
+
+def _decision(scorer: Scorer, row: Explainable) -> str | None:
+    """Return the label with the highest score; None where labels do not exclude one another."""
+    if not row.labels:
+        return None
+    of_labels = [row.output.of_label(label, i, len(row.labels)) for i, label in enumerate(row.labels)]
+    values = scorer.values([dataclasses.replace(row, output=output) for output in of_labels], 'counterfactuals')
+    return row.labels[int(np.argmax(values))]
 
 
 def _without(scorer: Scorer, row: Explainable, sets: Sequence[Collection[int]]) -> np.ndarray:

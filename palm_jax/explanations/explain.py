@@ -107,6 +107,7 @@ class Explanation:
                 'removed': list(self.counterfactual.removed),
                 'words': [self.words[i].text for i in self.counterfactual.removed],
                 'margin': self.counterfactual.value,
+                'instead': self.counterfactual.instead,
             },
         }
 

@@ -44,6 +44,12 @@ class HeadOutput:
         margins = (dataclasses.replace(first, is_of_decision=True),)
         return HeadOutput(margins, None if self.positions is None else self.positions[:1])
 
+    def of_label(self, label: str, index: int, count: int) -> HeadOutput:
+        """Return the output that is above 0 where another of `count` labels is decided, at the first position."""
+        others = tuple(i for i in range(count) if i != index)
+        margins = (Margin(label, index, others, is_of_decision=True),)
+        return HeadOutput(margins, None if self.positions is None else self.positions[:1])
+
     def moved(self, to: Mapping[int, int]) -> HeadOutput:
         """Return the same output of a row whose tokens have new positions."""
         positions = self.positions
@@ -84,6 +90,8 @@ class Explainable:
       label: name of what is explained: a label, a tag with its entity, an answer.
       output: output as a function of the row.
       num_bidirectional: number of leading tokens that attend to one another in both directions.
+      labels: labels of which the one with the highest score is the decision; empty where labels do not exclude one
+        another.
     """
 
     ids: tuple[int, ...]
@@ -91,6 +99,7 @@ class Explainable:
     label: str
     output: Any
     num_bidirectional: int = 0
+    labels: tuple[str, ...] = ()
 
     def without(self, removed: Collection[int]) -> Explainable:
         """Return the row without some words, whose tokens are deleted.
@@ -117,4 +126,4 @@ class Explainable:
             if number not in set(removed)
         )
         bidirectional = sum(i not in deleted for i in range(self.num_bidirectional))
-        return Explainable(tuple(ids), words, self.label, self.output.moved(to), bidirectional)
+        return Explainable(tuple(ids), words, self.label, self.output.moved(to), bidirectional, self.labels)

@@ -34,7 +34,9 @@ def of_labels(
         ids, num_bidirectional = _row(features, number)
         margin = kind.margin(scores_S, data.labels, label)
         output = HeadOutput((margin,))
-        rows.append(Explainable(ids, words_of(ids, data.vocabulary), margin.label, output, num_bidirectional))
+        is_one_of = kind.is_exclusive and len(margin.against) + 1 == len(data.labels) > 1
+        known = tuple(data.labels) if is_one_of else ()
+        rows.append(Explainable(ids, words_of(ids, data.vocabulary), margin.label, output, num_bidirectional, known))
     return rows
 
 
@@ -72,7 +74,7 @@ def of_tags(
                 margins = tuple(_margin_of_tag(data.labels, int(best[i])) for i in inside)
                 name = f'{entity.type}: {data.separator.join(words[number][i] for i in inside)}'
                 output = HeadOutput(margins, tuple(positions[i] for i in inside))
-                found.append(Explainable(ids, of_row, name, output, num_bidirectional))
+                found.append(Explainable(ids, of_row, name, output, num_bidirectional, tuple(data.labels)))
         rows.append(found)
     return rows
 

@@ -130,7 +130,8 @@ def _counterfactual_lines(explanation: Explanation) -> list[str]:
     if found is None:
         return []
     words = ', '.join(repr(explanation.words[i].text) for i in found.removed)
-    return [f'without {words} the model would decide otherwise']
+    instead = 'otherwise' if found.instead is None else repr(found.instead)
+    return [f'without {words} the model would decide {instead}']
 
 
 def _title(method: str) -> str:

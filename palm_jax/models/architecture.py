@@ -103,7 +103,7 @@ class Architecture:
     shared_embedding: bool = True
     embedding_scale: Positive = 1.0
     dropout_rate: Rate = 0.0
-    attention: Literal['auto', 'xla', 'cudnn', 'blocks', 'splash'] = 'auto'
+    attention: Literal['auto', 'xla', 'cudnn', 'blocks', 'splash', 'intervals'] = 'auto'
     fuse_projections: bool | Literal['auto'] = 'auto'
     unroll_layers: Annotated[int, AtLeast(0)] | Literal['auto'] = 'auto'
     remat: Literal['none', 'minimal', 'full'] = 'none'

@@ -63,9 +63,8 @@ class AuditLog:
           text: text that the line is about, which is not written.
           **fields: values of JSON.
         """
-        digest = hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()
         with self._lock:
-            content = {'time': round(time.time(), 3), **fields, 'sha256': digest, 'previous': self._previous}
+            content = {'time': round(time.time(), 3), **fields, 'sha256': digest(text), 'previous': self._previous}
             line = json.dumps(content, ensure_ascii=False).encode()
             self._file.write(line + b'\n')
             self._file.flush()
@@ -86,6 +85,23 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     """
     for _, content in _lines(path):
         yield content
+
+
+def digest(text: str) -> str:
+    """Return the SHA-256 by which a log names a text."""
+    return hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()
+
+
+def last_hash(path: Path) -> str:
+    """Return the hash of the last line, which tells whether lines were cut off later; 64 zeros without lines.
+
+    Raises:
+      UserError: see `read`.
+    """
+    found = _START
+    for line, _ in _lines(path):
+        found = _hash(line)
+    return found
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:

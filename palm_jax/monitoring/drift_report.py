@@ -18,6 +18,7 @@ from palm_jax.predictors.label_predictor import LabelPredictor
 from palm_jax.predictors.language_model_predictor import LanguageModelPredictor
 from palm_jax.predictors.tag_predictor import TagPredictor
 from palm_jax.reports import pages
+from palm_jax.wording import counted
 
 _FEWEST = 20
 
@@ -112,7 +113,7 @@ def compare(
     """
     for what, inputs in zip(names, (reference, new), strict=True):
         if len(inputs) < _FEWEST:
-            raise UserError(f'There are {len(inputs)} texts in {what}; drift is tested on at least {_FEWEST}.')
+            raise UserError(f'{counted(len(inputs), "text")} in {what}: drift is tested on at least {_FEWEST}.')
     texts = [[_text(given) for given in inputs] for inputs in (reference, new)]
     findings, notes = _of_texts(model, *texts)
     domain = drift.of_domain(texts[0], texts[1])

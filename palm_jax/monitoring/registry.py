@@ -90,6 +90,11 @@ class Registry:
                 stack.pop()
         return stack
 
+    def rolled_back_rounds(self) -> list[int]:
+        """Return the rounds whose challenger was promoted and rolled back."""
+        champions = self.champions()
+        return [d.round for d in self.decisions() if d.event == 'promoted' and d.model_dir not in champions]
+
     def champion(self) -> str:
         """Return the MODEL_DIR of the champion.
 

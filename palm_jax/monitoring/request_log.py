@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from palm_jax.errors import UserError
+from palm_jax.errors import UserError, closest
 from palm_jax.monitoring.request_database import Cursor, Database, connect
 
 _LOGGER = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ _TABLES = (
 )
 _ADD_REQUEST = f'INSERT INTO requests ({_REQUEST_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING'
 _ADD_FEEDBACK = f'INSERT INTO feedback ({_FEEDBACK_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)'
+_MODELS = 'SELECT DISTINCT model FROM requests'
 _MODEL_OF = 'SELECT model FROM requests WHERE id = ? AND number = ?'
 _LAST = (
     '(SELECT {what} FROM feedback f WHERE f.id = r.id AND f.number = r.number AND {what} IS NOT NULL '
@@ -208,11 +209,13 @@ def read(place: str | Path, model: str | None = None, since: float = 0.0, with_l
       with_label: whether to yield only what a user has given the right label or answer of.
 
     Raises:
-      UserError: there is no such database, or it holds something else.
+      UserError: there is no such database, it holds something else, or no answers of the model.
     """
     with contextlib.closing(connect(place, read_only=True)) as database:
         damage: tuple[type[Exception], ...] = (*database.errors, ValueError)  # a ValueError of texts that are not JSON
         try:
+            if model is not None:
+                _check_model(database, model)
             for row in database.rows(_query(database), (since, model, model)):
                 *fields, given, answer, label, rating = row
                 if label is not None or not with_label:
@@ -221,6 +224,14 @@ def read(place: str | Path, model: str | None = None, since: float = 0.0, with_l
                     yield Kept(**dict(zip(names, fields, strict=True)), **texts, rating=rating)
         except damage as error:
             raise UserError(f'{database.shown} does not hold requests of a server: {_one_line(error)}.') from None
+
+
+def _check_model(database: Database, model: str) -> None:
+    """Raise UserError if no model of that name has answered."""
+    names = sorted(name for (name,) in database.rows(_MODELS, ()))
+    if model not in names:
+        known = f'Models that answered: {", ".join(names)}.' if names else 'It holds no answers.'
+        raise UserError(f'{database.shown} has no model {model!r}.{closest(model, names)} {known}')
 
 
 def _query(database: Database) -> str:

@@ -48,6 +48,11 @@ class Form(abc.ABC):
     def source(self) -> Any:
         """The champion's files, without what augmentation makes of them."""
 
+    @property
+    def highest_score(self) -> float | None:
+        """The score of an example without an error; None where it is not known."""
+        return None
+
     @abc.abstractmethod
     def row(self, example: Any) -> Labelled:
         """Return an example of the champion's data as a row."""
@@ -107,6 +112,11 @@ class Labels(Form):
     """Labels of texts or of pairs of texts: classes, sets of them, or numbers."""
 
     endpoints = ('/v1/classify',)
+
+    @property
+    def highest_score(self) -> float:
+        """See `Form`."""
+        return 1.0 if self.source.kind.has_classes else 0.0
 
     @property
     def source(self) -> Any:

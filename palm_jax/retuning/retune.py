@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+
 from palm_jax.api import loading, training
 from palm_jax.api.trained_model import TrainedModel
 from palm_jax.bounds import AtLeast, Seed, checked
@@ -39,7 +41,7 @@ from palm_jax.retuning.tags import Tags
 from palm_jax.run_directory import RunDirectory, write_whole
 from palm_jax.wording import counted
 
-_FEWEST_FRESH = 5
+_FEWEST_FRESH = 6  # of fewer, no test is significant at 5%
 SET_BY_ROUND = (
     *('TRAIN_FILES', 'VALIDATION_FILES', 'INITIAL_CHECKPOINT_PATH', 'MODEL_DIR', 'LABELS', 'SEEDS', 'TAG_COLUMN'),
     *('WORD_PATTERN', 'COLUMNS', 'QUOTING', 'ENCODING', 'TARGET_TEMPLATE', 'REFERENCES_COLUMN', 'SPLIT_BY'),
@@ -142,7 +144,7 @@ def form_of(model: TrainedModel) -> Form:
 
 
 def collect_round(
-    current: Round, form: Form, rows: Sequence[Labelled], settings: Settings, source: str
+    current: Round, form: Form, rows: Sequence[Labelled], settings: Settings, source: str, batch_size: int = 32
 ) -> dict[str, Any]:
     """Write the tables of a round, unless they are there; return what was collected.
 
@@ -152,25 +154,31 @@ def collect_round(
       rows: texts with the labels that users gave, in order of time.
       settings: shares of the tables.
       source: file that the rows are from.
+      batch_size: texts per forward pass of the champion.
 
     Raises:
-      UserError: there are too few rows to learn from.
+      UserError: there are too few rows to learn from, or too few that the champion gets wrong.
     """
     if current.description.is_file():
         return read_json(current.description)
     pool, frozen = _known_rows(current.registry, form)
+    undone = _undone_rows(current.registry, form)
     known = {(row.texts, json.dumps(row.label)) for row in pool}
+    taken_back = {(row.texts, json.dumps(row.label)) for row in undone} - known
+    known |= taken_back
     new = [row for row in rows if (row.texts, json.dumps(row.label)) not in known]
+    num_undone = sum((row.texts, json.dumps(row.label)) in taken_back for row in rows)
     found = collect.check(new, form.problem, [row.texts for row in frozen], form.keeps_last)
     learned, fresh = collect.split(found.rows, settings.held_out)
     if len(found.rows) < settings.min_examples or len(fresh) < _FEWEST_FRESH:
         dropped = ''.join(f'; {count} {what}' for what, count in found.dropped.items())
         raise UserError(
             f'{counted(len(found.rows), "new row")} can be learned from, {len(fresh)} of them held out: too few for a '
-            f'round of at least {max(settings.min_examples, _FEWEST_FRESH * settings.held_out)} '
-            f'({len(rows) - len(new)} were learned before{dropped}). '
+            f'round, which needs {settings.min_examples} and {_FEWEST_FRESH} held out '
+            f'({len(rows) - len(new) - num_undone} were learned before{dropped}{_undone(num_undone)}). '
             'Collect more, or lower --min_examples or --held_out.'
         )
+    _refuse_without_a_chance(form, fresh, settings, batch_size)
     replayed = collect.replay(
         pool, len(learned), settings.replay, [row.texts for row in found.rows], settings.seed + current.number
     )
@@ -188,7 +196,8 @@ def collect_round(
         'champion': current.registry.champion(),
         'source': source,
         'given': len(rows),
-        'learned_before': len(rows) - len(new),
+        'learned_before': len(rows) - len(new) - num_undone,
+        'rolled_back': num_undone,
         'dropped': found.dropped,
         'learned': len(learned),
         'replayed': len(replayed),
@@ -198,6 +207,25 @@ def collect_round(
     }
     write_whole(current.description, json.dumps(about, ensure_ascii=False, indent=1) + '\n')
     return about
+
+
+def _refuse_without_a_chance(form: Form, fresh: Sequence[Labelled], settings: Settings, batch_size: int) -> None:
+    """Refuse fresh rows on which a challenger without any error would not be significantly better than the champion.
+
+    Raises:
+      UserError: the champion is right on too many of them.
+    """
+    if form.highest_score is None:
+        return
+    scores, metric = form.scores(form.model, fresh, batch_size)
+    best = compare(scores, np.full_like(scores, form.highest_score), metric)
+    if not best.differ:
+        advice = ', or hold more of them out: --held_out=2' if settings.held_out > 2 else ''
+        raise UserError(
+            f'The champion has {metric} {abs(scores.mean()):.4f} on the {len(fresh)} fresh rows. Even a challenger '
+            f'without an error would not be significantly better (p = {best.p_value:.4g}), so none is trained. Collect '
+            f'more corrections{advice}.'
+        )
 
 
 def train_challenger(current: Round, form: Form, bindings: Sequence[tuple[str, str]], command: str) -> int:
@@ -268,6 +296,18 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         'test': comparison.test,
         'differ': bool(comparison.differ),
     }
+
+
+def _undone_rows(registry: Registry, form: Form) -> list[Labelled]:
+    """Return the new rows of the rounds that were rolled back, which are not learned again without being asked to."""
+    tables = [Round(registry, number) for number in registry.rolled_back_rounds()]
+    paths = [t.table(name, form) for t in tables for name in ('train', 'fresh')]
+    return [row for path in paths if path.is_file() for row in form.read(path)]
+
+
+def _undone(count: int) -> str:
+    """Return how many rows a rollback has taken back, for a message."""
+    return f'; {count} of rounds that were rolled back, whose rows another --registry learns' if count else ''
 
 
 def _known_rows(registry: Registry, form: Form) -> tuple[list[Labelled], list[Labelled]]:

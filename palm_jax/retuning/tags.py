@@ -24,6 +24,11 @@ class Tags(Form):
     suffix = '.conll'
 
     @property
+    def highest_score(self) -> float:
+        """See `Form`."""
+        return 1.0
+
+    @property
     def source(self) -> Any:
         """See `Form`."""
         return original(self.model.data.table)

@@ -140,6 +140,11 @@ def _routes_of_text(
     router, encoding = APIRouter(tags=['generate']), _Encoding()
     responses = answers.streamed({status: errors.DOCUMENTED[status] for status in (404, 429, 503, 504)})
 
+    def generating(body: request_bodies.GenerationRequest, prompts: Sequence[Any] = ()) -> ServedModel:
+        found = models.find(body.model, lambda predictor: isinstance(predictor, Generator))
+        names_ids = bool(body.logit_bias) or not all(isinstance(prompt, str) for prompt in prompts)
+        return found if names_ids else models.answering(found, body.user)  # ids are those of the first vocabulary
+
     def submit(
         body: request_bodies.GenerationRequest,
         model: ServedModel,
@@ -185,8 +190,7 @@ def _routes_of_text(
     @router.post('/v1/completions', responses=responses)
     async def completions(body: request_bodies.CompletionRequest, request: Request) -> response_bodies.Completion:
         """Complete prompts."""
-        model = models.find(body.model, lambda predictor: isinstance(predictor, Generator))
-        given = body.prompts
+        model = generating(body, given := body.prompts)
         await screening.check_inputs(model, '/v1/completions', given, 'prompt')
         prompts = await encoding(sum(map(len, given)), model.prompts, given)
         stop = model.generator.stop(model.model)
@@ -196,7 +200,7 @@ def _routes_of_text(
     @router.post('/v1/chat/completions', responses=responses)
     async def chat(body: request_bodies.ChatRequest, request: Request) -> response_bodies.ChatCompletion:
         """Answer the last message of a chat."""
-        model = models.find(body.model, lambda predictor: isinstance(predictor, Generator))
+        model = generating(body)
         messages = [{'role': message.role, 'content': message.content} for message in body.messages]
         await screening.check_inputs(model, '/v1/chat/completions', messages, 'messages')
         num_characters = sum(len(message['content']) for message in messages)

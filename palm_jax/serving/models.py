@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ class ServedModel:
       model: trained model.
       directory: MODEL_DIR of the run.
       registry: registry whose champion the model is; None for a run of its own.
-      engine_name: name in the engine of a model that generates text, see `switching`; empty for `name`.
+      engine_name: name in the engine of a model that generates text, where two have one name, see `switching` and
+        `routing`; empty for `name`.
       created: time of loading, in seconds since the epoch.
     """
 
@@ -181,10 +182,10 @@ def load(wanted: Sequence[str], loader: Loader) -> dict[str, ServedModel]:
     return served
 
 
-def fill(engine: Engine, served: Mapping[str, ServedModel]) -> None:
-    """Add all models that generate text to the engine."""
+def fill(engine: Engine, served: Mapping[str, ServedModel], others: Iterable[ServedModel] = ()) -> None:
+    """Add all models that generate text to the engine: those served by name, and others, such as those of A/B tests."""
     copies: dict[tuple[int, ...], Any] = {}
-    for entry in served.values():
+    for entry in (*served.values(), *others):
         add(engine, entry, copies)
 
 

@@ -46,6 +46,7 @@ class GenerationRequest(UnsupportedFields):
       logit_bias: what is added to the logits of tokens, by id, from −100 to 100.
       stream: whether to send server-sent events as text is generated.
       stream_options: options of the stream.
+      user: id of the user; in an A/B test, the same model answers all requests of a user.
     """
 
     model: ModelName = None
@@ -62,6 +63,7 @@ class GenerationRequest(UnsupportedFields):
     )
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
+    user: Annotated[str | None, fields.TEXT] = None
 
     @property
     def wants_usage(self) -> bool:

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from palm_jax.errors import UserError, closest
+from palm_jax.predictors.generator import Generator
 from palm_jax.predictors.predictor import Predictor
 from palm_jax.serving.errors import Failure
 from palm_jax.serving.models import Loader, ServedModel, parse
@@ -27,7 +28,7 @@ class ABTest:
 
     def is_for(self, user: str | None) -> bool:
         """Return whether the second model answers this request: the same for all requests of a user, else by chance."""
-        if user is None:
+        if not user:
             return random.random() < self.share
         digest = hashlib.sha256(f'{self.model.name}\n{user}'.encode()).digest()
         return int.from_bytes(digest[:8]) < self.share * 2**64
@@ -109,12 +110,9 @@ def load_tests(
             raise UserError(f'--ab_test={text}: write NAME=MODEL_DIR with the name of a served model: {known}.')
         if name in tests:
             raise UserError(f'--ab_test={text}: {name} has a second model already, {tests[name].model.directory}.')
-        if served[name].predictor.endpoint not in ('/v1/classify', '/v1/tag'):
-            raise UserError(
-                f'--ab_test={text}: {name} is for {served[name].predictor.kind}, and only a model with a head can be '
-                f'tested. Serve both under names of their own: --model={name}=... --model={name}_b={directory}'
-            )
         second = loader(name, directory)
+        if isinstance(second.predictor, Generator):
+            second = dataclasses.replace(second, engine_name=f'{name} B')
         check(served[name], second)
         tests[name] = ABTest(second, share)
     return tests

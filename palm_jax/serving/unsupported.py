@@ -29,7 +29,6 @@ class UnsupportedFields(Body):
     """Fields of completions and chats."""
 
     # OpenAI's
-    user: _Text = None
     metadata: _Object = None
     safety_identifier: _Text = None
     prompt_cache_key: _Text = None

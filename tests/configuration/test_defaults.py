@@ -5,11 +5,16 @@ from palm_jax.configuration.compose import render
 from palm_jax.configuration.statements import Macro, Reference, held, open_file, read_statements
 
 # PaLM's schedule has the paper's learning rate in Python; that of gin is a recipe's. A dialogue has turns, other pairs
-# of texts have none. The part that splits layers over stages has two of them.
+# of texts have none. The part that splits layers over stages has two of them. Python groups no examples by length,
+# because a group has to fit the batch size, which the data does not know.
 DIFFERENT = {
     'schedules.palm.learning_rate',
     'text_to_text.TextToText.chat_template',
     'partitioning.MeshLayout.stage',
+    *(
+        f'{data}.group_by_length'
+        for data in ('labelled_text.LabelledText', 'tagged_text.TaggedText', 'text_to_text.TextToText')
+    ),
 }
 PARTS = [path for path in reference.package_files() if path.parent.name != 'gin']
 

@@ -71,7 +71,8 @@ def test_a_classifier_is_audited(made, tmp_path):
     assert explained.returncode == 0, explained.stderr
     for row in json.loads(page.with_suffix('.json').read_text())['explanations']:
         if (other := row['substitution']) is not None:
-            assert next(iter(model.predict([other['text']])[0])) != other['label'] and other['text'] in explained.stdout
+            instead = next(iter(model.predict([other['text']])[0]))
+            assert instead == other['instead'] != other['label'] and other['text'] in explained.stdout
     for wrong, message in (
         ([], 'Nothing to compare'),
         (['--groups=sex'], '--groups needs --input'),

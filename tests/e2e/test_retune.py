@@ -88,6 +88,8 @@ def test_corrections_are_learned_and_a_killed_round_is_continued(made, tmp_path,
     assert [d.event for d in registry.decisions()] == ['adopted', 'promoted']
     assert 'again; rolled back from' in start(command[0], '--rollback').stdout
     assert registry.champion() == str(tmp_path / 'champion')
+    undone = start(*command)  # a scheduled round does not promote again what was rolled back
+    assert undone.returncode == 2 and '110 of rounds that were rolled back' in undone.stderr, undone.stderr
     shown = start(command[0], '--status').stdout
     assert shown.startswith(f'champion   {tmp_path / "champion"}') and 'rolled_back' in shown
     assert not (tmp_path / 'registry' / 'lock').exists()

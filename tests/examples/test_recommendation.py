@@ -1,5 +1,6 @@
 """examples/recommendation: the commands of its README, its measures against scikit-learn, and its histories."""
 
+import itertools
 import json
 import re
 import shlex
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import ndcg_score, top_k_accuracy_score
 
+from examples import tables
 from examples.recommendation import histories, recommend
 from palm_jax.errors import UserError
 from tests.support.paths import ROOT
@@ -32,6 +34,82 @@ def test_baselines_count():
     table = recommend.followers(found, 5)
     assert table[2].argmax() == 3 and np.floor(table)[2, 3] == 3 and np.floor(table)[3].tolist() == [0, 1, 1, 0, 0]
     assert np.argsort(-table[4], kind='stable').tolist() == [2, 3, 1, 0, 4]  # nothing followed 4: by popularity
+
+
+def test_co_occurrence_is_counted_in_pairs_of_items():
+    found = [[1, 2, 3, 2, 3], [2, 3, 1], [4]]
+    table = recommend.co_occurrence(found, 6)
+    expected = [[sum({i, j} <= set(h) for h in found) if i != j else 0 for j in range(6)] for i in range(6)]
+    assert table.tolist() == expected
+    scores = recommend.baselines(found, 6)
+    assert scores['co-occurrence'].tolist() == [
+        [sum(expected[i][j] for i in set(history)) for j in range(6)] for history in found
+    ]
+    assert list(scores) == ['what followed the last item', 'co-occurrence', 'popularity']
+
+
+def movielens_100k(folder, users=30, items=40):
+    """A folder in the format of MovieLens-100k: u.data with tabs, u.item with 24 fields in Latin-1."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    rows = []
+    for user in range(1, users + 1):
+        first = rng.integers(items)
+        for place in range(rng.integers(20, 30)):
+            rows.append((user, (first + place) % items + 1, rng.integers(1, 6), 881250949 + 60 * place))
+    rng.shuffle(rows)
+    (folder / 'u.data').write_text(''.join('\t'.join(map(str, row)) + '\n' for row in rows))
+    genres = '|'.join(['0'] * 19)
+    films = [
+        f'{i}|Mis\xe9rables, Les ({1900 + i})|01-Jan-1995||http://us.imdb.com/M/title-exact?{i}|{genres}'
+        for i in range(1, items + 1)
+    ]
+    (folder / 'u.item').write_bytes('\n'.join([*films, '']).encode('latin-1'))
+    return folder
+
+
+def test_movielens_100k_is_read_as_it_is(tmp_path, capsys):
+    source, folder = movielens_100k(tmp_path / 'ml-100k'), tmp_path / 'data'
+    assert histories.main([str(folder), f'--movielens={source}']) == 0
+    shown = capsys.readouterr().out
+    assert '30 histories of 40 items' in shown and 'train with --gin.VOCABULARY_SIZE=44' in shown
+    rows = [row for _, row in tables.read(f'{folder}/test.csv', '--data', 'history', 'item')]
+    numbers = [[int(item[4:]) for item in f'{history} {item}'.split()] for history, item in rows]
+    assert all((b - a) % 40 == 1 for user in numbers for a, b in itertools.pairwise(user))  # in order of time
+    titles = recommend._titles(folder / 'items.csv')
+    assert len(titles) == 40 and titles['item7'] == 'Mis\xe9rables, Les (1907)'
+    assert recommend._titles(tmp_path / 'none.csv') == {}
+    again = tmp_path / 'again'
+    assert histories.main([str(again), f'--movielens={source / "u.data"}']) == 0
+    assert (again / 'train.csv').read_text() == (folder / 'train.csv').read_text()
+    (source / 'u.item').write_text('7\n')
+    with pytest.raises(UserError, match=r'u\.item, line 1: expected item and title, separated by \|'):
+        histories.main([str(again), f'--movielens={source}'])
+    (source / 'u.data').unlink()
+    with pytest.raises(UserError, match=r'ml-100k/u\.data cannot be read: No such file'):
+        histories.main([str(again), f'--movielens={source}'])
+    (source / 'u.data').write_text('1\t1 2\t3\t4\n')
+    with pytest.raises(UserError, match=r'u\.data, line 1: expected user, item'):
+        histories.main([str(again), f'--movielens={source}'])
+
+
+@pytest.mark.slow
+def test_the_commands_for_movielens_run(tmp_path):
+    block = re.search(r'## MovieLens-100k.*?```\n(.*?)```', README, re.DOTALL)[1]
+    make, train, measure, ask = [shlex.split(line)[2:] for line in block.splitlines()]
+    movielens_100k(tmp_path / 'ml-100k')
+    for name in ('gin', 'examples'):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for command in (make, [*train, '--gin.VOCABULARY_SIZE=44', '--gin.TRAIN_STEPS=5', '--gin.BATCH_SIZE=4']):
+        result = run_here(*command, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr[-3000:]
+    found = run_here(*measure, cwd=tmp_path).stdout
+    assert [line.split('  ')[0] for line in found.splitlines()][1:] == [
+        'what followed the last item', 'co-occurrence', 'popularity',
+    ]  # fmt: skip
+    shown = run_here(*[word.replace('item50 item181', 'item5 item8') for word in ask], cwd=tmp_path).stdout.splitlines()
+    assert len(shown) == 3 and all('Mis\xe9rables, Les' in line for line in shown)
+    assert not any(line.startswith(('item5 ', 'item8 ')) for line in shown)
 
 
 def test_invented_histories_are_a_function_of_the_seed():

@@ -232,7 +232,8 @@ def test_smollm2_comes_in_and_knows_a_capital(tmp_path, capsys):
     for call, reply in calls:
         assert repr(eval(call)) == reply, call
     source = sources.find('smollm2-135m')
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name).float().eval()
+    settings = {'gguf_file': source.name, 'dtype': torch.float32}
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(source.parent, **settings).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     text = model.data.vocabulary.text
     for line in LINES:

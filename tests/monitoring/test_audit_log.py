@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import re
 
 import pytest
 
 from palm_jax.errors import UserError
 from palm_jax.monitoring import audit_log
 from palm_jax.monitoring.audit_log import AuditLog
+from tests.support.programs import run_here
 
 
 def test_lines_are_chained_and_continued(tmp_path):
@@ -58,3 +60,30 @@ def test_one_process_appends(tmp_path):
         pytest.raises(UserError, match='name another file'),
     ):
         AuditLog(tmp_path / 'audit.jsonl')
+
+
+def test_the_program_counts_rules_and_finds_a_text(tmp_path):
+    path = tmp_path / 'audit.jsonl'
+    missing = run_here('palm_jax.cli.audit_log', f'--input={path}')
+    assert missing.returncode == 2 and 'does not exist: name the file of --audit=FILE' in missing.stderr
+    with AuditLog(path) as log:
+        for text, rule, action in (('a', 'x', 'refused'), ('b', 'x', 'refused'), ('a', 'y', 'recorded')):
+            log.add(text, action=action, rule=rule, version='1', model='m')
+    flags = [f'--input={path}', f'--output={tmp_path / "found.json"}']
+    shown = run_here('palm_jax.cli.audit_log', *flags, '--text=a').stdout
+    last = hashlib.sha256(path.read_bytes().splitlines()[-1]).hexdigest()
+    assert f'3 lines, the hash of the last one is {last}' in shown
+    found = json.loads((tmp_path / 'found.json').read_text())
+    assert [(row['rule'], row['action'], row['lines']) for row in found['rules']] == [
+        ('x', 'refused', 1), ('y', 'recorded', 1),
+    ]  # fmt: skip
+    assert [line['rule'] for line in found['found']] == ['x', 'y'] and '"rule": "y"' in shown
+    assert re.search(r'x +1 +refused +m +2 ', run_here('palm_jax.cli.audit_log', *flags, '--rule=x').stdout)
+    assert 'found      no line' in run_here('palm_jax.cli.audit_log', *flags, '--text=c').stdout
+    wrong = run_here('palm_jax.cli.audit_log', *flags, '--rule=z')
+    assert wrong.returncode == 2 and 'Rules that applied: x, y.' in wrong.stderr
+    path.write_bytes(
+        path.read_bytes().replace(b'"recorded"', b'"refused" ').replace(b'"model": "m"', b'"model": "n"', 1)
+    )
+    changed = run_here('palm_jax.cli.audit_log', *flags)
+    assert changed.returncode == 2 and 'line 2: a line before it was changed' in changed.stderr

@@ -90,10 +90,10 @@ def test_a_report_for_every_kind_of_task(micro):
         assert quiet.verdict == 'none', [f for f in quiet.findings if f.level != 'none']
         assert loud.verdict == 'much' and 'Much drift: ' in loud.text()
         assert json.loads(json.dumps(loud.to_json()))['verdict'] == 'much' and '<table>' in loud.page('<x>')
-    with pytest.raises(UserError, match='There are 3 texts in the new inputs; drift is tested on at least 20'):
+    with pytest.raises(UserError, match='3 texts in the new inputs: drift is tested on at least 20'):
         drift_report.compare(model, texts(0), ['a'] * 3, None, 32)
     names = ('--reference=old.csv', '--requests=requests.db')
-    with pytest.raises(UserError, match=r'There are 3 texts in --reference=old\.csv; drift'):
+    with pytest.raises(UserError, match=r'3 texts in --reference=old\.csv: drift'):
         drift_report.compare(model, ['a'] * 3, texts(0), None, 32, names)
 
 

@@ -69,6 +69,11 @@ def test_rows_and_the_last_feedback_to_them(place):
     assert [k.id for k in read(place, 'other')] == ['r2']
     assert [k.number for k in read(place, with_label=True)] == [1]
     assert not list(read(place, since=time.time() + 1))
+    assert not list(read(place, 'other', since=time.time() + 1))
+    with pytest.raises(
+        UserError, match=r"no model 'intent'\. Did you mean intents\? Models that answered: intents, other"
+    ):
+        list(read(place, 'intent'))
     assert abs(first.time - time.time()) < 60
     assert [k.id for k in read(place, since=third.time)] == ['r2']  # times are not rounded
     log.close()

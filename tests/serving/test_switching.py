@@ -18,6 +18,7 @@ from palm_jax.serving.models import ServedModel
 from palm_jax.serving.routing import ABTest
 from tests.support.kinds import every_kind
 from tests.support.models import shaken
+from tests.support.programs import run_here
 from tests.support.server import running, slowed
 
 
@@ -29,6 +30,13 @@ def trained(micro):
 def other(model):
     """The model with other parameters."""
     return dataclasses.replace(model, params=shaken(model.params), checkpoint='other')
+
+
+def writing_otherwise(model):
+    """The model with parameters that differ enough for other texts; otherwise both repeat the last token."""
+    for _ in range(8):
+        model = other(model)
+    return model
 
 
 def classify(site, text, **fields):
@@ -85,10 +93,7 @@ def test_a_new_champion_is_served_without_losing_a_request(trained, tmp_path):
 def test_a_champion_that_generates_text_is_served_without_losing_a_request(trained, tmp_path):
     registry = Registry(tmp_path)
     registry.adopt('first')
-    params = trained['text'].params
-    for _ in range(8):  # otherwise both repeat the last token
-        params = shaken(params)
-    known = {'first': trained['text'], 'second': dataclasses.replace(trained['text'], params=params)}
+    known = {'first': trained['text'], 'second': writing_otherwise(trained['text'])}
     served = {'m': ServedModel('m', known['first'], 'first', registry)}
 
     def load(name, directory):
@@ -170,6 +175,47 @@ def test_a_share_of_requests_is_answered_by_the_second_model(trained, tmp_path):
     assert names == ['m'] and {row.checkpoint for row in rows} == {'first', 'other'}
 
 
+def test_a_model_that_writes_is_tested_too(trained, tmp_path):
+    """Texts, chats and streams come from the model of the user, and thumbs decide between the two."""
+    first = dataclasses.replace(trained['text'], checkpoint='first')
+    served = {'m': ServedModel('m', first, 'first')}
+    second = ServedModel('m', writing_otherwise(first), 'second')
+    tests = routing.load_tests(['m=second'], 0.5, served, lambda *_: second)
+    log = RequestLog(tmp_path / 'kept.db')
+    users = [f'user {number}' for number in range(12)]
+    greedy = {'max_tokens': 24, 'temperature': 0}
+    expected = {
+        model.checkpoint: model.generate(['abc'], Sampler(max_tokens=24, temperature=0.0))[0]
+        for model in (first, tests['m'].model.model)
+    }
+    assert len(set(expected.values())) == 2
+    with running(served, log=log, tests=tests) as site:
+
+        def post(path, **body):
+            response = httpx.post(f'{site.url}{path}', json=body, timeout=60)
+            assert response.status_code == 200, response.text
+            return response
+
+        for user in users:
+            checkpoint = 'other' if tests['m'].is_for(user) else 'first'
+            written = post('/v1/completions', prompt='abc', user=user, **greedy).json()
+            assert written['choices'][0]['text'] == expected[checkpoint]
+            post('/v1/feedback', id=written['id'], rating='up' if checkpoint == 'other' else 'down')
+        ids = list(b'abc')
+        of_ids = [post('/v1/completions', prompt=ids, user=user, **greedy).json()['id'] for user in users]
+        chat = {'messages': [{'role': 'user', 'content': 'abc'}], 'stream': True, **greedy}
+        for user in users:
+            post('/v1/chat/completions', user=user, **chat)
+        post('/v1/completions', prompt='abc', user='', **greedy)
+    log.close()
+    rows = list(read(tmp_path / 'kept.db', model='m'))
+    assert {row.checkpoint for row in rows if row.id in of_ids} == {'first'}  # whose ids they are
+    assert {row.checkpoint for row in rows if row.endpoint == '/v1/chat/completions'} == {'first', 'other'}
+    flags = f'--requests={tmp_path / "kept.db"}', '--model=m', '--first=first', '--second=other'
+    result = run_here('palm_jax.cli.ab_test', *flags)
+    assert 'thumbs up: 0.0% (0 of ' in result.stdout and 'The second model is better.' in result.stdout, result.stderr
+
+
 def test_the_share_is_that_of_users_and_of_requests(trained):
     test = ABTest(ServedModel('m', trained['classes']), 0.2)
     of_users = [test.is_for(f'user {number}') for number in range(4000)]
@@ -189,10 +235,6 @@ def test_models_that_answer_differently_are_refused(trained):
             routing.check(models[first], models[second])
     routing.check(models['classes'], models['classes'])
     routing.check(models['text'], models['text'])
-    with pytest.raises(
-        UserError, match=r'--ab_test=text=runs/b: text is for text, and only a model with a head can be'
-    ):
-        routing.load_tests(['text=runs/b'], 0.5, models, None)
     fewer = dataclasses.replace(trained['classes'], data=types.SimpleNamespace(labels=('no', 'yes')))
     with pytest.raises(UserError, match="has the labels \\['no', 'yes'\\], classes has"):
         routing.check(models['classes'], ServedModel('classes', fewer, 'runs/fewer'))

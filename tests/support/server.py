@@ -35,7 +35,7 @@ def running(
     With `load`, which loads a model from its name and the directory of its registry, new champions are served.
     """
     engine = Engine(slots, max_waiting, chunk=4, prefix_cache_bytes=prefix_cache_bytes, prefill_chunk=prefill_chunk)
-    models.fill(engine, served)
+    models.fill(engine, served, [test.model for test in (tests or {}).values()])
     switcher = Switcher(served, load, 0.05, engine) if load else None
     listening = socket.create_server(('127.0.0.1', 0), backlog=2048)
     port = listening.getsockname()[1]

@@ -138,6 +138,12 @@ class InMemoryData(abc.ABC):
                 )
         return self._further
 
+    def ungrouped(self) -> Self:
+        """Return the same data in its plain order, which does not bring examples of similar length together."""
+        copied = self._copied()
+        copied.group = None
+        return copied
+
     def _copied(self) -> Self:
         """A copy that has not encoded anything yet."""
         copied = copy.copy(self)
@@ -213,6 +219,7 @@ class InMemoryData(abc.ABC):
                 overview.of_rows(counts, self.noun, self.is_split_by_hash),
                 *overview.of_classes(*([self.classes(e) for e in parts[split]] for split in SPLITS)),
                 f'text       {per_character:.2f} tokens per character, {shares}',
+                *([self._train.describe()] if isinstance(self._train, LengthGroups) else []),
             ]
         )
 

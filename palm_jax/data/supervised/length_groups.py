@@ -11,15 +11,15 @@ from palm_jax.errors import UserError
 
 _WINDOW = 32  # groups sorted together
 _MAX_SHAPES = 6  # different lengths of rows, for each of which a step is compiled
-_BATCHES_PER_SHAPE = 8  # held-out batches that are worth a further compilation
+_BATCHES_PER_SHAPE = 8  # batches that are worth a further compilation
 
 
 class LengthGroups(Examples):
     """`Examples` in groups of similar length; the rows of a group have one of at most six lengths.
 
-    The endless shuffled order is divided into windows of 32 groups; a window is sorted by length, and its groups are
-    shuffled. An epoch contains the same examples as without groups; a batch remains a function of its number and the
-    seed.
+    An epoch of few groups has fewer lengths, because several compilations would not pay. The endless shuffled order is
+    divided into windows of 32 groups; a window is sorted by length, and its groups are shuffled. An epoch contains the
+    same examples as without groups; a batch remains a function of its number and the seed.
 
     Args:
       features: arrays [E, ...] by name.
@@ -38,23 +38,21 @@ class LengthGroups(Examples):
         if group < 1:
             raise UserError(f'GROUP_BY_LENGTH is {group}; it must be the batch size, or a multiple of it.')
         self._seed, self._group, self._along_text = seed, group, along_text
-        self._lengths = padded_lengths(_lengths(features), _MAX_SHAPES)
+        self._lengths = padded_lengths(_lengths(features), _num_shapes(self.epoch, group))
         self._sorted: tuple[int, np.ndarray] | None = None
 
     def batch(self, first: int, size: int) -> Batch:
-        """Return examples first, first + 1, ... of the grouped order: features [size, at most L].
+        """Return examples first, first + 1, ... of the grouped order: features [size, at most L]."""
+        numbers = np.arange(first, first + size)
+        groups = {number: self._window(number // _WINDOW)[number % _WINDOW] for number in set(numbers // self._group)}
+        rows = np.array([groups[number // self._group][number % self._group] for number in numbers])
+        return _cut(self.features, rows, self._lengths[rows].max(), self._along_text)
 
-        Raises:
-          UserError: if they belong to two groups.
-        """
-        number, start = divmod(first, self._group)
-        if start + size > self._group:
-            raise UserError(
-                f'GROUP_BY_LENGTH = {self._group}: examples {first} to {first + size} of a batch are in two groups. '
-                'Set it to the batch size, or a multiple of it.'
-            )
-        group = self._window(number // _WINDOW)[number % _WINDOW]
-        return _cut(self.features, group[start : start + size], self._lengths[group].max(), self._along_text)
+    def describe(self) -> str:
+        """Return the lengths of the rows in a line."""
+        lengths, counts = np.unique(self._lengths, return_counts=True)
+        mean = np.average(lengths, weights=counts)
+        return f'lengths    rows are padded to {", ".join(map(str, lengths))} tokens, {mean:.0f} on average, in groups'
 
     def _window(self, number: int) -> np.ndarray:
         """Return the groups of a window, [32, group]."""
@@ -82,8 +80,7 @@ def one_pass(
       six lengths; few batches, for which several compilations do not pay, have the same.
     """
     lengths = _lengths(features)
-    shapes = min(max(len(lengths) // (size * _BATCHES_PER_SHAPE), 1), _MAX_SHAPES)
-    lengths = padded_lengths(lengths, shapes)
+    lengths = padded_lengths(lengths, _num_shapes(len(lengths), size))
     order = lengths.argsort(kind='stable')
     for first in range(0, len(order), size):
         numbers = order[first : first + size]
@@ -91,6 +88,11 @@ def one_pass(
         batch = _cut(features, rows, lengths[rows].max(), along_text)
         batch[weights][len(numbers) :] = 0
         yield numbers, batch
+
+
+def _num_shapes(num_rows: int, batch_size: int) -> int:
+    """Return the number of different lengths that are worth their compilations."""
+    return min(max(num_rows // (batch_size * _BATCHES_PER_SHAPE), 1), _MAX_SHAPES)
 
 
 def padded_lengths(lengths: np.ndarray, shapes: int) -> np.ndarray:

@@ -70,8 +70,11 @@ class WithReplay:
         predicted: bool = False,
         seed: Seed = 0,
     ):
-        self._data, self._files, self._predicted, self._seed = data, files, predicted, seed
         self._rate = fractions.Fraction(rate).limit_denominator(_LARGEST_DENOMINATOR)
+        # Earlier rows lie between the new ones, so that none are grouped by length.
+        is_table = self._rate and isinstance(data, InMemoryData)
+        self._data = data.ungrouped() if is_table else data
+        self._files, self._predicted, self._seed = files, predicted, seed
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith('_'):
@@ -131,8 +134,6 @@ class WithReplay:
         return earlier
 
     def _of_tables(self, files: Sequence[str]) -> Examples:
-        if self._data.group is not None:
-            raise UserError('Replay does not keep groups of similar length: set --gin.GROUP_BY_LENGTH=None.')
         sources = [self._data.of_files(name, self._predicted) for name in files]
         for source in sources:
             _check_labels(source)

@@ -13,7 +13,7 @@ from jax.lax import platform_dependent
 from jax.typing import DTypeLike
 
 from palm_jax.errors import UserError
-from palm_jax.models.kernels import splash_attention
+from palm_jax.models.kernels import interval_attention, splash_attention
 from palm_jax.models.kernels.gpu import on_gpus
 from palm_jax.models.kernels.matmul import product, transposed_product
 from palm_jax.models.masks import Mask
@@ -24,7 +24,12 @@ Variant = Callable[[jax.Array, jax.Array, jax.Array, Mask], jax.Array]
 
 
 def attend(
-    q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask: Mask, implementation: str = 'auto'
+    q_BLHK: jax.Array,
+    k_BMGK: jax.Array,
+    v_BMGK: jax.Array,
+    mask: Mask,
+    implementation: str = 'auto',
+    required: bool = True,
 ) -> jax.Array:
     """softmax(q·kᵀ / √K)·v of every query head with its key/value head.
 
@@ -35,17 +40,22 @@ def attend(
       mask: the keys that each query may attend to.
       implementation: `xla` or `cudnn` of `jax.nn.dot_product_attention`; `blocks`, which computes one block of queries
         at a time against only the keys it can see, and needs no transposition with one key head: the fastest on CPUs;
-        `splash`, JAX's kernel for TPUs; or `auto`: `blocks` on a CPU and for one query on a GPU, `cudnn` for more
-        queries on a CUDA GPU in half precision (see `cudnn_applies`), `splash` on a TPU where it applies (causal
-        attention, multiples of 128), else `xla`.
+        `splash`, JAX's kernel for TPUs; `intervals`, kernels for GPUs that need no array [B, L, M] for packed
+        sequences, prefixes and windows, and that add in one order; or `auto`: `blocks` on a CPU and for one query on a
+        GPU, `cudnn` for more queries on a CUDA GPU in half precision (see `cudnn_applies`), `splash` on a TPU where it
+        applies (causal attention, multiples of 128), else `xla`.
+      required: whether a kernel that applies to certain masks and shapes only must apply; False takes `auto` otherwise.
 
     Returns:
       [B, L, H, K] in q's dtype.
 
     Raises:
-      UserError: `splash` does not apply to the mask or the shapes.
+      UserError: `splash` or `intervals` is required and does not apply to the mask or the shapes.
     """
     splash_applies = splash_attention.applies(q_BLHK, k_BMGK, mask)
+    intervals_apply = interval_attention.applies(q_BLHK, k_BMGK, mask)
+    if not required and not {'splash': splash_applies, 'intervals': intervals_apply}.get(implementation, True):
+        implementation = 'auto'
     if implementation == 'auto':
         variants = {'cpu': attend_in_blocks, 'default': attend_with_xla}
         if splash_applies:
@@ -62,11 +72,18 @@ def attend(
             f'that are multiples of 128; here they are {q_BLHK.shape[1]} and {q_BLHK.shape[3]}. '
             '`auto` uses splash where it applies.'
         )
+    if implementation == 'intervals' and not intervals_apply:
+        raise UserError(
+            'palm.Architecture.attention = intervals requires a sequence length that is a multiple of 128, a head size '
+            f'of at most 256, and no trained prefix; here they are {q_BLHK.shape[1]}, {q_BLHK.shape[3]} and a prefix '
+            f'of {mask.num_prefix}. `auto` applies to everything.'
+        )
     variants = {
         'xla': attend_with_xla,
         'cudnn': attend_with_cudnn,
         'blocks': attend_in_blocks,
         'splash': _attend_with_splash_anywhere,
+        'intervals': _attend_with_intervals_anywhere,
     }
     return variants[implementation](q_BLHK, k_BMGK, v_BMGK, mask)
 
@@ -111,6 +128,13 @@ def _attend_with_splash_anywhere(q_BLHK, k_BMGK, v_BMGK, mask):
     """The kernel on a TPU, and its (slow) interpretation elsewhere."""
     interpreted = functools.partial(splash_attention.attend, interpret=True)
     return platform_dependent(q_BLHK, k_BMGK, v_BMGK, mask, tpu=splash_attention.attend, default=interpreted)
+
+
+def _attend_with_intervals_anywhere(q_BLHK, k_BMGK, v_BMGK, mask):
+    """The kernels on a GPU, and their (slow) interpretation elsewhere."""
+    interpreted = functools.partial(interval_attention.attend, interpret=True)
+    variants = on_gpus(interval_attention.attend) if jax.default_backend() == 'gpu' else {}
+    return platform_dependent(q_BLHK, k_BMGK, v_BMGK, mask, default=interpreted, **variants)
 
 
 def attend_in_blocks(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask: Mask) -> jax.Array:

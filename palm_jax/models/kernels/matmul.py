@@ -1,7 +1,9 @@
 """Matrix products, each in the orientation that its platform computes fastest.
 
-All of them accumulate in float32. GPUs write a result in half precision directly, instead of float32 that another
-kernel reads and converts (BENCHMARKS.md). On CPUs, above all in half precision, XLA has fast kernels only for row-major
+All of them accumulate in float32. GPUs and TPUs write a result in half precision directly. On a GPU, float32 would be
+read and converted by another kernel; on TPUs, partial results of several devices are then added before they are
+exchanged, and once instead of for each product (BENCHMARKS.md). Weights' gradients stay float32 on TPUs until devices
+have added theirs. On CPUs, above all in half precision, XLA has fast kernels only for row-major
 operands and a row-major float32 result; other layouts run at a third of the speed or not at all. The CPU variants
 therefore transpose operands in memory and pin results to row-major order (measurements: BENCHMARKS.md).
 """
@@ -72,11 +74,8 @@ def product(
     plain = functools.partial(reference_product, contract=contract, batched=batched)
     if x.dtype == jnp.float32:  # fast in every layout
         return plain(x, y).astype(dtype)
-    variants = {
-        'cpu': lambda x, y: row_major(plain(x, y)).astype(dtype),
-        'default': lambda x, y: plain(x, y).astype(dtype),
-    }
-    return platform_dependent(x, y, **variants, **on_gpus(functools.partial(plain, dtype=dtype)))
+    on_cpu = lambda x, y: row_major(plain(x, y)).astype(dtype)  # noqa: E731
+    return platform_dependent(x, y, cpu=on_cpu, default=functools.partial(plain, dtype=dtype))
 
 
 def reference_product(

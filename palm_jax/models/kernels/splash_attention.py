@@ -1,19 +1,16 @@
 """Splash attention: attention for TPUs that never writes the scores to memory.
 
-The kernel is JAX's own (`jax.experimental.pallas.ops.tpu.splash_attention`). It runs on one device, so it is mapped
-over the mesh here: sequences over the axes of `act_batch`, query heads over those of `act_heads`.
+The kernel is JAX's own (`jax.experimental.pallas.ops.tpu.splash_attention`).
 """
 
 from __future__ import annotations
 
 import functools
-import math
 
-import flax.linen as nn
 import jax
 from jax.experimental.pallas.ops.tpu import splash_attention
-from jax.sharding import PartitionSpec
 
+from palm_jax.models.kernels.over_mesh import map_over_mesh
 from palm_jax.models.masks import Mask
 
 _BLOCK = 512  # largest number of queries, and of keys, in one block
@@ -40,22 +37,8 @@ def attend(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask: Mask, 
     Returns:
       [B, L, H, K] in q's dtype.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    has_rules = bool(nn.get_logical_axis_rules()) and not mesh.empty
-    axes = ('act_batch', 'act_length', 'act_heads', None)
-    q_spec = (nn.logical_to_mesh_axes(axes) if has_rules else None) or PartitionSpec()
-    kv_spec = PartitionSpec(*q_spec[:1])
-    segments_BL = mask.segment_ids
-
-    def on_one_device(q_BLHK, k_BMGK, v_BMGK, segments_BL):
-        return _attend(q_BLHK, k_BMGK, v_BMGK, segments_BL, interpret)
-
-    if not has_rules or math.prod(mesh.shape.values()) == 1:
-        return on_one_device(q_BLHK, k_BMGK, v_BMGK, segments_BL)
-    mapped = jax.shard_map(
-        on_one_device, mesh=mesh, in_specs=(q_spec, kv_spec, kv_spec, kv_spec), out_specs=q_spec, check_vma=False
-    )
-    return mapped(q_BLHK, k_BMGK, v_BMGK, segments_BL)
+    kernel = functools.partial(_attend, interpret=interpret)
+    return map_over_mesh(kernel, q_BLHK, k_BMGK, v_BMGK, mask.segment_ids)
 
 
 def _attend(q_BLHK, k_BMGK, v_BMGK, segments_BL, interpret):

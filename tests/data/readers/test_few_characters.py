@@ -1,4 +1,4 @@
-"""Files of a few bytes that are not UTF-8: what they read as most plausibly is proposed; a named encoding is used."""
+"""Files of a few bytes that are not UTF-8: what they most plausibly are is proposed, and named encodings are used."""
 
 import pytest
 

@@ -76,9 +76,27 @@ def test_drawn_rows_come_as_often_as_they_are_drawn(features):
     assert np.bincount(seen).tolist() == [100, 28]
 
 
-def test_a_batch_of_two_groups_is_refused(features):
-    with pytest.raises(UserError, match='GROUP_BY_LENGTH = 4: examples 0 to 6 of a batch are in two groups'):
-        grouped(features).batch(0, 6)
+def test_rows_of_several_groups_have_the_length_of_the_longest(features):
+    data = grouped(features)
+    batches = [data.batch(first, GROUP) for first in range(0, 3 * GROUP, GROUP)]
+    together = data.batch(2, 2 * GROUP)
+    tokens = [
+        np.pad(b['decoder_target_tokens'], [(0, 0), (0, L)])[:, : together['decoder_target_tokens'].shape[1]]
+        for b in batches
+    ]
+    np.testing.assert_array_equal(together['decoder_target_tokens'], np.concatenate(tokens)[2 : 2 + 2 * GROUP])
+    np.testing.assert_array_equal(together['labels'], np.concatenate([b['labels'] for b in batches])[2 : 2 + 2 * GROUP])
+
+
+def test_few_groups_have_few_lengths(features):
+    few = {name: values[: 8 * GROUP] for name, values in features.items()}
+    batches = [grouped(few).batch(first, GROUP)['decoder_target_tokens'] for first in range(0, E, GROUP)]
+    longest = (few['decoder_target_tokens'] > 0).sum(axis=1).max()
+    assert {batch.shape[1] for batch in batches} == {longest}
+    assert f'padded to {longest} tokens, {longest} on average' in grouped(few).describe()
+
+
+def test_a_group_of_nothing_is_refused(features):
     with pytest.raises(UserError, match='GROUP_BY_LENGTH is 0; it must be the batch size'):
         grouped(features, group=0)
 

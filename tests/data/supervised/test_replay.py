@@ -156,8 +156,15 @@ def test_mistakes_are_refused_with_what_to_type(files, tmp_path):
         WithReplay(labelled(new), None, 0.5).describe()
     with pytest.raises(UserError, match=r'REPLAY_FILES.*none\.csv'):
         WithReplay(labelled(new), str(tmp_path / 'none.csv'), 0.5).describe()
-    grouped = LabelledText(LabelledTable(new), {'inputs': 16}, 'bytes', group_by_length=8)
-    with pytest.raises(UserError, match='GROUP_BY_LENGTH=None'):
-        WithReplay(grouped, first, 0.5).describe()
     with pytest.raises(UserError, match='must be at least 0 and below 1'):
         WithReplay(labelled(new), first, 1.0)
+
+
+def test_rows_of_similar_length_are_not_brought_together(files):
+    new, first, _ = files
+    grouped = LabelledText(LabelledTable(new), {'inputs': 16}, 'bytes', group_by_length=8)
+    for rate, group in ((0.5, None), (0, 8)):
+        assert WithReplay(grouped, first, rate).group == group
+    ours, plain = (WithReplay(data, first, 0.5).batch(0, 8) for data in (grouped, labelled(new)))
+    for name, values in plain.items():
+        np.testing.assert_array_equal(ours[name], values)
