@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 from palm_jax import locks, pieces
 from palm_jax.bounds import Above, AtLeast, Count, checked
@@ -117,8 +117,13 @@ class Corpus:
             )
         self.text_column, self.layout = text_column, Layout.of(columns, quoting, encoding)
         of_files = functools.partial(TextFiles, text_column=text_column, bad_rows=bad_rows, layout=self.layout)
-        self._reading = {'text_column': text_column, 'bad_rows': bad_rows}
-        self._reading |= {'columns': columns, 'quoting': quoting, 'encoding': encoding}
+        self._reading: dict[str, Any] = {
+            'text_column': text_column,
+            'bad_rows': bad_rows,
+            'columns': columns,
+            'quoting': quoting,
+            'encoding': encoding,
+        }
         if train_files is not None:
             self._sources = [_Source(train_files, None, of_files(train_files, validation_files))]
         else:

@@ -44,7 +44,10 @@ class LengthGroups(Examples):
     def batch(self, first: int, size: int) -> Batch:
         """Return examples first, first + 1, ... of the grouped order: features [size, at most L]."""
         numbers = np.arange(first, first + size)
-        groups = {number: self._window(number // _WINDOW)[number % _WINDOW] for number in set(numbers // self._group)}
+        groups = {
+            number: self._window(number // _WINDOW)[number % _WINDOW]
+            for number in set((numbers // self._group).tolist())
+        }
         rows = np.array([groups[number // self._group][number % self._group] for number in numbers])
         return _cut(self.features, rows, self._lengths[rows].max(), self._along_text)
 
