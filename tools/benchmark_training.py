@@ -31,10 +31,11 @@ def compare(options: argparse.Namespace) -> None:
         first.step()
     print(
         f'{options.size} on {first.facts["device"]}: {describe(options)}, '
-        f'{options.batch} × {options.length} tokens per step, {options.dtype}, {options.steps} steps in turn'
+        f'{options.batch} × {options.length} tokens per step, {options.dtype}, {options.steps} steps in turn; '
+        f'matmul ceiling {first.facts["ceiling"] / 1e12:.4g} TFLOP/s'
     )
     columns = f'{"params":>8}{"tokens/s":>10}{"step s":>9}{"min–max":>14}{"compile s":>11}{"memory":>10}{"MFU":>7}'
-    print(f'{"":34}{columns}{"causal":>8}  speed', flush=True)
+    print(f'{"":34}{columns}{"causal":>8}{"ceiling":>9}  speed', flush=True)
     _print_row(first, options)
     for peer in filter(None, options.against.split(',')):
         for compiled in (False, True) if options.compile_peers else (False,):
@@ -44,10 +45,14 @@ def compare(options: argparse.Namespace) -> None:
             for _ in tqdm(range(options.steps), unit='round', leave=False):
                 first.step()
                 contender.step()
+            contender.facts['ceiling'] = first.facts['ceiling']
             ratio = contender.median / statistics.median(first.seconds[before:])
             _print_row(contender, options, f'palm_jax is {ratio:.2f}× as fast')
             contender.stop()
-    print(f'{flops.FORMULA}; causal: half of the attention', flush=True)
+    print(
+        f'{flops.FORMULA}; causal: half of the attention; ceiling: share of that of a matmul, measured first',
+        flush=True,
+    )
     if options.profile:
         print(kernel_profile.as_text(first.profile()), flush=True)
     first.stop()
@@ -58,16 +63,18 @@ def _print_row(contender: Contender, options: argparse.Namespace, speed: str = '
     result = figures(facts, contender.median, options)
     spread, memory = f'{min(seconds):.3f}–{max(seconds):.3f}', contender.memory()
     used = 'n/a' if memory is None else f'{memory / 2**30:.2f} GiB'
-    full, causal = ('n/a' if x is None else f'{x:.1%}' for x in (result['mfu'], result['mfu_causal']))
+    names = 'mfu', 'mfu_causal', 'share_of_ceiling'
+    full, causal, ceiling = ('n/a' if result[name] is None else f'{result[name]:.1%}' for name in names)
     print(
         f'{contender.name:34}{facts["num_params"] / 1e6:>7.1f}M{result["tokens_per_second"]:>10,.0f}'
-        f'{contender.median:>9.3f}{spread:>14}{facts["compile_seconds"]:>11.1f}{used:>10}{full:>7}{causal:>8}  {speed}',
+        f'{contender.median:>9.3f}{spread:>14}{facts["compile_seconds"]:>11.1f}{used:>10}{full:>7}{causal:>8}'
+        f'{ceiling:>9}  {speed}',
         flush=True,
     )
 
 
 def figures(facts: dict[str, Any], seconds: float, options: argparse.Namespace) -> dict[str, float | None]:
-    """Return tokens/s and the utilization by the paper's formula, with full and with causal attention."""
+    """Return tokens/s, utilization by the paper's formula (full and causal attention), and the share of the ceiling."""
     arch, num_params = architecture(options), facts['num_params']
     per_second = options.batch * options.length / seconds
     work = {
@@ -75,7 +82,13 @@ def figures(facts: dict[str, Any], seconds: float, options: argparse.Namespace) 
         'mfu_causal': flops.per_token(num_params, arch, options.length / 2),
     }
     shares = {name: flops.utilization(per_second, cost, facts['device'], 1) for name, cost in work.items()}
-    return {'tokens_per_second': per_second, **shares}
+    reached = per_second * work['mfu'] / facts['ceiling'] if 'ceiling' in facts else None
+    return {'tokens_per_second': per_second, **shares, 'share_of_ceiling': reached}
+
+
+def ceiling_size() -> int:
+    """Return the size of the square matmul that measures the ceiling of the default device."""
+    return 1024 if jax.default_backend() == 'cpu' else 8192
 
 
 def ours(options: argparse.Namespace) -> Trainer:
@@ -91,8 +104,11 @@ def ours(options: argparse.Namespace) -> Trainer:
         segment_ids, index = packed_documents(options, options.documents), np.arange(options.length, dtype=np.int32)
         first = np.maximum.accumulate(np.where(np.diff(segment_ids, prepend=0), index, 0), axis=1)
         batch |= {'decoder_segment_ids': segment_ids, 'decoder_positions': index - first}
+    ceiling = flops.measured_speed(ceiling_size(), options.dtype)
     model, _ = setup.adapt(PaLM(architecture(options)))
-    return jax_trainer(model, losses.LanguageModelLoss(chunk_length=options.chunk), batch)
+    trainer = jax_trainer(model, losses.LanguageModelLoss(chunk_length=options.chunk), batch)
+    trainer.facts['ceiling'] = ceiling
+    return trainer
 
 
 def jax_trainer(

@@ -27,6 +27,7 @@ from palm_jax.errors import UserError
 from palm_jax.models.kernels.attention import attend
 from palm_jax.models.masks import Mask
 from palm_jax.run_directory import RunDirectory
+from palm_jax.training import flops
 from tools import benchmark_decoding, benchmark_finetuning, benchmark_training, train_on_token_file
 from tools.contenders import Contender, Trainer, choose_device
 from tools.shapes import SIZES, architecture, packed_documents
@@ -54,22 +55,14 @@ def ceilings(options: argparse.Namespace) -> dict[str, Any]:
 
 def _measured_ceilings(options: argparse.Namespace) -> Trainer:
     choose_device(options.device)
-    side = 8192 if jax.default_backend() != 'cpu' else 1024
-    x = jnp.ones((side, side), jnp.bfloat16)
-    product = jax.jit(lambda x: x @ x)
-    product(x).block_until_ready()
-    seconds = []
-    for _ in range(10):
-        start = time.perf_counter()
-        product(x).block_until_ready()
-        seconds.append(time.perf_counter() - start)
+    side = benchmark_training.ceiling_size()
     bandwidth, of = benchmark_decoding.measured_bandwidth()
     device = jax.devices()[0]
     facts = {
         'device': device.device_kind,
         'jax': jax.__version__,
         'matmul': f'bfloat16 {side}³',
-        'tflops_per_second': 2 * side**3 / min(seconds) / 1e12,
+        'tflops_per_second': flops.measured_speed(side, jnp.bfloat16) / 1e12,
         'gigabytes_per_second': bandwidth / 1e9,
         'bandwidth_of': of,
     }
@@ -136,6 +129,7 @@ def _step_figures(contender: Contender, options: argparse.Namespace) -> dict[str
         'tokens_per_second': figures['tokens_per_second'],
         'mfu': figures['mfu'],
         'mfu_causal': figures['mfu_causal'],
+        'share_of_ceiling': figures['share_of_ceiling'],
         'peak_gib': None if peak is None else peak / 2**30,
         'init_s': contender.facts.get('init_seconds'),
         'compile_s': contender.facts['compile_seconds'],

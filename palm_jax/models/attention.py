@@ -45,8 +45,8 @@ class Attention(nn.Module):
         k_BMGK, v_BMGK, mask = Memory(arch, name='memory')(k_BMGK, v_BMGK, positions_BL, layer.limit(mask))
         for name, x in (('queries', q_BLHK), ('keys', k_BMGK), ('values', v_BMGK)):
             self.sow('intermediates', name, x)  # which costs nothing unless a caller asks for them
-        is_decoding = self.is_mutable_collection('cache') and not self.is_initializing()
-        y_BLHK = attend(q_BLHK, k_BMGK, v_BMGK, mask, arch.attention, required=not is_decoding)
+        is_training = not self.is_initializing() and not self.is_mutable_collection('cache')
+        y_BLHK = attend(q_BLHK, k_BMGK, v_BMGK, mask, arch.attention, required=is_training)
         (y_BLD,) = Projection(
             arch,
             outputs={'kernel': (arch.d_model,)},

@@ -1,5 +1,7 @@
 """The kernels of interval attention, interpreted, against the reference under every mask that consists of intervals."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,8 @@ from palm_jax.errors import UserError
 from palm_jax.models.kernels.attention import attend, reference_attend
 from palm_jax.models.kernels.interval_attention import applies, intervals
 from palm_jax.models.masks import Mask
+from palm_jax.models.palm import Architecture, PaLM
+from tests.support.models import initial
 
 B, L, H, K = 2, 256, 4, 32
 
@@ -103,6 +107,25 @@ def test_what_does_not_apply_is_an_error_or_another_implementation():
         attend(*inputs, 'intervals')
     for kernel in ('intervals', 'splash'):
         np.testing.assert_array_equal(attend(*inputs, kernel, required=False), attend(*inputs))
+
+
+@pytest.mark.parametrize('kernel', ['intervals', 'splash'])
+def test_a_model_with_a_kernel_for_long_sequences_starts_and_writes(kernel):
+    """Parameters are initialized with a short sequence, and a step of decoding has one query."""
+    arch = Architecture(vocab_size=64, num_layers=1, d_model=32, num_heads=2, head_dim=128)
+    tokens = np.arange(1, 129, dtype=np.int32)[None] % 64
+    results = []
+    for implementation in (kernel, 'auto'):
+        model = PaLM(dataclasses.replace(arch, attention=implementation))
+        params = initial(model)
+        _, cache = model.apply({'params': params}, tokens[:, :5], method='features', mutable=['cache'])
+        cache = jax.tree.map(lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(0, 3), (0, 0), (0, 0)]), cache)
+        step = model.apply(
+            {'params': params} | cache, tokens[:, 5:6], np.array([[5]]), method='features', mutable=['cache']
+        )
+        results.append((model.apply({'params': params}, tokens), step[0]))
+    for ours, plain in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, plain, atol=1e-5)
 
 
 @pytest.mark.skipif(jax.default_backend() != 'gpu', reason='needs a GPU')
