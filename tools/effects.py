@@ -1,35 +1,75 @@
-"""python -m tools.effects --base=runs/smollm2 [--data=data/banking77] [--gin.STUDY_SEEDS=[0]]
+"""python -m tools.effects --base=runs/smollm2 [--data=data] [--study=labels] [--gin.STUDY_SEEDS=[0]]
 
-Measures what every method of docs/methods adds to plain LoRA: trains examples/ablations/effects.gin with
-`palm-jax ablate`, and writes its table to EFFECTS.md.
-The tables are made of banking77: 25 of its classes, drawn once; of each, ten training texts with labels, drawn by the
-seed of the run, and the others without labels; all test texts of these classes. Started again, the command continues
-where it was. --page writes the page of what is finished, and trains nothing.
+Measures what every method of docs/methods adds to plain LoRA: trains the studies in examples/ablations with
+`palm-jax ablate`, and writes their tables to EFFECTS.md. `labels` is banking77 (25 of its classes, drawn once; of each,
+ten training texts with labels and the others without; all test texts of these classes), `tags` wnut17, `text` e2e_nlg
+with a teacher that is trained first. Rows are drawn by the seed of the run. Started again, the command continues where
+it was. --page writes the page of what is finished, and trains nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import random
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from palm_jax.cli import ablate, command_line
+from palm_jax.cli import ablate, command_line, studies
+from palm_jax.configuration.compose import render
 from palm_jax.configuration.flags import split_flags
-from palm_jax.errors import UserError
+from palm_jax.studies import ablation
+from tools import effects_tables
+from tools.effects_tables import CLASSES, INPUTS, LABELS, PAIRS, SENTENCES, TEACHER_PAIRS, TEST_PAIRS, TEST_SENTENCES
 
-STUDY = 'examples/ablations/effects.gin'
-RUNS = Path('runs/effects')
-CLASSES, LABELS, SEEDS = 25, 10, range(5)
+TABLES = Path('runs/effects/data')
+_BASE = 'runs/smollm2'  # in the studies
 
-_TITLE = f"""# Effects
 
-What each method adds to LoRA on a pretrained base at equal steps, by `python -m tools.effects` ([the study]({STUDY}),
-an arm a line): banking77 with {CLASSES} classes and {LABELS} labels each, the other training texts without labels, and
-all test texts of these classes as the held-out part. Rows are drawn by the seed, and runs are compared in pairs of the
-same seed. No setting was tuned, for LoRA or for a method; another task, more labels or more steps can change the
-ranking. Seconds are those of a shared machine.
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """One of the studies.
+
+    Attributes:
+      path: its gin file.
+      directory: its STUDY_DIR.
+      title: title of its section.
+      about: what the runs train on.
+    """
+
+    path: str
+    directory: Path
+    title: str
+    about: str
+
+
+STUDIES = {
+    'labels': Study(
+        'examples/ablations/effects.gin',
+        Path('runs/effects'),
+        'A class per text',
+        f'banking77 with {CLASSES} classes and {LABELS} labels each, the other training texts without labels, and all '
+        'test texts\nof these classes as the held-out part.',
+    ),
+    'tags': Study(
+        'examples/ablations/effects_tags.gin',
+        Path('runs/effects_tags'),
+        'A tag per word',
+        f'{SENTENCES} sentences of wnut17, and {TEST_SENTENCES} of its development part as the held-out part.',
+    ),
+    'text': Study(
+        'examples/ablations/effects_text.gin',
+        Path('runs/effects_text'),
+        'Generated text',
+        f'{PAIRS} inputs of e2e_nlg with a sentence each, {INPUTS} without, and {TEST_PAIRS} as the held-out part; '
+        f'the teacher is the same base\nwith LoRA on up to {TEACHER_PAIRS:,} other inputs.',
+    ),
+}
+
+_TITLE = """# Effects
+
+What each method adds to LoRA on a pretrained base at equal steps, by `python -m tools.effects`. Rows are drawn by the
+seed, and runs are compared in pairs of the same seed. No setting was tuned, for LoRA or for a method; another task,
+more labels or more steps can change the ranking. Seconds are those of a shared machine.
 """
 
 
@@ -38,67 +78,60 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog='python -m tools.effects', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--base', default='runs/smollm2', help='MODEL_DIR of the pretrained model')
-    parser.add_argument('--data', type=Path, default=Path('data/banking77'), help='folder of train.csv and test.csv')
+    parser.add_argument('--base', default=_BASE, help='MODEL_DIR of the pretrained model')
+    parser.add_argument('--data', type=Path, default=Path('data'), help='folder of banking77, wnut17 and e2e_nlg')
+    parser.add_argument('--study', action='append', choices=list(STUDIES), help='study to run; default: all')
     parser.add_argument('--output', type=Path, default=Path('EFFECTS.md'), help='page to write')
     parser.add_argument('--page', action='store_true', help='write the page of what is finished, and train nothing')
     rest, bindings = split_flags(arguments)
     options = parser.parse_args(rest)
     flags = [f'--gin.{name}={value}' for name, value in bindings]
-    if not options.page:
-        write_tables(options.data, RUNS / 'data')
-    if code := ablate.main([STUDY, *flags, *(['--table'] if options.page else [])]):
-        return code
-    write_page(RUNS / 'ablation.md', options.output)
+    for name in options.study or STUDIES:
+        study = STUDIES[name]
+        if options.page and not study.directory.exists():
+            continue
+        if not options.page:
+            _write_tables(name, options.data, options.base)
+        of_study = [study.path, *_with_base(study, options.base), *flags]
+        if code := ablate.main([*of_study, *(['--table'] if options.page else [])]):
+            return code
+        write_page(options.output)
     print(f'effects    {options.output}')
     return 0
 
 
-def write_tables(source: Path, folder: Path) -> None:
-    """Write `test.csv`, and `labelled_N.csv` and `unlabelled_N.csv` for each seed N, with the columns text and label.
-
-    Args:
-      source: folder of banking77's train.csv and test.csv.
-      folder: folder for the tables.
-
-    Raises:
-      UserError: a file of the source is not there.
-    """
-    train, test = _read(source / 'train.csv'), _read(source / 'test.csv')
-    names = random.Random(0).sample(sorted({row['category'] for row in train}), CLASSES)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / 'test.csv', [row for row in test if row['category'] in names])
-    for seed in SEEDS:
-        rng, labelled, others = random.Random(seed), [], []
-        for name in names:
-            rows = [row for row in train if row['category'] == name]
-            rng.shuffle(rows)
-            labelled += rows[:LABELS]
-            others += rows[LABELS:]
-        _write(folder / f'labelled_{seed}.csv', labelled)
-        _write(folder / f'unlabelled_{seed}.csv', others)
+def write_page(output: Path) -> None:
+    """Write the page: what was compared, and the tables of the studies that have some."""
+    sections = [_TITLE]
+    for study in STUDIES.values():
+        table = study.directory / 'ablation.md'
+        if table.is_file():
+            body = table.read_text(encoding='utf-8').partition('\n')[2]
+            lines = [f'#{line}' if line.startswith('##') else line for line in body.splitlines()]
+            body = '\n'.join(line for line in lines if not line.startswith('![')).strip()
+            about = f'[The study]({study.path}), an arm a line: {study.about}'
+            sections.append(f'## {study.title}\n\n{about}\n\n{body}\n')
+    output.write_text('\n'.join(sections), encoding='utf-8')
 
 
-def write_page(table: Path, output: Path) -> None:
-    """Write the page: what was compared, and the table of the study."""
-    body = table.read_text(encoding='utf-8').partition('\n')[2]
-    body = '\n'.join(line for line in body.splitlines() if not line.startswith('!['))
-    output.write_text(f'{_TITLE}{body.rstrip()}\n', encoding='utf-8')
+def _write_tables(name: str, data: Path, base: str) -> None:
+    match name:
+        case 'labels':
+            effects_tables.write_labels(data, TABLES)
+        case 'tags':
+            effects_tables.write_tags(data, TABLES)
+        case 'text':
+            effects_tables.write_text(data, TABLES, base)
 
 
-def _read(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding='utf-8', newline='') as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise UserError(f'--data: {path} does not exist; it is a table with the columns text and category.') from None
-
-
-def _write(path: Path, rows: Sequence[dict[str, str]]) -> None:
-    with path.open('w', encoding='utf-8', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerow(['text', 'label'])
-        writer.writerows((row['text'], row['category']) for row in rows)
+def _with_base(study: Study, base: str) -> list[str]:
+    """Return the flags with which a study starts from another base than the one in its file."""
+    if base == _BASE:
+        return []
+    shared = studies.read_study(study.path, [], 'ablation.Ablation', study.path, ablation.OWN)['flags']
+    prefix = '--gin.INITIAL_CHECKPOINT_PATH='
+    changed = [f'{prefix}{base}' if flag.startswith(prefix) else flag for flag in shared]
+    return [f'--gin.FLAGS={render(changed)}']
 
 
 if __name__ == '__main__':

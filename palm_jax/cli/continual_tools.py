@@ -63,8 +63,9 @@ class Tools:
             )
         head = 'no head' if model.head is None else f'a head with {getattr(model.head, "pooling", "no")} pooling'
         bound = configuration.effective
-        labels, files = (bound[name].value if name in bound else None for name in ('LABELS', 'TRAIN_FILES'))
-        return TaskRead(tuple(data.labels), f'{head} and {type(arguments["loss"]).__name__}', files, labels is not None)
+        labels = bound['LABELS'].value if 'LABELS' in bound else None
+        form, files = f'{head} and {type(arguments["loss"]).__name__}', tuple(data.train_files)
+        return TaskRead(tuple(data.labels), form, files, labels is not None)
 
     def train(self, gin_files: Flags, bindings: Sequence[tuple[str, str]], command: str) -> int:
         """Train or continue a run, and forget its compiled programs; see `api.training.train`."""

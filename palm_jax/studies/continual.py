@@ -42,13 +42,13 @@ class TaskRead:
     Attributes:
       labels: names of the classes of its data; empty without a head, and for numbers.
       form: what the model of all tasks must have in common: the kind of its head and its loss.
-      files: TRAIN_FILES; None for a registered task.
+      files: files, folders and registered tasks that it is trained on, as REPLAY_FILES takes them.
       has_labels_of_its_own: whether LABELS is bound.
     """
 
     labels: tuple[str, ...]
     form: str
-    files: str | None
+    files: tuple[str, ...]
     has_labels_of_its_own: bool = False
 
 
@@ -99,7 +99,7 @@ class Continual:
       flags: flags of `palm-jax train` that all tasks share, INITIAL_CHECKPOINT_PATH (the base of the first) among them.
       tasks: further flags of each task, by its name, in the order in which they are learned.
       later_flags: further flags from the second task on: what keeps the model from forgetting. `{earlier_files}` stands
-        for the list of TRAIN_FILES of the tasks before, `{fisher}` for the Fisher information of them.
+        for the list of what the tasks before are trained on, `{fisher}` for the Fisher information of them.
       metric: metric of the held-out parts, as `palm-jax eval` names it. Losses, errors, perplexities and bits per byte
         are better when smaller, all others when larger.
       fisher: how `{fisher}` is measured.
@@ -204,7 +204,7 @@ class Continual:
                             f'{_FISHER} and {_FILES}.'
                         )
             if any(_FILES in flag for flag in self.later_flags) and not all(task.files for task in found[:-1]):
-                raise UserError(f'{_FILES} is the list of TRAIN_FILES of earlier tasks, and not every task has such.')
+                raise UserError(f'{_FILES} is the list of the files of earlier tasks, and not every task has such.')
 
     def _own_flags(self, number: int) -> list[str]:
         return [*self.flags, *list(self.tasks.values())[number]]
@@ -213,7 +213,10 @@ class Continual:
         """LATER_FLAGS for task `number`, from 0; none for the first."""
         if number == 0:
             return []
-        files, fisher = render([task.files for task in found[:number]]), render(str(self.fisher_path(number - 1)))
+        files, fisher = (
+            render([file for task in found[:number] for file in task.files]),
+            render(str(self.fisher_path(number - 1))),
+        )
         return [flag.replace(_FILES, files).replace(_FISHER, fisher) for flag in self.later_flags]
 
     def train(self, tools: Tools) -> int:

@@ -238,3 +238,17 @@ def test_a_macro_of_a_part_that_is_not_included_names_the_part():
         UserError, match=r'LORA_RANK; it is in gin/peft/lora.gin. Add e.g. --gin_file=gin/peft/lora.gin'
     ):
         load('loop.train', [TINY], [('LORA_RANK', '3')])
+
+
+def test_methods_that_are_added_do_not_replace_each_other_in_silence(base_and_table):
+    files = ['gin/finetune_lora.gin', 'gin/methods/r_drop.gin', 'gin/methods/fgm.gin']
+    both = '[@r_drop.RDrop(), @fgm.FGM()]'
+    with pytest.raises(UserError, match=r'fgm.gin, line 6: LOSS_WRAPPERS would replace that of .*r_drop') as error:
+        load('loop.train', files, base_and_table)
+    assert f'--gin.LOSS_WRAPPERS="{both}"' in str(error.value)
+    found = load('loop.train', files, [*base_and_table, ('LOSS_WRAPPERS', both)]).build('loop.train')
+    assert [type(wrapper).__name__ for wrapper in found['loss_wrappers']] == ['RDrop', 'FGM']
+    load(
+        'loop.train', [files[0], 'gin/peft/dora.gin', 'gin/peft/ia3.gin'], base_and_table
+    )  # each is instead of the other
+    assert load('loop.train', [*files[:2], files[1]], base_and_table)

@@ -120,3 +120,26 @@ def test_explain_tells_what_the_run_would_be_refused_for(flag, message, tmp_path
     (tmp_path / 'text.txt').write_text('a line of text\n' * 400)
     flags = ('--gin.VOCABULARY=bytes', f'--gin.TRAIN_FILES={tmp_path / "text.txt"}', f'--gin.{flag}')
     assert f'the run would fail\n{message}' in explain(['gin/pretrain_tiny.gin'], *flags)
+
+
+PAIRS = ("TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 8}", 'INPUT_TEMPLATE={text}', 'TARGET_TEMPLATE={label}')
+REFUSED = [  # the head, the method, further flags, the message
+    ('embedding', None, ('DROPOUT_RATE=0.0',), 'compares two dropout masks, and this run has none'),
+    ('embedding', 'r_drop', (), 'SimCSELoss has no `predict`.*leave the method out'),
+    ('text_to_text', 'distil', (*PAIRS, 'TEACHER_FILES=x'), 'TeacherPredictions is for a model that predicts labels'),
+    ('classification', 'distil_tokens', ('TEACHER_FILE=x',), 'TokenTeacher is for a model that generates text'),
+    ('regression', 'supcon', ('LABEL_COLUMN=number',), 'SupCon'),
+    ('text_to_text', 'semantic_loss', (*PAIRS, 'RULE_FILES=x'), 'Rules are about labels, and this run predicts none'),
+]
+
+
+@pytest.mark.parametrize(('head', 'method', 'flags', 'message'), REFUSED, ids=lambda value: str(value)[:20])
+def test_explain_refuses_methods_that_a_kind_of_task_cannot_have(
+    head, method, flags, message, tmp_path, base_and_table
+):
+    rows = ''.join(f'text {i},{"ab"[i % 2]},{i}\n' for i in range(40))
+    (tmp_path / 'table.csv').write_text(f'text,label,number\n{rows}')
+    files = ['gin/finetune_lora.gin', f'gin/heads/{head}.gin', *([f'gin/methods/{method}.gin'] if method else [])]
+    given = [f'TRAIN_FILES={tmp_path}/table.csv', f'INITIAL_CHECKPOINT_PATH={base_and_table[1][1]}', *flags]
+    with pytest.raises(UserError, match=message):
+        explain(files, *(f'--gin.{flag}' for flag in given))

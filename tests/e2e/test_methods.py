@@ -30,28 +30,65 @@ def write_triples(folder):
     return folder / 'facts.tsv'
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    'method',
-    [
-        *('fixmatch', 'freelb', 'r_drop', 'supcon', 'aeda', 'replay', 'ewc', 'lwf', 'group_dro', 'clp'),
-        *('posterior_regularization', 'semantic_loss', 'transe'),
-    ],
-)
-def test_a_run_that_was_interrupted_continues_bit_for_bit(made, tmp_path, method):
-    flags = [f'--gin_file=gin/methods/{method}.gin', CONSTANT, '--gin.CHECKPOINT_PERIOD=2']
-    if method == 'fixmatch':
+def write_teacher(folder):
+    """Write what a teacher predicts for classes.csv and for texts like them; return the file."""
+    texts = [(f'number {i} is {"odd" if i % 2 else "even"}', i % 2) for i in range(400)]
+    rows = [{'text': text, 'probabilities': {'yes': 0.02 + 0.97 * (1 - odd), 'no': 0.98 * odd}} for text, odd in texts]
+    (folder / 'teacher.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    return folder / 'teacher.jsonl'
+
+
+def flags_of(method, made, folder):
+    """The flags of a method, after writing what it reads; of a head for which it is the loss, the head."""
+    if method == 'simcse':
+        return ['--gin_file=gin/heads/embedding.gin', '--gin.DROPOUT_RATE=0.1']
+    flags = [f'--gin_file=gin/methods/{method}.gin']
+    if method in ('fixmatch', 'uda', 'pseudo_label'):
         flags += [f'--gin.UNLABELLED_FILES={made}/classes.csv', '--gin.UNLABELLED_RATIO=1']
     if method == 'replay':
         flags += [f'--gin.REPLAY_FILES={made}/classes.csv']
     if method in ('posterior_regularization', 'semantic_loss'):
-        flags += [f'--gin.RULE_FILES={write_rules(tmp_path)}']
+        flags += [f'--gin.RULE_FILES={write_rules(folder)}']
     if method == 'transe':
-        flags += [f'--gin.TRIPLES={write_triples(tmp_path)}']
+        flags += [f'--gin.TRIPLES={write_triples(folder)}']
     if method == 'group_dro':
         flags += ['--gin.GROUP_COLUMN=label']
     if method == 'clp':
         flags += ["--gin.CLP_TERMS=[['even', 'odd']]"]
+    if method in ('distil', 'self_training'):
+        flags += [f'--gin.TEACHER_FILES={write_teacher(folder)}']
+    if method == 'made_texts':
+        made_of = [{'text': f'number {i} is even', 'augmented': f'{i} is', 'origin': 'me'} for i in range(0, 300, 2)]
+        (folder / 'made.jsonl').write_text('\n'.join(map(json.dumps, made_of)))
+        flags += [f'--gin.AUGMENTED_FILES={folder}/made.jsonl']
+    if method == 'entity_replacement':
+        (folder / 'tags.conll').write_text(''.join(f'Ann{i} B-PER\nis O\nhere O\n\n' for i in range(120)))
+        flags += ['--gin_file=gin/heads/tagging.gin', f'--gin.TRAIN_FILES={folder}/tags.conll']
+    return flags
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'method',
+    [
+        *('fixmatch', 'uda', 'pseudo_label', 'freelb', 'fgm', 'pgd', 'r_drop', 'supcon', 'simcse', 'distil'),
+        *(
+            'aeda',
+            'eda',
+            'made_texts',
+            'entity_replacement',
+            'self_training',
+            'replay',
+            'ewc',
+            'lwf',
+            'group_dro',
+            'clp',
+        ),
+        *('posterior_regularization', 'semantic_loss', 'transe'),
+    ],
+)
+def test_a_run_that_was_interrupted_continues_bit_for_bit(made, tmp_path, method):
+    flags = [*flags_of(method, made, tmp_path), CONSTANT, '--gin.CHECKPOINT_PERIOD=2']
     if method in ('ewc', 'lwf'):
         result = finetune(made, tmp_path / 'first', '--gin_file=gin/peft/full.gin', steps=2)
         assert result.returncode == 0, result.stderr[-3000:]

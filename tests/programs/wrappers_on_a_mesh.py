@@ -25,10 +25,12 @@ from palm_jax.training.loss_wrappers.lwf import LwF
 from palm_jax.training.loss_wrappers.minilm import MiniLM
 from palm_jax.training.loss_wrappers.pgd import PGD
 from palm_jax.training.loss_wrappers.posterior_regularization import PosteriorRegularization
+from palm_jax.training.loss_wrappers.pseudo_label import PseudoLabel
 from palm_jax.training.loss_wrappers.r_drop import RDrop
 from palm_jax.training.loss_wrappers.semantic_loss import SemanticLoss
 from palm_jax.training.loss_wrappers.supcon import SupCon
 from palm_jax.training.loss_wrappers.transe import TransE
+from palm_jax.training.loss_wrappers.uda import UDA
 from palm_jax.training.teachers import Teacher
 from tests.support.ruled import ruled
 from tests.support.triples import RELATIONS, triple_features
@@ -38,6 +40,9 @@ CASES = {
     'all at once': (SupCon(), PosteriorRegularization(decay=0.0), SemanticLoss(), RDrop(), FreeLB(steps=2)),
     'earlier models': (Distillation(), LwF(), EWC(file='fisher.npz'), FGM(), TransE()),
     'unlabelled texts': (PGD(steps=2), FixMatch(threshold=0.2)),
+    'pseudo-labels': (PseudoLabel(threshold=0.2, begin=0.0, end=0.5, total_steps=2),),
+    'UDA': (UDA(threshold=0.2),),
+    'embeddings': (),
     'generated text': (
         MiniLM(relations=('qq', 'vv'), teacher=Teacher('teacher')),
         GKD(weight=0.5, share=1.0, teacher=Teacher('teacher'), sampler=Rollout(max_tokens=6)),
@@ -76,11 +81,11 @@ def compare(cases):
     layout = MeshLayout()
     mesh = layout.mesh(jax.devices())
     for name in cases:
-        kind = 'words' if name == 'generated text' else 'class'
-        options = {} if kind == 'words' else PART
+        kind = {'generated text': 'words', 'embeddings': 'texts'}.get(name, 'class')
+        options = PART if kind == 'class' else {}
         take, begin = train_step(kind, CASES[name], **options)
-        batch = features(kind) if kind == 'words' else batch_of_all()
-        if name != 'unlabelled texts':
+        batch = batch_of_all() if kind == 'class' else features(kind)
+        if name not in ('unlabelled texts', 'pseudo-labels', 'UDA'):
             batch = {feature: x for feature, x in batch.items() if not feature.startswith('unlabelled')}
         one = take(begin, batch, jax.random.key(1))
         one = take(one[0], batch, jax.random.key(1))

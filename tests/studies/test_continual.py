@@ -47,7 +47,7 @@ class FakeTools:
             raise UserError(changes)
         union = any(flag.startswith('--gin.LABELS=') for flag in flags)
         labels = ('yes', 'no', 'maybe') if union else {'c': ('yes', 'maybe')}.get(name, ('yes', 'no'))
-        return TaskRead(**({'labels': labels, 'form': 'a head', 'files': f'{name}.csv'} | changes))
+        return TaskRead(**({'labels': labels, 'form': 'a head', 'files': (f'{name}.csv',)} | changes))
 
     def train(self, files, bindings, command):
         values = dict(bindings)
@@ -182,7 +182,7 @@ def test_a_study_that_makes_no_sense_is_refused(tmp_path, changes, message):
             r"TASKS\['c'\]: --gin.INITIAL_CHECKPOINT_PATH has no effect here: FLAGS has the base",
         ),
         ({'later_flags': ['--gin.FISHER_FILE={fischer}']}, {}, r'LATER_FLAGS: .*\{fischer\}. Did you mean fisher'),
-        ({}, {'b': {'files': None}}, r'LATER_FLAGS: \{earlier_files\} is the list of TRAIN_FILES'),
+        ({}, {'b': {'files': ()}}, r'LATER_FLAGS: \{earlier_files\} is the list of the files'),
         ({}, {'c': 'c.csv: no such file'}, r"TASKS\['c'\]: c.csv: no such file"),
         (
             {},

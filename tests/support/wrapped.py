@@ -14,7 +14,7 @@ from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.lora import LoRA
 from palm_jax.peft.trainable import join
 from palm_jax.run_directory import RunDirectory
-from palm_jax.training import head_losses, losses, optimizers, schedules, setup, state, step
+from palm_jax.training import head_losses, losses, optimizers, schedules, setup, simcse, state, step
 from palm_jax.training.checkpoints import Checkpoints
 from palm_jax.training.fisher import Fisher
 from palm_jax.training.loss_wrappers.wrapper import LossInputs, anchor_of, state_of, wrap
@@ -22,13 +22,21 @@ from tests.support.architectures import MICRO
 from tests.support.models import initial, shaken
 
 C, L = 3, 12
-HEADS = {'words': None, 'class': Head(C), 'labels': Head(C), 'number': Head(1), 'tokens': Head(C, pooling='none')}
+HEADS = {
+    'words': None,
+    'texts': None,
+    'class': Head(C),
+    'labels': Head(C),
+    'number': Head(1),
+    'tokens': Head(C, pooling='none'),
+}
 LOSSES = {
     'words': losses.LanguageModelLoss(chunk_length=5, skip_unweighted=True),
     'class': head_losses.ClassLoss(),
     'labels': head_losses.LabelsLoss(),
     'number': head_losses.NumberLoss(),
     'tokens': head_losses.ClassLoss(),
+    'texts': simcse.SimCSELoss(),
 }
 KEY = jax.random.key(11)
 

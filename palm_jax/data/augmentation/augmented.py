@@ -74,12 +74,21 @@ def map_texts(name: str, example: Any, change: Callable[[str], str]) -> Any:
     Raises:
       UserError: the example has tags, which would no longer fit.
     """
+    check_texts(name, example)
+    return example.map_texts(change)
+
+
+def check_texts(name: str, example: Any) -> None:
+    """Refuse an example of tags, which would no longer fit a changed text.
+
+    Raises:
+      UserError: with the binding to change.
+    """
     if not hasattr(example, 'map_texts'):
         raise UserError(
             f'{name} changes the words of texts, and tags would no longer fit them: '
             'for gin/heads/tagging.gin take --gin_file=gin/methods/entity_replacement.gin.'
         )
-    return example.map_texts(change)
 
 
 @checked

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from palm_jax.bounds import checked
-from palm_jax.data.augmentation.augmented import Augmenter, map_texts
+from palm_jax.data.augmentation.augmented import Augmenter, check_texts, map_texts
 from palm_jax.data.readers import columns, tables
 from palm_jax.errors import UserError
 from palm_jax.wording import counted
@@ -47,6 +47,8 @@ class MadeTexts(Augmenter):
             raise UserError(
                 'AUGMENTED_FILES is not set: name what palm-jax augment --input=... --output=made.jsonl writes.'
             )
+        for example in examples[:1]:
+            check_texts('A text made beforehand', example)
         found: dict[str, list[_Made]] = collections.defaultdict(list)
         for row in tables.read(self.files, (), 'AUGMENTED_FILES'):
             if missing := [name for name in _COLUMNS if name not in row.values]:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 from palm_jax import locks, pieces
 from palm_jax.bounds import Above, AtLeast, Count, checked
@@ -117,6 +117,13 @@ class Corpus:
             )
         self.text_column, self.layout = text_column, Layout.of(columns, quoting, encoding)
         of_files = functools.partial(TextFiles, text_column=text_column, bad_rows=bad_rows, layout=self.layout)
+        self._reading: dict[str, Any] = {
+            'text_column': text_column,
+            'bad_rows': bad_rows,
+            'columns': columns,
+            'quoting': quoting,
+            'encoding': encoding,
+        }
         if train_files is not None:
             self._sources = [_Source(train_files, None, of_files(train_files, validation_files))]
         else:
@@ -133,6 +140,22 @@ class Corpus:
         self._temperature = temperature
         self._vocabulary_name, self._fitted_size, self.extra_ids = vocabulary, vocabulary_size - extra_ids, extra_ids
         self._kept_vocabulary: Path | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the registered tasks, files and folders that the text is of."""
+        return [source.name for source in self._sources]
+
+    def of_names(self, names: Sequence[str]) -> Corpus:
+        """Return a corpus of other text in the vocabulary of this one, mixed by size.
+
+        Args:
+          names: registered tasks, files, globs or folders.
+        """
+        vocabulary, size = self.vocabulary_path, self._fitted_size + self.extra_ids
+        if not self.is_ready:
+            assert self.vocabulary  # which fits it
+        return Corpus(list(names), str(vocabulary or 'bytes'), size, self.extra_ids, **self._reading)
 
     def prepare(self, run: RunDirectory) -> None:
         """Prepare the training of a run.

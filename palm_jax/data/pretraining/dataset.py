@@ -87,6 +87,15 @@ class LanguageModelData:
         self._shares = [o.share / total for o in self.objective]
 
     @property
+    def train_files(self) -> list[str]:
+        """What is trained on: names of files, folders and registered tasks."""
+        return self.corpus.names
+
+    def of_names(self, names: Sequence[str]) -> LanguageModelData:
+        """Return the same kind of data from other text, in the vocabulary of this one; see `Corpus.of_names`."""
+        return LanguageModelData(self.corpus.of_names(names), {'targets': self.length}, self.objective, self._seed)
+
+    @property
     def text_column(self) -> str:
         """Column of tables that holds the text."""
         return self.corpus.text_column

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -93,6 +93,7 @@ class Counterfactuals:
       seed: seed of the choices.
     """
 
+    reads: ClassVar = 'texts'
     terms: str | Sequence[Sequence[str]] = 'gender'
     copies: Annotated[int, AtLeast(1)] = 1
     labels: Sequence[str] | None = None

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import logging
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ class GroupIds:
 
     Groups are numbered from 1 in alphabetical order; a row with an empty cell has none, and the number 0.
     """
+
+    reads: ClassVar = 'texts'
 
     def features(self, examples: Sequence[Example], table: LabelledTable) -> Batch:
         """Return the features of training examples.

@@ -72,6 +72,12 @@ class InMemoryData(abc.ABC):
         return self._source.layout
 
     @property
+    def train_files(self) -> list[str]:
+        """Files that are trained on; none for a task that is not read from files."""
+        files = getattr(self._source, 'train_files', None)
+        return [] if files is None else [files]
+
+    @property
     def is_split_by_hash(self) -> bool:
         """Whether the held-out part is chosen from TRAIN_FILES."""
         return self._source.validation_files is None
@@ -109,6 +115,28 @@ class InMemoryData(abc.ABC):
         copied = self._copied()
         copied._further = (*self._further, source)
         return copied
+
+    def _further_for(self, reads: str) -> tuple[Any, ...]:
+        """Return the sources of further features, which this kind of data can use.
+
+        What a source reads is its attribute `reads`, and what to take instead is `otherwise`, if it has them.
+
+        Args:
+          reads: `texts` with labels, or `tokens` of generated text.
+
+        Raises:
+          UserError: a source is for the other kind.
+        """
+        for source in self._further:
+            if getattr(source, 'reads', reads) != reads:
+                here, there = 'generates text', 'predicts labels'
+                here, there = (here, there) if reads == 'tokens' else (there, here)
+                advice = getattr(source, 'otherwise', 'leave it out')
+                raise UserError(
+                    f'FURTHER_FEATURES: {type(source).__name__} is for a model that {there}, and this one {here}: '
+                    f'{advice}.'
+                )
+        return self._further
 
     def ungrouped(self) -> Self:
         """Return the same data in its plain order, which does not bring examples of similar length together."""

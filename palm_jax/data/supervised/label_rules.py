@@ -14,7 +14,6 @@ import numpy as np
 from palm_jax.bounds import checked
 from palm_jax.data.readers.files import check_text, glob_files
 from palm_jax.data.supervised.examples import Batch
-from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.data.supervised.labelled_text import LabelledText
 from palm_jax.data.supervised.tagged_text import TaggedText
 from palm_jax.errors import UserError
@@ -248,9 +247,8 @@ class WithRules:
                 f'Rules are about classes, label sets and tags, and the labels of this task are {type(kind).__name__}.'
             )
         if not isinstance(data, TaggedText):
-            what = 'a registered task' if isinstance(data, InMemoryData) else 'text without labels'
             raise UserError(
-                f'Rules are about labels, and this run reads {what}: add gin/heads/classification.gin, multilabel.gin '
+                'Rules are about labels, and this run predicts none: add gin/heads/classification.gin, multilabel.gin '
                 'or tagging.gin.'
             )
 

@@ -321,7 +321,7 @@ class LabelledText(InMemoryData):
                 [name for e in examples for name in self.table.classes(e)],
             )[labels]
         features |= {'labels': labels, 'label_weights': weights}
-        for source in self._further if split == 'train' else ():
+        for source in self._further_for('texts') if split == 'train' else ():
             features |= source.features(examples, self.table)
         return features
 

@@ -11,13 +11,14 @@ from palm_jax.errors import UserError
 
 _WINDOW = 32  # groups sorted together
 _MAX_SHAPES = 6  # different lengths of rows, for each of which a step is compiled
-_BATCHES_PER_SHAPE = 8  # batches that are worth a further compilation
+_BATCHES_PER_SHAPE = 8  # held-out batches, read once, that are worth a further compilation
+_ROWS_PER_SHAPE = 32  # training rows, read again and again, that are worth one
 
 
 class LengthGroups(Examples):
     """`Examples` in groups of similar length; the rows of a group have one of at most six lengths.
 
-    An epoch of few groups has fewer lengths, because several compilations would not pay. The endless shuffled order is
+    An epoch of few rows has fewer lengths, because several compilations would not pay. The endless shuffled order is
     divided into windows of 32 groups; a window is sorted by length, and its groups are shuffled. An epoch contains the
     same examples as without groups; a batch remains a function of its number and the seed.
 
@@ -38,7 +39,7 @@ class LengthGroups(Examples):
         if group < 1:
             raise UserError(f'GROUP_BY_LENGTH is {group}; it must be the batch size, or a multiple of it.')
         self._seed, self._group, self._along_text = seed, group, along_text
-        self._lengths = padded_lengths(_lengths(features), _num_shapes(self.epoch, group))
+        self._lengths = padded_lengths(_lengths(features), _num_shapes(self.epoch, _ROWS_PER_SHAPE))
         self._sorted: tuple[int, np.ndarray] | None = None
 
     def batch(self, first: int, size: int) -> Batch:
@@ -81,7 +82,7 @@ def one_pass(
       six lengths; few batches, for which several compilations do not pay, have the same.
     """
     lengths = _lengths(features)
-    lengths = padded_lengths(lengths, _num_shapes(len(lengths), size))
+    lengths = padded_lengths(lengths, _num_shapes(len(lengths), size * _BATCHES_PER_SHAPE))
     order = lengths.argsort(kind='stable')
     for first in range(0, len(order), size):
         numbers = order[first : first + size]
@@ -91,9 +92,9 @@ def one_pass(
         yield numbers, batch
 
 
-def _num_shapes(num_rows: int, batch_size: int) -> int:
+def _num_shapes(num_rows: int, rows_per_shape: int) -> int:
     """Return the number of different lengths that are worth their compilations."""
-    return min(max(num_rows // (batch_size * _BATCHES_PER_SHAPE), 1), _MAX_SHAPES)
+    return min(max(num_rows // rows_per_shape, 1), _MAX_SHAPES)
 
 
 def padded_lengths(lengths: np.ndarray, shapes: int) -> np.ndarray:

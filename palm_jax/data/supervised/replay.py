@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fractions
 import functools
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +19,27 @@ from palm_jax.errors import UserError
 from palm_jax.wording import counted
 
 _LARGEST_DENOMINATOR = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class _Text:
+    """Sequences of earlier text, as `Examples` are rows of earlier tables.
+
+    Attributes:
+      data: the text; a `LanguageModelData`.
+    """
+
+    data: Any
+
+    @property
+    def count(self) -> int:
+        return self.data.num_sequences
+
+    def batch(self, first: int, size: int) -> Batch:
+        return self.data.batch(first, size)
+
+    def sha256(self) -> str:
+        return self.data.identity()['train']['sha256']
 
 
 @checked
@@ -76,7 +99,7 @@ class WithReplay:
 
     def describe(self) -> str:
         """Return both parts of the new task in numbers, and the number of earlier rows."""
-        if not self._rate:
+        if not self._rate or not self._data.is_ready:  # a vocabulary that is yet to be fitted counts no tokens
             return self._data.describe()
         rows = counted(self._earlier.count, 'row')
         return f'{self._data.describe()}\nreplay     {rows} of earlier tasks, {float(self._rate):.1%} of what is read'
@@ -90,25 +113,31 @@ class WithReplay:
         return found | {'train': found['train'] | {'sha256': hashlib.sha256(text.encode()).hexdigest()}}
 
     @functools.cached_property
-    def _earlier(self) -> Examples:
+    def _earlier(self) -> Examples | _Text:
         """The rows of the earlier tasks with the features of the new one's; those that they lack are 0."""
         if self._files is None or not self._files:
             raise UserError(
                 'REPLAY_FILES is not set: name the tables of the earlier tasks, --gin.REPLAY_FILES="[\'first.csv\']".'
             )
-        if not isinstance(self._data, InMemoryData):
-            raise UserError(
-                'Replay is for tasks of tables, and this run is another kind: to pretrain further, put earlier text '
-                'into TRAIN_FILES.'
-            )
         files = [self._files] if isinstance(self._files, str) else self._files
         try:
-            sources = [self._data.of_files(name, self._predicted) for name in files]
-            for source in sources:
-                _check_labels(source)
-            parts = [source.encode('train') for source in sources]
+            return self._of_tables(files) if isinstance(self._data, InMemoryData) else self._of_text(files)
         except UserError as error:
-            raise UserError(f'REPLAY_FILES: {error}'.replace('TRAIN_FILES', 'REPLAY_FILES')) from None
+            text = re.sub('TRAIN_FILES|MIXTURE_OR_TASK_NAME', 'REPLAY_FILES', str(error))
+            raise UserError(text if text.startswith('REPLAY_FILES') else f'REPLAY_FILES: {text}') from None
+
+    def _of_text(self, files: Sequence[str]) -> _Text:
+        if self._predicted:
+            raise UserError('REPLAY_PREDICTED is for tables with targets. For text, write the samples to a file.')
+        earlier = _Text(self._data.of_names(files))
+        earlier.batch(0, 1)  # refuses too little text
+        return earlier
+
+    def _of_tables(self, files: Sequence[str]) -> Examples:
+        sources = [self._data.of_files(name, self._predicted) for name in files]
+        for source in sources:
+            _check_labels(source)
+        parts = [source.encode('train') for source in sources]
         blank = self._data.blank()
         counts = [len(next(iter(part.values()))) for part in parts]
         filled = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,6 +31,8 @@ class TeacherPredictions:
       files: path or glob of predictions for the training table, see `teacher_file.read`.
     """
 
+    reads: ClassVar = 'texts'
+    otherwise: ClassVar = 'take --gin_file=gin/methods/distil_tokens.gin'
     files: str | None = None
 
     def features(self, examples: Sequence[Example], table: LabelledTable) -> Batch:

@@ -206,7 +206,7 @@ class TextToText(InMemoryData):
         if not self._pack:
             del features['segment_ids'], features['positions']
         found = {f'decoder_{name}': values for name, values in features.items()}
-        for teacher in self._further if split == 'train' else ():
+        for teacher in self._further_for('tokens') if split == 'train' else ():
             found |= teacher.features(found, self.vocabulary)
         return found
 

@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -68,6 +68,8 @@ class TokenTeacher:
       temperature: temperature T of the distillation, which the file must have.
     """
 
+    reads: ClassVar = 'tokens'
+    otherwise: ClassVar = 'take --gin_file=gin/methods/distil.gin'
     file: str | None = None
     temperature: Annotated[float, Above(0)] = 2.0
 

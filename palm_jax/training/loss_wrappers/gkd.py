@@ -18,6 +18,10 @@ from palm_jax.training.metrics import Ratio, one
 from palm_jax.training.teachers import Teacher
 
 _CHUNK_LENGTH = 32  # positions whose logits exist at the same time
+_NOT_FOR_LABELS = (
+    'GKD is for models that generate text: --gin_file=gin/heads/text_to_text.gin or dialogue.gin. For labels take '
+    '--gin_file=gin/methods/distil.gin.'
+)
 Share = Annotated[float, AtLeast(0), AtMost(1)]
 
 
@@ -55,10 +59,7 @@ class GKD(LossWrapper):
     def check(self, model):
         """Refuse a model that does not generate text."""
         if self.weight and model.head is not None:
-            raise UserError(
-                'GKD is for models that generate text: --gin_file=gin/heads/text_to_text.gin or dialogue.gin. For '
-                'labels take --gin_file=gin/methods/distil.gin.'
-            )
+            raise UserError(_NOT_FOR_LABELS)
         if self.weight and self.share and self.sampler is None:
             raise UserError('GKD samples from the student: include gin/methods/gkd.gin, or set GKD_SHARE to 0.')
 
@@ -71,6 +72,8 @@ class GKD(LossWrapper):
         if not self.weight:
             return loss(inputs)
         value, metrics = loss(inputs)
+        if 'decoder_loss_weights' not in inputs.batch:  # embeddings need no head either
+            raise UserError(_NOT_FOR_LABELS)
         is_own, batch = self._batch(inputs)
         total = self._divergence(loss, inputs.replace(batch=batch))
         count = batch['decoder_loss_weights'].astype(jnp.float32).sum()

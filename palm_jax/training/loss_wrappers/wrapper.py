@@ -213,8 +213,9 @@ class _TaskLoss:
         part = getattr(self.task, name, None)
         if part is None:
             raise UserError(
-                f'LOSS = {type(self.task).__name__} has no `{name}`, which a method of LOSS_WRAPPERS asks for; '
-                'palm_jax.training.head_losses shows how a loss is divided.'
+                f'LOSS = {type(self.task).__name__} has no `{name}`, which a method of LOSS_WRAPPERS asks for: leave '
+                'the method out for this kind of task. Of a loss of your own, palm_jax.training.head_losses shows how '
+                'it is divided.'
             )
         return part
 

@@ -142,5 +142,5 @@ def test_what_has_no_rules_or_no_labels_is_refused(tmp_path):
         WithRules(texts(tmp_path), rules_in(tmp_path, *lines)).batch(0, 1)
     with pytest.raises(UserError, match='the labels of this task are Number'):
         WithRules(texts(tmp_path, kind=Number()), functions=[odd]).batch(0, 1)
-    with pytest.raises(UserError, match='this run reads text without labels: add gin/heads/classification'):
+    with pytest.raises(UserError, match='this run predicts none: add gin/heads/classification'):
         WithRules(object(), functions=[odd]).batch(0, 1)

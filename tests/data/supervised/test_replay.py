@@ -7,6 +7,9 @@ import pytest
 
 from palm_jax.data.augmentation.aeda import AEDA
 from palm_jax.data.augmentation.augmented import AugmentedSource
+from palm_jax.data.pretraining.corpus import Corpus
+from palm_jax.data.pretraining.dataset import LanguageModelData
+from palm_jax.data.pretraining.objectives import CausalLM, SpanCorruption
 from palm_jax.data.supervised.conversations import PairTable
 from palm_jax.data.supervised.labelled_text import LabelledTable, LabelledText
 from palm_jax.data.supervised.replay import WithReplay
@@ -112,6 +115,35 @@ def test_the_earlier_rows_are_not_augmented(files):
     data = WithReplay(LabelledText(source, {'inputs': 40}, 'bytes'), files[1], 0.5)
     earlier = [t for t in texts(data, data.batch(0, 90)) if 'old' in t]
     assert len(earlier) == 45 and all(len(t.split()) == 2 for t in earlier)
+
+
+def of_text(task, **options):
+    return LanguageModelData(Corpus(task, 'bytes', 300, **options), {'targets': 16}, [CausalLM(), SpanCorruption()])
+
+
+def test_text_without_labels_has_earlier_text_among_it(tmp_path):
+    for name, letter in (('new', 'n'), ('first', 'f'), ('second', 's')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'a.txt').write_text('\n\n'.join(letter * 30 for _ in range(100 if name != 'second' else 50)))
+    new, first, second = (str(tmp_path / name) for name in ('new', 'first', 'second'))
+    plain, data = of_text(new, extra_ids=10), WithReplay(of_text(new, extra_ids=10), [first, f'{second}/*.txt'], 0.25)
+    seen, of_plain = data.batch(0, 96), plain.batch(0, 72)
+    letters = [next(iter({chr(i - 3) for i in row if i > 2} & set('nfs'))) for row in seen['decoder_target_tokens']]
+    assert [letters[i : i + 8].count('n') for i in range(0, 96, 8)] == [6] * 12
+    assert 5 < letters.count('s') < letters.count('f')
+    for name, values in of_plain.items():
+        np.testing.assert_array_equal(values, seen[name][[letter == 'n' for letter in letters]], err_msg=name)
+    assert 'of earlier tasks, 25.0% of what is read' in data.describe()
+    assert data.identity()['validation'] == plain.identity()['validation']
+    assert data.identity()['train'] != WithReplay(of_text(new, extra_ids=10), [first], 0.25).identity()['train']
+    assert data.train_files == [new] and list(data.blank()) == list(seen)
+    for files, predicted, message in (
+        (str(tmp_path / 'none.txt'), False, r'^REPLAY_FILES = .*none.txt'),
+        (new, True, 'REPLAY_FILES: REPLAY_PREDICTED is for tables'),
+        (None, False, 'REPLAY_FILES is not set'),
+    ):
+        with pytest.raises(UserError, match=message):
+            WithReplay(of_text(new, extra_ids=10), files, 0.5, predicted).describe()
 
 
 def test_mistakes_are_refused_with_what_to_type(files, tmp_path):

@@ -109,14 +109,18 @@ def test_a_loss_that_cannot_be_divided_is_refused():
 
 
 @pytest.mark.parametrize(
-    'case',
+    'cases',
     [
-        'all at once',
-        *(pytest.param(c, marks=pytest.mark.slow) for c in ('earlier models', 'unlabelled texts', 'generated text')),
+        ['all at once', 'embeddings'],
+        *(
+            pytest.param([case], marks=pytest.mark.slow)
+            for case in ('earlier models', 'unlabelled texts', 'pseudo-labels', 'UDA', 'generated text')
+        ),
     ],
+    ids=', '.join,
 )
-def test_two_devices_compute_what_one_does(case):
+def test_two_devices_compute_what_one_does(cases):
     flags = f'--xla_force_host_platform_device_count=2 {os.environ["XLA_FLAGS"]}'
-    result = run_script('wrappers_on_a_mesh', case, XLA_FLAGS=flags, JAX_PLATFORMS='cpu')
+    result = run_script('wrappers_on_a_mesh', *cases, XLA_FLAGS=flags, JAX_PLATFORMS='cpu')
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.strip().endswith('equal')
