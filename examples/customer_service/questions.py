@@ -36,10 +36,10 @@ _INTENTS = {
 }
 _GERMAN_OPENINGS = ('', 'Hallo, ', 'Guten Tag, ', 'Bitte: ', 'Eine Frage: ', 'Hilfe! ')
 _GERMAN = {
-    'card_lost': ['Meine Karte ist weg', 'Ich habe meine Karte verloren'],
+    'card_lost': ['Meine Karte fehlt', 'Ich habe meine Karte verloren'],
     'opening_hours': ['Wann macht die Filiale auf?', 'Hat die Filiale am Samstag auf?'],
     'refund': ['Ich will mein Geld für die Schuhe zurück', 'Ich will mein Geld für das Ticket zurück'],
-    'balance': ['Wie viel ist auf meinem Konto?', 'Ist mein Konto im Minus?'],
+    'balance': ['Wie viel habe ich auf meinem Konto?', 'Zeig mir mein Konto'],
     'address': ['Ich bin nach Graz umgezogen', 'Ich bin nach Wien umgezogen'],
 }
 _UNKNOWN = ['what is the weather in {city}?', 'recommend a film for {day}', 'who invented {thing}?', 'sing of {city}']
