@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from palm_jax.cli.malloc import restart_with_malloc_tunables
 from palm_jax.cli.parser import Parser
 from palm_jax.errors import UserError, closest
 from palm_jax.logs import show_logs
@@ -179,7 +178,6 @@ def _print_any_character() -> None:
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
     """Exit with the code of `main`; a UserError becomes a message and code 2."""
-    restart_with_malloc_tunables()
     _print_any_character()
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # TensorFlow reports missing GPUs as errors
     show_logs()

@@ -93,7 +93,6 @@ def by_python(path):
 @pytest.mark.parametrize('write', [by_safetensors, by_array_record, by_python])
 def test_a_full_disk_is_one_message_whichever_library_meets_it(tmp_path, monkeypatch, capsys, write):
     """A limit on the size of files gives the error of a full disk."""
-    monkeypatch.setenv('GLIBC_TUNABLES', '')
     monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)
     interrupt, (soft, hard) = signal.getsignal(signal.SIGINT), resource.getrlimit(resource.RLIMIT_FSIZE)
     try:

@@ -17,8 +17,6 @@ from palm_jax.cli import command_line
 from palm_jax.configuration.load import load
 from palm_jax.reports import plots  # noqa: F401
 
-os.environ['GLIBC_TUNABLES'] = ''  # else every child would begin with another Python
-
 
 def start(module, arguments, log, folder, environment):
     program = importlib.import_module(module)

@@ -37,8 +37,6 @@ def run_here(module, *arguments, cwd=ROOT):
             tempfile.TemporaryFile('w+', encoding='utf-8') as output,
             tempfile.TemporaryFile('w+', encoding='utf-8') as errors,
             contextlib.chdir(cwd),
-            # Without tunables `restart_with_malloc_tunables` would replace this process.
-            mock.patch.dict(os.environ, {'GLIBC_TUNABLES': ''}),
             mock.patch.object(sys, 'argv', [program.__file__, *arguments]),
         ):
             with (
