@@ -341,7 +341,11 @@ FILES = [
 ]
 METHODS = [  # what a run refuses before its first step, its explanation refuses, too
     (f'{PAIRS} --gin_file=gin/methods/group_dro.gin', 'GroupDRO needs a class per text'),
-    (f'{PAIRS} --gin_file=gin/methods/group_dro.gin --gin.GROUP_DRO_WEIGHT=0', 'GroupIds needs a table of labelled'),
+    (
+        f'{PAIRS} --gin_file=gin/methods/group_dro.gin --gin.GROUP_DRO_WEIGHT=0',
+        'group_dro.gin, line 10',
+        'GroupIds is for a model that predicts labels, and this one generates text: leave it out',
+    ),
     (f'{FINETUNE} --gin_file=gin/methods/group_dro.gin', 'GROUP_COLUMN is not set', '--gin.GROUP_COLUMN='),
     (
         f'{FINETUNE} --gin_file=gin/methods/gkd.gin --gin.TEACHER_CHECKPOINT_PATH={{b}}',
