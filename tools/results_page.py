@@ -40,13 +40,17 @@ def write(record: Sequence[dict[str, Any]], path: Path) -> None:
 
 def _about(record: Sequence[dict[str, Any]], base: str) -> list[str]:
     runs = [line for line in record if line['base'] == base and line['case'] != 'search']
-    is_searched = any(line['base'] == base and line['case'] == 'search' for line in record)
+    searched = {(x['method'], x['learning_rate']) for x in record if x['base'] == base and x['case'] == 'search'}
+    by_hand = [line for line in runs if searched and (line['method'], line['learning_rate']) not in searched]
     rates = (
         'Learning rates are the best of three after 60 steps on four fifths of the rows of banking77 with ten labels a '
         'class, by the accuracy on the other fifth.'
-        if is_searched
+        if searched
         else 'The learning rates were not tuned; others may change the ranking.'
     )
+    if by_hand:
+        names = dict.fromkeys(f'{line["method"]} on {_title(line["case"])}' for line in by_hand)
+        rates += f' Given by hand: those of {"; ".join(names)}.'
     bits = [line['base_bits_per_byte'] for line in runs if 'base_bits_per_byte' in line]
     quality = f' The base reaches {_all(bits)} bits per byte on its own held-out text.' if bits else ''
     return [
