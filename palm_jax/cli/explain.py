@@ -12,6 +12,7 @@ from palm_jax.configuration.load import Configuration
 from palm_jax.errors import UserError
 from palm_jax.training.checks import check_batches, check_run
 from palm_jax.training.losses import LanguageModelLoss
+from palm_jax.training.messages import mean_length
 from palm_jax.training.setup import Setup, adapt_from_arguments
 from palm_jax.wording import counted
 
@@ -51,13 +52,13 @@ def _explain(configuration: Configuration, arguments: dict[str, Any], num_device
         setup.check_teachers(CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint))
         setup.check_loss(loss, data.blank())
     microbatches = arguments.get('microbatches', 1)
-    num_sequences = data.num_sequences if data.is_ready else None
+    rows = (data.num_sequences, mean_length(data, plan.batch_sizes.at(0))) if data.is_ready else (None,)
     sections = {
         'configuration': _sources(configuration),
         'training and held-out data': data.describe(),
         'one training example': data.example(),
         'parameters': plan.parameter_table(),
-        f'the run on {counted(num_devices, "device")}': plan.summary(num_sequences),
+        f'the run on {counted(num_devices, "device")}': plan.summary(*rows),
     }
     try:
         parts = plan.axis_sizes['data'], microbatches

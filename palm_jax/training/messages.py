@@ -27,7 +27,8 @@ def introduce(plan: Plan, data: Data, directory: Path) -> None:
     Raises:
       UserError: see `Data.describe`.
     """
-    _LOGGER.info('%s\nMODEL_DIR  %s\n%s', plan.summary(data.num_sequences), directory, flops.FORMULA)
+    summary = plan.summary(data.num_sequences, mean_length(data, plan.batch_sizes.at(0)))
+    _LOGGER.info('%s\nMODEL_DIR  %s\n%s', summary, directory, flops.FORMULA)
     _LOGGER.info(data.describe())
 
 

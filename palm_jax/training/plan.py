@@ -191,17 +191,21 @@ class Plan:
             f'(stages − 1) / (microbatches × repeats + stages − 1) = {schedule.stages - 1} / {schedule.iterations}',
         )
 
-    def summary(self, num_sequences: int | None) -> str:
+    def summary(self, num_sequences: int | None, mean_length: float | None = None) -> str:
         """Return the run in a few lines.
 
         Args:
           num_sequences: number of training sequences, for the number of epochs; None if unknown.
+          mean_length: mean number of tokens in a row, if rows are cut; None is the whole length.
         """
         arch = self.model.arch
         sizes = ' then '.join(
             f'{size} × {self.length}' + (f' from step {first:,}' if first else '')
             for first, size in self.batch_sizes.ramp
         )
+        mean_length = self.length if mean_length is None else mean_length
+        cut = f' at most, {mean_length:.0f} on average' if mean_length < self.length else ''
+        total_tokens = round(self.total_tokens * mean_length / self.length)
         epochs = f', {self.total_tokens / self.length / num_sequences:.2f} epochs' if num_sequences else ''
         mesh = ' × '.join(f'{axis} = {size}' for axis, size in self.axis_sizes.items())
         memory = self.memory()
@@ -212,9 +216,8 @@ class Plan:
                 f'{counted(arch.num_kv_heads, "key/value head")}, '
                 f'vocabulary {arch.vocab_size:,}',
                 f'trained    {self.trained_summary()}',
-                f'work       {self.total_steps:,} steps of {sizes} tokens = {self.total_tokens:,} tokens{epochs}',
-                f'FLOPs      {self.flops_per_token:.3g} per token, '
-                f'{self.flops_per_token * self.total_tokens:.3g} in total',
+                f'work       {self.total_steps:,} steps of {sizes} tokens{cut} = {total_tokens:,} tokens{epochs}',
+                f'FLOPs      {self.flops_per_token:.3g} per token, {self.flops_per_token * total_tokens:.3g} in total',
                 f'mesh       {mesh}',
                 *self._pipeline(),
                 f'memory     {byte_size(sum(memory.values()))} per device: '

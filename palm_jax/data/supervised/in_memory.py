@@ -17,7 +17,7 @@ from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.splits import SPLITS, Split, count_shared
 from palm_jax.data.supervised import overview
 from palm_jax.data.supervised.examples import Batch, Examples, warn_padding, warn_unknown
-from palm_jax.data.supervised.length_groups import LengthGroups, one_pass
+from palm_jax.data.supervised.length_groups import GroupSize, LengthGroups, group_size, one_pass
 from palm_jax.data.supervised.sources import Source
 from palm_jax.data.vocabulary.vocabularies import Vocabulary, load_vocabulary
 from palm_jax.errors import UserError
@@ -37,7 +37,8 @@ class InMemoryData(abc.ABC):
       source: source of the examples.
       vocabulary: `bytes` or the path of a SentencePiece model: the vocabulary of the base model.
       seed: seed for shuffling.
-      group_by_length: size of the groups of examples of similar length, see `LengthGroups`; None does not group.
+      group_by_length: size of the groups of examples of similar length, see `LengthGroups`, or the ramp of BATCH_SIZE;
+        None does not group.
 
     Attributes:
       weights: name of the feature with the weights of the loss.
@@ -51,9 +52,9 @@ class InMemoryData(abc.ABC):
     noun = 'row'
     against_padding = '--gin.GROUP_BY_LENGTH=%BATCH_SIZE avoids most of it'
 
-    def __init__(self, source: Source, vocabulary: str, seed: Seed, group_by_length: int | None = None):
+    def __init__(self, source: Source, vocabulary: str, seed: Seed, group_by_length: GroupSize = None):
         self._source: Any = source
-        self._vocabulary_name, self._seed, self.group = vocabulary, seed, group_by_length
+        self._vocabulary_name, self._seed, self.group = vocabulary, seed, group_size(group_by_length)
         self._num_truncated: dict[Split, int] = {}
         self._further: tuple[Any, ...] = ()
 

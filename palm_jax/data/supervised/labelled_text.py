@@ -231,7 +231,8 @@ class LabelledText(InMemoryData):
         the rarest; None takes every example once per epoch.
       bidirectional: whether the tokens of a text attend to one another in both directions.
       further: sources of further features of the training part, e.g. predictions of a teacher.
-      group_by_length: size of the groups of examples of similar length, see `LengthGroups`; None does not group.
+      group_by_length: size of the groups of examples of similar length, see `LengthGroups`, or the ramp of BATCH_SIZE;
+        None does not group.
       seed: seed for shuffling.
     """
 
@@ -243,7 +244,7 @@ class LabelledText(InMemoryData):
         class_weights: Literal['balanced'] | Mapping[str, Weight] | None = None,
         sampling: Literal['over', 'under'] | None = None,
         bidirectional: bool = False,
-        group_by_length: Count | None = None,
+        group_by_length: Count | tuple[tuple[int, int], ...] | None = None,
         seed: Seed = 0,
         further: Sequence[FeatureSource] = (),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
@@ -9,18 +10,22 @@ import numpy as np
 from palm_jax.data.supervised.examples import Batch, Examples, is_token
 from palm_jax.errors import UserError
 
-_WINDOW = 32  # groups sorted together
+_WINDOW = 32  # groups sorted together, at most
 _MAX_SHAPES = 6  # different lengths of rows, for each of which a step is compiled
 _BATCHES_PER_SHAPE = 8  # held-out batches, read once, that are worth a further compilation
 _ROWS_PER_SHAPE = 32  # training rows, read again and again, that are worth one
+
+
+GroupSize = int | tuple[tuple[int, int], ...] | None
 
 
 class LengthGroups(Examples):
     """`Examples` in groups of similar length; the rows of a group have one of at most six lengths.
 
     An epoch of few rows has fewer lengths, because several compilations would not pay. The endless shuffled order is
-    divided into windows of 32 groups; a window is sorted by length, and its groups are shuffled. An epoch contains the
-    same examples as without groups; a batch remains a function of its number and the seed.
+    divided into windows of 32 groups, or as many as an epoch fills, so that the copies of a row in later epochs do not
+    meet; a window is sorted by length, and its groups are shuffled. A batch remains a function of its number and the
+    seed.
 
     Args:
       features: arrays [E, ...] by name.
@@ -39,6 +44,7 @@ class LengthGroups(Examples):
         if group < 1:
             raise UserError(f'GROUP_BY_LENGTH is {group}; it must be the batch size, or a multiple of it.')
         self._seed, self._group, self._along_text = seed, group, along_text
+        self._num_sorted = min(max(self.epoch // group, 1), _WINDOW)  # groups of a window
         self._lengths = padded_lengths(_lengths(features), _num_shapes(self.epoch, _ROWS_PER_SHAPE))
         self._sorted: tuple[int, np.ndarray] | None = None
 
@@ -46,24 +52,33 @@ class LengthGroups(Examples):
         """Return examples first, first + 1, ... of the grouped order: features [size, at most L]."""
         numbers = range(first, first + size)
         needed = sorted({number // self._group for number in numbers})
-        groups = {number: self._window(number // _WINDOW)[number % _WINDOW] for number in needed}
+        groups = {n: self._window(n // self._num_sorted)[n % self._num_sorted] for n in needed}
         rows = np.array([groups[number // self._group][number % self._group] for number in numbers])
         return _cut(self.features, rows, self._lengths[rows].max(), self._along_text)
 
     def describe(self) -> str:
         """Return the lengths of the rows in a line."""
         lengths, counts = np.unique(self._lengths, return_counts=True)
-        mean = np.average(lengths, weights=counts)
-        return f'lengths    rows are padded to {", ".join(map(str, lengths))} tokens, {mean:.0f} on average, in groups'
+        average = '' if len(lengths) == 1 else f', {np.average(lengths, weights=counts):.0f} on average'
+        return f'lengths    rows are padded to {", ".join(map(str, lengths))} tokens{average}'
 
     def _window(self, number: int) -> np.ndarray:
-        """Return the groups of a window, [32, group]."""
+        """Return the groups of a window, [groups, group]."""
         if self._sorted is None or self._sorted[0] != number:
-            size = _WINDOW * self._group
+            size = self._num_sorted * self._group
             rows = np.array([self._order[i] for i in range(number * size, (number + 1) * size)])
-            by_length = rows[self._lengths[rows].argsort(kind='stable')].reshape(_WINDOW, self._group)
+            by_length = rows[self._lengths[rows].argsort(kind='stable')].reshape(self._num_sorted, self._group)
             self._sorted = number, np.random.default_rng((self._seed, number)).permutation(by_length)
         return self._sorted[1]
+
+
+def group_size(batch_size: GroupSize) -> int | None:
+    """Return the size of groups that no batch of a ramp crosses more often than it must.
+
+    Args:
+      batch_size: a number, or pairs (first step, size), of whose sizes it is the least common multiple; None is none.
+    """
+    return batch_size if batch_size is None or isinstance(batch_size, int) else math.lcm(*(n for _, n in batch_size))
 
 
 def one_pass(

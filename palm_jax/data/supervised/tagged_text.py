@@ -102,7 +102,8 @@ class TaggedText(InMemoryData):
       separator: text between words: a space, or nothing if words are characters.
       bidirectional: whether the tokens of a sentence attend to one another in both directions.
       class_weights: weights of the tags in training, see `LabelledText`.
-      group_by_length: size of the groups of examples of similar length, see `LengthGroups`; None does not group.
+      group_by_length: size of the groups of examples of similar length, see `LengthGroups`, or the ramp of BATCH_SIZE;
+        None does not group.
       seed: seed for shuffling.
     """
 
@@ -117,7 +118,7 @@ class TaggedText(InMemoryData):
         separator: Annotated[str, MayBeEmpty()] = ' ',
         bidirectional: bool = True,
         class_weights: Literal['balanced'] | Mapping[str, Weight] | None = None,
-        group_by_length: Count | None = None,
+        group_by_length: Count | tuple[tuple[int, int], ...] | None = None,
         seed: Seed = 0,
     ):
         super().__init__(table, vocabulary, seed, group_by_length)

@@ -68,7 +68,8 @@ class TextToText(InMemoryData):
         examples.
       chat_template: whether turns are written by the chat template of the base's tokenizer, if it has one; False, or
         without one, they are `turn EOS`.
-      group_by_length: size of the groups of examples of similar length, see `LengthGroups`; None does not group.
+      group_by_length: size of the groups of examples of similar length, see `LengthGroups`, or the ramp of BATCH_SIZE;
+        None does not group.
       seed: seed for shuffling.
       further: sources of further features of the training part, e.g. predictions of a teacher.
     """
@@ -83,7 +84,7 @@ class TextToText(InMemoryData):
         bidirectional: bool = False,
         pack: bool = False,
         chat_template: bool = False,
-        group_by_length: Count | None = None,
+        group_by_length: Count | tuple[tuple[int, int], ...] | None = None,
         seed: Seed = 0,
         further: Sequence[TokenFeatureSource] = (),
     ):

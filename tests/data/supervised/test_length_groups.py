@@ -9,7 +9,7 @@ import pytest
 from palm_jax.data.supervised.conversations import PairTable
 from palm_jax.data.supervised.examples import Examples, is_token
 from palm_jax.data.supervised.labelled_text import LabelledTable, LabelledText
-from palm_jax.data.supervised.length_groups import LengthGroups, one_pass, padded_lengths
+from palm_jax.data.supervised.length_groups import LengthGroups, group_size, one_pass, padded_lengths
 from palm_jax.data.supervised.tagged_text import TaggedTable, TaggedText
 from palm_jax.data.supervised.text_to_text import TextToText
 from palm_jax.errors import UserError
@@ -93,7 +93,23 @@ def test_few_groups_have_few_lengths(features):
     batches = [grouped(few).batch(first, GROUP)['decoder_target_tokens'] for first in range(0, E, GROUP)]
     longest = (few['decoder_target_tokens'] > 0).sum(axis=1).max()
     assert {batch.shape[1] for batch in batches} == {longest}
-    assert f'padded to {longest} tokens, {longest} on average' in grouped(few).describe()
+    assert grouped(few).describe().endswith(f'padded to {longest} tokens')
+
+
+@pytest.mark.parametrize('count, group', [(200, 32), (100, 32), (64, 32), (200, 64), (100, 400)])
+def test_copies_of_a_row_in_later_epochs_do_not_meet(features, count, group):
+    few = {name: values[:count] for name, values in features.items()}
+    data, plain = grouped(few, group=group), Examples(few, 0)
+    batches = [data.batch(first, group)['labels'] for first in range(0, 12 * group, group)]
+    in_order = [plain.batch(first, group)['labels'] for first in range(0, 12 * group, group)]
+    distinct, of_plain = (np.mean([len(set(rows)) for rows in order]) for order in (batches, in_order))
+    assert distinct > 0.95 * of_plain
+    seen = np.concatenate(batches[: max(count // group, 1)])
+    assert len(set(seen)) == min(len(seen), count)  # as many as there can be
+
+
+def test_the_groups_of_a_ramp_fit_all_its_sizes():
+    assert (group_size(None), group_size(8), group_size(((0, 8), (5, 12)))) == (None, 8, 24)
 
 
 def test_a_group_of_nothing_is_refused(features):
