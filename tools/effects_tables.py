@@ -13,6 +13,7 @@ from palm_jax import api
 from palm_jax.cli import infer, teach, train
 from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
+from tools.results_cases import write_table
 
 CLASSES, LABELS, SEEDS = 25, 10, range(5)
 SENTENCES, TEST_SENTENCES = 200, 400
@@ -42,7 +43,7 @@ def write_labels(data: Path, folder: Path) -> None:
     """
     train_rows, test_rows = (_read(data / 'banking77' / f'{part}.csv') for part in ('train', 'test'))
     names = random.Random(0).sample(sorted({row['category'] for row in train_rows}), CLASSES)
-    _write(folder / 'test.csv', [_labelled(row) for row in test_rows if row['category'] in names])
+    write_table(folder / 'test.csv', [_labelled(row) for row in test_rows if row['category'] in names])
     for seed in SEEDS:
         rng, labelled, others = random.Random(seed), [], []
         for name in names:
@@ -50,8 +51,8 @@ def write_labels(data: Path, folder: Path) -> None:
             rng.shuffle(rows)
             labelled += rows[:LABELS]
             others += rows[LABELS:]
-        _write(folder / f'labelled_{seed}.csv', labelled)
-        _write(folder / f'unlabelled_{seed}.csv', others)
+        write_table(folder / f'labelled_{seed}.csv', labelled)
+        write_table(folder / f'unlabelled_{seed}.csv', others)
 
 
 def write_tags(data: Path, folder: Path) -> None:
@@ -87,8 +88,8 @@ def write_text(data: Path, folder: Path, base: str, flags: Sequence[str] = TEACH
     random.Random(0).shuffle(rows)
     test, others = rows[: len(rows) // 5][:TEST_PAIRS], rows[len(rows) // 5 :]
     of_teacher, of_student = others[: len(others) // 2][:TEACHER_PAIRS], others[len(others) // 2 :]
-    _write(folder / 'pairs_test.csv', test)
-    _write(folder / 'pairs_of_teacher.csv', of_teacher)
+    write_table(folder / 'pairs_test.csv', test)
+    write_table(folder / 'pairs_of_teacher.csv', of_teacher)
     if not RunDirectory(TEACHER).summary.is_file():
         files = f'--gin.TRAIN_FILES={folder}/pairs_of_teacher.csv', f'--gin.VALIDATION_FILES={folder}/pairs_test.csv'
         start = f'--gin.INITIAL_CHECKPOINT_PATH={base}', f'--gin.MODEL_DIR={TEACHER}'
@@ -101,15 +102,15 @@ def write_text(data: Path, folder: Path, base: str, flags: Sequence[str] = TEACH
     for seed in SEEDS:
         chosen = random.Random(seed).sample(of_student, min(PAIRS + INPUTS, len(of_student)))
         pairs, inputs = chosen[:PAIRS], chosen[PAIRS:]
-        _write(folder / f'pairs_{seed}.csv', pairs)
-        _write(folder / f'inputs_{seed}.csv', [{'input': row['input']} for row in inputs])
+        write_table(folder / f'pairs_{seed}.csv', pairs)
+        write_table(folder / f'inputs_{seed}.csv', [{'input': row['input']} for row in inputs])
         answers, tokens = folder / f'answers_{seed}.jsonl', folder / f'teacher_{seed}.npz'
         of_run = f'--gin_file={RunDirectory(TEACHER).config}'
         if not answers.exists():
             infer.main([of_run, f'--input={folder}/inputs_{seed}.csv', f'--output={answers}'])
         found = [json.loads(line) for line in answers.read_text(encoding='utf-8').splitlines()]
         taught = [{'input': row['input'], 'target': row['predicted']} for row in found if row.get('predicted')]
-        _write(folder / f'taught_{seed}.csv', [*pairs, *taught])
+        write_table(folder / f'taught_{seed}.csv', [*pairs, *taught])
         if not tokens.exists():
             teach.main([of_run, f'--gin.TRAIN_FILES={folder}/pairs_{seed}.csv', f'--output={tokens}'])
 
@@ -127,11 +128,3 @@ def _text(path: Path) -> str:
 
 def _read(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(_text(path).splitlines(keepends=True)))
-
-
-def _write(path: Path, rows: Sequence[dict[str, str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w', encoding='utf-8', newline='') as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 _GROUPS = {'banking77': 'category', 'e2e_nlg': 'mr'}  # the column by which rows of a table are chosen
@@ -35,15 +36,15 @@ class Case:
         source = Path('data') / self.task
         if self.per_class is not None:
             train = folder / f'{self.task}_{self.per_class}_{seed}.csv'
-            _write(train, _rows_per_class(_read(source / 'train.csv'), _GROUPS[self.task], self.per_class, seed))
+            write_table(train, _rows_per_class(_read(source / 'train.csv'), _GROUPS[self.task], self.per_class, seed))
             return {'TRAIN_FILES': str(train)}
         if self.held_out_inputs is not None:
             rows, column = _read(source / 'devset.csv'), _GROUPS[self.task]
             inputs = sorted({row[column] for row in rows}, key=lambda text: hashlib.sha256(text.encode()).digest())
             held_out = set(inputs[: self.held_out_inputs])
             files = {name: folder / f'{self.task}_{name}.csv' for name in ('train', 'validation')}
-            _write(files['train'], [row for row in rows if row[column] not in held_out])
-            _write(files['validation'], [row for row in rows if row[column] in held_out])
+            write_table(files['train'], [row for row in rows if row[column] not in held_out])
+            write_table(files['validation'], [row for row in rows if row[column] in held_out])
             return {f'{name.upper()}_FILES': str(path) for name, path in files.items()}
         return {}
 
@@ -105,7 +106,8 @@ def _read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _write(path: Path, rows: list[dict[str, str]]) -> None:
+def write_table(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """Write rows as a CSV file, with the names of the first row's columns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open('w', encoding='utf-8', newline='') as file:
         writer = csv.DictWriter(file, list(rows[0]))

@@ -59,7 +59,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a log.
 
     Raises:
-      UserError: there is no such file, it was changed, or its lines are not about rules.
+      UserError: the file does not exist, it was changed, or its lines are not about rules.
     """
     from palm_jax.monitoring import audit_log
 

@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parts_of(report: Path) -> list[str]:
-    """Return the parts that an earlier report in JSON has; none if there is no such file."""
+    """Return the parts that an earlier report in JSON has; none if the file does not exist."""
     try:
         found = json.loads(report.read_text(encoding='utf-8'))
     except (OSError, ValueError):

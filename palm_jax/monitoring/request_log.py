@@ -209,7 +209,7 @@ def read(place: str | Path, model: str | None = None, since: float = 0.0, with_l
       with_label: whether to yield only what a user has given the right label or answer of.
 
     Raises:
-      UserError: there is no such database, it holds something else, or no answers of the model.
+      UserError: the database does not exist, it holds something else, or no answers of the model.
     """
     with contextlib.closing(connect(place, read_only=True)) as database:
         damage: tuple[type[Exception], ...] = (*database.errors, ValueError)  # a ValueError of texts that are not JSON

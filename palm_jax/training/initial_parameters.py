@@ -33,7 +33,7 @@ def restore_params(path: str | Path, fresh: Any, run: CheckpointMetadata, may_be
         `fresh`. So does a head that may be new if the checkpoint's labels differ from the run's.
 
     Raises:
-      UserError: there is no checkpoint, it has another vocabulary, or its parameters do not fit (each is listed).
+      UserError: the checkpoint does not exist, it has another vocabulary, or its parameters do not fit (each listed).
     """
     checkpoint = find_checkpoint(path)
     integrity.check(checkpoint)
@@ -66,7 +66,7 @@ def check_params(path: str | Path, fresh: Any, run: CheckpointMetadata, may_be_n
       path, fresh, run, may_be_new: arguments of `restore_params`; of `fresh`, shapes are enough.
 
     Raises:
-      UserError: there is no checkpoint, it has another vocabulary, or its parameters do not fit (each is listed).
+      UserError: the checkpoint does not exist, it has another vocabulary, or its parameters do not fit (each listed).
     """
     _sources(find_checkpoint(path), fresh, run, may_be_new)
 
