@@ -80,7 +80,7 @@ def _by_prompt(
     for prompt, members in by_prompt.items():
         longest = max(len(pairs[i][1]) for i in members)
         once, each = len(prompt) + len(members) * longest, len(members) * (len(prompt) + longest)
-        if 0 < len(prompt) and len(prompt) + longest <= length + 1 and 0 < longest and 2 * once <= each:
+        if len(prompt) > 0 and len(prompt) + longest <= length + 1 and longest > 0 and 2 * once <= each:
             shared[prompt] = members
         else:
             alone += members
