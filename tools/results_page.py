@@ -57,8 +57,8 @@ def _about(record: Sequence[dict[str, Any]], base: str) -> list[str]:
     if len(runs) < len(of_base):
         untrained = (
             f' Without training, the base answers {NUM_HELD_OUT} held-out inputs, drawn once for all: of classes it '
-            'takes the name with the largest likelihood per byte, texts it decodes greedily. A few-shot prompt begins with '
-            f'{SHOTS["few_shot"]} training examples, drawn by the seed.'
+            'takes the name with the largest likelihood per byte, texts it decodes greedily. A few-shot prompt begins '
+            f'with {SHOTS["few_shot"]} training examples, drawn by the seed.'
         )
     bits = [line['base_bits_per_byte'] for line in runs if 'base_bits_per_byte' in line]
     quality = f' The base reaches {_all(bits)} bits per byte on its own held-out text.' if bits else ''
