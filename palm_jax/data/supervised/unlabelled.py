@@ -17,7 +17,8 @@ from palm_jax.data.readers.bad_rows import shared_bad_rows
 from palm_jax.data.readers.row import Row
 from palm_jax.data.readers.splits import text_key
 from palm_jax.data.supervised.examples import Batch, warn_truncated
-from palm_jax.data.supervised.labelled_text import Example, LabelledText
+from palm_jax.data.supervised.labelled_example import Example
+from palm_jax.data.supervised.labelled_text import LabelledText
 from palm_jax.data.supervised.one_class import check_one_class
 from palm_jax.errors import UserError
 from palm_jax.wording import counted
