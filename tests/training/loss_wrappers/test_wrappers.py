@@ -126,7 +126,8 @@ def test_batches_as_no_paper_has_them_are_learned_from(case, tmp_path, monkeypat
         state, metrics = take(begin, batch, jax.random.key(1))
         for path, leaf in leaves_by_path((state.params, state.opt_state, metrics)).items():
             assert np.isfinite(leaf).all(), (name, path)
-        assert (metrics['gradient_norm'].value() == 0) == (name == 'no weight'), name
+        if name in ('no weight', 'one class'):  # of others, such as a single text to contrast, there may be none
+            assert (metrics['gradient_norm'].value() == 0) == (name == 'no weight'), name
 
 
 @pytest.mark.parametrize(
