@@ -104,7 +104,11 @@ def flags_of(method, made, folder):
         flags += [f'--gin.AUGMENTED_FILES={folder}/made.jsonl']
     if method == 'entity_replacement':
         (folder / 'tags.conll').write_text(''.join(f'Ann{i} B-PER\nis O\nhere O\n\n' for i in range(120)))
-        flags += ['--gin_file=gin/heads/tagging.gin', f'--gin.TRAIN_FILES={folder}/tags.conll']
+        flags = [
+            '--gin_file=gin/heads/tagging.gin',
+            *flags,
+            f'--gin.TRAIN_FILES={folder}/tags.conll',
+        ]  # a head comes first
     return flags
 
 
