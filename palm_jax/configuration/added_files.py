@@ -12,21 +12,27 @@ from palm_jax.errors import UserError
 
 
 def refuse_lost_items(parts: Sequence[Sequence[Statement]], statements: Sequence[Statement]) -> None:
-    """Refuse two added files that both set a list which is empty without them.
+    """Refuse two added files that both set a list which is empty without them, and one that empties it again.
 
     Args:
       parts: statements of each file that was named, with those that it includes; the first is the run's own.
       statements: all statements, with those of flags.
 
     Raises:
-      UserError: with the list of all items to type.
+      UserError: with the list of all items to type, or the order of the files.
     """
     first, effective = {s.name: s for s in reversed(statements)}, {s.name: s for s in statements}
     of_run = {s.name: s for s in parts[0]}
     for name in [name for name, s in first.items() if s.is_macro and s.value == []]:
         if name in of_run and of_run[name].value:
             continue  # the run's own file has filled it, and a file that is added takes the place of that
-        setters = [s for s in _added(parts, name) if isinstance(s.value, list) and s.value]
+        added = _added(parts, name)
+        setters = [s for s in added if isinstance(s.value, list) and s.value]
+        if setters and effective[name] in added and effective[name].value == []:
+            raise UserError(
+                f'{effective[name].location}: {name} would be empty again, which {setters[-1].location} sets. Name the '
+                'file of the head first, and then that of the method.'
+            )
         items = list({render(item): None for s in setters for item in s.value})
         if len(setters) > 1 and effective[name] is setters[-1] and len(items) > len(setters[-1].value):
             raise UserError(

@@ -254,6 +254,14 @@ def test_methods_that_are_added_do_not_replace_each_other_in_silence(base_and_ta
     assert load('loop.train', [*files[:2], files[1]], base_and_table)
 
 
+def test_a_head_that_is_named_after_a_method_does_not_take_it_back(base_and_table):
+    files = ['gin/finetune_lora.gin', 'gin/heads/classification.gin', 'gin/methods/eda.gin']
+    assert load('loop.train', files, base_and_table)
+    message = r'tables.gin, line \d+: AUGMENTERS would be empty again, which .*eda.gin, line \d+ sets'
+    with pytest.raises(UserError, match=message):
+        load('loop.train', [files[0], files[2], files[1]], base_and_table)
+
+
 @pytest.mark.parametrize('order', [('replay', 'uda'), ('uda', 'replay')])
 def test_methods_that_wrap_the_same_data_are_put_around_each_other(base_and_table, order):
     files = ['gin/finetune_lora.gin', *(f'gin/methods/{name}.gin' for name in order)]
