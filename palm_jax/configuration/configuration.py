@@ -103,10 +103,26 @@ class Configuration:
                 )
         for statement in self.effective.values():
             if statement.is_macro and statement.is_given and statement.name not in reached:
-                raise UserError(
-                    f'{statement.location}: {statement.name} has no effect: nothing in use reads it.'
-                    f'{closest(statement.name, reached)}\nIn use: {", ".join(sorted(reached))}.'
+                why = self._why_unused(statement.name) or (
+                    f'nothing in use reads it.{closest(statement.name, reached)}\nIn use: {", ".join(sorted(reached))}.'
                 )
+                raise UserError(f'{statement.location}: {statement.name} has no effect: {why}')
+
+    def _why_unused(self, macro: str) -> str:
+        """Return why the part that reads a macro is not in use; empty if no binding names that part."""
+        effective = self.effective
+        readers = [s for s in effective.values() if not s.is_macro and Macro(macro) in held(s.value, Macro)]
+        parts = {gin_adapter.selector(s.selector): s.selector for s in readers}
+        for statement in reversed(self.statements):
+            for reference in held(statement.value, Reference):
+                part, now = parts.get(gin_adapter.selector(reference.name)), effective[statement.name]
+                if part is None or not statement.is_macro:
+                    continue
+                named = f'it is for {part}, which {statement.name} names in {statement.location}'
+                if now is not statement:
+                    return f'{named}, and {now.location} replaces that.'
+                return f'{named}, and this kind of task does not read {statement.name}. Leave the method out.'
+        return ''
 
     def _replaced(self, operative: set[str]) -> set[str]:
         """Return the selectors of parts that later bindings replaced, and of all that only those parts refer to.

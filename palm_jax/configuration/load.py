@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, get_origin
 
 from palm_jax import bounds
-from palm_jax.configuration import gin_adapter, gin_errors, renames, types
+from palm_jax.configuration import added_files, gin_adapter, gin_errors, renames, types
 from palm_jax.configuration.compose import render, render_file, select_used
 from palm_jax.configuration.configuration import Configuration
 from palm_jax.configuration.statements import (
@@ -74,10 +74,12 @@ def load(
     renames.refuse_old_names([*statements, *(statement for statement, _ in given)], imports)
     _refuse_unknown_flags(flags, statements, of_other_files)
     statements += [statement for statement, _ in given]
-    _refuse_lost_items([of_file for of_file, _ in parts[-len(gin_files) :]], statements)
+    of_files = [of_file for of_file, _ in parts[-len(gin_files) :]]
+    added_files.refuse_lost_items(of_files, statements)
     _check_macros(statements, of_other_files)
     _check_plain_values(statements)
     _parse(sources, imports, [line for _, line in given], statements)
+    added_files.refuse_lost_wrappers(of_files, statements)
     _check_values(statements)
     return Configuration(tuple(statements))
 
@@ -192,31 +194,6 @@ def _check_macros(statements: Sequence[Statement], of_other_files: Callable[[str
             f'{effective[name].location}: nothing uses the macro {name}.{closest(name, used - {name})}\n'
             f'Used here: {", ".join(sorted(used))}.'
         )
-
-
-def _refuse_lost_items(parts: Sequence[Sequence[Statement]], statements: Sequence[Statement]) -> None:
-    """Refuse two added files that both set a list which is empty without them: the second would replace the first.
-
-    Args:
-      parts: statements of each file that was named, with those that it includes; the first is the run's own.
-      statements: all statements, with those of flags.
-
-    Raises:
-      UserError: with the list of all items to type.
-    """
-    first, effective = {s.name: s for s in reversed(statements)}, {s.name: s for s in statements}
-    of_run = {s.name: s for s in parts[0]}
-    for name in [name for name, s in first.items() if s.is_macro and s.value == []]:
-        if name in of_run and of_run[name].value:
-            continue  # the run's own file has filled it, and a file that is added takes the place of that
-        added = [found[name] for part in parts[1:] if name in (found := {s.name: s for s in part})]
-        setters = [s for s in added if isinstance(s.value, list) and s.value]
-        items = list({render(item): None for s in setters for item in s.value})
-        if len(setters) > 1 and effective[name] is setters[-1] and len(items) > len(setters[-1].value):
-            raise UserError(
-                f'{setters[-1].location}: {name} would replace that of {setters[-2].location}. Name all of them in one '
-                f'list: --gin.{name}="[{", ".join(items)}]"'
-            )
 
 
 def _refuse_circles(effective: Mapping[str, Statement]) -> None:

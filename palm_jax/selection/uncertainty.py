@@ -49,6 +49,8 @@ def bald(p: np.ndarray, is_exclusive: bool = True) -> np.ndarray:
 def _two_likeliest(p: np.ndarray, is_exclusive: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return the probabilities of the two likeliest classes, or of the two likeliest sets of labels."""
     if is_exclusive:
+        if p.shape[-1] == 1:  # a single class, which is certain
+            return p[..., 0], 0 * p[..., 0]
         second, first = np.moveaxis(np.partition(p, p.shape[-1] - 2, axis=-1)[..., -2:], -1, 0)
         return first, second
     likelier = np.maximum(p, 1 - p)

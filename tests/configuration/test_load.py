@@ -252,3 +252,17 @@ def test_methods_that_are_added_do_not_replace_each_other_in_silence(base_and_ta
         'loop.train', [files[0], 'gin/peft/dora.gin', 'gin/peft/ia3.gin'], base_and_table
     )  # each is instead of the other
     assert load('loop.train', [*files[:2], files[1]], base_and_table)
+
+
+@pytest.mark.parametrize('order', [('replay', 'uda'), ('uda', 'replay')])
+def test_methods_that_wrap_the_same_data_are_put_around_each_other(base_and_table, order):
+    files = ['gin/finetune_lora.gin', *(f'gin/methods/{name}.gin' for name in order)]
+    table = base_and_table[0][1]
+    given = [*base_and_table, ('REPLAY_FILES', table), ('UNLABELLED_FILES', table)]
+    with pytest.raises(UserError, match=r'loop\.train\.data would replace that of .*\.gin, line') as error:
+        load('loop.train', files, given)
+    flags = re.findall(r'--gin\.(\S+)="(\S+)"', str(error.value))
+    assert ('unlabelled.WithUnlabelled.data', '@replay.WithReplay()') in flags
+    data = load('loop.train', files, [*given, *flags]).build('loop.train')['data']
+    assert type(data).__name__ == 'WithUnlabelled' and type(data._data).__name__ == 'WithReplay'
+    assert {'labels', 'unlabelled_tokens'} <= data.batch(0, 4).keys()

@@ -12,6 +12,10 @@ from tests.support.programs import run_here
 from tests.support.runs import MICRO, checkpoint_arrays, finetune, run
 
 CONSTANT = '--gin_file=gin/schedules/constant.gin'
+PAIRS = (
+    *('--gin_file=gin/heads/text_to_text.gin', '--gin.INPUT_TEMPLATE={text}', '--gin.TARGET_TEMPLATE={label}'),
+    *("--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 8}", '--gin.EVAL_EXAMPLES=4'),
+)
 
 
 def write_rules(folder):
@@ -38,11 +42,48 @@ def write_teacher(folder):
     return folder / 'teacher.jsonl'
 
 
+def write_token_teacher(made, folder):
+    """Train a teacher of classes.csv that generates the labels, and write what it predicts; return the file."""
+    result = finetune(made, folder / 'teacher', *PAIRS, steps=2)
+    assert result.returncode == 0, result.stderr[-3000:]
+    config, output = f'--gin_file={folder}/teacher/config.gin', f'--output={folder}/teacher.npz'
+    result = run_here('palm_jax.cli.main', 'teach', config, output, '--top_k=8', '--batch_size=64')
+    assert result.returncode == 0 and '8 tokens each' in result.stdout, result.stderr[-3000:]
+    return folder / 'teacher.npz'
+
+
+def write_earlier(made, folder):
+    """Train a model of the earlier task, and write its Fisher information; return flags that start from it."""
+    result = finetune(made, folder / 'first', '--gin_file=gin/peft/full.gin', steps=2)
+    assert result.returncode == 0, result.stderr[-3000:]
+    of_first = f'--gin_file={folder}/first/config.gin', f'--output={folder}/first.npz', '--rows=8'
+    result = run_here('palm_jax.cli.main', 'fisher', *of_first)
+    assert result.returncode == 0 and '8 of the training table' in result.stdout, result.stderr[-3000:]
+    return [f'--gin.INITIAL_CHECKPOINT_PATH={folder}/first']
+
+
 def flags_of(method, made, folder):
     """The flags of a method, after writing what it reads; of a head for which it is the loss, the head."""
     if method == 'simcse':
         return ['--gin_file=gin/heads/embedding.gin', '--gin.DROPOUT_RATE=0.1']
     flags = [f'--gin_file=gin/methods/{method}.gin']
+    if method in ('unlikelihood', 'distil_tokens', 'gkd', 'triples'):
+        flags = [*PAIRS, *flags]
+    if method == 'unlikelihood':
+        flags += ['--gin.REPEAT_WINDOW=8', "--gin.UNLIKELY_PHRASES=['no']"]
+    if method == 'distil_tokens':
+        flags += [f'--gin.TEACHER_FILE={write_token_teacher(made, folder)}']
+    if method in ('gkd', 'minilm'):
+        flags += [f'--gin.TEACHER_CHECKPOINT_PATH={made}/other']
+    if method == 'gkd':
+        flags += ['--gin.GKD_MAX_NEW_TOKENS=4', '--gin.GKD_WEIGHT=0.5']
+    if method == 'triples':
+        flags += [f'--gin.TRIPLES={write_triples(folder)}', '--gin.TRAIN_FILES=@verbalized.table()']
+        flags += ['--gin.INPUT_TEMPLATE={input}', '--gin.TARGET_TEMPLATE={target}']
+    if method in ('ewc', 'lwf'):
+        flags += write_earlier(made, folder)
+    if method == 'ewc':
+        flags += [f'--gin.FISHER_FILE={folder}/first.npz', '--gin.EWC_WEIGHT=1e4']
     if method in ('fixmatch', 'uda', 'pseudo_label'):
         flags += [f'--gin.UNLABELLED_FILES={made}/classes.csv', '--gin.UNLABELLED_RATIO=1']
     if method == 'replay':
@@ -63,49 +104,77 @@ def flags_of(method, made, folder):
         flags += [f'--gin.AUGMENTED_FILES={folder}/made.jsonl']
     if method == 'entity_replacement':
         (folder / 'tags.conll').write_text(''.join(f'Ann{i} B-PER\nis O\nhere O\n\n' for i in range(120)))
-        flags += ['--gin_file=gin/heads/tagging.gin', f'--gin.TRAIN_FILES={folder}/tags.conll']
+        flags = [
+            '--gin_file=gin/heads/tagging.gin',
+            *flags,
+            f'--gin.TRAIN_FILES={folder}/tags.conll',
+        ]  # a head comes first
     return flags
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    'method',
-    [
-        *('fixmatch', 'uda', 'pseudo_label', 'freelb', 'fgm', 'pgd', 'r_drop', 'supcon', 'simcse', 'distil'),
-        *(
-            'aeda',
-            'eda',
-            'made_texts',
-            'entity_replacement',
-            'self_training',
-            'replay',
-            'ewc',
-            'lwf',
-            'group_dro',
-            'clp',
-        ),
-        *('posterior_regularization', 'semantic_loss', 'transe'),
-    ],
+METHODS = (
+    *('fixmatch', 'uda', 'pseudo_label', 'freelb', 'fgm', 'pgd', 'r_drop', 'supcon', 'distil', 'aeda', 'eda'),
+    *('made_texts', 'entity_replacement', 'replay', 'ewc', 'lwf', 'group_dro', 'clp', 'posterior_regularization'),
+    *('semantic_loss', 'transe', 'unlikelihood', 'distil_tokens', 'minilm', 'gkd'),
 )
+
+
+def assert_same_arrays(one, two):
+    one, two = map(checkpoint_arrays, (one, two))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, two[name], err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('method', [*METHODS, 'simcse', 'self_training', 'triples'])
 def test_a_run_that_was_interrupted_continues_bit_for_bit(made, tmp_path, method):
     flags = [*flags_of(method, made, tmp_path), CONSTANT, '--gin.CHECKPOINT_PERIOD=2']
-    if method in ('ewc', 'lwf'):
-        result = finetune(made, tmp_path / 'first', '--gin_file=gin/peft/full.gin', steps=2)
-        assert result.returncode == 0, result.stderr[-3000:]
-        flags += [f'--gin.INITIAL_CHECKPOINT_PATH={tmp_path}/first']
-    if method == 'ewc':
-        of_first = f'--gin_file={tmp_path}/first/config.gin', f'--output={tmp_path}/first.npz', '--rows=8'
-        result = run_here('palm_jax.cli.main', 'fisher', *of_first)
-        assert result.returncode == 0 and '8 of the training table' in result.stdout, result.stderr[-3000:]
-        flags += [f'--gin.FISHER_FILE={tmp_path}/first.npz', '--gin.EWC_WEIGHT=1e4']
     for name, steps in (('whole', (4,)), ('parts', (2, 4))):
         for number in steps:
             result = finetune(made, tmp_path / name, *flags, steps=number)
             assert result.returncode == 0, result.stderr[-3000:]
-    whole, parts = (checkpoint_arrays(tmp_path / name) for name in ('whole', 'parts'))
-    assert whole.keys() == parts.keys()
-    for name, value in whole.items():
-        np.testing.assert_array_equal(value, parts[name], err_msg=name)
+    assert_same_arrays(tmp_path / 'whole', tmp_path / 'parts')
+
+
+OFF = {
+    'freelb': ('FREELB_STEP_SIZE', 'FREELB_MAGNITUDE'),
+    'distil_tokens': ('DISTIL_WEIGHT',),
+    'r_drop': ('R_DROP_ALPHA',),
+    'replay': ('REPLAY_RATE',),
+    'posterior_regularization': ('RULE_SHARE',),
+} | dict.fromkeys(('aeda', 'eda', 'entity_replacement', 'made_texts'), ('AUGMENT_COPIES',))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('method', METHODS)
+def test_a_method_with_a_weight_of_0_is_plain_training(made, tmp_path, method):
+    flags = flags_of(method, made, tmp_path)
+    names = OFF.get(method, (f'{method.upper()}_WEIGHT',))
+    off = [f'--gin.{name}={0 if name == "AUGMENT_COPIES" else 0.0}' for name in names]
+    kept = '/heads/', 'TRAIN_FILES', 'INITIAL_CHECKPOINT_PATH', '_TEMPLATE=', 'TASK_FEATURE_LENGTHS', 'EVAL_EXAMPLES'
+    plain = [flag for flag in flags if any(part in flag for part in kept)]
+    for name, given in (('off', [*flags, *off]), ('plain', plain)):
+        result = finetune(made, tmp_path / name, *given, steps=2)
+        assert result.returncode == 0, result.stderr[-3000:]
+    assert_same_arrays(tmp_path / 'off', tmp_path / 'plain')
+
+
+def test_methods_with_a_weight_of_0_are_plain_training_together(made, classifier, tmp_path):
+    """A representative of the test above: what reads the batch, what changes it, and what is kept with the state."""
+    methods = 'posterior_regularization', 'distil', 'group_dro', 'clp', 'fgm', 'uda'
+    flags = [flag for method in methods for flag in flags_of(method, made, tmp_path)]
+    off = 'RULE_SHARE', 'DISTIL_WEIGHT', 'GROUP_DRO_WEIGHT', 'CLP_WEIGHT', 'FGM_WEIGHT', 'UDA_WEIGHT'
+    names = ['posterior_regularization.PosteriorRegularization', 'distillation.Distillation', 'group_dro.GroupDRO']
+    names += ['clp.CLP', 'fgm.FGM', 'uda.UDA']
+    flags += [f'--gin.LOSS_WRAPPERS=[{", ".join(f"@{name}()" for name in names)}]']
+    flags += [
+        '--gin.FURTHER_FEATURES=[@teacher.TeacherPredictions(), @groups.GroupIds(), @counterfactuals.Counterfactuals()]'
+    ]
+    flags += ['--gin.unlabelled.WithUnlabelled.data=@label_rules.WithRules()']
+    result = finetune(made, tmp_path / 'off', *flags, *(f'--gin.{name}=0.0' for name in off), steps=3)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert_same_arrays(tmp_path / 'off', classifier)
 
 
 def test_a_few_labels_and_many_texts_become_a_classifier_that_needs_no_tables(made, tmp_path):
@@ -132,27 +201,26 @@ def test_a_few_labels_and_many_texts_become_a_classifier_that_needs_no_tables(ma
 
 @pytest.mark.slow
 def test_a_teacher_that_generates_text_is_written_down_and_learned_from(made, tmp_path):
-    pairs = '--gin_file=gin/heads/text_to_text.gin', '--gin.INPUT_TEMPLATE={text}', '--gin.TARGET_TEMPLATE={label}'
-    pairs += ("--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 8}", '--gin.EVAL_EXAMPLES=4')
-    result = finetune(made, tmp_path / 'teacher', *pairs, steps=2)
-    assert result.returncode == 0, result.stderr[-3000:]
-    config, output = f'--gin_file={tmp_path}/teacher/config.gin', f'--output={tmp_path}/teacher.npz'
-    result = run_here('palm_jax.cli.main', 'teach', config, output, '--top_k=8', '--batch_size=64')
-    assert result.returncode == 0 and '8 tokens each' in result.stdout, result.stderr[-3000:]
-    methods = '--gin_file=gin/methods/distil_tokens.gin', f'--gin.TEACHER_FILE={tmp_path}/teacher.npz'
-    result = finetune(made, tmp_path / 'student', *pairs, *methods, steps=2)
+    teacher = write_token_teacher(made, tmp_path)
+    methods = '--gin_file=gin/methods/distil_tokens.gin', f'--gin.TEACHER_FILE={teacher}'
+    result = finetune(made, tmp_path / 'student', *PAIRS, *methods, steps=2)
     assert result.returncode == 0, result.stderr[-3000:]
     logged = (tmp_path / 'student' / 'metrics.jsonl').read_text()
     assert 'train/teacher_divergence' in logged
+    config = f'--gin_file={tmp_path}/teacher/config.gin'
     result = run_here('palm_jax.cli.main', 'teach', config, '--output=x.csv')
     assert result.returncode == 2 and 'must end in .npz' in result.stderr
 
 
 @pytest.mark.slow
 def test_a_student_with_a_teacher_continues_bit_for_bit_and_with_no_other_one(made, tmp_path):
-    flags = ['--gin_file=gin/heads/text_to_text.gin', '--gin.INPUT_TEMPLATE={text}', '--gin.TARGET_TEMPLATE={label}']
-    flags += ["--gin.TASK_FEATURE_LENGTHS={'inputs': 32, 'targets': 8}", '--gin.EVAL_EXAMPLES=4', CONSTANT]
-    flags += ['--gin_file=gin/methods/minilm.gin', '--gin_file=gin/methods/gkd.gin', '--gin.CHECKPOINT_PERIOD=2']
+    flags = [
+        *PAIRS,
+        CONSTANT,
+        '--gin_file=gin/methods/minilm.gin',
+        '--gin_file=gin/methods/gkd.gin',
+        '--gin.CHECKPOINT_PERIOD=2',
+    ]
     flags += [
         '--gin.LOSS_WRAPPERS=[@minilm.MiniLM(), @gkd.GKD()]',
         '--gin.GKD_MAX_NEW_TOKENS=4',
@@ -163,10 +231,7 @@ def test_a_student_with_a_teacher_continues_bit_for_bit_and_with_no_other_one(ma
         for number in steps:
             result = finetune(made, tmp_path / name, *flags, teacher, steps=number)
             assert result.returncode == 0, result.stderr[-3000:]
-    whole, parts = (checkpoint_arrays(tmp_path / name) for name in ('whole', 'parts'))
-    assert whole.keys() == parts.keys()
-    for name, value in whole.items():
-        np.testing.assert_array_equal(value, parts[name], err_msg=name)
+    assert_same_arrays(tmp_path / 'whole', tmp_path / 'parts')
     logged = [json.loads(line) for line in (tmp_path / 'whole' / 'metrics.jsonl').read_text().splitlines()]
     rows = [row for row in logged if 'train/teacher_divergence' in row]
     assert {row['train/on_policy'] for row in rows} <= {0.0, 1.0} and rows[-1]['train/relation_divergence'] > 0

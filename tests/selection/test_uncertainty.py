@@ -27,6 +27,8 @@ def test_what_is_certain_has_no_uncertainty():
     for is_exclusive in (True, False):
         for function in (uncertainty.entropy, uncertainty.least_confidence, uncertainty.margin):
             assert function(certain, is_exclusive) == [0.0]
+    for function in (uncertainty.entropy, uncertainty.least_confidence, uncertainty.margin):
+        assert function(np.ones((2, 1))).tolist() == [0.0, 0.0]  # a single class
 
 
 def test_sets_of_labels_are_a_distribution_over_all_sets():

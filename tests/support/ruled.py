@@ -9,18 +9,17 @@ from tests.support.wrapped import C, L, features
 STRENGTH = 1.5
 
 
-def ruled(kind):
+def ruled(kind, rows=4):
     """The batch of `features`, with random penalties of which a third are 0; each row can keep all rules."""
-    rng, batch = np.random.default_rng(5), features(kind)
-    rows = len(batch['label_weights'])
+    rng, batch = np.random.default_rng(5), features(kind, rows)
 
     def penalties(*shape):
         return (rng.exponential(size=shape) * (rng.random(shape) < 2 / 3)).astype(np.float32)
 
     if kind == 'tokens':
         words = (rng.random((rows, L)) < 0.4).astype(np.int32)
-        words[:, 0], words[3] = 1, 0
-        words[3, 4] = 1  # a single word
+        words[:, 0], words[-1] = 1, 0
+        words[-1, 4] = 1  # a single word
         of_words = penalties(rows, L, C)
         transitions = np.tile(penalties(C + 1, C), (rows, 1, 1))
         of_words[..., 1] = transitions[:, :, 1] = 0

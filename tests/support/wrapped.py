@@ -50,24 +50,24 @@ def build(kind='class', dropout_rate=0.3, methods=(LoRA(rank=2),), trainable=Non
 
 
 def features(kind, rows=4):
-    """A batch; a row of it has padding, and another one no weight."""
+    """A batch; the second row of it has padding, and the third one no weight."""
     rng = np.random.default_rng(3)
     tokens = rng.integers(3, MICRO['vocab_size'], (rows, L)).astype(np.int32)
     inputs = np.pad(tokens, [(0, 0), (1, 0)])[:, :-1]
     if kind == 'words':
         weights = (rng.random(tokens.shape) < 0.5).astype(np.int32)
-        weights[2] = 0
-        tokens[1, 8:] = 0
+        weights[2:3] = 0
+        tokens[1:2, 8:] = 0
         return {
             'decoder_input_tokens': inputs,
             'decoder_target_tokens': tokens,
             'decoder_loss_weights': weights * (tokens > 0),
         }
     segments = np.ones_like(tokens)
-    segments[1, 8:] = 0
+    segments[1:2, 8:] = 0
     shape = {'tokens': (rows, L), 'labels': (rows, C)}.get(kind, (rows,))
     weights = np.ones((rows, L) if kind == 'tokens' else (rows,), np.float32)
-    weights[2] = 0
+    weights[2:3] = 0
     labels = rng.integers(0, 2 if kind == 'labels' else C, shape)
     return {
         'decoder_input_tokens': inputs,

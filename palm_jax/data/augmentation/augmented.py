@@ -190,8 +190,9 @@ def augment(
     copies: Annotated[int, AtLeast(0)] = 1,
     classes: Literal['minority'] | Sequence[str] | None = None,
     seed: Seed = 0,
+    wrappers: Sequence[Callable[[Any], Any]] = (),
 ) -> Any:
-    """Return a source with further training examples, see `AugmentedSource`; the source itself without augmenters.
+    """Return a source with further training examples, see `AugmentedSource`; the source itself without any.
 
     Args:
       source: source of the examples.
@@ -199,5 +200,8 @@ def augment(
       copies: number of examples that an augmenter makes of a row, at most.
       classes: classes whose rows are augmented: names, `minority` or None for all.
       seed: seed for all random choices.
+      wrappers: functions from a source to one with examples from elsewhere, which are augmented, too.
     """
+    for wrapper in wrappers:
+        source = wrapper(source)
     return AugmentedSource(source, augmenters, copies, classes, seed) if augmenters and copies else source

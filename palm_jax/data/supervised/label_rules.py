@@ -55,7 +55,12 @@ class WithRules:
         with the further arguments of `labels.rules.TextFunction`: (function, weight, labels).
       transitions: functions of the tag before and a tag, alone or as (function, weight), see
         `labels.rules.TransitionFunction`.
+
+    Attributes:
+      is_innermost: whether no other wrapper may be between it and the data of the task.
     """
+
+    is_innermost = True
 
     def __init__(
         self,
@@ -244,7 +249,8 @@ class WithRules:
             if kind.has_classes and kind.num_scores(3) == 3:
                 return
             raise UserError(
-                f'Rules are about classes, label sets and tags, and the labels of this task are {type(kind).__name__}.'
+                f'Rules are about classes, label sets and tags, and the labels of this task are {type(kind).__name__}: '
+                'leave the rules out.'
             )
         if not isinstance(data, TaggedText):
             raise UserError(

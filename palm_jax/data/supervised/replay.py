@@ -66,7 +66,12 @@ class WithReplay:
       predicted: whether the tables are what `palm-jax infer` has written with the earlier model: the targets are then
         its predictions.
       seed: seed for shuffling.
+
+    Attributes:
+      is_innermost: whether no other wrapper may be between it and the data of the task.
     """
+
+    is_innermost = True
 
     def __init__(
         self,
@@ -77,6 +82,11 @@ class WithReplay:
         seed: Seed = 0,
     ):
         self._rate = fractions.Fraction(rate).limit_denominator(_LARGEST_DENOMINATOR)
+        if self._rate and not isinstance(data, InMemoryData) and not hasattr(type(data), 'of_names'):
+            raise UserError(
+                f'REPLAY_FILES: the earlier rows are put among those of the task itself, and {type(data).__name__} is '
+                'around it: bind replay.WithReplay.data to %DATA. Rules and replay do not work together.'
+            )
         # Earlier rows lie between the new ones, so that none are grouped by length.
         is_table = self._rate and isinstance(data, InMemoryData)
         self._data = data.ungrouped() if is_table else data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ from palm_jax.data.readers.splits import Split, text_key
 from palm_jax.data.supervised import teacher_file
 from palm_jax.data.supervised.labelled_example import Example
 from palm_jax.data.supervised.labelled_text import LabelledTable
-from palm_jax.errors import UserError
+from palm_jax.data.supervised.one_class import check_one_class
 from palm_jax.wording import counted
 
 _LOGGER = logging.getLogger(__name__)
@@ -30,11 +31,15 @@ class WithTeacherLabels:
       files: path or glob of predictions for texts without labels, see `teacher_file.read`. If they have the column of
         the labels as well, it only measures the teacher.
       threshold: probability from which a class is believed.
+
+    Raises:
+      UserError: the labels are not one class per text.
     """
 
     def __init__(
         self, source: LabelledTable, files: str | None, threshold: Annotated[float, AtLeast(0), AtMost(1)] = 0.95
     ):
+        check_one_class('Self-training', source)
         self._source, self._files, self._threshold = source, files, threshold
 
     def __getattr__(self, name: str) -> Any:
@@ -50,8 +55,6 @@ class WithTeacherLabels:
     @functools.cached_property
     def _taught(self) -> list[Example]:
         table = self._source
-        if not table.kind.is_exclusive:
-            raise UserError('Self-training needs one class per text: --gin_file=gin/heads/classification.gin.')
         known = {text_key(e.texts) for part in ('train', 'validation') for e in table.examples(part)}
         predictions = teacher_file.read(self._files, table)
         taught, right, measured = list[Example](), 0, 0
@@ -67,3 +70,25 @@ class WithTeacherLabels:
         share = f'{len(taught):,} of {counted(len(predictions), "text")}'
         _LOGGER.info(f'teacher    {share} have a class of at least {self._threshold:g}, and are new{quality}')
         return taught
+
+
+@checked
+@dataclasses.dataclass(frozen=True)
+class TeacherLabels:
+    """A function from a table to one that also has a teacher's labels, see `WithTeacherLabels`; for TABLE_WRAPPERS.
+
+    Attributes:
+      files: path or glob of predictions for texts without labels.
+      threshold: probability from which a class is believed.
+    """
+
+    files: str | None = None
+    threshold: Annotated[float, AtLeast(0), AtMost(1)] = 0.95
+
+    def __call__(self, source: Any) -> WithTeacherLabels:
+        """Return the table with the texts that the teacher is sure of.
+
+        Raises:
+          UserError: the labels are not one class per text.
+        """
+        return WithTeacherLabels(source, self.files, self.threshold)

@@ -43,7 +43,10 @@ def read(files: str | None, table: LabelledTable) -> list[TeacherPrediction]:
             '--gin_file=.../config.gin --input=... --output=teacher.jsonl writes.'
         )
     if not table.kind.has_classes:
-        raise UserError('TEACHER_FILES needs classes, and this task predicts a number.')
+        raise UserError(
+            'TEACHER_FILES needs classes, and this task predicts a number. Train on what the teacher predicts instead: '
+            '--gin_file=gin/methods/replay.gin --gin.REPLAY_FILES=teacher.jsonl --gin.REPLAY_PREDICTED=True.'
+        )
     rows = tables.read(files, (*table.text_columns, ('TEACHER_FILES', 'probabilities')), 'TEACHER_FILES')
     return [TeacherPrediction(table.texts(row), _checked(row, table), row) for row in rows]
 

@@ -13,10 +13,13 @@ import numpy as np
 
 from palm_jax.bounds import AtLeast, Seed, checked
 from palm_jax.data.readers import columns, tables
+from palm_jax.data.readers.bad_rows import shared_bad_rows
+from palm_jax.data.readers.row import Row
 from palm_jax.data.readers.splits import text_key
 from palm_jax.data.supervised.examples import Batch, warn_truncated
 from palm_jax.data.supervised.labelled_example import Example
 from palm_jax.data.supervised.labelled_text import LabelledText
+from palm_jax.data.supervised.one_class import check_one_class
 from palm_jax.errors import UserError
 from palm_jax.wording import counted
 
@@ -48,6 +51,9 @@ class WithUnlabelled:
       ratio: number μ of texts beside every labelled one.
       augmenters: make the strong view of a text, one after the other; none leaves it out.
       seed: seed for shuffling and augmenting.
+
+    Raises:
+      UserError: the labels are not one class per text.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class WithUnlabelled:
         augmenters: Sequence[Augmenter] = (),
         seed: Seed = 0,
     ):
+        check_one_class('UNLABELLED_FILES', getattr(data, 'table', None))
         self._data, self._files, self._ratio, self._seed = data, files, ratio, seed
         self._augmenters = tuple(augmenters)
 
@@ -146,10 +153,16 @@ class WithUnlabelled:
             )
         table = self._data.table
         rows = tables.read(self._files, table.text_columns, 'UNLABELLED_FILES', table.layout, table.bad_rows)
-        texts = []
-        for row in rows:
+
+        def parse(row: Row) -> Example:
             label = columns.as_text(row.values.get(table.label_column, ''))
-            texts.append(Example.of(table.texts(row), label, row.location))
+            return Example.of(table.texts(row), label, row.location)
+
+        bad = shared_bad_rows(table.bad_rows)
+        texts = list(bad.keep(rows, parse))
+        bad.report()
+        if not texts:
+            raise UserError(f'UNLABELLED_FILES = {self._files!r}: the file has no texts{bad.why_none_is_left()}.')
         dropped = len(texts) - len({text_key(text.texts) for text in texts})
         if dropped:
             _LOGGER.info(f'{counted(dropped, "text")} of UNLABELLED_FILES repeat others')

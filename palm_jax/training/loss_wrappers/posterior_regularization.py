@@ -27,7 +27,7 @@ class PosteriorRegularization(LossWrapper):
     Attributes:
       weight: largest share π of q; 0 trains without rules.
       strength: strength C of the rules.
-      decay: α of the share's growth (paper: 0.95); 0 has the whole share from the first epoch on.
+      decay: α of the share's growth (paper: 0.95); 0 has the whole share from the first step on.
       steps_per_epoch: number of steps of an epoch t.
     """
 
@@ -47,7 +47,8 @@ class PosteriorRegularization(LossWrapper):
 
     def share_at(self, step: jax.Array) -> jax.Array:
         """Return π_t after a number of steps."""
-        return jnp.minimum(self.weight, 1 - self.decay ** (step / self.steps_per_epoch))
+        epochs = jnp.maximum(step / self.steps_per_epoch, 1e-9)  # a decay of 0 to the power of 0 would be 1
+        return jnp.minimum(self.weight, 1 - self.decay**epochs)
 
     def of_prediction(self, loss, prediction, inputs):
         """Return the loss.

@@ -52,7 +52,8 @@ class PseudoLabel(Unlabelled):
     def weight_at(self, step):
         """Return λ(t)."""
         begin, end = self.begin * self.total_steps, self.end * self.total_steps
-        return self.weight * jnp.clip((step - begin) / max(end - begin, 1e-6), 0.0, 1.0)
+        growing = jnp.clip((step - begin) / max(end - begin, 1e-6), 0.0, 1.0)
+        return self.weight * jnp.where(step >= end, 1.0, growing)
 
     def of_texts(self, weak_UC, strong_UC):
         """Return the cross-entropy of the classes that the model is sure of."""

@@ -48,7 +48,10 @@ class SupCon(LossWrapper):
             return value, metrics
         labels, weights = inputs.batch['labels'], inputs.batch['label_weights'].astype(jnp.float32)
         if labels.ndim > 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
-            raise UserError('SupCon contrasts texts of a class, and this task has label sets or numbers.')
+            raise UserError(
+                'SupCon contrasts texts of a class, --gin_file=gin/heads/classification.gin, and this task has label '
+                'sets or numbers: leave the method out.'
+            )
         pooled = pool(
             prediction.features.astype(jnp.float32), inputs.batch['decoder_segment_ids'], inputs.model.head.pooling
         )

@@ -45,7 +45,10 @@ class Unlikelihood(LossWrapper):
         if not self.weight:
             return
         if model.head is not None:
-            raise UserError('Unlikelihood is for models that generate text, and this one has a head.')
+            raise UserError(
+                'Unlikelihood is for models that generate text, --gin_file=gin/heads/text_to_text.gin or dialogue.gin, '
+                'and this one has a head: leave the method out.'
+            )
         if not self.phrases and not self.repeat_window:
             raise UserError(
                 'Unlikelihood has nothing that is not to be generated: set --gin.UNLIKELY_PHRASES="[\'...\']" or '

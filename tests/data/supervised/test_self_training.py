@@ -7,7 +7,8 @@ import pytest
 from palm_jax.data.augmentation.aeda import AEDA
 from palm_jax.data.augmentation.augmented import augment
 from palm_jax.data.supervised.labelled_text import LabelledTable, LabelledText
-from palm_jax.data.supervised.self_training import WithTeacherLabels
+from palm_jax.data.supervised.self_training import TeacherLabels, WithTeacherLabels
+from palm_jax.data.supervised.tagged_text import TaggedTable
 from palm_jax.errors import UserError
 from palm_jax.labels.label_set import LabelSet
 
@@ -43,7 +44,8 @@ def test_texts_that_the_teacher_is_sure_of_follow_the_labelled_ones(made, caplog
     assert [(e.text, e.label) for e in examples[len(plain) :]] == [('one', 'a'), ('two', 'b')]
     assert examples[-1].location.endswith('teacher.jsonl, line 2, labelled by a teacher')
     assert '2 of 34 texts have a class of at least 0.9, and are new; 50.0% of 2 known labels are right' in caplog.text
-    data = LabelledText(augment(source, [AEDA()]), {'inputs': 40}, 'bytes')
+    wrappers = [TeacherLabels(source._files, 0.9)]
+    data = LabelledText(augment(source._source, [AEDA()], wrappers=wrappers), {'inputs': 40}, 'bytes')
     assert data.num_sequences > len(examples) and data.labels == ('a', 'b')
     assert len(made(ROWS, threshold=1.0).examples('train')) == len(plain) + 1
 
@@ -62,7 +64,9 @@ def test_files_of_another_form_are_refused(made, row, message):
 
 
 def test_what_does_not_fit_is_refused(made):
+    with pytest.raises(UserError, match=r'Self-training needs one class per text.*REPLAY_PREDICTED=True'):
+        made(ROWS, kind=LabelSet())
     with pytest.raises(UserError, match='Self-training needs one class per text'):
-        made(ROWS, kind=LabelSet()).examples('train')
+        augment(TaggedTable('table.conll'), wrappers=[TeacherLabels('teacher.jsonl')])
     with pytest.raises(UserError, match='TEACHER_FILES is not set'):
         WithTeacherLabels(made(ROWS)._source, None).examples('train')

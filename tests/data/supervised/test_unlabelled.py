@@ -7,6 +7,8 @@ from palm_jax.data.augmentation.aeda import AEDA, MARKS
 from palm_jax.data.supervised.labelled_text import LabelledTable, LabelledText
 from palm_jax.data.supervised.unlabelled import WithUnlabelled
 from palm_jax.errors import UserError
+from palm_jax.labels.label_set import LabelSet
+from palm_jax.labels.number import Number
 
 RATIO = 3
 
@@ -78,3 +80,25 @@ def test_what_is_missing_is_named(data, tmp_path):
         data(files=str(tmp_path / 'wrong.csv')).describe()
     (tmp_path / 'texts.jsonl').write_text('{"text": "one"}\n{"text": "another"}\n')
     assert 'unlabelled 2 texts' in data(files=str(tmp_path / 'texts.jsonl')).describe()
+
+
+def test_rows_without_a_text_are_listed(tmp_path):
+    table, others, bad = (tmp_path / name for name in ('table.csv', 'others.csv', 'bad.txt'))
+    table.write_text('text,label\n' + ''.join(f'the text {i},{"ab"[i % 2]}\n' for i in range(40)))
+    others.write_text('text,label\none,\n,a\n')
+    plain = LabelledText(LabelledTable(str(table)), {'inputs': 40}, 'bytes')
+    with pytest.raises(UserError, match=r"others.csv, line 3: the column 'text' is empty"):
+        WithUnlabelled(plain, str(others)).describe()
+    listing = LabelledText(LabelledTable(str(table), bad_rows=str(bad)), {'inputs': 40}, 'bytes')
+    assert 'unlabelled 1 text,' in WithUnlabelled(listing, str(others)).describe() and 'line 3' in bad.read_text()
+    (tmp_path / 'none.csv').write_text('text\n')
+    with pytest.raises(UserError, match='the file contains no rows'):
+        WithUnlabelled(plain, str(tmp_path / 'none.csv')).describe()
+    same = WithUnlabelled(plain, str(table), ratio=1)  # the training file itself, without what is held out
+    assert f'unlabelled {plain.num_sequences} texts' in same.describe()
+
+
+@pytest.mark.parametrize('kind', [LabelSet(), Number()])
+def test_other_labels_than_one_class_are_refused(tmp_path, kind):
+    with pytest.raises(UserError, match=r'UNLABELLED_FILES needs one class per text.*REPLAY_PREDICTED=True'):
+        WithUnlabelled(LabelledText(LabelledTable('table.csv', kind=kind), {'inputs': 40}, 'bytes'), 'others.csv')

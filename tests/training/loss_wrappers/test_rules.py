@@ -60,6 +60,7 @@ def test_posterior_regularization_is_that_of_the_paper(kind):
         metrics['rule_divergence'].value(), (weights * divergence).sum() / weights.sum(), rtol=1e-3
     )
     assert float(PR.share_at(jnp.int32(0))) == 0 and float(PR.share_at(jnp.int32(1000))) == pytest.approx(0.8)
+    assert float(PosteriorRegularization(weight=0.8, decay=0.0).share_at(jnp.int32(0))) == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -94,6 +94,8 @@ def test_the_other_schedule_and_the_weight_of_pseudo_labels():
     pseudo = PseudoLabel(weight=3.0, begin=0.1, end=0.5, total_steps=100)
     weights = [float(pseudo.weight_at(step)) for step in (0, 10, 30, 50, 99)]
     np.testing.assert_allclose(weights, [0, 0, 1.5, 3, 3], rtol=1e-6)
+    for at, step, share in ((0.0, 0, 1), (0.5, 49, 0), (0.5, 50, 1), (1.0, 99, 0)):  # at once
+        assert float(PseudoLabel(weight=3.0, begin=at, end=at, total_steps=100).weight_at(step)) == 3 * share
     with pytest.raises(UserError, match=r'PSEUDO_LABEL_END is 0\.2, before PSEUDO_LABEL_BEGIN = 0\.3'):
         PseudoLabel(begin=0.3, end=0.2)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from palm_jax.errors import UserError
+from palm_jax.parameters import leaves_by_path
 from palm_jax.training.head_losses import ClassLoss
 from palm_jax.training.loss_wrappers.clp import CLP
 from palm_jax.training.loss_wrappers.distillation import Distillation
@@ -28,8 +29,9 @@ from palm_jax.training.loss_wrappers.transe import TransE
 from palm_jax.training.loss_wrappers.uda import UDA
 from palm_jax.training.loss_wrappers.unlikelihood import Unlikelihood
 from palm_jax.training.loss_wrappers.wrapper import wrap
+from tests.support.every_wrapper import CASES, KINDS, PART, batch_of, unusual
 from tests.support.programs import run_script
-from tests.support.wrapped import build, features, inputs_of, trained_for
+from tests.support.wrapped import build, features, inputs_of, train_step, trained_for, write_fisher, write_teacher
 
 OFF = {
     'r_drop': RDrop(alpha=0.0),
@@ -106,6 +108,26 @@ def test_a_loss_that_cannot_be_divided_is_refused():
 
     with pytest.raises(UserError, match='has no `predict`'):
         wrap(mine, (RDrop(),))(inputs)
+
+
+@pytest.mark.parametrize(
+    'case', [case if case == 'all at once' else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+)
+def test_batches_as_no_paper_has_them_are_learned_from(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kind = KINDS.get(case, 'class')
+    if kind == 'class':
+        write_fisher('fisher.npz', **PART)  # where EWC looks for it
+    if kind == 'words':
+        write_teacher(tmp_path / 'teacher')
+    take, begin = train_step(kind, CASES[case], **(PART if kind == 'class' else {}))
+    batches = unusual(batch_of(case)) | {'a single row': batch_of(case, rows=1)}
+    for name, batch in batches.items():
+        state, metrics = take(begin, batch, jax.random.key(1))
+        for path, leaf in leaves_by_path((state.params, state.opt_state, metrics)).items():
+            assert np.isfinite(leaf).all(), (name, path)
+        if name in ('no weight', 'one class'):  # of others, such as a single text to contrast, there may be none
+            assert (metrics['gradient_norm'].value() == 0) == (name == 'no weight'), name
 
 
 @pytest.mark.parametrize(
