@@ -306,6 +306,13 @@ FILES = [
     (f'{FINETUNE} --gin_file=gin/heads/tagging.gin', 'rows.csv, line 1', 'a line needs a word and its tag'),
     (f'{FINETUNE} --gin_file=gin/heads/text_to_text.gin', "no column 'input'", '--gin.INPUT_TEMPLATE=...'),
     (f'{TAGS} --gin.TAG_COLUMN=5', 'rows.conll, line 1', 'TAG_COLUMN = 5'),
+    (f'infer {RUN} --input={{t}}/rosw.csv --output={{t}}/out.jsonl', 'no such file', 'Did you mean {t}/rows.csv?'),
+    (
+        f'{FINETUNE} --gin_file=gin/methods/replay.gin --gin.REPLAY_FILES={{t}}/row.csv',
+        'REPLAY_FILES = ',
+        'no such file',
+        'Did you mean {t}/rows.csv?',
+    ),
     ('vocabulary --train_files={t}/nothing.txt --output={t}/a.model', 'nothing.txt', 'no such file'),
     ('vocabulary --train_files={t}/text.txt --size=300000 --output={t}/a.model', 'at most 289', '--size=289'),
     ('vocabulary --train_files={t}/text.txt --size=10 --output={t}/a.model', 'at least 2', '--size='),
@@ -356,6 +363,11 @@ METHODS = [  # what a run refuses before its first step, its explanation refuses
         'Unlikelihood is for models that generate text',
     ),
     (f'{PAIRS} --gin_file=gin/methods/unlikelihood.gin', 'UNLIKELY_PHRASES', '--gin.REPEAT_WINDOW=64'),
+    (
+        f'{TINY} --gin.palm.Architecture.attention="\'intervals\'" --gin.TASK_FEATURE_LENGTHS="{{\'targets\': 100}}"',
+        'requires a sequence length that is a multiple of 128',
+        'here they are 100',
+    ),
     (
         f'{TINY} --gin_file=gin/methods/gkd.gin --gin.TEACHER_CHECKPOINT_PATH={{t}}/other',
         'has the vocabulary micro, but this run has bytes',

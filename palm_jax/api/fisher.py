@@ -9,7 +9,7 @@ from palm_jax.errors import UserError
 from palm_jax.peft.method import AdaptedModel
 from palm_jax.training import fisher
 from palm_jax.training.fisher import Fisher, Targets
-from palm_jax.training.losses import LanguageModelLoss
+from palm_jax.training.losses import LanguageModelLoss, has_row_losses
 
 
 def of_run(model: TrainedModel, rows: int, targets: Targets = 'model', seed: int = 0) -> tuple[Fisher, int]:
@@ -22,11 +22,18 @@ def of_run(model: TrainedModel, rows: int, targets: Targets = 'model', seed: int
       seed: seed for the rows and for the model's targets.
 
     Raises:
-      UserError: the run was pretrained on text, its base is quantized, or a method cannot be merged.
+      UserError: the run was pretrained on text, or its rows have no loss of their own; its base is quantized, or a
+        method cannot be merged.
     """
     encode = getattr(model.data, 'encode', None)
     if encode is None:
         raise UserError(f'{model.config.parent} was pretrained on text; name a run that was fine-tuned on a table.')
+    loss = model.run.get('loss') or LanguageModelLoss()
+    if not has_row_losses(loss):
+        raise UserError(
+            f'{model.config.parent} was trained {model.predictor.purpose}: its loss compares the rows of a batch, so '
+            'that a row alone has no likelihood, and there is no Fisher information.'
+        )
     try:
         params = model.merged()
     except UserError as error:
@@ -35,6 +42,5 @@ def of_run(model: TrainedModel, rows: int, targets: Targets = 'model', seed: int
     count = len(next(iter(features.values())))
     chosen = np.sort(np.random.default_rng(seed).permutation(count)[:rows])
     features = {name: x[chosen] for name, x in features.items()}
-    alone, loss = AdaptedModel(model.model.model), model.run.get('loss') or LanguageModelLoss()
-    values = fisher.diagonal(alone, params, loss, features, targets, seed)
+    values = fisher.diagonal(AdaptedModel(model.model.model), params, loss, features, targets, seed)
     return Fisher(values, tuple(model.data.labels) or None), len(chosen)

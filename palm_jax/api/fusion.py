@@ -19,6 +19,7 @@ from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.errors import UserError, closest
 from palm_jax.fusion.merging import Merge
 from palm_jax.parameters import leaves_by_path
+from palm_jax.predictors.label_predictor import LabelPredictor
 from palm_jax.run_directory import find_checkpoint
 from palm_jax.training.best import is_smaller_better
 from palm_jax.training.initial_parameters import restore_params
@@ -81,11 +82,18 @@ def load_members(runs: Sequence[str | Path], trust_modules: Sequence[str] = ()) 
         differ = [
             (model.data.vocabulary.fingerprint != first.data.vocabulary.fingerprint, 'another vocabulary'),
             (model.data.labels != first.data.labels, 'other labels'),
+            (_labels_of(model) != _labels_of(first), 'another kind of label'),
             (of_model != shapes[0], 'another architecture'),
         ]
         if found := [what for is_other, what in differ if is_other]:
             raise UserError(f'{run} has {" and ".join(found)} than {runs[0]}; they cannot be merged.')
     return models
+
+
+def _labels_of(model: TrainedModel) -> Any:
+    """Return what the scores of a head that labels texts mean; None for other models."""
+    predictor = model.predictor
+    return (predictor.label_kind, predictor.reads_pairs(model)) if isinstance(predictor, LabelPredictor) else None
 
 
 def fuse(names: Sequence[str], models: Sequence[TrainedModel], merge: Merge, greedy: str | None = None) -> Fusion:

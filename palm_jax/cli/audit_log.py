@@ -64,7 +64,10 @@ def _read(path: Path) -> list[dict[str, Any]]:
     from palm_jax.monitoring import audit_log
 
     if not path.is_file():
-        raise UserError(f'--input={path} does not exist: name the file of --audit=FILE.')
+        logs = [str(path / 'audit.jsonl'), *map(str, sorted(path.glob('*.jsonl')))] if path.is_dir() else []
+        found = next((f' Did you mean --input={log}?' for log in logs if Path(log).is_file()), '')
+        what = 'is a folder' if path.is_dir() else 'does not exist'
+        raise UserError(f'--input={path} {what}: name the file of --audit=FILE.{found}')
     lines = list(audit_log.read(path))
     for number, line in enumerate(lines, 1):
         if missing := [name for name in ('time', 'action', 'rule', 'sha256') if name not in line]:

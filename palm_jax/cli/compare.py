@@ -61,12 +61,23 @@ def _difference(gain: float, comparison: Comparison) -> str:
 
 def read(model_dir: str) -> list[dict]:
     """Return the predictions of a run."""
-    path = RunDirectory(Path(model_dir)).predictions
+    run = RunDirectory(Path(model_dir))
+    path = run.predictions
+    if run.summary.is_file() and not path.is_file():
+        raise UserError(
+            f'{run} has no {path.name}: text alone and embeddings have no right answers on which runs could be '
+            f'compared one by one. Compare the numbers of {run.summary.name}, or of palm-jax eval.'
+        )
     if not path.is_file():
         raise UserError(f'{path} does not exist; name the MODEL_DIR of a finished fine-tuning run.')
     rows = read_json_lines(path)
     if not rows:
         raise UserError(f'{path} is empty: finish the run, whose command writes it again.')
+    if 'cosine' in rows[0]:
+        raise UserError(
+            f'{path} has cosines of embeddings beside scores of people, which are compared as ranks, not one by one. '
+            f'Compare the spearman of {run.summary.name} with its interval.'
+        )
     wanted = ('text', 'label', 'score' if 'score' in rows[0] else 'predicted')
     for number, row in enumerate(rows, 1):
         if lacking := [name for name in wanted if name not in row]:

@@ -10,14 +10,14 @@ from palm_jax.checkpoint_metadata import CheckpointMetadata
 from palm_jax.configuration.compose import render
 from palm_jax.configuration.load import Configuration
 from palm_jax.errors import UserError
-from palm_jax.training.checks import check_batches, check_run
+from palm_jax.training.checks import check_attention, check_batches, check_run
 from palm_jax.training.losses import LanguageModelLoss
 from palm_jax.training.messages import mean_length
 from palm_jax.training.setup import Setup, adapt_from_arguments
 from palm_jax.wording import counted
 
 
-def explain(configuration: Configuration, arguments: dict[str, Any], num_devices: int | None) -> str:
+def explain(configuration: Configuration, arguments: dict[str, Any], num_devices: int | None) -> tuple[str, str | None]:
     """Return the resolved configuration with sources, an example, the parameters, and the cost of the run.
 
     Args:
@@ -25,6 +25,9 @@ def explain(configuration: Configuration, arguments: dict[str, Any], num_devices
       arguments: arguments of `loop.train`.
       num_devices: number of devices to plan for; None takes that of the mesh layout, or of this machine if the layout
         takes all.
+
+    Returns:
+      The explanation, and why the run would fail, which it contains; None if nothing is known to stop it.
 
     Raises:
       UserError: a value cannot work, with its location.
@@ -35,7 +38,9 @@ def explain(configuration: Configuration, arguments: dict[str, Any], num_devices
         raise UserError(configuration.located(str(error))) from error
 
 
-def _explain(configuration: Configuration, arguments: dict[str, Any], num_devices: int | None) -> str:
+def _explain(
+    configuration: Configuration, arguments: dict[str, Any], num_devices: int | None
+) -> tuple[str, str | None]:
     layout, data = arguments['layout'], arguments['data']
     if num_devices is None:
         num_devices = jax.device_count() if layout.data == -1 else layout.data * layout.model * layout.stage
@@ -51,6 +56,7 @@ def _explain(configuration: Configuration, arguments: dict[str, Any], num_device
     if data.is_ready:
         setup.check_teachers(CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint))
         setup.check_loss(loss, data.blank())
+        check_attention(setup, loss, data)
     microbatches = arguments.get('microbatches', 1)
     rows = (data.num_sequences, mean_length(data, plan.batch_sizes.at(0))) if data.is_ready else (None,)
     sections = {
@@ -60,6 +66,7 @@ def _explain(configuration: Configuration, arguments: dict[str, Any], num_device
         'parameters': plan.parameter_table(),
         f'the run on {counted(num_devices, "device")}': plan.summary(*rows),
     }
+    problem = None
     try:
         parts = plan.axis_sizes['data'], microbatches
         if data.is_ready:
@@ -67,8 +74,8 @@ def _explain(configuration: Configuration, arguments: dict[str, Any], num_device
         else:
             check_batches(plan.batch_sizes, data.group, *parts, layout.schedule)
     except UserError as error:
-        sections['the run would fail'] = f'{error}'
-    return '\n\n'.join(f'## {title}\n{body}' for title, body in sections.items())
+        problem = sections['the run would fail'] = f'{error}'
+    return '\n\n'.join(f'## {title}\n{body}' for title, body in sections.items()), problem
 
 
 def _sources(configuration: Configuration) -> str:

@@ -167,6 +167,7 @@ def _check_substitutes(model: TrainedModel) -> None:
       UserError: the model does not give single texts labels.
     """
     from palm_jax.predictors.label_predictor import LabelPredictor
+    from palm_jax.predictors.predictor import purpose_of
 
     predictor = model.predictor
     if (
@@ -175,7 +176,7 @@ def _check_substitutes(model: TrainedModel) -> None:
         or predictor.reads_pairs(model)
     ):
         raise UserError(
-            f'--substitutes is for models that label single texts; this one was trained {predictor.purpose}.'
+            f'--substitutes is for models that label single texts; this one was trained {purpose_of(model)}.'
         )
 
 
@@ -221,7 +222,11 @@ def _read(model: TrainedModel, options: Any) -> list[Any]:
     from palm_jax.data.readers.row import Row
 
     if options.second_text:
+        if not model.predictor.reads_pairs(model):
+            raise UserError(f'--second_text is for models of pairs; this one was trained {model.predictor.purpose}.')
         return list(zip(options.text, options.second_text, strict=True))
+    if options.text and model.predictor.reads_pairs(model):
+        raise UserError('This model reads pairs of texts: give --second_text="..." after each --text.')
     rows: list[Any] = [Row({'text': text}, f'--text={text[:20]!r}', is_line=True) for text in options.text]
     if options.input:
         for row in read_rows(options.input, getattr(model.data, 'layout', Layout())):

@@ -13,6 +13,7 @@ registry.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     rest, flags = split_flags(arguments)
     parser = _parser()
     options = parser.parse_args(rest)
+    if options.champion:
+        options.champion = os.path.abspath(os.path.expanduser(options.champion))
     _refuse_without_effect(parser, options, flags)
 
     from palm_jax import locks
@@ -83,7 +86,7 @@ def _round(registry: Registry, options: Any, flags: Sequence[tuple[str, str]], c
     from palm_jax.api import loading
     from palm_jax.retuning import retune
 
-    source = without_passwords(options.requests or options.input)
+    source = retune.place_of(without_passwords(options.requests or options.input))
     settings = retune.Settings(options.replay, options.held_out, options.min_examples, options.seed)
     champion = registry.champion() if registry.champions() else options.champion
     model = loading.load_with(champion, [], trust_modules=options.trust_modules)

@@ -20,7 +20,9 @@ def main(arguments: Sequence[str]) -> int:
         '--gin_file=gin/pretrain_tiny.gin',
         f'entry file of a run ({", ".join(entry_files())}, or your own)',
     )
-    parser.add_argument('--explain', action='store_true', help='print what the run will do, and exit')
+    parser.add_argument(
+        '--explain', action='store_true', help='print what the run will do, and exit; the code is 2 if it would fail'
+    )
     parser.add_argument(
         '--devices',
         type=positive,
@@ -37,8 +39,9 @@ def main(arguments: Sequence[str]) -> int:
         from palm_jax.api import training
         from palm_jax.cli import explain
 
-        print(explain.explain(*training.build(options.gin_file, bindings), options.devices))
-        return 0
+        text, problem = explain.explain(*training.build(options.gin_file, bindings), options.devices)
+        print(text)
+        return 0 if problem is None else 2
     distributed.join()
     from palm_jax.api import training
 

@@ -11,8 +11,9 @@ from tqdm import tqdm
 from palm_jax.errors import UserError
 from palm_jax.fairness.bbq import Question
 from palm_jax.predictors.generator import Generator
+from palm_jax.predictors.label_predictor import LabelPredictor
 from palm_jax.predictors.language_model_predictor import LanguageModelPredictor
-from palm_jax.predictors.tag_predictor import TagPredictor
+from palm_jax.predictors.predictor import purpose_of
 
 _CHUNK = 32  # batches between two steps of the progress bar
 
@@ -63,13 +64,13 @@ def predict(model: Any, texts: Sequence[str], batch_size: int) -> list[Mapping[s
     """Return what a model predicts for texts: `predicted` and, of classes, `probabilities`; see `Predictor.to_json`.
 
     Raises:
-      UserError: the model tags words or reads pairs of texts.
+      UserError: the model does not label or continue texts, or it reads pairs of them.
     """
     predictor = model.predictor
-    if isinstance(predictor, TagPredictor) or predictor.reads_pairs(model):
-        what = 'to tag words' if isinstance(predictor, TagPredictor) else 'to read pairs of texts'
+    if not isinstance(predictor, LabelPredictor | Generator) or predictor.reads_pairs(model):
         raise UserError(
-            f'--templates needs a model that labels or continues single texts; this one was trained {what}.'
+            '--templates needs a model that labels or continues single texts; this one was trained '
+            f'{purpose_of(model)}.'
         )
     found: list[Mapping[str, Any]] = []
     step = batch_size * _CHUNK

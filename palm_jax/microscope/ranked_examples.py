@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,10 +14,12 @@ from palm_jax.errors import UserError
 from palm_jax.microscope import ranking
 from palm_jax.predictors.head_scores import head_scores
 from palm_jax.predictors.label_predictor import LabelPredictor
+from palm_jax.predictors.predictor import purpose_of
 
 Order = Literal['loss', 'gradient', 'disagreement']
 Rows = list[tuple[str, ...]]
 _MOST_PAIRS = 1000
+_SHOWN = 5  # labels in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +114,11 @@ def rank(
       batch_size: examples per call.
 
     Raises:
-      UserError: the run has no examples, or they are packed into rows.
+      UserError: the run has no examples, or they are packed into rows; the others have other labels, see
+        `check_others`.
     """
+    if by == 'disagreement':
+        check_others(model, others)
     find: Callable | None = getattr(model.data, 'examples', None)
     if find is None:
         raise UserError(
@@ -172,12 +178,44 @@ def _wrong(model: Any, features: Any, count: int, batch_size: int) -> list[tuple
     return [(i, names[labels[i]], names[int(p_EC[i].argmax())], float(p_EC[i, labels[i]])) for i in found]
 
 
+def check_others(model: Any, others: Sequence[Any]) -> None:
+    """Refuse models whose labels cannot be compared.
+
+    Args:
+      model: trained model, an `api.TrainedModel`.
+      others: further models.
+
+    Raises:
+      UserError: a model does not label texts, or not with the same labels, or is one of the others again.
+    """
+    for each in (model, *others):
+        if not isinstance(each.predictor, LabelPredictor) or not each.predictor.label_kind.has_classes:
+            what = 'this model' if each is model else f'--other={each.config.parent}'
+            raise UserError(f'--by=disagreement compares labels; {what} was trained {purpose_of(each)}.')
+    for number, other in enumerate(others):
+        name = f'--other={other.config.parent}'
+        if _checkpoint(other) in map(_checkpoint, (model, *others[:number])):
+            what = 'this model itself' if _checkpoint(other) == _checkpoint(model) else 'named twice'
+            raise UserError(
+                f'{name} is {what}, and a model always agrees with itself. Name another run, such as one with another '
+                '--gin.SEED.'
+            )
+        if other.predictor.reads_pairs(other) != model.predictor.reads_pairs(model):
+            pairs, single = 'pairs of texts', 'single texts'
+            reads, needed = (pairs, single) if other.predictor.reads_pairs(other) else (single, pairs)
+            raise UserError(f'{name} reads {reads}, and this model {needed}: name runs on tables of the same form.')
+        if set(other.data.labels) != set(model.data.labels):
+            raise UserError(
+                f'{name} has the labels {", ".join(other.data.labels[:_SHOWN])}, and this model '
+                f'{", ".join(model.data.labels[:_SHOWN])}: name runs with the same labels.'
+            )
+
+
+def _checkpoint(model: Any) -> Path:
+    return Path(model.checkpoint).resolve()
+
+
 def _disagreement(models: Sequence[Any], examples: Sequence[Any], batch_size: int) -> np.ndarray:
-    first = models[0]
-    if not isinstance(first.predictor, LabelPredictor):
-        raise UserError(f'--by=disagreement compares labels; this model was trained {first.predictor.purpose}.')
-    if not first.predictor.label_kind.has_classes:
-        raise UserError('--by=disagreement compares labels; this model predicts numbers, of which no two are equal.')
     inputs = [e.text if e.second_text is None else (e.text, e.second_text) for e in examples]
     answers = []
     for model in models:

@@ -11,8 +11,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.neighbors import NearestNeighbors
 from tqdm import tqdm
 
+from palm_jax.errors import UserError
 from palm_jax.microscope.token_losses import example_losses, slices
-from palm_jax.training.losses import LanguageModelLoss
+from palm_jax.predictors.predictor import purpose_of
+from palm_jax.training.losses import LanguageModelLoss, has_row_losses
 from palm_jax.training.setup import adapt_from_arguments
 
 _NEIGHBOURS = 6  # nearest texts of each text that may be its duplicates
@@ -41,8 +43,16 @@ def losses(model: Any, features: Mapping[str, np.ndarray], with_gradients: bool,
       features: features [E, ...] of the examples.
       with_gradients: whether to compute gradient norms, which are 0 otherwise.
       batch_size: examples per call; they are computed one after the other.
+
+    Raises:
+      UserError: an example of this run has no loss of its own.
     """
     loss = model.run.get('loss') or LanguageModelLoss()
+    if not has_row_losses(loss):
+        raise UserError(
+            f'This model was trained {purpose_of(model)}: its loss compares the texts of a batch with each other, so '
+            'that a text alone has none by which it could be ranked. palm-jax inspect step shows the texts of a batch.'
+        )
     trained: Any = model.params
     frozen: Any = {}
     if with_gradients:

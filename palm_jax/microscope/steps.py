@@ -16,7 +16,7 @@ from palm_jax.errors import UserError
 from palm_jax.microscope.token_losses import example_losses, slices, token_losses
 from palm_jax.run_directory import RunDirectory
 from palm_jax.training.batch_sizes import BatchSizes
-from palm_jax.training.losses import LanguageModelLoss
+from palm_jax.training.losses import LanguageModelLoss, has_row_losses
 from palm_jax.training.spikes import SpikeGuard
 
 _STYLE = (
@@ -36,7 +36,7 @@ class Row:
       tokens: text of each target, or of each input where a head is trained.
       weights: weight of each in the loss; of a head the weight of its label, or none.
       losses: loss of each token in nats; empty for a head.
-      loss: mean loss of the sequence.
+      loss: mean loss of the sequence; None where the loss compares the sequences of a batch.
       label: label in words; empty without a head.
     """
 
@@ -44,7 +44,7 @@ class Row:
     tokens: tuple[str, ...]
     weights: tuple[float, ...]
     losses: tuple[float, ...]
-    loss: float
+    loss: float | None
     label: str = ''
 
 
@@ -98,9 +98,10 @@ def look(model: Any, model_dir: str | Path, step: int, most: int) -> Step:
     batch = model.data.batch(first, min(size, most))
     count = len(batch['decoder_input_tokens'])
     loss = model.run.get('loss') or LanguageModelLoss()
-    means = np.zeros(count)
-    for start, part in slices(batch, 1):
-        means[start] = float(example_losses(loss, model.model, False, model.params, {}, part)[0][0])
+    means: list[float | None] = [None] * count
+    if has_row_losses(loss):
+        for start, part in slices(batch, 1):
+            means[start] = float(example_losses(loss, model.model, False, model.params, {}, part)[0][0])
     has_targets = 'decoder_target_tokens' in batch
     losses = None
     if has_targets:
@@ -112,7 +113,7 @@ def look(model: Any, model_dir: str | Path, step: int, most: int) -> Step:
 
 
 def _row(
-    model: Any, number: int, features: dict[str, np.ndarray], mean: float, losses: np.ndarray | None, i: int
+    model: Any, number: int, features: dict[str, np.ndarray], mean: float | None, losses: np.ndarray | None, i: int
 ) -> Row:
     name = 'input' if losses is None else 'target'
     ids = features[f'decoder_{name}_tokens']
@@ -128,7 +129,7 @@ def _row(
         texts_of([int(t) for t in ids[:used]], model.data.vocabulary),
         tuple(float(w) for w in of_tokens),
         () if losses is None else tuple(float(x) for x in losses[i, :used]),
-        float(mean),
+        mean,
         label,
     )
 
@@ -155,12 +156,16 @@ def as_text(found: Step, shown: int = 3) -> str:
     lines = [f'step {found.step:,}: sequences {found.first:,} to {last:,}, {len(found.rows)} of {found.size} shown']
     for row in found.rows:
         label = f', label {row.label}' if row.label else ''
-        lines += [f'--- sequence {row.number:,}: loss {row.loss:.4f}{label}', f'    {_masked(row)!r}']
+        lines += [f'--- sequence {row.number:,}: {_loss(row)}{label}', f'    {_masked(row)!r}']
         worst = [i for i in np.argsort([-x for x in row.losses], kind='stable') if row.weights[i] > 0][:shown]
         if worst:
             surprises = ', '.join(f'{row.tokens[i]!r} {row.losses[i]:.2f}' for i in worst)
             lines.append(f'    most surprising: {surprises}')
     return '\n'.join(lines)
+
+
+def _loss(row: Row) -> str:
+    return 'no loss of its own: the texts of a batch are compared' if row.loss is None else f'loss {row.loss:.4f}'
 
 
 def _masked(row: Row) -> str:
@@ -181,7 +186,7 @@ def as_html(found: Step, notes: Sequence[str]) -> str:
     parts += [f'<style>{_STYLE}</style><h1>Step {found.step:,}</h1>', *(f'<p>{html.escape(n)}</p>' for n in notes)]
     for row in found.rows:
         label = f', label {html.escape(row.label)}' if row.label else ''
-        parts.append(f'<p class="row"><strong>{row.number:,}: loss {row.loss:.4f}{label}</strong>\n{_tokens(row)}</p>')
+        parts.append(f'<p class="row"><strong>{row.number:,}: {_loss(row)}{label}</strong>\n{_tokens(row)}</p>')
     return '\n'.join(parts) + '\n'
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from palm_jax.errors import UserError
 from palm_jax.monitoring import drift
 from palm_jax.monitoring.drift import Finding
+from palm_jax.predictors.embedding_predictor import EmbeddingPredictor
 from palm_jax.predictors.label_predictor import LabelPredictor
 from palm_jax.predictors.language_model_predictor import LanguageModelPredictor
 from palm_jax.predictors.tag_predictor import TagPredictor
@@ -136,6 +137,9 @@ def compare(
             findings += _of_entities(predict(reference), predict(new))
         elif isinstance(model.predictor, LanguageModelPredictor):
             findings.append(drift.of_numbers('bits per byte', *(_bits_per_byte(model, t, batch_size) for t in texts)))
+        elif isinstance(model.predictor, EmbeddingPredictor):
+            vectors = [np.stack(predict(inputs)) for inputs in (reference, new)]
+            findings.append(drift.of_outputs([f'dimension {d}' for d in range(vectors[0].shape[1])], *vectors))
         else:
             notes.append('outputs: written answers are not compared, only the inputs')
     return DriftReport(tuple(findings), len(reference), len(new), shares, tuple(notes))
@@ -249,5 +253,7 @@ def held_out(model: Any, most: int) -> tuple[list[Any], list[Any] | None]:
         return inputs, [data.table.encode(e) for e in chosen]
     if isinstance(model.predictor, TagPredictor):
         return [list(e.words) for e in chosen], None
+    if isinstance(model.predictor, EmbeddingPredictor):
+        return [e.texts[0] for e in chosen], None
     texts = collections.OrderedDict((tuple(t.text for t in e.turns if not t.learned), None) for e in chosen)
     return ['\n'.join(turns) for turns in texts if turns], None

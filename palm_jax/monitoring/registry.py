@@ -6,13 +6,15 @@
       round_0001/          what a round collected, its challenger and its comparison
 
 `registry.jsonl` alone says who the champion is. It is replaced as a whole file, so that a decision is either written
-or not, whatever interrupts, and a round is decided at most once.
+or not, whatever interrupts, and a round is decided at most once. The runs of rounds are named by their path in the
+folder, so that it can be read from any working directory, and moved.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -22,6 +24,7 @@ from palm_jax.errors import UserError
 from palm_jax.run_directory import write_whole
 
 Event = Literal['adopted', 'promoted', 'rejected', 'rolled_back']
+_OF_ROUND = re.compile(r'round_\d+[/\\][^/\\]+$')  # the run of a round, in the registry's folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +78,8 @@ class Registry:
         decisions = []
         for number, line in enumerate(self.file.read_bytes().splitlines(), 1):
             try:
-                decisions.append(Decision(**json.loads(line)))
+                decision = Decision(**json.loads(line))
+                decisions.append(dataclasses.replace(decision, model_dir=self._found(decision.model_dir)))
             except (ValueError, TypeError):
                 raise UserError(f'{self.file}, line {number} is not a decision of palm-jax retune.') from None
         return decisions
@@ -115,7 +119,7 @@ class Registry:
         champions = self.champions()
         if not champions:
             self._write(Decision('adopted', model_dir))
-        elif champions[0] != model_dir and champions[-1] != model_dir:
+        elif os.path.abspath(model_dir) not in (os.path.abspath(champions[0]), os.path.abspath(champions[-1])):
             raise UserError(
                 f'--champion={model_dir}: the champion of {self.path} is {champions[-1]}; leave --champion out, or '
                 'name another --registry.'
@@ -156,5 +160,22 @@ class Registry:
 
     def _write(self, decision: Decision) -> None:
         stamped = dataclasses.replace(decision, time=time.strftime('%Y-%m-%d %H:%M:%S'))
-        lines = [json.dumps(dataclasses.asdict(d)) for d in (*self.decisions(), stamped)]
-        write_whole(self.file, '\n'.join(lines) + '\n')
+        decisions = [dataclasses.replace(d, model_dir=self._kept(d.model_dir)) for d in (*self.decisions(), stamped)]
+        write_whole(self.file, '\n'.join(json.dumps(dataclasses.asdict(d)) for d in decisions) + '\n')
+
+    def _kept(self, model_dir: str) -> str:
+        """Return how the file names a run: one of a round by its path in the registry's folder."""
+        path, folder = Path(os.path.abspath(model_dir)), Path(os.path.abspath(self.path))
+        inside = str(path.relative_to(folder)) if path.is_relative_to(folder) else ''
+        return inside if _OF_ROUND.fullmatch(inside) else model_dir
+
+    def _found(self, kept: str) -> str:
+        """Return the run that the file names.
+
+        Earlier versions named every run as it had been typed; of the registry's own runs the end of the path is right.
+        """
+        of_round = _OF_ROUND.search(kept)
+        if of_round is None:
+            return kept
+        own = self.path / of_round[0]
+        return str(own) if of_round[0] == kept or (own.exists() and not Path(kept).exists()) else kept

@@ -12,6 +12,7 @@ import numpy as np
 from palm_jax.data.readers import columns
 from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError
+from palm_jax.explanations.explainable import Explainable
 from palm_jax.inference.embeddings import Pooling, embed_features, embeddings
 from palm_jax.predictors.predictor import Model
 
@@ -51,6 +52,16 @@ class EmbeddingPredictor:
         ids = [data.tokens(text)[0] for text in inputs]
         found = embeddings(model.model, model.params, ids, data.length, self.pooling, data.bidirectional, batch_size)
         return list(found)
+
+    def explainables(
+        self, model: Model, inputs: Sequence[str], labels: Sequence[str | None], batch_size: int = 32
+    ) -> list[list[Explainable]]:
+        """Refuse every input: an embedding is a vector, and words contribute to a single number."""
+        del model, inputs, labels, batch_size
+        raise UserError(
+            'This model embeds texts: an embedding is a vector, and words contribute to a single number. Explain a '
+            'model that predicts labels, numbers, tags or text.'
+        )
 
     def check_label(self, model: Model, label: Any) -> None:
         """Refuse every label: an embedding has none."""

@@ -35,8 +35,14 @@ class LabelPredictor:
     kind = 'classify'
     endpoint = '/v1/classify'
     method = 'predict'
-    purpose = 'to label texts'
     features = FEATURES
+
+    @property
+    def purpose(self) -> str:
+        """What models with this kind of label are trained to do."""
+        if not self.label_kind.has_classes:
+            return 'to predict numbers for texts'
+        return 'to label texts' if self.label_kind.is_exclusive else 'to give texts any number of labels'
 
     def parse(self, model: Model, row: Row) -> str | tuple[str, str]:
         """Return the text, or the pair of texts, in the columns that the training table had."""

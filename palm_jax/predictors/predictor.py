@@ -59,7 +59,9 @@ class Predictor(Protocol):
     kind: str
     endpoint: str
     method: str
-    purpose: str
+
+    @property
+    def purpose(self) -> str: ...
 
     @property
     def features(self) -> tuple[str, ...]: ...
@@ -114,6 +116,16 @@ class Predictor(Protocol):
 
     def apply(self, model: Any, params: Any, *features: jax.Array) -> jax.Array:
         """Return logits or scores from the arrays named by `features`: the function that `palm-jax export` writes."""
+
+
+def purpose_of(model: Any) -> str:
+    """Return what a model was trained to do, for messages: `to label pairs of texts`.
+
+    Args:
+      model: trained model, an `api.TrainedModel`.
+    """
+    purpose: str = model.predictor.purpose
+    return purpose.replace('texts', 'pairs of texts') if model.predictor.reads_pairs(model) else purpose
 
 
 def for_run(predictor: Predictor) -> Predictor:

@@ -59,7 +59,7 @@ def cases(model: Any, most: int, otherwise: str) -> list[Case]:
       UserError: the run has no examples with a right answer.
     """
     examples: Callable | None = getattr(model.data, 'examples', None)
-    if examples is None:
+    if examples is None or not isinstance(model.predictor, LabelPredictor | TagPredictor | Generator):
         raise UserError(f'This model was trained {model.predictor.purpose}: {otherwise}')
     found = list(examples('validation'))
     chosen = np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from palm_jax.errors import UserError, closest
+from palm_jax.errors import UserError, closest, located
 from palm_jax.labels import scoring
 from palm_jax.metrics.comparison import ACCURACY, compare
 from palm_jax.predictors.label_predictor import LabelPredictor
@@ -198,6 +198,14 @@ def _check(model: Any, row: Mapping[str, Any], number: int) -> None:
         raise UserError(f'Test {number} has neither a label nor a changed text, so there is nothing to test.')
     if expect in ('up', 'down') and names and label not in names:
         raise UserError(f'Test {number} expects {expect!r} of the label {label!r}.{closest(str(label), names)}')
+    if label not in (None, '') and not (names and label in names):
+        with located(f'Test {number}'):
+            model.predictor.check_label(model, label)
+    if bool(row.get('second_text')) != model.predictor.reads_pairs(model):
+        has, needs = (
+            ('no second_text', 'pairs of texts') if not row.get('second_text') else ('a second_text', 'single texts')
+        )
+        raise UserError(f'Test {number} has {has}, and this model reads {needs}.')
 
 
 def _input(row: Mapping[str, Any], name: str) -> Any:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,7 +106,7 @@ class Round:
           UserError: names the source or the settings.
         """
         about = read_json(self.description)
-        if about.get('source', source) != source:
+        if place_of(about.get('source', source)) != place_of(source):
             raise UserError(
                 f'Round {self.number} was begun with the rows of {about["source"]}, and is not decided. Continue it '
                 f'with these, or begin it again with those of {source}: rm -r {self.path}'
@@ -122,6 +123,11 @@ class Round:
     def table(self, name: str, form: Form) -> Path:
         """Return the file of a table: `train`, `fresh`, `frozen` or `pool`."""
         return self.path / f'{name}{form.suffix}'
+
+
+def place_of(source: str) -> str:
+    """Return a file by its absolute path, so that a round can be continued from any folder; a URL as it is."""
+    return source if '://' in source else os.path.abspath(source)
 
 
 def form_of(model: TrainedModel) -> Form:
@@ -249,6 +255,8 @@ def train_challenger(current: Round, form: Form, bindings: Sequence[tuple[str, s
         'INITIAL_CHECKPOINT_PATH': str(start),
         'MODEL_DIR': str(current.challenger),
     }
+    paths = ('TRAIN_FILES', 'VALIDATION_FILES', 'INITIAL_CHECKPOINT_PATH', 'MODEL_DIR')
+    own |= {name: os.path.abspath(own[name]) for name in paths}  # the challenger is served from any folder
     flags = [(name, repr(value)) for name, value in own.items()]
     return training.train([str(form.model.config)], [*bindings, *flags], command, is_part=True)
 

@@ -78,6 +78,8 @@ def check(first: ServedModel, second: ServedModel) -> None:
     one, other = first.predictor, second.predictor
     if (one.kind, one.endpoint) != (other.kind, other.endpoint):
         raise UserError(f'{second.directory} is for {other.kind}, {first.name} for {one.kind}.')
+    if one.purpose != other.purpose:
+        raise UserError(f'{second.directory} was trained {other.purpose}, {first.name} {one.purpose}.')
     labels, others = (sorted(model.model.data.labels) for model in (first, second))
     if labels != others:
         raise UserError(f'{second.directory} has the labels {others}, {first.name} has {labels}.')

@@ -10,6 +10,7 @@ from palm_jax.data.readers import columns
 from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError, closest
 from palm_jax.predictors.label_predictor import LabelPredictor
+from palm_jax.predictors.predictor import purpose_of
 from palm_jax.synthesis.maker import of_run
 
 
@@ -34,8 +35,8 @@ class Confidence:
         is_one = isinstance(predictor, LabelPredictor) and predictor.label_kind.is_exclusive
         if not is_one or predictor.reads_pairs(self.model):
             raise UserError(
-                f'--filter={self.model.config.parent} was trained {predictor.purpose}; the filter needs a run that '
-                'predicts one class per text: --gin_file=gin/heads/classification.gin.'
+                f'--filter={self.model.config.parent} was trained {purpose_of(self.model)}; the filter needs a run '
+                'that predicts one class per text: --gin_file=gin/heads/classification.gin.'
             )
 
     def check(self, rows: Sequence[Row]) -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 from palm_jax.errors import UserError
+from palm_jax.models.kernels import attention
 from palm_jax.models.palm import PaLM
 from palm_jax.models.pipeline import Schedule
 from palm_jax.training.batch_sizes import BatchSizes
 from palm_jax.training.interfaces import Data
 from palm_jax.training.result import Reporter
 from palm_jax.wording import counted
+
+if TYPE_CHECKING:
+    from palm_jax.training.setup import Setup
+
+_GROUPS = 32  # groups of similar length whose length is looked at
 
 
 def check_run(
@@ -69,3 +78,31 @@ def check_batches(
             )
         if group is not None and (group < 1 or group % size):
             raise UserError(f'GROUP_BY_LENGTH is {group}; it must be BATCH_SIZE = {size} or a multiple of it.')
+
+
+def check_attention(setup: Setup, loss: Callable[..., Any], data: Data) -> None:
+    """Refuse rows that the kernel which the architecture requires cannot take; nothing is computed.
+
+    Args:
+      setup: the run.
+      loss: loss of the task.
+      data: the data.
+
+    Raises:
+      UserError: with the binding to change.
+    """
+    if setup.model.arch.attention not in attention.LIMITED:
+        return
+    setup.check_loss(loss, data.blank())
+    if data.group is None:
+        return
+    batches = (data.batch(number * data.group, setup.plan.batch_sizes.at(0)) for number in range(_GROUPS))
+    rows = {features['decoder_input_tokens'].shape[1]: features for features in batches}
+    for features in rows.values():
+        try:
+            setup.check_loss(loss, {name: values[0] for name, values in features.items()})
+        except UserError as error:
+            raise UserError(
+                f'{error} Rows are cut to the longest of their batch: --gin.GROUP_BY_LENGTH=None leaves all of them at '
+                f'{data.length} tokens.'
+            ) from None

@@ -28,7 +28,7 @@ from palm_jax.training.base_weights import BaseWeights
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
 from palm_jax.training.best import BestCheckpoint, BestMetric
 from palm_jax.training.checkpoints import Checkpoints
-from palm_jax.training.checks import check_run
+from palm_jax.training.checks import check_attention, check_run
 from palm_jax.training.clock import RunClock
 from palm_jax.training.evaluate import HeldOut
 from palm_jax.training.evaluations import Evaluations
@@ -208,6 +208,7 @@ def train(
     plan, train_step = setup.plan, setup.train_step(mesh, loss, microbatches)
     with layout.on(mesh), device_memory.advice_when_full(plan, microbatches), contextlib.ExitStack() as stack:
         messages.introduce(plan, data, directory)  # an unusable held-out part is found before the first step
+        check_attention(setup, loss, data)
         metadata = CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint, data.labels, data.identity())
         teachers, metadata = setup.load_teachers(mesh, metadata)
         restorer = Restorer(setup, mesh, seed, initial_checkpoint, metadata)

@@ -17,7 +17,7 @@ from palm_jax.models.model import Model
 from palm_jax.models.sharding import constrain
 from palm_jax.training.metrics import Metrics, Ratio
 
-__all__ = ['LanguageModelLoss', 'features_of', 'outputs_of', 'softmax_cross_entropy']
+__all__ = ['LanguageModelLoss', 'features_of', 'has_row_losses', 'outputs_of', 'softmax_cross_entropy']
 
 
 @checked
@@ -141,6 +141,11 @@ class LanguageModelLoss:
 def gathered_output_matrix(params: Any, dtype: DTypeLike) -> jax.Array:
     """Return the matrix of the logits [V, D], gathered once for all chunks."""
     return constrain(output_matrix(params).astype(dtype), 'vocab', None)
+
+
+def has_row_losses(loss: Any) -> bool:
+    """Return whether a row has a loss of its own: not where the rows of a batch are compared (`compares_rows`)."""
+    return not getattr(loss, 'compares_rows', False)
 
 
 def features_of(

@@ -30,10 +30,12 @@ class SimCSELoss:
     Attributes:
       temperature: temperature τ.
       pooling: feature of a text, see `models.heads.Head`.
+      compares_rows: True, because a row alone has no loss.
     """
 
     temperature: Annotated[float, Above(0)] = 0.05
     pooling: Literal['last', 'first', 'mean'] = 'mean'
+    compares_rows = True
 
     def __call__(
         self, model: Model, params: Any, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None

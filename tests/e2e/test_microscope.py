@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -69,7 +70,11 @@ def test_examples_are_ranked_by_gradient_and_disagreement(made, tmp_path):
     flags = [f'--gin_file={run / "config.gin"}']
     by_gradient = run_here('palm_jax.cli.rank_examples', *flags, '--by=gradient')
     assert by_gradient.returncode == 0 and 'By gradient' in by_gradient.stdout, by_gradient.stderr
-    together = run_here('palm_jax.cli.rank_examples', *flags, '--by=disagreement', f'--other={run}')
+    itself = run_here('palm_jax.cli.rank_examples', *flags, '--by=disagreement', f'--other={run}')
+    assert itself.returncode == 2 and 'is this model itself' in itself.stderr
+    shutil.copytree(run, tmp_path / 'copy')
+    other = f'--other={tmp_path / "copy"}'
+    together = run_here('palm_jax.cli.rank_examples', *flags, '--by=disagreement', other)
     assert together.returncode == 0, together.stderr
     assert {e['disagreement'] for e in json.loads((run / 'ranked.json').read_text())['examples']} == {0.0}
 

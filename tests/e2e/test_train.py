@@ -153,3 +153,9 @@ def test_explain_540b_on_the_papers_pod():
     result = run_here('palm_jax.train', *flags, '--explain', '--devices=3072')
     assert result.returncode == 0, result.stderr[-3000:]
     assert 'mesh       data = 256 × model = 12' in result.stdout and '540,35' in result.stdout
+
+
+def test_a_length_that_attention_cannot_take_is_refused_before_anything_is_written(text, tmp_path):
+    result = run(text, tmp_path / 'run', "--gin.palm.Architecture.attention='intervals'")
+    assert result.returncode == 2 and 'a multiple of 128' in result.stderr and 'here they are 64' in result.stderr
+    assert not (tmp_path / 'run').exists()

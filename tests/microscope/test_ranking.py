@@ -1,5 +1,7 @@
 """Scores of examples against their definitions."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -57,7 +59,20 @@ def test_losses_of_tokens_and_examples(micro, batch):
     assert float(norms[0]) == pytest.approx(norm, rel=1e-4)
 
 
-def test_numbers_have_no_disagreement(micro):
-    model = every_kind(micro, 'pairs')['pairs']
-    with pytest.raises(UserError, match='compares labels; this model predicts numbers'):
-        ranked_examples._disagreement([model, model], [], 8)
+def test_only_models_with_the_same_labels_disagree(micro, tmp_path):
+    kinds = every_kind(micro, 'pairs', 'tags', 'classes', 'labels')
+    kinds = {
+        name: replace(m, config=tmp_path / name / 'c', checkpoint=tmp_path / name / '1') for name, m in kinds.items()
+    }
+    classes = kinds['classes']
+    again = replace(classes, config=tmp_path / 'seed_1' / 'c', checkpoint=tmp_path / 'seed_1' / '1')
+    ranked_examples.check_others(classes, [again])
+    for model, others, message in (
+        (kinds['pairs'], [again], 'this model was trained to predict numbers for pairs of texts'),
+        (classes, [kinds['tags']], '--other=.*tags was trained to tag words'),
+        (classes, [classes], 'is this model itself, and a model always agrees with itself'),
+        (classes, [again, again], 'is named twice'),
+        (classes, [kinds['labels']], r'has the labels a, b, and this model no, yes'),
+    ):
+        with pytest.raises(UserError, match=message):
+            ranked_examples.check_others(model, others)

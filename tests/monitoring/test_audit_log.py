@@ -66,11 +66,19 @@ def test_the_program_counts_rules_and_finds_a_text(tmp_path):
     path = tmp_path / 'audit.jsonl'
     missing = run_here('palm_jax.cli.audit_log', f'--input={path}')
     assert missing.returncode == 2 and 'does not exist: name the file of --audit=FILE' in missing.stderr
+    (tmp_path / 'folder').mkdir()
+    empty = run_here('palm_jax.cli.audit_log', f'--input={tmp_path / "folder"}')
+    assert empty.returncode == 2 and 'folder is a folder: name the file of --audit=FILE.\n' in empty.stderr
     with AuditLog(path) as log:
         for text, rule, action in (('a', 'x', 'refused'), ('b', 'x', 'refused'), ('a', 'y', 'recorded')):
             log.add(text, action=action, rule=rule, version='1', model='m')
     flags = [f'--input={path}', f'--output={tmp_path / "found.json"}']
     shown = run_here('palm_jax.cli.audit_log', *flags, '--text=a').stdout
+    folder = run_here('palm_jax.cli.audit_log', f'--input={tmp_path}')
+    assert (
+        folder.returncode == 2
+        and f'is a folder: name the file of --audit=FILE. Did you mean --input={path}?' in folder.stderr
+    )
     last = hashlib.sha256(path.read_bytes().splitlines()[-1]).hexdigest()
     assert f'3 lines, the hash of the last one is {last}' in shown
     found = json.loads((tmp_path / 'found.json').read_text())

@@ -1,6 +1,7 @@
 """The registry of champions: decided once, rolled back, refused where it must be."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +56,37 @@ def test_a_damaged_line_is_named(tmp_path):
     registry.file.write_text(registry.file.read_text() + '{"event"')
     with pytest.raises(UserError, match='line 2 is not a decision'):
         registry.champion()
+
+
+def test_a_registry_is_read_from_any_folder_and_after_it_was_moved(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    registry = Registry(Path('runs/mine'))
+    challenger = registry.round_path(1) / 'challenger'
+    challenger.mkdir(parents=True)
+    registry.adopt('/runs/first')
+    registry.decide(Decision('promoted', str(challenger), 1))
+    assert json.loads(registry.file.read_text().splitlines()[-1])['model_dir'] == 'round_0001/challenger'
+    assert registry.champion() == str(challenger) and registry.rolled_back_rounds() == []
+    other = tmp_path / 'other'
+    other.mkdir()
+    monkeypatch.chdir(other)
+    seen = Registry(tmp_path / 'runs' / 'mine')
+    assert seen.champions() == ['/runs/first', str(tmp_path / challenger)]
+    seen.adopt('/runs/first')  # the first command of a registry may be repeated from here, too
+    (tmp_path / 'runs').rename(tmp_path / 'moved')
+    moved = Registry(tmp_path / 'moved' / 'mine')
+    assert moved.champion() == str(tmp_path / 'moved' / 'mine' / 'round_0001' / 'challenger')
+    moved.roll_back()
+    assert moved.champion() == '/runs/first' and moved.rolled_back_rounds() == [1]
+
+
+@pytest.mark.parametrize('kept', ['runs/mine/round_0001/challenger', '/gone/mine/round_0001/challenger'])
+def test_the_runs_of_rounds_are_found_as_earlier_versions_named_them(tmp_path, kept):
+    registry = Registry(tmp_path)
+    (registry.round_path(1) / 'challenger').mkdir(parents=True)
+    registry.file.write_text(json.dumps({'event': 'promoted', 'model_dir': kept, 'round': 1}) + '\n')
+    assert registry.champion() == str(registry.round_path(1) / 'challenger')
+    elsewhere = tmp_path / 'another' / 'round_0001' / 'challenger'  # the champion of another registry
+    elsewhere.mkdir(parents=True)
+    registry.file.write_text(json.dumps({'event': 'adopted', 'model_dir': str(elsewhere)}) + '\n')
+    assert registry.champion() == str(elsewhere)

@@ -1,6 +1,7 @@
 """What a round refuses before it begins, and before it is continued."""
 
 import json
+import os
 
 import pytest
 
@@ -40,6 +41,7 @@ def test_a_round_is_continued_with_its_own_rows_alone(tmp_path):
     settings = {'replay': 3.0, 'held_out': 4, 'min_examples': 20, 'seed': 0}
     current.description.write_text(json.dumps({'settings': settings, 'source': 'a.csv'}))
     current.check(Settings(), 'a.csv')
+    current.check(Settings(), os.path.abspath('a.csv'))  # earlier versions kept what was typed
     with pytest.raises(UserError, match=r'begun with the rows of a\.csv.*those of b\.csv: rm -r .*round_0001'):
         current.check(Settings(), 'b.csv')
 

@@ -19,12 +19,13 @@ from typing import BinaryIO
 import fsspec
 
 from palm_jax.data.readers import encodings
-from palm_jax.errors import UserError
+from palm_jax.errors import UserError, closest
 
 COMPRESSED = ('.gz', '.zst', '.bz2', '.xz')
 LONGEST_LINE = 1 << 26  # bytes
 _BOM = b'\xef\xbb\xbf'
 _NOT_UTF8 = re.compile('[\udc80-\udcff]')  # undecodable bytes, as `surrogateescape` represents them
+_MOST_NAMES = 10_000  # names of a folder that are compared with a wrong one
 _EXAMINED = 1 << 24  # bytes of a file whose encoding is unknown
 _DRIVERS = {'gs': 'gcsfs', 'gcs': 'gcsfs', 's3': 's3fs', 'hf': 'huggingface_hub', 'abfs': 'adlfs'}
 _DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
@@ -210,14 +211,31 @@ def glob_files(pattern: str, binding: str, encoding: str | None = 'utf-8') -> li
     """
     if '://' in pattern:
         return _glob_remote(pattern, binding, encoding)
-    path = Path(pattern).expanduser()
-    names = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)  # a name may have brackets
-    found = [File(name, encoding) for name in sorted(names) if Path(name).is_file()]
+    found = [File(name, encoding) for name in matches(pattern)]
     if not found:
         if is_folder(pattern):
             raise UserError(f'{binding} = {pattern!r} is a folder; name its files: {Path(pattern) / "*.csv"}')
-        raise UserError(f'{binding} = {pattern!r}: no such file, and no match for it as a glob (from {Path.cwd()}).')
+        raise UserError(
+            f'{binding} = {pattern!r}: no such file, and no match for it as a glob (from {Path.cwd()}).{_like(pattern)}'
+        )
     return found
+
+
+def matches(pattern: str) -> list[str]:
+    """Return the files of this machine that a path or a glob names, in sorted order."""
+    path = Path(pattern).expanduser()
+    names = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)  # a name may have brackets
+    return [name for name in sorted(names) if Path(name).is_file()]
+
+
+def _like(pattern: str) -> str:
+    """Return the file of the same folder whose name is closest to that of a wrong path, as a question."""
+    path = Path(pattern).expanduser()
+    if glob.has_magic(pattern) or not path.parent.is_dir():
+        return ''
+    names = (each.name for each in itertools.islice(path.parent.iterdir(), _MOST_NAMES) if each.is_file())
+    folder = '' if path.parent == Path() else f'{path.parent}/'
+    return closest(path.name, names).replace(' Did you mean ', f' Did you mean {folder}')
 
 
 def glob_below(folder: str, encoding: str | None = 'utf-8') -> list[File]:

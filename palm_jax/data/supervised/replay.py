@@ -6,6 +6,8 @@ import dataclasses
 import fractions
 import functools
 import hashlib
+import logging
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +15,14 @@ from typing import Any
 import numpy as np
 
 from palm_jax.bounds import Rate, Seed, checked
+from palm_jax.data.readers.files import glob_below, is_folder, matches
+from palm_jax.data.readers.splits import Split, count_shared
 from palm_jax.data.supervised.examples import Batch, Examples
 from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.errors import UserError
 from palm_jax.wording import counted
 
+_LOGGER = logging.getLogger(__name__)
 _LARGEST_DENOMINATOR = 10_000
 
 
@@ -49,7 +54,8 @@ class WithReplay:
     Of the rows 0 to n − 1 of the endless order, ⌊n·rate⌋ are earlier ones, spread evenly: a batch of 32 with a rate of
     1/8 has four, and the rows of the new task keep their order. Which rows they are is a function of the seed and of
     the number of the row. Earlier tables are read as the new one is; of each, the part that a run on it holds out by
-    hash is left out. The held-out part and everything else is that of the new task.
+    hash is left out. The held-out part and everything else is that of the new task. Earlier rows that are among the new
+    ones, or held out, are reported.
 
     Args:
       data: data of the new task.
@@ -141,12 +147,18 @@ class WithReplay:
             raise UserError('REPLAY_PREDICTED is for tables with targets. For text, write the samples to a file.')
         earlier = _Text(self._data.of_names(files))
         earlier.batch(0, 1)  # refuses too little text
+        if shared := sorted(_paths(files) & _paths(self._data.train_files)):
+            _LOGGER.warning(
+                f'REPLAY_FILES: {shared[0]} is trained on as new text, too, so that replay only repeats it. Name the '
+                'earlier text alone.'
+            )
         return earlier
 
     def _of_tables(self, files: Sequence[str]) -> Examples:
         sources = [self._data.of_files(name, self._predicted) for name in files]
         for source in sources:
             _check_labels(source)
+        self._warn_of_shared(sources)
         parts = [source.encode('train') for source in sources]
         blank = self._data.blank()
         counts = [len(next(iter(part.values()))) for part in parts]
@@ -155,6 +167,34 @@ class WithReplay:
             for part, count in zip(parts, counts, strict=True)
         ]
         return Examples({name: np.concatenate([part[name] for part in filled]) for name in blank}, self._seed)
+
+    def _warn_of_shared(self, earlier: Sequence[InMemoryData]) -> None:
+        """Log how many earlier rows are also among the new ones, or among those that are held out."""
+        texts = [text for source in earlier for text in _texts(source, 'train')]
+        rows = counted(len(texts), 'row')
+        if shared := count_shared(_texts(self._data, 'train'), texts):
+            _LOGGER.warning(
+                f'REPLAY_FILES: {shared:,} of {rows} are trained on as rows of the new task, too: replay only repeats '
+                'them. Name the tables of the earlier tasks alone.'
+            )
+        if shared := count_shared(_texts(self._data, 'validation'), texts):
+            _LOGGER.warning(
+                f'REPLAY_FILES: {shared:,} of {rows} are also in the held-out part: results on them do not show how '
+                'the model does on new text.'
+            )
+
+
+def _texts(data: InMemoryData, split: Split) -> list[str]:
+    return ['\n'.join(data.texts(example)) for example in data.examples(split)]
+
+
+def _paths(names: Sequence[str]) -> set[str]:
+    """Return the files that names stand for; other names stand for themselves."""
+    found: set[str] = set()
+    for name in names:
+        files = [file.name for file in glob_below(name)] if is_folder(name) else matches(name)
+        found.update(map(os.path.realpath, files) if files else [name])
+    return found
 
 
 def _check_labels(data: InMemoryData) -> None:

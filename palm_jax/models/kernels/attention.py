@@ -19,6 +19,7 @@ from palm_jax.models.kernels.matmul import product, transposed_product
 from palm_jax.models.masks import Mask
 
 QUERY_BLOCK = 128
+LIMITED = ('splash', 'intervals')  # kernels that apply to certain masks and shapes only
 
 Variant = Callable[[jax.Array, jax.Array, jax.Array, Mask], jax.Array]
 

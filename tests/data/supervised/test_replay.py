@@ -1,6 +1,7 @@
 """Rows of earlier tasks among new ones: how many, which, and that neither tables nor seeds change the new ones."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -168,3 +169,22 @@ def test_rows_of_similar_length_are_not_brought_together(files):
     ours, plain = (WithReplay(data, first, 0.5).batch(0, 8) for data in (grouped, labelled(new)))
     for name, values in plain.items():
         np.testing.assert_array_equal(ours[name], values)
+
+
+def test_rows_that_are_new_or_held_out_as_well_are_reported(files, tmp_path, caplog):
+    new, first, second = files
+    WithReplay(labelled(new), [first, second], 0.5).describe()
+    assert 'REPLAY_FILES' not in caplog.text
+    kept = len(labelled(new).examples('train'))
+    WithReplay(labelled(new), new, 0.5).describe()
+    assert f'REPLAY_FILES: {kept} of {kept} rows are trained on as rows of the new task' in caplog.text
+    caplog.clear()
+    held_out = LabelledText(LabelledTable(new, validation_files=first), {'inputs': 16}, 'bytes')
+    WithReplay(held_out, [first], 0.5).describe()
+    assert re.search(r'REPLAY_FILES: (\d+) of \1 rows are also in the held-out part', caplog.text)
+    caplog.clear()
+    (tmp_path / 'texts').mkdir()
+    (tmp_path / 'texts' / 'a.txt').write_text('\n\n'.join('n' * 30 for _ in range(100)))
+    folder = str(tmp_path / 'texts')
+    WithReplay(of_text(folder, extra_ids=10), f'{folder}/*.txt', 0.5).describe()
+    assert 'a.txt is trained on as new text, too' in caplog.text
