@@ -43,7 +43,8 @@ def _explain(configuration: Configuration, arguments: dict[str, Any], num_device
     optimizer, batch_size, total_steps = (arguments[name] for name in ('optimizer', 'batch_size', 'total_steps'))
     base_weights, wrappers = arguments.get('base_weights', 'stored'), arguments.get('loss_wrappers', ())
     sizes = num_devices, batch_size, data.length, total_steps
-    setup = Setup.of(model, selection, optimizer, layout, *sizes, base_weights, wrappers)
+    microbatches = arguments.get('microbatches', 1)
+    setup = Setup.of(model, selection, optimizer, layout, *sizes, base_weights, wrappers, microbatches)
     plan = setup.plan
     loss = arguments.get('loss', LanguageModelLoss())
     setup.check_wrappers(loss)
@@ -51,7 +52,6 @@ def _explain(configuration: Configuration, arguments: dict[str, Any], num_device
     if data.is_ready:
         setup.check_teachers(CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint))
         setup.check_loss(loss, data.blank())
-    microbatches = arguments.get('microbatches', 1)
     rows = (data.num_sequences, mean_length(data, plan.batch_sizes.at(0))) if data.is_ready else (None,)
     sections = {
         'configuration': _sources(configuration),
