@@ -51,7 +51,7 @@ def assert_eight_equal_one(on_eight_devices):
 @pytest.mark.parametrize(
     'mesh, kv, optimizer, variant',
     [
-        ('replicated', 1, 'adafactor', (1, 1)),
+        pytest.param('replicated', 1, 'adafactor', (1, 1), marks=pytest.mark.slow),
         ('sharded', 1, 'adafactor', (2, 2)),
         pytest.param('sharded twice', 1, 'adafactor', (1, 1), marks=pytest.mark.slow),
         ('sharded twice', 4, 'muon', (2, 1)),

@@ -4,6 +4,7 @@ Fine-tunes one base with every method on real tasks and several seeds, and write
 share, time, memory and size of the checkpoint, with a baseline without pretraining on the same rows.
 The learning rate of a method is the best of three in a short search on a fifth of the rows of banking77_10, with
 the same budget for every method; --rate sets it instead.
+The methods zero_shot and few_shot are the base itself without training, where the task can be put into words.
 Every finished run is a line of the record (JSON lines), from which the page is made; runs in the record are not
 repeated, so an interrupted command can be rerun, also on another machine. --page writes the page alone.
 The data of the tasks must be where gin/tasks expects it. Requires `pip install "palm_jax[test]"` (scikit-learn).
@@ -27,6 +28,8 @@ import jax
 from tqdm import tqdm
 
 from palm_jax import __version__
+from palm_jax.api import loading
+from palm_jax.api.trained_model import TrainedModel
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import positive
 from palm_jax.configuration.load import load
@@ -34,6 +37,7 @@ from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
 from palm_jax.training.writers import read_jsonl
 from tools import results_page
+from tools.results_base import ANSWERS, SHOTS
 from tools.results_baselines import BASELINES
 from tools.results_cases import CASES, DEFAULT_CASES, METHODS, WITHOUT_HEAD
 from tools.results_page import NO_PRETRAINING
@@ -54,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--output', type=Path, default=Path('RESULTS.md'), help='page to write')
     parser.add_argument('--seeds', default='0,1,2', help='comma-separated list')
     parser.add_argument('--cases', default=','.join(DEFAULT_CASES), help=f'comma-separated list of {", ".join(CASES)}')
-    parser.add_argument('--methods', default=','.join(METHODS), help='comma-separated list')
+    parser.add_argument('--methods', default=','.join([*SHOTS, *METHODS]), help='comma-separated list')
     parser.add_argument('--steps', type=positive, help='steps per run; default: those of the case')
     parser.add_argument('--rate', type=float, help='learning rate; default: the best of a search')
     parser.add_argument('--page', action='store_true', help='write the page from the record, and run nothing')
@@ -96,13 +100,14 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def _run_all(options: argparse.Namespace, record: Record) -> None:
     cases, methods = options.cases.split(','), options.methods.split(',')
-    for names, known in ((cases, CASES), (methods, METHODS)):
+    for names, known in ((cases, CASES), (methods, [*SHOTS, *METHODS])):
         if unknown := [name for name in names if name not in known]:
             raise UserError(f'unknown {", ".join(unknown)}. Known: {", ".join(known)}.')
     if options.base is None or not RunDirectory(options.base).config.is_file():
         raise UserError(f'--base={options.base} is not the MODEL_DIR of a pretrained model.')
     base = Path(options.base).resolve().name
-    wanted = []
+    wanted: list[tuple[str, str, int, int]] = []
+    alone: list[dict[str, Any]] = []
     for seed in map(int, options.seeds.split(',')):
         for case in cases:
             steps = options.steps or CASES[case].steps
@@ -112,9 +117,19 @@ def _run_all(options: argparse.Namespace, record: Record) -> None:
             if not record.find(case=case, method=NO_PRETRAINING, seed=drawn):
                 record.add(_baseline(case, drawn, options))
             for method in methods:
+                if method in SHOTS:
+                    asked = {'case': case, 'method': method, 'seed': seed if SHOTS[method] else None}
+                    if CASES[case].task in ANSWERS and asked not in alone and not record.find(base=base, **asked):
+                        alone.append(asked)
+                    continue
                 applies = not (CASES[case].task in WITHOUT_HEAD and method == 'head_only')
                 if applies and not record.find(base=base, case=case, method=method, seed=seed, steps=steps):
                     wanted.append((case, method, seed, steps))
+    if alone:
+        model = loading.load(options.base)
+        for asked in tqdm(alone, unit='case'):
+            record.add(_untrained(model, options=options, **asked))
+            results_page.write(record.lines, options.output)
     for case, method, seed, steps in tqdm(wanted, unit='run'):
         rate = options.rate or _best_rate(base, method, options, record)
         record.add(_run(case, method, seed, steps, rate, options))
@@ -165,7 +180,7 @@ def _run(
         'seconds': round(seconds),
         'gib': round(usage.ru_maxrss / 2**20, 2),
         'checkpoint_mib': round(_size(Path(summary['checkpoint'])) / 2**20, 1),
-        'machine': f'palm_jax {__version__}, jax {jax.__version__}, {os.cpu_count()} CPU cores',
+        'machine': _machine(),
     }
 
 
@@ -206,11 +221,36 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
 
 
+def _data(case: str, seed: int | None, options: argparse.Namespace) -> Any:
+    flags = CASES[case].flags(options.runs / 'data', seed or 0) | {'INITIAL_CHECKPOINT_PATH': str(options.base)}
+    return load('loop.train', _gin_files(case), list(flags.items())).build('loop.train')['data']
+
+
+def _untrained(
+    model: TrainedModel, case: str, method: str, seed: int | None, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Return the record line of the base itself; the seed draws the examples of the prompt, None without any."""
+    start = time.monotonic()
+    score = ANSWERS[CASES[case].task](model, _data(case, seed, options), SHOTS[method], seed or 0)
+    return {
+        'base': Path(options.base).resolve().name,
+        'case': case,
+        'method': method,
+        'score': round(score, 4),
+        'seed': seed,
+        'steps': 0,
+        'seconds': round(time.monotonic() - start),
+        'machine': _machine(),
+    }
+
+
+def _machine() -> str:
+    return f'palm_jax {__version__}, jax {jax.__version__}, {os.cpu_count()} CPU cores'
+
+
 def _baseline(case: str, seed: int | None, options: argparse.Namespace) -> dict[str, Any]:
     """Return the record line of the baseline of a case: the same rows, no pretraining."""
-    flags = CASES[case].flags(options.runs / 'data', seed or 0) | {'INITIAL_CHECKPOINT_PATH': str(options.base)}
-    data = load('loop.train', _gin_files(case), list(flags.items())).build('loop.train')['data']
-    name, score = BASELINES[CASES[case].task](data)
+    name, score = BASELINES[CASES[case].task](_data(case, seed, options))
     return {
         'base': None,
         'case': case,

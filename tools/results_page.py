@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from palm_jax.reports import plots
+from tools.results_base import NUM_HELD_OUT, SHOTS
 from tools.results_cases import CASES, METHODS
 
 NO_PRETRAINING = 'no pretraining'  # method of a baseline in the record
@@ -39,7 +40,8 @@ def write(record: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def _about(record: Sequence[dict[str, Any]], base: str) -> list[str]:
-    runs = [line for line in record if line['base'] == base and line['case'] != 'search']
+    of_base = [line for line in record if line['base'] == base and line['case'] != 'search']
+    runs = [line for line in of_base if line['method'] not in SHOTS]
     searched = {(x['method'], x['learning_rate']) for x in record if x['base'] == base and x['case'] == 'search'}
     by_hand = [line for line in runs if searched and (line['method'], line['learning_rate']) not in searched]
     rates = (
@@ -51,13 +53,21 @@ def _about(record: Sequence[dict[str, Any]], base: str) -> list[str]:
     if by_hand:
         names = dict.fromkeys(f'{line["method"]} on {_title(line["case"])}' for line in by_hand)
         rates += f' Given by hand: those of {"; ".join(names)}.'
+    untrained = ''
+    if len(runs) < len(of_base):
+        untrained = (
+            f' Without training, the base answers {NUM_HELD_OUT} held-out inputs, drawn once for all: of classes it '
+            'takes the name with the largest likelihood per byte, texts it decodes greedily. A few-shot prompt begins '
+            f'with {SHOTS["few_shot"]} training examples, drawn by the seed.'
+        )
     bits = [line['base_bits_per_byte'] for line in runs if 'base_bits_per_byte' in line]
     quality = f' The base reaches {_all(bits)} bits per byte on its own held-out text.' if bits else ''
     return [
-        f'{_all(line["machine"] for line in runs)}.{quality} Runs are steps of 32 examples. Score: mean ± standard '
+        f'{_all(line["machine"] for line in of_base)}.{quality} Runs are steps of 32 examples. Score: mean ± standard '
         f'deviation over the seeds named; where labels are drawn, the seed draws them. {rates} The training loss at '
         'the end says how far a run has converged. Seconds are those of the whole command, start, evaluation and '
         'report included, medians on a shared machine; memory is the peak of the process.'
+        f'{untrained}'
     ]
 
 
@@ -88,20 +98,20 @@ def _table(runs: Sequence[dict[str, Any]], baselines: Sequence[dict[str, Any]]) 
         'GiB': lambda lines: f'{max(line["gib"] for line in lines):.2f}',
         'checkpoint, MiB': lambda lines: _mean(lines, 'checkpoint_mib', '.1f'),
     }
-    by_method = [[line for line in runs if line['method'] == method] for method in METHODS]
+    of = lambda method: [line for line in runs if line['method'] == method]  # noqa: E731
+    by_method = [of(method) for method in METHODS]
     rows = [[cell(lines) for cell in columns.values()] for lines in by_method if lines]
+    others = {f'*no training:* {method.replace("_", "-")}': of(method) for method in SHOTS}
     if baselines:
-        other = [''] * len(columns)
-        other[0], other[4] = f'*no pretraining:* {baselines[0]["name"]}', _score(baselines, metric)
-        rows.append(other)
+        others[f'*no pretraining:* {baselines[0]["name"]}'] = baselines
+    for name, lines in others.items():
+        if lines:
+            cells = {next(iter(columns)): name, metric.replace('_', ' '): _score(lines, metric)}
+            cells['seeds'] = ', '.join(str(line['seed']) for line in lines if line['seed'] is not None)
+            rows.append([cells.get(column, '') for column in columns])
     shown = [i for i in range(len(columns)) if any(row[i] for row in rows)]
     table = [list(columns), ['---'] * len(columns), *rows]
     return [f'| {" | ".join(row[i] for i in shown)} |' for row in table]
-
-
-def _parameters(lines: Sequence[dict[str, Any]]) -> str:
-    trained, of = lines[0]['trained'], lines[0]['parameters']
-    return f'{trained:,} ({trained / of:.2%})'
 
 
 def _score(lines: Sequence[dict[str, Any]], metric: str) -> str:

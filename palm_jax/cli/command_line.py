@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import _thread
+import argparse
+import dataclasses
 import errno
 import io
 import os
@@ -12,12 +14,17 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from palm_jax.cli.parser import Parser
+from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError, closest
 from palm_jax.logs import show_logs
 from palm_jax.run_directory import RunDirectory, repair_files
 from palm_jax.wording import shell_command
+
+if TYPE_CHECKING:
+    from palm_jax.api.trained_model import TrainedModel
 
 # Errors of the machine, not of the program: a full disk, a read-only folder, links in a circle, too many open files.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -97,6 +104,54 @@ def run_of(gin_files: Sequence[str], flag: str = '--gin_file') -> tuple[RunDirec
     raise UserError(
         f'{flag}={config} {found}: name the {run.config.name} that a run left in its MODEL_DIR.{suggestion}'
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class ChosenRun:
+    """The run that a program works on, with what its command line overrides.
+
+    Attributes:
+      directory: MODEL_DIR of the run.
+      gin_files: gin files that override its configuration.
+      bindings: (name, value as gin text) of bindings that override its configuration.
+      trust_modules: modules outside palm_jax that its configuration may name.
+    """
+
+    directory: RunDirectory
+    gin_files: Sequence[str]
+    bindings: Sequence[tuple[str, str]]
+    trust_modules: Sequence[str]
+
+    @property
+    def path(self) -> Path:
+        """Path of the MODEL_DIR."""
+        return self.directory.path
+
+    def load(self, *bindings: tuple[str, str]) -> TrainedModel:
+        """Load the model, with further bindings; see `palm_jax.api.loading.load_with`."""
+        from palm_jax.api import loading
+
+        overrides = [*self.bindings, *bindings]
+        return loading.load_with(self.path, overrides, self.gin_files, trust_modules=self.trust_modules)
+
+
+def parse_run(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace, ChosenRun]:
+    """Parse the command line of a program whose first `--gin_file` is the config.gin of a run.
+
+    Args:
+      parser: parser with `--gin_file` and the flag of `add_trust`.
+      arguments: arguments of the program.
+
+    Returns:
+      The options, and the run.
+
+    Raises:
+      UserError: the arguments cannot be parsed, or there is no such run.
+    """
+    rest, bindings = split_flags(arguments)
+    options = parser.parse_args(rest)
+    directory, gin_files = run_of(options.gin_file)
+    return options, ChosenRun(directory, gin_files, bindings, options.trust_modules)
 
 
 def writable(output: Path) -> Path:

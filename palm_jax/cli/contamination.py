@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from palm_jax.bounds import Above, AtMost
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
-from palm_jax.configuration.flags import split_flags
 
 if TYPE_CHECKING:
     from palm_jax.microscope.near_duplicates import NearDuplicates
@@ -30,9 +29,7 @@ _WITHOUT_ANSWERS = (
 
 def main(arguments: Sequence[str]) -> int:
     """Compare the held-out part with the training text."""
-    rest, flags = split_flags(arguments)
-    options = _parser().parse_args(rest)
-    run, changes = command_line.run_of(options.gin_file)
+    options, run = command_line.parse_run(_parser(), arguments)
     corpora = [command_line.run_of([name], '--corpus') for name in options.corpus]
     output = command_line.writable(options.output or Path(run.path / 'contamination.html'))
 
@@ -44,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.probing import answers
     from palm_jax.reports import pages
 
-    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    model = run.load()
     cases = answers.cases(model, options.examples, _WITHOUT_ANSWERS)
     texts = ['\n'.join(case.texts) for case in cases]
     sources = [model.data]

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from palm_jax.bounds import Above
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
-from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 from palm_jax.wording import without_passwords
 
@@ -28,17 +27,14 @@ _DAY = 86_400.0  # seconds
 
 def main(arguments: Sequence[str]) -> int:
     """Compare new inputs with the reference; the code is 1 if the verdict is at least that of --fail_on."""
-    rest, flags = split_flags(arguments)
-    options = _parser().parse_args(rest)
-    run, changes = command_line.run_of(options.gin_file)
+    options, run = command_line.parse_run(_parser(), arguments)
     if bool(options.requests) == bool(options.input):
         raise UserError('Give either --requests with what a server kept, or --input with a file of texts.')
     output = command_line.writable(options.output or Path(run.path / 'drift.html'))
 
-    from palm_jax.api import loading
     from palm_jax.monitoring import drift, drift_report, request_log
 
-    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    model = run.load()
     if options.reference:
         reference, labels = _read(model, options.reference, options.examples), None
     else:

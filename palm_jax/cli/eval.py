@@ -9,7 +9,6 @@ from typing import Annotated
 from palm_jax.bounds import AtLeast
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import file_name, number, positive
-from palm_jax.configuration.flags import split_flags
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,19 +35,17 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument('--output', type=file_name('.json'), help='.json file; default: eval.json in MODEL_DIR')
     command_line.add_trust(parser)
-    rest, flags = split_flags(arguments)
-    options = parser.parse_args(rest)
-    run, changes = command_line.run_of(options.gin_file)
-    output = command_line.writable(options.output or run.evaluation)
+    options, run = command_line.parse_run(parser, arguments)
+    output = command_line.writable(options.output or run.directory.evaluation)
 
-    from palm_jax.api import evaluation, loading
+    from palm_jax.api import evaluation
 
-    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    model = run.load()
     if options.task is None:
         measured = {'held-out part': evaluation.on_held_out(model)}
     else:
         measured = evaluation.on_tasks(model, options.task, options.split, options.examples, options.shots)
-    about = {'checkpoint': str(model.checkpoint), 'files': list(changes), 'bindings': flags}
+    about = {'checkpoint': str(model.checkpoint), 'files': list(run.gin_files), 'bindings': run.bindings}
     output.write_text(json.dumps(about | {'measured': measured}, indent=2) + '\n', encoding='utf-8')
     print(f'{evaluation.table(measured)}\nscores     {output}')
     return 0

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from palm_jax.bounds import AtLeast, Seed
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
-from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,16 +28,13 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> int:
     """Explain the predictions for texts of the command line or of a file."""
     parser = _parser()
-    rest, flags = split_flags(arguments)
-    options = parser.parse_args(rest)
-    run, changes = command_line.run_of(options.gin_file)
+    options, run = command_line.parse_run(parser, arguments)
     if bool(options.text) == bool(options.input):
         raise UserError("Give either --text='...', which may be repeated, or --input with a file of texts.")
     if options.second_text and len(options.second_text) != len(options.text):
         raise UserError(f'There are {len(options.text)} --text, but {len(options.second_text)} --second_text.')
     output = command_line.writable(options.output or Path(run.path / 'explanations.html'))
 
-    from palm_jax.api import loading
     from palm_jax.explanations import page
     from palm_jax.explanations.explain import Settings
 
@@ -52,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         seed=options.seed,
     )
     sets = _read_sets(options.substitutes) if options.substitutes else None
-    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    model = run.load()
     if sets:
         _check_substitutes(model)
     inputs = _read(model, options)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from palm_jax.cli import command_line
-from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 
 
@@ -34,17 +33,15 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument('directory', type=Path, help='new or empty directory')
     command_line.add_trust(parser)
-    rest, flags = split_flags(arguments)
-    options = parser.parse_args(rest)
-    run, changes = command_line.run_of(options.gin_file)
+    options, run = command_line.parse_run(parser, arguments)
 
-    from palm_jax.api import loading, merging
+    from palm_jax.api import merging
     from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
     from palm_jax.exchange import compiled, described, directories, hf_directory, hf_heads, peft_directory
     from palm_jax.predictors.generator import Generator
 
     directories.check(options.directory)
-    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    model = run.load()
     arch, data, directory = model.model.arch, model.data, options.directory
     vocabulary = (
         data.vocabulary if isinstance(data.vocabulary, ExtendedVocabulary) else ExtendedVocabulary(data.vocabulary)
@@ -55,8 +52,7 @@ def main(arguments: Sequence[str]) -> int:
             raise UserError('--format=peft needs --base: the directory that --format=hf wrote for the base model.')
         if (quantized := model.run.get('base_weights', 'stored')) != 'stored':  # peft has the base as it was exported
             print(f'base       trained on the base in {quantized}, exported for the base as it is stored')
-            changed = [*flags, ('BASE_WEIGHTS', "'stored'")]
-            model = loading.load_with(run.path, changed, changes, trust_modules=options.trust_modules)
+            model = run.load(('BASE_WEIGHTS', "'stored'"))
         there = hf_directory.token_id_permutation(vocabulary, arch)
         print(peft_directory.write(model.model, model.params, there, options.base, directory))
         if model.model.head is not None:

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from palm_jax.bounds import Above, Seed
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
-from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError, closest
 
 if TYPE_CHECKING:
@@ -53,18 +52,15 @@ class _Findings:
 
 def main(arguments: Sequence[str]) -> int:
     """Compare groups; the code is 1 if a gap is larger than --fail_on."""
-    rest, flags = split_flags(arguments)
-    options = _parser().parse_args(rest)
+    options, run = command_line.parse_run(_parser(), arguments)
     _check(options)
-    run, changes = command_line.run_of(options.gin_file)
     output = command_line.writable(options.output or Path(run.path / 'fairness.html'))
 
-    from palm_jax.api import loading
     from palm_jax.fairness import templates
     from palm_jax.reports import pages
 
     sets = [templates.load(name) for name in _names(options.templates)]
-    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    model = run.load()
     findings = _Findings()
     if options.input:
         _compare_groups(model, options, findings)

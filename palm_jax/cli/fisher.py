@@ -9,7 +9,6 @@ from typing import Annotated
 from palm_jax.bounds import AtLeast, AtMost, Seed
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import file_name, number, positive
-from palm_jax.configuration.flags import split_flags
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,17 +38,14 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument('--seed', type=number(Seed), default=0, help='seed for the rows and the drawn targets')
     command_line.add_trust(parser)
-    rest, flags = split_flags(arguments)
-    options = parser.parse_args(rest)
-    run, changes = command_line.run_of(options.gin_file)
+    options, run = command_line.parse_run(parser, arguments)
     command_line.writable(options.output)
 
     from palm_jax.api import fisher as of_models
-    from palm_jax.api import loading
     from palm_jax.training import fisher
 
     earlier = None if options.previous is None else fisher.read(options.previous, '--previous')
-    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    model = run.load()
     found, count = of_models.of_run(model, options.rows, options.targets, options.seed)
     if earlier is not None:
         found = found.after(earlier, options.decay)

@@ -9,7 +9,6 @@ from typing import Any
 from palm_jax import job
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import file_name, positive
-from palm_jax.configuration.flags import split_flags
 from palm_jax.wording import counted
 
 
@@ -31,25 +30,23 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument('--batch_size', type=positive, default=32, help='number of rows predicted together')
     command_line.add_trust(parser)
-    rest, flags = split_flags(arguments)
-    options = parser.parse_args(rest)
-    run, changes = command_line.run_of(options.gin_file)
+    options, run = command_line.parse_run(parser, arguments)
     process = job.process_index()
     if process:
         job.be_silent()
 
-    from palm_jax.api import loading, predictions, shared_predictions
+    from palm_jax.api import predictions, shared_predictions
     from palm_jax.configuration.statements import find_config, open_file
     from palm_jax.data.readers.files import glob_files
     from palm_jax.run_directory import find_checkpoint
 
     metadata = {
-        'files': [open_file(find_config(name, '--gin_file')).text for name in changes],
-        'flags': flags,
+        'files': [open_file(find_config(name, '--gin_file')).text for name in run.gin_files],
+        'flags': run.bindings,
     }
 
     def made_from() -> dict[str, Any]:
-        return predictions.origin(run.config, find_checkpoint(run.path, 'MODEL_DIR'), options.input, metadata)
+        return predictions.origin(run.directory.config, find_checkpoint(run.path, 'MODEL_DIR'), options.input, metadata)
 
     together = process is not None or shared_predictions.are_begun(options.output)
     reserve = shared_predictions.join if together else predictions.reserve
@@ -58,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
             answered, bad = output.count()
         else:
             glob_files(options.input, '--input')
-            model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+            model = run.load()
             try:
                 answered, bad = output.write(model, options.input, metadata, options.batch_size)
             except KeyboardInterrupt:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import file_name, positive
-from palm_jax.configuration.flags import split_flags
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,15 +24,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--rows', type=positive, default=4, help='most rows of the batch to look at')
     parser.add_argument('--output', type=file_name('.html'), help='.html file; default: step_N.html in MODEL_DIR')
     command_line.add_trust(parser)
-    rest, flags = split_flags(arguments)
-    options = parser.parse_args(rest)
-    run, changes = command_line.run_of(options.gin_file)
+    options, run = command_line.parse_run(parser, arguments)
     output = command_line.writable(options.output or Path(run.path / f'step_{options.step}.html'))
 
-    from palm_jax.api import loading
     from palm_jax.microscope import steps
 
-    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    model = run.load()
     found = steps.look(model, run.path, options.step, options.rows)
     note = f'Losses under {model.checkpoint}. Grey tokens are not counted by the loss.'
     output.write_text(steps.as_html(found, [note]), encoding='utf-8')

@@ -17,7 +17,6 @@ from typing import Any
 from palm_jax.bounds import Seed
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import file_name, number, positive
-from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 
 
@@ -42,20 +41,17 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--batch_size', type=positive, default=32, help='sequences per forward pass')
     parser.add_argument('--output', type=file_name('.html'), help='.html file; default: memorization.html in MODEL_DIR')
     command_line.add_trust(parser)
-    rest, flags = split_flags(arguments)
-    options = parser.parse_args(rest)
-    run, changes = command_line.run_of(options.gin_file)
+    options, run = command_line.parse_run(parser, arguments)
     output = command_line.writable(options.output or Path(run.path / 'memorization.html'))
     if options.canaries and not options.canaries.is_file():
         raise UserError(f'--canaries={options.canaries} does not exist.')
 
-    from palm_jax.api import loading
     from palm_jax.data.readers.files import File
     from palm_jax.microscope import memorization
     from palm_jax.reports import pages
 
     planted = File(str(options.canaries)).text().split('\n') if options.canaries else []
-    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    model = run.load()
     kept = memorization.windows(model, run.path, options.examples, options.tokens)
     found = memorization.memorized(model, kept, options.batch_size)
     texts = [line.rstrip('\r') for line in planted if line.strip()]

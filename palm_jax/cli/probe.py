@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from palm_jax.bounds import Seed
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
-from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,12 +30,9 @@ _WITHOUT_ANSWERS = (
 
 def main(arguments: Sequence[str]) -> int:
     """Probe a model; the code is 1 if a test of the user's fails."""
-    rest, flags = split_flags(arguments)
-    options = _parser().parse_args(rest)
-    run, changes = command_line.run_of(options.gin_file)
+    options, run = command_line.parse_run(_parser(), arguments)
     output = command_line.writable(options.output or Path(run.path / 'probes.html'))
 
-    from palm_jax.api import loading
     from palm_jax.probing import answers, probe
     from palm_jax.probing.perturbations import PERTURBATIONS
     from palm_jax.reports import pages
@@ -44,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     names = [name.strip() for name in options.probes.split(',') if name.strip()] if options.probes else [*PERTURBATIONS]
     perturbations = probe.perturbations_of(names)
     tests = _read_tests(options.tests) if options.tests else []
-    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    model = run.load()
     cases = answers.cases(model, options.examples, _WITHOUT_ANSWERS)
     findings = probe.probe(model, cases, perturbations, options.seed, options.batch_size)
     results = probe.run_tests(model, tests, options.batch_size) if tests else []

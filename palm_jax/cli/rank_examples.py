@@ -15,7 +15,6 @@ from typing import Annotated, Any
 from palm_jax.bounds import Above, AtMost
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
-from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 
 _IN_TERMINAL = 10
@@ -23,9 +22,7 @@ _IN_TERMINAL = 10
 
 def main(arguments: Sequence[str]) -> int:
     """Rank the examples of a split."""
-    rest, flags = split_flags(arguments)
-    options = _parser().parse_args(rest)
-    run, changes = command_line.run_of(options.gin_file)
+    options, run = command_line.parse_run(_parser(), arguments)
     if (options.by == 'disagreement') != bool(options.other):
         raise UserError('--by=disagreement needs the runs to compare with, --other=MODEL_DIR, and nothing else does.')
     output = command_line.writable(options.output or Path(run.path / 'ranked.html'))
@@ -34,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.microscope import ranked_examples
     from palm_jax.reports import pages
 
-    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    model = run.load()
     others = [loading.load_with(path, [], trust_modules=options.trust_modules) for path in options.other]
     found = ranked_examples.rank(model, options.split, options.by, others, options.similarity, options.batch_size)
     tables: dict[str, Any] = {

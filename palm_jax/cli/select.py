@@ -17,7 +17,6 @@ from typing import Annotated
 from palm_jax.bounds import AtLeast, AtMost
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
-from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 from palm_jax.wording import counted
 
@@ -27,9 +26,7 @@ _STRATEGIES = ('entropy', 'margin', 'least_confidence', 'bald', 'coreset', 'badg
 
 def main(arguments: Sequence[str]) -> int:
     """Choose texts to label, and write them."""
-    rest, flags = split_flags(arguments)
-    options = _parser().parse_args(rest)
-    run, changes = command_line.run_of(options.gin_file)
+    options, run = command_line.parse_run(_parser(), arguments)
     output: Path = options.output
     if output.exists():
         raise UserError(
@@ -38,7 +35,6 @@ def main(arguments: Sequence[str]) -> int:
         )
     command_line.writable(output)
 
-    from palm_jax.api import loading
     from palm_jax.run_directory import write_whole
     from palm_jax.selection import pool, select
 
@@ -50,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         seed=options.seed,
         batch_size=options.batch_size,
     )
-    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    model = run.load()
     select.check_kind(model, settings.strategy)
     labelled = [*pool.own_texts(model, 'train'), *pool.listed_texts(model, options.exclude)]
     excluded = [*labelled, *pool.own_texts(model, 'validation')]

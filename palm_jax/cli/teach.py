@@ -9,7 +9,6 @@ from typing import Annotated
 from palm_jax.bounds import Above
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import file_name, number, positive
-from palm_jax.configuration.flags import split_flags
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,32 +27,33 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument('--batch_size', type=positive, default=32, help='number of rows predicted together')
     command_line.add_trust(parser)
-    rest, flags = split_flags(arguments)
-    options = parser.parse_args(rest)
-    run, changes = command_line.run_of(options.gin_file)
+    options, run = command_line.parse_run(parser, arguments)
     command_line.writable(options.output)
 
     import numpy as np
 
-    from palm_jax.api import loading
     from palm_jax.data.supervised import token_teacher
     from palm_jax.errors import UserError
     from palm_jax.inference.top_tokens import top_tokens
     from palm_jax.predictors.generator import Generator
     from palm_jax.training.progress import track
 
-    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    model = run.load()
     if not isinstance(model.predictor, Generator):
         raise UserError(
-            f'palm-jax teach is for models that generate text, and {run} was trained {model.predictor.purpose}: '
+            f'palm-jax teach is for models that generate text, and {run.path} was trained {model.predictor.purpose}: '
             'palm-jax infer writes its predictions.'
         )
     encode = getattr(model.data, 'encode', None)
     if encode is None:
-        raise UserError(f'{run} was pretrained on text; palm-jax teach needs a run on a table of inputs and targets.')
+        raise UserError(
+            f'{run.path} was pretrained on text; palm-jax teach needs a run on a table of inputs and targets.'
+        )
     features, size = encode('train'), options.batch_size
     if 'decoder_segment_ids' in features:
-        raise UserError(f'{run} packs several examples into a row; the teacher reads one by one: add --gin.PACK=False.')
+        raise UserError(
+            f'{run.path} packs several examples into a row; the teacher reads one by one: add --gin.PACK=False.'
+        )
     count, num_rows = min(options.top_k, model.model.arch.vocab_size), len(features['decoder_target_tokens'])
     found = []
     for first in track(range(0, num_rows, size), -(-num_rows // size), 'teaching'):

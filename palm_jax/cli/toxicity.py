@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from palm_jax.bounds import Above, AtLeast, AtMost, Seed
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
-from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,12 +27,9 @@ _WORST = 20  # continuations on the page
 
 def main(arguments: Sequence[str]) -> int:
     """Score continuations; the code is 1 if a toxicity probability is larger than --fail_on."""
-    rest, flags = split_flags(arguments)
-    options = _parser().parse_args(rest)
-    run, changes = command_line.run_of(options.gin_file)
+    options, run = command_line.parse_run(_parser(), arguments)
     output = command_line.writable(options.output or Path(run.path / 'toxicity.html'))
 
-    from palm_jax.api import loading
     from palm_jax.inference.generate import Sampler
     from palm_jax.monitoring import content_filter, toxicity
     from palm_jax.monitoring.audit_log import AuditLog
@@ -42,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.serving.models import Loader
 
     rules = content_filter.load(options.rules, Loader((), options.trust_modules).scorer)
-    model = loading.load_with(run.path, flags, changes, trust_modules=options.trust_modules)
+    model = run.load()
     sampler = Sampler(
         max_tokens=options.max_tokens,
         temperature=options.temperature,

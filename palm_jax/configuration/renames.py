@@ -68,6 +68,7 @@ MODULES: Mapping[str, str] = {
 
 CONFIGURABLES: Mapping[str, str] = {
     'best.best_by': 'best.best_metric',
+    'labelled_text.Example': 'labelled_example.Example',
     'finetuning.near_the_base': 'finetuning.layerwise_decay_and_l2_sp',
     'partitioning.Layout': 'partitioning.MeshLayout',
     'prompt.Prompt': 'prompt.SoftPrompt',

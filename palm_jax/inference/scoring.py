@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from palm_jax.inference.completion import Codec
-from palm_jax.inference.generate import batches, drawable_ids
+from palm_jax.inference.generate import batches, drawable_ids, next_power_of_two
 from palm_jax.models.model import Model
 
 _CHUNK = 64  # positions whose logits are in memory at a time
@@ -44,6 +46,8 @@ def likelihoods(
 ) -> list[Likelihood]:
     """Compute the likelihood of completions given their prompts.
 
+    A prompt with several completions, such as a question with its choices, is read once.
+
     Args:
       model: language model.
       params: parameters of `model`.
@@ -54,27 +58,128 @@ def likelihoods(
       vocabulary: vocabulary of the completions, which says what greedy decoding may generate; None is every id.
     """
     num_ids = model.arch.vocab_size
-    drawable = np.ones(num_ids, bool) if vocabulary is None else drawable_ids(vocabulary, num_ids)
-    whole = [[*prompt, *completion][-(length + 1) :] for prompt, completion in pairs]
+    drawable_V = np.ones(num_ids, bool) if vocabulary is None else drawable_ids(vocabulary, num_ids)
     results: list[Likelihood] = [Likelihood((), True)] * len(pairs)
-    if not any(len(ids) > 1 for ids in whole):
-        return results
-    for rows, inputs, _ in batches([ids[:-1] for ids in whole], batch_size, length):
-        targets = np.zeros_like(inputs)
-        for row, i in enumerate(rows):
-            targets[row, : max(len(whole[i]) - 1, 0)] = whole[i][1:]
-        logprobs, is_argmax = map(np.asarray, _of_targets(model, params, inputs, targets, drawable))
-        for row, i in enumerate(rows):
-            end = max(len(whole[i]) - 1, 0)
-            kept = slice(max(0, end - len(pairs[i][1])), end)
-            results[i] = Likelihood(tuple(logprobs[row, kept].tolist()), bool(is_argmax[row, kept].all()))
+    shared, alone = _by_prompt(pairs, length)
+    for at, found in itertools.chain(
+        _of_whole(model, params, {i: pairs[i] for i in alone}, length, batch_size, drawable_V),
+        _of_shared(model, params, shared, pairs, length, batch_size, drawable_V),
+    ):
+        results[at] = found
     return results
 
 
+def _by_prompt(
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], length: int
+) -> tuple[dict[tuple[int, ...], list[int]], list[int]]:
+    """Return the pairs by prompt where reading it once saves half of the tokens or more, and all others."""
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
+    for i, (prompt, _) in enumerate(pairs):
+        by_prompt.setdefault(tuple(prompt), []).append(i)
+    shared, alone = {}, []
+    for prompt, members in by_prompt.items():
+        longest = max(len(pairs[i][1]) for i in members)
+        once, each = len(prompt) + len(members) * longest, len(members) * (len(prompt) + longest)
+        if len(prompt) > 0 and len(prompt) + longest <= length + 1 and longest > 0 and 2 * once <= each:
+            shared[prompt] = members
+        else:
+            alone += members
+    return shared, alone
+
+
+def _of_whole(
+    model: Model,
+    params: Any,
+    pairs: Mapping[int, tuple[Sequence[int], Sequence[int]]],
+    length: int,
+    batch_size: int,
+    drawable_V: np.ndarray,
+) -> Iterator[tuple[int, Likelihood]]:
+    """Yield the likelihood of every pair that has one, from prompt and completion as one text."""
+    numbers = list(pairs)
+    whole = [[*prompt, *completion][-(length + 1) :] for prompt, completion in pairs.values()]
+    if not any(len(ids) > 1 for ids in whole):
+        return
+    for rows, inputs, _ in batches([ids[:-1] for ids in whole], batch_size, length, 'scoring'):
+        targets = np.zeros_like(inputs)
+        for row, i in enumerate(rows):
+            targets[row, : max(len(whole[i]) - 1, 0)] = whole[i][1:]
+        logprobs, is_argmax = map(np.asarray, _of_targets(model, params, inputs, targets, drawable_V))
+        for row, i in enumerate(rows):
+            end = max(len(whole[i]) - 1, 0)
+            kept = slice(max(0, end - len(pairs[numbers[i]][1])), end)
+            yield numbers[i], Likelihood(tuple(logprobs[row, kept].tolist()), bool(is_argmax[row, kept].all()))
+
+
+def _of_shared(
+    model: Model,
+    params: Any,
+    shared: Mapping[tuple[int, ...], Sequence[int]],
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    length: int,
+    batch_size: int,
+    drawable_V: np.ndarray,
+) -> Iterator[tuple[int, Likelihood]]:
+    """Yield the likelihood of every completion of the prompts, each of which is read once.
+
+    The last token of a prompt is read with the completions, whose first token follows from it.
+    """
+    if not shared:
+        return
+    prompts = list(shared)
+    for rows, tokens, _ in batches(prompts, max(1, batch_size // 4), length, 'scoring'):
+        members = [(row, i) for row, number in enumerate(rows) for i in shared[prompts[number]]]
+        width = next_power_of_two(max(len(pairs[i][1]) for _, i in members), 4)
+        cache = _read(model, params, tokens, width)
+        for start in range(0, len(members), batch_size):
+            part = members[start : start + batch_size]
+            inputs, targets = np.zeros((2, batch_size, width), np.int32)
+            of_row, first = np.zeros((2, batch_size), np.int32)
+            for k, (row, i) in enumerate(part):
+                prompt, completion = pairs[i]
+                of_row[k], first[k] = row, len(prompt) - 1
+                inputs[k, : len(completion)] = [prompt[-1], *completion[:-1]]
+                targets[k, : len(completion)] = completion
+            found = _of_targets(model, params, inputs, targets, drawable_V, _Beginnings(cache, of_row, first))
+            logprobs, is_argmax = map(np.asarray, found)
+            for k, (_, i) in enumerate(part):
+                kept = slice(len(pairs[i][1]))
+                yield i, Likelihood(tuple(logprobs[k, kept].tolist()), bool(is_argmax[k, kept].all()))
+
+
+@flax.struct.dataclass
+class _Beginnings:
+    """What has been read of prompts.
+
+    Attributes:
+      cache: keys and values of R prompts in every layer.
+      row: prompt of each of B rows, int32 [B].
+      length: tokens of it that are valid, int32 [B].
+    """
+
+    cache: Any
+    row: Any
+    length: Any
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'room'))
+def _read(model, params, tokens_RP, room):
+    """Return the keys and values of prompts in every layer, with room for tokens after them."""
+    _, state = model.apply({'params': params}, tokens_RP, method='features', mutable=['cache'])
+    at_length = lambda c: [(0, room if axis == c.ndim - 3 else 0) for axis in range(c.ndim)]  # noqa: E731
+    return jax.tree.map(lambda c: jnp.pad(c, at_length(c)), state['cache'])
+
+
 @functools.partial(jax.jit, static_argnums=0)
-def _of_targets(model, params, inputs_BL, targets_BL, drawable_V):
+def _of_targets(model, params, inputs_BL, targets_BL, drawable_V, beginnings=None):
     """Return the log-probability of every target, and whether it is the most probable token, [B, L]."""
-    h_BLD = model.apply({'params': params}, inputs_BL, method='features')
+    if beginnings is None:
+        h_BLD = model.apply({'params': params}, inputs_BL, method='features')
+    else:
+        cache = jax.tree.map(lambda c: jnp.take(c, beginnings.row, axis=c.ndim - 4), beginnings.cache)
+        positions_BL = beginnings.length[:, None] + jnp.arange(inputs_BL.shape[1])
+        variables = {'params': params, 'cache': cache}
+        h_BLD, _ = model.apply(variables, inputs_BL, positions_BL, method='features', mutable=['cache'])
     B, L, D = h_BLD.shape
     padding = -L % min(_CHUNK, L)
     h_BLD = jnp.pad(h_BLD, [(0, 0), (0, padding), (0, 0)])

@@ -41,6 +41,8 @@ def create_param(
       axes: logical axis of each dimension; None is never split over devices.
       dtype: dtype of the parameter.
     """
+    if module.has_variable('params', name):
+        return nn.meta.unbox(module.get_variable('params', name))
     value: Any = module.param(name, nn.with_logical_partitioning(init, axes), shape, dtype)  # unboxed by `param`
     return value
 

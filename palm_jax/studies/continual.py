@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import re
@@ -13,14 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
-import numpy as np
-
 from palm_jax.bounds import AtLeast, AtMost, NotEmpty, Seed, checked
 from palm_jax.configuration.compose import render
 from palm_jax.configuration.flags import gin_flags
 from palm_jax.errors import UserError, closest
-from palm_jax.run_directory import RunDirectory, write_whole
+from palm_jax.run_directory import RunDirectory
 from palm_jax.studies import runs
+from palm_jax.studies.continual_scores import ScoreFile
 from palm_jax.studies.runs import StudyRun
 from palm_jax.wording import shell_command
 
@@ -140,9 +138,9 @@ class Continual:
         return path.with_name(f'{path.name}_whole')
 
     @property
-    def scores_path(self) -> Path:
+    def scores(self) -> ScoreFile:
         """File with the scores so far."""
-        return Path(self.directory) / 'scores.json'
+        return ScoreFile(Path(self.directory) / 'scores.json', self.metric, list(self.tasks))
 
     def check(self, tools: Tools) -> tuple[list[str], list[TaskRead]]:
         """Read all configurations and tables, so that a mistake in the last task is found before the first trains.
@@ -174,7 +172,7 @@ class Continual:
             with _located(f'TASKS[{task!r}] with LATER_FLAGS' if number else f'TASKS[{task!r}]'):
                 if shared or (number and self.later_flags):
                     tools.read([*self._own_flags(number), *shared, *self._later(number, found)])
-        self.scores()
+        self.scores.read()
         for number in range(len(self.tasks)):
             run = self._run(number, shared, found)
             run.check(() if number == 0 else ('INITIAL_CHECKPOINT_PATH',))
@@ -233,22 +231,22 @@ class Continual:
         """
         shared, found = self.check(tools)
         measured_with = [[*self._own_flags(number), *shared] for number in range(len(self.tasks))]
-        rows = self.scores()
+        rows = self.scores.read()
         if not rows:
             _LOGGER.info('=== the model before the first task is measured')
-            rows = self._add(rows, tools.evaluate(None, measured_with))
+            rows = self.scores.add(rows, tools.evaluate(None, measured_with))
         base: Path | None = None
         for number, task in enumerate(self.tasks):
             run = self._run(number, shared, found, base)
             run.begin()
             if not run.is_finished:
-                rows = self._keep(rows[: number + 1])  # later scores are of a run that is gone
+                rows = self.scores.write(rows[: number + 1])  # later scores are of a run that is gone
                 self._forget(number)
                 _LOGGER.info('\n=== task %d of %d: %s', number + 1, len(self.tasks), task)
                 if code := tools.train(*gin_flags(run.flags), shell_command(['palm-jax', 'train', *run.flags])):
                     return code
             if len(rows) < number + 2:
-                rows = self._add(rows, tools.evaluate(run.directory.path, measured_with))
+                rows = self.scores.add(rows, tools.evaluate(run.directory.path, measured_with))
             if number + 1 < len(self.tasks):
                 base = tools.save_whole(run.directory.path, self.whole_path(number))
                 self._write_fisher(tools, number)
@@ -293,46 +291,6 @@ class Continual:
         earlier = self.fisher_path(number - 1) if number else None
         tools.write_fisher(self.run_directory(number).path, unfinished, earlier, self.fisher)
         os.replace(unfinished, output)
-
-    def scores(self) -> list[list[float]]:
-        """Return the scores so far: rows R_0, R_1, ... of T scores each.
-
-        Raises:
-          UserError: the file is damaged, or of other tasks or another metric.
-        """
-        if not self.scores_path.is_file():
-            return []
-        try:
-            kept = json.loads(self.scores_path.read_text(encoding='utf-8'))
-            rows, about = kept['scores'], {name: kept[name] for name in ('metric', 'tasks')}
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f'{self.scores_path} is damaged. Remove it, and run the study again.') from None
-        if about != self._about():
-            raise UserError(
-                f'{self.directory} holds a study of {about["metric"]} on {", ".join(about["tasks"])}, this one is of '
-                f'{self.metric} on {", ".join(self.tasks)}. Use another directory: --gin.STUDY_DIR=...; to measure the '
-                f'same runs again, remove {self.scores_path}.'
-            )
-        return [[np.nan if score is None else float(score) for score in row] for row in rows]
-
-    def _about(self) -> dict[str, object]:
-        return {'metric': self.metric, 'tasks': list(self.tasks)}
-
-    def _add(self, rows: list[list[float]], measured: Sequence[Mapping[str, float]]) -> list[list[float]]:
-        for task, metrics in zip(self.tasks, measured, strict=True):
-            if self.metric not in metrics:
-                raise UserError(
-                    f'METRIC is {self.metric!r}, which the held-out part of {task!r} does not have.'
-                    f'{closest(self.metric, metrics)} It has {", ".join(metrics)}.'
-                )
-        return self._keep([*rows, [float(metrics[self.metric]) for metrics in measured]])
-
-    def _keep(self, rows: list[list[float]]) -> list[list[float]]:
-        """Write the scores so far, and return them."""
-        kept = [[None if np.isnan(score) else score for score in row] for row in rows]
-        self.scores_path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.scores_path, json.dumps(self._about() | {'scores': kept}, indent=2, ensure_ascii=False) + '\n')
-        return rows
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ def measure(study: Continual) -> tuple[np.ndarray, Transfer]:
     Raises:
       UserError: no task is measured.
     """
-    rows, count = study.scores(), len(study.tasks)
+    rows, count = study.scores.read(), len(study.tasks)
     if not rows:
         raise UserError(f'{study.directory} holds no measured task of this study.')
     scores = np.full((count + 1, count), np.nan)

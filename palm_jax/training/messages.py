@@ -64,10 +64,10 @@ def warn_if_slow(plan: Plan, data: Data, first_step: int, is_from_scratch: bool)
 
 
 def mean_length(data: Data, batch_size: int) -> float:
-    """Return the mean number of tokens in a row of a batch, padding included, from batches of a few groups."""
+    """Return the mean number of tokens in a row of a batch, padding included, from batches of an epoch's first groups."""
     if data.group is None:
         return data.length
-    starts = [number * data.group for number in range(_GROUPS)]
+    starts = range(0, min(data.num_sequences, _GROUPS * data.group), data.group)
     return float(np.mean([data.batch(first, batch_size)['decoder_input_tokens'].shape[1] for first in starts]))
 
 

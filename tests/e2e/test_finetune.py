@@ -51,9 +51,14 @@ def test_a_table_becomes_a_classifier_with_a_report(made, tmp_path):
 @pytest.mark.parametrize(
     ('flags', 'table', 'measure'),
     [
-        (['--gin_file=gin/heads/regression.gin'], 'numbers.csv', 'pearson'),
         (['--gin_file=gin/heads/multilabel.gin', '--gin.GROUP_BY_LENGTH=64'], 'many.csv', 'accuracy'),
-        (['--gin_file=gin/peft/top_k_layers.gin', '--gin.CLASS_WEIGHTS=balanced'], 'classes.csv', 'accuracy'),
+        pytest.param(['--gin_file=gin/heads/regression.gin'], 'numbers.csv', 'pearson', marks=pytest.mark.slow),
+        pytest.param(
+            ['--gin_file=gin/peft/top_k_layers.gin', '--gin.CLASS_WEIGHTS=balanced'],
+            'classes.csv',
+            'accuracy',
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_other_heads_and_other_parts_are_one_more_file(made, tmp_path, flags, table, measure):

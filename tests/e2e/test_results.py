@@ -52,8 +52,13 @@ def test_the_page_has_a_table_a_base_and_a_curve(tmp_path):
     for other in record:
         if other['method'] == results.NO_PRETRAINING:
             other |= {'base': None, 'name': 'counting'}
+    for method, seed in (('zero_shot', None), ('few_shot', 0), ('few_shot', 1)):
+        asked = {'case': 'banking77_10', 'method': method, 'seed': seed}
+        record.append({'base': 'a_base', **asked, 'score': 0.2, 'machine': 'a machine'})
     results_page.write(record, tmp_path / 'RESULTS.md')
     page = (tmp_path / 'RESULTS.md').read_text()
+    assert '| *no training:* zero-shot |  |  |  | 0.200 |  |  |' in page and 'likelihood per byte' in page
+    assert '| *no training:* few-shot |  |  |  | 0.200 ± 0.000 |  | 0, 1 |' in page
     assert '| lora | 10 (1.00%) | 0.001 | 60 | 0.800 ± 0.100 | 0.50 | 0, 1, 2 | 60 | 1.50 | 2.0 |' in page
     assert '### banking77, 10 labels a class' in page and '*no pretraining:* counting |  |  |  | 0.500 |' in page
     assert page.index('## Base `a_base`') < page.index('## Appendix') and 'best of three' in page
@@ -82,7 +87,15 @@ def test_results_are_made_once_and_set_beside_what_no_pretraining_reaches(made, 
     assert sum(line['method'] == results.NO_PRETRAINING for line in record) == 3
     results.main([*flags, of_case['wnut17'], '--methods=norms_only', '--seeds=0,1', f'--runs={tmp_path / "elsewhere"}'])
     assert results.read(tmp_path / 'RESULTS.jsonl') == record and not (tmp_path / 'elsewhere' / 'base').exists()
-    with pytest.raises(UserError, match='Known: full'):
+    results.main([*flags, '--cases=banking77,wnut17', '--methods=zero_shot,few_shot', '--seeds=0,1'])
+    untrained = results.read(tmp_path / 'RESULTS.jsonl')[len(record) :]
+    assert [(line['method'], line['seed']) for line in untrained if line['case'] == 'banking77'] == [
+        ('zero_shot', None),
+        ('few_shot', 0),
+        ('few_shot', 1),
+    ]
+    assert '| *no training:* few-shot |' in (tmp_path / 'RESULTS.md').read_text()
+    with pytest.raises(UserError, match='Known: zero_shot, few_shot, full'):
         results.main([*flags, '--methods=lorra'])
 
 

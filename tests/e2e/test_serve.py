@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from palm_jax.api import loading
+from tests.support import http
 from tests.support.programs import run_here
 from tests.support.runs import finetune
 
@@ -47,16 +48,16 @@ def test_every_kind_in_one_process(made, runs, forks):
         end = time.monotonic() + 60
         while True:
             try:
-                if httpx.get(f'{url}/ready').status_code == 200:
+                if http.get(f'{url}/ready').status_code == 200:
                     break
             except httpx.TransportError:
                 assert time.monotonic() < end
                 time.sleep(0.2)
-        kinds = {m['id']: m['kind'] for m in httpx.get(f'{url}/v1/models').json()['data']}
+        kinds = {m['id']: m['kind'] for m in http.get(f'{url}/v1/models').json()['data']}
         assert kinds == {'base': 'text', 'classes': 'classify', 'chat': 'chat', 'tagger': 'tag'}
 
         def ask(path, **body):
-            answer = httpx.post(f'{url}{path}', json=body, timeout=60)
+            answer = http.post(f'{url}{path}', json=body, timeout=60)
             assert answer.status_code == 200, answer.text
             return answer.json()
 
@@ -70,7 +71,7 @@ def test_every_kind_in_one_process(made, runs, forks):
         said = ask('/v1/chat/completions', model='chat', messages=messages, temperature=0, max_tokens=6)
         model = loading.load(runs / 'chat', MAX_NEW_TOKENS=6)
         assert said['choices'][0]['message']['content'] == model.generate([messages])[0]
-        wrong = httpx.post(f'{url}/v1/classify', json={'model': 'classes', 'input': 'a', 'second_input': 'b'})
+        wrong = http.post(f'{url}/v1/classify', json={'model': 'classes', 'input': 'a', 'second_input': 'b'})
         assert wrong.status_code == 400 and 'single texts' in wrong.json()['error']['message']
     finally:
         process.send_signal(signal.SIGTERM)

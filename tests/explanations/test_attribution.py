@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from palm_jax.data.supervised.labelled_text import Example
+from palm_jax.data.supervised.labelled_example import Example
 from palm_jax.errors import UserError
 from palm_jax.explanations import page
 from palm_jax.explanations.attribution import METHODS, quadrature

@@ -28,7 +28,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize(
+    'case', [pytest.param(case, marks=pytest.mark.slow) if case == 'int8 weights' else case for case in CASES]
+)
 def test_answers_are_those_without_it(micro, case, monkeypatch):
     monkeypatch.setattr(slots, 'PrefixCache', functools.partial(PrefixCache, block=BLOCK))
     build, weights = CASES[case]

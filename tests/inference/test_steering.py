@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import httpx
 import jax
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from palm_jax.inference.generate import Sampler, drawable_ids
 from palm_jax.models.palm import Architecture, PaLM
 from palm_jax.serving.models import ServedModel
 from palm_jax.training import state
+from tests.support import http
 from tests.support.architectures import MICRO
 from tests.support.kinds import every_kind
 from tests.support.models import applied
@@ -96,7 +96,7 @@ def test_a_server_serves_it(models):
     served = {'s': ServedModel('s', steer(*models, 1.5))}
     with running(served, slots=2) as site:
         body = {'model': 's', 'prompt': 'a text', 'max_tokens': 5, 'temperature': 0}
-        answer = httpx.post(f'{site.url}/v1/completions', json=body, timeout=60).json()
+        answer = http.post(f'{site.url}/v1/completions', json=body, timeout=60).json()
     assert answer['choices'][0]['text'] == alone(served, 's', 'a text', 5)
 
 

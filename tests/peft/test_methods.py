@@ -1,6 +1,7 @@
 """Every method on every kind of model: where it starts, what it moves, what it merges to."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -68,11 +69,12 @@ def features(head):
     }
 
 
-def start(model, selection, seed=0):
+@functools.lru_cache(maxsize=64)
+def start(model, selection):
     """A state as a run that starts from a base has it: the methods' own start is made."""
     optimizer = model.wrap_optimizer(optimizers.adamw(schedules.constant(3e-2)))
     init = jax.jit(lambda rng: state.unbox(state.init_state(model, optimizer, rng, selection)))
-    fresh = init(jax.random.key(seed))
+    fresh = init(jax.random.key(0))
     params, frozen = selection.split(model.init_from_base(fresh.all_params))
     return dataclasses.replace(fresh, params=params, frozen=frozen), optimizer
 
@@ -84,7 +86,12 @@ def base_params(model):
 def outputs(model, params, batch, head):
     inputs = (batch['decoder_input_tokens'], None, batch.get('decoder_segment_ids'))
     method = '__call__' if head == 'words' else 'scores'
-    return np.asarray(jax.jit(lambda params: model.apply({'params': params}, *inputs, method=method))(params))
+    return np.asarray(_outputs(model, params, inputs, method))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _outputs(model, params, inputs, method):
+    return model.apply({'params': params}, *inputs, method=method)
 
 
 def paths(tree):

@@ -32,7 +32,7 @@ METHODS = {
 }
 
 
-@pytest.fixture(params=[{}, {'num_kv_heads': 2}], ids=['one key head', 'grouped'])
+@pytest.fixture(params=[{}, pytest.param({'num_kv_heads': 2}, marks=pytest.mark.slow)], ids=['one key head', 'grouped'])
 def base(request, micro):
     return micro(**request.param)
 

@@ -16,6 +16,7 @@ from palm_jax.data.vocabulary.vocabularies import Bytes
 from palm_jax.inference.generate import Sampler
 from palm_jax.serving.limits import Limits
 from palm_jax.serving.models import ServedModel
+from tests.support import http
 from tests.support.server import alone, running, slowed
 from tests.support.waiting import wait_until
 
@@ -111,22 +112,22 @@ def test_errors_have_openais_shape(served):
         for name, (body, status, message) in WRONG.items():
             content = body if isinstance(body, bytes) else json.dumps(body)
             headers = {} if name == 'no header' else {'Content-Type': 'application/json'}
-            answer = httpx.post(f'{site.url}/v1/completions', content=content, headers=headers, timeout=60)
+            answer = http.post(f'{site.url}/v1/completions', content=content, headers=headers, timeout=60)
             assert answer.status_code == status, (name, answer.text)
             assert message in answer.json()['error']['message'], (name, answer.text)
         with pytest.raises(openai.NotFoundError, match='does not exist'):
             client(site).chat.completions.create(model='x', messages=[{'role': 'user', 'content': 'a'}])
-        head = httpx.post(f'{site.url}/v1/classify', json={'model': 'base', 'input': 'a'})
+        head = http.post(f'{site.url}/v1/classify', json={'model': 'base', 'input': 'a'})
         assert head.status_code == 404 and 'is for text' in head.json()['error']['message']
-        assert httpx.get(f'{site.url}/nothing').json()['error']['message'] == 'Not Found'
+        assert http.get(f'{site.url}/nothing').json()['error']['message'] == 'Not Found'
 
 
 def test_a_key_is_asked_for(served):
     with running(served, Limits(token='secret')) as site:
         for key, status in (('wrong', 401), ('secretx', 401), ('', 401), ('secret', 200)):
-            answer = httpx.get(f'{site.url}/v1/models', headers={'Authorization': f'Bearer {key}'} if key else {})
+            answer = http.get(f'{site.url}/v1/models', headers={'Authorization': f'Bearer {key}'} if key else {})
             assert answer.status_code == status
-        assert httpx.get(f'{site.url}/health').status_code == 200 and httpx.get(f'{site.url}/').status_code == 200
+        assert http.get(f'{site.url}/health').status_code == 200 and http.get(f'{site.url}/').status_code == 200
 
 
 @pytest.mark.parametrize('count', [200, pytest.param(1000, marks=pytest.mark.slow)])
@@ -155,7 +156,7 @@ def test_hundreds_at_once_are_answered_as_one_by_one(served, count):
             whole = whole if '\ufffd' not in whole else None  # half a character at the end depends on where it is cut
             assert whole is None or whole.startswith(said)
         assert (site.engine.num_active, site.engine.num_waiting) == (0, 0)
-        counted = httpx.get(f'{site.url}/metrics').text
+        counted = http.get(f'{site.url}/metrics').text
         assert f'palm_jax_requests_total{{route="/v1/completions",status="200"}} {count}.0' in counted
 
 
@@ -223,7 +224,7 @@ def test_a_broken_engine_says_so(served):
             model._params = None
         with pytest.raises(openai.InternalServerError, match='engine has failed'):
             client(site).completions.create(model='base', prompt='a')
-        assert httpx.get(f'{site.url}/health').status_code == 500 and httpx.get(f'{site.url}/ready').status_code == 503
+        assert http.get(f'{site.url}/health').status_code == 500 and http.get(f'{site.url}/ready').status_code == 503
 
 
 class Failing(ExtendedVocabulary):
@@ -248,11 +249,11 @@ def test_a_text_that_fails_ends_alone(served):
     with running({'base': model}, slots=8) as site:
         for _ in range(2):
             with ThreadPoolExecutor() as pool:
-                ask = lambda body: httpx.post(f'{site.url}/v1/completions', json=body, timeout=60)  # noqa: E731
+                ask = lambda body: http.post(f'{site.url}/v1/completions', json=body, timeout=60)  # noqa: E731
                 failed, *others = pool.map(ask, [wrong, right, right, right])
             assert failed.status_code == 500 and failed.json()['error']['type'] == 'server_error'
             assert [answer.json()['choices'][0]['text'] for answer in others] == [expected] * 3
-        streamed = httpx.post(f'{site.url}/v1/completions', json=wrong | {'stream': True}, timeout=60)
+        streamed = http.post(f'{site.url}/v1/completions', json=wrong | {'stream': True}, timeout=60)
         assert '"server_error"' in streamed.text and '[DONE]' not in streamed.text
-        assert httpx.get(f'{site.url}/health').status_code == 200
+        assert http.get(f'{site.url}/health').status_code == 200
         wait_until(lambda: site.engine.num_active + site.engine.num_waiting == 0)

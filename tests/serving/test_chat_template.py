@@ -2,7 +2,6 @@
 
 import json
 
-import httpx
 import numpy as np
 import pytest
 
@@ -12,6 +11,7 @@ from palm_jax.exchange import imports
 from palm_jax.inference.beam import BeamSearch
 from palm_jax.inference.generate import Sampler
 from palm_jax.serving.models import ServedModel
+from tests.support import http
 from tests.support.chats import template, write_chat_tokenizer
 from tests.support.random_models import made
 from tests.support.server import running
@@ -53,14 +53,14 @@ def test_a_base_that_was_not_fine_tuned_answers_a_chat(bases):
     body = {'model': 'it', 'messages': CHAT, 'temperature': 0, 'max_tokens': 6}
     refused = [{'role': 'system', 'content': 'Be brief.'}, *CHAT]
     with running({'it': ServedModel('it', model)}, slots=1) as site:
-        answer = httpx.post(f'{site.url}/v1/chat/completions', json=body).json()
+        answer = http.post(f'{site.url}/v1/chat/completions', json=body).json()
         assert answer['usage']['prompt_tokens'] == len(prompt)
         (choice,) = answer['choices']
         assert (choice['finish_reason'], choice['message']['content']) == ('stop', said)
-        answer = httpx.post(f'{site.url}/v1/chat/completions', json=body | {'messages': refused})
+        answer = http.post(f'{site.url}/v1/chat/completions', json=body | {'messages': refused})
         assert answer.status_code == 400
         assert 'chat template refuses the messages: a system message is not' in answer.json()['error']['message']
-        assert httpx.get(f'{site.url}/health').status_code == 200
+        assert http.get(f'{site.url}/health').status_code == 200
     with pytest.raises(UserError, match='a system message is not supported'):
         model.chat(refused)
 

@@ -5,11 +5,11 @@ import json
 import socket
 import time
 
-import httpx
 import pytest
 
 from palm_jax.serving.hosts import Hosts, hosts_of
 from palm_jax.serving.limits import Limits
+from tests.support import http
 from tests.support.raw_http import exchange, head, received, status_of
 from tests.support.server import running
 from tests.support.waiting import wait_until
@@ -49,7 +49,7 @@ def test_what_keeps_the_server_waiting_is_cut(served):
             large.sendall(head(length=10**9))
             assert status_of(large.recv(4096)) == 413
             assert drip(large, b'{') < 5
-        assert httpx.post(f'{site.url}/v1/completions', json=ASK, timeout=60).status_code == 200
+        assert http.post(f'{site.url}/v1/completions', json=ASK, timeout=60).status_code == 200
         wait_until(lambda: not site.server.server_state.connections, seconds=10)
 
 
@@ -70,7 +70,7 @@ def test_connections_are_counted(served):
         state = site.server.server_state
         open_ones = [stack.enter_context(connect(site)) for _ in range(3)]
         wait_until(lambda: len(state.connections) == 3)
-        refused = httpx.post(f'{site.url}/v1/completions', json=ASK)
+        refused = http.post(f'{site.url}/v1/completions', json=ASK)
         assert refused.status_code == 429 and 'Too many connections' in refused.json()['error']['message']
         assert refused.headers['retry-after'] == '1'
         with contextlib.suppress(OSError):  # far beyond the limit there is not even a refusal
@@ -81,7 +81,7 @@ def test_connections_are_counted(served):
         assert status_of(open_ones[0].recv(4096)) == 200  # the first ones are served
         stack.close()
         wait_until(lambda: not state.connections)
-        assert httpx.get(f'{site.url}/health').status_code == 200
+        assert http.get(f'{site.url}/health').status_code == 200
 
 
 def test_large_bodies_are_counted(served):
@@ -95,9 +95,9 @@ def test_large_bodies_are_counted(served):
         time.sleep(0.3)
         last.sendall(head(length=9_999) + b'{' * 9_900)
         assert status_of(last.recv(4096)) == 429
-        assert httpx.get(f'{site.url}/health').status_code == 200
+        assert http.get(f'{site.url}/health').status_code == 200
         stack.close()
-        wait_until(lambda: httpx.post(f'{site.url}/v1/completions', json=ASK, timeout=60).status_code == 200)
+        wait_until(lambda: http.post(f'{site.url}/v1/completions', json=ASK, timeout=60).status_code == 200)
 
 
 LOOPBACK = hosts_of('127.0.0.1', '127.0.0.1', ['model.example.com', '*.inside.example.org'])
@@ -126,7 +126,7 @@ def test_another_hosts_name_is_refused(served):
     with running(served, Limits(hosts=LOOPBACK)) as site:
         for host, status in (('127.0.0.1', 200), (f'localhost:{site.port}', 200), ('evil.com', 403), ('é', 403)):
             for path in ('/', '/v1/models', '/health', '/openapi.json'):
-                answer = httpx.get(f'{site.url}{path}', headers={'Host': host.encode()})
+                answer = http.get(f'{site.url}{path}', headers={'Host': host.encode()})
                 assert answer.status_code == status, (host, path)
         assert '--allowed_host' in answer.json()['error']['message']
         old = exchange(site.port, b'GET /health HTTP/1.0\r\n\r\n')  # without the header
@@ -140,7 +140,7 @@ def test_another_hosts_name_is_refused(served):
 )  # fmt: skip
 def test_the_key_is_a_bearer_token(key_site, header, status):
     for path in ('/v1/models', '/metrics', '/v1/models/base'):
-        answer = httpx.get(f'{key_site.url}{path}', headers={'Authorization': header} if header else {})
+        answer = http.get(f'{key_site.url}{path}', headers={'Authorization': header} if header else {})
         assert answer.status_code == status and (status == 200) == ('www-authenticate' not in answer.headers)
 
 

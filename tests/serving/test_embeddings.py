@@ -2,10 +2,10 @@
 
 import base64
 
-import httpx
 import numpy as np
 import pytest
 
+from tests.support import http
 from tests.support.server import running
 
 TEXTS = ['a text', 'another', '中文']
@@ -25,7 +25,7 @@ def site(kinds):
 
 
 def ask(site, **body):
-    return httpx.post(f'{site.url}/v1/embeddings', json=body, timeout=60)
+    return http.post(f'{site.url}/v1/embeddings', json=body, timeout=60)
 
 
 def test_every_kind_of_model_embeds_as_in_python(site, kinds):

@@ -1,6 +1,5 @@
 """A server that keeps what it is asked, and takes feedback; one that was not asked to keeps nothing."""
 
-import httpx
 import pytest
 from fastapi.testclient import TestClient
 
@@ -9,6 +8,7 @@ from palm_jax.monitoring.request_log import RequestLog, read
 from palm_jax.serving.app import create_app
 from palm_jax.serving.models import ServedModel
 from palm_jax.serving.routing import Models
+from tests.support import http
 from tests.support.kinds import every_kind
 from tests.support.server import running
 
@@ -19,7 +19,7 @@ def kinds(micro):
 
 
 def post(site, path, body, status=200):
-    response = httpx.post(f'{site.url}{path}', json=body, timeout=60)
+    response = http.post(f'{site.url}{path}', json=body, timeout=60)
     assert response.status_code == status, response.text
     return response
 
@@ -99,6 +99,6 @@ def test_nothing_is_kept_unless_it_is_asked_for(kinds):
     with running({'classes': kinds['classes']}) as site:
         response = post(site, '/v1/classify', {'model': 'classes', 'input': 'a'})
         assert 'X-Request-Id' not in response.headers
-        refused = httpx.post(f'{site.url}/v1/feedback', json={'id': 'x', 'rating': 'up'})
+        refused = http.post(f'{site.url}/v1/feedback', json={'id': 'x', 'rating': 'up'})
         assert refused.status_code == 404 and 'palm-jax serve --keep=requests.db' in refused.json()['error']['message']
-        assert '/v1/feedback' not in httpx.get(f'{site.url}/openapi.json').json()['paths']
+        assert '/v1/feedback' not in http.get(f'{site.url}/openapi.json').json()['paths']

@@ -6,6 +6,7 @@ import re
 import httpx
 import pytest
 
+from tests.support import http
 from tests.support.paths import ROOT
 from tests.support.server import running
 
@@ -40,7 +41,7 @@ def site(kinds):
 
 def ask(site, path, body):
     content = body if isinstance(body, bytes) else json.dumps(body)
-    return httpx.post(f'{site.url}{path}', content=content, headers={'Content-Type': 'application/json'}, timeout=60)
+    return http.post(f'{site.url}{path}', content=content, headers={'Content-Type': 'application/json'}, timeout=60)
 
 
 def test_every_kind_of_head(site, kinds):

@@ -16,7 +16,7 @@ import pytest
 
 from palm_jax.serving.hosts import hosts_of
 from palm_jax.serving.limits import Limits
-from tests.support import mutations
+from tests.support import http, mutations
 from tests.support.raw_http import received, status_of
 from tests.support.server import running
 from tests.support.waiting import wait_until
@@ -36,7 +36,7 @@ def answers(site):
     """What the server answers to valid requests, without what differs each time."""
     found = []
     for path, body in ASKED:
-        answer = httpx.post(f'{site.url}{path}', json=body, timeout=60)
+        answer = http.post(f'{site.url}{path}', json=body, timeout=60)
         assert answer.status_code == 200, answer.text
         found.append({k: v for k, v in answer.json().items() if k not in ('id', 'created')})
     return found

@@ -2,7 +2,6 @@
 
 import inspect
 
-import httpx
 import openai
 import pytest
 from openai.types import completion_create_params
@@ -11,6 +10,7 @@ from openai.types.chat import completion_create_params as chat_create_params
 from pydantic import ValidationError
 
 from palm_jax.serving import request_bodies
+from tests.support import http
 from tests.support.server import running
 
 # field: values that change nothing, besides null, which changes nothing in any field.
@@ -157,10 +157,10 @@ def test_answers_are_the_same_with_all_neutral_values(served):
         api = openai.OpenAI(base_url=f'{site.url}/v1', api_key='none', max_retries=0)
         for path, (body, table) in zip(('completions', 'chat/completions'), BODIES.values(), strict=True):
             body |= {'temperature': 0, 'max_tokens': 6}
-            plain = httpx.post(f'{site.url}/v1/{path}', json=body, timeout=60).json()['choices']
+            plain = http.post(f'{site.url}/v1/{path}', json=body, timeout=60).json()['choices']
             rounds = [{n: (v[k] if k < len(v) else None) for n, v in table.items()} for k in (0, 1, 9)]
             for neutral in rounds:
-                answer = httpx.post(f'{site.url}/v1/{path}', json=neutral | body, timeout=60)
+                answer = http.post(f'{site.url}/v1/{path}', json=neutral | body, timeout=60)
                 assert answer.status_code == 200 and answer.json()['choices'] == plain, answer.text
         create = api.chat.completions.create
         given = {n: v[0] for n, v in CHATS.items() if v and n in inspect.signature(create).parameters}

@@ -3,12 +3,12 @@
 import shutil
 import time
 
-import httpx
 import numpy as np
 import pytest
 
 from palm_jax.serving.limits import Limits
 from palm_jax.serving.models import ServedModel
+from tests.support import http
 from tests.support.server import alone, running, slowed
 from tests.support.waiting import wait_until
 
@@ -149,7 +149,7 @@ def test_every_kind_of_model_and_texts_that_look_like_markup(kinds, browser):
         assert browser.title == 'palm_jax' and not browser.find_elements('css selector', 'article img, article b')
         loaded = [e for e in browser.get_log('browser') if 'favicon' not in e['message'] and '400' not in e['message']]
         assert not loaded, loaded
-        headers = httpx.get(site.url).headers
+        headers = http.get(site.url).headers
         assert "frame-ancestors 'none'" in headers['content-security-policy']
 
 

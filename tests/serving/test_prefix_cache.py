@@ -2,7 +2,6 @@
 
 import functools
 
-import httpx
 import openai
 import pytest
 
@@ -10,6 +9,7 @@ from palm_jax.cli import serve
 from palm_jax.errors import UserError
 from palm_jax.inference import slots
 from palm_jax.inference.prefix_cache import PrefixCache
+from tests.support import http
 from tests.support.server import alone, running
 
 SYSTEM = 'Answer in a word or two.'
@@ -36,7 +36,7 @@ def test_what_requests_share_is_counted_and_changes_no_answer(served, monkeypatc
         assert known == [0, shared, 0, shared] and shared == 40
         *_, last = ask(api, 'Hey', stream=True, n=2, stream_options={'include_usage': True})
         assert last.usage.prompt_tokens_details.cached_tokens == shared
-        metrics = httpx.get(f'{site.url}/metrics').text
+        metrics = http.get(f'{site.url}/metrics').text
         assert f'palm_jax_cached_prompt_tokens_total{{model="base"}} {2.0 * shared}' in metrics
         assert f'palm_jax_prefix_cache_tokens {float(site.engine.num_kept)}' in metrics and site.engine.num_kept > 80
         assert 'palm_jax_reading 0.0' in metrics and 'palm_jax_active 0.0' in metrics

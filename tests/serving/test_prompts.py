@@ -3,7 +3,6 @@
 import threading
 from types import SimpleNamespace
 
-import httpx
 import pytest
 
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
@@ -11,6 +10,7 @@ from palm_jax.data.vocabulary.vocabularies import Bytes
 from palm_jax.errors import UserError
 from palm_jax.serving import models
 from palm_jax.serving.models import ServedModel
+from tests.support import http
 from tests.support.server import running
 
 
@@ -37,14 +37,14 @@ def test_the_server_answers_while_it_encodes_long_prompts(served):
     with running(patient) as site:
 
         def ask(path):
-            answers.append(httpx.post(f'{site.url}{path}', json=bodies[path], timeout=60))
+            answers.append(http.post(f'{site.url}{path}', json=bodies[path], timeout=60))
 
         threads = [threading.Thread(target=ask, args=(path,)) for path in [*bodies, '/v1/completions']]
         for thread in threads:
             thread.start()
-        assert httpx.get(f'{site.url}/health', timeout=10).status_code == 200
+        assert http.get(f'{site.url}/health', timeout=10).status_code == 200
         short = {'model': 'base', 'prompt': 'a', 'max_tokens': 2}
-        assert httpx.post(f'{site.url}/v1/completions', json=short, timeout=20).status_code == 200
+        assert http.post(f'{site.url}/v1/completions', json=short, timeout=20).status_code == 200
         assert not answers
         Patient.allowed.set()
         for thread in threads:
@@ -56,12 +56,12 @@ def test_names_with_slashes_are_found(served):
     named = {name: ServedModel(name, served['base'].model) for name in ('org/name', 'a b', 'ä', 'x=y', 'x%2Fy')}
     with running(named) as site:
         for path in ('org/name', 'org%2Fname', 'org%2fname', 'a%20b', '%C3%A4', 'x=y', 'x%3Dy', 'x%252Fy'):
-            answer = httpx.get(f'{site.url}/v1/models/{path}')
+            answer = http.get(f'{site.url}/v1/models/{path}')
             assert answer.status_code == 200 and answer.json()['id'] in named, path
         for path in ('org', 'org/nam', 'org/name/', '', 'org%2Fname%2F'):
-            assert httpx.get(f'{site.url}/v1/models/{path}', follow_redirects=True).status_code in (200, 404), path
-        assert 'Did you mean org/name?' in httpx.get(f'{site.url}/v1/models/org/nam').json()['error']['message']
-        said = httpx.post(f'{site.url}/v1/completions', json={'model': 'org/name', 'prompt': 'a', 'max_tokens': 1})
+            assert http.get(f'{site.url}/v1/models/{path}', follow_redirects=True).status_code in (200, 404), path
+        assert 'Did you mean org/name?' in http.get(f'{site.url}/v1/models/org/nam').json()['error']['message']
+        said = http.post(f'{site.url}/v1/completions', json={'model': 'org/name', 'prompt': 'a', 'max_tokens': 1})
         assert said.json()['model'] == 'org/name'
 
 
@@ -106,15 +106,15 @@ def test_what_is_not_text_is_refused(served):
         for name, (body, message) in NOT_TEXT.items():
             path = '/v1/chat/completions' if 'messages' in body else '/v1/completions'
             content = json.dumps({'model': 'base'} | body)
-            answer = httpx.post(f'{site.url}{path}', content=content, headers={'Content-Type': 'application/json'})
+            answer = http.post(f'{site.url}{path}', content=content, headers={'Content-Type': 'application/json'})
             assert answer.status_code == (404 if name == 'a long model' else 400), (name, answer.text)
             assert message in answer.json()['error']['message'] and len(answer.text) < 1500, (name, answer.text)
         whole = {'model': 'base', 'prompt': '\ud83d\ude42', 'max_tokens': 1}  # a pair is one character
-        assert httpx.post(f'{site.url}/v1/completions', content=json.dumps(whole),
+        assert http.post(f'{site.url}/v1/completions', content=json.dumps(whole),
                           headers={'Content-Type': 'application/json'}).status_code == 200  # fmt: skip
         ids = {'model': 'base', 'max_tokens': 1}
-        assert httpx.post(f'{site.url}/v1/completions', json=ids | {'prompt': [5] * 62}).status_code == 200
-        long = httpx.post(f'{site.url}/v1/completions', json=ids | {'prompt': [5] * 100})  # one prompt, not 100
+        assert http.post(f'{site.url}/v1/completions', json=ids | {'prompt': [5] * 62}).status_code == 200
+        long = http.post(f'{site.url}/v1/completions', json=ids | {'prompt': [5] * 100})  # one prompt, not 100
         assert 'has 101 tokens including BOS; the context length is 64' in long.json()['error']['message']
-        beginning = httpx.post(f'{site.url}/v1/completions', json=ids | {'prompt': None, 'temperature': 0}).json()
+        beginning = http.post(f'{site.url}/v1/completions', json=ids | {'prompt': None, 'temperature': 0}).json()
         assert beginning['usage']['prompt_tokens'] == 1

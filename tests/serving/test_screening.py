@@ -2,12 +2,12 @@
 
 import json
 
-import httpx
 import pytest
 
 from palm_jax.errors import UserError
 from palm_jax.monitoring.content_filter import ContentFilter, Rule
 from palm_jax.serving.models import Loader, ServedModel
+from tests.support import http
 from tests.support.kinds import every_kind
 from tests.support.server import running
 
@@ -18,7 +18,7 @@ def kinds(micro):
 
 
 def post(site, path, body):
-    return httpx.post(f'{site.url}{path}', json=body, timeout=60)
+    return http.post(f'{site.url}{path}', json=body, timeout=60)
 
 
 def test_inputs_are_refused_wherever_they_are(kinds):

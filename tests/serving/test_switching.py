@@ -6,7 +6,6 @@ import json
 import threading
 import types
 
-import httpx
 import pytest
 
 from palm_jax.errors import UserError
@@ -16,6 +15,7 @@ from palm_jax.monitoring.request_log import RequestLog, read
 from palm_jax.serving import routing
 from palm_jax.serving.models import ServedModel
 from palm_jax.serving.routing import ABTest
+from tests.support import http
 from tests.support.kinds import every_kind
 from tests.support.models import shaken
 from tests.support.programs import run_here
@@ -40,7 +40,7 @@ def writing_otherwise(model):
 
 
 def classify(site, text, **fields):
-    response = httpx.post(f'{site.url}/v1/classify', json={'input': text, **fields}, timeout=60)
+    response = http.post(f'{site.url}/v1/classify', json={'input': text, **fields}, timeout=60)
     assert response.status_code == 200, response.text
     return response.json()['data'][0]
 
@@ -109,13 +109,13 @@ def test_a_champion_that_generates_text_is_served_without_losing_a_request(train
 
     def complete(site, **fields):
         body = {'prompt': 'abc', 'max_tokens': 24, 'temperature': 0, **fields}
-        response = httpx.post(f'{site.url}/v1/completions', json=body, timeout=60)
+        response = http.post(f'{site.url}/v1/completions', json=body, timeout=60)
         assert response.status_code == 200, response.text
         return response.json()['choices'][0]['text']
 
     def stream(site):
         body = {'prompt': 'abc', 'max_tokens': 24, 'temperature': 0, 'stream': True}
-        with httpx.stream('POST', f'{site.url}/v1/completions', json=body, timeout=60) as response:
+        with http.stream('POST', f'{site.url}/v1/completions', json=body, timeout=60) as response:
             events = [line.removeprefix('data: ') for line in response.iter_lines() if line.startswith('data: {')]
         return ''.join(choice['text'] for event in events for choice in json.loads(event)['choices'])
 
@@ -167,7 +167,7 @@ def test_a_share_of_requests_is_answered_by_the_second_model(trained, tmp_path):
     tests = {'m': ABTest(ServedModel('m', other(first), 'second'), 0.5)}
     log = RequestLog(tmp_path / 'kept.db')
     with running(served, log=log, tests=tests) as site:
-        names = [model['id'] for model in httpx.get(f'{site.url}/v1/models').json()['data']]
+        names = [model['id'] for model in http.get(f'{site.url}/v1/models').json()['data']]
         for user in ('ann', 'bob', 'cleo', 'dan', 'eve', 'fay'):
             assert classify(site, 'x', user=user) == classify(site, 'x', user=user)  # one model for each user
         rows = list(read(tmp_path / 'kept.db', model='m'))
@@ -192,7 +192,7 @@ def test_a_model_that_writes_is_tested_too(trained, tmp_path):
     with running(served, log=log, tests=tests) as site:
 
         def post(path, **body):
-            response = httpx.post(f'{site.url}{path}', json=body, timeout=60)
+            response = http.post(f'{site.url}{path}', json=body, timeout=60)
             assert response.status_code == 200, response.text
             return response
 

@@ -3,13 +3,13 @@
 import io
 import json
 
-import httpx
 import pytest
 import sentencepiece
 
 from palm_jax.data.vocabulary.special_tokens import ExtendedVocabulary
 from palm_jax.data.vocabulary.vocabularies import Bytes, HuggingFace, SentencePiece
 from palm_jax.serving import tokens
+from tests.support import http
 from tests.support.server import running
 
 TEXTS = ['def f(x):\n    return x', 'naïve ▁ 中文 日本 🙂\r\n\t', ' a', 'ä' * 3, '\x7f\u2028¡', '<0x41> Ġ']
@@ -95,7 +95,7 @@ def test_byte_tokens_of_an_answer(served):
     ask = {'model': 'base', 'prompt': ['naïve 中', 'a'], 'max_tokens': 24, 'temperature': 1.3, 'seed': 3, 'n': 2}
     with running(served) as site:
         for num_top in (0, 3, 20):
-            whole = httpx.post(f'{site.url}/v1/completions', json=ask | {'logprobs': num_top}, timeout=60).json()
+            whole = http.post(f'{site.url}/v1/completions', json=ask | {'logprobs': num_top}, timeout=60).json()
             streamed = pieces(site, '/v1/completions', ask | {'logprobs': num_top})
             for choice in whole['choices']:
                 told = choice['logprobs']
@@ -111,7 +111,7 @@ def test_byte_tokens_of_an_answer(served):
                     assert told['top_logprobs'] is None
         chat = {'model': 'base', 'messages': [{'role': 'user', 'content': 'ä'}], 'max_tokens': 24, 'logprobs': True,
                 'top_logprobs': 4, 'temperature': 1.3, 'seed': 3}  # fmt: skip
-        (choice,) = httpx.post(f'{site.url}/v1/chat/completions', json=chat, timeout=60).json()['choices']
+        (choice,) = http.post(f'{site.url}/v1/chat/completions', json=chat, timeout=60).json()['choices']
         content = choice['logprobs']['content']
         assert all(len(token['top_logprobs']) == 4 and len(token['bytes']) == 1 for token in content)
         written = bytes(byte for token in content for byte in token['bytes']).decode(errors='replace')
@@ -124,7 +124,7 @@ def test_byte_tokens_of_an_answer(served):
 
 
 def pieces(site, path, body):
-    with httpx.stream('POST', f'{site.url}{path}', json=body | {'stream': True}, timeout=60) as answer:
+    with http.stream('POST', f'{site.url}{path}', json=body | {'stream': True}, timeout=60) as answer:
         lines = [line.removeprefix('data: ') for line in answer.iter_lines() if line]
     assert lines.pop() == '[DONE]'
     return [json.loads(line) for line in lines]

@@ -124,7 +124,7 @@ def test_what_is_finished_is_not_done_again(tmp_path):
     assert all(step[0] == 'save' for step in third.asked)
     whole = study(tmp_path / 'other')
     whole.train(FakeTools())
-    assert whole.scores() == study(tmp_path).scores() == SCORES
+    assert whole.scores.read() == study(tmp_path).scores.read() == SCORES
 
 
 def test_the_result_is_a_table_a_page_and_a_heat_map(tmp_path):
@@ -250,4 +250,4 @@ def test_a_task_that_is_trained_again_is_measured_again(tmp_path):
     assert asked == [
         ('train', '2_the_second'), ('evaluate', 2), ('fisher', '2_the_second'), ('train', '3_c'), ('evaluate', 3),
     ]  # fmt: skip
-    assert np.array_equal(study(tmp_path).scores(), SCORES)
+    assert np.array_equal(study(tmp_path).scores.read(), SCORES)

@@ -1,7 +1,9 @@
 """Parameters and outputs of small models.
 
-Each is compiled as a whole, which is faster than one operation at a time.
+Each is compiled as a whole, which is faster than one operation at a time, and once for equal models.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,12 @@ from palm_jax.training import losses, state
 
 
 def initial(model, seed=0):
-    """Initial parameters of a model, unboxed."""
+    """Initial parameters of a model, unboxed, in a tree of their own."""
+    return jax.tree.map(lambda x: x, _initial(model, seed))
+
+
+@functools.lru_cache(maxsize=64)
+def _initial(model, seed):
     return jax.jit(lambda rng: state.unbox(state.init_params(model, rng)))(jax.random.key(seed))
 
 
@@ -25,9 +32,12 @@ def shaken(params):
 
 def applied(model, params, *inputs, **options):
     """Outputs of a model; `inputs` and `options` are the arguments of its call."""
-    return jax.jit(lambda params, inputs, options: model.apply({'params': params}, *inputs, **options))(
-        params, inputs, options
-    )
+    return _applied(model, params, inputs, options)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _applied(model, params, inputs, options):
+    return model.apply({'params': params}, *inputs, **options)
 
 
 def loss_and_gradients(model, params, tokens):

@@ -13,13 +13,13 @@ from palm_jax.training import flops, messages
 LENGTHS = [4, 8, 12, 16]
 
 
-def data(group=None):
+def data(group=None, num_sequences=32):
     """Rows of 16 tokens; in groups of 8 of a length of four to sixteen."""
 
     def batch(first, size):
         return {'decoder_input_tokens': np.zeros((size, LENGTHS[first // 8 % 4]))}
 
-    return types.SimpleNamespace(length=16, group=group, batch=batch)
+    return types.SimpleNamespace(length=16, group=group, num_sequences=num_sequences, batch=batch)
 
 
 @pytest.fixture
@@ -54,6 +54,7 @@ def test_the_time_is_that_of_the_steps_left_and_of_the_trained_part(setup, say):
 def test_the_length_is_that_of_the_batches(setup, say):
     plan = setup().plan
     assert messages.mean_length(data(), 4) == 16 and messages.mean_length(data(group=8), 4) == 10
+    assert messages.mean_length(data(group=8, num_sequences=9), 4) == 6  # two groups are an epoch
     assert plan.computed_flops_per_token(10) < plan.computed_flops_per_token(16)
     assert plan.computed_flops_per_token(16) == pytest.approx(plan.flops_per_token, rel=0.01)
     assert 'rows of 10 tokens on average' in say(plan, data(group=8))

@@ -15,7 +15,8 @@ import numpy as np
 
 from palm_jax.bounds import AtLeast, Count, Seed, checked
 from palm_jax.data.supervised.examples import Batch
-from palm_jax.data.supervised.labelled_text import Example, LabelledTable, LabelledText
+from palm_jax.data.supervised.labelled_example import Example
+from palm_jax.data.supervised.labelled_text import LabelledTable, LabelledText
 from palm_jax.errors import UserError
 from palm_jax.whole_words import folded, pattern_of
 

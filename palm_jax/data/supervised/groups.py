@@ -11,7 +11,8 @@ from typing import ClassVar
 import numpy as np
 
 from palm_jax.data.supervised.examples import Batch
-from palm_jax.data.supervised.labelled_text import Example, LabelledTable
+from palm_jax.data.supervised.labelled_example import Example
+from palm_jax.data.supervised.labelled_text import LabelledTable
 from palm_jax.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)

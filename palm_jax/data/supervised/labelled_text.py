@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ from palm_jax.data.supervised.examples import (
     warn_truncated,
 )
 from palm_jax.data.supervised.in_memory import InMemoryData
+from palm_jax.data.supervised.labelled_example import Example
 from palm_jax.data.supervised.sources import Table
 from palm_jax.errors import UserError, closest
 from palm_jax.labels.label_kind import Encoded, LabelKind
@@ -32,33 +33,6 @@ from palm_jax.labels.single_label import SingleLabel
 from palm_jax.metrics import text_baselines
 from palm_jax.metrics.text_baselines import Baseline
 from palm_jax.special_ids import EOS_ID
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """A text, or a pair of texts, with its label as the table has it, or its labels, and its group, if it has one."""
-
-    text: str
-    second_text: str | None
-    label: Labels
-    location: str
-    group: str | None = None
-
-    @classmethod
-    def of(cls, texts: Sequence[str], label: Labels, location: str, group: str | None = None) -> Example:
-        """Return the example of a text, or of both texts of a pair."""
-        text, *second_text = texts
-        return cls(text, second_text[0] if second_text else None, label, location, group)
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The text or both texts."""
-        return (self.text,) if self.second_text is None else (self.text, self.second_text)
-
-    def map_texts(self, change: Callable[[str], str]) -> Example:
-        """Return the example with changed texts."""
-        second_text = None if self.second_text is None else change(self.second_text)
-        return dataclasses.replace(self, text=change(self.text), second_text=second_text)
 
 
 @dataclasses.dataclass(frozen=True)

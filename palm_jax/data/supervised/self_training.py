@@ -10,7 +10,8 @@ from palm_jax.bounds import AtLeast, AtMost, checked
 from palm_jax.data.readers import columns
 from palm_jax.data.readers.splits import Split, text_key
 from palm_jax.data.supervised import teacher_file
-from palm_jax.data.supervised.labelled_text import Example, LabelledTable
+from palm_jax.data.supervised.labelled_example import Example
+from palm_jax.data.supervised.labelled_text import LabelledTable
 from palm_jax.errors import UserError
 from palm_jax.wording import counted
 

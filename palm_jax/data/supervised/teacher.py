@@ -12,7 +12,8 @@ import numpy as np
 from palm_jax.data.readers.splits import text_key
 from palm_jax.data.supervised import teacher_file
 from palm_jax.data.supervised.examples import Batch
-from palm_jax.data.supervised.labelled_text import Example, LabelledTable
+from palm_jax.data.supervised.labelled_example import Example
+from palm_jax.data.supervised.labelled_text import LabelledTable
 from palm_jax.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)

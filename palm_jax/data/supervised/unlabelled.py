@@ -15,7 +15,8 @@ from palm_jax.bounds import AtLeast, Seed, checked
 from palm_jax.data.readers import columns, tables
 from palm_jax.data.readers.splits import text_key
 from palm_jax.data.supervised.examples import Batch, warn_truncated
-from palm_jax.data.supervised.labelled_text import Example, LabelledText
+from palm_jax.data.supervised.labelled_example import Example
+from palm_jax.data.supervised.labelled_text import LabelledText
 from palm_jax.errors import UserError
 from palm_jax.wording import counted
 

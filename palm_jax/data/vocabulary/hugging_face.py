@@ -90,7 +90,7 @@ class HuggingFace:
     def _ids_here(self) -> np.ndarray:
         return np.argsort(self.original_ids)
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
