@@ -64,7 +64,7 @@ def warn_if_slow(plan: Plan, data: Data, first_step: int, is_from_scratch: bool)
 
 
 def mean_length(data: Data, batch_size: int) -> float:
-    """Return the mean number of tokens in a row of a batch, padding included, from batches of an epoch's first groups."""
+    """Return the mean number of tokens in a row of a batch, padding included, from an epoch's first groups."""
     if data.group is None:
         return data.length
     starts = range(0, min(data.num_sequences, _GROUPS * data.group), data.group)
