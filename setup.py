@@ -57,7 +57,7 @@ SERVE = ['fastapi>=0.115', 'anyio>=4.4', 'uvicorn>=0.32', 'prometheus-client>=0.
 POSTGRES = ['psycopg[binary]>=3.2']
 DOCS = ['mkdocs>=1.6,<2', 'mkdocs-material>=9.6,<10', 'mkdocstrings>=1.0,<2', 'mkdocstrings-python>=2.0,<3']
 SEARCH = ['optuna>=5.0,<6']
-PEERS = ['torch==2.13.0', 'transformers>=5.0,<6', 'PaLM-rlhf-pytorch==0.8.0']
+PEERS = ['torch==2.13.0', 'transformers>=5.0,<6', 'peft>=0.17', 'PaLM-rlhf-pytorch==0.8.0']
 
 setup(
     name='palm_jax',

@@ -7,7 +7,7 @@ prints the table, and `tools/gpu_suite.py` tries the flags.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from packaging.specifiers import SpecifierSet
 
@@ -19,11 +19,13 @@ class XlaFlag(NamedTuple):
       setting: flag with its value, as in the environment variable XLA_FLAGS.
       jaxlib: versions of jaxlib that know it.
       purpose: what it changes.
+      program: the program that it is tried with: `train`, a train step, or `decode`, an answer.
     """
 
     setting: str
     jaxlib: SpecifierSet
     purpose: str
+    program: Literal['train', 'decode'] = 'train'
 
 
 _KNOWN = SpecifierSet('>=0.10,<0.13')
@@ -37,6 +39,12 @@ FLAGS = (
         '--xla_gpu_exclude_nondeterministic_ops=true',
         _KNOWN,
         'a run that was killed continues bit for bit; excludes the backward pass of cuDNN attention',
+    ),
+    XlaFlag(
+        '--xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,CONDITIONAL,WHILE',
+        _KNOWN,
+        'an answer with its loop over tokens is one command buffer',
+        'decode',
     ),
 )
 

@@ -15,13 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from palm_jax.errors import UserError
 from palm_jax.inference import decoding
 from palm_jax.inference.generate import Sampler
 from palm_jax.models.palm import Architecture, PaLM
 from palm_jax.training import state
 from tools import kernel_profile
-from tools.contenders import Contender, Trainer, choose_device, resident_bytes
+from tools.contenders import Contender, Trainer, check_peers, choose_device, resident_bytes
 from tools.shapes import architecture
 
 FORMULA = 'bound = memory bandwidth ÷ (bytes of all weights + B · bytes of the keys and values of a full sequence)'
@@ -32,8 +31,7 @@ def compare(options: argparse.Namespace) -> None:
 
     palm_jax's rows are printed first; another implementation then runs in turn with it.
     """
-    if options.against not in ('', 'transformers'):
-        raise UserError(f'--against: unknown {options.against!r}. Known: transformers.')
+    check_peers([options.against] if options.against else [], ('transformers',))
     arch = architecture(options)
     contenders = [
         Contender(f'palm_jax, {weights}', functools.partial(ours, arch, options, weights))

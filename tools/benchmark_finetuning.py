@@ -23,7 +23,7 @@ from palm_jax.peft.prompt import SoftPrompt
 from palm_jax.training import head_losses, setup
 from tools import kernel_profile
 from tools.benchmark_training import jax_trainer
-from tools.contenders import Contender, Trainer, choose_device, resident_bytes
+from tools.contenders import Contender, Trainer, check_peers, choose_device, resident_bytes, write
 from tools.shapes import PUBLISHED, architecture, describe, synthetic_tokens
 
 NUM_CLASSES = 77
@@ -48,6 +48,7 @@ PARTS: dict[str, dict[str, Any]] = {
 def compare(options: argparse.Namespace) -> None:
     """Measure full fine-tuning, then each method in turn with it, step by step; print a row for each."""
     if options.against:
+        check_peers([options.against], ('peft',))
         _compare_with_peft(options)
         return
     names = [name for name in (options.methods or ','.join(PARTS)).split(',') if name != 'full']
@@ -67,7 +68,7 @@ def compare(options: argparse.Namespace) -> None:
             part.step()
         _print_row(part, part.median / statistics.median(full.seconds[first:]))
         if options.profile:
-            tqdm.write(kernel_profile.as_text(part.profile()))
+            write(kernel_profile.as_text(part.profile()))
         part.stop()
     full.stop()
 
@@ -106,7 +107,7 @@ def _print_title(contender: Contender, options: argparse.Namespace, ratio: str =
 def _print_row(contender: Contender, ratio: float) -> None:
     facts, memory = contender.facts, contender.memory()
     spread = f'{min(contender.seconds):.2f}–{max(contender.seconds):.2f}'
-    tqdm.write(
+    write(
         f'{contender.name:16}{facts["num_trained"]:>12,}{contender.median:>8.2f}{spread:>12}{ratio:>8.2f}×'
         f'{facts["compile_seconds"]:>11.1f}{"n/a" if memory is None else f"{memory / 2**30:.2f} GiB":>11}'
         f'{facts["optimizer_bytes"] / 2**20:>7.1f} MiB{facts["checkpoint_bytes"] / 2**20:>8.1f} MiB',

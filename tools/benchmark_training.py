@@ -13,19 +13,20 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from palm_jax.errors import UserError
 from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import AdaptedModel
 from palm_jax.peft.trainable import Trainable
 from palm_jax.training import flops, losses, optimizers, schedules, setup, state, step
 from tools import kernel_profile
-from tools.contenders import Contender, Trainer, choose_device, resident_bytes
+from tools.contenders import Contender, Trainer, check_peers, choose_device, resident_bytes
 from tools.shapes import SIZES, VOCABULARY, architecture, describe, packed_documents, synthetic_tokens
 
 
 def compare(options: argparse.Namespace) -> None:
     """Measure palm_jax alone and print its row; then every other in turn with it, step by step."""
+    peers = [name for name in options.against.split(',') if name]
+    check_peers(peers, ('palm-rlhf-pytorch', 'transformers'))
     first = Contender('palm_jax', functools.partial(ours, options))
     for _ in tqdm(range(options.steps), unit='step', leave=False):
         first.step()
@@ -37,7 +38,7 @@ def compare(options: argparse.Namespace) -> None:
     columns = f'{"params":>8}{"tokens/s":>10}{"step s":>9}{"min–max":>14}{"compile s":>11}{"memory":>10}{"MFU":>7}'
     print(f'{"":34}{columns}{"causal":>8}{"ceiling":>9}  speed', flush=True)
     _print_row(first, options)
-    for peer in filter(None, options.against.split(',')):
+    for peer in peers:
         for compiled in (False, True) if options.compile_peers else (False,):
             name = f'{peer}, {"torch.compile" if compiled else "eager"}'
             contender = Contender(name, functools.partial(torch_trainer, peer, options, compiled))
@@ -177,7 +178,7 @@ def torch_trainer(name: str, options: argparse.Namespace, compiled: bool) -> Tra
             num_tokens=VOCABULARY, dim=width, depth=layers, heads=heads, dim_head=head_dim, flash_attn=True
         )
         loss_of = functools.partial(model, return_loss=True)
-    elif name == 'transformers':
+    else:
         from transformers import LlamaConfig, LlamaForCausalLM
 
         config = LlamaConfig(
@@ -196,8 +197,6 @@ def torch_trainer(name: str, options: argparse.Namespace, compiled: bool) -> Tra
         )
         model = LlamaForCausalLM(config)
         loss_of = lambda ids: model(input_ids=ids, labels=ids).loss  # noqa: E731
-    else:
-        raise UserError(f'--against: unknown {name!r}. Known: palm-rlhf-pytorch, transformers.')
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     ids = torch.from_numpy(tokens.astype(np.int64)).to(device)

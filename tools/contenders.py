@@ -8,19 +8,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 import multiprocessing
 import os
 import resource
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
 import jax
+from tqdm import tqdm
 
 from palm_jax.errors import UserError
 from tools import kernel_profile
+
+# The packages of each other implementation.
+PEERS = {
+    'palm-rlhf-pytorch': ('torch', 'palm_rlhf_pytorch'),
+    'transformers': ('torch', 'transformers'),
+    'peft': ('torch', 'transformers', 'peft'),
+}
 
 
 @dataclasses.dataclass
@@ -109,6 +119,37 @@ def _serve(connection: Connection, make: Callable[[], Trainer]) -> None:
             start = time.perf_counter()
             trainer.step(*arguments)
             connection.send(time.perf_counter() - start)
+
+
+def check_peers(names: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse other implementations that are unknown or not installed, before anything is measured.
+
+    Args:
+      names: names from the command line.
+      known: names that the benchmark can measure, of `PEERS`.
+
+    Raises:
+      UserError: with the command that installs them.
+    """
+    for name in names:
+        if name not in known:
+            raise UserError(f'--against: unknown {name!r}. Known: {", ".join(known)}.')
+        if missing := missing_packages(name):
+            raise UserError(
+                f'--against={name} needs packages that are not installed here: {", ".join(missing)}. '
+                "In a clone of the repository: pip install '.[peers]'"
+            )
+
+
+def missing_packages(peer: str) -> list[str]:
+    """Return the packages of another implementation that are not installed."""
+    return [package for package in PEERS[peer] if importlib.util.find_spec(package) is None]
+
+
+def write(text: str) -> None:
+    """Print a result above the progress bars at once, also where the output is a file or a pipe."""
+    tqdm.write(text)
+    sys.stdout.flush()
 
 
 def choose_device(device: str | None) -> None:

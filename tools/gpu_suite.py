@@ -29,6 +29,7 @@ from palm_jax.cli import command_line
 from palm_jax.cli.parser import positive
 from palm_jax.errors import UserError
 from tools import gpu_suite_cases as cases
+from tools.contenders import write
 from tools.shapes import SIZES
 
 PARTS = ('ceilings', 'train', 'attention', 'decode', 'peft', 'trainer', 'bitwise')
@@ -86,12 +87,16 @@ def _changed(options: argparse.Namespace, **changes: Any) -> argparse.Namespace:
     return argparse.Namespace(**(vars(options) | changes))
 
 
+def _jaxlib() -> str:
+    return importlib.metadata.version('jaxlib')
+
+
 def _ceilings(options: argparse.Namespace) -> Iterator[Case]:
     yield Case('ceilings', 'matmul and memory', functools.partial(cases.ceilings, options))
 
 
 def _train(options: argparse.Namespace) -> Iterator[Case]:
-    for name, changes, environment in cases.train_variants(importlib.metadata.version('jaxlib')):
+    for name, changes, environment in cases.train_variants(_jaxlib()):
         turn = FIRST if name == cases.AS_IT_IS else LAST
         yield Case('train', name, functools.partial(cases.train, _changed(options, **changes)), turn, environment)
     for name, peer, compiled in cases.peers():
@@ -116,6 +121,9 @@ def _decode(options: argparse.Namespace) -> Iterator[Case]:
     for size in LARGER.get(options.size, ()):
         larger = _changed(options, size=size)
         yield Case('decode', f'{size}, bfloat16, batch 1', functools.partial(cases.decode, larger, 'stored', 1), NEXT)
+    for setting, environment in cases.flags_of('decode', _jaxlib()):
+        name = f'{options.size}, bfloat16, batch 1, {setting}'
+        yield Case('decode', name, functools.partial(cases.decode, options, 'stored', 1), LAST, environment)
 
 
 def _peft(options: argparse.Namespace) -> Iterator[Case]:
@@ -165,7 +173,7 @@ def run(wanted: Sequence[Case], output: Path, seconds: float) -> int:
         line = {'part': case.part, 'case': case.name, **result, 'seconds': round(time.monotonic() - began, 1)}
         with record.open('a') as file:
             file.write(json.dumps(line) + '\n')
-        tqdm.write(json.dumps({name: value for name, value in line.items() if name != 'kernels'}))
+        write(json.dumps({name: value for name, value in line.items() if name != 'kernels'}))
         (output / 'table.md').write_text(table(record))
     left = [case for case in wanted if (case.part, case.name) not in done(record)]
     if left:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import importlib.util
 import json
 import os
 import shutil
@@ -29,7 +28,7 @@ from palm_jax.models.masks import Mask
 from palm_jax.run_directory import RunDirectory
 from palm_jax.training import flops
 from tools import benchmark_decoding, benchmark_finetuning, benchmark_training, train_on_token_file
-from tools.contenders import Contender, Trainer, choose_device
+from tools.contenders import Contender, Trainer, choose_device, missing_packages
 from tools.shapes import SIZES, architecture, packed_documents
 
 _DETERMINISTIC = '--xla_gpu_exclude_nondeterministic_ops=true'
@@ -44,7 +43,6 @@ ATTENTION = (
     ('one document, intervals', 'intervals', 1),
     ('one document, xla', 'xla', 1),
 )
-_PEERS = {'transformers': 'transformers', 'palm-rlhf-pytorch': 'palm_rlhf_pytorch'}  # the module by the name
 
 
 def ceilings(options: argparse.Namespace) -> dict[str, Any]:
@@ -82,11 +80,23 @@ def train_variants(jaxlib: str) -> Iterator[tuple[str, dict[str, Any], dict[str,
     yield 'one product for the projections of an input', PLAIN | {'fuse': True}, {}
     yield 'chunks of 128 positions', PLAIN | {'chunk': 128}, {}
     yield 'JAX_OPTIMIZATION_LEVEL=O1', PLAIN, {'JAX_OPTIMIZATION_LEVEL': 'O1'}
+    for setting, environment in flags_of('train', jaxlib):
+        if setting != _DETERMINISTIC:
+            yield setting, PLAIN, environment
+    yield 'remat = minimal', PLAIN | {'remat': 'minimal'}, {}
+
+
+def flags_of(program: str, jaxlib: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the flags of XLA that are tried with a program, and the environment that sets each.
+
+    Args:
+      program: `train` or `decode`.
+      jaxlib: version of jaxlib, for the flags that it knows.
+    """
     before = os.environ.get('XLA_FLAGS', '')
     for flag in xla_flags.known_to(jaxlib):
-        if flag.setting != _DETERMINISTIC:
-            yield flag.setting, PLAIN, {'XLA_FLAGS': f'{before} {flag.setting}'.strip()}
-    yield 'remat = minimal', PLAIN | {'remat': 'minimal'}, {}
+        if flag.program == program:
+            yield flag.setting, {'XLA_FLAGS': f'{before} {flag.setting}'.strip()}
 
 
 def train(options: argparse.Namespace) -> dict[str, Any]:
@@ -103,10 +113,8 @@ def _is_plain(options: argparse.Namespace) -> bool:
 
 def peers() -> Iterator[tuple[str, str, bool]]:
     """Yield name, implementation, and whether it is compiled, of those that are installed."""
-    if importlib.util.find_spec('torch') is None:
-        return
-    for peer, module in _PEERS.items():
-        if importlib.util.find_spec(module) is not None:
+    for peer in ('transformers', 'palm-rlhf-pytorch'):
+        if not missing_packages(peer):
             yield f'{peer}, torch.compile', peer, True
 
 

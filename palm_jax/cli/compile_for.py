@@ -257,8 +257,9 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
     optimizer, batch_size, total_steps = (arguments[name] for name in ('optimizer', 'batch_size', 'total_steps'))
     base_weights, wrappers = arguments.get('base_weights', 'stored'), arguments.get('loss_wrappers', ())
     sizes = len(devices), batch_size, data.length, total_steps
-    setup = Setup.of(model, selection, optimizer, layout, *sizes, base_weights, wrappers)
-    plan, mesh, microbatches = setup.plan, layout.mesh(devices), arguments.get('microbatches', 1)
+    microbatches = arguments.get('microbatches', 1)
+    setup = Setup.of(model, selection, optimizer, layout, *sizes, base_weights, wrappers, microbatches)
+    plan, mesh = setup.plan, layout.mesh(devices)
     check_batches(plan.batch_sizes, None, plan.axis_sizes['data'], microbatches, layout.schedule)
     size = max(size for _, size in plan.batch_sizes.ramp)
     by_batch, on_all = NamedSharding(mesh, PartitionSpec('data')), replicated(mesh)

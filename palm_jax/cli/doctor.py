@@ -40,8 +40,7 @@ def _xla_flags() -> str:
     version = importlib.metadata.version('jaxlib')
     flags = xla_flags.known_to(version)
     lines = [f'XLA    flags for GPUs that jaxlib {version} knows; none is set by default, see docs/accelerators.md']
-    width = max((len(flag.setting) for flag in flags), default=0)
-    lines += [f'  · {flag.setting:{width}}  {flag.purpose}' for flag in flags]
+    lines += [f'  · {flag.setting}\n      {flag.purpose}' for flag in flags]
     if not flags:
         lines = [f'XLA    no flags are known to be safe with jaxlib {version}; none is set']
     return '\n'.join([*lines, f'  XLA_FLAGS is {os.environ.get("XLA_FLAGS") or "not set"}'])

@@ -48,7 +48,8 @@ def _explain(
     optimizer, batch_size, total_steps = (arguments[name] for name in ('optimizer', 'batch_size', 'total_steps'))
     base_weights, wrappers = arguments.get('base_weights', 'stored'), arguments.get('loss_wrappers', ())
     sizes = num_devices, batch_size, data.length, total_steps
-    setup = Setup.of(model, selection, optimizer, layout, *sizes, base_weights, wrappers)
+    microbatches = arguments.get('microbatches', 1)
+    setup = Setup.of(model, selection, optimizer, layout, *sizes, base_weights, wrappers, microbatches)
     plan = setup.plan
     loss = arguments.get('loss', LanguageModelLoss())
     setup.check_wrappers(loss)
@@ -57,7 +58,6 @@ def _explain(
         setup.check_teachers(CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint))
         setup.check_loss(loss, data.blank())
         check_attention(setup, loss, data)
-    microbatches = arguments.get('microbatches', 1)
     rows = (data.num_sequences, mean_length(data, plan.batch_sizes.at(0))) if data.is_ready else (None,)
     sections = {
         'configuration': _sources(configuration),

@@ -18,7 +18,7 @@ from palm_jax.models.architecture import Architecture
 from palm_jax.models.kernels.matmul import matmul, product
 from palm_jax.models.linear_maps import JOINED
 from palm_jax.models.quantization import dequantize, is_quantized
-from palm_jax.models.sharding import constrain, num_parts
+from palm_jax.models.sharding import Axes, constrain, gather, num_parts
 
 PRODUCT = 'product'  # name of the outputs of linear maps, for rematerialization
 
@@ -79,12 +79,13 @@ class Projection(nn.Module):
             joined_DF = dequantize(self.get_variable('params', JOINED), x_BLD.dtype)
             return self._split(matmul(x_BLD, joined_DF))
         init = nn.initializers.normal(stddev=fan_in**-0.5)  # the paper's N(0, 1/√fan_in)
-        kernels = []
-        for name, shape in self.outputs.items():
-            axes = (*self.input_axes, *self.axes[name])
-            kernels.append(create_param(self, name, init, (*input_shape, *shape), axes, self.arch.param_dtype))
+        axes = [(*self.input_axes, *self.axes[name]) for name in self.outputs]
+        kernels = [
+            create_param(self, name, init, (*input_shape, *shape), axes_of_one, self.arch.param_dtype)
+            for (name, shape), axes_of_one in zip(self.outputs.items(), axes, strict=True)
+        ]
         is_whole = max(num_parts(axis) for axes in self.axes.values() for axis in axes) == 1
-        multiply = functools.partial(_products, fuse=bool(self.arch.fuse_projections) and is_whole)
+        multiply = functools.partial(_products, axes=axes, fuse=bool(self.arch.fuse_projections) and is_whole)
         # The backward pass makes the matrices again from the parameters. Kept from the forward pass, those of all
         # layers would be a copy of the model; unrolled, where both passes are one program, XLA makes them once.
         products = jax.checkpoint(multiply, prevent_cse=any(map(is_quantized, kernels)))(x_BLD, kernels)
@@ -100,9 +101,12 @@ class Projection(nn.Module):
         return tuple(y.reshape(*y.shape[:-1], *shape) for y, shape in zip(parts, self.outputs.values(), strict=True))
 
 
-def _products(x_BLD: jax.Array, kernels: Sequence[jax.Array], fuse: bool) -> list[jax.Array] | jax.Array:
+def _products(
+    x_BLD: jax.Array, kernels: Sequence[jax.Array], axes: Sequence[Axes], fuse: bool
+) -> list[jax.Array] | jax.Array:
     """x·W for each kernel W as a matrix; fused, as one matmul whose result holds all of them."""
-    matrices = [dequantize(kernel, x_BLD.dtype).reshape(x_BLD.shape[-1], -1) for kernel in kernels]
+    whole = [gather(dequantize(kernel, x_BLD.dtype), *names) for kernel, names in zip(kernels, axes, strict=True)]
+    matrices = [kernel.reshape(x_BLD.shape[-1], -1) for kernel in whole]
     if not fuse:
         return [matmul(x_BLD, matrix) for matrix in matrices]
     return matmul(x_BLD, jnp.concatenate(matrices, axis=1))

@@ -204,9 +204,9 @@ def train(
     check_run(model, data, batch_sizes, mesh.shape['data'], microbatches, reporter, layout.schedule)
     adapted, trained = adapt(model, methods, trainable, trainable_layers)
     sizes = mesh.size, batch_size, data.length, total_steps
-    setup = Setup.of(adapted, trained, optimizer, layout, *sizes, base_weights, loss_wrappers)
+    setup = Setup.of(adapted, trained, optimizer, layout, *sizes, base_weights, loss_wrappers, microbatches)
     plan, train_step = setup.plan, setup.train_step(mesh, loss, microbatches)
-    with layout.on(mesh), device_memory.advice_when_full(plan, microbatches), contextlib.ExitStack() as stack:
+    with layout.on(mesh), device_memory.advice_when_full(plan), contextlib.ExitStack() as stack:
         messages.introduce(plan, data, directory)  # an unusable held-out part is found before the first step
         check_attention(setup, loss, data)
         metadata = CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint, data.labels, data.identity())

@@ -14,7 +14,7 @@ from palm_jax.models.kernels.cross_entropy import softmax_cross_entropy
 from palm_jax.models.kernels.divergence import softmax_divergences
 from palm_jax.models.layers import output_matrix
 from palm_jax.models.model import Model
-from palm_jax.models.sharding import constrain
+from palm_jax.models.sharding import gather
 from palm_jax.training.metrics import Metrics, Ratio
 
 __all__ = ['LanguageModelLoss', 'features_of', 'has_row_losses', 'outputs_of', 'softmax_cross_entropy']
@@ -140,7 +140,7 @@ class LanguageModelLoss:
 
 def gathered_output_matrix(params: Any, dtype: DTypeLike) -> jax.Array:
     """Return the matrix of the logits [V, D], gathered once for all chunks."""
-    return constrain(output_matrix(params).astype(dtype), 'vocab', None)
+    return gather(output_matrix(params).astype(dtype), 'vocab', 'embed')
 
 
 def has_row_losses(loss: Any) -> bool:

@@ -36,6 +36,7 @@ class Plan:
       total_steps: number of steps of the whole run.
       frozen_layers: number of layers at the bottom that have no backward pass.
       teachers: shapes of the parameters of the models that are learned from, by path.
+      microbatches: number of parts of a batch that are computed one after another.
     """
 
     model: AdaptedModel
@@ -47,6 +48,7 @@ class Plan:
     total_steps: int
     frozen_layers: int = 0
     teachers: Mapping[str | None, Any] = dataclasses.field(default_factory=dict)
+    microbatches: int = 1
 
     @property
     def num_params(self) -> int:
@@ -148,7 +150,8 @@ class Plan:
             per_device['anchor of the start'] = bytes_per_device(self.shapes.anchor, self.layout, self.axis_sizes)
         if self.teachers:
             per_device['teacher'] = bytes_per_device(self.teachers, self.layout, self.axis_sizes)
-        per_device['gradients'] = per_device['trained parameters']
+        sums = 1 if self.microbatches == 1 else 2  # of all parts so far, and those of the current one
+        per_device['gradients'] = sums * per_device['trained parameters']
         per_device['activations (estimate)'] = self._activation_bytes()
         return per_device
 
@@ -159,7 +162,8 @@ class Plan:
         of an iteration instead of every block's; before and after the pipeline every stage holds the whole batch.
         """
         arch, schedule = self.model.arch, self.layout.schedule
-        tokens = max(size for _, size in self.batch_sizes.ramp) * self.length / self.axis_sizes['data']
+        rows = max(size for _, size in self.batch_sizes.ramp) / (self.axis_sizes['data'] * self.microbatches)
+        tokens = rows * self.length
         item = jax.numpy.dtype(arch.dtype).itemsize
         split = arch.num_heads * arch.head_dim + 2 * arch.hidden_dim  # split over `model`
         whole = 2 * arch.d_model + 2 * arch.num_kv_heads * arch.head_dim

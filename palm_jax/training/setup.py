@@ -98,12 +98,13 @@ class Setup:
         total_steps: int,
         base_weights: BaseWeights = 'stored',
         wrappers: Sequence[LossWrapper] = (),
+        microbatches: int = 1,
     ) -> Setup:
         """Set a run up.
 
         Args:
           model, selection: results of `adapt`.
-          optimizer, layout, batch_size, total_steps, base_weights, wrappers: see `loop.train`.
+          optimizer, layout, batch_size, total_steps, base_weights, wrappers, microbatches: see `loop.train`.
           num_devices: number of devices in the mesh.
           length: tokens per sequence.
 
@@ -125,7 +126,8 @@ class Setup:
         teachers = {t.path: t.shapes(model.arch) for wrapper in wrappers for t in wrapper.teachers()}
         for params in teachers.values():
             layout.check(params, axis_sizes)
-        plan = Plan(model, shapes, layout, axis_sizes, sizes, length, total_steps, frozen_layers, teachers)
+        of_run = sizes, length, total_steps, frozen_layers, teachers, microbatches
+        plan = Plan(model, shapes, layout, axis_sizes, *of_run)
         return cls(plan, selection, optimizer, base_weights, tuple(wrappers))
 
     @property

@@ -15,6 +15,7 @@ from jax.lax import platform_dependent
 
 from palm_jax.models.kernels.gpu import memory_bytes, on_gpus
 from palm_jax.models.kernels.matmul import product, transposed_product
+from palm_jax.models.kernels.memory_order import row_major
 from palm_jax.models.saturation import LARGEST_FACTOR, limited, square
 from palm_jax.models.sharding import constrain, num_parts
 
@@ -93,7 +94,7 @@ def _forward(h_BLD, embedding_VD, targets_BL, weights_BL, scale, z_loss, chunk_l
 
     xs = (h_BLD, targets_BL, weights_BL)
     (sums, de_NDV), dh = scan_chunks(step, xs, embedding_VD, scale, z_loss, chunk_length, skip_unweighted)
-    return (sums[0] + sums[1], sums), (dh, de_NDV.sum(0).T.astype(embedding_VD.dtype) if wanted else None)
+    return (sums[0] + sums[1], sums), (dh, _over_devices(de_NDV).T.astype(embedding_VD.dtype) if wanted else None)
 
 
 def _backward(scale, z_loss, chunk_length, skip_unweighted, residuals, cotangents):
@@ -114,6 +115,16 @@ def _by_device(h_BlD: jax.Array, d_logits_BlV: jax.Array) -> jax.Array:
     parts = parts if len(h_BlD) % parts == 0 else 1
     h_NXD, d_NXV = (x.reshape(parts, -1, x.shape[-1]) for x in (h_BlD, d_logits_BlV))
     return constrain(transposed_product(h_NXD, d_NXV, batched=True), 'act_batch', None, 'act_vocab')
+
+
+def _over_devices(de_NDV: jax.Array) -> jax.Array:
+    """Σ over N, [D, V], of which a device receives the part that it holds of the embedding.
+
+    Row-major where D is split: a TPU's compiler, which would take the order of Eᵀ, cannot cut a sum within the 128
+    neighbors of a tile, and would add up the whole matrix on every device.
+    """
+    de_DV = de_NDV.sum(0)
+    return row_major(de_DV) if num_parts('embed') > 1 else de_DV
 
 
 def _logits_and_sums(h, targets, weights, embedding, scale, z_loss):
