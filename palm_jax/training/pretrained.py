@@ -18,12 +18,13 @@ def architecture(
     dtype: Literal['float32', 'bfloat16', 'float16'] = 'float32',
     remat: Literal['none', 'minimal', 'full'] = 'none',
     unroll_layers: Annotated[int, AtLeast(0)] | Literal['auto'] = 'auto',
+    attention: Literal['auto', 'xla', 'cudnn', 'blocks', 'splash', 'intervals'] = 'auto',
 ) -> Architecture:
     """The architecture of a checkpoint's model, with other values for the fields that do not affect parameters.
 
     Args:
       path: a checkpoint or a MODEL_DIR, see `find_checkpoint`.
-      dropout_rate, dtype, remat, unroll_layers: fields of `Architecture`.
+      dropout_rate, dtype, remat, unroll_layers, attention: fields of `Architecture`.
 
     Raises:
       UserError: there is no checkpoint, or it does not record its architecture.
@@ -38,6 +39,7 @@ def architecture(
         dtype=dtype,
         remat=remat,
         unroll_layers=unroll_layers,
+        attention=attention,
         fuse_projections='auto',  # the fastest of this run's platform, not of the checkpoint's
     )
 
