@@ -369,6 +369,12 @@ METHODS = [  # what a run refuses before its first step, its explanation refuses
         'here they are 100',
     ),
     (
+        f'{FINETUNE} --gin.pretrained.architecture.attention="\'intervals\'" '
+        '--gin.TASK_FEATURE_LENGTHS="{\'inputs\': 128}"',
+        'requires a sequence length that is a multiple of 128',
+        '--gin.GROUP_BY_LENGTH=None leaves all of them at 128 tokens',
+    ),
+    (
         f'{TINY} --gin_file=gin/methods/gkd.gin --gin.TEACHER_CHECKPOINT_PATH={{t}}/other',
         'has the vocabulary micro, but this run has bytes',
     ),
