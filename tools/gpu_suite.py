@@ -98,6 +98,8 @@ def _ceilings(options: argparse.Namespace) -> Iterator[Case]:
 def _train(options: argparse.Namespace) -> Iterator[Case]:
     for name, changes, environment in cases.train_variants(_jaxlib()):
         turn = FIRST if name == cases.AS_IT_IS else LAST
+        if not cases.applies(changes.get('attention', 'auto'), options.length):
+            continue
         yield Case('train', name, functools.partial(cases.train, _changed(options, **changes)), turn, environment)
     for name, peer, compiled in cases.peers():
         yield Case('train', name, functools.partial(cases.train_peer, options, peer, compiled), NEXT)
@@ -109,7 +111,8 @@ def _train(options: argparse.Namespace) -> Iterator[Case]:
 def _attention(options: argparse.Namespace) -> Iterator[Case]:
     longer = _changed(options, length=2 * options.length, batch=max(1, options.batch // 2))
     for name, implementation, documents in cases.ATTENTION:
-        yield Case('attention', name, functools.partial(cases.attention, longer, implementation, documents))
+        if cases.applies(implementation, longer.length):
+            yield Case('attention', name, functools.partial(cases.attention, longer, implementation, documents))
 
 
 def _decode(options: argparse.Namespace) -> Iterator[Case]:

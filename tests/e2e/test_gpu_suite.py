@@ -52,6 +52,11 @@ def test_what_the_most_depends_on_comes_first():
     assert ('train', 'remat = minimal') in last and any('WHILE' in name for part, name in last if part == 'decode')
 
 
+def test_lengths_that_a_kernel_does_not_take_have_no_case_of_it():
+    assert not [case.name for case in gpu_suite_cases(TINY) if 'intervals' in case.name]
+    assert len([case for case in gpu_suite_cases([*TINY, '--length=128']) if 'intervals' in case.name]) == 3
+
+
 def test_attention_over_packed_documents(tmp_path):
     (case,) = (case for case in gpu_suite_cases([*TINY, '--length=64']) if case.name == 'eight documents, intervals')
     figures = case.measure()
