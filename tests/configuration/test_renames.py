@@ -69,6 +69,7 @@ def test_new_modules_configurables_and_parameters_exist():
     modules = {name.rpartition('.')[2]: name for name in renames.MODULES.values()}
     modules |= {'best': 'palm_jax.training.best', 'finetuning': 'palm_jax.training.finetuning'}
     modules |= {'beam': 'palm_jax.inference.beam', 'generate': 'palm_jax.inference.generate'}
+    modules |= {'labelled_example': 'palm_jax.data.supervised.labelled_example'}
     modules |= {'spikes': 'palm_jax.training.spikes', 'partitioning': 'palm_jax.partitioning'}
     modules |= {name: f'palm_jax.peft.{name}' for name in ('adalora', 'adapter', 'lora', 'prefix', 'prompt')}
     for new in renames.CONFIGURABLES.values():
