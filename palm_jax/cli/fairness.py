@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from palm_jax.bounds import Above, Seed
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
-from palm_jax.errors import UserError, closest
+from palm_jax.errors import UserError, closest, located
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -247,8 +247,12 @@ def _read(model: TrainedModel, source: str, names: Sequence[str]) -> tuple[list[
                 raise UserError(f'{row.location}: there is no column {name!r}.{closest(name, row.values)}')
         inputs.append(model.predictor.parse(model, row))
         labels.append(row.values[model.data.table.label_column])
+        with located(row.location):
+            audit.check_label(model, labels[-1])
         for name in names:
             groups[name].append(str(row.values[name]).strip() or '(empty)')
+    if not inputs:
+        raise UserError(f'--input={source}: the file contains no rows.')
     return inputs, labels, groups
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from palm_jax.errors import UserError
+from palm_jax.errors import UserError, closest, located
 from palm_jax.fairness.groups import Groups, compare_groups
 from palm_jax.labels import scoring
 from palm_jax.predictors.label_predictor import LabelPredictor
@@ -48,13 +48,12 @@ def compare(
       UserError: there are no rows, a label is not one of the model's, or a column has one group only.
     """
     check_kind(model)
-    kind, names = model.data.table.kind, model.data.labels
+    kind = model.data.table.kind
     if not inputs:
         raise UserError('There are no rows to compare groups of.')
     for number, label in enumerate(labels, 1):
-        kind.check(_as_label(label))
-        if unknown := [name for name in kind.class_names(_as_label(label)) if names and name not in names]:
-            raise UserError(f'Row {number} has the label {unknown[0]!r}, which the model does not have.')
+        with located(f'Row {number}'):
+            check_label(model, label)
     predicted = [model.predictor.to_json(p)['predicted'] for p in model.predict(inputs, batch_size=batch_size)]
     scores = np.array([scoring.score(kind, p, label) for p, label in zip(predicted, labels, strict=True)])
     sets: tuple[Any, Any] = (None, None)
@@ -66,6 +65,21 @@ def compare(
         columns[' × '.join(groups)] = [' × '.join(row) for row in zip(*groups.values(), strict=True)]
     metric = 'accuracy' if kind.has_classes else 'mean absolute error'
     return [compare_groups(name, of, scores, metric, sets[0], sets[1], seed) for name, of in columns.items()]
+
+
+def check_label(model: Any, label: Any) -> None:
+    """Refuse a label, as a table has it, that is not one of the model's.
+
+    Raises:
+      UserError: with the labels that it has.
+    """
+    kind, names = model.data.table.kind, model.data.labels
+    kind.check(_as_label(label))
+    if unknown := [name for name in kind.class_names(_as_label(label)) if names and name not in names]:
+        shown = f'{", ".join(names[:20])}{" ..." if len(names) > 20 else ""}'
+        raise UserError(
+            f'the label {unknown[0]!r} is not one of the model.{closest(unknown[0], names)} Known: {shown}.'
+        )
 
 
 def _as_label(label: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from palm_jax.characters import check_characters
 from palm_jax.data.readers.row import Row
-from palm_jax.errors import UserError, located
+from palm_jax.errors import located
 from palm_jax.inference.completion import Completion
 from palm_jax.inference.decoding import EOS_ID
 from palm_jax.inference.generate import Decoder
@@ -26,10 +26,8 @@ class TextToTextPredictor(Generator):
     def parse(self, model: Model, row: Row) -> Any:
         """Return the row's columns, which must have those that the data reads; of a line of text the text."""
         given = next(iter(row.values.values())) if row.is_line else dict(row.values)
-        try:
+        with located(row.location):
             self.prompt(model, given)
-        except UserError as error:
-            raise UserError(f'{row.location}: {error}') from None
         return given
 
     def prompt(self, model: Model, given: Any) -> tuple[int, ...]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 from palm_jax.bounds import AtLeast, AtMost, NotEmpty, Seed, checked
 from palm_jax.configuration.compose import render
 from palm_jax.configuration.flags import gin_flags
-from palm_jax.errors import UserError, closest
+from palm_jax.errors import UserError, closest, located
 from palm_jax.run_directory import RunDirectory
 from palm_jax.studies import runs
 from palm_jax.studies.continual_scores import ScoreFile
@@ -156,7 +155,7 @@ class Continual:
         """
         found: list[TaskRead] = []
         for number, task in enumerate(self.tasks):
-            with _located(f'TASKS[{task!r}]'):
+            with located(f'TASKS[{task!r}]'):
                 runs.check(self._own_flags(number), {'MODEL_DIR': OWN['MODEL_DIR']})
                 _refuse_own(self.tasks[task])
                 found.append(tools.read(self._own_flags(number)))
@@ -169,7 +168,7 @@ class Continual:
                 )
         shared = self._labels(found)
         for number, task in enumerate(self.tasks):  # with the labels of all, and what keeps from forgetting
-            with _located(f'TASKS[{task!r}] with LATER_FLAGS' if number else f'TASKS[{task!r}]'):
+            with located(f'TASKS[{task!r}] with LATER_FLAGS' if number else f'TASKS[{task!r}]'):
                 if shared or (number and self.later_flags):
                     tools.read([*self._own_flags(number), *shared, *self._later(number, found)])
         self.scores.read()
@@ -192,7 +191,7 @@ class Continual:
         return [f'--gin.LABELS={render(union)}']
 
     def _check_later(self, found: Sequence[TaskRead]) -> None:
-        with _located('LATER_FLAGS'):
+        with located('LATER_FLAGS'):
             _refuse_own(self.later_flags)
             for flag in self.later_flags:
                 for name in re.findall(r'\{(\w+)\}', flag):
@@ -291,15 +290,6 @@ class Continual:
         earlier = self.fisher_path(number - 1) if number else None
         tools.write_fisher(self.run_directory(number).path, unfinished, earlier, self.fisher)
         os.replace(unfinished, output)
-
-
-@contextlib.contextmanager
-def _located(where: str) -> Iterator[None]:
-    """Put where a mistake is before its message."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f'{where}: {error}') from None
 
 
 def _refuse_own(flags: Flags) -> None:

@@ -27,7 +27,7 @@ from palm_jax.data.supervised.examples import (
 from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.data.supervised.labelled_example import Example
 from palm_jax.data.supervised.sources import Table
-from palm_jax.errors import UserError, closest
+from palm_jax.errors import UserError, closest, located
 from palm_jax.labels.label_kind import Encoded, LabelKind
 from palm_jax.labels.single_label import SingleLabel
 from palm_jax.metrics import text_baselines
@@ -85,10 +85,8 @@ class LabelledTable(Table[Example]):
     def parse(self, row: Row) -> Example:
         """Return the texts of a row with their label."""
         texts, label = self.texts(row), self._label(row)
-        try:
+        with located(row.location):
             self.kind.check(label)
-        except UserError as error:
-            raise UserError(f'{row.location}: {error}') from None
         return Example.of(texts, label, row.location, self._group(row))
 
     def _group(self, row: Row) -> str | None:

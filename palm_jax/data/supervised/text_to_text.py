@@ -21,7 +21,7 @@ from palm_jax.data.supervised.packing import pack
 from palm_jax.data.supervised.turn_format import Format, TurnFormat
 from palm_jax.data.supervised.turns import Turn
 from palm_jax.data.vocabulary.vocabularies import HuggingFace, Vocabulary
-from palm_jax.errors import UserError
+from palm_jax.errors import UserError, located
 from palm_jax.metrics import text_baselines
 
 _LOGGER = logging.getLogger(__name__)
@@ -169,10 +169,8 @@ class TextToText(InMemoryData):
         rows, num_truncated, answers = [], 0, CutAnswers()
         conversations = self.examples(split)
         for conversation in conversations:
-            try:
+            with located(conversation.location):
                 sequences, was_truncated = self._format.sequences(conversation.turns)
-            except UserError as error:
-                raise UserError(f'{conversation.location}: {error}') from None
             rows += sequences
             num_truncated += was_truncated
             self._count_answer(answers, conversation, was_truncated)
