@@ -171,6 +171,7 @@ def test_a_metric_that_does_not_exist_costs_no_step(made, tmp_path):
     assert right.returncode == 0 and 'continuing' not in right.stdout, right.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_several_seeds_and_the_best_step_of_each(made, tmp_path):
     flags = ('--gin.SEEDS=[0, 1]', '--gin.BEST_METRIC=macro_f1', '--gin.PATIENCE=1', '--gin.EVAL_PERIOD=5')
     result = finetune(made, tmp_path / 'runs', *flags, steps=40)

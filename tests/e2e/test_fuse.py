@@ -12,11 +12,17 @@ from palm_jax.errors import UserError
 from tests.support.runs import finetune
 
 
-def test_two_seeds_become_one_model(made, tmp_path, capsys):
-    for seed in (0, 1):
-        result = finetune(made, tmp_path / f'seed_{seed}', f'--gin.SEED={seed}', '--gin.LORA_RANK=2', steps=6)
+def two_seeds(made, folder):
+    """Trains two runs that differ by their seed; returns their MODEL_DIRs."""
+    runs = [str(folder / f'seed_{seed}') for seed in (0, 1)]
+    for seed, model_dir in enumerate(runs):
+        result = finetune(made, model_dir, f'--gin.SEED={seed}', '--gin.LORA_RANK=2', steps=6)
         assert result.returncode == 0, result.stderr[-3000:]
-    runs = [str(tmp_path / f'seed_{seed}') for seed in (0, 1)]
+    return runs
+
+
+def test_two_seeds_become_one_model(made, tmp_path, capsys):
+    runs = two_seeds(made, tmp_path)
     assert fuse.main([*runs, str(tmp_path / 'soup')]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in (*runs, 'ensemble', 'merged: Soup', 'passes per answer'))
@@ -35,12 +41,18 @@ def test_two_seeds_become_one_model(made, tmp_path, capsys):
     assert found['ensemble']['passes_per_answer'] == 2 and found['merged: Soup']['passes_per_answer'] == 1
     with pytest.raises(UserError, match='holds a run already'):
         fuse.main([*runs, str(tmp_path / 'soup')])
+    with pytest.raises(UserError, match=r'no such metric\. Did you mean accuracy'):
+        fuse.main([*runs, str(tmp_path / 'none'), '--greedy=acuracy'])
+
+
+@pytest.mark.slow
+def test_another_merge_and_a_greedy_one(made, tmp_path):
+    runs = two_seeds(made, tmp_path)
+    assert fuse.main([*runs, str(tmp_path / 'soup')]) == 0
     flags = ['--method=ties', '--density=1.0', '--greedy=accuracy']
     assert fuse.main([*runs, str(tmp_path / 'ties'), *flags]) == 0
     settings = json.loads((tmp_path / 'ties' / 'fusion.json').read_text())['settings']
     assert settings == {'density': 1.0, 'scale': 1.0}
-    with pytest.raises(UserError, match=r'no such metric\. Did you mean accuracy'):
-        fuse.main([*runs, str(tmp_path / 'none'), '--greedy=acuracy'])
     with pytest.raises(UserError, match=r'has no base .* --method=soup'):
         fuse.main([str(tmp_path / 'soup'), str(tmp_path / 'ties'), str(tmp_path / 'none'), '--method=dare'])
 

@@ -54,7 +54,9 @@ def test_a_finished_run_says_so_and_is_not_taken_back(again):
     assert 'continuing from step 3' in start(steps=6).stdout  # what the message advises
 
 
-@pytest.mark.parametrize('change', ['a label', 'a batch size', 'a rank', 'other labels'])
+@pytest.mark.parametrize(
+    'change', ['a label', pytest.param('a batch size', marks=pytest.mark.slow), 'a rank', 'other labels']
+)
 def test_what_has_changed_is_shown_and_needs_consent_or_is_refused(again, change):
     start, folder, config = again
     table, flags = folder / 'table.csv', ()

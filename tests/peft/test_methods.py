@@ -35,6 +35,7 @@ PARTS = {
     **{name: {'methods': methods} for name, methods in METHODS.items()},
 }
 HEADS = {'words': None, 'class': Head(3, dropout_rate=0.0), 'tokens': Head(3, pooling='none')}
+VARIANTS = ('rslora', 'wide_prefix', 'norms_only', 'embeddings_only', 'lora_in_the_top_layers')  # of others
 MERGED = ('lora', 'rslora', 'dora', 'ia3', 'adalora')
 WITH_MORE_TO_SEE = ('prefix', 'wide_prefix', 'prompt', 'several')  # these do not promise to start as the base
 ALL_AT_ONCE_OR_EACH = (
@@ -98,7 +99,9 @@ def paths(tree):
     return {path_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-@pytest.mark.parametrize('name', METHODS)
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=pytest.mark.slow) if name in VARIANTS else name for name in METHODS]
+)
 @pytest.mark.parametrize('head', ['class', pytest.param('words', marks=pytest.mark.slow)])
 def test_the_start_equals_the_base(name, head):
     model, selection = build(head, methods=METHODS[name])
@@ -127,7 +130,9 @@ def test_the_start_equals_the_base(name, head):
         *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (('words', 1), ('tokens', 1), ('class', 0))),
     ],
 )
-@pytest.mark.parametrize('part', PARTS)
+@pytest.mark.parametrize(
+    'part', [pytest.param(part, marks=pytest.mark.slow) if part in VARIANTS else part for part in PARTS]
+)
 def test_only_what_is_named_moves_and_the_loss_falls(part, head, unroll):
     model, selection = build(head, unroll, **PARTS[part])
     if head == 'words' and part == 'head_only':

@@ -30,7 +30,7 @@ def check_all(schema, mode):
             continue
 
         @given(case=operation.as_strategy(generation_mode=schemathesis.GenerationMode[mode]))
-        @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+        @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
         def ask(case):
             if mode == 'POSITIVE' and isinstance(case.body, dict):
                 case.body['model'] = 'base'  # else almost everything is the same 404
