@@ -62,7 +62,7 @@ def walk(ports):
     after = README.partition('## After deployment')[2]
     blocks = re.findall(r'```\n(.*?)```', after, re.DOTALL)
     for line in [make, train, *(line for block in blocks for line in block.splitlines())]:
-        command = line.replace('TRAIN_STEPS=60', 'TRAIN_STEPS=200')
+        command = line.replace('TRAIN_STEPS=60', 'TRAIN_STEPS=200 --gin.LEARNING_RATE=4e-3')
         for old, new in ports.items():
             command = command.replace(f':{old}', f':{new}').replace(f'--port={old}', f'--port={new}')
         if ' serve ' in command and '--port' not in command:
