@@ -167,6 +167,11 @@ FLAGS = [
     (f'{TINY} --gin.optimizers.muon.momentum=0.5', 'has no effect', 'optimizers.muon'),
     (f'{TINY} --gin.OPTIMIZER=@optimizers.adam()', 'Did you mean optimizers.adamw?'),
     (f'{TINY} --gin.METHODS=[@lora.LoRA()]', 'no file of this run imports lora.LoRA', '--gin_file=gin/peft/lora.gin'),
+    (
+        f'{TINY} --gin.pretrained.architecture.attention=xla',
+        'no file of this run imports pretrained.architecture',
+        '--gin_file=gin/models/pretrained.gin',
+    ),
     (f'{TINY} --gin.TRAIN_STEPS=%STEPS', '%STEPS is not defined', '--gin.STEPS=...'),
     # Values that gin cannot read.
     (f'{TINY} --gin.TRAIN_STEPS', '--gin.TRAIN_STEPS needs a value: --gin.TRAIN_STEPS=...'),

@@ -49,7 +49,11 @@ def _unknown_name(name: str, statements: Sequence[Statement]) -> str:
     full = next(iter(sorted(used)), name)
     known = gin_adapter.known_names(name.partition('.')[0])
     module, _, function = full.partition('.')
-    modules = {line.module: file for file, _, imports in read_all() for line in imports if line.bound_name == module}
+    modules: dict[str, str] = {}
+    for file, _, imports in read_all():
+        for line in imports:
+            if line.bound_name == module and not file.startswith('gin/runs/'):  # those are for programs on runs
+                modules.setdefault(line.module, file)
     if files := [file for path, file in modules.items() if hasattr(importlib.import_module(path), function)]:
         return f'{location}no file of this run imports {full}. Add e.g. --gin_file={files[0]}'
     shown = sorted(difflib.get_close_matches(full, known, _MOST_NAMES, cutoff=0))

@@ -143,6 +143,7 @@ class InMemoryData(abc.ABC):
         """Return the same data in its plain order, which does not bring examples of similar length together."""
         copied = self._copied()
         copied.group = None
+        copied.against_padding = 'smaller TASK_FEATURE_LENGTHS avoid some of it'
         return copied
 
     def _copied(self) -> Self:

@@ -68,7 +68,10 @@ class WithTeacherLabels:
                 measured, right = measured + 1, right + (true == label)
         quality = f'; {right / measured:.1%} of {measured:,} known labels are right' if measured else ''
         share = f'{len(taught):,} of {counted(len(predictions), "text")}'
-        _LOGGER.info(f'teacher    {share} have a class of at least {self._threshold:g}, and are new{quality}')
+        log = _LOGGER.info if taught else _LOGGER.warning
+        log(f'teacher    {share} have a class of at least {self._threshold:g}, and are new{quality}')
+        if not taught:
+            _LOGGER.warning('So nothing is added: lower --gin.SELF_TRAINING_THRESHOLD, or name other texts.')
         return taught
 
 

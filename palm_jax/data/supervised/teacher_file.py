@@ -47,11 +47,16 @@ def read(files: str | None, table: LabelledTable) -> list[TeacherPrediction]:
             'TEACHER_FILES needs classes, and this task predicts a number. Train on what the teacher predicts instead: '
             '--gin_file=gin/methods/replay.gin --gin.REPLAY_FILES=teacher.jsonl --gin.REPLAY_PREDICTED=True.'
         )
-    rows = tables.read(files, (*table.text_columns, ('TEACHER_FILES', 'probabilities')), 'TEACHER_FILES')
+    rows = tables.read(files, table.text_columns, 'TEACHER_FILES')
     return [TeacherPrediction(table.texts(row), _checked(row, table), row) for row in rows]
 
 
 def _checked(row: Row, table: LabelledTable) -> Mapping[str, float]:
+    if 'probabilities' not in row.values:
+        raise UserError(
+            f"{row.location}: no column 'probabilities', so this is not what a teacher predicts, which palm-jax infer "
+            '--gin_file=.../config.gin --input=... --output=teacher.jsonl writes.'
+        )
     given = row.values['probabilities']
     if not isinstance(given, Mapping) or not given or not all(map(_is_probability, given.values())):
         raise UserError(f'{row.location}: probabilities must be an object of numbers from 0 to 1 by class.')

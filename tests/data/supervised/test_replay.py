@@ -59,6 +59,14 @@ def test_the_rate_is_that_of_every_batch_and_the_new_rows_keep_their_order(files
     assert [t for t in other if t.startswith('new')] == [t for t in seen if t.startswith('new')] and other != seen
 
 
+def test_advice_against_padding_is_what_has_an_effect_beside_replay(files, caplog):
+    new, first, _ = files
+    for data, is_grouping in ((labelled(new), True), (WithReplay(labelled(new), [first], 0.25), False)):
+        data.batch(0, 8)
+        assert ('GROUP_BY_LENGTH' in caplog.text) == is_grouping and 'of them padding; ' in caplog.text
+        caplog.clear()
+
+
 def test_what_a_run_on_the_earlier_tables_holds_out_is_not_replayed(files):
     new, first, _ = files
     data = WithReplay(labelled(new), first, 0.5)

@@ -48,6 +48,9 @@ def test_texts_that_the_teacher_is_sure_of_follow_the_labelled_ones(made, caplog
     data = LabelledText(augment(source._source, [AEDA()], wrappers=wrappers), {'inputs': 40}, 'bytes')
     assert data.num_sequences > len(examples) and data.labels == ('a', 'b')
     assert len(made(ROWS, threshold=1.0).examples('train')) == len(plain) + 1
+    caplog.clear()
+    assert made(ROWS[1:3], threshold=0.99, name='unsure.jsonl').examples('train') == plain
+    assert 'nothing is added: lower --gin.SELF_TRAINING_THRESHOLD' in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -55,7 +58,7 @@ def test_texts_that_the_teacher_is_sure_of_follow_the_labelled_ones(made, caplog
     [
         ({'text': 'x', 'probabilities': {'c': 1.0}}, r"the teacher has a class 'c', which this task lacks"),
         ({'text': 'x', 'probabilities': {}}, 'must be an object of numbers from 0 to 1 by class'),
-        ({'text': 'x'}, "no column 'probabilities'"),
+        ({'text': 'x'}, r"line 1: no column 'probabilities', so .* which palm-jax infer --gin_file"),
     ],
 )
 def test_files_of_another_form_are_refused(made, row, message):
