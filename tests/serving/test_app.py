@@ -224,7 +224,8 @@ def test_a_broken_engine_says_so(served):
             model._params = None
         with pytest.raises(openai.InternalServerError, match='engine has failed'):
             client(site).completions.create(model='base', prompt='a')
-        assert http.get(f'{site.url}/health').status_code == 500 and http.get(f'{site.url}/ready').status_code == 503
+        wait_until(lambda: http.get(f'{site.url}/health').status_code == 500)  # its thread ends after the answer
+        assert http.get(f'{site.url}/ready').status_code == 503
 
 
 class Failing(ExtendedVocabulary):
