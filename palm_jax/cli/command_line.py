@@ -146,7 +146,7 @@ def parse_run(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namesp
       The options, and the run.
 
     Raises:
-      UserError: the arguments cannot be parsed, or there is no such run.
+      UserError: the arguments cannot be parsed, or the run does not exist.
     """
     rest, bindings = split_flags(arguments)
     options = parser.parse_args(rest)

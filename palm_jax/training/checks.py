@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from palm_jax.errors import UserError
 from palm_jax.models.kernels import attention
@@ -80,6 +82,13 @@ def check_batches(
             raise UserError(f'GROUP_BY_LENGTH is {group}; it must be BATCH_SIZE = {size} or a multiple of it.')
 
 
+def batches_of_groups(data: Data, batch_size: int) -> Iterator[Mapping[str, np.ndarray]]:
+    """Yield the first batch of an epoch's first groups of similar length; none where rows are not grouped."""
+    if data.group is not None:
+        for first in range(0, min(data.num_sequences, _GROUPS * data.group), data.group):
+            yield data.batch(first, batch_size)
+
+
 def check_attention(setup: Setup, loss: Callable[..., Any], data: Data) -> None:
     """Refuse rows that the kernel which the architecture requires cannot take; nothing is computed.
 
@@ -94,9 +103,7 @@ def check_attention(setup: Setup, loss: Callable[..., Any], data: Data) -> None:
     if setup.model.arch.attention not in attention.LIMITED:
         return
     setup.check_loss(loss, data.blank())
-    if data.group is None:
-        return
-    batches = (data.batch(number * data.group, setup.plan.batch_sizes.at(0)) for number in range(_GROUPS))
+    batches = batches_of_groups(data, setup.plan.batch_sizes.at(0))
     rows = {features['decoder_input_tokens'].shape[1]: features for features in batches}
     for features in rows.values():
         try:

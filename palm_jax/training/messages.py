@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from palm_jax.training import flops
+from palm_jax.training.checks import batches_of_groups
 from palm_jax.training.interfaces import Data
 from palm_jax.training.plan import Plan
 from palm_jax.training.spikes import Skip
@@ -17,7 +18,7 @@ from palm_jax.wording import counted
 
 _LOGGER = logging.getLogger(__name__)
 
-_LONG, _TINY, _GROUPS = 3600, 5_000_000, 32  # seconds, parameters, groups whose length is looked at
+_LONG, _TINY = 3600, 5_000_000  # seconds, parameters
 ANOTHER_METRIC = 'Run the same command with another BEST_METRIC and --accept_changes to continue.'
 
 
@@ -67,8 +68,8 @@ def mean_length(data: Data, batch_size: int) -> float:
     """Return the mean number of tokens in a row of a batch, padding included, from the first groups of an epoch."""
     if data.group is None:
         return data.length
-    starts = range(0, min(data.num_sequences, _GROUPS * data.group), data.group)
-    return float(np.mean([data.batch(first, batch_size)['decoder_input_tokens'].shape[1] for first in starts]))
+    batches = batches_of_groups(data, batch_size)
+    return float(np.mean([batch['decoder_input_tokens'].shape[1] for batch in batches]))
 
 
 def in_short(values: Mapping[str, float]) -> dict[str, str]:

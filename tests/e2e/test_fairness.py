@@ -8,6 +8,7 @@ import pytest
 
 from palm_jax import api
 from palm_jax.monitoring import audit_log
+from tests.support.bbq import QUESTION
 from tests.support.programs import run_here
 from tests.support.runs import finetune
 
@@ -93,13 +94,7 @@ def test_a_language_model_is_audited(made, tmp_path):
     with (tmp_path / 'pairs.csv').open('w', newline='') as file:
         writer = csv.DictWriter(file, pairs[0])
         writer.writeheader(), writer.writerows(pairs)
-    asked = {
-        'context': 'a b', 'question': 'c?', 'ans0': 'old', 'ans1': 'young', 'ans2': 'Unknown', 'label': 2,
-        'answer_info': {'ans0': ['old', 'old'], 'ans1': ['young', 'nonOld'], 'ans2': ['unknown', 'unknown']},
-        'question_polarity': 'neg', 'context_condition': 'ambig', 'category': 'Age',
-        'additional_metadata': {'stereotyped_groups': ['old']},
-    }  # fmt: skip
-    questions = [asked, asked | {'context_condition': 'disambig', 'label': 0}]
+    questions = [QUESTION, QUESTION | {'context_condition': 'disambig', 'label': 0}]
     (tmp_path / 'bbq.jsonl').write_text(''.join(json.dumps(q) + '\n' for q in questions))
     (tmp_path / 'own.txt').write_text('{name} is {occupation}.\n')
     page = tmp_path / 'page.html'

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.support.bbq import QUESTION
 from tests.support.paths import ROOT
 from tests.support.programs import run_here
 from tests.support.runs import finetune, run
@@ -82,13 +83,9 @@ def write_files(folder):
         (folder / f'{directory(kind)}.json').write_text(json.dumps(rules))
     (folder / 'texts.txt').write_text('\n'.join(texts) + '\n')
     (folder / 'text.txt').write_text('\n'.join(f'the square of {i} is {i * i}.' for i in range(1500)))
-    asked = {
-        'context': 'a b', 'question': 'c?', 'ans0': 'old', 'ans1': 'young', 'ans2': 'Unknown', 'label': 2,
-        'answer_info': {'ans0': ['old', 'old'], 'ans1': ['young', 'nonOld'], 'ans2': ['unknown', 'unknown']},
-        'question_polarity': 'neg', 'context_condition': 'ambig', 'category': 'Age',
-        'additional_metadata': {'stereotyped_groups': ['old']},
-    }  # fmt: skip
-    (folder / 'bbq.jsonl').write_text(f'{json.dumps(asked)}\n{json.dumps(asked | {"context_condition": "disambig"})}\n')
+    (folder / 'bbq.jsonl').write_text(
+        f'{json.dumps(QUESTION)}\n{json.dumps(QUESTION | {"context_condition": "disambig"})}\n'
+    )
     (folder / 'rules.json').write_text(json.dumps([{'name': 'letters', 'pattern': '[a-m]', 'threshold': 0.5}]))
     (folder / 'sets.json').write_text(json.dumps([['even', 'odd'], ['number', 'letter']]))
     groups = {'a': {'name': ['Anna']}, 'b': {'name': ['Bob']}}
