@@ -24,10 +24,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from tqdm import tqdm
 
-from palm_jax import __version__
 from palm_jax.api import loading
 from palm_jax.api.trained_model import TrainedModel
 from palm_jax.cli import command_line
@@ -37,6 +35,7 @@ from palm_jax.errors import UserError
 from palm_jax.run_directory import RunDirectory
 from palm_jax.training.writers import read_jsonl
 from tools import results_page
+from tools.record import Record
 from tools.results_base import ANSWERS, SHOTS
 from tools.results_baselines import BASELINES
 from tools.results_cases import CASES, DEFAULT_CASES, METHODS, WITHOUT_HEAD
@@ -69,33 +68,6 @@ def main(arguments: Sequence[str]) -> int:
     results_page.write(record.lines, options.output)
     print(f'results    {options.output}')
     return 0
-
-
-class Record:
-    """The finished runs, as lines of a file.
-
-    Args:
-      path: the file; it need not exist.
-    """
-
-    def __init__(self, path: Path):
-        self._path = path
-        self.lines: list[dict[str, Any]] = read(path)
-
-    def add(self, line: dict[str, Any]) -> None:
-        """Append a line to the file."""
-        with self._path.open('a', encoding='utf-8') as file:
-            file.write(json.dumps(line) + '\n')
-        self.lines.append(line)
-
-    def find(self, **values: Any) -> list[dict[str, Any]]:
-        """Return the lines with these values."""
-        return [line for line in self.lines if all(line.get(name) == value for name, value in values.items())]
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a record, none if it does not exist."""
-    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
 
 
 def _run_all(options: argparse.Namespace, record: Record) -> None:
@@ -180,7 +152,6 @@ def _run(
         'seconds': round(seconds),
         'gib': round(usage.ru_maxrss / 2**20, 2),
         'checkpoint_mib': round(_size(Path(summary['checkpoint'])) / 2**20, 1),
-        'machine': _machine(),
     }
 
 
@@ -240,12 +211,7 @@ def _untrained(
         'seed': seed,
         'steps': 0,
         'seconds': round(time.monotonic() - start),
-        'machine': _machine(),
     }
-
-
-def _machine() -> str:
-    return f'palm_jax {__version__}, jax {jax.__version__}, {os.cpu_count()} CPU cores'
 
 
 def _baseline(case: str, seed: int | None, options: argparse.Namespace) -> dict[str, Any]:

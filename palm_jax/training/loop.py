@@ -202,10 +202,9 @@ def train(
     """
     run, directory, mesh, batch_sizes = run or Run(), Path(model_dir), layout.mesh(), BatchSizes.of(batch_size)
     check_run(model, data, batch_sizes, mesh.shape['data'], microbatches, reporter, layout.schedule)
-    adapted, trained = adapt(model, methods, trainable, trainable_layers)
-    sizes = mesh.size, batch_size, data.length, total_steps
-    setup = Setup.of(adapted, trained, optimizer, layout, *sizes, base_weights, loss_wrappers, microbatches)
-    plan, train_step = setup.plan, setup.train_step(mesh, loss, microbatches)
+    of_run = mesh.size, batch_size, data.length, total_steps, base_weights, loss_wrappers, microbatches
+    setup = Setup.of(*adapt(model, methods, trainable, trainable_layers), optimizer, layout, *of_run)
+    plan = setup.plan
     with layout.on(mesh), device_memory.advice_when_full(plan), contextlib.ExitStack() as stack:
         messages.introduce(plan, data, directory)  # an unusable held-out part is found before the first step
         check_attention(setup, loss, data)
@@ -222,11 +221,11 @@ def train(
         messages.warn_if_slow(plan, data, first_step, initial_checkpoint is None and not methods)
         log, window = MetricLog(writers, directory, run.config, first_step), MetricWindow(restored.sums)
         held_out = HeldOut(*setup.held_out_steps(mesh, loss), setup.model, data, mesh, batch_sizes)
-        flops, memory = plan.flops_per_token, functools.partial(device_memory.compare, plan)
-        clock = RunClock(first_step, total_steps, flops, run.start, checkpoints.preemption_agreed, memory)
+        memory, agreed = functools.partial(device_memory.compare, plan), checkpoints.preemption_agreed
+        clock = RunClock(first_step, total_steps, plan.flops_per_token, run.start, agreed, memory)
         loop = Loop(
             feed=Feed(data, batch_sizes, guard.offset, mesh),
-            train_step=functools.partial(train_step, **teachers),
+            train_step=functools.partial(setup.train_step(mesh, loss, microbatches), **teachers),
             run_rng=jax.random.fold_in(jax.random.key(seed), 1),
             window=window,
             guard=guard,

@@ -7,10 +7,12 @@ import pytest
 
 from palm_jax.cli import studies
 from palm_jax.errors import UserError
+from palm_jax.run_directory import write_whole
 from palm_jax.studies import ablation
 from tests.support.paths import ROOT
 from tests.support.runs import checkpoint_arrays
 from tools import effects, effects_tables
+from tools.record import Record
 
 
 def rows(path):
@@ -81,8 +83,34 @@ def test_every_arm_of_the_studies_is_a_run(name, monkeypatch):
     for run in read.runs():
         seed = run.directory.path.name.removeprefix('seed_')
         assert any(flag.startswith(f'--gin.TRAIN_FILES={effects.TABLES}/{prefix}_{seed}.') for flag in run.flags)
-    (flag,) = effects._with_base(study, 'runs/other')
-    assert 'INITIAL_CHECKPOINT_PATH=runs/other' in flag and effects._with_base(study, 'runs/smollm2') == []
+    ((macro, value),) = effects._with_base(study, 'runs/other')
+    assert (
+        macro == 'FLAGS'
+        and 'INITIAL_CHECKPOINT_PATH=runs/other' in value
+        and effects._with_base(study, 'runs/smollm2') == []
+    )
+
+
+def test_a_finished_run_is_a_line_with_which_another_machine_continues(tmp_path):
+    def runs(folder, steps=1):
+        study = ablation.Ablation(str(tmp_path / folder), [f'--gin.TRAIN_STEPS={steps}'], {'LoRA': []}, seeds=(0, 1))
+        return [dataclasses.replace(run, flags=run.flags[:-1]) for run in study.runs()]  # as of one folder
+
+    record = Record(tmp_path / 'EFFECTS.jsonl')
+    first, _ = here = runs('here')
+    first.begin()
+    write_whole(first.directory.summary, '{"accuracy": 0.5, "seconds": 7, "baselines": {"words": {"accuracy": 0.4}}}')
+    effects.synchronize(here, record)
+    effects.synchronize(here, record)
+    (line,) = Record(tmp_path / 'EFFECTS.jsonl').lines
+    assert line['run'] == 'LoRA, seed 0' and line['flags'] == ['--gin.TRAIN_STEPS=1', '--gin.SEED=0']
+    there = runs('there')
+    effects.synchronize(there, Record(tmp_path / 'EFFECTS.jsonl'))
+    assert [run.summary() for run in there] == [{'accuracy': 0.5, 'seconds': 7}, None]
+    there[0].check()
+    changed = runs('changed', steps=2)
+    effects.synchronize(changed, Record(tmp_path / 'EFFECTS.jsonl'))
+    assert [run.summary() for run in changed] == [None, None]
 
 
 def test_the_page_has_the_tables_of_the_studies(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 from palm_jax.errors import UserError
 from tests.support.paths import ROOT
 from tools import results, results_page
+from tools.record import Record
 from tools.results_cases import CASES
 
 
@@ -82,13 +83,13 @@ def test_results_are_made_once_and_set_beside_what_no_pretraining_reaches(made, 
     results.main([*flags, of_case['wnut17'], '--methods=norms_only', '--seeds=0,1'])
     page = (tmp_path / 'RESULTS.md').read_text()
     assert '### wnut17' in page and '| 0, 1 |' in page and ' ± ' in page and 'logistic regression on words' in page
-    record = results.read(tmp_path / 'RESULTS.jsonl')
+    record = Record(tmp_path / 'RESULTS.jsonl').lines
     assert [line['seed'] for line in record if line['method'] == 'norms_only'] == [0, 0, 0, 1]
     assert sum(line['method'] == results.NO_PRETRAINING for line in record) == 3
     results.main([*flags, of_case['wnut17'], '--methods=norms_only', '--seeds=0,1', f'--runs={tmp_path / "elsewhere"}'])
-    assert results.read(tmp_path / 'RESULTS.jsonl') == record and not (tmp_path / 'elsewhere' / 'base').exists()
+    assert Record(tmp_path / 'RESULTS.jsonl').lines == record and not (tmp_path / 'elsewhere' / 'base').exists()
     results.main([*flags, '--cases=banking77,wnut17', '--methods=zero_shot,few_shot', '--seeds=0,1'])
-    untrained = results.read(tmp_path / 'RESULTS.jsonl')[len(record) :]
+    untrained = Record(tmp_path / 'RESULTS.jsonl').lines[len(record) :]
     assert [(line['method'], line['seed']) for line in untrained if line['case'] == 'banking77'] == [
         ('zero_shot', None),
         ('few_shot', 0),
@@ -100,5 +101,5 @@ def test_results_are_made_once_and_set_beside_what_no_pretraining_reaches(made, 
 
 
 def test_the_committed_page_is_that_of_the_record(tmp_path):
-    results_page.write(results.read(ROOT / 'RESULTS.jsonl'), tmp_path / 'RESULTS.md')
+    results_page.write(Record(ROOT / 'RESULTS.jsonl').lines, tmp_path / 'RESULTS.md')
     assert (tmp_path / 'RESULTS.md').read_text() == (ROOT / 'RESULTS.md').read_text()
