@@ -202,10 +202,10 @@ def train(
     """
     run, directory, mesh, batch_sizes = run or Run(), Path(model_dir), layout.mesh(), BatchSizes.of(batch_size)
     check_run(model, data, batch_sizes, mesh.shape['data'], microbatches, reporter, layout.schedule)
-    of_run = mesh.size, batch_size, data.length, total_steps, base_weights, loss_wrappers, microbatches
-    setup = Setup.of(*adapt(model, methods, trainable, trainable_layers), optimizer, layout, *of_run)
-    plan = setup.plan
-    with layout.on(mesh), device_memory.advice_when_full(plan), contextlib.ExitStack() as stack:
+    adapted, trained = adapt(model, methods, trainable, trainable_layers)
+    sizes = mesh.size, batch_size, data.length, total_steps
+    setup = Setup.of(adapted, trained, optimizer, layout, *sizes, base_weights, loss_wrappers, microbatches)
+    with layout.on(mesh), device_memory.advice_when_full(plan := setup.plan), contextlib.ExitStack() as stack:
         messages.introduce(plan, data, directory)  # an unusable held-out part is found before the first step
         check_attention(setup, loss, data)
         metadata = CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint, data.labels, data.identity())
