@@ -1,6 +1,6 @@
 """python -m tools.benchmark train --size=40m [--dtype=bfloat16] [--against=palm-rlhf-pytorch,transformers] [--profile]
 python -m tools.benchmark finetune --size=base [--methods=lora,top_k_layers]
-python -m tools.benchmark finetune --size=smollm2-135m --batch=32 --length=24 --against=peft
+python -m tools.benchmark finetune --size=smollm2-135m --batch=32 --length=24 --against=peft [--task=banking77]
 python -m tools.benchmark decode --size=40m [--against=transformers] [--profile]
 python -m tools.benchmark serve --size=40m
 python -m tools.benchmark pauses --size=40m --prefill_chunks=0,512
@@ -101,6 +101,10 @@ def _add_training(commands: argparse._SubParsersAction) -> None:
     finetune.add_argument(
         '--against', choices=('peft',), help='compare LoRA with PEFT on Transformers, on a size whose block it has'
     )
+    finetune.add_argument(
+        '--task', default='', help='compare on the texts of this task of gin/tasks, with their lengths'
+    )
+    finetune.add_argument('--base', default='runs/smollm2', help='MODEL_DIR whose tokenizer reads the texts of --task')
 
 
 def _add_decoding(commands: argparse._SubParsersAction) -> None:

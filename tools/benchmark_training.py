@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -107,7 +108,7 @@ def ours(options: argparse.Namespace) -> Trainer:
         batch |= {'decoder_segment_ids': segment_ids, 'decoder_positions': index - first}
     ceiling = flops.measured_speed(ceiling_size(), options.dtype)
     model, _ = setup.adapt(PaLM(architecture(options)))
-    trainer = jax_trainer(model, losses.LanguageModelLoss(chunk_length=options.chunk), batch)
+    trainer = jax_trainer(model, losses.LanguageModelLoss(chunk_length=options.chunk), [batch])
     trainer.facts['ceiling'] = ceiling
     return trainer
 
@@ -115,10 +116,17 @@ def ours(options: argparse.Namespace) -> Trainer:
 def jax_trainer(
     model: AdaptedModel,
     loss: Callable[..., Any],
-    batch: dict[str, np.ndarray],
+    batches: Sequence[Mapping[str, np.ndarray]],
     selection: Trainable = Trainable(),
 ) -> Trainer:
-    """Return a trainer for the train step of palm_jax, on the parameters that `selection` trains."""
+    """Return a trainer for the train step of palm_jax, on the parameters that `selection` trains.
+
+    Args:
+      model: the model.
+      loss: loss of the task.
+      batches: batches, of which each step takes the next; the step is compiled for each of their shapes.
+      selection: the trained parameters.
+    """
     adamw = optimizers.adamw(schedules.constant(1e-4))
     optimizer = model.wrap_optimizer(adamw)
     start = time.perf_counter()
@@ -128,16 +136,23 @@ def jax_trainer(
     model = model.freeze_layers(selection.frozen_layers(current[0].params, model.arch.num_layers))
     settings = {'model': model, 'loss': loss, 'optimizer': optimizer, 'penalty': model.penalty}
     train_step = functools.partial(step.train_step, **settings)
-    rng = jax.random.key(1)
+    rng, of_shape = jax.random.key(1), {batch['decoder_input_tokens'].shape: batch for batch in batches}
     start = time.perf_counter()
-    compiled = jax.jit(train_step, donate_argnums=0).lower(current[0], batch, rng).compile()
+    jitted = jax.jit(train_step, donate_argnums=0)
+    compiled = {shape: jitted.lower(current[0], batch, rng).compile() for shape, batch in of_shape.items()}
     compile_seconds = time.perf_counter() - start
 
-    def run() -> None:
-        current[0], metrics = compiled(current[0], batch, rng)
+    def take_step(batch: Mapping[str, np.ndarray]) -> None:
+        current[0], metrics = compiled[batch['decoder_input_tokens'].shape](current[0], batch, rng)
         jax.block_until_ready((current[0], metrics))
 
-    run()
+    for batch in of_shape.values():
+        take_step(batch)
+    following = itertools.cycle(batches)
+
+    def run() -> None:
+        take_step(next(following))
+
     device = jax.devices()[0]
 
     def peak_memory() -> int | None:
@@ -146,7 +161,7 @@ def jax_trainer(
     facts = {
         'num_params': sum(x.size for x in jax.tree.leaves((current[0].params, current[0].frozen))),
         'num_trained': sum(x.size for x in jax.tree.leaves(current[0].params)),
-        'flops_share': _share_of_flops(model, adamw, selection, batch),
+        'flops_share': _share_of_flops(model, adamw, selection, batches[0]),
         'optimizer_bytes': sum(x.nbytes for x in jax.tree.leaves(current[0].opt_state)),
         'checkpoint_bytes': sum(x.nbytes for x in jax.tree.leaves((current[0].params, current[0].opt_state))),
         'init_seconds': init_seconds,
@@ -156,7 +171,9 @@ def jax_trainer(
     return Trainer(run, facts, peak_memory)
 
 
-def _share_of_flops(model: AdaptedModel, optimizer: Any, selection: Trainable, batch: dict[str, np.ndarray]) -> float:
+def _share_of_flops(
+    model: AdaptedModel, optimizer: Any, selection: Trainable, batch: Mapping[str, np.ndarray]
+) -> float:
     """Return the matmul FLOPs of a step as a share of those of training everything, as `--explain` does."""
     tokens = batch['decoder_input_tokens']
     shapes = setup.Setup.of(model, selection, optimizer, MeshLayout(), 1, len(tokens), tokens.shape[1], 1).plan

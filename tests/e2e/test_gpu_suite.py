@@ -1,5 +1,6 @@
 """The suite for a GPU machine, rehearsed on this one with a tiny model."""
 
+import argparse
 import importlib.metadata
 import importlib.util
 import json
@@ -11,7 +12,7 @@ import pytest
 
 from palm_jax import xla_flags
 from palm_jax.errors import UserError
-from tools import contenders, gpu_suite, kernel_profile
+from tools import benchmark_finetuning, contenders, gpu_suite, kernel_profile
 
 TINY = ['--size=tiny', '--batch=2', '--length=32', '--steps=2', '--device=cpu']
 
@@ -136,3 +137,14 @@ def test_flags_are_those_that_a_jaxlib_knows():
             text=True,
         )
         assert (result.returncode == 0) == succeeds, result.stderr[-2000:]
+
+
+def test_texts_are_padded_to_the_longest_of_their_batch_or_by_length(small_tasks, base_and_table, monkeypatch):
+    monkeypatch.chdir(small_tasks['banking77'])
+    options = argparse.Namespace(task='banking77', base=dict(base_and_table)['INITIAL_CHECKPOINT_PATH'])
+    options.batch, options.length, options.steps = 4, 40, 3
+    drawn, grouped = (benchmark_finetuning._batches(options, grouped) for grouped in (False, True))
+    for batch in drawn:
+        used = batch['decoder_segment_ids']
+        assert used.shape == (4, used.sum(axis=1).max()) and used[:, -1].any() and batch['labels'].shape == (4,)
+    assert len(drawn) == len(grouped) == 3 and {batch['decoder_input_tokens'].shape[0] for batch in grouped} == {4}
