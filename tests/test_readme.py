@@ -255,11 +255,17 @@ def test_the_benchmark_tool(tmp_path):
     small = '--size=tiny --batch=1 --length=32 --steps=2 --unroll=1'
     with Interpreter(**on_a_bare_machine(tmp_path)) as bare:
         training = bare.run(*split(f'python -m tools.benchmark train {small} --profile'))
-        finetuning = bare.run(*split(f'python -m tools.benchmark finetune {small} --methods=head_only'))
     assert training.returncode == 0, training.stderr[-2000:]
     assert re.search(r'palm_jax +\d+\.\dM', training.stdout) and 'MFU =' in training.stdout
     table = training.stdout.partition('kernel\n')[2].splitlines()
     assert len(table) == 32 and table[-2].endswith('others') and table[-1].endswith('all')
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_fine_tuning(tmp_path):
+    small = '--size=tiny --batch=1 --length=32 --steps=2 --unroll=1'
+    with Interpreter(**on_a_bare_machine(tmp_path)) as bare:
+        finetuning = bare.run(*split(f'python -m tools.benchmark finetune {small} --methods=head_only'))
     assert finetuning.returncode == 0, finetuning.stderr[-2000:]
     assert re.search(r'head_only +14,861 ', finetuning.stdout)
     assert re.search(r'full +\d,\d+,\d+ .*1\.00×', finetuning.stdout)

@@ -83,10 +83,10 @@ def check_batches(
 
 
 def batches_of_groups(data: Data, batch_size: int) -> Iterator[Mapping[str, np.ndarray]]:
-    """Yield the first batch of an epoch's first groups of similar length; none where rows are not grouped."""
+    """Yield the first batch of an epoch's first whole groups of similar length; none where rows are not grouped."""
     if data.group is not None:
-        for first in range(0, min(data.num_sequences, _GROUPS * data.group), data.group):
-            yield data.batch(first, batch_size)
+        for number in range(min(max(data.num_sequences // data.group, 1), _GROUPS)):
+            yield data.batch(number * data.group, batch_size)
 
 
 def check_attention(setup: Setup, loss: Callable[..., Any], data: Data) -> None:

@@ -30,7 +30,7 @@ from palm_jax.training.initial_parameters import fingerprint, restore_params
 from palm_jax.training.loss_wrappers.wrapper import LossWrapper, anchor_of, state_of, wrap
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan
-from palm_jax.training.state import TrainState, init_params, init_state, unbox
+from palm_jax.training.state import TrainState, init_params, init_state, state_of_params, unbox
 from palm_jax.training.step import LossFn, eval_step, loss_inputs, train_step
 from palm_jax.training.teachers import fingerprint_of
 
@@ -73,6 +73,7 @@ class Setup:
 
     Attributes:
       plan: the adapted model, the state's shapes, and what follows from them.
+      params: shapes of all parameters as they are initialized, with their logical axes.
       selection: parameters that are trained.
       optimizer: update rule, wrapped by the methods.
       base_weights: how frozen linear maps are kept in memory, see `loop.train`.
@@ -80,6 +81,7 @@ class Setup:
     """
 
     plan: Plan
+    params: Any
     selection: Trainable
     optimizer: Optimizer
     base_weights: BaseWeights = 'stored'
@@ -115,8 +117,9 @@ class Setup:
         optimizer, axis_sizes = model.wrap_optimizer(optimizer), layout.axis_sizes(num_devices)
         if layout.schedule is not None:
             layout.schedule.layers_at_once(model.arch.num_layers)
-        init = functools.partial(init_state, model, optimizer, trainable=selection, wrappers=wrappers)
-        shapes = jax.eval_shape(init, jax.random.key(0))
+        all_params = jax.eval_shape(functools.partial(init_params, model), jax.random.key(0))
+        begin = functools.partial(state_of_params, model, optimizer, trainable=selection, wrappers=wrappers)
+        shapes = jax.eval_shape(begin, all_params)
         frozen = jax.eval_shape(functools.partial(quantize_base, base_weights), shapes.params, shapes.frozen)
         shapes = dataclasses.replace(shapes, frozen=frozen)
         for params in (shapes.params, shapes.frozen):
@@ -128,7 +131,7 @@ class Setup:
             layout.check(params, axis_sizes)
         of_run = sizes, length, total_steps, frozen_layers, teachers, microbatches
         plan = Plan(model, shapes, layout, axis_sizes, *of_run)
-        return cls(plan, selection, optimizer, base_weights, tuple(wrappers))
+        return cls(plan, all_params, selection, optimizer, base_weights, tuple(wrappers))
 
     @property
     def model(self) -> AdaptedModel:
@@ -246,8 +249,7 @@ class Setup:
     def _fresh_params(self, mesh: Mesh, seed: int) -> Any:
         """Initial parameters of the methods and the head, and the shapes with shardings of all others."""
         init = functools.partial(init_params, self.plan.model)
-        boxed = jax.eval_shape(init, jax.random.key(seed))
-        shapes = jax.tree.map(_placed, unbox(boxed), self.plan.layout.shardings(boxed, mesh))
+        shapes = jax.tree.map(_placed, unbox(self.params), self.plan.layout.shardings(self.params, mesh))
         is_new = re.compile('|'.join(self.plan.model.trainable) or '(?!)').fullmatch
 
         def new(params: Any) -> dict[str, Any]:

@@ -60,7 +60,17 @@ def init_state(
     wrappers: Sequence[LossWrapper] = (),
 ) -> TrainState:
     """Initialize the state at step 0. Every leaf that has a parameter's shape carries its logical axes."""
-    params = init_params(model, rng)
+    return state_of_params(model, optimizer, init_params(model, rng), trainable, wrappers)
+
+
+def state_of_params(
+    model: Model,
+    optimizer: Optimizer,
+    params: Any,
+    trainable: Trainable = Trainable(),
+    wrappers: Sequence[LossWrapper] = (),
+) -> TrainState:
+    """Return the state at step 0 with given parameters."""
     trained, frozen = trainable.split(params)
     anchor = anchor_of(wrappers, model, params, trained)
     step = jnp.zeros((), jnp.int32)

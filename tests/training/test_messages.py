@@ -54,7 +54,7 @@ def test_the_time_is_that_of_the_steps_left_and_of_the_trained_part(setup, say):
 def test_the_length_is_that_of_the_batches(setup, say):
     plan = setup().plan
     assert messages.mean_length(data(), 4) == 16 and messages.mean_length(data(group=8), 4) == 10
-    assert messages.mean_length(data(group=8, num_sequences=9), 4) == 6  # two groups are an epoch
+    assert messages.mean_length(data(group=8, num_sequences=17), 4) == 6  # two groups are whole
     assert plan.computed_flops_per_token(10) < plan.computed_flops_per_token(16)
     assert plan.computed_flops_per_token(16) == pytest.approx(plan.flops_per_token, rel=0.01)
     assert 'rows of 10 tokens on average' in say(plan, data(group=8))

@@ -14,6 +14,7 @@ _WINDOW = 32  # groups sorted together, at most
 _MAX_SHAPES = 6  # different lengths of rows, for each of which a step is compiled
 _BATCHES_PER_SHAPE = 8  # held-out batches, read once, that are worth a further compilation
 _ROWS_PER_SHAPE = 32  # training rows, read again and again, that are worth one
+_LEAST_SAVING = 0.035  # share of all positions that a further shape must save
 
 
 GroupSize = int | tuple[tuple[int, int], ...] | None
@@ -22,10 +23,10 @@ GroupSize = int | tuple[tuple[int, int], ...] | None
 class LengthGroups(Examples):
     """`Examples` in groups of similar length; the rows of a group have one of at most six lengths.
 
-    An epoch of few rows has fewer lengths, because several compilations would not pay. The endless shuffled order is
-    divided into windows of 32 groups, or as many as an epoch fills, so that the copies of a row in later epochs do not
-    meet; a window is sorted by length, and its groups are shuffled. A batch remains a function of its number and the
-    seed.
+    Rows that are few, or of much the same length, have fewer, because several compilations would not pay. The endless
+    shuffled order is divided into windows of 32 groups, or as many as an epoch fills, so that the copies of a row in
+    later epochs do not meet; a window is sorted by length, and its groups are shuffled. A batch remains a function of
+    its number and the seed.
 
     Args:
       features: arrays [E, ...] by name.
@@ -112,7 +113,7 @@ def _num_shapes(num_rows: int, rows_per_shape: int) -> int:
     return min(max(num_rows // rows_per_shape, 1), _MAX_SHAPES)
 
 
-def padded_lengths(lengths: np.ndarray, shapes: int) -> np.ndarray:
+def padded_lengths(lengths: np.ndarray, shapes: int, least_saving: float = _LEAST_SAVING) -> np.ndarray:
     """Return the lengths to which rows are padded: `shapes` different ones at most, with the least padding in all.
 
     The best division of the sorted lengths into intervals, by dynamic programming (Bellman 1961; Jenks' natural breaks
@@ -121,6 +122,7 @@ def padded_lengths(lengths: np.ndarray, shapes: int) -> np.ndarray:
     Args:
       lengths: number of tokens of each row, int [E].
       shapes: most different lengths; at least 1.
+      least_saving: share of all positions that each further length must save; those that would save less are left out.
     """
     values, counts = np.unique(lengths, return_counts=True)
     cumulative = np.concatenate([[0], np.cumsum(counts)])
@@ -131,8 +133,10 @@ def padded_lengths(lengths: np.ndarray, shapes: int) -> np.ndarray:
         # [end of the last interval, its beginning]
         costs = before + (cumulative[1:, None] - cumulative) * values[:, None]
         costs[np.arange(len(values) + 1) > np.arange(len(values))[:, None]] = np.iinfo(costs.dtype).max
+        if (divided := costs.min(axis=1))[-1] > (1 - least_saving) * least[-1]:
+            break  # the next ones save even less: the least cost is convex in their number
         last_of.append(costs.argmin(axis=1))
-        least = costs.min(axis=1)
+        least = divided
     ends = [len(values) - 1]
     for starts in reversed(last_of):
         if (start := starts[ends[-1]]) == 0:

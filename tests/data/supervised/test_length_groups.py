@@ -43,7 +43,7 @@ def test_an_epoch_has_every_example_once_and_little_padding(features):
     positions = sum(b['decoder_target_tokens'].size for b in batches)
     least = sum(np.count_nonzero(b['decoder_target_tokens']) for b in batches)
     assert positions < 1.2 * least < 2 * E * L * 0.75  # of whole rows
-    assert len({b['decoder_target_tokens'].shape[1] for b in batches}) == 6
+    assert len({b['decoder_target_tokens'].shape[1] for b in batches}) == 5
     lengths = [b['decoder_target_tokens'].shape[1] for b in batches]
     assert lengths != sorted(lengths)  # long and short come mixed
     assert sorted(plain.batch(0, E)['labels']) == list(range(E))
@@ -121,12 +121,23 @@ def test_a_group_of_nothing_is_refused(features):
 @pytest.mark.parametrize('seed', range(4))
 def test_rows_are_padded_as_little_as_the_number_of_shapes_allows(shapes, seed):
     lengths = np.random.default_rng(seed).geometric(0.2, 40)
-    padded, values = padded_lengths(lengths, shapes), np.unique(lengths)
+    padded, values = padded_lengths(lengths, shapes, least_saving=0), np.unique(lengths)
     assert (padded >= lengths).all() and len(np.unique(padded)) <= shapes
     assert padded[lengths == values[-1]][0] == values[-1]
     choices = itertools.combinations(values[:-1], min(shapes, len(values)) - 1)
     least = min(sum(min(e for e in (*ends, values[-1]) if e >= n) for n in lengths) for ends in choices)
     assert padded.sum() == least
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_each_further_length_saves_its_share_and_the_next_would_not(seed):
+    lengths = np.random.default_rng(seed).geometric(0.1, 200)
+    padded = [padded_lengths(lengths, shapes, least_saving=0).sum() for shapes in range(1, 13)]
+    saved = [1 - after / before for before, after in itertools.pairwise(padded)]
+    expected = next(number for number, share in enumerate(saved, 1) if share < 0.035)
+    assert 3 < expected < 12 and len(np.unique(padded_lengths(lengths, 12))) == expected
+    of_much_the_same_length = np.random.default_rng(seed).integers(19, 21, 300)
+    assert len(np.unique(padded_lengths(of_much_the_same_length, 6))) == 1
 
 
 def test_texts_without_tokens_and_equal_texts_have_one_length():
@@ -141,7 +152,7 @@ def test_one_pass_reads_each_example_once_in_few_lengths(features):
     assert sorted(np.concatenate(numbers)) == list(range(E))
     assert {len(b['labels']) for b in batches} == {5} and len(numbers[-1]) == E % 5
     lengths = [b['decoder_target_tokens'].shape[1] for b in batches]
-    assert len(set(lengths)) == 6 and lengths == sorted(lengths)
+    assert len(set(lengths)) == 5 and lengths == sorted(lengths)
     for rows, batch in zip(numbers, batches, strict=True):
         np.testing.assert_array_equal(batch['labels'][: len(rows)], rows)
         assert batch['weights'].tolist() == [1] * len(rows) + [0] * (5 - len(rows))
