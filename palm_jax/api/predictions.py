@@ -59,8 +59,8 @@ def write(
       The number of rows with a prediction, and of those with an error.
 
     Raises:
-      UserError: `output` exists, its directory does not, another process writes it, or an interrupted call had
-        another input, model or other metadata.
+      UserError: `source` has no rows; `output` exists, its directory does not, another process writes it, or an
+        interrupted call had another input, model or other metadata.
     """
     with reserve(output, lambda: origin(model.config, model.checkpoint, source, metadata)) as reserved:
         return reserved.write(model, source, metadata, batch_size)
@@ -129,9 +129,14 @@ def inputs_of(
       model: trained model.
       source: see `write`.
       metadata: see `write`.
+
+    Raises:
+      UserError: there are no rows.
     """
     rows = functools.partial(read_rows, source, getattr(model.data, 'layout', Layout()))
     of_files, total = origin(model.config, model.checkpoint, source, metadata), sum(1 for _ in rows())
+    if not total:
+        raise UserError(f'--input = {source!r}: the file contains no rows.')
     return rows, json.loads(json.dumps(of_files | _identity(model) | {'rows': total}))
 
 
