@@ -50,6 +50,7 @@ def _explain(
     sizes = num_devices, batch_size, data.length, total_steps
     microbatches = arguments.get('microbatches', 1)
     setup = Setup.of(model, selection, optimizer, layout, *sizes, base_weights, wrappers, microbatches)
+    setup = setup.reading(data.blank() if data.is_ready and wrappers else {})
     plan = setup.plan
     loss = arguments.get('loss', LanguageModelLoss())
     setup.check_wrappers(loss)
