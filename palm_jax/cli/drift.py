@@ -86,7 +86,10 @@ def _parser() -> Parser:
     )
     parser.add_argument('--reference', help='file to compare with; default: the held-out part of the run')
     parser.add_argument(
-        '--examples', type=positive, default=1000, help='most inputs of each kind: of a table, spread evenly; of requests, the last'
+        '--examples',
+        type=positive,
+        default=1000,
+        help='most inputs of each kind: some of a table, the last requests',
     )
     parser.add_argument('--batch_size', type=positive, default=32, help='inputs per forward pass')
     parser.add_argument(

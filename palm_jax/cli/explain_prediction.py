@@ -236,6 +236,4 @@ def _read(model: TrainedModel, options: Any) -> list[Any]:
     for row in rows:
         if isinstance(row, UserError):
             raise row
-    if not rows:
-        raise UserError(f'--input={options.input}: the file contains no rows.')
     return [model.predictor.parse(model, row) for row in rows]

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from palm_jax.errors import UserError, closest
+from palm_jax.data.readers import columns
+from palm_jax.errors import UserError
 
 _MORE, _LESS, _DIRECTION, _KIND = 'sent_more', 'sent_less', 'stereo_antistereo', 'bias_type'
 
@@ -71,9 +72,7 @@ def read(rows: Sequence[Any]) -> list[Pair]:
     pairs = []
     for row in rows:
         for column in (_MORE, _LESS):
-            if column not in row.values:
-                raise UserError(f'{row.location}: there is no column {column!r}.{closest(column, row.values)}')
-            if not str(row.values[column] or '').strip():
+            if not str(columns.find(row, column, None) or '').strip():
                 raise UserError(f'{row.location}: the column {column!r} is empty.')
         more, less, direction, kind = (
             str(row.values.get(column) or '').strip() for column in (_MORE, _LESS, _DIRECTION, _KIND)

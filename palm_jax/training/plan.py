@@ -244,8 +244,8 @@ class Plan:
                 f'vocabulary {arch.vocab_size:,}',
                 f'trained    {self.trained_summary()}',
                 f'work       {self.total_steps:,} steps of {sizes} tokens{cut} = {total_tokens:,} tokens{epochs}',
-                f'FLOPs      {self.flops_per_token:.3g} per token, {self.step_flops_per_token * total_tokens:.3g} in total'
-                f'{self._passes()}',
+                f'FLOPs      {self.flops_per_token:.3g} per token, '
+                f'{self.step_flops_per_token * total_tokens:.3g} in total{self._passes()}',
                 f'mesh       {mesh}',
                 *self._pipeline(),
                 f'memory     {byte_size(sum(memory.values()))} per device: '

@@ -210,7 +210,7 @@ def test_mistakes_are_one_message(classifier, made, tmp_path):
         ([config, '--input=nothing.jsonl', '--output=o.jsonl'], "--input = 'nothing.jsonl': no such file"),
         ([config, f'--input={long}', f'--output={tmp_path}/no/o.jsonl'], 'there is no folder'),
         ([config, f'--input={long}', f'--output={tmp_path}/folder.jsonl'], 'is a folder. Name a file in it'),
-        ([config, f'--input={empty}', f'--output={tmp_path}/none.jsonl'], 'empty.csv\': the file contains no rows'),
+        ([config, f'--input={empty}', f'--output={tmp_path}/none.jsonl'], "empty.csv': the file contains no rows"),
         ([config, f'--input={long}', '--output=gs://bucket/o.jsonl'], 'are written to a local file'),
         (['--gin_file=gin/finetune_lora.gin', f'--input={long}', '--output=o.jsonl'], 'name the config.gin'),
     ):

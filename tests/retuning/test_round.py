@@ -91,7 +91,9 @@ def test_a_run_that_was_interrupted_is_no_champion(tmp_path):
     (run.checkpoint(10) / 'metadata' / 'metadata').write_text('{"vocabulary": "bytes"}')
     run.metrics.touch()
     model = SimpleNamespace(config=run.config, run={'total_steps': 30})
-    with pytest.raises(UserError, match=r"interrupted after step 10 of 30(.|\n)*train '--gin_file=.*--gin.TRAIN_STEPS=10"):
+    with pytest.raises(
+        UserError, match=r"interrupted after step 10 of 30(.|\n)*train '--gin_file=.*--gin.TRAIN_STEPS=10"
+    ):
         refuse_interrupted(model)
     run.summary.write_text('{"step": 10}')
     refuse_interrupted(model)

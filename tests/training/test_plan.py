@@ -17,7 +17,7 @@ from palm_jax.training.loss_wrappers.lwf import LwF
 from palm_jax.training.loss_wrappers.r_drop import RDrop
 from palm_jax.training.loss_wrappers.supcon import SupCon
 from palm_jax.training.loss_wrappers.wrapper import Rows, rows_of, wrap
-from tests.support.wrapped import L, LOSSES, build, features, inputs_of
+from tests.support.wrapped import LOSSES, L, build, features, inputs_of
 
 TEXTS = {'unlabelled': 2, 'unlabelled_strong': 2, 'counterfactual': 3}  # beside each row
 

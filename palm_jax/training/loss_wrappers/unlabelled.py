@@ -14,7 +14,6 @@ from palm_jax.training.loss_wrappers.of_texts import check_labels_texts
 from palm_jax.training.loss_wrappers.wrapper import Loss, LossInputs, LossWrapper, Rows, SumAndMetrics
 from palm_jax.training.metrics import Ratio
 
-
 _VIEWS = ('unlabelled_tokens', 'unlabelled_strong_tokens')
 
 

@@ -228,7 +228,9 @@ def test_there_are_at_least_forty_cases():
 def test_a_folder_where_files_are_wanted(tmp_path):
     folder = tmp_path / 'folder'
     folder.mkdir()
-    with pytest.raises(UserError, match=r"TRAIN_FILES = 'folder' is a folder; there are no tables or texts in it; name files"):
+    with pytest.raises(
+        UserError, match=r"TRAIN_FILES = 'folder' is a folder; there are no tables or texts in it; name files"
+    ):
         labels('folder')
     with pytest.raises(UserError, match=r'no \.txt, .* files below this folder'):
         text('folder')
