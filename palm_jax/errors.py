@@ -31,6 +31,12 @@ def closest(name: str, known: Iterable[str]) -> str:
     return did_you_mean(spelled_alike(name, names) or _sharing_words(name, names))
 
 
+def no_column(column: str, columns: Iterable[str]) -> str:
+    """Return that a table lacks a column, with the closest of those that it has, and all of them."""
+    names = tuple(columns)
+    return f'there is no column {column!r}.{closest(column, names)} Columns: {", ".join(names)}.'
+
+
 def did_you_mean(names: Sequence[str]) -> str:
     """Return ` Did you mean X, Y or Z?`, or an empty string for no names."""
     *others, last = names or ('',)

@@ -128,9 +128,9 @@ def _read(model: TrainedModel, source: str, most: int) -> list[Any]:
     layout = getattr(model.data, 'layout', Layout())
     chosen = set(spread(sum(1 for _ in read_rows(source, layout)), most))
     inputs: list[Any] = []
-    for number, row in enumerate(read_rows(source, layout)):
+    for place, row in enumerate(read_rows(source, layout)):
         if isinstance(row, UserError):
             raise row
-        if number in chosen:
+        if place in chosen:
             inputs.append(model.predictor.parse(model, row))
     return inputs

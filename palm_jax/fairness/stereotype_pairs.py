@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from palm_jax.data.readers import columns
-from palm_jax.errors import UserError
+from palm_jax.errors import UserError, no_column
 
 _MORE, _LESS, _DIRECTION, _KIND = 'sent_more', 'sent_less', 'stereo_antistereo', 'bias_type'
 
@@ -72,7 +71,9 @@ def read(rows: Sequence[Any]) -> list[Pair]:
     pairs = []
     for row in rows:
         for column in (_MORE, _LESS):
-            if not str(columns.find(row, column, None) or '').strip():
+            if column not in row.values:
+                raise UserError(f'{row.location}: {no_column(column, row.values)}')
+            if not str(row.values[column] or '').strip():
                 raise UserError(f'{row.location}: the column {column!r} is empty.')
         more, less, direction, kind = (
             str(row.values.get(column) or '').strip() for column in (_MORE, _LESS, _DIRECTION, _KIND)
