@@ -74,5 +74,5 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
         assert not list(tmp_path.glob('out.*'))
     (tmp_path / 'none.csv').write_text('text,label\n')
     result = filtered(tmp_path, 'none.csv', 'out.csv')
-    assert result.returncode == 2 and "--input = 'none.csv': the file contains no rows." in result.stderr
+    assert result.returncode == 2 and "none.csv': the file contains no rows." in result.stderr
     assert not list(tmp_path.glob('out.*'))
