@@ -2,7 +2,8 @@
 
 Changes the held-out texts of a fine-tuned run (typing mistakes, case, blanks, punctuation, homoglyphs, gender,
 numbers, negation; with --synonyms, words for others of a thesaurus) and shows what that costs: the drop of the score
-with McNemar's exact test, the share of answers that flip, and examples. Tests of your own (a text with the right label, or two texts with an expectation) are run besides.
+with McNemar's exact test, the share of answers that flip, and examples. Tests of your own (a text with the right label,
+or two texts with an expectation) are run besides.
 Writes a web page, and JSON beside it.
 """
 

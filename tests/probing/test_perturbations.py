@@ -64,5 +64,5 @@ def test_words_of_a_thesaurus_are_replaced_by_their_synonyms(tmp_path):
     assert found == {TEXT.replace(*pair) for pair in one_word} and change(TEXT) == change(TEXT)
     assert change('Payment, STILL') in ('Settlement, STILL', 'Transfer, STILL', 'Payment, Yet')
     assert change('repayment') == 'repayment' and change('') == ''
-    with pytest.raises(UserError, match="--synonyms = 'none.tsv': no such file"):
+    with pytest.raises(UserError, match=r"--synonyms = 'none\.tsv': no such file"):
         thesaurus.read('none.tsv', '--synonyms')
