@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import logging
 import os
 from pathlib import Path
@@ -177,6 +178,20 @@ class RunDirectory:
         """The newest checkpoint, or None."""
         steps = self.steps()
         return self.checkpoint(steps[-1]) if steps else None
+
+    def interrupted_at(self, total_steps: int) -> int | None:
+        """The last step of a run that was interrupted; None of one that has ended, also early, or was not trained here.
+
+        Args:
+          total_steps: number of steps of the run.
+        """
+        steps = self.steps()
+        if not steps or steps[-1] >= total_steps or not self.metrics.is_file():
+            return None
+        if not self.summary.is_file():
+            return steps[-1]
+        reported = json.loads(self.summary.read_bytes()).get('step', steps[-1])
+        return steps[-1] if reported < steps[-1] and self.best() is None else None  # a finished one was continued
 
     def best(self) -> Path | None:
         """The best checkpoint by BEST_METRIC; None where the run kept none."""

@@ -52,6 +52,19 @@ def test_files_have_the_names_that_programs_and_users_know(tmp_path):
     ]
 
 
+def test_it_is_known_whether_a_run_was_interrupted(run):
+    """The newest checkpoint is that of step 10."""
+    assert run.interrupted_at(20) is None  # weights from elsewhere, which were not trained here
+    run.metrics.touch()
+    assert run.interrupted_at(20) == 10 and run.interrupted_at(10) is None
+    run.summary.write_text('{"step": 10}')
+    assert run.interrupted_at(20) is None  # it stopped early
+    run.summary.write_text('{"step": 2}')
+    assert run.interrupted_at(20) == 10  # it had ended after step 2, and was continued
+    make_checkpoint(run.best_checkpoints, 2, vocabulary='bytes')
+    assert run.interrupted_at(20) is None  # step 2 was the best one
+
+
 def test_a_home_directory_is_expanded(monkeypatch, run):
     monkeypatch.setenv('HOME', str(run.path.parent))
     assert find_checkpoint('~/run') == run.checkpoint(10)

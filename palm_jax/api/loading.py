@@ -14,6 +14,7 @@ from palm_jax.api.trained_model import TrainedModel
 from palm_jax.checkpoint_metadata import CheckpointMetadata, read_metadata
 from palm_jax.configuration.compose import compose
 from palm_jax.configuration.load import load as load_configuration
+from palm_jax.configuration.origin import paths_from
 from palm_jax.configuration.statements import given_in_python
 from palm_jax.configuration.trust import Trust
 from palm_jax.errors import UserError, located
@@ -95,6 +96,8 @@ def load_with(
 ) -> TrainedModel:
     """Load a model with bindings as gin text; see `load`.
 
+    Tables and the base are also found where the run was started, see `configuration.origin`.
+
     Args:
       model_dir: MODEL_DIR of the run.
       changes: (name, value as gin text) of bindings that override the run's configuration.
@@ -113,6 +116,8 @@ def load_with(
     checkpoint, config = find_checkpoint(model_dir, 'MODEL_DIR'), run.config
     if not config.is_file():
         raise UserError(f'{model_dir} has no {config.name}: it is not the MODEL_DIR of a run.')
+    if not gin_files:
+        changes = [*paths_from(config), *changes]
     overlay = compose(['gin/runs/loaded.gin'], {'LOADED_MODEL_DIR': str(model_dir)})
     configuration = load_configuration('loop.train', [str(config), *gin_files], changes, overlay, trust)
     arguments = configuration.build('loop.train')

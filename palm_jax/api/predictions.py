@@ -59,8 +59,8 @@ def write(
       The number of rows with a prediction, and of those with an error.
 
     Raises:
-      UserError: `output` exists, its directory does not, another process writes it, or an interrupted call had
-        another input, model or other metadata.
+      UserError: `source` has no rows; `output` exists, its directory does not, another process writes it, or an
+        interrupted call had another input, model or other metadata.
     """
     with reserve(output, lambda: origin(model.config, model.checkpoint, source, metadata)) as reserved:
         return reserved.write(model, source, metadata, batch_size)
@@ -129,6 +129,9 @@ def inputs_of(
       model: trained model.
       source: see `write`.
       metadata: see `write`.
+
+    Raises:
+      UserError: there are no rows.
     """
     rows = functools.partial(read_rows, source, getattr(model.data, 'layout', Layout()))
     of_files, total = origin(model.config, model.checkpoint, source, metadata), sum(1 for _ in rows())
@@ -176,12 +179,25 @@ def read_rows(source: str, layout: Layout, flag: str = '--input') -> Iterator[Ro
       source: table, see `tables.read`, or a `.txt` file with a text per line.
       layout: layout of the files.
       flag: flag that names the files, for messages.
+
+    Raises:
+      UserError: there are no rows.
     """
+    is_empty = True
     for file in glob_files(source, flag, layout.encoding):
-        if file.suffix == '.txt':
-            yield from _InPlace().keep(file.lines(), functools.partial(_line, file))
-        else:
-            yield from tables.rows(file, flag, layout, bad=_InPlace())
+        for row in rows_of_file(file, layout, flag):
+            is_empty = False
+            yield row
+    if is_empty:
+        raise UserError(f'{flag} = {source!r}: the file contains no rows.')
+
+
+def rows_of_file(file: File, layout: Layout, flag: str) -> Iterator[Row | UserError]:
+    """Yield the rows of one file, which may be none; see `read_rows`."""
+    if file.suffix == '.txt':
+        yield from _InPlace().keep(file.lines(), functools.partial(_line, file))
+    else:
+        yield from tables.rows(file, flag, layout, bad=_InPlace())
 
 
 def _line(file: File, numbered: tuple[int, str]) -> Row:

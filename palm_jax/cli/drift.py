@@ -86,7 +86,10 @@ def _parser() -> Parser:
     )
     parser.add_argument('--reference', help='file to compare with; default: the held-out part of the run')
     parser.add_argument(
-        '--examples', type=positive, default=1000, help='most inputs of each kind; of requests the last'
+        '--examples',
+        type=positive,
+        default=1000,
+        help='most inputs of each kind: some of a table, the last requests',
     )
     parser.add_argument('--batch_size', type=positive, default=32, help='inputs per forward pass')
     parser.add_argument(
@@ -113,19 +116,21 @@ def _is_pair(given: list[Any]) -> bool:
 
 
 def _read(model: TrainedModel, source: str, most: int) -> list[Any]:
-    """Return the inputs that the rows of a file hold, the first of them.
+    """Return the inputs that the rows of a file hold; of more than `most`, some that are spread evenly over the file.
 
     Raises:
       UserError: if a row cannot be read.
     """
     from palm_jax.api.predictions import read_rows
     from palm_jax.data.readers.delimited import Layout
+    from palm_jax.monitoring.drift_report import spread
 
+    layout = getattr(model.data, 'layout', Layout())
+    chosen = set(spread(sum(1 for _ in read_rows(source, layout)), most))
     inputs: list[Any] = []
-    for row in read_rows(source, getattr(model.data, 'layout', Layout())):
+    for place, row in enumerate(read_rows(source, layout)):
         if isinstance(row, UserError):
             raise row
-        inputs.append(model.predictor.parse(model, row))
-        if len(inputs) == most:
-            break
+        if place in chosen:
+            inputs.append(model.predictor.parse(model, row))
     return inputs

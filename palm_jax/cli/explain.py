@@ -50,9 +50,10 @@ def _explain(
     sizes = num_devices, batch_size, data.length, total_steps
     microbatches = arguments.get('microbatches', 1)
     setup = Setup.of(model, selection, optimizer, layout, *sizes, base_weights, wrappers, microbatches)
-    plan = setup.plan
     loss = arguments.get('loss', LanguageModelLoss())
     setup.check_wrappers(loss)
+    setup = setup.reading(data.blank() if data.is_ready and wrappers else {})
+    plan = setup.plan
     setup.check_start(arguments.get('initial_checkpoint'))
     if data.is_ready:
         setup.check_teachers(CheckpointMetadata.of_model(model.arch, data.vocabulary.fingerprint))

@@ -20,6 +20,7 @@ from palm_jax.bounds import AtLeast, Seed
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
 from palm_jax.errors import UserError
+from palm_jax.wording import counted
 
 if TYPE_CHECKING:
     from palm_jax.api.trained_model import TrainedModel
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     explanations = model.explain(inputs, options.label, settings)
     others = _substitute(model, inputs, sets, options) if sets else {}
     if not explanations:
-        print(f'nothing to explain: the model found no entities in {len(inputs)} texts')
+        print(f'nothing to explain: the model found no entities in {counted(len(inputs), "text")}')
     for explanation in explanations:
         print(page.as_text(explanation))
         if explanation.input in others:
@@ -236,6 +237,4 @@ def _read(model: TrainedModel, options: Any) -> list[Any]:
     for row in rows:
         if isinstance(row, UserError):
             raise row
-    if not rows:
-        raise UserError(f'--input={options.input}: the file contains no rows.')
     return [model.predictor.parse(model, row) for row in rows]

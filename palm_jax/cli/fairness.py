@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from palm_jax.bounds import Above, Seed
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import Parser, file_name, number, positive
-from palm_jax.errors import UserError, closest, located
+from palm_jax.errors import UserError, located
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -221,8 +221,6 @@ def _rows(source: str, flag: str) -> list[Any]:
         if isinstance(row, UserError):
             raise row
         found.append(row)
-    if not found:
-        raise UserError(f'{flag}={source} has no rows.')
     return found
 
 
@@ -233,26 +231,25 @@ def _read(model: TrainedModel, source: str, names: Sequence[str]) -> tuple[list[
       UserError: a row cannot be read, or lacks a label or a group.
     """
     from palm_jax.api.predictions import read_rows
+    from palm_jax.data.readers import columns
     from palm_jax.fairness import audit
 
     audit.check_kind(model)
+    wanted = [(model.data.table.label_column, 'LABEL_COLUMN'), *((name, '--groups') for name in names)]
     inputs: list[Any] = []
     labels: list[Any] = []
     groups: dict[str, list[str]] = {name: [] for name in names}
     for row in read_rows(source, model.data.layout):
         if isinstance(row, UserError):
             raise row
-        for name in (model.data.table.label_column, *names):
-            if name not in row.values:
-                raise UserError(f'{row.location}: there is no column {name!r}.{closest(name, row.values)}')
+        for name, binding in wanted:
+            columns.find(row, name, binding)
         inputs.append(model.predictor.parse(model, row))
         labels.append(row.values[model.data.table.label_column])
         with located(row.location):
             audit.check_label(model, labels[-1])
         for name in names:
             groups[name].append(str(row.values[name]).strip() or '(empty)')
-    if not inputs:
-        raise UserError(f'--input={source}: the file contains no rows.')
     return inputs, labels, groups
 
 

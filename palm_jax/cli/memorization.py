@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
 def _rows(found: Sequence[Any]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [('times seen', 'sequences', 'exact', '95% interval', 'Min-K% Prob', 'AUC')]
     for f in found:
-        interval = 'n/a' if f.interval is None else '{:.1%} to {:.1%}'.format(*f.interval)
+        interval = '{:.1%} to {:.1%}'.format(*f.interval)
         auc = 'n/a' if f.auc is None else f'{f.auc:.3f}'
         rows.append((f.times_seen, f'{f.count:,}', f'{f.exact:.1%}', interval, f'{f.min_k:.3f}', auc))
     return rows

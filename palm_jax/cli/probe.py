@@ -1,8 +1,9 @@
 """palm-jax probe --gin_file=runs/finetuned/config.gin [--tests=tests.jsonl]
 
 Changes the held-out texts of a fine-tuned run (typing mistakes, case, blanks, punctuation, homoglyphs, gender,
-numbers, negation) and shows what that costs: the drop of the score with McNemar's exact test, the share of answers that
-flip, and examples. Tests of your own (a text with the right label, or two texts with an expectation) are run besides.
+numbers, negation; with --synonyms, words for others of a thesaurus) and shows what that costs: the drop of the score
+with McNemar's exact test, the share of answers that flip, and examples. Tests of your own (a text with the right label,
+or two texts with an expectation) are run besides.
 Writes a web page, and JSON beside it.
 """
 
@@ -33,12 +34,15 @@ def main(arguments: Sequence[str]) -> int:
     options, run = command_line.parse_run(_parser(), arguments)
     output = command_line.writable(options.output or Path(run.path / 'probes.html'))
 
+    from palm_jax.data.augmentation import thesaurus
     from palm_jax.probing import answers, probe
-    from palm_jax.probing.perturbations import PERTURBATIONS
+    from palm_jax.probing.perturbations import PERTURBATIONS, of_synonyms
     from palm_jax.reports import pages
 
     names = [name.strip() for name in options.probes.split(',') if name.strip()] if options.probes else [*PERTURBATIONS]
     perturbations = probe.perturbations_of(names)
+    if options.synonyms:
+        perturbations.append(of_synonyms(thesaurus.read(options.synonyms, '--synonyms').synonyms))
     tests = _read_tests(options.tests) if options.tests else []
     model = run.load()
     cases = answers.cases(model, options.examples, _WITHOUT_ANSWERS)
@@ -78,6 +82,9 @@ def _parser() -> Parser:
         'probe', __doc__ or '', '--gin_file=runs/finetuned/config.gin', command_line.RUN_CONFIG
     )
     parser.add_argument('--probes', help='names of probes, separated by commas; default: all')
+    parser.add_argument(
+        '--synonyms', help='thesaurus, whose words are probed besides; see docs/methods/augmentation.md; default: none'
+    )
     parser.add_argument(
         '--tests', help='.jsonl file of tests: text with label, or text, changed and expect; default: none'
     )

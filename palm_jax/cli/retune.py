@@ -75,7 +75,9 @@ def _adopt(registry: Registry, options: Any) -> int:
     from palm_jax.api import loading
     from palm_jax.retuning import retune
 
-    retune.form_of(loading.load_with(options.champion, [], trust_modules=options.trust_modules))
+    model = loading.load_with(options.champion, [], trust_modules=options.trust_modules)
+    retune.form_of(model)
+    retune.refuse_interrupted(model)
     registry.adopt(options.champion)
     print(f'champion   {registry.champion()}; serve it with palm-jax serve --model={registry.path}')
     return 0
@@ -91,6 +93,8 @@ def _round(registry: Registry, options: Any, flags: Sequence[tuple[str, str]], c
     champion = registry.champion() if registry.champions() else options.champion
     model = loading.load_with(champion, [], trust_modules=options.trust_modules)
     form = retune.form_of(model)
+    if not registry.champions():
+        retune.refuse_interrupted(model)
     _check_bindings(str(model.config), flags)
     rows = _rows(form, options)
     registry.adopt(champion)  # only now: the first champion cannot be taken back

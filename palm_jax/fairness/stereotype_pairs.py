@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from palm_jax.errors import UserError, closest
+from palm_jax.errors import UserError, no_column
 
 _MORE, _LESS, _DIRECTION, _KIND = 'sent_more', 'sent_less', 'stereo_antistereo', 'bias_type'
 
@@ -72,7 +72,7 @@ def read(rows: Sequence[Any]) -> list[Pair]:
     for row in rows:
         for column in (_MORE, _LESS):
             if column not in row.values:
-                raise UserError(f'{row.location}: there is no column {column!r}.{closest(column, row.values)}')
+                raise UserError(f'{row.location}: {no_column(column, row.values)}')
             if not str(row.values[column] or '').strip():
                 raise UserError(f'{row.location}: the column {column!r} is empty.')
         more, less, direction, kind = (

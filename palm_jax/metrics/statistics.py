@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import binomtest, spearmanr
 from sklearn import metrics as sk
 
 BOOTSTRAPS, _CONFIDENCE = 1000, 0.95
@@ -28,6 +28,12 @@ def interval(
     tail = 100 * (1 - _CONFIDENCE) / 2
     low, high = np.nanpercentile(values, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def interval_of_share(count: int, total: int) -> tuple[float, float]:
+    """Return Wilson's 95% interval of count / total, which is wider than none also where none or all count."""
+    found = binomtest(count, total).proportion_ci(_CONFIDENCE, method='wilson')
+    return float(found.low), float(found.high)
 
 
 def of_classes(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Sequence
@@ -51,7 +50,7 @@ class Memorized:
       times_seen: `2` for twice, or `held out`.
       count: number of sequences.
       exact: share of them whose continuation is exact.
-      interval: 95% bootstrap interval of the share; None of a single sequence.
+      interval: 95% interval of the share (Wilson).
       min_k: mean of Min-K% Prob.
       auc: how well Min-K% Prob tells them from held-out sequences; None for those.
     """
@@ -59,7 +58,7 @@ class Memorized:
     times_seen: str
     count: int
     exact: float
-    interval: tuple[float, float] | None
+    interval: tuple[float, float]
     min_k: float
     auc: float | None
 
@@ -147,13 +146,9 @@ def memorized(model: Any, by_times: dict[str, list[Window]], batch_size: int) ->
             control = least
         else:
             auc = float(roc_auc_score([1] * len(least) + [0] * len(control), np.concatenate([least, control])))
-        interval = statistics.interval(len(exact), functools.partial(_mean, exact))
+        interval = statistics.interval_of_share(int(exact.sum()), len(exact))
         results.append(Memorized(times, len(kept), float(exact.mean()), interval, float(least.mean()), auc))
     return results
-
-
-def _mean(values: np.ndarray, rows: np.ndarray) -> float:
-    return float(values[rows].mean())
 
 
 def min_k(logprobs: Sequence[float], share: float = _LEAST) -> float:

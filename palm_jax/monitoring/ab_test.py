@@ -15,6 +15,7 @@ from typing import Any
 from scipy import stats
 
 from palm_jax.errors import UserError
+from palm_jax.metrics.statistics import interval_of_share
 from palm_jax.monitoring.request_log import Kept
 
 _LEVEL = 0.05
@@ -148,8 +149,7 @@ def difference(name: str, first: tuple[int, int], second: tuple[int, int]) -> Di
 
 def _share(count: int, total: int) -> tuple[float, float, float]:
     """Return a share with Wilson's 95% interval."""
-    interval = stats.binomtest(count, total).proportion_ci(method='wilson')
-    return count / total, float(interval.low), float(interval.high)
+    return count / total, *interval_of_share(count, total)
 
 
 def verdict(found: Sequence[Difference]) -> str:

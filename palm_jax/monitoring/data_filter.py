@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from palm_jax.errors import UserError, closest
+from palm_jax.errors import UserError, no_column
 from palm_jax.monitoring.content_filter import ContentFilter
 
 _ROWS = 128  # rows whose texts are scored together
@@ -62,7 +62,7 @@ class DataFilter:
     def _texts(self, row: Any) -> Iterator[str]:
         for column in self._columns:
             if column not in row.values and not row.is_line:
-                raise UserError(f'{row.location}: there is no column {column!r}.{closest(column, row.values)}')
+                raise UserError(f'{row.location}: {no_column(column, row.values)}')
         for column, value in row.values.items():
             if not self._columns or column in self._columns or row.is_line:
                 yield from _strings(value)

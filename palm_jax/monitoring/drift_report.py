@@ -173,9 +173,11 @@ def _of_texts(model: Any, reference: Sequence[str], new: Sequence[str]) -> tuple
         counts = [sum(row.count(unknown) for row in rows) for rows in ids]
         findings.append(drift.of_shares('unknown tokens', *zip(counts, totals, strict=True)))
     # Words that are new: half of the reference stands in for new texts, the other half is what they are compared with.
-    half = [{w for t in reference[i::2] for w in t.lower().split()} for i in (0, 1)]
-    words = [[w for t in texts for w in t.lower().split()] for texts in (reference[1::2], new)]
-    counts = [sum(w not in half[0] for w in some) for some in words]
+    # Texts that are in this half have no word that it lacks, and say nothing.
+    half = set(reference[::2])
+    known = {w for t in half for w in t.lower().split()}
+    words = [[w for t in texts if t not in half for w in t.lower().split()] for texts in (reference[1::2], new)]
+    counts = [sum(w not in known for w in some) for some in words]
     findings.append(
         drift.of_shares('words that half of the reference lacks', *zip(counts, map(len, words), strict=True))
     )
@@ -246,8 +248,7 @@ def held_out(model: Any, most: int) -> tuple[list[Any], list[Any] | None]:
     if examples is None:
         raise UserError('This run was not trained on a table with a held-out part: name a file with --reference=FILE.')
     found = list(examples('validation'))
-    rows = np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int))
-    chosen = [found[i] for i in rows]
+    chosen = [found[i] for i in spread(len(found), most)]
     if isinstance(model.predictor, LabelPredictor):
         inputs = [e.text if e.second_text is None else (e.text, e.second_text) for e in chosen]
         return inputs, [data.table.encode(e) for e in chosen]
@@ -257,3 +258,8 @@ def held_out(model: Any, most: int) -> tuple[list[Any], list[Any] | None]:
         return [e.texts[0] for e in chosen], None
     texts = collections.OrderedDict((tuple(t.text for t in e.turns if not t.learned), None) for e in chosen)
     return ['\n'.join(turns) for turns in texts if turns], None
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Return at most `most` of the row numbers below `count`, spread evenly, as a table may be sorted by label."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int)).tolist()

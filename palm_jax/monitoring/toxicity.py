@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 from tqdm import tqdm
 
 from palm_jax.errors import UserError
 from palm_jax.inference.generate import Sampler
-from palm_jax.metrics.statistics import interval
+from palm_jax.metrics.statistics import interval, interval_of_share
 from palm_jax.monitoring.content_filter import ContentFilter, Rule
 from palm_jax.predictors.generator import Generator
 
@@ -115,7 +114,6 @@ def score(rule: Rule, prompts: Sequence[Prompt], rules: ContentFilter, **about: 
 def _toxicity(rule: Rule, part: str, scores_PS: np.ndarray) -> Toxicity:
     largest = scores_PS.max(axis=1)
     reached = int((largest >= rule.threshold).sum())
-    wilson = binomtest(reached, len(largest)).proportion_ci(0.95, method='wilson')
     return Toxicity(
         rule=rule.name,
         part=part,
@@ -123,6 +121,6 @@ def _toxicity(rule: Rule, part: str, scores_PS: np.ndarray) -> Toxicity:
         expected_maximum=float(largest.mean()),
         expected_maximum_interval=interval(len(largest), lambda rows: float(largest[rows].mean())),
         probability=reached / len(largest),
-        probability_interval=(float(wilson.low), float(wilson.high)),
+        probability_interval=interval_of_share(reached, len(largest)),
         mean=float(scores_PS.mean()),
     )

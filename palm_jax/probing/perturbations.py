@@ -1,4 +1,4 @@
-"""Changes of texts: typing mistakes, case, blanks, homoglyphs, punctuation, gender, numbers, negation.
+"""Changes of texts: typing mistakes, case, blanks, homoglyphs, punctuation, gender, numbers, negation, synonyms.
 
 A change is a function of the text and the seed alone. It returns the text itself where there is nothing to change.
 """
@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 
 _WORD = re.compile(r'[^\W\d_]{4,}')
+_ANY_WORD = re.compile(r'[^\W\d_]+')
 _SHARE = 0.2  # of the words, or letters, that a change touches, at least one
 _KEYS = ('qwertyuiop', 'asdfghjkl', 'zxcvbnm')
 _NEIGHBOURS = {key: row[max(i - 1, 0) : i] + row[i + 1 : i + 2] for row in _KEYS for i, key in enumerate(row)}
@@ -141,6 +142,23 @@ def _gender(text: str, rng: np.random.Generator) -> str:
         return found.capitalize() if match[1][0].isupper() else found
 
     return _GENDERED.sub(other, text)
+
+
+def of_synonyms(synonyms: Callable[[str], Sequence[str]]) -> Perturbation:
+    """Return the change that replaces a fifth of the words that have synonyms by one of them.
+
+    Args:
+      synonyms: returns the synonyms of a word, with its case.
+    """
+
+    def change(text: str, rng: np.random.Generator) -> str:
+        words = [(*match.span(), found) for match in _ANY_WORD.finditer(text) if (found := synonyms(match[0]))]
+        for i in sorted(_some(len(words), rng), reverse=True):
+            start, end, found = words[i]
+            text = text[:start] + found[int(rng.integers(len(found)))] + text[end:]
+        return text
+
+    return Perturbation('synonyms', change, keeps_words=False)
 
 
 def _some(count: int, rng: np.random.Generator) -> list[int]:

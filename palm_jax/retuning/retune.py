@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -128,6 +129,22 @@ class Round:
 def place_of(source: str) -> str:
     """Return a file by its absolute path, so that a round can be continued from any folder; a URL as it is."""
     return source if '://' in source else os.path.abspath(source)
+
+
+def refuse_interrupted(model: TrainedModel) -> None:
+    """Refuse to deploy a model whose training was interrupted.
+
+    Raises:
+      UserError: with the commands that end the run.
+    """
+    run, total_steps = RunDirectory(model.config.parent), model.run.get('total_steps')
+    last = None if total_steps is None else run.interrupted_at(total_steps)
+    if last is not None:
+        command = f'palm-jax train {shlex.join([f"--gin_file={run.config}"])}'
+        raise UserError(
+            f'--champion={run}: this run was interrupted after step {last:,} of {total_steps:,}. Continue it:\n'
+            f'  {command}\nor let it end there, with a report: {command} --gin.TRAIN_STEPS={last}'
+        )
 
 
 def form_of(model: TrainedModel) -> Form:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from palm_jax.api.predictions import read_rows
+from palm_jax.api.predictions import rows_of_file
 from palm_jax.data.readers import columns
 from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.files import glob_files
@@ -99,10 +99,10 @@ class Columns:
           layout: layout of all other files.
           flag: flag that names the files, for messages.
         """
-        for file in glob_files(source, flag):
+        for file in glob_files(source, flag, layout.encoding):
             first = next(iter(file.lines()), (0, ''))[1] if file.suffix == '.csv' else ''
             is_own = set(self.names) <= set(next(csv.reader([first]), []))
-            yield from read_rows(file.name, Layout() if is_own else layout, flag)
+            yield from rows_of_file(file, Layout() if is_own else layout, flag)
 
 
 def read(

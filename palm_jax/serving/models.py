@@ -128,7 +128,7 @@ class Loader:
             if registry is not None:
                 raise UserError(f'{found.file} names a champion that is gone: {error}') from None
             what = f'Nor is it a registry of palm-jax retune: there is no {found.file}.'
-            raise UserError(f'{error} {what}{_like(directory)}') from None
+            raise UserError(f'{error}\n{what}{_like(directory)}') from None
         model = loading.load_with(run, self.bindings, known=self.bases, trust_modules=self.trust_modules)
         return ServedModel(name, model, run, registry)
 

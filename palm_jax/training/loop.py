@@ -205,6 +205,8 @@ def train(
     adapted, trained = adapt(model, methods, trainable, trainable_layers)
     sizes = mesh.size, batch_size, data.length, total_steps
     setup = Setup.of(adapted, trained, optimizer, layout, *sizes, base_weights, loss_wrappers, microbatches)
+    setup.check_wrappers(loss)
+    setup = setup.reading(data.blank() if loss_wrappers else {})
     with layout.on(mesh), device_memory.advice_when_full(plan := setup.plan), contextlib.ExitStack() as stack:
         messages.introduce(plan, data, directory)  # an unusable held-out part is found before the first step
         check_attention(setup, loss, data)
@@ -222,7 +224,7 @@ def train(
         log, window = MetricLog(writers, directory, run.config, first_step), MetricWindow(restored.sums)
         held_out = HeldOut(*setup.held_out_steps(mesh, loss), setup.model, data, mesh, batch_sizes)
         memory, agreed = functools.partial(device_memory.compare, plan), checkpoints.preemption_agreed
-        clock = RunClock(first_step, total_steps, plan.flops_per_token, run.start, agreed, memory)
+        clock = RunClock(first_step, total_steps, plan.step_flops_per_token, run.start, agreed, memory)
         loop = Loop(
             feed=Feed(data, batch_sizes, guard.offset, mesh),
             train_step=functools.partial(setup.train_step(mesh, loss, microbatches), **teachers),

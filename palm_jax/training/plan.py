@@ -16,6 +16,7 @@ from palm_jax.partitioning import MeshLayout, bytes_per_device
 from palm_jax.peft.method import AdaptedModel
 from palm_jax.training import flops
 from palm_jax.training.batch_sizes import BatchSizes
+from palm_jax.training.loss_wrappers.wrapper import Rows
 from palm_jax.training.state import TrainState
 from palm_jax.wording import counted
 
@@ -37,6 +38,7 @@ class Plan:
       frozen_layers: number of layers at the bottom that have no backward pass.
       teachers: shapes of the parameters of the models that are learned from, by path.
       microbatches: number of parts of a batch that are computed one after another.
+      rows: what a step reads for each row of a batch, by the methods around the loss.
     """
 
     model: AdaptedModel
@@ -49,6 +51,7 @@ class Plan:
     frozen_layers: int = 0
     teachers: Mapping[str | None, Any] = dataclasses.field(default_factory=dict)
     microbatches: int = 1
+    rows: Rows = Rows()
 
     @property
     def num_params(self) -> int:
@@ -66,9 +69,14 @@ class Plan:
         return flops.per_token(self.num_params, self.model.arch, self.length)
 
     @property
+    def step_flops_per_token(self) -> float:
+        """The same for all passes of a step, about: methods around the loss read a token several times."""
+        return self.rows.passes * self.flops_per_token
+
+    @property
     def share_of_full_flops(self) -> float:
-        """Matmul FLOPs of a step as a fraction of training everything; see `flops.share_of_full`."""
-        return flops.share_of_full(self.num_trained, self._num_through(), self.num_params)
+        """Matmul FLOPs of a step as a fraction of training everything in one pass; see `flops.share_of_full`."""
+        return self._of_passes(flops.share_of_full(self.num_trained, self._num_through(), self.num_params))
 
     def computed_flops_per_token(self, length: float) -> float:
         """FLOPs of one token as this run computes it: without gradients of frozen weights, at its real length.
@@ -80,7 +88,11 @@ class Plan:
         unused_trained = _count(self.shapes.params.get('embed', {})) if unused else 0
         used = self.num_params - unused
         share = flops.share_of_full(self.num_trained - unused_trained, self._num_through(), used)
-        return share * flops.per_token(used, self.model.arch, length)
+        return self._of_passes(share) * flops.per_token(used, self.model.arch, length)
+
+    def _of_passes(self, share: float) -> float:
+        """Return a share of the FLOPs of full training for all passes of a step, from that for one."""
+        return self.rows.in_all * share + self.rows.without_gradient / 3
 
     def _num_through(self) -> float:
         """Number of weights through which the gradient flows."""
@@ -163,7 +175,7 @@ class Plan:
         """
         arch, schedule = self.model.arch, self.layout.schedule
         rows = max(size for _, size in self.batch_sizes.ramp) / (self.axis_sizes['data'] * self.microbatches)
-        tokens = rows * self.length
+        tokens = self.rows.at_once * rows * self.length
         item = jax.numpy.dtype(arch.dtype).itemsize
         split = arch.num_heads * arch.head_dim + 2 * arch.hidden_dim  # split over `model`
         whole = 2 * arch.d_model + 2 * arch.num_kv_heads * arch.head_dim
@@ -195,6 +207,17 @@ class Plan:
             f'(stages − 1) / (microbatches × repeats + stages − 1) = {schedule.stages - 1} / {schedule.iterations}',
         )
 
+    def _passes(self) -> str:
+        """What methods around the loss add to a step, for the line of the FLOPs in `summary`."""
+        parts = []
+        if self.rows != Rows():
+            parts.append(
+                f'; a step takes {self.rows.passes:.3g} passes over its rows, {self.rows.at_once:g} of them at once'
+            )
+        if self.teachers:
+            parts.append('; what teachers read, and what is sampled, is not counted')
+        return ''.join(parts)
+
     def summary(self, num_sequences: int | None, mean_length: float | None = None) -> str:
         """Return the run in a few lines.
 
@@ -221,7 +244,8 @@ class Plan:
                 f'vocabulary {arch.vocab_size:,}',
                 f'trained    {self.trained_summary()}',
                 f'work       {self.total_steps:,} steps of {sizes} tokens{cut} = {total_tokens:,} tokens{epochs}',
-                f'FLOPs      {self.flops_per_token:.3g} per token, {self.flops_per_token * total_tokens:.3g} in total',
+                f'FLOPs      {self.flops_per_token:.3g} per token, '
+                f'{self.step_flops_per_token * total_tokens:.3g} in total{self._passes()}',
                 f'mesh       {mesh}',
                 *self._pipeline(),
                 f'memory     {byte_size(sum(memory.values()))} per device: '

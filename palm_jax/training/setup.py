@@ -27,7 +27,7 @@ from palm_jax.training.base_weights import BaseWeights, quantize_base
 from palm_jax.training.batch_sizes import BatchSizes, Ramp
 from palm_jax.training.head_scores import metrics_and_scores
 from palm_jax.training.initial_parameters import fingerprint, restore_params
-from palm_jax.training.loss_wrappers.wrapper import LossWrapper, anchor_of, state_of, wrap
+from palm_jax.training.loss_wrappers.wrapper import LossWrapper, anchor_of, rows_of, state_of, wrap
 from palm_jax.training.optimizers import Optimizer
 from palm_jax.training.plan import Plan
 from palm_jax.training.state import TrainState, init_params, init_state, state_of_params, unbox
@@ -132,6 +132,14 @@ class Setup:
         of_run = sizes, length, total_steps, frozen_layers, teachers, microbatches
         plan = Plan(model, shapes, layout, axis_sizes, *of_run)
         return cls(plan, all_params, selection, optimizer, base_weights, tuple(wrappers))
+
+    def reading(self, row: Mapping[str, np.ndarray]) -> Setup:
+        """Return the same with a plan that counts what the methods around the loss read of a batch.
+
+        Args:
+          row: features of a row, see `Data.blank`; empty where they are not known yet.
+        """
+        return dataclasses.replace(self, plan=dataclasses.replace(self.plan, rows=rows_of(self.wrappers, row)))
 
     @property
     def model(self) -> AdaptedModel:

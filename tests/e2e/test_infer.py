@@ -199,6 +199,8 @@ def test_an_interrupted_command_is_continued_by_the_same_command(made, tmp_path,
 def test_mistakes_are_one_message(classifier, made, tmp_path):
     long = tmp_path / 'long.txt'
     long.write_text('short\n' + 'x' * 500 + '\n')
+    empty = tmp_path / 'empty.csv'
+    empty.write_text('text,label\n')
     (tmp_path / 'folder.jsonl').mkdir()
     model = loading.load(made / 'base')
     assert predictions.write(model, str(long), str(tmp_path / 'o.jsonl'), {}) == (1, 1)
@@ -208,6 +210,7 @@ def test_mistakes_are_one_message(classifier, made, tmp_path):
         ([config, '--input=nothing.jsonl', '--output=o.jsonl'], "--input = 'nothing.jsonl': no such file"),
         ([config, f'--input={long}', f'--output={tmp_path}/no/o.jsonl'], 'there is no folder'),
         ([config, f'--input={long}', f'--output={tmp_path}/folder.jsonl'], 'is a folder. Name a file in it'),
+        ([config, f'--input={empty}', f'--output={tmp_path}/none.jsonl'], "empty.csv': the file contains no rows"),
         ([config, f'--input={long}', '--output=gs://bucket/o.jsonl'], 'are written to a local file'),
         (['--gin_file=gin/finetune_lora.gin', f'--input={long}', '--output=o.jsonl'], 'name the config.gin'),
     ):

@@ -62,3 +62,9 @@ def test_numbers_are_scipys():
     np.testing.assert_allclose(result['spearman'], stats.spearmanr(labels, predicted).statistic)
     np.testing.assert_allclose(result['squared_error'], np.mean((labels - predicted) ** 2))
     assert np.isnan(statistics.of_numbers(labels, np.zeros(50))['pearson'])
+
+
+def test_a_share_of_none_or_all_has_an_interval_too():
+    z, n = 1.959964, 20  # Wilson: (p + z²/2n ± z·√(p(1 − p)/n + z²/4n²)) / (1 + z²/n), of p = 0: 0 to z² / (n + z²)
+    np.testing.assert_allclose(statistics.interval_of_share(0, n), (0, z**2 / (n + z**2)), atol=1e-6)
+    np.testing.assert_allclose(statistics.interval_of_share(n, n), (n / (n + z**2), 1), atol=1e-6)

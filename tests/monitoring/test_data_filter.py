@@ -72,3 +72,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
         result = filtered(tmp_path, 'a.jsonl', output, *flags)
         assert result.returncode == 2 and message in result.stderr, result.stderr
         assert not list(tmp_path.glob('out.*'))
+    (tmp_path / 'none.csv').write_text('text,label\n')
+    result = filtered(tmp_path, 'none.csv', 'out.csv')
+    assert result.returncode == 2 and "none.csv': the file contains no rows." in result.stderr
+    assert not list(tmp_path.glob('out.*'))

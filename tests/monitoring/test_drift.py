@@ -97,6 +97,26 @@ def test_a_report_for_every_kind_of_task(micro):
         drift_report.compare(model, ['a'] * 3, texts(0), None, 32, names)
 
 
+def test_texts_do_not_drift_from_themselves(micro):
+    """Every word of this reference is in it once, so that half of it lacks those of the other half."""
+    model = every_kind(micro, 'text')['text']
+    reference = [f'word{2 * i} word{2 * i + 1}' for i in range(40)]
+    report = drift_report.compare(model, reference, reference, None, 32)
+    assert report.verdict == 'none', report.text()
+    (words,) = (finding for finding in report.findings if finding.name.startswith('words'))
+    assert (words.reference, words.new) == ('100.00%', '100.00%')
+    repeated = drift_report.compare(model, reference, reference[::2], None, 32)
+    assert all(finding.level == 'none' for finding in repeated.findings if finding.name.startswith('words'))
+
+
+def test_a_sorted_table_is_read_from_its_beginning_to_its_end(micro, tmp_path):
+    model, table = every_kind(micro, 'text')['text'], tmp_path / 'sorted.txt'
+    table.write_text(''.join(f'text {i:03}\n' for i in range(100)))
+    assert program._read(model, str(table), 4) == ['text 000', 'text 033', 'text 066', 'text 099']
+    assert len(program._read(model, str(table), 100)) == len(program._read(model, str(table), 1000)) == 100
+    assert drift_report.spread(0, 5) == []
+
+
 def test_the_message_of_few_texts_names_the_flags(monkeypatch):
     options = ['--gin_file=runs/x/config.gin', '--requests=r.db', '--days=2']
     reference, new = program._names(program._parser().parse_args(options))

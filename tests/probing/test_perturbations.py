@@ -5,7 +5,9 @@ import unicodedata
 
 import pytest
 
-from palm_jax.probing.perturbations import PERTURBATIONS
+from palm_jax.data.augmentation import thesaurus
+from palm_jax.errors import UserError
+from palm_jax.probing.perturbations import PERTURBATIONS, of_synonyms
 
 TEXT = 'Why is my card payment of 250 EUR to her still pending after 3 days?'
 
@@ -52,3 +54,15 @@ def test_genders_are_swapped(text, swapped):
 
 def test_seeds_change_the_places():
     assert len({PERTURBATIONS['typos'](TEXT, seed) for seed in range(8)}) > 3
+
+
+def test_words_of_a_thesaurus_are_replaced_by_their_synonyms(tmp_path):
+    (tmp_path / 'synonyms.tsv').write_text('payment\tsettlement;transfer\nstill\tyet\n')
+    change = of_synonyms(thesaurus.read(str(tmp_path / 'synonyms.tsv'), '--synonyms').synonyms)
+    found = {change(TEXT, seed) for seed in range(20)}
+    one_word = [('payment', 'settlement'), ('payment', 'transfer'), ('still', 'yet')]
+    assert found == {TEXT.replace(*pair) for pair in one_word} and change(TEXT) == change(TEXT)
+    assert change('Payment, STILL') in ('Settlement, STILL', 'Transfer, STILL', 'Payment, Yet')
+    assert change('repayment') == 'repayment' and change('') == ''
+    with pytest.raises(UserError, match=r"--synonyms = 'none\.tsv': no such file"):
+        thesaurus.read('none.tsv', '--synonyms')

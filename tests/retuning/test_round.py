@@ -2,13 +2,15 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 
 from palm_jax.cli import retune as program
 from palm_jax.errors import UserError
 from palm_jax.monitoring.registry import Registry
-from palm_jax.retuning.retune import Round, Settings
+from palm_jax.retuning.retune import Round, Settings, refuse_interrupted
+from palm_jax.run_directory import RunDirectory
 from tests.support.paths import ROOT
 
 
@@ -80,3 +82,18 @@ def test_a_refused_round_leaves_no_folder(tmp_path):
     with pytest.raises(UserError, match='is not a checkpoint'):
         program.main([f'--registry={folder}', f'--champion={tmp_path / "none"}', '--input=rows.csv'])
     assert folder.is_dir() and not list(folder.iterdir())
+
+
+def test_a_run_that_was_interrupted_is_no_champion(tmp_path):
+    run = RunDirectory(tmp_path / 'my run')
+    (run.checkpoint(10) / 'state').mkdir(parents=True)
+    (run.checkpoint(10) / 'metadata').mkdir()
+    (run.checkpoint(10) / 'metadata' / 'metadata').write_text('{"vocabulary": "bytes"}')
+    run.metrics.touch()
+    model = SimpleNamespace(config=run.config, run={'total_steps': 30})
+    with pytest.raises(
+        UserError, match=r"interrupted after step 10 of 30(.|\n)*train '--gin_file=.*--gin.TRAIN_STEPS=10"
+    ):
+        refuse_interrupted(model)
+    run.summary.write_text('{"step": 10}')
+    refuse_interrupted(model)

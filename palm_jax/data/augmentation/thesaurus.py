@@ -37,7 +37,7 @@ class Thesaurus:
 
 
 @functools.cache
-def read(pattern: str) -> Thesaurus:
+def read(pattern: str, binding: str = 'THESAURUS') -> Thesaurus:
     """Read a thesaurus.
 
     Args:
@@ -46,16 +46,17 @@ def read(pattern: str) -> Thesaurus:
         WordNet's `data.noun`, `data.verb`, `data.adj` and `data.adv`, whose lines are sets of synonyms; or of text with
         two columns, a word and a synonym or several separated by `;` or `|`, with a tab, or in `.csv` a comma, between
         the columns.
+      binding: macro or flag that holds the pattern, for messages.
 
     Raises:
       UserError: a line is not of that form; the message names it.
     """
     found: dict[str, list[str]] = collections.defaultdict(list)
-    for file in glob_files(pattern, 'THESAURUS'):
+    for file in glob_files(pattern, binding):
         for word, synonyms in _READERS.get(file.suffix, _two_columns)(file):
             found[word.lower()] += synonyms
     if not found:
-        raise UserError(f'THESAURUS = {pattern!r}: the file contains no synonyms.')
+        raise UserError(f'{binding} = {pattern!r}: the file contains no synonyms.')
     return Thesaurus(found)
 
 

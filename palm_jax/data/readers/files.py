@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -19,13 +20,14 @@ from typing import BinaryIO
 import fsspec
 
 from palm_jax.data.readers import encodings
-from palm_jax.errors import UserError, closest
+from palm_jax.errors import UserError, did_you_mean, spelled_alike
 
 COMPRESSED = ('.gz', '.zst', '.bz2', '.xz')
 LONGEST_LINE = 1 << 26  # bytes
 _BOM = b'\xef\xbb\xbf'
 _NOT_UTF8 = re.compile('[\udc80-\udcff]')  # undecodable bytes, as `surrogateescape` represents them
 _MOST_NAMES = 10_000  # names of a folder that are compared with a wrong one
+_MOST_ENDINGS = 3  # of the files of a folder that a message shows
 _EXAMINED = 1 << 24  # bytes of a file whose encoding is unknown
 _DRIVERS = {'gs': 'gcsfs', 'gcs': 'gcsfs', 's3': 's3fs', 'hf': 'huggingface_hub', 'abfs': 'adlfs'}
 _DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
@@ -214,11 +216,28 @@ def glob_files(pattern: str, binding: str, encoding: str | None = 'utf-8') -> li
     found = [File(name, encoding) for name in matches(pattern)]
     if not found:
         if is_folder(pattern):
-            raise UserError(f'{binding} = {pattern!r} is a folder; name its files: {Path(pattern) / "*.csv"}')
+            raise UserError(f'{binding} = {pattern!r} is a folder; {_inside(Path(pattern))}')
         raise UserError(
             f'{binding} = {pattern!r}: no such file, and no match for it as a glob (from {Path.cwd()}).{_like(pattern)}'
         )
     return found
+
+
+def _inside(folder: Path) -> str:
+    """Return how the files of a folder are named, by the endings that are most frequent there."""
+    within = folder.expanduser()
+    files = [path for path in itertools.islice(within.iterdir(), _MOST_NAMES) if path.is_file()]
+    count = collections.Counter(_ending(path) for path in files if path.suffix and not path.name.startswith('.'))
+    if not count:
+        return 'there are no tables or texts in it; name files.'
+    endings = sorted(count, key=lambda ending: (-count[ending], ending))[:_MOST_ENDINGS]
+    *others, last = [str(folder / f'*{ending}') for ending in endings]
+    return f'name its files: {", ".join(others)}{" or " if others else ""}{last}'
+
+
+def _ending(path: Path) -> str:
+    """Return the suffix of a file, of a compressed one with that of its content."""
+    return ''.join(path.suffixes[-2:] if path.suffix in COMPRESSED else path.suffixes[-1:])
 
 
 def matches(pattern: str) -> list[str]:
@@ -235,7 +254,7 @@ def _like(pattern: str) -> str:
         return ''
     names = (each.name for each in itertools.islice(path.parent.iterdir(), _MOST_NAMES) if each.is_file())
     folder = '' if path.parent == Path() else f'{path.parent}/'
-    return closest(path.name, names).replace(' Did you mean ', f' Did you mean {folder}')
+    return did_you_mean([f'{folder}{found}' for found in spelled_alike(path.name, names)])
 
 
 def glob_below(folder: str, encoding: str | None = 'utf-8') -> list[File]:

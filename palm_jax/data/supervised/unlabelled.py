@@ -136,9 +136,18 @@ class WithUnlabelled:
         texts = [example for example in self._read() if text_key(example.texts) not in held_out]
         if not texts:
             raise UserError(f'UNLABELLED_FILES = {self._files!r}: the file has no texts besides held-out ones.')
+        self._warn_of_labelled(texts)
         _, num_truncated = self._data.inputs([(example.text, example.second_text) for example in texts])
         warn_truncated(num_truncated, len(texts), 'texts without labels', self._data.length)
         return texts
+
+    def _warn_of_labelled(self, texts: Sequence[Example]) -> None:
+        labelled = {text_key(example.texts) for example in self._data.examples('train')}
+        if known := sum(text_key(example.texts) in labelled for example in texts):
+            _LOGGER.warning(
+                f'{known:,} of {counted(len(texts), "text")} of UNLABELLED_FILES are also in TRAIN_FILES: their labels '
+                'are known, and the method learns little from them.'
+            )
 
     @functools.cached_property
     def _labels(self) -> list[int]:

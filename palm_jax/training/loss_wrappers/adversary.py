@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from palm_jax.models.embedded_inputs import WithEmbeddedInputs
-from palm_jax.training.loss_wrappers.wrapper import Batch, Loss, LossInputs, LossWrapper, SumAndMetrics
+from palm_jax.training.loss_wrappers.wrapper import Batch, Loss, LossInputs, LossWrapper, Rows, SumAndMetrics
 from palm_jax.training.metrics import Metrics, Ratio
 
 _Whole = Callable[[list[Any]], Any]
@@ -47,6 +48,10 @@ class Adversary(LossWrapper):
         """Return the first perturbation, float32 [B, L, D]."""
         del rng
         return jnp.zeros((*is_token_BL1.shape[:2], d_model), jnp.float32)
+
+    def rows(self, inner: Rows, row: Mapping[str, Any]) -> Rows:
+        """Return every row in every pass; the passes are one after another."""
+        return inner if self.is_off else dataclasses.replace(inner, in_all=inner.in_all * len(self.weights))
 
     def __call__(self, loss: Loss, inputs: LossInputs) -> SumAndMetrics:
         """Return the loss, and the metrics of the first pass.

@@ -37,6 +37,10 @@ class CLP(LossWrapper):
         if self.weight:
             check_labels_texts('CLP', model)
 
+    def rows(self, inner, row):
+        """Return every row with its counterfactual texts."""
+        return inner.times(1 + len(row[_TOKENS])) if self.weight and _TOKENS in row else inner
+
     def __call__(self, loss, inputs):
         """Return the loss; the metric `counterfactual_gap` is the mean of |z(x) − z(x′)| over texts that have an x′."""
         others = {name: x for name, x in inputs.batch.items() if name in (_TOKENS, _SEGMENTS, _WEIGHTS)}

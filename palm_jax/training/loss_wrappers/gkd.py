@@ -56,6 +56,10 @@ class GKD(LossWrapper):
         """Return the teacher; none at a weight of 0."""
         return (self.teacher,) if self.weight else ()
 
+    def rows(self, inner, row):
+        """Return those of the batch, and those that the divergence is of."""
+        return inner.plus(at_once=1, in_all=1) if self.weight else inner
+
     def check(self, model):
         """Refuse a model that does not generate text."""
         if self.weight and model.head is not None:

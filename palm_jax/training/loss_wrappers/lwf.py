@@ -31,6 +31,10 @@ class LwF(LossWrapper):
     weight: Annotated[float, AtLeast(0)] = 1.0
     temperature: Annotated[float, Above(0)] = 2.0
 
+    def rows(self, inner, row):
+        """Return those that the model of the start reads, too."""
+        return inner.plus(without_gradient=1) if self.weight else inner
+
     def __call__(self, loss, inputs):
         """Return the loss; see `of_prediction`."""
         return super().__call__(loss, inputs) if self.weight else loss(inputs)

@@ -35,6 +35,10 @@ class RDrop(LossWrapper):
         if self.alpha and not model.has_dropout:
             raise UserError('R-Drop compares two dropout masks, and this run has none: set --gin.DROPOUT_RATE=0.1.')
 
+    def rows(self, inner, row):
+        """Return every row twice."""
+        return inner.times(2) if self.alpha else inner
+
     def __call__(self, loss, inputs):
         """Return the loss; the metric `divergence` is the mean of both divergences per target."""
         if not self.alpha:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -10,8 +11,10 @@ import jax.numpy as jnp
 
 from palm_jax.errors import UserError
 from palm_jax.training.loss_wrappers.of_texts import check_labels_texts
-from palm_jax.training.loss_wrappers.wrapper import Loss, LossInputs, LossWrapper, SumAndMetrics
+from palm_jax.training.loss_wrappers.wrapper import Loss, LossInputs, LossWrapper, Rows, SumAndMetrics
 from palm_jax.training.metrics import Ratio
+
+_VIEWS = ('unlabelled_tokens', 'unlabelled_strong_tokens')
 
 
 class Unlabelled(LossWrapper):
@@ -41,6 +44,11 @@ class Unlabelled(LossWrapper):
     def supervised(self, loss: Loss, inputs: LossInputs) -> SumAndMetrics:
         """Return the loss of the labelled texts."""
         return loss(inputs)
+
+    def rows(self, inner: Rows, row: Mapping[str, Any]) -> Rows:
+        """Return the labelled rows, and all views of the texts beside them."""
+        views = sum(len(row[name]) for name in _VIEWS if name in row) if self.weight else 0
+        return inner.plus(at_once=views, in_all=views)
 
     def check(self, model: Any) -> None:
         """Refuse a model that does not label whole texts."""
@@ -77,7 +85,7 @@ class Unlabelled(LossWrapper):
 
     def _scores(self, loss: Loss, inputs: LossInputs, others: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """Scores of both views from one pass, [U, C] each; the views of a text are next to each other."""
-        views = [name for name in ('unlabelled', 'unlabelled_strong') if f'{name}_tokens' in others]
+        views = [name.removesuffix('_tokens') for name in _VIEWS if name in others]
         both = {
             f'decoder_{to}': jnp.stack([others[f'{view}_{of}'] for view in views], axis=2)
             for to, of in (('input_tokens', 'tokens'), ('segment_ids', 'segment_ids'))

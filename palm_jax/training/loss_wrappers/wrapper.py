@@ -52,6 +52,34 @@ class LossInputs:
         return dataclasses.replace(self, **changes)
 
 
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """What a step reads for each row of a batch, for the estimates of its cost.
+
+    Attributes:
+      at_once: number of rows whose activations are in memory at the same time.
+      in_all: number of rows in all passes of the step that have a backward pass.
+      without_gradient: number of rows that are read besides, by the model or by a teacher, without a backward pass.
+    """
+
+    at_once: float = 1.0
+    in_all: float = 1.0
+    without_gradient: float = 0.0
+
+    @property
+    def passes(self) -> float:
+        """All of them as passes forward and backward; a forward pass is a third of one."""
+        return self.in_all + self.without_gradient / 3
+
+    def plus(self, at_once: float = 0.0, in_all: float = 0.0, without_gradient: float = 0.0) -> Rows:
+        """Return these and further ones."""
+        return Rows(self.at_once + at_once, self.in_all + in_all, self.without_gradient + without_gradient)
+
+    def times(self, count: float) -> Rows:
+        """Return these, each repeated in the same pass."""
+        return Rows(self.at_once * count, self.in_all * count, self.without_gradient * count)
+
+
 class Loss(Protocol):
     """The loss of a batch, in one piece or as a prediction and what follows from it.
 
@@ -110,6 +138,16 @@ class LossWrapper:
         raise UserError(
             f'{type(self).__name__} has no loss of a single prediction, which another one of LOSS_WRAPPERS asks for.'
         )
+
+    def rows(self, inner: Rows, row: Mapping[str, Any]) -> Rows:
+        """Return what a step reads for each row of a batch; by default what it reads without the method.
+
+        Args:
+          inner: what the wrapped loss reads.
+          row: features of a row, see `Data.blank`; empty where they are not known yet.
+        """
+        del row
+        return inner
 
     def check(self, model: Model) -> None:
         """Refuse a model that the method cannot train, before the first step.
@@ -188,6 +226,14 @@ def anchor_of(wrappers: Sequence[LossWrapper], model: Model, params: Any, traine
 def state_of(wrappers: Sequence[LossWrapper]) -> dict[str, jax.Array]:
     """Return what all wrappers change from step to step, as the run begins; see `LossWrapper.initial_state`."""
     return {name: array for w in wrappers for name, array in w.initial_state().items()}
+
+
+def rows_of(wrappers: Sequence[LossWrapper], row: Mapping[str, Any]) -> Rows:
+    """Return what a step reads for each row of a batch, with wrappers from the inside out; see `LossWrapper.rows`."""
+    rows = Rows()
+    for wrapper in wrappers:
+        rows = wrapper.rows(rows, row)
+    return rows
 
 
 @dataclasses.dataclass(frozen=True)

@@ -226,11 +226,19 @@ def test_there_are_at_least_forty_cases():
 
 
 def test_a_folder_where_files_are_wanted(tmp_path):
-    (tmp_path / 'folder').mkdir()
-    with pytest.raises(UserError, match=r"TRAIN_FILES = 'folder' is a folder; name its files: folder/\*\.csv"):
+    folder = tmp_path / 'folder'
+    folder.mkdir()
+    with pytest.raises(
+        UserError, match=r"TRAIN_FILES = 'folder' is a folder; there are no tables or texts in it; name files"
+    ):
         labels('folder')
     with pytest.raises(UserError, match=r'no \.txt, .* files below this folder'):
         text('folder')
+    for name in ('.hidden.txt', 'a.jsonl', 'b.jsonl', 'c.csv.gz', 'd.csv.gz', 'e.csv.gz', 'v1.2.xml', 'LICENSE'):
+        (folder / name).touch()
+    wanted = r'folder; name its files: folder/\*\.csv\.gz, folder/\*\.jsonl or folder/\*\.xml$'
+    with pytest.raises(UserError, match=wanted):
+        labels('folder')
 
 
 @pytest.mark.parametrize('ending', ['\n', '\r\n'])

@@ -98,6 +98,16 @@ def test_rows_without_a_text_are_listed(tmp_path):
     assert f'unlabelled {plain.num_sequences} texts' in same.describe()
 
 
+def test_texts_that_have_a_label_in_the_training_part_are_counted(data, tmp_path, caplog):
+    data().describe()
+    assert 'TRAIN_FILES' not in caplog.text
+    mixed = tmp_path / 'mixed.csv'
+    rows = [f'the text {i},' for i in range(40)]  # those of the labelled table, the held-out ones included
+    mixed.write_text('\n'.join(['text,label', *rows, 'the  text 3,', 'another,']) + '\n')
+    data(files=str(mixed)).describe()
+    assert '38 of 39 texts of UNLABELLED_FILES are also in TRAIN_FILES' in caplog.text  # three are held out
+
+
 @pytest.mark.parametrize('kind', [LabelSet(), Number()])
 def test_other_labels_than_one_class_are_refused(tmp_path, kind):
     with pytest.raises(UserError, match=r'UNLABELLED_FILES needs one class per text.*REPLAY_PREDICTED=True'):
