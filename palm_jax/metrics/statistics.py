@@ -31,7 +31,7 @@ def interval(
 
 
 def interval_of_share(count: int, total: int) -> tuple[float, float]:
-    """Return Wilson's 95% interval of count / total, which is wider than none also where none or all count."""
+    """Return Wilson's 95% interval of count / total; it has a width even where the share is 0 or 1."""
     found = binomtest(count, total).proportion_ci(_CONFIDENCE, method='wilson')
     return float(found.low), float(found.high)
 

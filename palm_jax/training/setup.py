@@ -133,12 +133,17 @@ class Setup:
         plan = Plan(model, shapes, layout, axis_sizes, *of_run)
         return cls(plan, all_params, selection, optimizer, base_weights, tuple(wrappers))
 
-    def reading(self, row: Mapping[str, np.ndarray]) -> Setup:
+    def around(self, loss: LossFn, row: Mapping[str, np.ndarray]) -> Setup:
         """Return the same with a plan that counts what the methods around the loss read of a batch.
 
         Args:
+          loss: loss of the task.
           row: features of a row, see `Data.blank`; empty where they are not known yet.
+
+        Raises:
+          UserError: the methods do not work together, or cannot train the model; with the binding to change.
         """
+        self._check_wrappers(loss)
         return dataclasses.replace(self, plan=dataclasses.replace(self.plan, rows=rows_of(self.wrappers, row)))
 
     @property
@@ -158,19 +163,6 @@ class Setup:
         """Shapes and shardings of the parameters of the teachers by path, without arrays; empty without teachers."""
         boxed = self.plan.teachers
         return jax.tree.map(_placed, unbox(boxed), self.plan.layout.shardings(boxed, mesh))
-
-    def check_wrappers(self, loss: LossFn) -> None:
-        """Refuse methods around the loss that do not work together, or that cannot train the model.
-
-        Args:
-          loss: loss of the task.
-
-        Raises:
-          UserError: with the binding to change.
-        """
-        wrap(loss, self.wrappers)
-        for wrapper in self.wrappers:
-            wrapper.check(self.plan.model)
 
     def check_start(self, initial_checkpoint: str | None) -> None:
         """Refuse to keep what a run from scratch does not have.
@@ -254,6 +246,11 @@ class Setup:
             state = dataclasses.replace(state, anchor=wrapper.fill(state.anchor, new, metadata.labels))
         return state, base
 
+    def _check_wrappers(self, loss: LossFn) -> None:
+        wrap(loss, self.wrappers)
+        for wrapper in self.wrappers:
+            wrapper.check(self.plan.model)
+
     def _fresh_params(self, mesh: Mesh, seed: int) -> Any:
         """Initial parameters of the methods and the head, and the shapes with shardings of all others."""
         init = functools.partial(init_params, self.plan.model)
@@ -276,7 +273,7 @@ class Setup:
         Raises:
           UserError: a wrapper cannot train the model.
         """
-        self.check_wrappers(loss)
+        self._check_wrappers(loss)
         model = self.model
         return jax.jit(
             functools.partial(

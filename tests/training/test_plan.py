@@ -17,6 +17,7 @@ from palm_jax.training.loss_wrappers.lwf import LwF
 from palm_jax.training.loss_wrappers.r_drop import RDrop
 from palm_jax.training.loss_wrappers.supcon import SupCon
 from palm_jax.training.loss_wrappers.wrapper import Rows, rows_of, wrap
+from palm_jax.training.losses import LanguageModelLoss
 from tests.support.wrapped import LOSSES, L, build, features, inputs_of
 
 TEXTS = {'unlabelled': 2, 'unlabelled_strong': 2, 'counterfactual': 3}  # beside each row
@@ -70,8 +71,8 @@ def test_rows_that_are_read_several_times_are_counted(wrappers, rows):
 
 def test_a_plan_multiplies_flops_and_activations(setup):
     plain = setup()
-    assert plain.reading({}).plan == plain.plan and 'passes' not in plain.plan.summary(None)
-    wrapped = dataclasses.replace(plain, wrappers=(RDrop(), FGM())).reading({})
+    assert plain.around(LanguageModelLoss(), {}).plan == plain.plan and 'passes' not in plain.plan.summary(None)
+    wrapped = dataclasses.replace(plain, wrappers=(RDrop(), FGM())).around(LanguageModelLoss(), {})
     plan = wrapped.plan
     assert plan.step_flops_per_token == 4 * plain.plan.step_flops_per_token == 4 * plan.flops_per_token
     assert plan.share_of_full_flops == pytest.approx(4 * plain.plan.share_of_full_flops)
