@@ -71,7 +71,6 @@ class Loop:
       clock: progress, speed, hangs and requests to stop.
       periods: how often metrics are logged and states are saved.
       total_steps: step at which the run ends.
-      command: the command that started the run, and that continues it after a fault.
     """
 
     feed: Feed
@@ -86,7 +85,6 @@ class Loop:
     clock: RunClock
     periods: Periods
     total_steps: int
-    command: str
 
     def run(self, state: TrainState) -> TrainState:
         """Take steps until the last one, a request to stop, or the end of patience; return the last state.
@@ -98,7 +96,7 @@ class Loop:
         clock, evaluations = self.clock, self.evaluations
         evaluations.check_metric(state)
         while step < self.total_steps and not evaluations.stalled and not clock.stop_requested:
-            with self.saver.saves_on_error(state, step, f'Continue with\n  {self.command}', in_all_processes=False):
+            with self.saver.saves_on_error(state, step, in_all_processes=False):
                 batch = self.feed.batch(step)
             state, metrics = self.train_step(state, batch, self.run_rng)
             self.window.add(metrics)
@@ -134,11 +132,11 @@ class Loop:
 
     def _evaluate(self, state: TrainState, step: int) -> None:
         """Evaluate, log, and keep the state if it is the best."""
-        with self.saver.saves_on_error(state, step, f'Continue with\n  {self.command}', in_all_processes=True):
+        with self.saver.saves_on_error(state, step, in_all_processes=True):
             values = self.evaluations.measure(state, step)
         self.log.write(step, in_group('validation', values))
         self.clock.show(validation=f'{values["loss"]:.3f}')
-        with self.saver.saves_on_error(state, step, messages.ANOTHER_METRIC, in_all_processes=True):
+        with self.saver.saves_on_error(state, step, in_all_processes=True, advice=messages.ANOTHER_METRIC):
             self.evaluations.offer(state, step, values)
 
 
@@ -232,12 +230,11 @@ def train(
             guard=guard,
             rollback=Rollback(guard, checkpoints, restorer, window, log, clock, batch_sizes, kept),
             evaluations=Evaluations(held_out, periods, first_step, total_steps, kept, reporter),
-            saver=StateSaver(checkpoints, window, guard),
+            saver=StateSaver(checkpoints, window, guard, run.command),
             log=log,
             clock=clock,
             periods=periods,
             total_steps=total_steps,
-            command=run.command,
         )
         with clock:
             state = loop.run(restored.state)

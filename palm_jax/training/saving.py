@@ -39,10 +39,12 @@ class StateSaver:
       checkpoints: the run's checkpoints.
       window: metrics since the last log line; their sums are kept with the state.
       guard: spike detection; its recent values are kept with the state.
+      command: the command that continues the run.
     """
 
-    def __init__(self, checkpoints: Checkpoints, window: MetricWindow, guard: SpikeGuard):
+    def __init__(self, checkpoints: Checkpoints, window: MetricWindow, guard: SpikeGuard, command: str):
         self._checkpoints, self._window, self._guard = checkpoints, window, guard
+        self._advice = f'Continue with\n  {command}'
 
     def save(self, state: TrainState, step: int) -> None:
         """Start writing the state of a step; see `Checkpoints.save`."""
@@ -55,15 +57,17 @@ class StateSaver:
         return None if step is None else self._checkpoints.path(step)
 
     @contextlib.contextmanager
-    def saves_on_error(self, state: TrainState, step: int, advice: str, in_all_processes: bool) -> Iterator[None]:
+    def saves_on_error(
+        self, state: TrainState, step: int, in_all_processes: bool, advice: str | None = None
+    ) -> Iterator[None]:
         """Save the state when the body raises a UserError, which is not the state's fault, and say so in the message.
 
         Args:
           state: state to save.
           step: step of the state.
-          advice: last sentence of the message: how to continue.
           in_all_processes: whether all processes meet the error. All have to take part in saving, so where only some
             of several processes meet it, nothing is saved.
+          advice: last sentence of the message: how to continue; None is the run's command.
         """
         try:
             yield
@@ -72,4 +76,4 @@ class StateSaver:
                 raise
             self.save(state, step)
             self._checkpoints.wait()
-            raise UserError(f'{error}\nStep {step:,} is saved. {advice}') from None
+            raise UserError(f'{error}\nStep {step:,} is saved. {advice or self._advice}') from None

@@ -26,7 +26,7 @@ def parts(setup, mesh, tmp_path):
     guard.add(12, step_metrics)
     assert guard.first_spike(everything=True) is None
     with contextlib.closing(Checkpoints(tmp_path / 'checkpoints', 2, METADATA)) as checkpoints:
-        yield checkpoints, StateSaver(checkpoints, window, guard), restorer.begin(), restorer
+        yield checkpoints, StateSaver(checkpoints, window, guard, 'run it'), restorer.begin(), restorer
 
 
 def test_metrics_and_usual_values_are_kept_with_the_state(parts):
@@ -44,17 +44,22 @@ def test_an_error_that_is_not_the_states_fault_saves_it_and_says_so(parts):
     checkpoints, saver, state, _ = parts
     with (
         pytest.raises(UserError, match=r'(?s)^the file is gone\nStep 13 is saved\. Continue with\n  run it$'),
-        saver.saves_on_error(state, 13, 'Continue with\n  run it', in_all_processes=False),
+        saver.saves_on_error(state, 13, in_all_processes=False),
     ):
         raise UserError('the file is gone')
     assert checkpoints.latest == 13
+    with (
+        pytest.raises(UserError, match=r'^no such metric\nStep 13 is saved\. Name another\.$'),
+        saver.saves_on_error(state, 13, in_all_processes=True, advice='Name another.'),
+    ):
+        raise UserError('no such metric')
 
 
 def test_other_errors_and_no_error_save_nothing(parts):
     checkpoints, saver, state, _ = parts
-    with saver.saves_on_error(state, 13, '', in_all_processes=True):
+    with saver.saves_on_error(state, 13, in_all_processes=True):
         pass
-    with pytest.raises(KeyboardInterrupt), saver.saves_on_error(state, 13, '', in_all_processes=True):
+    with pytest.raises(KeyboardInterrupt), saver.saves_on_error(state, 13, in_all_processes=True):
         raise KeyboardInterrupt
     checkpoints.wait()
     assert checkpoints.latest is None
@@ -66,7 +71,7 @@ def test_one_of_several_processes_cannot_save_alone(parts, monkeypatch):
         patch.setattr(distributed, 'are_several', lambda: True)
         with (
             pytest.raises(UserError, match=r'^the file is gone$'),
-            saver.saves_on_error(state, 13, '', in_all_processes=False),
+            saver.saves_on_error(state, 13, in_all_processes=False),
         ):
             raise UserError('the file is gone')
     checkpoints.wait()
