@@ -23,11 +23,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import positive
 from palm_jax.errors import UserError
+from palm_jax.progress_bar import tqdm
 from tools import gpu_suite_cases as cases
 from tools.contenders import write
 from tools.shapes import SIZES
