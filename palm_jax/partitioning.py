@@ -23,6 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from palm_jax.bounds import AtLeast, Count, checked
 from palm_jax.errors import UserError
+from palm_jax.models.kernels.matmul import reducing_in
 from palm_jax.models.pipeline import STAGE, Schedule, scheduled
 from palm_jax.wording import counted
 
@@ -95,6 +96,8 @@ class MeshLayout:
       pipeline_microbatches: number of parts of a batch that follow one another through the stages; None is the number
         of stages.
       pipeline_repeats: number of times that a part passes all stages, each time through the next layers.
+      reduce_dtype: dtype in which devices exchange and add their gradients of the linear maps; None is float32 on TPUs
+        and CPUs, and that of the computation on GPUs.
     """
 
     data: Count | Literal[-1] = -1
@@ -104,6 +107,7 @@ class MeshLayout:
     stage: Count = 1
     pipeline_microbatches: Count | None = None
     pipeline_repeats: Count = 1
+    reduce_dtype: Literal['float32', 'bfloat16'] | None = None
 
     @property
     def schedule(self) -> Schedule | None:
@@ -160,7 +164,8 @@ class MeshLayout:
     @contextlib.contextmanager
     def on(self, mesh: Mesh) -> Iterator[None]:
         """A context in which arrays and constraints on logical axes are placed on `mesh` by the rules."""
-        with jax.set_mesh(mesh), nn.logical_axis_rules(self.rules), scheduled(self.schedule):
+        rules, reducing = nn.logical_axis_rules(self.rules), reducing_in(self.reduce_dtype)
+        with jax.set_mesh(mesh), rules, scheduled(self.schedule), reducing:
             yield
 
     def _over_slices(self, devices: list[jax.Device], within: tuple[int, ...]) -> np.ndarray:

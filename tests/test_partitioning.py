@@ -66,6 +66,11 @@ def test_eight_devices_equal_one(assert_eight_equal_one, mesh, kv, optimizer, va
     assert_eight_equal_one(mesh, num_kv_heads=kv, optimizer=optimizer, variants=[variant])
 
 
+@pytest.mark.parametrize('mesh', ['sharded', pytest.param('two slices', marks=pytest.mark.slow)])
+def test_gradients_that_are_added_in_bfloat16_are_near_those_of_one_device(assert_eight_equal_one, mesh):
+    assert_eight_equal_one(mesh, reduce_dtype='bfloat16')
+
+
 @pytest.mark.parametrize(
     'mesh', [mesh if mesh == 'sequence' else pytest.param(mesh, marks=pytest.mark.slow) for mesh in MESHES]
 )

@@ -12,7 +12,8 @@ import pytest
 
 from palm_jax import xla_flags
 from palm_jax.errors import UserError
-from tools import benchmark_finetuning, contenders, gpu_suite, kernel_profile
+from palm_jax.training.interfaces import Data
+from tools import benchmark_finetuning, contenders, gpu_suite, kernel_profile, train_on_token_file
 
 TINY = ['--size=tiny', '--batch=2', '--length=32', '--steps=2', '--device=cpu']
 
@@ -62,6 +63,14 @@ def test_attention_over_packed_documents(tmp_path):
     (case,) = (case for case in gpu_suite_cases([*TINY, '--length=64']) if case.name == 'eight documents, intervals')
     figures = case.measure()
     assert figures['shape'] == '1 × 128 × 4 × 48' and figures['error'] < 0.02
+
+
+def test_the_trainers_file_of_tokens_has_what_a_run_asks_of_data(tmp_path):
+    train_on_token_file.write_tokens(tmp_path / 'tokens.npy', 5 * 8)
+    data = train_on_token_file.TokenFile(tmp_path / 'tokens.npy', length=8)
+    assert not {name for name in vars(Data) | Data.__annotations__ if name[0] != '_' and not hasattr(data, name)}
+    ((numbers, batch),) = data.validation_by_length(2)
+    assert numbers.tolist() == [0] and batch['decoder_loss_weights'].sum() == 8
 
 
 def test_an_unknown_part_is_refused():
