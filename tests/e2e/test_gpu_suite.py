@@ -106,7 +106,8 @@ def gpu_suite_cases(arguments):
 
 @pytest.mark.slow
 def test_the_whole_suite(tmp_path):
-    assert gpu_suite.main([*TINY, f'--output={tmp_path}', '--parts=train,attention,decode,peft,trainer']) == 0
+    parts = '--parts=train,attention,decode,peft,trainer'
+    assert gpu_suite.main([*TINY, '--seconds=3600', f'--output={tmp_path}', parts]) == 0
     results = gpu_suite.done(tmp_path / 'results.jsonl')
     assert len(results['train', 'as it is']['kernels']) == 30
     assert results['decode', 'tiny, bfloat16, batch 1']['weights'] == 'bfloat16'
