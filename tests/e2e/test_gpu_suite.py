@@ -59,6 +59,17 @@ def test_lengths_that_a_kernel_does_not_take_have_no_case_of_it():
     assert len([case for case in gpu_suite_cases([*TINY, '--length=128']) if 'intervals' in case.name]) == 3
 
 
+def test_fine_tuning_has_all_options_that_its_benchmark_reads():
+    options = [case.measure.args[0] for case in gpu_suite_cases(TINY) if case.part == 'peft']
+    assert len(options) == 3 and all(len(benchmark_finetuning._batches(o)) == 1 for o in options)
+
+
+def test_weights_in_int8_are_measured_with_qwix(monkeypatch):
+    assert any('int8' in case.name for case in gpu_suite_cases([*TINY, '--parts=decode']))
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    assert not any('int8' in case.name for case in gpu_suite_cases([*TINY, '--parts=decode']))
+
+
 def test_attention_over_packed_documents(tmp_path):
     (case,) = (case for case in gpu_suite_cases([*TINY, '--length=64']) if case.name == 'eight documents, intervals')
     figures = case.measure()
