@@ -23,6 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from palm_jax.bounds import AtLeast, Count, checked
 from palm_jax.errors import UserError
+from palm_jax.models.kernels.matmul import reducing_in
 from palm_jax.models.pipeline import STAGE, Schedule, scheduled
 from palm_jax.wording import counted
 
@@ -95,6 +96,8 @@ class MeshLayout:
       pipeline_microbatches: number of parts of a batch that follow one another through the stages; None is the number
         of stages.
       pipeline_repeats: number of times that a part passes all stages, each time through the next layers.
+      reduce_dtype: dtype in which devices exchange and add their gradients of the linear maps; None is float32 on TPUs
+        and CPUs, and that of the computation on GPUs.
     """
 
     data: Count | Literal[-1] = -1
@@ -104,6 +107,7 @@ class MeshLayout:
     stage: Count = 1
     pipeline_microbatches: Count | None = None
     pipeline_repeats: Count = 1
+    reduce_dtype: Literal['float32', 'bfloat16'] | None = None
 
     @property
     def schedule(self) -> Schedule | None:
@@ -144,6 +148,12 @@ class MeshLayout:
         """Return the mesh over `devices` (default: all); neighbors on it are close in the machine if possible."""
         devices = jax.devices() if devices is None else devices
         sizes = self.axis_sizes(len(devices))
+        named = _named_slices(devices)
+        if self.slices == 1 and named > 1:
+            raise UserError(
+                f'The devices are in {named} slices of TPUs, which a slower network joins. '
+                f'Set --gin.MESH_SLICES={named}, so that only the axis `data` crosses it.'
+            )
         if self.slices == 1:
             placed = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
         else:
@@ -154,22 +164,23 @@ class MeshLayout:
     @contextlib.contextmanager
     def on(self, mesh: Mesh) -> Iterator[None]:
         """A context in which arrays and constraints on logical axes are placed on `mesh` by the rules."""
-        with jax.set_mesh(mesh), nn.logical_axis_rules(self.rules), scheduled(self.schedule):
+        rules, reducing = nn.logical_axis_rules(self.rules), reducing_in(self.reduce_dtype)
+        with jax.set_mesh(mesh), rules, scheduled(self.schedule), reducing:
             yield
 
     def _over_slices(self, devices: list[jax.Device], within: tuple[int, ...]) -> np.ndarray:
         """Return devices [..., data, model], those of one slice next to each other; `within` is the mesh of a slice."""
-        found = len({getattr(device, 'slice_index', 0) for device in devices})
-        if found == self.slices:
+        named = _named_slices(devices)
+        if named == self.slices:
             return mesh_utils.create_hybrid_device_mesh(
                 within, (*[1] * (len(within) - 2), self.slices, 1), devices, allow_split_physical_axes=True
             )
-        if found != 1:
+        if named > 1:
             raise UserError(
-                f'MESH_SLICES = {self.slices}, but the devices are in {found} slices. Set --gin.MESH_SLICES={found}.'
+                f'MESH_SLICES = {self.slices}, but the devices are in {named} slices. Set --gin.MESH_SLICES={named}.'
             )
-        # Devices that do not name their slice, as GPUs and CPUs: neighboring processes are in one.
-        ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+        # Neighboring nodes, and processes within a node, are in one.
+        ordered = sorted(devices, key=lambda device: (_slice_index(device), device.process_index, device.id))
         groups = np.array_split(np.array(ordered), self.slices)
         meshes = [
             mesh_utils.create_device_mesh(within, list(group), allow_split_physical_axes=True) for group in groups
@@ -207,6 +218,16 @@ class MeshLayout:
             return jax.tree.map(lambda _: sharding, leaf.value if _is_boxed(leaf) else leaf)
 
         return jax.tree.map(place, boxed, is_leaf=_is_boxed)
+
+
+def _slice_index(device: jax.Device) -> int:
+    """Return the number of a TPU's slice or of a GPU's node; CPUs have none."""
+    return getattr(device, 'slice_index', 0)
+
+
+def _named_slices(devices: list[jax.Device]) -> int:
+    """Return the number of slices of TPUs; 0 for other devices, of which `slice_index` is the node."""
+    return len({_slice_index(device) for device in devices if device.platform == 'tpu'})
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -7,9 +7,10 @@ prints the table, and `tools/gpu_suite.py` tries the flags.
 
 from __future__ import annotations
 
+import re
 from typing import Literal, NamedTuple
 
-from packaging.specifiers import SpecifierSet
+Version = tuple[int, int]  # 0.11 is (0, 11)
 
 
 class XlaFlag(NamedTuple):
@@ -17,18 +18,18 @@ class XlaFlag(NamedTuple):
 
     Attributes:
       setting: flag with its value, as in the environment variable XLA_FLAGS.
-      jaxlib: versions of jaxlib that know it.
+      jaxlib: the first version of jaxlib that knows it, and the first of which it is not known.
       purpose: what it changes.
       program: the program that it is tried with: `train`, a train step, or `decode`, an answer.
     """
 
     setting: str
-    jaxlib: SpecifierSet
+    jaxlib: tuple[Version, Version]
     purpose: str
     program: Literal['train', 'decode'] = 'train'
 
 
-_KNOWN = SpecifierSet('>=0.10,<0.13')
+_KNOWN = (0, 10), (0, 13)
 FLAGS = (
     XlaFlag('--xla_gpu_enable_latency_hiding_scheduler=true', _KNOWN, 'collectives while kernels run; several GPUs'),
     XlaFlag('--xla_gpu_enable_cublaslt=true', _KNOWN, 'matmuls by cuBLASLt'),
@@ -55,4 +56,8 @@ def known_to(version: str) -> tuple[XlaFlag, ...]:
     Args:
       version: version of jaxlib, such as `0.11.2`.
     """
-    return tuple(flag for flag in FLAGS if flag.jaxlib.contains(version, prereleases=True))
+    numbers = re.match(r'(\d+)\.(\d+)', version)
+    if numbers is None:
+        return ()
+    installed = int(numbers[1]), int(numbers[2])
+    return tuple(flag for flag in FLAGS if flag.jaxlib[0] <= installed < flag.jaxlib[1])

@@ -16,6 +16,7 @@ EVERYWHERE = {
         'bounds',
         'json_files',
         'logs',
+        'progress_bar',
         'run_directory',
         'special_ids',
         'whole_words',

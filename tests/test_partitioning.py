@@ -66,6 +66,11 @@ def test_eight_devices_equal_one(assert_eight_equal_one, mesh, kv, optimizer, va
     assert_eight_equal_one(mesh, num_kv_heads=kv, optimizer=optimizer, variants=[variant])
 
 
+@pytest.mark.parametrize('mesh', ['sharded', pytest.param('two slices', marks=pytest.mark.slow)])
+def test_gradients_that_are_added_in_bfloat16_are_near_those_of_one_device(assert_eight_equal_one, mesh):
+    assert_eight_equal_one(mesh, reduce_dtype='bfloat16')
+
+
 @pytest.mark.parametrize(
     'mesh', [mesh if mesh == 'sequence' else pytest.param(mesh, marks=pytest.mark.slow) for mesh in MESHES]
 )
@@ -148,25 +153,43 @@ class Device:
     process_index: int
     slice_index: int = 0
     platform: str = 'gpu'
-    device_kind: str = 'a GPU'
+    device_kind: str = 'a device'
+    core_on_chip: int = 0
+
+    @property
+    def coords(self):
+        """Place in a slice of 4 × 2 chips."""
+        return self.id % 4, self.id % 8 // 4, 0
 
 
-@pytest.mark.parametrize('named', [True, False])
-def test_model_stays_within_a_slice_and_data_runs_over_slices(named):
-    """Slices are named by their devices, as those of TPUs, or are neighboring processes."""
-    devices = [Device(i, process_index=i // 2, slice_index=i // 8 if named else 0) for i in range(16)]
-    shuffled = [devices[i] for i in np.random.default_rng(0).permutation(16)]
-    placed = partitioning.MeshLayout(model=2, slices=2)._over_slices(shuffled, (4, 2))
+def sixteen(platform, per_slice):
+    """Devices in a random order, two of each process; `slice_index` is the slice of a TPU, and the node of a GPU."""
+    devices = [Device(i, i // 2, i // per_slice, platform) for i in range(16)]
+    return [devices[i] for i in np.random.default_rng(0).permutation(16)]
+
+
+@pytest.mark.parametrize('platform, per_slice', [('tpu', 8), ('gpu', 8), ('gpu', 4), ('gpu', 16), ('cpu', 16)])
+def test_model_stays_within_a_slice_and_data_runs_over_slices(platform, per_slice):
+    devices = sixteen(platform, per_slice)
+    placed = partitioning.MeshLayout(model=2, slices=2)._over_slices(devices, (4, 2))
     assert placed.shape == (8, 2) and len(set(placed.flat)) == 16
     slice_of = np.vectorize(lambda device: device.id // 8)(placed)
     assert (slice_of == np.repeat([0, 1], 4)[:, None]).all()
-    stages = partitioning.MeshLayout(model=2, slices=2)._over_slices(shuffled, (2, 2, 2))  # each of them on both slices
+    stages = partitioning.MeshLayout(model=2, slices=2)._over_slices(devices, (2, 2, 2))  # each of them on both slices
     assert stages.shape == (2, 4, 2) and len(set(stages.flat)) == 16
     slice_of = np.vectorize(lambda device: device.id // 8)(stages)
     assert (slice_of == np.repeat([0, 1], 2)[:, None]).all()
-    if named:
-        with pytest.raises(UserError, match='are in 2 slices'):
-            partitioning.MeshLayout(slices=4)._over_slices(devices, (4, 1))
+
+
+@pytest.mark.parametrize('slices', [1, 4])
+def test_slices_of_tpus_are_as_many_as_the_devices_name(slices):
+    with pytest.raises(UserError, match=r'are in 2 slices.*--gin\.MESH_SLICES=2'):
+        partitioning.MeshLayout(slices=slices).mesh(sixteen('tpu', 8))
+
+
+def test_nodes_of_gpus_are_one_mesh():
+    placed = partitioning.MeshLayout(model=2).mesh(sixteen('gpu', 8)).devices
+    assert placed.shape == (8, 2) and len(set(placed.flat)) == 16
 
 
 def test_bytes_per_device_follow_the_split():

@@ -1,7 +1,8 @@
 """Every command of the README and of docs/ works, and every notebook. CI runs the two set-up commands themselves."""
 
 import ast
-import os
+import contextlib
+import importlib.metadata
 import pkgutil
 import re
 import shlex
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from palm_jax import api
 from palm_jax.configuration.flags import split_flags
@@ -19,6 +22,7 @@ from tests.support.interpreter import Interpreter
 from tests.support.paths import ROOT
 from tests.support.programs import run_alone, run_here
 from tests.support.runs import MICRO
+from tools.train_on_token_file import write_tokens
 
 GENERATED = ROOT / 'docs' / 'reference' / 'bindings.md'
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').rglob('*.md'))]
@@ -231,44 +235,79 @@ def test_the_vocabulary_program(tmp_path):
     assert (tmp_path / 'my.model').exists() and 'sentencepiece_420_' in shown
 
 
-# What a machine with jax, flax and optax may lack; Python imports a `sitecustomize` at the start of every process.
+# Python imports a `sitecustomize` at the start of every process.
 _BARE = """
-import sys
+from importlib.machinery import PathFinder
 
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] in {packages}:
-            raise ModuleNotFoundError('a benchmark imports what it does not use: ' + name)
+found = PathFinder.find_spec
 
-sys.meta_path.insert(0, Refuse())
+def find_spec(name, path=None, target=None):
+    return None if name.partition('.')[0] in {packages} else found(name, path, target)
+
+PathFinder.find_spec = find_spec
 """
-_LACKED = ('grain', 'array_record', 'babel', 'gin', 'seqio', 'tensorflow', 'sentencepiece', 'torch', 'transformers')
 
 
-def on_a_bare_machine(folder):
-    """The environment of a process, and of those that it starts, that can import none of `_LACKED`."""
-    (folder / 'sitecustomize.py').write_text(_BARE.format(packages=_LACKED))
-    return {'PYTHONPATH': os.pathsep.join(filter(None, (str(folder), os.environ.get('PYTHONPATH'))))}
+def needed_by(*names):
+    """The distributions that some need, and those."""
+    found, todo = set(), [Requirement(name) for name in names]
+    while todo:
+        wanted = todo.pop()
+        if (key := (canonicalize_name(wanted.name), frozenset(wanted.extras))) in found:
+            continue
+        found.add(key)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # of another platform
+            for needed in map(Requirement, importlib.metadata.requires(wanted.name) or ()):
+                if not needed.marker or any(needed.marker.evaluate({'extra': e}) for e in (*wanted.extras, '')):
+                    todo.append(needed)
+    return {name for name, _ in found}
 
 
-def test_the_benchmark_tool(tmp_path):
-    small = '--size=tiny --batch=1 --length=32 --steps=2 --unroll=1'
-    with Interpreter(**on_a_bare_machine(tmp_path)) as bare:
-        training = bare.run(*split(f'python -m tools.benchmark train {small} --profile'))
-    assert training.returncode == 0, training.stderr[-2000:]
-    assert re.search(r'palm_jax +\d+\.\dM', training.stdout) and 'MFU =' in training.stdout
-    table = training.stdout.partition('kernel\n')[2].splitlines()
+def bare_machine(folder):
+    """A process that can import jax, flax, optax and orbax alone; so can those that it starts."""
+    installed, ours = needed_by('jax', 'flax', 'optax', 'orbax-checkpoint'), {'palm_jax', 'tests', 'tools'}
+    of_distributions = importlib.metadata.packages_distributions()
+    lacked = {p for p, names in of_distributions.items() if installed.isdisjoint(map(canonicalize_name, names))} - ours
+    assert {'gin', 'tqdm', 'packaging', 'seqio', 'tensorflow', 'torch'} <= lacked
+    (folder / 'sitecustomize.py').write_text(_BARE.format(packages=sorted(lacked)))
+    return Interpreter(path=[folder])
+
+
+@pytest.fixture
+def said_by_a_bare_machine(tmp_path):
+    """Runs a program on a bare machine; returns what it prints."""
+    with bare_machine(tmp_path) as bare:
+
+        def said(command):
+            result = bare.run(*split(command))
+            assert result.returncode == 0, result.stderr[-2000:]
+            return result.stdout
+
+        yield said
+
+
+SMALL = '--size=tiny --batch=1 --length=32 --steps=2'
+
+
+def test_the_benchmark_tool_on_a_bare_machine(said_by_a_bare_machine):
+    training = said_by_a_bare_machine(f'python -m tools.benchmark train {SMALL} --unroll=1 --profile')
+    assert re.search(r'palm_jax +\d+\.\dM', training) and 'MFU =' in training
+    table = training.partition('kernel\n')[2].splitlines()
     assert len(table) == 32 and table[-2].endswith('others') and table[-1].endswith('all')
+    assert '--parts' in said_by_a_bare_machine('python -m tools.gpu_suite --help')
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_fine_tuning(tmp_path):
-    small = '--size=tiny --batch=1 --length=32 --steps=2 --unroll=1'
-    with Interpreter(**on_a_bare_machine(tmp_path)) as bare:
-        finetuning = bare.run(*split(f'python -m tools.benchmark finetune {small} --methods=head_only'))
-    assert finetuning.returncode == 0, finetuning.stderr[-2000:]
-    assert re.search(r'head_only +14,861 ', finetuning.stdout)
-    assert re.search(r'full +\d,\d+,\d+ .*1\.00×', finetuning.stdout)
+def test_what_else_is_measured_on_a_bare_machine(said_by_a_bare_machine, tmp_path):
+    said = said_by_a_bare_machine
+    finetuning = said(f'python -m tools.benchmark finetune {SMALL} --unroll=1 --methods=head_only')
+    assert re.search(r'head_only +14,861 ', finetuning)
+    assert re.search(r'full +\d,\d+,\d+ .*1\.00×', finetuning)
+    decoding = said('python -m tools.benchmark decode --size=tiny --batches=1 --prompt=4 --tokens=3 --steps=1')
+    assert re.search(r'palm_jax, stored +1 +\d+ MB float32 ', decoding)
+    write_tokens(tmp_path / 'tokens.npy', 32 * 32)
+    files = f'--tokens={tmp_path / "tokens.npy"} --model_dir={tmp_path / "run"}'
+    assert 'validation loss 1' in said(f'python -m tools.train_on_token_file {files} {SMALL}')
 
 
 @pytest.mark.slow

@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from palm_jax.inference import decoding
 from palm_jax.inference.generate import Sampler
 from palm_jax.models.palm import Architecture, PaLM
+from palm_jax.progress_bar import tqdm
 from palm_jax.training import state
 from tools import kernel_profile
 from tools.contenders import Contender, Trainer, check_peers, choose_device, resident_bytes

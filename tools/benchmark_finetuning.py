@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from palm_jax.errors import UserError
 from palm_jax.models.heads import Head
@@ -22,6 +21,7 @@ from palm_jax.peft.ia3 import IA3
 from palm_jax.peft.lora import LoRA
 from palm_jax.peft.prefix import Prefix
 from palm_jax.peft.prompt import SoftPrompt
+from palm_jax.progress_bar import tqdm
 from palm_jax.training import head_losses, setup
 from tools import kernel_profile
 from tools.benchmark_training import jax_trainer

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from palm_jax.inference import decoding
 from palm_jax.inference.engine import Delta, Engine, Request
 from palm_jax.inference.generate import Sampler
 from palm_jax.models.palm import PaLM
+from palm_jax.progress_bar import tqdm
 from palm_jax.special_ids import EOS_ID
 from tools.benchmark_decoding import random_params
 from tools.contenders import choose_device

@@ -12,12 +12,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from palm_jax.models.palm import PaLM
 from palm_jax.partitioning import MeshLayout
 from palm_jax.peft.method import AdaptedModel
 from palm_jax.peft.trainable import Trainable
+from palm_jax.progress_bar import tqdm
 from palm_jax.training import flops, losses, optimizers, schedules, setup, state, step
 from tools import kernel_profile
 from tools.contenders import Contender, Trainer, check_peers, choose_device, resident_bytes

@@ -20,9 +20,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
 from palm_jax.errors import UserError
+from palm_jax.progress_bar import tqdm
 from tools import kernel_profile
 
 # The packages of each other implementation.

@@ -2,8 +2,8 @@
 
 All that a GPU machine is asked, in one command of less than ten minutes: the ceilings of matmuls and memory, train
 steps and their variants, attention over packed documents, decoding, the cost of fine-tuning methods, the trainer itself
-from a file of tokens, and a run that is killed and continued bit for bit. It needs jax, flax, optax and orbax, and
-qwix for weights in int8; PyTorch and Transformers are measured where they are installed.
+from a file of tokens, and a run that is killed and continued bit for bit. It needs jax, flax, optax and orbax; weights
+in int8 are measured where qwix is installed, PyTorch and Transformers where they are.
 
 Every case is a process of its own and, once it has ended, a JSON line in results.jsonl; table.md holds all of them for
 BENCHMARKS.md. What the most depends on comes first, variants of it last. The same command again continues with the
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.metadata
+import importlib.util
 import json
 import os
 import time
@@ -23,11 +24,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from palm_jax.cli import command_line
 from palm_jax.cli.parser import positive
 from palm_jax.errors import UserError
+from palm_jax.progress_bar import tqdm
 from tools import gpu_suite_cases as cases
 from tools.contenders import write
 from tools.shapes import SIZES
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     parts = options.parts.split(',')
     if unknown := [part for part in parts if part not in PARTS]:
         raise UserError(f'--parts: unknown {", ".join(unknown)}. Known: {", ".join(PARTS)}.')
-    options.dtype = 'bfloat16'
+    options.dtype, options.task = 'bfloat16', ''  # fine-tuning has a synthetic batch
     wanted = sorted(all_cases(options, parts), key=lambda case: case.turn)
     return run(wanted, options.output, options.seconds)
 
@@ -116,7 +116,7 @@ def _attention(options: argparse.Namespace) -> Iterator[Case]:
 
 
 def _decode(options: argparse.Namespace) -> Iterator[Case]:
-    for weights in ('stored', 'int8'):
+    for weights in ('stored', 'int8') if importlib.util.find_spec('qwix') else ('stored',):
         for batch in (1, 8):
             name = f'{options.size}, {"bfloat16" if weights == "stored" else weights}, batch {batch}'
             turn = FIRST if (weights, batch) == ('stored', 1) else NEXT

@@ -240,10 +240,8 @@ def trainer(options: argparse.Namespace) -> dict[str, Any]:
     steps = 5 * options.steps
     with _run_directory(options, 'trainer') as directory:
         start = time.monotonic()
-        output = _train(options, directory, steps).communicate()[0]
+        output = _to_its_end(_train(options, directory, steps))
         seconds, lines = time.monotonic() - start, _logged(directory)
-        if not lines:
-            raise UserError(f'the trainer logged nothing: {output[-2000:]}')
         return {
             'steps': steps,
             'tokens_per_second': _median_speed(directory),
@@ -261,21 +259,19 @@ def bitwise(options: argparse.Namespace) -> dict[str, Any]:
         _run_directory(options, 'killed') as killed,
         _run_directory(options, 'fast') as fast,
     ):
-        output = _train(options, whole, steps, flags).communicate()[0]
+        _to_its_end(_train(options, whole, steps, flags))
         process = _train(options, killed, steps, flags)
         while process.poll() is None and len(_logged(killed)) < 2:  # after step 4; step 2 and 4 are saved
             time.sleep(0.05)
         was_killed = process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        _train(options, killed, steps, flags).communicate()
+        _to_its_end(_train(options, killed, steps, flags))
         losses = [
             [{name: x for name, x in line.items() if not name.startswith('speed/')} for line in _logged(run)]
             for run in (whole, killed)
         ]
-        if not losses[0]:
-            raise UserError(f'the trainer logged nothing: {output[-2000:]}')
-        _train(options, fast, steps).communicate()
+        _to_its_end(_train(options, fast, steps))
         return {
             'killed': was_killed,
             'equal': losses[0] == losses[1],
@@ -321,6 +317,18 @@ def _train(options: argparse.Namespace, directory: Path, steps: int, flags: str 
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def _to_its_end(process: subprocess.Popen[str]) -> str:
+    """Wait for a run of the trainer; return what it printed.
+
+    Raises:
+      UserError: with the end of that, if the run failed.
+    """
+    output = process.communicate()[0]
+    if process.returncode:
+        raise UserError(f'the trainer ended with {process.returncode}: {output[-2000:]}')
+    return output
 
 
 def _logged(directory: Path) -> list[Mapping[str, Any]]:

@@ -56,6 +56,11 @@ class TokenFile:
         features['decoder_loss_weights'][1:] = 0
         yield features
 
+    def validation_by_length(self, size: int) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
+        """Yield the same with the number of the sequence."""
+        for features in self.validation(size):
+            yield np.arange(1), features
+
     def describe(self) -> str:
         """Return the data in numbers."""
         return f'data       {self.num_sequences:,} sequences of {self.length:,} tokens in {self._path}'

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
-from tqdm import tqdm
 
 from palm_jax.bounds import Above, AtLeast, AtMost, Below, checked
 from palm_jax.errors import UserError
@@ -19,6 +18,7 @@ from palm_jax.inference.decoding import Weights
 from palm_jax.inference.sampling import SamplingParams
 from palm_jax.inference.steering import Steering
 from palm_jax.models.model import Model
+from palm_jax.progress_bar import tqdm
 from palm_jax.special_ids import BOS_ID, EOS_ID
 
 _CHUNK = 16  # tokens generated between two searches for a stop sequence

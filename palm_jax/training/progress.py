@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import Any, Self, TypeVar
 
 import jax
-from tqdm import tqdm
 
+from palm_jax.progress_bar import tqdm
 from palm_jax.training import flops
 
 Item = TypeVar('Item')

@@ -12,7 +12,8 @@ import pytest
 
 from palm_jax import xla_flags
 from palm_jax.errors import UserError
-from tools import benchmark_finetuning, contenders, gpu_suite, kernel_profile
+from palm_jax.training.interfaces import Data
+from tools import benchmark_finetuning, contenders, gpu_suite, kernel_profile, train_on_token_file
 
 TINY = ['--size=tiny', '--batch=2', '--length=32', '--steps=2', '--device=cpu']
 
@@ -58,10 +59,29 @@ def test_lengths_that_a_kernel_does_not_take_have_no_case_of_it():
     assert len([case for case in gpu_suite_cases([*TINY, '--length=128']) if 'intervals' in case.name]) == 3
 
 
+def test_fine_tuning_has_all_options_that_its_benchmark_reads():
+    options = [case.measure.args[0] for case in gpu_suite_cases(TINY) if case.part == 'peft']
+    assert len(options) == 3 and all(len(benchmark_finetuning._batches(o)) == 1 for o in options)
+
+
+def test_weights_in_int8_are_measured_with_qwix(monkeypatch):
+    assert any('int8' in case.name for case in gpu_suite_cases([*TINY, '--parts=decode']))
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    assert not any('int8' in case.name for case in gpu_suite_cases([*TINY, '--parts=decode']))
+
+
 def test_attention_over_packed_documents(tmp_path):
     (case,) = (case for case in gpu_suite_cases([*TINY, '--length=64']) if case.name == 'eight documents, intervals')
     figures = case.measure()
     assert figures['shape'] == '1 × 128 × 4 × 48' and figures['error'] < 0.02
+
+
+def test_the_trainers_file_of_tokens_has_what_a_run_asks_of_data(tmp_path):
+    train_on_token_file.write_tokens(tmp_path / 'tokens.npy', 5 * 8)
+    data = train_on_token_file.TokenFile(tmp_path / 'tokens.npy', length=8)
+    assert not {name for name in vars(Data) | Data.__annotations__ if name[0] != '_' and not hasattr(data, name)}
+    ((numbers, batch),) = data.validation_by_length(2)
+    assert numbers.tolist() == [0] and batch['decoder_loss_weights'].sum() == 8
 
 
 def test_an_unknown_part_is_refused():
@@ -97,7 +117,8 @@ def gpu_suite_cases(arguments):
 
 @pytest.mark.slow
 def test_the_whole_suite(tmp_path):
-    assert gpu_suite.main([*TINY, f'--output={tmp_path}', '--parts=train,attention,decode,peft,trainer']) == 0
+    parts = '--parts=train,attention,decode,peft,trainer'
+    assert gpu_suite.main([*TINY, '--seconds=3600', f'--output={tmp_path}', parts]) == 0
     results = gpu_suite.done(tmp_path / 'results.jsonl')
     assert len(results['train', 'as it is']['kernels']) == 30
     assert results['decode', 'tiny, bfloat16, batch 1']['weights'] == 'bfloat16'

@@ -32,6 +32,7 @@ class Case:
       top_layers: number of layers that are trained, from the top; None trains all.
       variants: (unroll_layers, microbatches) of every run on the mesh.
       skip: whether most positions have weight 0 and the loss skips them.
+      reduce_dtype: dtype in which devices add their gradients of the linear maps, see `MeshLayout`.
     """
 
     mesh: str
@@ -42,6 +43,7 @@ class Case:
     top_layers: int | None = None
     variants: tuple = ((1, 1),)
     skip: bool = False
+    reduce_dtype: str | None = None
 
 
 def remembering(optimizer):
@@ -89,12 +91,21 @@ def assert_near(one, eight):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), one, eight)
 
 
+def assert_rounded(one, eight):
+    """The gradients of linear maps differ by a rounding to bfloat16 of their parts, 2⁻⁹ at most, and no others do."""
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(eight), strict=True):
+        difference = np.linalg.norm(np.asarray(a) - b) / np.linalg.norm(a)
+        least = 1e-5 if any(name in jax.tree_util.keystr(path) for name in ('attn', 'mlp')) else 0
+        assert least <= difference < 4e-3, (path, difference)
+
+
 def main(case):
     assert jax.device_count() == 8
     tokens = np.random.default_rng(0).integers(0, 64, (16, 32)).astype(np.int32)
     batch = {f'decoder_{name}': tokens for name in ('input_tokens', 'target_tokens')}
     batch['decoder_loss_weights'] = (tokens % 4 == 0).astype(np.int32) if case.skip else np.ones_like(tokens)
     layout, split = MESHES[case.mesh]
+    layout = dataclasses.replace(layout, reduce_dtype=case.reduce_dtype)
     one, one_loss, selection = train(case, batch, jax.devices()[:1], partitioning.MeshLayout())
     for unroll, microbatches in case.variants:
         eight, eight_loss, _ = train(case, batch, None, layout, unroll, microbatches)
@@ -103,6 +114,9 @@ def main(case):
         assert gate.size // local == split, (gate.size, local)
         for moment in [x for x in jax.tree.leaves(eight.opt_state) if x.shape == gate.shape]:
             assert selection.patterns == ('.*',) and moment.size // moment.addressable_shards[0].data.size == split
+        if case.reduce_dtype == 'bfloat16':
+            assert_rounded(one.opt_state[1], eight.opt_state[1])
+            continue
         np.testing.assert_allclose(one_loss, eight_loss, rtol=1e-5)
         assert_near(one.opt_state[1], eight.opt_state[1])
         assert_near(one.params, eight.params)

@@ -12,13 +12,19 @@ class Interpreter:
     """Runs programs one after another in one process, so that it imports JAX and compiles what they share once.
 
     What depends on being the first in a process (imports, signals, exits) needs `run_alone`.
+
+    Args:
+      path: folders that modules are looked for in, before those of the project.
+      environment: variables that differ from those of the tests.
     """
 
-    def __init__(self, **environment):
+    def __init__(self, path=(), **environment):
+        path = os.pathsep.join([*map(str, path), str(ROOT), os.environ.get('PYTHONPATH', '')])
         self._process = subprocess.Popen(
-            [sys.executable, '-m', 'tests.programs.interpreter'],
+            # By its file: the package `tests` imports pytest.
+            [sys.executable, '-P', str(ROOT / 'tests' / 'programs' / 'interpreter.py')],
             cwd=ROOT,
-            env=os.environ | environment,
+            env=os.environ | environment | {'PYTHONPATH': path.rstrip(os.pathsep)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -3,14 +3,17 @@
 All of them accumulate in float32. GPUs and TPUs write a result in half precision directly. On a GPU, float32 would be
 read and converted by another kernel; on TPUs, partial results of several devices are then added before they are
 exchanged, and once instead of for each product (BENCHMARKS.md). Weights' gradients stay float32 on TPUs until devices
-have added theirs. On CPUs, above all in half precision, XLA has fast kernels only for row-major
-operands and a row-major float32 result; other layouts run at a third of the speed or not at all. The CPU variants
-therefore transpose operands in memory and pin results to row-major order (measurements: BENCHMARKS.md).
+have added theirs, unless `reducing_in` says otherwise. On CPUs, above all in half precision, XLA has fast kernels only
+for row-major operands and a row-major float32 result; other layouts run at a third of the speed or not at all. The CPU
+variants therefore transpose operands in memory and pin results to row-major order (measurements: BENCHMARKS.md).
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +23,22 @@ from jax.typing import DTypeLike
 
 from palm_jax.models.kernels.gpu import on_gpus
 from palm_jax.models.kernels.memory_order import row_major
+
+_reduce_dtype: contextvars.ContextVar[DTypeLike | None] = contextvars.ContextVar('reduce_dtype', default=None)
+
+
+@contextlib.contextmanager
+def reducing_in(dtype: DTypeLike | None) -> Iterator[None]:
+    """A context in which each device writes its part of a weight's gradient, which devices then add, in `dtype`.
+
+    None leaves it to the platform.
+    """
+    token = _reduce_dtype.set(dtype)
+    try:
+        yield
+    finally:
+        _reduce_dtype.reset(token)
+
 
 _NARROW = 8  # times that y is narrower than x, from which y is the operand that is transposed
 
@@ -49,8 +68,14 @@ def _matmul_backward(residuals, dy_XF):
     if isinstance(dy_XF, SymbolicZero):
         return None, None
     dx_XD = None if w_DF is None else product(dy_XF, w_DF, contract=1, dtype=w_DF.dtype)
-    dw_DF = None if x_XD is None else transposed_product(x_XD, dy_XF, dtype=x_XD.dtype)
+    dw_DF = None if x_XD is None else _weight_gradient(x_XD, dy_XF)
     return dx_XD, dw_DF
+
+
+def _weight_gradient(x_XD, dy_XF):
+    if (dtype := _reduce_dtype.get()) is None:
+        return transposed_product(x_XD, dy_XF, dtype=x_XD.dtype)
+    return reference_transposed_product(x_XD, dy_XF, dtype=dtype).astype(x_XD.dtype)
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward, symbolic_zeros=True)
