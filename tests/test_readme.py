@@ -286,11 +286,11 @@ def said_by_a_bare_machine(tmp_path):
         yield said
 
 
-SMALL = '--size=tiny --batch=1 --length=32 --steps=2'
+SHAPE = '--size=tiny --batch=1 --length=32 --steps=2'
 
 
 def test_the_benchmark_tool_on_a_bare_machine(said_by_a_bare_machine):
-    training = said_by_a_bare_machine(f'python -m tools.benchmark train {SMALL} --unroll=1 --profile')
+    training = said_by_a_bare_machine(f'python -m tools.benchmark train {SHAPE} --unroll=1 --profile')
     assert re.search(r'palm_jax +\d+\.\dM', training) and 'MFU =' in training
     table = training.partition('kernel\n')[2].splitlines()
     assert len(table) == 32 and table[-2].endswith('others') and table[-1].endswith('all')
@@ -300,14 +300,14 @@ def test_the_benchmark_tool_on_a_bare_machine(said_by_a_bare_machine):
 @pytest.mark.slow
 def test_what_else_is_measured_on_a_bare_machine(said_by_a_bare_machine, tmp_path):
     said = said_by_a_bare_machine
-    finetuning = said(f'python -m tools.benchmark finetune {SMALL} --unroll=1 --methods=head_only')
+    finetuning = said(f'python -m tools.benchmark finetune {SHAPE} --unroll=1 --methods=head_only')
     assert re.search(r'head_only +14,861 ', finetuning)
     assert re.search(r'full +\d,\d+,\d+ .*1\.00×', finetuning)
     decoding = said('python -m tools.benchmark decode --size=tiny --batches=1 --prompt=4 --tokens=3 --steps=1')
     assert re.search(r'palm_jax, stored +1 +\d+ MB float32 ', decoding)
     write_tokens(tmp_path / 'tokens.npy', 32 * 32)
     files = f'--tokens={tmp_path / "tokens.npy"} --model_dir={tmp_path / "run"}'
-    assert 'validation loss 1' in said(f'python -m tools.train_on_token_file {files} {SMALL}')
+    assert 'validation loss 1' in said(f'python -m tools.train_on_token_file {files} {SHAPE}')
 
 
 @pytest.mark.slow
