@@ -71,7 +71,7 @@ def test_a_model_without_right_answers_is_refused_in_the_words_of_the_program(mi
         ),
     ):
         with pytest.raises(UserError, match=f'This model was trained {advice}'):
-            cases(model, 5, program._WITHOUT_ANSWERS)
+            cases(model, program._WITHOUT_ANSWERS)
 
 
 def test_entities_are_compared_by_their_words(micro):

@@ -117,6 +117,11 @@ class LabelledTable(Table[Example]):
         examples = super().examples(split)
         return examples if split == 'train' else self._with_known_labels(examples)
 
+    def further(self, files: str, binding: str) -> list[Example]:
+        """Return the examples of further files, without their groups; see `ExampleFiles.further`."""
+        table = dataclasses.replace(self, bad_rows=None, group_column=None)
+        return table._with_known_labels(table.read(files, binding))
+
     def reading(self, files: str, labels: Sequence[str] = (), predicted: bool = False) -> LabelledTable:
         """Return the same table of other training files, with these labels; see `InMemoryData.of_files`."""
         column, names = 'predicted' if predicted else self.label_column, tuple(labels) or None

@@ -117,6 +117,18 @@ class ExampleFiles(abc.ABC, Generic[Example]):
         is_wanted = split == 'validation'
         return [example for example, is_held_out in zip(found, chosen, strict=True) if is_held_out == is_wanted]
 
+    def further(self, files: str, binding: str) -> list[Example]:
+        """Return the examples of further files as those of the validation split, every one usable.
+
+        Args:
+          files: path or glob.
+          binding: flag that names the files, for messages.
+
+        Raises:
+          UserError: an example is unusable, or has a label that the source does not have.
+        """
+        return list(dataclasses.replace(self, bad_rows=None).read(files, binding))
+
     def reading(self, files: str, labels: Sequence[str] = (), predicted: bool = False) -> Self:
         """Return the same source of other training files, without a validation file; see `InMemoryData.of_files`.
 
