@@ -15,6 +15,7 @@ from palm_jax.metrics.statistics import difference_of_shares
 _BOOTSTRAPS = 10_000
 _LEVEL = 0.05
 _RESAMPLES = 9_999
+_PERMUTATION = 'the permutation test'
 ACCURACY = 'accuracy'  # the metric of examples that are either right or wrong
 SENTENCES = 'sentences with all entities right'
 _RIGHT_OR_WRONG = (ACCURACY, SENTENCES)
@@ -99,12 +100,12 @@ def compare_apart(first: np.ndarray, second: np.ndarray, metric: str = ACCURACY,
         counts = [(int(scores.sum()), len(scores)) for scores in (first, second)]
         (lower, upper), p = difference_of_shares(*counts)
         return Comparison(first, second, metric, lower, upper, None, None, p, "Fisher's exact test")
+    if min(len(first), len(second)) < 2:  # a single score says nothing of how others vary
+        return Comparison(first, second, metric, -np.inf, np.inf, None, None, 1.0, _PERMUTATION)
     rng = np.random.default_rng(seed)
     draw = lambda scores: scores[rng.integers(0, len(scores), len(scores))].mean()  # noqa: E731
     means = np.array([draw(second) - draw(first) for _ in range(_BOOTSTRAPS)])
     lower, upper = np.percentile(means, [100 * _LEVEL / 2, 100 * (1 - _LEVEL / 2)])
-    if min(len(first), len(second)) < 2:
-        lower, upper = -np.inf, np.inf
     found = stats.permutation_test(
         (first, second),
         lambda a, b, axis: b.mean(axis=axis) - a.mean(axis=axis),
@@ -114,8 +115,8 @@ def compare_apart(first: np.ndarray, second: np.ndarray, metric: str = ACCURACY,
         batch=500,
         rng=seed,
     )
-    p, test = float(found.pvalue), 'the permutation test'
-    return Comparison(first, second, metric, float(lower), float(upper), None, None, p, test)
+    p = float(found.pvalue)
+    return Comparison(first, second, metric, float(lower), float(upper), None, None, p, _PERMUTATION)
 
 
 def _sign_changes(difference: np.ndarray, seed: int) -> float:
