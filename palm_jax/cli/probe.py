@@ -3,8 +3,8 @@
 Changes the held-out texts of a fine-tuned run (typing mistakes, case, blanks, punctuation, homoglyphs, gender,
 numbers, negation; with --synonyms, words for others of a thesaurus) and shows what that costs: the drop of the score
 with McNemar's exact test, the share of answers that flip, and examples. --table compares the held-out texts with those
-of another domain, or in another language. Tests of your own (a text with the right label, or two texts with an
-expectation) are run besides.
+of another domain, and --rewriting with their translations. Tests of your own (a text with the right label, or two
+texts with an expectation) are run besides.
 Writes a web page, and JSON beside it.
 """
 
@@ -36,6 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     output = command_line.writable(options.output or Path(run.path / 'probes.html'))
 
     from palm_jax.data.augmentation import thesaurus
+    from palm_jax.data.readers.files import refuse_blank
     from palm_jax.probing import answers, probe
     from palm_jax.probing.perturbations import PERTURBATIONS, of_synonyms
 
@@ -43,22 +44,29 @@ def main(arguments: Sequence[str]) -> int:
     perturbations = [] if names == ['none'] else probe.perturbations_of(names)
     if options.synonyms:
         perturbations.append(of_synonyms(thesaurus.read(options.synonyms, '--synonyms').synonyms))
-    files = _named_files(options.table)
+    tables, rewritings = (('--table', text) for text in options.table), (('--rewriting', t) for t in options.rewriting)
+    files = _named_files([*tables, *rewritings])
+    for flag, file in files.values():
+        refuse_blank(file, flag)
     tests = _read_tests(options.tests) if options.tests else []
     model = run.load()
     held_out = answers.cases(model, _WITHOUT_ANSWERS)
-    others = {name: answers.cases_of_files(model, files[name], '--table') for name in files}
+    others = {name: answers.cases_of_files(model, file, flag) for name, (flag, file) in files.items()}
+    for name, (flag, file) in files.items():
+        if flag == '--rewriting':
+            probe.check_rewriting(model, held_out, others[name], f'{flag}={file}')
     cases = answers.spread(held_out, options.examples)
     before = answers.answers(model, cases, options.batch_size) if perturbations or others else None
     findings = probe.probe(model, cases, perturbations, options.seed, options.batch_size, before)
-    of_tables = [
-        probe.probe_table(model, held_out, other, name, options.examples, options.batch_size, before)
-        for name, other in others.items()
-    ]
+    of_tables = []
+    for name, other in others.items():
+        has_pairs = True if files[name][0] == '--rewriting' else None
+        more = options.examples, options.batch_size, before, has_pairs
+        of_tables.append(probe.probe_table(model, held_out, other, name, *more))
     results = probe.run_tests(model, tests, options.batch_size) if tests else []
     content = {'model': str(run.path), 'checkpoint': str(model.checkpoint), 'seed': options.seed} | {
         'probes': [_to_json(f) for f in findings],
-        'tables': [_to_json(f) | {'file': files[f.name]} for f in of_tables],
+        'tables': [_to_json(f) | {'file': files[f.name][1]} for f in of_tables],
         'tests': [dataclasses.asdict(r) for r in results],
     }
     _show(f'Probes of {run.path.name}', findings, of_tables, results, content, output)
@@ -120,6 +128,13 @@ def _parser() -> Parser:
         'be given several times; default: none',
     )
     parser.add_argument(
+        '--rewriting',
+        action='append',
+        default=[],
+        help='[NAME=]FILE: the held-out rows in another form, such as a translation, in their order; may be given '
+        'several times; default: none',
+    )
+    parser.add_argument(
         '--tests', help='.jsonl file of tests: text with label, or text, changed and expect; default: none'
     )
     parser.add_argument('--examples', type=positive, default=500, help='most held-out examples')
@@ -130,24 +145,27 @@ def _parser() -> Parser:
     return parser
 
 
-def _named_files(given: Sequence[str]) -> dict[str, str]:
-    """Return the files of `[NAME=]FILE`, which is parted at the first `=`, by name.
+def _named_files(given: Sequence[tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Return the flag and the file of each `[NAME=]FILE`, which is parted at the first `=`, by name.
+
+    Args:
+      given: the flag, and its value.
 
     Raises:
       UserError: a file is missing, or two have the same name.
     """
-    found: dict[str, str] = {}
-    for text in given:
+    found: dict[str, tuple[str, str]] = {}
+    for flag, text in given:
         name, equals, file = text.partition('=')
         if not equals or Path(text).is_file():
             name, file = Path(text).name.split('.')[0], text
         if not name or not file:
-            raise UserError(f'--table={text}: write [NAME=]FILE, e.g. --table=german=german.csv')
+            raise UserError(f'{flag}={text}: write [NAME=]FILE, e.g. {flag}=german=german.csv')
         if name in found:
             raise UserError(
-                f'--table={text}: the name {name!r} is that of {found[name]}. Give another: --table=NAME={file}'
+                f'{flag}={text}: the name {name!r} is that of {found[name][1]}. Give another: {flag}=NAME={file}'
             )
-        found[name] = file
+        found[name] = flag, file
     return found
 
 

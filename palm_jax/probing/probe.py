@@ -24,6 +24,7 @@ from palm_jax.predictors.label_predictor import LabelPredictor
 from palm_jax.probing import answers
 from palm_jax.probing.answers import Answers, Case
 from palm_jax.probing.perturbations import PERTURBATIONS, Perturbation
+from palm_jax.wording import counted
 
 _SHOWN = 5  # examples of a flip
 _LOGGER = logging.getLogger(__name__)
@@ -148,10 +149,11 @@ def probe_table(
     most: int,
     batch_size: int = 32,
     before: Answers | None = None,
+    has_pairs: bool | None = None,
 ) -> Finding:
     """Return how a model answers other texts than the held-out ones: those of another domain, or in another language.
 
-    Texts that are a rewriting of the held-out ones are compared with them in pairs, see `is_rewriting`; others apart.
+    Rewritings of the held-out texts are compared with them in pairs, others apart.
 
     Args:
       model: trained model, an `api.TrainedModel`.
@@ -161,8 +163,11 @@ def probe_table(
       most: most examples of either, see `answers.spread`.
       batch_size: texts per forward pass.
       before: answers to those of the held-out examples; None asks the model.
+      has_pairs: whether each text is another form of the held-out text of the same number, such as its translation, see
+        `check_rewriting`; None takes them for it if they are as many with the same labels in the same order.
     """
-    has_pairs = is_rewriting(model, held_out, other)
+    if has_pairs is None:
+        has_pairs = _is_rewriting(model, held_out, other, name)
     cases, texts = answers.spread(held_out, most), answers.spread(other, most)
     before = before or answers.answers(model, cases, batch_size)
     after = answers.answers(model, texts, batch_size)
@@ -172,11 +177,30 @@ def probe_table(
     return _with(about, compare_apart(before.scores, after.scores, _kind_of(before.metric)), None)
 
 
-def is_rewriting(model: Any, held_out: Sequence[Case], other: Sequence[Case]) -> bool:
-    """Return whether each text is another form of the held-out text of the same number, such as its translation.
+def check_rewriting(model: Any, held_out: Sequence[Case], other: Sequence[Case], where: str) -> None:
+    """Refuse texts that are not the held-out ones in another form, with their labels in their order.
 
-    They are as many with the same labels in the same order. Where rows are sorted by label, the order does not show
-    this: any table with as many rows of each label has it.
+    Raises:
+      UserError: there are more or fewer, or a label differs.
+    """
+    if len(other) != len(held_out):
+        raise UserError(
+            f'{where} has {counted(len(other), "row")}, and the held-out part {len(held_out):,}: each must be a '
+            'rewriting of the held-out one of the same number. Other texts are compared with --table.'
+        )
+    for number, (first, second) in enumerate(zip(held_out, other, strict=True), 1):
+        if not answers.same_label(model, first, second):
+            raise UserError(
+                f'{where}, row {number}: the label is {second.label!r}, and that of the held-out text '
+                f'{" / ".join(first.texts)!r} is {first.label!r}. Bring the rows into the order of the held-out part.'
+            )
+
+
+def _is_rewriting(model: Any, held_out: Sequence[Case], other: Sequence[Case], name: str) -> bool:
+    """Return whether texts have as many rows as the held-out part, with the same labels in the same order.
+
+    Where rows are sorted by label, the order does not show that they belong together: any table with as many rows of
+    each label has it.
     """
     if len(held_out) != len(other) or not all(map(functools.partial(answers.same_label, model), held_out, other)):
         return False
@@ -184,9 +208,9 @@ def is_rewriting(model: Any, held_out: Sequence[Case], other: Sequence[Case]) ->
     if len(blocks) > len(set(blocks)) or 2 * len(blocks) > len(held_out):
         return True
     _LOGGER.warning(
-        'The rows are sorted by label, like the held-out ones, so that their order does not show whether each is a '
-        'rewriting of one of these: they are compared apart, without flips. If they are rewritings, shuffle both files '
-        'in the same way.'
+        f'{name} has the labels of the held-out rows in their order, but both are sorted by label, as any two tables '
+        'may be: they are compared apart, without flips. If its rows are rewritings of the held-out ones, name it with '
+        '--rewriting instead of --table.'
     )
     return False
 

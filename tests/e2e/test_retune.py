@@ -36,7 +36,7 @@ def corrected(path):
 
 def compared_with_other_texts(tmp_path, run):
     """The command of the documentation, on a rewriting of the held-out rows and on other texts."""
-    program, *words = re.search(r'^palm-jax (probe .*--table=.*)$', PROBES, re.MULTILINE)[1].split()
+    program, *words = re.search(r'^palm-jax (probe .*--rewriting=.*)$', PROBES, re.MULTILINE)[1].split()
     held_out = api.load(tmp_path / 'champion').data.validation_examples
     rows = {
         'german.csv': [(f'{e.text} German', e.label) for e in held_out],

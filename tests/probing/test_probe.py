@@ -13,7 +13,7 @@ from palm_jax.data.supervised.turns import Turn
 from palm_jax.errors import UserError
 from palm_jax.probing.answers import Case, answers, cases, cases_of_files
 from palm_jax.probing.perturbations import PERTURBATIONS
-from palm_jax.probing.probe import perturbations_of, probe, probe_table, run_tests
+from palm_jax.probing.probe import check_rewriting, perturbations_of, probe, probe_table, run_tests
 from tests.support.kinds import every_kind
 
 
@@ -83,7 +83,19 @@ def test_other_texts_are_compared_apart(by_case, caplog):
     assert not caplog.messages
     in_order = sorted(held_out, key=lambda case: case.label)
     assert probe_table(by_case, in_order, in_order, 'sorted', 50).flips is None
-    assert 'sorted by label' in caplog.messages[0] and 'shuffle both files' in caplog.messages[0]
+    assert 'sorted by label' in caplog.messages[0] and 'name it with --rewriting' in caplog.messages[0]
+    assert probe_table(by_case, in_order, in_order, 'sorted', 50, has_pairs=True).flips == 0
+
+
+def test_a_rewriting_has_the_labels_of_the_held_out_rows(classes):
+    held_out = of_labels(['yes', 'no', 'no'], ['one', 'two', 'three'])
+    check_rewriting(classes, held_out, of_labels(['yes', 'no', 'no'], 'abc'), '--rewriting=a.csv')
+    for labels, message in (
+        (['yes', 'no'], 'a.csv has 2 rows, and the held-out part 3: .* compared with --table'),
+        (['yes', 'yes', 'no'], "a.csv, row 2: the label is 'yes', and that of the held-out text 'two' is 'no'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_rewriting(classes, held_out, of_labels(labels, 'abc'[: len(labels)]), '--rewriting=a.csv')
 
 
 def test_tables_of_other_texts_are_checked(classes, micro, tmp_path):
@@ -102,8 +114,9 @@ def test_tables_of_other_texts_are_checked(classes, micro, tmp_path):
         ),
         ('empty.csv', 'text,label\n', r'--table = .*empty.csv.: the file contains no rows\.'),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=message) as caught:
             cases_of_files(classes, written(name, content), '--table')
+        assert 'BAD_ROWS' not in str(caught.value)  # no row is skipped, so that pairs stay pairs
     with pytest.raises(UserError, match=r'--table = .*: no such file'):
         cases_of_files(classes, str(tmp_path / 'none.csv'), '--table')
     kinds = every_kind(micro, 'tags', 'text_to_text')
@@ -118,14 +131,15 @@ def test_tables_of_other_texts_are_checked(classes, micro, tmp_path):
 def test_names_of_tables(tmp_path):
     (tmp_path / 'a=b.csv').write_text('')
     named = probe_program._named_files
-    assert named(['german=x/de.csv', 'x/news.csv.gz', f'{tmp_path}/a=b.csv']) == {
-        'german': 'x/de.csv',
-        'news': 'x/news.csv.gz',
-        'a=b': f'{tmp_path}/a=b.csv',
+    files = ['german=x/de.csv', 'x/news.csv.gz', f'{tmp_path}/a=b.csv']
+    assert named([('--table', file) for file in files]) == {
+        'german': ('--table', 'x/de.csv'),
+        'news': ('--table', 'x/news.csv.gz'),
+        'a=b': ('--table', f'{tmp_path}/a=b.csv'),
     }
     for given, message in ((['german='], 'write .NAME=.FILE'), (['a.csv', 'x/a.csv'], "the name 'a' is that of a.csv")):
-        with pytest.raises(UserError, match=message):
-            named(given)
+        with pytest.raises(UserError, match=f'--rewriting={given[-1]}: {message}'):
+            named([('--rewriting', file) for file in given])
 
 
 @pytest.mark.parametrize('kinds', [('labels', 'tags'), pytest.param(('pairs', 'chat'), marks=pytest.mark.slow)])
