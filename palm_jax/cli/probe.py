@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.synonyms:
         perturbations.append(of_synonyms(thesaurus.read(options.synonyms, '--synonyms').synonyms))
     tables, rewritings = (('--table', text) for text in options.table), (('--rewriting', t) for t in options.rewriting)
-    files = _named_files([*tables, *rewritings])
+    files = _named_files([*rewritings, *tables])
     for flag, file in files.values():
         refuse_blank(file, flag)
     tests = _read_tests(options.tests) if options.tests else []
