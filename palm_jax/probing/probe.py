@@ -125,6 +125,8 @@ def probe(
     """
     if answers.changes_words_alone(model):
         perturbations = [p for p in perturbations if p.keeps_words]
+    if not perturbations:
+        return []
     before = before or answers.answers(model, cases, batch_size)
     findings = []
     for perturbation in tqdm(perturbations, desc='probes', unit=' probes', leave=False):
