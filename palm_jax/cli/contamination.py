@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     from palm_jax.reports import pages
 
     model = run.load()
-    cases = answers.cases(model, options.examples, _WITHOUT_ANSWERS)
+    cases = answers.spread(answers.cases(model, _WITHOUT_ANSWERS), options.examples)
     texts = ['\n'.join(case.texts) for case in cases]
     sources = [model.data]
     for corpus, _ in corpora:

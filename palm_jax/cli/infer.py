@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from palm_jax.api import predictions, shared_predictions
     from palm_jax.configuration.statements import find_config, open_file
-    from palm_jax.data.readers.files import glob_files
+    from palm_jax.data.readers.files import refuse_blank
     from palm_jax.run_directory import find_checkpoint
 
     metadata = {
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         if output.path.exists():  # the other processes of a job have finished it
             answered, bad = output.count()
         else:
-            glob_files(options.input, '--input')
+            refuse_blank(options.input, '--input')
             model = run.load()
             try:
                 answered, bad = output.write(model, options.input, metadata, options.batch_size)

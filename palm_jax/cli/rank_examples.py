@@ -37,8 +37,9 @@ def main(arguments: Sequence[str]) -> int:
     tables: dict[str, Any] = {
         name: [rows[0], *rows[1 : options.examples + 1]] for name, rows in found.tables().items() if len(rows) > 1
     }
+    page = tables | {name: [('',), (reason,)] for name, reason in found.reasons.items()}
     title = f'Examples of {run.path.name}, {options.split} part, by {options.by}'
-    output.write_text(pages.html_page(title, tables, []), encoding='utf-8')
+    output.write_text(pages.html_page(title, page, []), encoding='utf-8')
     about = {'model': str(run.path), 'checkpoint': str(model.checkpoint), 'split': options.split, 'by': options.by}
     content = json.dumps(about | found.to_json(), ensure_ascii=False, indent=1)
     output.with_suffix('.json').write_text(content + '\n', encoding='utf-8')
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str]) -> int:
             print('  ' + '  '.join(_short(cell) for cell in row))
         if len(rows) > _IN_TERMINAL:
             print(f'  ... and {len(found.tables()[name]) - 1 - _IN_TERMINAL:,} more')
+    for name, reason in found.reasons.items():
+        print(f'{name}\n  {reason}')
     print(f'page       {output} (and {output.with_suffix(".json").name}, with all examples)')
     return 0
 

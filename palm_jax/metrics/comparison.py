@@ -1,4 +1,7 @@
-"""The paired comparison of two models on the same examples: an exact or permutation test, and a paired bootstrap."""
+"""Comparisons of scores: in pairs, of two models on the same examples, and apart, of one model on two sets of examples.
+
+Both have an exact or permutation test, and an interval.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,12 @@ import dataclasses
 import numpy as np
 from scipy import stats
 
+from palm_jax.metrics.statistics import difference_of_shares
+
 _BOOTSTRAPS = 10_000
 _LEVEL = 0.05
 _RESAMPLES = 9_999
+_PERMUTATION = 'the permutation test'
 ACCURACY = 'accuracy'  # the metric of examples that are either right or wrong
 SENTENCES = 'sentences with all entities right'
 _RIGHT_OR_WRONG = (ACCURACY, SENTENCES)
@@ -17,16 +23,17 @@ _RIGHT_OR_WRONG = (ACCURACY, SENTENCES)
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Two runs on the same examples.
+    """Two sets of scores: of two runs on the same examples, see `compare`, or of other examples, see `compare_apart`.
 
     Attributes:
       first: a score per example, higher is better: 1 for right and 0 for wrong, minus the absolute error of a
         number, or the score of a generated text.
       second: scores of the second run.
       metric: name of the mean score.
-      lower: lower end of the 95% bootstrap interval of mean(second) − mean(first); infinite for a single example.
+      lower: lower end of the 95% interval of mean(second) − mean(first); infinite for a single example.
       upper: upper end of the interval.
-      only_first: number of examples that only the first run gets right; None if scores are not right or wrong.
+      only_first: number of examples that only the first run gets right; None if scores are not right or wrong, or are
+        not of the same examples.
       only_second: number of examples that only the second run gets right; None likewise.
       p_value: two-sided p-value of `test`.
       test: name of the test.
@@ -80,6 +87,36 @@ def compare(first: np.ndarray, second: np.ndarray, metric: str = ACCURACY, seed:
     b, c = int(np.sum(difference < 0)), int(np.sum(difference > 0))
     p = float(stats.binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
     return Comparison(first, second, metric, float(lower), float(upper), b, c, p, "McNemar's exact test")
+
+
+def compare_apart(first: np.ndarray, second: np.ndarray, metric: str = ACCURACY, seed: int = 0) -> Comparison:
+    """Compare scores [E] and [F] of examples that have nothing to do with each other.
+
+    Right and wrong are compared by Fisher's exact test, with Newcombe's interval, see `difference_of_shares`. Other
+    scores are compared by the permutation test of the difference of the means (all divisions of the scores into two
+    sets of these sizes, or 9,999 drawn ones), with a bootstrap interval.
+    """
+    if metric in _RIGHT_OR_WRONG:
+        counts = [(int(scores.sum()), len(scores)) for scores in (first, second)]
+        (lower, upper), p = difference_of_shares(*counts)
+        return Comparison(first, second, metric, lower, upper, None, None, p, "Fisher's exact test")
+    if min(len(first), len(second)) < 2:  # a single score says nothing of how others vary
+        return Comparison(first, second, metric, -np.inf, np.inf, None, None, 1.0, _PERMUTATION)
+    rng = np.random.default_rng(seed)
+    draw = lambda scores: scores[rng.integers(0, len(scores), len(scores))].mean()  # noqa: E731
+    means = np.array([draw(second) - draw(first) for _ in range(_BOOTSTRAPS)])
+    lower, upper = np.percentile(means, [100 * _LEVEL / 2, 100 * (1 - _LEVEL / 2)])
+    found = stats.permutation_test(
+        (first, second),
+        lambda a, b, axis: b.mean(axis=axis) - a.mean(axis=axis),
+        permutation_type='independent',
+        vectorized=True,
+        n_resamples=_RESAMPLES,
+        batch=500,
+        rng=seed,
+    )
+    p = float(found.pvalue)
+    return Comparison(first, second, metric, float(lower), float(upper), None, None, p, _PERMUTATION)
 
 
 def _sign_changes(difference: np.ndarray, seed: int) -> float:

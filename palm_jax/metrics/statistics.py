@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, spearmanr
+from scipy.stats import binomtest, fisher_exact, spearmanr
 from sklearn import metrics as sk
 
 BOOTSTRAPS, _CONFIDENCE = 1000, 0.95
@@ -34,6 +35,22 @@ def interval_of_share(count: int, total: int) -> tuple[float, float]:
     """Return Wilson's 95% interval of count / total; it has a width even where the share is 0 or 1."""
     found = binomtest(count, total).proportion_ci(_CONFIDENCE, method='wilson')
     return float(found.low), float(found.high)
+
+
+def difference_of_shares(first: tuple[int, int], second: tuple[int, int]) -> tuple[tuple[float, float], float]:
+    """Return the 95% interval of the second of two independent shares minus the first, and the p-value.
+
+    The interval is Newcombe's (1998, method 10: from Wilson's intervals of the two), the p-value that of Fisher's exact
+    test.
+
+    Args:
+      first: count and total of the first share.
+      second: the same of the second.
+    """
+    (p1, (l1, u1)), (p2, (l2, u2)) = ((k / n, interval_of_share(k, n)) for k, n in (first, second))
+    lower = p2 - p1 - math.hypot(p2 - l2, u1 - p1)
+    upper = p2 - p1 + math.hypot(u2 - p2, p1 - l1)
+    return (lower, upper), float(fisher_exact([[k, n - k] for k, n in (first, second)]).pvalue)
 
 
 def of_classes(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:

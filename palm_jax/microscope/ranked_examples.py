@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from palm_jax.predictors.predictor import purpose_of
 
 Order = Literal['loss', 'gradient', 'disagreement']
 Rows = list[tuple[str, ...]]
+_WRONG, _DUPLICATES = 'Labels that are likely wrong', 'Near-duplicates'  # titles of tables
 _MOST_PAIRS = 1000
 _SHOWN = 5  # labels in a message
 
@@ -49,6 +50,7 @@ class Ranked:
       scores: score of each example, or of each row where examples become several.
       duplicates: near-duplicates: two examples and their similarity.
       wrong: numbers of examples whose label is likely wrong, with the label and what the model would say.
+      reasons: why lists are empty, by the title of their table.
     """
 
     examples: list[Example]
@@ -56,6 +58,7 @@ class Ranked:
     scores: np.ndarray
     duplicates: list[tuple[Example, Example, float]]
     wrong: list[tuple[int, str, str, float]]
+    reasons: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def order(self) -> list[int]:
         """Return the numbers of the examples, the most troublesome first."""
@@ -81,8 +84,8 @@ class Ranked:
         ]
         return {
             f'By {self.by}': [(self.by, 'label', 'text', 'where'), *ordered],
-            'Labels that are likely wrong': [('p(label)', 'label', 'model says', 'text', 'where'), *wrong],
-            'Near-duplicates': [('similarity', 'text', 'other text', 'label', 'other label', 'where'), *pairs],
+            _WRONG: [('p(label)', 'label', 'model says', 'text', 'where'), *wrong],
+            _DUPLICATES: [('similarity', 'text', 'other text', 'label', 'other label', 'where'), *pairs],
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -97,6 +100,7 @@ class Ranked:
                 {'similarity': s, 'first': dataclasses.asdict(a), 'second': dataclasses.asdict(b)}
                 for a, b, s in self.duplicates
             ],
+            'reasons': dict(self.reasons),
         }
 
 
@@ -137,7 +141,13 @@ def rank(
         scores = _disagreement([model, *others], find(split), batch_size)
     else:
         scores = ranking.losses(model, features, by == 'gradient', batch_size)[:, 1 if by == 'gradient' else 0]
-    return Ranked(examples, by, scores, _duplicates(parts, similarity), _wrong(model, features, rows, batch_size))
+    duplicates, wrong = _duplicates(parts, similarity), None
+    if _has_one_class(model):
+        wrong = _wrong(model, features, rows, batch_size)
+    reasons = {} if wrong else {_WRONG: _why_none_is_wrong(split, wrong is not None)}
+    if not duplicates:
+        reasons[_DUPLICATES] = f'none: no two texts have a similarity of at least {similarity:g}.'
+    return Ranked(examples, by, scores, duplicates, wrong or [], reasons)
 
 
 def _cells(example: Example) -> tuple[str, str, str]:
@@ -166,11 +176,23 @@ def _duplicates(parts: dict[Split, list[Example]], least: float) -> list[tuple[E
     return [(everything[p.first], everything[p.second], p.similarity) for p in pairs]
 
 
-def _wrong(model: Any, features: Any, count: int, batch_size: int) -> list[tuple[int, str, str, float]]:
-    """Return labels that are likely wrong, of models with one class per text."""
+def _has_one_class(model: Any) -> bool:
     kind = getattr(getattr(model.data, 'table', None), 'kind', None)
-    if not isinstance(model.predictor, LabelPredictor) or kind is None or not (kind.has_classes and kind.is_exclusive):
-        return []
+    return isinstance(model.predictor, LabelPredictor) and kind is not None and kind.has_classes and kind.is_exclusive
+
+
+def _why_none_is_wrong(split: Split, has_one_class: bool) -> str:
+    if not has_one_class:
+        return 'not looked for: they are found from the probabilities of a model with one class per text.'
+    reason = 'none: the model gives no other class as much probability as it gives on average where that is the label.'
+    if split == 'validation':
+        return reason
+    return f'{reason} It has learned these labels; one that has not judges better, see --split=validation.'
+
+
+def _wrong(model: Any, features: Any, count: int, batch_size: int) -> list[tuple[int, str, str, float]]:
+    """Return labels that are likely wrong, of a model with one class per text."""
+    kind = model.data.table.kind
     tokens = {name: features[name] for name in features if name.startswith('decoder_')}
     scores = np.stack(head_scores(model.model, model.params, tokens, count, batch_size))
     p_EC, names, labels = kind.probabilities(scores), model.data.labels, np.asarray(features['labels'])

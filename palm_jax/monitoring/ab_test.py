@@ -8,14 +8,11 @@ intervals of the two), and the p-value of Fisher's exact test, with Bonferroni's
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from scipy import stats
-
 from palm_jax.errors import UserError
-from palm_jax.metrics.statistics import interval_of_share
+from palm_jax.metrics.statistics import difference_of_shares
 from palm_jax.monitoring.request_log import Kept
 
 _LEVEL = 0.05
@@ -140,16 +137,8 @@ def difference(name: str, first: tuple[int, int], second: tuple[int, int]) -> Di
       first: number of cases of the first model, and number of answers.
       second: the same of the second.
     """
-    (p1, l1, u1), (p2, l2, u2) = (_share(*counts) for counts in (first, second))
-    lower = p2 - p1 - math.hypot(p2 - l2, u1 - p1)
-    upper = p2 - p1 + math.hypot(u2 - p2, p1 - l1)
-    p_value = stats.fisher_exact([[k, n - k] for k, n in (first, second)]).pvalue
-    return Difference(name, first, second, lower, upper, min(1.0, _SHARES * float(p_value)))
-
-
-def _share(count: int, total: int) -> tuple[float, float, float]:
-    """Return a share with Wilson's 95% interval."""
-    return count / total, *interval_of_share(count, total)
+    (lower, upper), p_value = difference_of_shares(first, second)
+    return Difference(name, first, second, lower, upper, min(1.0, _SHARES * p_value))
 
 
 def verdict(found: Sequence[Difference]) -> str:

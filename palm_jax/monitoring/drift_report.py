@@ -133,6 +133,8 @@ def compare(
         if isinstance(model.predictor, LabelPredictor):
             of_outputs, shares = _of_labels(model, predict(reference), predict(new), labels)
             findings += of_outputs
+            if model.data.labels and not shares:
+                notes.append(f'shares of labels: {_why_no_shares(labels)}')
         elif isinstance(model.predictor, TagPredictor):
             findings += _of_entities(predict(reference), predict(new))
         elif isinstance(model.predictor, LanguageModelPredictor):
@@ -143,6 +145,14 @@ def compare(
         else:
             notes.append('outputs: written answers are not compared, only the inputs')
     return DriftReport(tuple(findings), len(reference), len(new), shares, tuple(notes))
+
+
+def _why_no_shares(labels: Sequence[Any] | None) -> str:
+    if labels is None:
+        return 'the reference has no labels, as the held-out part has'
+    if np.ndim(labels[0]) != 0:
+        return 'they are estimated for one class per text'
+    return 'the answers to the reference do not tell the labels apart, such as one that is never predicted'
 
 
 def _row(finding: Finding) -> tuple[str, ...]:

@@ -40,19 +40,24 @@ class Answers:
       values: an answer per case; answers that are equal are the same answer.
       scores: how right each is, higher is better.
       metric: name of the mean score.
+      mean_error: mean absolute error of numbers over all cases; 0 for other answers.
     """
 
     values: list[Any]
     scores: np.ndarray
     metric: str
+    mean_error: float = 0.0
+
+    def of(self, rows: Sequence[int]) -> Answers:
+        """Return the answers to some of the cases."""
+        return dataclasses.replace(self, values=[self.values[i] for i in rows], scores=self.scores[list(rows)])
 
 
-def cases(model: Any, most: int, otherwise: str) -> list[Case]:
-    """Return the held-out examples of a run, spread evenly.
+def cases(model: Any, otherwise: str) -> list[Case]:
+    """Return the held-out examples of a run.
 
     Args:
       model: trained model, an `api.TrainedModel`.
-      most: most cases.
       otherwise: what to say of a run that has no examples with a right answer, after `This model was trained ...: `.
 
     Raises:
@@ -61,9 +66,35 @@ def cases(model: Any, most: int, otherwise: str) -> list[Case]:
     examples: Callable | None = getattr(model.data, 'examples', None)
     if examples is None or not isinstance(model.predictor, LabelPredictor | TagPredictor | Generator):
         raise UserError(f'This model was trained {model.predictor.purpose}: {otherwise}')
-    found = list(examples('validation'))
+    return [_case(model, example) for example in examples('validation')]
+
+
+def cases_of_files(model: Any, files: str, binding: str) -> list[Case]:
+    """Return the examples of other files, in the form of the run's own.
+
+    Args:
+      model: trained model, an `api.TrainedModel`.
+      files: path or glob.
+      binding: flag that names the files, for messages.
+
+    Raises:
+      UserError: an example is unusable, or has a label that the model does not have.
+    """
+    return [_case(model, example) for example in model.data.further_examples(files, binding)]
+
+
+def spread(found: Sequence[Case], most: int) -> list[Case]:
+    """Return at most this many cases, spread evenly."""
     chosen = np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int))
-    return [_case(model, found[i]) for i in chosen]
+    return [found[i] for i in chosen]
+
+
+def same_label(model: Any, first: Case, second: Case) -> bool:
+    """Return whether two cases have the same right answer."""
+    if not isinstance(model.predictor, LabelPredictor):
+        return first.label == second.label
+    kind = model.data.table.kind
+    return scoring.score(kind, first.label, second.label) == (1 if kind.has_classes else 0)
 
 
 def _case(model: Any, example: Any) -> Case:
@@ -102,7 +133,9 @@ def _labels(model: Any, asked: Sequence[Case], batch_size: int) -> Answers:
     found = [model.predictor.to_json(p)['predicted'] for p in model.predict(inputs, batch_size=batch_size)]
     scores = np.array([scoring.score(kind, p, case.label) for p, case in zip(found, asked, strict=True)])
     values = [tuple(sorted(p)) if isinstance(p, list) else p for p in found]
-    return Answers(values, scores, ACCURACY if kind.has_classes else 'mean absolute error')
+    if kind.has_classes:
+        return Answers(values, scores, ACCURACY)
+    return Answers(values, scores, 'mean absolute error', float(np.abs(scores).mean()))
 
 
 def _tags(model: Any, asked: Sequence[Case], batch_size: int) -> Answers:

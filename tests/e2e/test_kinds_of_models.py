@@ -137,7 +137,10 @@ COMMANDS = {  # row of the table: the command for a model m and an output o, wit
     '`rank-examples --by=disagreement`': lambda m, o: [
         'rank-examples', m.config, '--by=disagreement', f'--other={m.other}', f'--output={o}.html',
     ],
-    '`probe`': lambda m, o: ['probe', m.config, '--probes=typos', '--examples=2', f'--output={o}.html'],
+    '`probe`': lambda m, o: [
+        'probe', m.config, '--probes=typos', '--examples=2', f'--table=new={m.folder}/{files_of(m.kind)[1]}',
+        f'--output={o}.html',
+    ],
     '`fairness --groups`': lambda m, o: [
         'fairness', m.config, f'--input={m.folder}/{m.labelled}', '--groups=sex', f'--output={o}.html',
     ],

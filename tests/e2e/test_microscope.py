@@ -40,6 +40,7 @@ def test_examples_are_ranked(made, tmp_path):
     flags = [f'--gin_file={run / "config.gin"}']
     result = run_here('palm_jax.cli.rank_examples', *flags)
     assert result.returncode == 0 and 'By loss' in result.stdout and 'Near-duplicates' in result.stdout, result.stderr
+    assert 'Labels that are likely wrong\n' in result.stdout  # listed, or why there are none
     found = json.loads((run / 'ranked.json').read_text())
     values = [example['loss'] for example in found['examples']]
     assert values == sorted(values, reverse=True)

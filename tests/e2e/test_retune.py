@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from palm_jax import api
 from palm_jax.monitoring.registry import Registry
 from palm_jax.monitoring.request_log import RequestLog
 from palm_jax.retuning import retune
@@ -16,6 +17,8 @@ from tests.support.paths import ROOT
 from tests.support.programs import run_here
 from tests.support.runs import finetune
 from tests.support.waiting import wait_until
+
+PROBES = (ROOT / 'docs' / 'probes.md').read_text()
 
 
 def corrected(path):
@@ -31,6 +34,26 @@ def corrected(path):
     log.close()
 
 
+def compared_with_other_texts(tmp_path, run):
+    """The command of the documentation, on a rewriting of the held-out rows and on other texts."""
+    program, *words = re.search(r'^palm-jax (probe .*--rewriting=.*)$', PROBES, re.MULTILINE)[1].split()
+    held_out = api.load(tmp_path / 'champion').data.validation_examples
+    rows = {
+        'german.csv': [(f'{e.text} German', e.label) for e in held_out],
+        'letters.csv': [(f'letter {i}', 'yes') for i in range(9)],
+    }
+    for name, of_file in rows.items():
+        (tmp_path / name).write_text('\n'.join(map(','.join, [('text', 'label'), *of_file])))
+    result = run_here('palm_jax.cli.main', program, run, *words[1:], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert re.search(rf'german +{len(held_out)} +{len(held_out)} +in pairs', result.stdout), result.stdout
+    assert re.search(rf'letters +9 +{len(held_out)} +apart .* n/a\n', result.stdout), result.stdout
+    found = json.loads((tmp_path / 'champion' / 'probes.json').read_text())
+    assert found['probes'] == [] and [t['file'] for t in found['tables']] == ['german.csv', 'letters.csv']
+    assert [t['flips'] is None for t in found['tables']] == [False, True]
+    assert 'Other texts' in (tmp_path / 'champion' / 'probes.html').read_text()
+
+
 def probed_and_seen_to_drift(tmp_path, run):
     """Probes the classifier of a run, and compares the corrected requests with what it was trained for."""
     (tmp_path / 'tests.jsonl').write_text('{"text": "number 3", "changed": "number 3", "name": "itself"}\n')
@@ -42,6 +65,7 @@ def probed_and_seen_to_drift(tmp_path, run):
     assert [p['name'] for p in found['probes']] == ['typos', 'blanks'] and (run / 'probes.html').exists()
     (tmp_path / 'tests.jsonl').write_text('{"text": "a", "changed": "a", "expect": "different"}\n')
     assert run_here('palm_jax.cli.probe', *flags).returncode == 1
+    compared_with_other_texts(tmp_path, flags[0])
     flags = flags[0], f'--requests={tmp_path / "requests.db"}', '--fail_on=much'
     result = run_here('palm_jax.cli.drift', *flags)
     assert result.returncode == 1 and 'Much drift: ' in result.stdout, result.stdout + result.stderr

@@ -1,4 +1,4 @@
-"""Two models on the same examples: McNemar's exact test and the paired bootstrap."""
+"""Two models on the same examples, in pairs, and a model on other examples, apart."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from palm_jax.metrics.comparison import compare
+from palm_jax.metrics.comparison import compare, compare_apart
 
 
 def mcnemar(b, c):
@@ -60,3 +60,33 @@ def test_equal_runs_and_a_single_example_do_not_differ():
     assert not same.differ and same.p_value == 1.0 and same.interval == (0.0, 0.0)
     one = compare(np.zeros(1), np.ones(1))
     assert one.interval is None and not one.differ
+
+
+def test_other_examples_are_compared_by_fishers_test_and_newcombes_interval():
+    """56 of 70 and 48 of 80 is the example of Newcombe (1998), whose method 10 gives 0.0524 to 0.3339."""
+    first, second = np.repeat([1.0, 0.0], [48, 32]), np.repeat([1.0, 0.0], [56, 14])
+    found = compare_apart(first, second)
+    assert found.gain == pytest.approx(0.2) and found.interval == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    chances = stats.hypergeom(150, 104, 80).pmf(np.arange(34, 81))  # right ones among the 80, all margins given
+    expected = chances[chances <= stats.hypergeom(150, 104, 80).pmf(48) * (1 + 1e-9)].sum()
+    assert found.p_value == pytest.approx(expected) and found.test == "Fisher's exact test"
+    assert found.only_first is None and found.differ
+    assert compare(first[:70], second).p_value != pytest.approx(expected)  # what the pairing of the same numbers says
+
+
+def test_other_numbers_are_compared_by_all_divisions():
+    first, second = np.array([0.5, 1.0, 2.5]), np.array([3.0, 2.0, 4.0, 1.5])
+    found, values = compare_apart(first, second, 'mean absolute error'), np.concatenate([first, second])
+    gains = [
+        values[[i for i in range(7) if i not in chosen]].mean() - values[list(chosen)].mean()
+        for chosen in itertools.combinations(range(7), 3)
+    ]
+    # Twice the smaller tail, which of sets of different sizes is not the share of differences that are as large.
+    tails = [np.mean([g >= found.gain - 1e-9 for g in gains]), np.mean([g <= found.gain + 1e-9 for g in gains])]
+    assert found.p_value == pytest.approx(2 * min(tails)) and found.test == 'the permutation test'
+    rng = np.random.default_rng(2)
+    first, second = rng.normal(size=300), rng.normal(0.3, 2.0, size=200)
+    half = 1.96 * np.sqrt(first.var(ddof=1) / 300 + second.var(ddof=1) / 200)
+    found = compare_apart(first, second, 'mean absolute error')
+    assert found.interval == pytest.approx((found.gain - half, found.gain + half), abs=0.02)
+    assert compare_apart(first, second[:1], 'mean absolute error').interval is None

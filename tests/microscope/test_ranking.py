@@ -1,11 +1,14 @@
 """Scores of examples against their definitions."""
 
+import re
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 
+from palm_jax.data.supervised.labelled_example import Example
+from palm_jax.data.supervised.labelled_text import LabelledTable
 from palm_jax.errors import UserError
 from palm_jax.microscope import ranked_examples
 from palm_jax.microscope.ranking import disagreement, likely_wrong, near_duplicates
@@ -76,3 +79,22 @@ def test_only_models_with_the_same_labels_disagree(micro, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             ranked_examples.check_others(model, others)
+
+
+def test_an_empty_list_has_a_reason(micro, monkeypatch):
+    monkeypatch.setattr(ranked_examples.ranking, 'losses', lambda *_: np.zeros((2, 2)))
+    kinds = every_kind(micro, 'classes', 'labels')
+    for kind, label, reason in (
+        ('labels', ('a',), 'not looked for: they are found .* one class per text'),
+        ('classes', 'yes', 'none: the model gives no other class .* see --split=validation'),
+    ):
+        examples = [Example.of([text], label, text) for text in ('a card', 'some film')]
+        monkeypatch.setattr(LabelledTable, 'examples', lambda self, split, examples=examples: examples)
+        found = ranked_examples.rank(kinds[kind], 'train', 'loss')
+        assert re.match(reason, found.reasons['Labels that are likely wrong']) and found.wrong == []
+        assert len(found.duplicates) == 2  # the parts are the same here
+        assert found.to_json()['reasons'] == found.reasons
+    monkeypatch.setattr(ranked_examples, '_wrong', lambda *_: [(0, 'yes', 'no', 0.1)])
+    monkeypatch.setattr(ranked_examples, '_duplicates', lambda *_: [])
+    found = ranked_examples.rank(kinds['classes'], 'train', 'loss', similarity=0.9)
+    assert found.reasons == {'Near-duplicates': 'none: no two texts have a similarity of at least 0.9.'}

@@ -87,9 +87,12 @@ def test_a_report_for_every_kind_of_task(micro):
         labels = list(np.arange(80) % 3) if name == 'classes' else None
         quiet = drift_report.compare(model, inputs[0], inputs[1], labels, 32)
         loud = drift_report.compare(model, inputs[0], inputs[2], labels, 32)
+        assert ('shares of labels: ' in quiet.text()) == (name == 'classes' and not quiet.label_shares)
         assert quiet.verdict == 'none', [f for f in quiet.findings if f.level != 'none']
         assert loud.verdict == 'much' and 'Much drift: ' in loud.text()
         assert json.loads(json.dumps(loud.to_json()))['verdict'] == 'much' and '<table>' in loud.page('<x>')
+    unlabelled = drift_report.compare(kinds['classes'], texts(0), same, None, 32)
+    assert 'note: shares of labels: the reference has no labels' in unlabelled.text()
     with pytest.raises(UserError, match='3 texts in the new inputs: drift is tested on at least 20'):
         drift_report.compare(model, texts(0), ['a'] * 3, None, 32)
     names = ('--reference=old.csv', '--requests=requests.db')

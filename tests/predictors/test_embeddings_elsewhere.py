@@ -20,7 +20,7 @@ def test_embeddings_are_refused_where_a_text_has_an_answer_or_a_loss():
     with pytest.raises(UserError, match='words contribute to a single number'):
         predictor.explainables(model, ['a'], [None])
     with pytest.raises(UserError, match='was trained to embed texts: there are none'):
-        answers.cases(model, 5, 'there are none.')
+        answers.cases(model, 'there are none.')
     with pytest.raises(UserError, match='labels or continues single texts; this one was trained to embed texts'):
         language_models.predict(model, ['a'], 4)
     with pytest.raises(UserError, match='a text alone has none by which it could be ranked'):

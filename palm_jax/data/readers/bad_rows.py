@@ -84,3 +84,8 @@ class RefusedRows(BadRows):
 def shared_bad_rows(path: str | None) -> BadRows:
     """Return the bad rows of a file, shared by all readers that write to it."""
     return BadRows(path)
+
+
+def bad_rows_of(binding: str, path: str | None) -> BadRows:
+    """Return what handles bad rows of files: those that a flag names are errors, others see `shared_bad_rows`."""
+    return RefusedRows() if binding.startswith('--') else shared_bad_rows(path)

@@ -7,7 +7,7 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 
-from palm_jax.data.readers.bad_rows import shared_bad_rows
+from palm_jax.data.readers.bad_rows import bad_rows_of
 from palm_jax.data.readers.files import File, check_text, glob_files
 from palm_jax.errors import UserError
 
@@ -57,7 +57,7 @@ def read(
       UserError: if a line is invalid (the message gives the file, the line, what was found and what was
         expected), or if there are no sentences.
     """
-    bad, word = shared_bad_rows(bad_rows), None if word_pattern is None else _compiled(word_pattern)
+    bad, word = bad_rows_of(binding, bad_rows), None if word_pattern is None else _compiled(word_pattern)
     parse_line = functools.partial(_parse_line, tag_column=tag_column, word=word)
     groups = (group for file in glob_files(pattern, binding, encoding) for group in _groups(file))
     sentences = tuple(bad.keep(groups, functools.partial(_sentence, parse_line=parse_line)))

@@ -28,6 +28,7 @@ _BOM = b'\xef\xbb\xbf'
 _NOT_UTF8 = re.compile('[\udc80-\udcff]')  # undecodable bytes, as `surrogateescape` represents them
 _MOST_NAMES = 10_000  # names of a folder that are compared with a wrong one
 _MOST_ENDINGS = 3  # of the files of a folder that a message shows
+_BLANK = 1 << 16  # bytes of white space after which a file is not examined further
 _EXAMINED = 1 << 24  # bytes of a file whose encoding is unknown
 _DRIVERS = {'gs': 'gcsfs', 'gcs': 'gcsfs', 's3': 's3fs', 'hf': 'huggingface_hub', 'abfs': 'adlfs'}
 _DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError)
@@ -221,6 +222,22 @@ def glob_files(pattern: str, binding: str, encoding: str | None = 'utf-8') -> li
             f'{binding} = {pattern!r}: no such file, and no match for it as a glob (from {Path.cwd()}).{_like(pattern)}'
         )
     return found
+
+
+def refuse_blank(pattern: str, binding: str) -> None:
+    """Refuse files without text before a model is loaded to read them; for the arguments see `glob_files`.
+
+    Raises:
+      UserError: there are none, or none has anything but white space.
+    """
+    if all(map(_is_blank, glob_files(pattern, binding))):
+        raise UserError(f'{binding} = {pattern!r}: the file contains no rows.')
+
+
+def _is_blank(file: File) -> bool:
+    with file.open() as content:
+        start = content.read(_BLANK)
+    return len(start) < _BLANK and not start.removeprefix(_BOM).strip()
 
 
 def _inside(folder: Path) -> str:

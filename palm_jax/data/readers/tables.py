@@ -14,7 +14,7 @@ from typing import Any
 
 from palm_jax.data.readers import columns as columns_of
 from palm_jax.data.readers import delimited, json_rows, squad
-from palm_jax.data.readers.bad_rows import BadRows, RefusedRows, shared_bad_rows
+from palm_jax.data.readers.bad_rows import BadRows, bad_rows_of, shared_bad_rows
 from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.files import COMPRESSED, File, glob_files
 from palm_jax.data.readers.row import Row
@@ -51,7 +51,7 @@ def read(
     """
     split = re.fullmatch(r'(.*\.json(?:\.\w+)?)#(.+)', pattern)
     files, part = (pattern, None) if split is None else split.groups()
-    bad = RefusedRows() if binding.startswith('--') else shared_bad_rows(bad_rows)
+    bad = bad_rows_of(binding, bad_rows)
     found = list[Row]()
 
     wanted = tuple(dict.fromkeys(name for _, name in columns))

@@ -101,7 +101,13 @@ class PairTable(Table[Conversation]):
 
     def examples(self, split: Split) -> list[Conversation]:
         """Return a conversation of two turns for each row of a split, with all correct targets."""
-        pairs = super().examples(split)
+        return self._with_references(super().examples(split))
+
+    def further(self, files: str, binding: str) -> list[Conversation]:
+        """Return the conversations of further files, with all correct targets; see `ExampleFiles.further`."""
+        return self._with_references(super().further(files, binding))
+
+    def _with_references(self, pairs: Sequence[Conversation]) -> list[Conversation]:
         same: dict[str, list[str]] = collections.defaultdict(list)
         for pair in pairs:
             same[pair.texts[0]].append(pair.texts[1])

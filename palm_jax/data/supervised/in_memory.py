@@ -111,6 +111,18 @@ class InMemoryData(abc.ABC):
         copied._source = self._source.reading(files, self.labels, predicted)
         return copied
 
+    def further_examples(self, files: str, binding: str) -> Sequence[Any]:
+        """Return the examples of further files, as those of the validation split.
+
+        Args:
+          files: path or glob.
+          binding: flag that names the files, for messages.
+
+        Raises:
+          UserError: an example is unusable or has an unknown label, or the task of the run is not read from files.
+        """
+        return self.of_files(files)._source.further(files, binding)
+
     def with_further(self, source: Any) -> Self:
         """Return the same data with further features of the training part; for the source see `LabelledText`."""
         copied = self._copied()

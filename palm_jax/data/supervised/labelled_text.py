@@ -12,7 +12,7 @@ import numpy as np
 from palm_jax.bounds import Count, Seed, Weight
 from palm_jax.characters import check_characters
 from palm_jax.data.readers import columns
-from palm_jax.data.readers.bad_rows import shared_bad_rows
+from palm_jax.data.readers.bad_rows import BadRows, RefusedRows, shared_bad_rows
 from palm_jax.data.readers.columns import Labels
 from palm_jax.data.readers.row import Row
 from palm_jax.data.readers.splits import Split
@@ -115,7 +115,12 @@ class LabelledTable(Table[Example]):
     def examples(self, split: Split) -> list[Example]:
         """Return the examples of a split; those of the validation split have labels that occur in training."""
         examples = super().examples(split)
-        return examples if split == 'train' else self._with_known_labels(examples)
+        return examples if split == 'train' else self._with_known_labels(examples, shared_bad_rows(self.bad_rows))
+
+    def further(self, files: str, binding: str) -> list[Example]:
+        """Return the examples of further files, without their groups; see `ExampleFiles.further`."""
+        examples = dataclasses.replace(self, group_column=None).read(files, binding)
+        return self._with_known_labels(examples, RefusedRows())
 
     def reading(self, files: str, labels: Sequence[str] = (), predicted: bool = False) -> LabelledTable:
         """Return the same table of other training files, with these labels; see `InMemoryData.of_files`."""
@@ -153,13 +158,12 @@ class LabelledTable(Table[Example]):
             )
         return self._ids[name]
 
-    def _with_known_labels(self, examples: list[Example]) -> list[Example]:
+    def _with_known_labels(self, examples: list[Example], bad: BadRows) -> list[Example]:
         def known(example: Example) -> Example:
             for name in self.classes(example):
                 self._id(name, example.location)
             return example
 
-        bad = shared_bad_rows(self.bad_rows)
         kept = list(bad.keep(examples, known))
         bad.report()
         return kept

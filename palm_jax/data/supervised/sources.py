@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 from palm_jax.bounds import Count
 from palm_jax.data.readers import tables
-from palm_jax.data.readers.bad_rows import shared_bad_rows
+from palm_jax.data.readers.bad_rows import bad_rows_of
 from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.row import Row
 from palm_jax.data.readers.splits import Split, choose_held_out, text_key
@@ -117,6 +117,18 @@ class ExampleFiles(abc.ABC, Generic[Example]):
         is_wanted = split == 'validation'
         return [example for example, is_held_out in zip(found, chosen, strict=True) if is_held_out == is_wanted]
 
+    def further(self, files: str, binding: str) -> list[Example]:
+        """Return the examples of further files as those of the validation split, every one usable.
+
+        Args:
+          files: path or glob.
+          binding: flag that names the files, for messages.
+
+        Raises:
+          UserError: an example is unusable, or has a label that the source does not have.
+        """
+        return list(self.read(files, binding))
+
     def reading(self, files: str, labels: Sequence[str] = (), predicted: bool = False) -> Self:
         """Return the same source of other training files, without a validation file; see `InMemoryData.of_files`.
 
@@ -177,7 +189,7 @@ class Table(ExampleFiles[Example]):
     def read(self, pattern: str, binding: str) -> list[Example]:
         """Return the examples of a path or glob; see `ExampleFiles.read`."""
         rows = tables.read(pattern, self.wanted, binding, self.layout, self.bad_rows)
-        bad = shared_bad_rows(self.bad_rows)
+        bad = bad_rows_of(binding, self.bad_rows)
         examples = list(bad.keep(rows, self.parse))
         bad.report()
         if not examples:

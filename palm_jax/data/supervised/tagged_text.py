@@ -24,7 +24,7 @@ from palm_jax.data.supervised.examples import (
 )
 from palm_jax.data.supervised.in_memory import InMemoryData
 from palm_jax.data.supervised.sources import ExampleFiles
-from palm_jax.errors import UserError
+from palm_jax.errors import UserError, closest
 from palm_jax.metrics import entities, text_baselines
 from palm_jax.metrics.text_baselines import Baseline
 from palm_jax.special_ids import UNK_ID
@@ -65,6 +65,18 @@ class TaggedTable(ExampleFiles[Sentence]):
     def classes(self, example: Sentence) -> tuple[str, ...]:
         """Return the tags."""
         return example.tags
+
+    def further(self, files: str, binding: str) -> list[Sentence]:
+        """Return the sentences of further files; see `ExampleFiles.further`."""
+        sentences = super().further(files, binding)
+        for sentence in sentences:
+            for word, tag in zip(sentence.words, sentence.tags, strict=True):
+                if tag not in self.labels:
+                    raise UserError(
+                        f'{sentence.location}: the tag {tag!r} of {word!r} never occurs in training.'
+                        f'{closest(tag, self.labels)} Known: {", ".join(self.labels)}.'
+                    )
+        return sentences
 
     def reading(self, files: str, labels: Sequence[str] = (), predicted: bool = False) -> TaggedTable:
         """Return the same table of other training files, with these labels; see `InMemoryData.of_files`."""

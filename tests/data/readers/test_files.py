@@ -195,3 +195,13 @@ def test_a_file_is_found_by_its_name_also_where_that_reads_as_a_glob(tmp_path):
     (found,) = files.glob_files(str(odd), 'TRAIN_FILES')
     assert found.name == str(odd) and found.text() == 'text'
     assert [file.name for file in files.glob_files(f'{tmp_path}/a [ab].txt', 'TRAIN_FILES')] == [f'{tmp_path}/a b.txt']
+
+
+def test_blank_files_are_refused(tmp_path):
+    for name, content in (('a.csv', b''), ('b.csv', b'\xef\xbb\xbf \n\n'), ('c.csv', b'\n text\n')):
+        (tmp_path / name).write_bytes(content)
+    for pattern in ('a.csv', 'b.csv', '[ab].csv'):
+        with pytest.raises(UserError, match=r'--input = .*: the file contains no rows'):
+            files.refuse_blank(f'{tmp_path}/{pattern}', '--input')
+    files.refuse_blank(f'{tmp_path}/c.csv', '--input')
+    files.refuse_blank(f'{tmp_path}/*.csv', '--input')
