@@ -259,7 +259,7 @@ def compile_step(arguments: Mapping[str, Any], chip: Chip, devices: list[Any]) -
     sizes = len(devices), batch_size, data.length, total_steps
     microbatches = arguments.get('microbatches', 1)
     setup = Setup.of(model, selection, optimizer, layout, *sizes, base_weights, wrappers, microbatches)
-    setup = setup.around(arguments['loss'], data.blank() if wrappers else {})
+    setup = setup.around(arguments['loss'], data.blank)
     plan, mesh = setup.plan, layout.mesh(devices)
     check_batches(plan.batch_sizes, None, plan.axis_sizes['data'], microbatches, layout.schedule)
     size = max(size for _, size in plan.batch_sizes.ramp)

@@ -51,7 +51,7 @@ def _explain(
     microbatches = arguments.get('microbatches', 1)
     setup = Setup.of(model, selection, optimizer, layout, *sizes, base_weights, wrappers, microbatches)
     loss = arguments.get('loss', LanguageModelLoss())
-    setup = setup.around(loss, data.blank() if data.is_ready and wrappers else {})
+    setup = setup.around(loss, data.blank if data.is_ready else dict)
     plan = setup.plan
     setup.check_start(arguments.get('initial_checkpoint'))
     if data.is_ready:

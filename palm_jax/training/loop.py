@@ -203,7 +203,7 @@ def train(
     adapted, trained = adapt(model, methods, trainable, trainable_layers)
     sizes = mesh.size, batch_size, data.length, total_steps
     setup = Setup.of(adapted, trained, optimizer, layout, *sizes, base_weights, loss_wrappers, microbatches)
-    setup = setup.around(loss, data.blank() if loss_wrappers else {})
+    setup = setup.around(loss, data.blank)
     with layout.on(mesh), device_memory.advice_when_full(plan := setup.plan), contextlib.ExitStack() as stack:
         messages.introduce(plan, data, directory)  # an unusable held-out part is found before the first step
         check_attention(setup, loss, data)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -133,18 +133,19 @@ class Setup:
         plan = Plan(model, shapes, layout, axis_sizes, *of_run)
         return cls(plan, all_params, selection, optimizer, base_weights, tuple(wrappers))
 
-    def around(self, loss: LossFn, row: Mapping[str, np.ndarray]) -> Setup:
+    def around(self, loss: LossFn, row: Callable[[], Mapping[str, np.ndarray]] = dict) -> Setup:
         """Return the same with a plan that counts what the methods around the loss read of a batch.
 
         Args:
           loss: loss of the task.
-          row: features of a row, see `Data.blank`; empty where they are not known yet.
+          row: function that returns the features of a row, see `Data.blank`; none where they are not known yet.
 
         Raises:
           UserError: the methods do not work together, or cannot train the model; with the binding to change.
         """
         self._check_wrappers(loss)
-        return dataclasses.replace(self, plan=dataclasses.replace(self.plan, rows=rows_of(self.wrappers, row)))
+        rows = rows_of(self.wrappers, row() if self.wrappers else {})
+        return dataclasses.replace(self, plan=dataclasses.replace(self.plan, rows=rows))
 
     @property
     def model(self) -> AdaptedModel:

@@ -71,8 +71,8 @@ def test_rows_that_are_read_several_times_are_counted(wrappers, rows):
 
 def test_a_plan_multiplies_flops_and_activations(setup):
     plain = setup()
-    assert plain.around(LanguageModelLoss(), {}).plan == plain.plan and 'passes' not in plain.plan.summary(None)
-    adversarial = dataclasses.replace(plain, wrappers=(FGM(),)).around(LanguageModelLoss(), {}).plan
+    assert plain.around(LanguageModelLoss()).plan == plain.plan and 'passes' not in plain.plan.summary(None)
+    adversarial = dataclasses.replace(plain, wrappers=(FGM(),)).around(LanguageModelLoss()).plan
     assert adversarial.rows == Rows(1, 2)
     plan = dataclasses.replace(plain.plan, rows=rows_of((RDrop(), FGM()), {}))
     assert plan.step_flops_per_token == 4 * plain.plan.step_flops_per_token == 4 * plan.flops_per_token
