@@ -13,6 +13,7 @@ EVERYWHERE = {
     *(
         'characters',
         'errors',
+        'evenly_spaced',
         'bounds',
         'json_files',
         'logs',

@@ -123,10 +123,10 @@ def _read(model: TrainedModel, source: str, most: int) -> list[Any]:
     """
     from palm_jax.api.predictions import read_rows
     from palm_jax.data.readers.delimited import Layout
-    from palm_jax.monitoring.drift_report import spread
+    from palm_jax.evenly_spaced import evenly_spaced
 
     layout = getattr(model.data, 'layout', Layout())
-    chosen = set(spread(sum(1 for _ in read_rows(source, layout)), most))
+    chosen = set(evenly_spaced(sum(1 for _ in read_rows(source, layout)), most))
     inputs: list[Any] = []
     for place, row in enumerate(read_rows(source, layout)):
         if isinstance(row, UserError):

@@ -15,6 +15,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 
+from palm_jax.evenly_spaced import evenly_spaced
 from palm_jax.metrics import entities, statistics
 from palm_jax.metrics.texts import Words
 
@@ -58,7 +59,7 @@ def of_classes(
     """
     majority = np.bincount(train).argmax()
     found = [Baseline('majority class', 'accuracy', float(np.mean(labels == majority)))]
-    num_classes = len(np.unique(train[_sample(len(train))]))
+    num_classes = len(np.unique(train[evenly_spaced(len(train), _MOST_EXAMPLES)]))
     if num_classes > 1:
         features = _Features(train_texts, num_classes)
         predicted = features.predict(features.logistic_regression(), train, texts)
@@ -144,7 +145,7 @@ class _Features:
         self._vectorizer = TfidfVectorizer(
             analyzer=_words, max_features=max(100, _MOST_WEIGHTS // num_classes), dtype=np.float32
         )
-        self.chosen = _sample(len(texts))
+        self.chosen = evenly_spaced(len(texts), _MOST_EXAMPLES)
         self.train = self._vectorizer.fit_transform([texts[i] for i in self.chosen])
         self._work = max(1, self.train.nnz * num_classes)
 
@@ -167,8 +168,3 @@ class _Features:
 def _words(text: str) -> list[str]:
     """Return lower-cased words, Chinese characters and other marks; never none, which scikit-learn refuses."""
     return [*Words().tokenize(text), *re.findall(r'[^\w\s]', text)] or ['']
-
-
-def _sample(count: int) -> np.ndarray:
-    """Return the numbers of at most `_MOST_EXAMPLES` of `count` examples, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, _MOST_EXAMPLES)).round().astype(int))

@@ -22,6 +22,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from palm_jax.errors import UserError
+from palm_jax.evenly_spaced import evenly_spaced
 from palm_jax.inference.generate import Sampler, begin
 from palm_jax.inference.scoring import likelihoods
 from palm_jax.metrics import statistics
@@ -106,8 +107,7 @@ def windows(model: Any, model_dir: Path, most: int, size: int) -> dict[str, list
     found = {}
     for times, numbers in ((whole + 1, range(whole * epoch, seen)), (whole, range(seen, (whole + 1) * epoch))):
         if len(numbers):
-            chosen = np.unique(np.linspace(0, len(numbers) - 1, min(3 * most, len(numbers))).astype(int))
-            texts = (data.batch(numbers[i], 1) for i in chosen.tolist())
+            texts = (data.batch(numbers[i], 1) for i in evenly_spaced(len(numbers), 3 * most))
             found[str(times)] = _cut(data.vocabulary, texts, most, size)
     found[HELD_OUT] = _cut(data.vocabulary, data.validation(1), most, size)
     return {name: kept for name, kept in found.items() if kept}

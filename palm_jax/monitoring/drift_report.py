@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from palm_jax.errors import UserError
+from palm_jax.evenly_spaced import evenly_spaced
 from palm_jax.monitoring import drift
 from palm_jax.monitoring.drift import Finding
 from palm_jax.predictors.embedding_predictor import EmbeddingPredictor
@@ -258,7 +259,7 @@ def held_out(model: Any, most: int) -> tuple[list[Any], list[Any] | None]:
     if examples is None:
         raise UserError('This run was not trained on a table with a held-out part: name a file with --reference=FILE.')
     found = list(examples('validation'))
-    chosen = [found[i] for i in spread(len(found), most)]
+    chosen = [found[i] for i in evenly_spaced(len(found), most)]
     if isinstance(model.predictor, LabelPredictor):
         inputs = [e.text if e.second_text is None else (e.text, e.second_text) for e in chosen]
         return inputs, [data.table.encode(e) for e in chosen]
@@ -268,8 +269,3 @@ def held_out(model: Any, most: int) -> tuple[list[Any], list[Any] | None]:
         return [e.texts[0] for e in chosen], None
     texts = collections.OrderedDict((tuple(t.text for t in e.turns if not t.learned), None) for e in chosen)
     return ['\n'.join(turns) for turns in texts if turns], None
-
-
-def spread(count: int, most: int) -> list[int]:
-    """Return at most `most` of the row numbers below `count`, spread evenly, as a table may be sorted by label."""
-    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int)).tolist()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from palm_jax.errors import UserError
+from palm_jax.evenly_spaced import evenly_spaced
 from palm_jax.labels import scoring
 from palm_jax.metrics import entities
 from palm_jax.metrics.comparison import ACCURACY
@@ -85,8 +86,7 @@ def cases_of_files(model: Any, files: str, binding: str) -> list[Case]:
 
 def spread(found: Sequence[Case], most: int) -> list[Case]:
     """Return at most this many cases, spread evenly."""
-    chosen = np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int))
-    return [found[i] for i in chosen]
+    return [found[i] for i in evenly_spaced(len(found), most)]
 
 
 def same_label(model: Any, first: Case, second: Case) -> bool:

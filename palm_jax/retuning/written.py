@@ -12,6 +12,7 @@ import numpy as np
 from palm_jax.data.supervised.conversations import Dialogues, PairTable
 from palm_jax.data.supervised.turns import Turn
 from palm_jax.errors import UserError
+from palm_jax.evenly_spaced import evenly_spaced
 from palm_jax.monitoring.request_log import Kept
 from palm_jax.retuning.collect import Labelled
 from palm_jax.retuning.forms import Form, original, read_rows, write_json_lines
@@ -64,8 +65,7 @@ class Answers(Form):
         """See `Form`; of at most EVAL_EXAMPLES rows, spread evenly."""
         del batch_size  # the run's sampler has its own
         reporter = model.run['reporter']
-        numbers = np.linspace(0, len(rows) - 1, min(reporter.examples, len(rows))).round().astype(int)
-        chosen = _written([rows[i] for i in np.unique(numbers)])
+        chosen = _written([rows[i] for i in evenly_spaced(len(rows), reporter.examples)])
         prompts = [model.data.prompt_ids(row.turns) for row in chosen]
         texts = [best.text for best, *_ in model.predictor.complete_ids(model, prompts)]
         return reporter.scores(texts, [row.references or (row.label,) for row in chosen])

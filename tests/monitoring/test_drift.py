@@ -117,7 +117,6 @@ def test_a_sorted_table_is_read_from_its_beginning_to_its_end(micro, tmp_path):
     table.write_text(''.join(f'text {i:03}\n' for i in range(100)))
     assert program._read(model, str(table), 4) == ['text 000', 'text 033', 'text 066', 'text 099']
     assert len(program._read(model, str(table), 100)) == len(program._read(model, str(table), 1000)) == 100
-    assert drift_report.spread(0, 5) == []
 
 
 def test_the_message_of_few_texts_names_the_flags(monkeypatch):

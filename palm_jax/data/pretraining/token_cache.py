@@ -22,6 +22,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
 from palm_jax.errors import UserError
+from palm_jax.evenly_spaced import evenly_spaced
 
 BLOCK = 4096  # tokens per record
 RECORDS = 4096  # records per file: 32 MiB of two-byte ids
@@ -84,8 +85,7 @@ class TokenCache:
 
     def beginnings(self, count: int, length: int = BLOCK) -> Iterator[np.ndarray]:
         """Yield at most `length` first tokens of at most `count` documents, spread evenly."""
-        last = len(self.offsets) - 2
-        for i in np.unique(np.linspace(0, last, min(count, last + 1)).round().astype(int)):
+        for i in evenly_spaced(len(self.offsets) - 1, count):
             yield self.read(int(self.offsets[i]), int(min(self.offsets[i] + length, self.offsets[i + 1])))
 
     def documents(self) -> Iterator[np.ndarray]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import collections
 from collections.abc import Collection, Mapping, Sequence
 
-import numpy as np
-
 from palm_jax.data.readers.splits import Split
 from palm_jax.data.vocabulary.vocabularies import Vocabulary
+from palm_jax.evenly_spaced import evenly_spaced
 from palm_jax.wording import counted
 
 _SHOWN_CLASSES = 20
@@ -46,8 +45,7 @@ def _range(counts: Mapping[str, int], names: Sequence[str]) -> str:
 
 def tokens_per_character(vocabulary: Vocabulary, texts: Sequence[str]) -> float:
     """Return the mean number of tokens per character, of at most 200 texts spread evenly over all."""
-    chosen = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), _SAMPLED_TEXTS)).round().astype(int))
-    sample = [texts[i][:_SAMPLED_CHARACTERS] for i in chosen]
+    sample = [texts[i][:_SAMPLED_CHARACTERS] for i in evenly_spaced(len(texts), _SAMPLED_TEXTS)]
     return sum(map(len, vocabulary.encode_all(sample))) / max(1, sum(map(len, sample)))
 
 
