@@ -49,6 +49,8 @@ def main(arguments: Sequence[str]) -> int:
     for flag, file in files.values():
         refuse_blank(file, flag)
     tests = _read_tests(options.tests) if options.tests else []
+    if not (perturbations or files or tests):
+        raise UserError('Nothing to probe: --probes=none without --table, --rewriting, --synonyms or --tests.')
     model = run.load()
     held_out = answers.cases(model, _WITHOUT_ANSWERS)
     others = {name: answers.cases_of_files(model, file, flag) for name, (flag, file) in files.items()}
@@ -217,7 +219,7 @@ def _table_rows(findings: Sequence[Finding]) -> list[tuple[str, ...]]:
 
 
 def _to_json(finding: Finding) -> dict[str, Any]:
-    return dataclasses.asdict(finding) | {'drop': finding.drop}
+    return dataclasses.asdict(finding) | {'drop': finding.drop, 'drop_interval': finding.drop_interval}
 
 
 def _test_rows(results: Sequence[Outcome]) -> list[tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import socket
@@ -85,12 +86,7 @@ def main(arguments: Sequence[str]) -> int:
         routing.Models(served, tests), engine, limits, log, switching, ContentFilter(rules, audit)
     )
     server = connections.create_server(application, limits)
-    try:
-        server.run(sockets=[listening])  # which raises the signal that ended it
-    finally:
-        for opened in (log, audit):
-            if opened is not None:
-                opened.close()
+    connections.run(server, listening, [contextlib.closing(opened) for opened in (log, audit) if opened is not None])
     return 0
 
 

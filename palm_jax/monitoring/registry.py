@@ -107,6 +107,10 @@ class Registry:
         """
         champions = self.champions()
         if not champions:
+            if not self.path.exists():
+                raise UserError(
+                    f'{self.path} does not exist (from {Path.cwd()}). A new registry begins with --champion=MODEL_DIR.'
+                )
             raise UserError(f'{self.path} has no champion yet: name the run that is deployed, --champion=MODEL_DIR.')
         return champions[-1]
 

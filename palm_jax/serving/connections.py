@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import signal
+import socket
+import threading
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import uvicorn
@@ -101,3 +106,24 @@ class Connection(H11Protocol):
 async def _refuse_connection(scope: Scope, receive: Receive, send: Send) -> None:
     failure = Failure(429, 'Too many connections; retry later.', 'busy', Retry_After='1', Connection='close')
     await failure.response()(scope, receive, send)
+
+
+def run(server: uvicorn.Server, listening: socket.socket, opened: Iterable[AbstractContextManager[Any]]) -> None:
+    """Run a server until a signal, close what it wrote to, and end by that signal.
+
+    Args:
+      server: the server, which raises the signal that ended it once more.
+      listening: the socket on which it listens.
+      opened: files and databases of the server.
+    """
+    received: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()  # no other thread may handle signals
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number)) if is_main else None
+    with ExitStack() as stack:
+        for each in opened:
+            stack.enter_context(each)
+        server.run(sockets=[listening])
+    if is_main:
+        signal.signal(signal.SIGTERM, before)
+    for number in received:
+        signal.raise_signal(number)

@@ -1,9 +1,11 @@
 """`palm-jax serve`: a base with an adapter on it, a classifier, a tagger and a chat model in one process."""
 
+import contextlib
 import json
 import re
 import shutil
 import signal
+import sqlite3
 import time
 
 import httpx
@@ -35,9 +37,10 @@ def runs(made, classifier, tmp_path_factory):
     return folder
 
 
-def test_every_kind_in_one_process(made, runs, forks):
+def test_every_kind_in_one_process(made, runs, forks, tmp_path):
     wanted = [made / 'base', runs / 'classes', runs / 'chat', f'tagger={runs}/tags']
-    process = forks.open('palm_jax.cli.serve', '--port=0', *(f'--model={path}' for path in wanted))
+    keep = f'--keep={tmp_path / "requests.db"}'
+    process = forks.open('palm_jax.cli.serve', '--port=0', keep, *(f'--model={path}' for path in wanted))
     try:
         url, output = None, ''
         while url is None:
@@ -77,6 +80,9 @@ def test_every_kind_in_one_process(made, runs, forks):
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) in (0, -signal.SIGTERM)  # uvicorn stops in order, then ends by the signal
     assert 'Traceback' not in process.stdout.read()
+    assert [path.name for path in tmp_path.iterdir()] == ['requests.db']  # whole in one file, which may be copied
+    with contextlib.closing(sqlite3.connect(tmp_path / 'requests.db')) as kept:
+        assert kept.execute('SELECT count(*) FROM requests').fetchone()[0] >= 3
 
 
 def test_adapters_share_the_arrays_of_their_base(made, runs):
