@@ -68,7 +68,7 @@ def test_what_belongs_to_a_round_is_refused_where_none_is_run(tmp_path, flags, m
 
 def test_a_registry_that_does_not_exist_is_not_made_by_a_rollback(tmp_path):
     folder = tmp_path / 'none'
-    with pytest.raises(UserError, match='none does not exist \(from '):
+    with pytest.raises(UserError, match=r'none does not exist \(from '):
         program.main([f'--registry={folder}', '--rollback'])
     assert not folder.exists()
 
