@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from palm_jax.configuration import gin_adapter
 from palm_jax.configuration.compose import render
@@ -14,12 +15,14 @@ from palm_jax.errors import UserError
 def refuse_lost_items(parts: Sequence[Sequence[Statement]], statements: Sequence[Statement]) -> None:
     """Refuse two added files that both set a list which is empty without them, and one that empties it again.
 
+    Called once gin has parsed the statements, so that the classes of the items are known.
+
     Args:
       parts: statements of each file that was named, with those that it includes; the first is the run's own.
       statements: all statements, with those of flags.
 
     Raises:
-      UserError: with the list of all items to type, or the order of the files.
+      UserError: with the list of all items to type, loss wrappers from the inside out, or the order of the files.
     """
     first, effective = {s.name: s for s in reversed(statements)}, {s.name: s for s in statements}
     of_run = {s.name: s for s in parts[0]}
@@ -33,7 +36,8 @@ def refuse_lost_items(parts: Sequence[Sequence[Statement]], statements: Sequence
                 f'{effective[name].location}: {name} would be empty again, which {setters[-1].location} sets. Name the '
                 'file of the head first, and then that of the method.'
             )
-        items = list({render(item): None for s in setters for item in s.value})
+        given = {render(item): item for s in setters for item in s.value}
+        items = sorted(given, key=lambda shown: _stage(given[shown]))
         if len(setters) > 1 and effective[name] is setters[-1] and len(items) > len(setters[-1].value):
             raise UserError(
                 f'{setters[-1].location}: {name} would replace that of {setters[-2].location}. Name all of them in one '
@@ -43,8 +47,6 @@ def refuse_lost_items(parts: Sequence[Sequence[Statement]], statements: Sequence
 
 def refuse_lost_wrappers(parts: Sequence[Sequence[Statement]], statements: Sequence[Statement]) -> None:
     """Refuse two added files that both wrap what an argument of the run is, such as its data, each around the same.
-
-    Called once gin has parsed the statements, so that their classes are known.
 
     Args:
       parts, statements: see `refuse_lost_items`.
@@ -77,6 +79,11 @@ def refuse_lost_wrappers(parts: Sequence[Sequence[Statement]], statements: Seque
 def _added(parts: Sequence[Sequence[Statement]], name: str) -> list[Statement]:
     """Return the bindings of a name that hold in each file that is added to the run's own."""
     return [found[name] for part in parts[1:] if name in (found := {s.name: s for s in part})]
+
+
+def _stage(item: Any) -> int:
+    """Return how far outside a loss wrapper must be, see `LossWrapper.stage`; 0 for other items."""
+    return getattr(gin_adapter.function(item.name), 'stage', 0) if isinstance(item, Reference) else 0
 
 
 def _chain(outermost: Statement, inside: Mapping[str, str], effective: Mapping[str, Statement]) -> set[str]:

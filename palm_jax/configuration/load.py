@@ -75,10 +75,10 @@ def load(
     _refuse_unknown_flags(flags, statements, of_other_files)
     statements += [statement for statement, _ in given]
     of_files = [of_file for of_file, _ in parts[-len(gin_files) :]]
-    added_files.refuse_lost_items(of_files, statements)
     _check_macros(statements, of_other_files)
     _check_plain_values(statements)
     _parse(sources, imports, [line for _, line in given], statements)
+    added_files.refuse_lost_items(of_files, statements)
     added_files.refuse_lost_wrappers(of_files, statements)
     _check_values(statements)
     return Configuration(tuple(statements))

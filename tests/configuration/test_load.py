@@ -246,6 +246,9 @@ def test_methods_that_are_added_do_not_replace_each_other_in_silence(base_and_ta
     with pytest.raises(UserError, match=r'fgm.gin, line 6: LOSS_WRAPPERS would replace that of .*r_drop') as error:
         load('loop.train', files, base_and_table)
     assert f'--gin.LOSS_WRAPPERS="{both}"' in str(error.value)
+    with pytest.raises(UserError) as error:  # in the order in which they work together, whatever that of the files
+        load('loop.train', [files[0], files[2], files[1]], base_and_table)
+    assert f'--gin.LOSS_WRAPPERS="{both}"' in str(error.value)
     found = load('loop.train', files, [*base_and_table, ('LOSS_WRAPPERS', both)]).build('loop.train')
     assert [type(wrapper).__name__ for wrapper in found['loss_wrappers']] == ['RDrop', 'FGM']
     load(
