@@ -34,7 +34,7 @@ def closest(name: str, known: Iterable[str]) -> str:
 def no_column(column: str, columns: Iterable[str]) -> str:
     """Return that a table lacks a column, with the closest of those that it has, and all of them."""
     names = tuple(columns)
-    return f'there is no column {column!r}.{closest(column, names)} Columns: {", ".join(names)}.'
+    return f'no column {column!r}.{closest(column, names)} Columns: {", ".join(names)}.'
 
 
 def did_you_mean(names: Sequence[str]) -> str:

@@ -32,13 +32,13 @@ except ModuleNotFoundError:
             self.n += n
 
         def close(self) -> None:
-            """Do nothing: there is no bar."""
+            """Show nothing."""
 
         def refresh(self) -> None:
-            """Do nothing: there is no bar."""
+            """Show nothing."""
 
         def set_postfix(self, *_: Any, **__: Any) -> None:
-            """Do nothing: there is no bar."""
+            """Show nothing."""
 
         @staticmethod
         def write(message: str, file: Any = None, **_: Any) -> None:

@@ -10,7 +10,7 @@ def test_the_closest_name_is_suggested_in_any_case_or_none():
 
 def test_a_column_that_is_not_there_is_named_with_those_that_are():
     assert no_column('txt', {'text': 'a', 'label': 'b'}) == (
-        "there is no column 'txt'. Did you mean text? Columns: text, label."
+        "no column 'txt'. Did you mean text? Columns: text, label."
     )
 
 

@@ -68,7 +68,7 @@ def test_without_a_preference_the_score_is_a_half():
 
 
 def test_columns_that_pairs_lack_are_named():
-    with pytest.raises(UserError, match=r"line 1: there is no column 'sent_more'. Did you mean sent_mor"):
+    with pytest.raises(UserError, match=r"line 1: no column 'sent_more'. Did you mean sent_mor"):
         stereotype_pairs.read(rows({'sent_mor': 'a', 'sent_less': 'b'}))
     with pytest.raises(UserError, match="line 2: the column 'sent_less' is empty"):
         stereotype_pairs.read(rows({'sent_more': 'a', 'sent_less': 'b'}, {'sent_more': 'a', 'sent_less': ' '}))
