@@ -56,6 +56,10 @@ class Examples:
         rows = np.array([self._order[i] for i in range(first, first + size)])
         return {name: values[rows] for name, values in self.features.items()}
 
+    def padded_length(self, features: Batch) -> int:
+        """Return the length to which a batch of some rows, features [B, L], is padded: their own L."""
+        return is_token(features).shape[1]
+
     def in_order(self, size: int, weights: str) -> Iterator[Batch]:
         """Yield all examples once; the last batch is filled up with examples whose `weights` are 0."""
         for first in range(0, self.count, size):

@@ -237,6 +237,28 @@ class InMemoryData(abc.ABC):
             ]
         )
 
+    def text_axes(self, features: Batch) -> dict[str, int]:
+        """Return the axis of the text's tokens by the name of each feature that has one."""
+        axes = {name: 1 for name in features if name.startswith('decoder_') or self.labels_along_text}
+        several = ('_tokens', '_segment_ids')  # of several texts of a row, one after another
+        return axes | {name: values.ndim - 1 for name, values in features.items() if name.endswith(several)}
+
+    def beside(self, features: Batch, per_row: int, seed: int) -> Examples:
+        """Return further examples as an endless shuffled order, `per_row` of them beside each training example.
+
+        Where the training examples are grouped by length, these are grouped alike; see `LengthGroups`.
+
+        Args:
+          features: features of the further examples, of the training examples' names.
+          per_row: number of them beside a training example.
+          seed: seed for shuffling.
+        """
+        train = self._train
+        if not isinstance(train, LengthGroups):
+            return Examples(features, seed)
+        assert self.group is not None
+        return LengthGroups(features, seed, None, self.group * per_row, self.text_axes(features), train)
+
     def validation(self, size: int) -> Iterator[Batch]:
         """Yield the validation split in order; the last batch is filled up with examples of weight 0."""
         return self._validation.in_order(size, self.weights)
@@ -244,7 +266,7 @@ class InMemoryData(abc.ABC):
     def validation_by_length(self, size: int) -> Iterator[tuple[np.ndarray, Batch]]:
         """Yield the validation split once in batches of similar length, with the numbers of the examples."""
         features = self._validation.features
-        return one_pass(features, size, self.weights, self._along_text(features))
+        return one_pass(features, size, self.weights, self.text_axes(features))
 
     def identity(self) -> dict[str, dict[str, Any]]:
         """Return, for each split, the number of its rows and a SHA-256 of their features and of their texts, uncut."""
@@ -273,12 +295,8 @@ class InMemoryData(abc.ABC):
         if self.group is None:
             warn_padding(features, self.against_padding)
             return Examples(features, self._seed, rows)
-        return LengthGroups(features, self._seed, rows, self.group, self._along_text(features))
+        return LengthGroups(features, self._seed, rows, self.group, self.text_axes(features))
 
     @functools.cached_property
     def _validation(self) -> Examples:
         return Examples(self.encode('validation'), self._seed)
-
-    def _along_text(self, features: Batch) -> list[str]:
-        """Return the names of the features whose second axis is the text's."""
-        return [name for name in features if name.startswith('decoder_') or self.labels_along_text]

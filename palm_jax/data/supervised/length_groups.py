@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,29 +34,66 @@ class LengthGroups(Examples):
       seed: seed for shuffling.
       rows: see `Examples`.
       group: number of examples in a group: the batch size, or a multiple of it.
-      along_text: names of the features whose second axis is L; one of them is `decoder_segment_ids` or
+      text_axes: axis of L by the name of each feature that has one; among them is `decoder_segment_ids` or
         `decoder_target_tokens`, which is 0 on padding.
+      like: other groups, of the rows beside which these are read. Groups of the same number have the same rank of
+        length in their windows, if an epoch fills as many, and the lengths are among those of the other rows, so that
+        both are cut to much the same length.
 
     Raises:
       UserError: if a group is smaller than one example.
     """
 
-    def __init__(self, features: Batch, seed: int, rows: Sequence[int] | None, group: int, along_text: Collection[str]):
+    def __init__(
+        self,
+        features: Batch,
+        seed: int,
+        rows: Sequence[int] | None,
+        group: int,
+        text_axes: Mapping[str, int],
+        like: LengthGroups | None = None,
+    ):
         super().__init__(features, seed, rows)
         if group < 1:
             raise UserError(f'GROUP_BY_LENGTH is {group}; it must be the batch size, or a multiple of it.')
-        self._seed, self._group, self._along_text = seed, group, along_text
-        self._num_sorted = min(max(self.epoch // group, 1), _WINDOW)  # groups of a window
-        self._lengths = padded_lengths(_lengths(features), _num_shapes(self.epoch, _ROWS_PER_SHAPE))
+        self._group = group
+        self._text_axes = {name: axis for name, axis in text_axes.items() if axis == 1}
+        self._several_axes = {name: axis for name, axis in text_axes.items() if axis > 1}  # of several texts of a row
+        self._shuffle_seed: int = seed if like is None else like._shuffle_seed
+        window = _WINDOW if like is None else like._num_sorted
+        self._num_sorted: int = min(max(self.epoch // group, 1), window)  # groups of a window
+        lengths = _lengths(features)
+        if like is None:
+            self._lengths = padded_lengths(lengths, _num_shapes(self.epoch, _ROWS_PER_SHAPE))
+            self._shapes = np.unique(self._lengths)
+        else:
+            self._shapes = np.unique([*like._shapes, max(lengths.max(), like._shapes[-1])])
+            self._lengths = rounded_up(lengths, self._shapes)
         self._sorted: tuple[int, np.ndarray] | None = None
 
     def batch(self, first: int, size: int) -> Batch:
-        """Return examples first, first + 1, ... of the grouped order: features [size, at most L]."""
+        """Return examples first, first + 1, ... of the grouped order: features [size, at most L].
+
+        Features of several texts of a row, [size, ..., L], are as long as the longest of these and of the rows.
+        """
         numbers = range(first, first + size)
         needed = sorted({number // self._group for number in numbers})
         groups = {n: self._window(n // self._num_sorted)[n % self._num_sorted] for n in needed}
         rows = np.array([groups[number // self._group][number % self._group] for number in numbers])
-        return _cut(self.features, rows, self._lengths[rows].max(), self._along_text)
+        length = self._lengths[rows].max()
+        batch = _cut(self.features, rows, length, self._text_axes)
+        for name in self._several_axes:
+            if name.endswith('segment_ids'):
+                texts = batch[name].reshape(-1, batch[name].shape[-1])
+                length = max(length, self.padded_length({'decoder_segment_ids': texts}))
+        return to_length(batch, self._several_axes, length)
+
+    def padded_length(self, features: Batch) -> int:
+        """Return the length to which a batch of some rows is padded; longer ones than all of these stay as they are."""
+        longest = _lengths(features).max()
+        return (
+            int(rounded_up(longest, self._shapes)) if longest <= self._shapes[-1] else super().padded_length(features)
+        )
 
     def describe(self) -> str:
         """Return the lengths of the rows in a line."""
@@ -69,7 +107,7 @@ class LengthGroups(Examples):
             size = self._num_sorted * self._group
             rows = np.array([self._order[i] for i in range(number * size, (number + 1) * size)])
             by_length = rows[self._lengths[rows].argsort(kind='stable')].reshape(self._num_sorted, self._group)
-            self._sorted = number, np.random.default_rng((self._seed, number)).permutation(by_length)
+            self._sorted = number, np.random.default_rng((self._shuffle_seed, number)).permutation(by_length)
         return self._sorted[1]
 
 
@@ -83,7 +121,7 @@ def group_size(batch_size: GroupSize) -> int | None:
 
 
 def one_pass(
-    features: Batch, size: int, weights: str, along_text: Collection[str]
+    features: Batch, size: int, weights: str, text_axes: Mapping[str, int]
 ) -> Iterator[tuple[np.ndarray, Batch]]:
     """Yield all examples once in batches of similar length, from the shortest to the longest.
 
@@ -91,7 +129,7 @@ def one_pass(
       features: arrays [E, ...] by name.
       size: examples per batch; the last batch is filled up with examples whose `weights` are 0.
       weights: name of the feature with the weights.
-      along_text: see `LengthGroups`.
+      text_axes: see `LengthGroups`.
 
     Yields:
       The numbers of the examples [at most size], and their features [size, at most L]. The rows have one of at most
@@ -103,7 +141,7 @@ def one_pass(
     for first in range(0, len(order), size):
         numbers = order[first : first + size]
         rows = np.pad(numbers, (0, size - len(numbers)), mode='edge')
-        batch = _cut(features, rows, lengths[rows].max(), along_text)
+        batch = _cut(features, rows, lengths[rows].max(), text_axes)
         batch[weights][len(numbers) :] = 0
         yield numbers, batch
 
@@ -142,8 +180,22 @@ def padded_lengths(lengths: np.ndarray, shapes: int, least_saving: float = _LEAS
         if (start := starts[ends[-1]]) == 0:
             break
         ends.append(start - 1)
-    ends_S = values[ends[::-1]]
-    return ends_S[np.searchsorted(ends_S, lengths)]
+    return rounded_up(lengths, values[ends[::-1]])
+
+
+def rounded_up(lengths: Any, shapes: np.ndarray) -> Any:
+    """Return the smallest of the ascending shapes that is not below each length."""
+    return shapes[np.searchsorted(shapes, lengths)]
+
+
+def to_length(features: Batch, text_axes: Mapping[str, int], length: int) -> Batch:
+    """Return features that are cut or, with zeros, padded to a number of tokens; views where nothing is added."""
+    changed = {}
+    for name, axis in text_axes.items():
+        values = features[name][(slice(None),) * axis + (slice(length),)]
+        missing = length - values.shape[axis]
+        changed[name] = np.pad(values, [(0, missing * (i == axis)) for i in range(values.ndim)]) if missing else values
+    return features | changed
 
 
 def _lengths(features: Batch) -> np.ndarray:
@@ -152,6 +204,6 @@ def _lengths(features: Batch) -> np.ndarray:
     return np.where(is_used.any(axis=1), is_used.shape[1] - is_used[:, ::-1].argmax(axis=1), 1)
 
 
-def _cut(features: Batch, rows: np.ndarray, length: int, along_text: Collection[str]) -> Batch:
+def _cut(features: Batch, rows: np.ndarray, length: int, text_axes: Mapping[str, int]) -> Batch:
     """Return some rows, of which the features along the text are cut; copies."""
-    return {name: (v[:, :length] if name in along_text else v)[rows] for name, v in features.items()}
+    return {name: values[rows] for name, values in to_length(features, text_axes, length).items()}

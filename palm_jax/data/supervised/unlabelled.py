@@ -8,7 +8,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Protocol
 
-import grain
 import numpy as np
 
 from palm_jax.bounds import AtLeast, Seed, checked
@@ -16,14 +15,17 @@ from palm_jax.data.readers import columns, tables
 from palm_jax.data.readers.bad_rows import shared_bad_rows
 from palm_jax.data.readers.row import Row
 from palm_jax.data.readers.splits import text_key
-from palm_jax.data.supervised.examples import Batch, warn_truncated
+from palm_jax.data.supervised.examples import Batch, Examples, warn_truncated
 from palm_jax.data.supervised.labelled_example import Example
 from palm_jax.data.supervised.labelled_text import LabelledText
+from palm_jax.data.supervised.length_groups import to_length
 from palm_jax.data.supervised.one_class import check_one_class
 from palm_jax.errors import UserError
 from palm_jax.wording import counted
 
 _LOGGER = logging.getLogger(__name__)
+
+_FEATURES = {'tokens': 'decoder_input_tokens', 'segment_ids': 'decoder_segment_ids'}  # of a view, by its name
 
 
 class Augmenter(Protocol):
@@ -42,8 +44,9 @@ class WithUnlabelled:
     `unlabelled_segment_ids`, int32 [B, μ, L]; with augmenters also `unlabelled_strong_tokens` and
     `unlabelled_strong_segment_ids`, the same texts changed; and `unlabelled_labels`, int32 [B, μ]: where the table has
     the column of the labels their classes, which training must not use, else −1. Like the labelled ones, they are
-    functions of the seed and of the number of the row. The held-out part has none, and texts of it are left out of the
-    unlabelled ones. Everything else is that of the labelled data.
+    functions of the seed and of the number of the row. Where labelled texts are grouped by length, the others are, too,
+    and L is the length of the longest text of the batch, labelled or not. The held-out part has none, and texts of it
+    are left out of the unlabelled ones. Everything else is that of the labelled data.
 
     Args:
       data: labelled data.
@@ -75,11 +78,27 @@ class WithUnlabelled:
 
     def batch(self, first: int, size: int) -> Batch:
         """Return the labelled examples first, first + 1, ..., and the texts beside them."""
-        return self._data.batch(first, size) | self._beside(first, size)
+        numbers = range(first * self._ratio, (first + size) * self._ratio)
+        beside = self._beside.batch(numbers.start, len(numbers))
+        rows = beside.pop('rows')
+        views = {'unlabelled': beside}
+        if self._augmenters:
+            texts = [self._change(self._texts[row], number) for row, number in zip(rows, numbers, strict=True)]
+            views['unlabelled_strong'] = self._inputs(texts)
+        labelled = self._data.batch(first, size)
+        length = max(self._beside.padded_length(features) for features in (labelled, *views.values()))
+        batch = labelled | {'unlabelled_labels': np.array(self._labels, np.int32)[rows].reshape(size, -1)}
+        for name, features in views.items():
+            batch |= self._named(name, to_length(features, self._data.text_axes(features), length))
+        return batch
 
     def blank(self) -> Batch:
         """Return an example, for the names, shapes and types of the features."""
-        return self._data.blank() | {name: values[0] for name, values in self._beside(0, 1).items()}
+        blank = self._data.blank()
+        row = {of: np.stack([blank[of]] * self._ratio) for of in _FEATURES.values()}
+        for view in ('unlabelled', 'unlabelled_strong') if self._augmenters else ('unlabelled',):
+            blank |= {name: values[0] for name, values in self._named(view, row).items()}
+        return blank | {'unlabelled_labels': np.zeros(self._ratio, np.int32)}
 
     def describe(self) -> str:
         """Return both parts in numbers, and the number of texts without labels."""
@@ -96,23 +115,21 @@ class WithUnlabelled:
             digest.update(repr(example.texts).encode())
         return found | {'train': found['train'] | {'sha256': digest.hexdigest()}}
 
-    def _beside(self, first: int, size: int) -> Batch:
-        """The texts beside `size` rows of the endless order, and their changed views."""
-        numbers = range(first * self._ratio, (first + size) * self._ratio)
-        chosen = [int(self._order[number]) for number in numbers]
-        texts = [self._texts[row] for row in chosen]
-        features = self._features('unlabelled', texts)
-        if self._augmenters:
-            changed = [self._change(text, number) for text, number in zip(texts, numbers, strict=True)]
-            features |= self._features('unlabelled_strong', changed)
-        features['unlabelled_labels'] = np.array([self._labels[row] for row in chosen], np.int32)
-        return {name: x.reshape(size, self._ratio, *x.shape[1:]) for name, x in features.items()}
+    @functools.cached_property
+    def _beside(self) -> Examples:
+        """The texts in an endless order, with the numbers of their `rows`."""
+        features = self._inputs(self._texts) | {'rows': np.arange(len(self._texts))}
+        return self._data.beside(features, self._ratio, self._seed)
 
-    def _features(self, name: str, examples: Sequence[Example]) -> Batch:
+    def _inputs(self, examples: Sequence[Example]) -> Batch:
+        """Return features [E, L] of texts."""
         found, _ = self._data.inputs([(example.text, example.second_text) for example in examples])
+        return {of: found[of] for of in _FEATURES.values()}
+
+    def _named(self, view: str, features: Batch) -> Batch:
+        """Return features [B · μ, L] as those of a view, [B, μ, L]."""
         return {
-            f'{name}_tokens': found['decoder_input_tokens'],
-            f'{name}_segment_ids': found['decoder_segment_ids'],
+            f'{view}_{to}': features[of].reshape(-1, self._ratio, features[of].shape[1]) for to, of in _FEATURES.items()
         }
 
     def _change(self, example: Example, number: int) -> Example:
@@ -125,10 +142,6 @@ class WithUnlabelled:
     @functools.cached_property
     def _prepared(self) -> list[Augmenter]:
         return [augmenter.prepared(self._texts) for augmenter in self._augmenters]
-
-    @functools.cached_property
-    def _order(self) -> Any:
-        return grain.MapDataset.source(list(range(len(self._texts)))).shuffle(seed=self._seed).repeat()
 
     @functools.cached_property
     def _texts(self) -> list[Example]:

@@ -55,7 +55,9 @@ class CLP(LossWrapper):
         if 'decoder_causal_attention' in rows:
             beside['decoder_causal_attention'] = others[_SEGMENTS]
         for name, x_BKL in beside.items():
-            x_BRL = jnp.concatenate([plain.batch[name][:, None], x_BKL], axis=1)
+            missing = x_BKL.shape[-1] - plain.batch[name].shape[-1]
+            x_BL = jnp.pad(plain.batch[name], ((0, 0), (0, missing)))
+            x_BRL = jnp.concatenate([x_BL[:, None], x_BKL], axis=1)
             rows[name] = x_BRL.reshape(-1, x_BRL.shape[-1])
         prediction = loss.predict(inputs.replace(batch=rows))
         parts = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]), prediction)

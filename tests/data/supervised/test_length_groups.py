@@ -32,7 +32,7 @@ def features():
 
 
 def grouped(features, seed=0, group=GROUP, rows=None):
-    return LengthGroups(features, seed, rows, group, ['decoder_target_tokens'])
+    return LengthGroups(features, seed, rows, group, {'decoder_target_tokens': 1})
 
 
 def test_an_epoch_has_every_example_once_and_little_padding(features):
@@ -148,7 +148,7 @@ def test_texts_without_tokens_and_equal_texts_have_one_length():
 
 def test_one_pass_reads_each_example_once_in_few_lengths(features):
     data = features | {'weights': np.ones(E)}
-    numbers, batches = zip(*one_pass(data, 5, 'weights', ['decoder_target_tokens']), strict=True)
+    numbers, batches = zip(*one_pass(data, 5, 'weights', {'decoder_target_tokens': 1}), strict=True)
     assert sorted(np.concatenate(numbers)) == list(range(E))
     assert {len(b['labels']) for b in batches} == {5} and len(numbers[-1]) == E % 5
     lengths = [b['decoder_target_tokens'].shape[1] for b in batches]
@@ -163,7 +163,7 @@ def test_one_pass_reads_each_example_once_in_few_lengths(features):
 
 def test_one_pass_over_few_batches_has_one_length_and_the_order_of_the_data(features):
     data = features | {'weights': np.ones(E)}
-    numbers, batches = zip(*one_pass(data, E // 4, 'weights', ['decoder_target_tokens']), strict=True)
+    numbers, batches = zip(*one_pass(data, E // 4, 'weights', {'decoder_target_tokens': 1}), strict=True)
     assert np.concatenate(numbers).tolist() == list(range(E))
     assert {b['decoder_target_tokens'].shape[1] for b in batches} == {L}
 

@@ -62,6 +62,35 @@ def test_the_strong_view_is_another_one_each_time(data):
     np.testing.assert_array_equal(again['unlabelled_strong_tokens'], batch['unlabelled_strong_tokens'][7:9])
 
 
+def test_texts_are_as_long_as_the_labelled_ones_beside_them(tmp_path):
+    table, others = tmp_path / 'table.csv', tmp_path / 'others.csv'
+    table.write_text('text,label\n' + ''.join(f'{"a" * (1 + i % 97)},{"ab"[i % 2]}\n' for i in range(200)))
+    others.write_text('text\n' + ''.join(f'{"b" * (1 + i % 101)}\n' for i in range(606)))
+    options = {'lengths': {'inputs': 120}, 'vocabulary': 'bytes', 'group_by_length': 4}
+    labelled = LabelledText(LabelledTable(str(table)), **options)
+    grouped = WithUnlabelled(labelled, str(others), RATIO, [AEDA()])
+    batches = [grouped.batch(4 * i, 4) for i in range(45)]
+    shapes = set()
+    for number, batch in enumerate(batches):
+        for name, values in labelled.batch(4 * number, 4).items():
+            np.testing.assert_array_equal(batch[name], values)  # with or without texts beside them
+        weak, strong = batch['unlabelled_tokens'], batch['unlabelled_strong_tokens']
+        assert weak.shape == strong.shape == batch['unlabelled_strong_segment_ids'].shape
+        shapes.add((batch['decoder_input_tokens'].shape[1], weak.shape[-1]))
+    assert all(beside >= own for own, beside in shapes) and 6 <= len(shapes) <= 14  # a step is compiled for each
+    assert np.mean([batch['unlabelled_tokens'].shape[-1] for batch in batches]) < 90
+    read = [text for batch in batches for text in texts(grouped, batch['unlabelled_tokens'])]
+    assert sorted(read)[:1] == ['b'] and max(map(len, read)) == 101  # none is cut
+    again = grouped.batch(4 * 7 + 1, 2)  # a part of a group
+    np.testing.assert_array_equal(
+        texts(grouped, again['unlabelled_tokens']), texts(grouped, batches[7]['unlabelled_tokens'][1:3])
+    )
+    assert {name: x.shape for name, x in grouped.blank().items() if name.startswith('unlabelled')} == {
+        'unlabelled_tokens': (3, 120), 'unlabelled_segment_ids': (3, 120), 'unlabelled_labels': (3,),
+        'unlabelled_strong_tokens': (3, 120), 'unlabelled_strong_segment_ids': (3, 120),
+    }  # fmt: skip
+
+
 def test_the_rest_is_that_of_the_labelled_data(data):
     plain = data()
     assert plain.labels == ('a', 'b') and plain.table.text_column == 'text'

@@ -99,6 +99,24 @@ def test_the_features_are_the_texts_of_other_groups(data):
     assert {e.label for e, is_paired in zip(examples, paired, strict=True) if is_paired} == {'no'}
 
 
+def test_texts_grouped_by_length_are_paired_whole(data):
+    source = Counterfactuals([['he', 'the whole family']], lengths={'inputs': 64}, vocabulary='bytes')
+    grouped = LabelledText(data.table, {'inputs': 64}, 'bytes', group_by_length=2, further=[source])
+    lengths = set()
+    for first in range(0, grouped.num_sequences, 2):
+        batch = grouped.batch(first, 2)
+        tokens, segments = batch['counterfactual_tokens'], batch['counterfactual_segment_ids']
+        assert tokens.shape == segments.shape and tokens.shape[-1] >= batch['decoder_input_tokens'].shape[1]
+        ends = segments.sum(axis=-1)[batch['counterfactual_weights'] == 1]
+        assert (tokens[batch['counterfactual_weights'] == 1][range(len(ends)), ends - 1] == 1).all()  # EOS: none is cut
+        lengths.add(tokens.shape[-1])
+    assert len(lengths) > 1 and 1 + len('the whole family is here 20') + 1 <= max(lengths) <= 64
+    model, _, params = build('class')
+    batch = {name: x % 60 if name.endswith('_tokens') else x for name, x in batch.items()}  # a small vocabulary
+    value, _ = wrap(LOSSES['class'], (CLP(),))(inputs_of(model, params, batch))
+    assert np.isfinite(value)
+
+
 def test_what_cannot_be_paired_is_refused(data, tmp_path):
     (tmp_path / 'terms.json').write_text(json.dumps(SETS))
     assert Counterfactuals(str(tmp_path / 'terms.json'), lengths={'inputs': 24}, vocabulary='bytes').features(
