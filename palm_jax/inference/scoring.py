@@ -129,10 +129,11 @@ def _of_shared(
     prompts = list(shared)
     for rows, tokens, _ in batches(prompts, max(1, batch_size // 4), length, 'scoring'):
         members = [(row, i) for row, number in enumerate(rows) for i in shared[prompts[number]]]
-        width = next_power_of_two(max(len(pairs[i][1]) for _, i in members), 4)
-        cache = _read(model, params, tokens, width)
+        members.sort(key=lambda member: len(pairs[member[1]][1]))
+        widths = [next_power_of_two(len(pairs[i][1]), 4) for _, i in members]
+        cache = _read(model, params, tokens, widths[-1])
         for start in range(0, len(members), batch_size):
-            part = members[start : start + batch_size]
+            part, width = members[start : start + batch_size], max(widths[start : start + batch_size])
             inputs, targets = np.zeros((2, batch_size, width), np.int32)
             of_row, first = np.zeros((2, batch_size), np.int32)
             for k, (row, i) in enumerate(part):
