@@ -123,7 +123,7 @@ class Loop:
 
     def _log_window(self, step: int) -> None:
         """Log the metrics since the last log line, and end a run that has diverged."""
-        train = {name: ratio.value() for name, ratio in self.window.take().items()}
+        train = self.window.take()
         values = in_group('train', train) | in_group('speed', self.clock.speed())
         self.log.write(step, values)
         self.clock.show(**messages.in_short(values))

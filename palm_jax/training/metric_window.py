@@ -37,8 +37,11 @@ class MetricWindow:
         self._sums, self._pending = metrics_lib.total(self._pending, self._sums), []
         return self._sums or None
 
-    def take(self) -> Metrics:
-        """Return the sums, nothing for an empty window, and empty the window."""
+    def take(self) -> dict[str, float]:
+        """Return the means over the window, and empty it.
+
+        What nothing was counted of is left out, for its NaN would be no JSON; only the loss is always there.
+        """
         sums = self.sums() or {}
         self.reset(None)
-        return sums
+        return {name: ratio.value() for name, ratio in sums.items() if ratio.count or name == 'loss'}
