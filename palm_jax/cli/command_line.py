@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from palm_jax.cache_directory import keep_compiled
 from palm_jax.cli.parser import Parser
 from palm_jax.configuration.flags import split_flags
 from palm_jax.errors import UserError, closest
@@ -235,6 +236,7 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
     """Exit with the code of `main`; a UserError becomes a message and code 2."""
     _print_any_character()
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # TensorFlow reports missing GPUs as errors
+    keep_compiled()
     show_logs()
     sys.unraisablehook = _handle_unraisable
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # background jobs of a shell ignore it

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f'  {"✓" if ok else ("·" if ok is None else "✗")} {finding}' + (f'\n      fix: {fix}' if fix else ''))
         problems += ok is False
     print(_xla_flags())
-    print(f'cache  {cache_dir()}  (vocabularies and tokens; set PALM_JAX_CACHE to move it)')
+    print(f'cache  {cache_dir()}  (vocabularies, tokens, compiled programs; set PALM_JAX_CACHE to move it)')
     print('no problems found' if not problems else counted(problems, 'problem'))
     return 1 if problems else 0
 
