@@ -99,8 +99,9 @@ def _table(runs: Sequence[dict[str, Any]], baselines: Sequence[dict[str, Any]]) 
         'checkpoint, MiB': lambda lines: _mean(lines, 'checkpoint_mib', '.1f'),
     }
     of = lambda method: [line for line in runs if line['method'] == method]  # noqa: E731
-    by_method = [of(method) for method in METHODS]
-    rows = [[cell(lines) for cell in columns.values()] for lines in by_method if lines]
+    lengths = sorted({line['steps'] for line in runs if line['method'] in METHODS})
+    groups = [[line for line in of(method) if line['steps'] == steps] for method in METHODS for steps in lengths]
+    rows = [[cell(lines) for cell in columns.values()] for lines in groups if lines]
     others = {f'*no training:* {method.replace("_", "-")}': of(method) for method in SHOTS}
     if baselines:
         others[f'*no pretraining:* {baselines[0]["name"]}'] = baselines
@@ -129,16 +130,23 @@ def _all(values: Iterable[Any]) -> str:
     return ' or '.join(sorted({str(value) for value in values}))
 
 
+def _longest(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the runs of a method with the most steps."""
+    most = max(line['steps'] or 0 for line in lines)
+    return [line for line in lines if (line['steps'] or 0) == most]
+
+
 def _plot(record: Sequence[dict[str, Any]], base: str, path: Path) -> bool:
     """Draw the mean score by the labels a class, and return whether there were points enough."""
     curves: dict[str, list[float]] = {}
     for method, name in _CURVES.items():
         of = None if method == NO_PRETRAINING else base
         found = [
-            [x['score'] for x in record if (x['base'], x['case'], x['method']) == (of, case, method)] for case in CURVE
+            [line for line in record if (line['base'], line['case'], line['method']) == (of, case, method)]
+            for case in CURVE
         ]
         if all(found):
-            curves[name] = [statistics.mean(scores) for scores in found]
+            curves[name] = [statistics.mean(line['score'] for line in _longest(lines)) for lines in found]
     if len(curves) < 2:
         return False
     path.parent.mkdir(exist_ok=True)

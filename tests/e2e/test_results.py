@@ -46,7 +46,7 @@ def test_the_page_has_a_table_a_base_and_a_curve(tmp_path):
         return {'base': base, 'case': case, 'method': method, 'score': score, 'seed': seed, **values, **others}
 
     record = [line('banking77_10', 'lora', score, seed) for seed, score in enumerate((0.7, 0.8, 0.9))]
-    record += [line('search', 'lora', 0.1)]
+    record += [line('banking77_10', 'lora', 0.85, steps=120), line('search', 'lora', 0.1)]
     record += [line('banking77', 'full', 0.5, base='tiny')]
     for case in results_page.CURVE:
         record += [line(case, method, 0.5) for method in ('full', results.NO_PRETRAINING)]
@@ -61,6 +61,8 @@ def test_the_page_has_a_table_a_base_and_a_curve(tmp_path):
     assert '| *no training:* zero-shot |  |  |  | 0.200 |  |  |' in page and 'likelihood per byte' in page
     assert '| *no training:* few-shot |  |  |  | 0.200 ± 0.000 |  | 0, 1 |' in page
     assert '| lora | 10 (1.00%) | 0.001 | 60 | 0.800 ± 0.100 | 0.50 | 0, 1, 2 | 60 | 1.50 | 2.0 |' in page
+    assert '| lora | 10 (1.00%) | 0.001 | 120 | 0.850 | 0.50 | 0 | 60 | 1.50 | 2.0 |' in page  # a row of its own
+    assert [x['steps'] for x in results_page._longest(record[:4])] == [120]
     assert '### banking77, 10 labels a class' in page and '*no pretraining:* counting |  |  |  | 0.500 |' in page
     assert page.index('## Base `a_base`') < page.index('## Appendix') and 'best of three' in page
     assert 'docs/labels.png' in page and (tmp_path / 'docs/labels.png').stat().st_size > 1000
