@@ -26,10 +26,12 @@ from palm_jax.data.readers.delimited import Layout
 from palm_jax.data.readers.files import File, check_text, glob_files
 from palm_jax.data.readers.row import Row
 from palm_jax.errors import UserError
+from palm_jax.predictors.generator import Generator
 from palm_jax.training.initial_parameters import fingerprint
 
 _LOGGER = logging.getLogger(__name__)
 _CHUNK = 1 << 20  # bytes
+_BATCHES_AT_ONCE = 8
 _IF_IN_USE = (
     'name another --output. Processes that are to share it need JOB_COMPLETION_INDEX=0, 1, ... in their environments, '
     'see docs/clusters.md.'
@@ -113,7 +115,7 @@ class Output(OutputFile):
         rows, depends_on = inputs_of(model, source, metadata)
 
         def lines_from(done: int) -> Iterator[list[str]]:
-            for first, batch in batches(rows(), batch_size):
+            for first, batch in batches(rows(), rows_at_once(model, batch_size)):
                 if first + len(batch) > done:
                     yield answer(model, batch, first, batch_size)[max(0, done - first) :]
 
@@ -216,6 +218,14 @@ def batches(rows: Iterator[Row | UserError], size: int) -> Iterator[tuple[int, l
             first, batch = first + size, []
     if batch:
         yield first, batch
+
+
+def rows_at_once(model: TrainedModel, batch_size: int) -> int:
+    """Return how many rows are predicted before their lines are written.
+
+    Of generated texts that is a batch; otherwise several, among which inputs of similar length share a forward pass.
+    """
+    return batch_size if isinstance(model.predictor, Generator) else _BATCHES_AT_ONCE * batch_size
 
 
 def answer(model: TrainedModel, batch: Sequence[Row | UserError], first: int, batch_size: int) -> list[str]:

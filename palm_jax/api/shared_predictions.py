@@ -57,10 +57,11 @@ class SharedOutput(predictions.Output):
         rows, depends_on = predictions.inputs_of(model, source, metadata)
         self.check_part(depends_on)
         self._check_pieces(depends_on | {'batch_size': batch_size})
-        batches_of_piece = max(1, -(-depends_on['rows'] // (batch_size * _MOST_PIECES)))
+        at_once = predictions.rows_at_once(model, batch_size)
+        size = at_once * max(1, -(-depends_on['rows'] // (at_once * _MOST_PIECES)))
 
         def all_pieces() -> Iterator[pieces.Make]:
-            for first, some in predictions.batches(rows(), batch_size * batches_of_piece):
+            for first, some in predictions.batches(rows(), size):
                 yield functools.partial(_answer, model, some, first, batch_size)
 
         count = pieces.make_all(self.folder, all_pieces, self.path.exists, f'predictions for {source}')
@@ -91,9 +92,10 @@ class SharedOutput(predictions.Output):
 
 def _answer(model: TrainedModel, rows: Sequence[Row | UserError], first: int, batch_size: int, path: Path) -> None:
     """Write the lines of consecutive rows, predicted in the batches of one process."""
+    at_once = predictions.rows_at_once(model, batch_size)
     with path.open('w', encoding='utf-8') as file:
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
+        for start in range(0, len(rows), at_once):
+            batch = rows[start : start + at_once]
             file.writelines(predictions.answer(model, batch, first + start, batch_size))
         file.flush()
         os.fsync(file.fileno())

@@ -14,9 +14,9 @@ from palm_jax.api import embeddings
 from palm_jax.labels.label_kind import LabelKind
 from palm_jax.labels.single_label import SingleLabel
 from palm_jax.models.heads import pool
-from palm_jax.predictors.head_scores import head_scores
+from palm_jax.predictors.head_scores import by_length, scores_of_batch
 from palm_jax.predictors.tag_predictor import TagPredictor
-from palm_jax.training.head_losses import ClassLoss, scores_of
+from palm_jax.training.head_losses import ClassLoss
 from palm_jax.training.progress import track
 
 Measure = Callable[[np.ndarray], np.ndarray]
@@ -51,7 +51,7 @@ def measured(model: Any, inputs: Sequence[Any], measure: Measure, batch_size: in
     """
     kind, found = kind_of(model), np.zeros(len(inputs))
     for batch in _batches(model, inputs, batch_size, 'predicting'):
-        scores = np.stack(head_scores(model.model, model.params, batch.features, batch.count, batch_size))
+        scores = np.asarray(scores_of_batch(model.model, model.params, batch.features))[: len(batch.rows)]
         found[batch.rows] = _per_text(measure, kind.probabilities(scores)[None], batch.ends, is_sampled=False)
     return found
 
@@ -76,12 +76,10 @@ def measured_with_dropout(
     """
     module, kind, found = with_dropout(model.model, dropout_rate), kind_of(model), np.zeros(len(inputs))
     for batch in _batches(model, inputs, batch_size, 'predicting with dropout'):
-        key = jax.random.fold_in(jax.random.key(seed), batch.rows.start)
-        rows = np.minimum(np.arange(batch_size), batch.count - 1)
-        features = {name: x[rows] for name, x in batch.features.items()}
+        key = jax.random.fold_in(jax.random.key(seed), batch.number)
+        keys = [jax.random.fold_in(key, s) for s in range(num_samples)]
         samples = [
-            np.asarray(_dropout_scores(module, model.params, features, jax.random.fold_in(key, s)))[: batch.count]
-            for s in range(num_samples)
+            np.asarray(scores_of_batch(module, model.params, batch.features, k))[: len(batch.rows)] for k in keys
         ]
         found[batch.rows] = _per_text(measure, kind.probabilities(np.stack(samples)), batch.ends, is_sampled=True)
     return found
@@ -109,9 +107,8 @@ def gradients(model: Any, inputs: Sequence[Any], batch_size: int) -> tuple[np.nd
     residuals = np.zeros((len(inputs), head.num_outputs), np.float32)
     pooled = np.zeros((len(inputs), model.model.arch.d_model), np.float32)
     for batch in _batches(model, inputs, batch_size, 'gradients'):
-        rows = np.minimum(np.arange(batch_size), batch.count - 1)
-        features = {name: x[rows] for name, x in batch.features.items()}
-        scores, h = (np.asarray(x)[: batch.count] for x in _head_inputs(model.model, model.params, features))
+        found = _head_inputs(model.model, model.params, batch.features)
+        scores, h = (np.asarray(x)[: len(batch.rows)] for x in found)
         p = kind.probabilities(scores)
         y = np.eye(p.shape[-1])[p.argmax(axis=-1)] if kind.is_exclusive else p > 0.5
         residuals[batch.rows], pooled[batch.rows] = p - y, h
@@ -129,25 +126,30 @@ def embedded(model: Any, inputs: Sequence[Any], batch_size: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _Batch:
-    """Rows of the inputs, their features [count, L], and of a tagger the last token of each word."""
+    """Inputs of similar length.
 
-    rows: slice
+    Attributes:
+      number: number of the batch.
+      rows: numbers of the inputs.
+      features: their features; those of the last input are repeated up to the size of a batch.
+      ends: last token of each word, of a tagger.
+    """
+
+    number: int
+    rows: np.ndarray
     features: dict[str, np.ndarray]
     ends: list[list[int]] | None
 
-    @property
-    def count(self) -> int:
-        return self.rows.stop - self.rows.start
-
 
 def _batches(model: Any, inputs: Sequence[Any], size: int, doing: str) -> Iterator[_Batch]:
-    for first in track(range(0, len(inputs), size), -(-len(inputs) // size), doing):
-        part = inputs[first : first + size]
-        rows = slice(first, first + len(part))
-        if isinstance(model.predictor, TagPredictor):
-            yield _Batch(rows, *model.data.inputs([[w.group() for w in model.data.words(text)] for text in part]))
-        else:
-            yield _Batch(rows, model.data.inputs([_pair(given) for given in part])[0], None)
+    ends = None
+    if isinstance(model.predictor, TagPredictor):
+        features, ends = model.data.inputs([[w.group() for w in model.data.words(text)] for text in inputs])
+    else:
+        features, _ = model.data.inputs([_pair(given) for given in inputs])
+    batches = track(by_length(features, size), -(-len(inputs) // size), doing)
+    for number, (rows, batch) in enumerate(batches):
+        yield _Batch(number, rows, batch, None if ends is None else [ends[row] for row in rows])
 
 
 def _pair(given: Any) -> tuple[str, str | None]:
@@ -163,9 +165,6 @@ def _per_text(measure: Measure, p: np.ndarray, ends: list[list[int]] | None, is_
     if ends is None:
         return of(p)
     return np.array([of(p[:, i, at]).mean() if at else 0.0 for i, at in enumerate(ends)])
-
-
-_dropout_scores = jax.jit(scores_of, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -14,6 +14,7 @@ from palm_jax.api import embeddings
 from palm_jax.api.predictions import read_rows
 from palm_jax.data.readers.delimited import Layout
 from palm_jax.errors import UserError
+from palm_jax.predictors.head_scores import by_length, scores_of_batch
 from palm_jax.selection import outputs, pool, select, uncertainty
 from tests.support.kinds import every_kind
 from tests.support.models import shaken
@@ -93,16 +94,15 @@ def test_bald_uses_dropout_masks(model_of):
     assert module.arch.dropout_rate == 0.3 and outputs.with_dropout(module, None) is module
     # The samples are those of the model with these masks.
     features, _ = model.data.inputs([(text, None) for text in TEXTS[:4]])
+    ((rows, batch),) = by_length(features, 4)
     key = jax.random.fold_in(jax.random.key(0), 0)
     p = [
-        softmax(
-            np.asarray(outputs._dropout_scores(module, model.params, features, jax.random.fold_in(key, s))), axis=-1
-        )
+        softmax(np.asarray(scores_of_batch(module, model.params, batch, jax.random.fold_in(key, s))), axis=-1)
         for s in range(3)
     ]
     measured = outputs.measured_with_dropout(model, TEXTS[:4], uncertainty.bald, 3, 0.3, 0, 4)
     assert np.allclose(
-        measured, stats.entropy(np.mean(p, axis=0), axis=1) - stats.entropy(p, axis=2).mean(axis=0), atol=1e-6
+        measured[rows], stats.entropy(np.mean(p, axis=0), axis=1) - stats.entropy(p, axis=2).mean(axis=0), atol=1e-6
     )
 
 
