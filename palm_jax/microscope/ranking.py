@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 from tqdm import tqdm
 
 from palm_jax.errors import UserError
-from palm_jax.microscope.token_losses import example_losses, slices
+from palm_jax.microscope.token_losses import example_losses
 from palm_jax.predictors.predictor import purpose_of
 from palm_jax.training.losses import LanguageModelLoss, has_row_losses
 from palm_jax.training.setup import adapt_from_arguments
@@ -60,11 +60,10 @@ def losses(model: Any, features: Mapping[str, np.ndarray], with_gradients: bool,
     count = len(next(iter(features.values())))
     found = np.zeros((count, 2))
     with tqdm(total=count, desc='losses', unit=' examples', leave=False) as progress:
-        for first, batch in slices(features, batch_size):
+        for rows, batch in model.data.by_length(features, batch_size):
             values = example_losses(loss, model.model, with_gradients, trained, frozen, batch)
-            rows = slice(first, min(first + batch_size, count))
-            found[rows] = np.stack([np.asarray(v, float) for v in values], axis=1)[: rows.stop - first]
-            progress.update(rows.stop - first)
+            found[rows] = np.stack([np.asarray(v, float) for v in values], axis=1)[: len(rows)]
+            progress.update(len(rows))
     return found
 
 

@@ -265,7 +265,10 @@ class InMemoryData(abc.ABC):
 
     def validation_by_length(self, size: int) -> Iterator[tuple[np.ndarray, Batch]]:
         """Yield the validation split once in batches of similar length, with the numbers of the examples."""
-        features = self._validation.features
+        return self.by_length(self._validation.features, size)
+
+    def by_length(self, features: Batch, size: int) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Yield examples, features [E, ...], once in batches of similar length, with their numbers; see `one_pass`."""
         return one_pass(features, size, self.weights, self.text_axes(features))
 
     def identity(self) -> dict[str, dict[str, Any]]:
