@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from palm_jax.data.supervised import token_teacher
     from palm_jax.errors import UserError
-    from palm_jax.inference.top_tokens import top_tokens
+    from palm_jax.inference.top_tokens import top_tokens_of_rows
     from palm_jax.predictors.generator import Generator
     from palm_jax.training.progress import track
 
@@ -55,14 +55,9 @@ def main(arguments: Sequence[str]) -> int:
             f'{run.path} packs several examples into a row; the teacher reads one by one: add --gin.PACK=False.'
         )
     count, num_rows = min(options.top_k, model.model.arch.vocab_size), len(features['decoder_target_tokens'])
-    found = []
-    for first in track(range(0, num_rows, size), -(-num_rows // size), 'teaching'):
-        batch = {name: x[np.minimum(np.arange(first, first + size), num_rows - 1)] for name, x in features.items()}
-        batch['decoder_loss_weights'] = (
-            batch['decoder_loss_weights'] * (np.arange(first, first + size) < num_rows)[:, None]
-        )
-        found.append(top_tokens(model.model, model.params, batch, count, options.temperature))
-    ids, log_p = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    batches = track(model.data.by_length(features, size), -(-num_rows // size), 'teaching')
+    targets = np.count_nonzero(features['decoder_loss_weights'], axis=1)
+    ids, log_p = top_tokens_of_rows(model.model, model.params, batches, targets, count, options.temperature)
     token_teacher.write(Path(options.output), features, ids, log_p, options.temperature, model.data.vocabulary)
     left = 1 - np.exp(log_p).sum(axis=1).mean()
     print(

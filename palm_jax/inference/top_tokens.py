@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -42,6 +42,29 @@ def top_tokens(
     found = _top_tokens(model, count, temperature, params, inputs, places)
     ids, log_p = (np.asarray(x).reshape(-1, count)[: len(rows)] for x in found)
     return ids.astype(np.int32), log_p
+
+
+def top_tokens_of_rows(
+    model: Model,
+    params: Any,
+    batches: Iterable[tuple[np.ndarray, Mapping[str, np.ndarray]]],
+    targets: np.ndarray,
+    count: int,
+    temperature: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same for rows that are read in any order.
+
+    Args:
+      model, params, count, temperature: see `top_tokens`.
+      batches: numbers of rows, and a batch that begins with them; further rows have no weights.
+      targets: number of positions with a weight in each row, int [E].
+    """
+    places = np.split(np.arange(targets.sum()), np.cumsum(targets)[:-1])
+    ids, log_p = np.zeros((targets.sum(), count), np.int32), np.zeros((targets.sum(), count), np.float32)
+    for rows, batch in batches:
+        found = np.concatenate([places[row] for row in rows])
+        ids[found], log_p[found] = top_tokens(model, params, batch, count, temperature)
+    return ids, log_p
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -11,7 +11,7 @@ from palm_jax.data.supervised.conversations import PairTable
 from palm_jax.data.supervised.text_to_text import TextToText
 from palm_jax.data.supervised.token_teacher import TokenTeacher
 from palm_jax.errors import UserError
-from palm_jax.inference.top_tokens import top_tokens
+from palm_jax.inference.top_tokens import top_tokens, top_tokens_of_rows
 from palm_jax.peft.method import AdaptedModel
 from tests.support.models import applied
 
@@ -54,6 +54,22 @@ def test_the_likeliest_tokens_of_every_target_are_in_their_place(taught, table):
     np.testing.assert_allclose(log_p, -np.sort(-expected[weights], axis=-1)[:, :K], rtol=1e-4, atol=1e-5)
     assert 'decoder_teacher_ids' not in student.encode('validation')
     assert student.batch(0, 4)['decoder_teacher_ids'].shape == (4, 34, K)
+
+
+def test_rows_that_are_read_by_length_are_written_in_their_order(micro, tmp_path):
+    (tmp_path / 'pairs.csv').write_text(
+        'input,target\n' + ''.join(f'{"a" * (i % 9)}b,{"c" * (i % 7)}d\n' for i in range(40))
+    )
+    model, params = micro(vocab_size=259, num_layers=1)
+    model, data = AdaptedModel(model), data_of(str(tmp_path / 'pairs.csv'))
+    features = data.encode('train')
+    batches = list(data.by_length(features, 2))
+    assert len({x['decoder_input_tokens'].shape for _, x in batches}) > 1
+    targets = np.count_nonzero(features['decoder_loss_weights'], axis=1)
+    ids, log_p = top_tokens_of_rows(model, params, batches, targets, K, T)
+    expected_ids, expected_log_p = top_tokens(model, params, features, K, T)
+    np.testing.assert_array_equal(ids, expected_ids)
+    np.testing.assert_allclose(log_p, expected_log_p, atol=1e-5)
 
 
 def test_rows_that_the_teacher_has_not_read_have_no_weight(taught, tmp_path, caplog):
