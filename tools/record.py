@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from palm_jax import __version__
+from palm_jax.wording import counted
 
 
 class Record:
@@ -29,7 +30,9 @@ class Record:
 
     def add(self, line: dict[str, Any]) -> None:
         """Append a run, with what it ran on."""
-        line = line | {'machine': f'palm_jax {__version__}, jax {jax.__version__}, {os.cpu_count()} CPU cores'}
+        # Fewer than the machine has, where the process is bound to some of them.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+        line = line | {'machine': f'palm_jax {__version__}, jax {jax.__version__}, {counted(cores, "CPU core")}'}
         with self._path.open('a', encoding='utf-8') as file:
             file.write(json.dumps(line) + '\n')
         self.lines.append(line)
