@@ -97,9 +97,9 @@ class LengthGroups(Examples):
 
     def describe(self) -> str:
         """Return the lengths of the rows in a line."""
-        lengths, counts = np.unique(self._lengths, return_counts=True)
-        average = '' if len(lengths) == 1 else f', {np.average(lengths, weights=counts):.0f} on average'
-        return f'lengths    rows are padded to {", ".join(map(str, lengths))} tokens{average}'
+        of_groups = self._lengths[self._window(0)].max(axis=1)
+        average = '' if len(self._shapes) == 1 else f', {of_groups.mean():.0f} on average'
+        return f'lengths    rows are padded to {", ".join(map(str, self._shapes))} tokens{average}'
 
     def _window(self, number: int) -> np.ndarray:
         """Return the groups of a window, [groups, group]."""
