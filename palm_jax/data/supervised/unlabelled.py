@@ -84,7 +84,7 @@ class WithUnlabelled:
         views = {'unlabelled': beside}
         if self._augmenters:
             texts = [self._change(self._texts[row], number) for row, number in zip(rows, numbers, strict=True)]
-            views['unlabelled_strong'] = self._inputs(texts)
+            views['unlabelled_strong'], _ = self._inputs(texts)
         labelled = self._data.batch(first, size)
         length = max(self._beside.padded_length(features) for features in (labelled, *views.values()))
         batch = labelled | {'unlabelled_labels': np.array(self._labels, np.int32)[rows].reshape(size, -1)}
@@ -104,7 +104,7 @@ class WithUnlabelled:
         """Return both parts in numbers, and the number of texts without labels."""
         known = sum(label >= 0 for label in self._labels)
         quality = f'; the labels of {known:,} are known, and measure the pseudo-labels' if known else ''
-        texts = f'{counted(len(self._texts), "text")}, {self._ratio} beside each row{quality}'
+        texts = f'{counted(self._beside.count, "text")}, {self._ratio} beside each row{quality}'
         return f'{self._data.describe()}\nunlabelled {texts}'
 
     def identity(self) -> dict[str, dict[str, Any]]:
@@ -118,13 +118,14 @@ class WithUnlabelled:
     @functools.cached_property
     def _beside(self) -> Examples:
         """The texts in an endless order, with the numbers of their `rows`."""
-        features = self._inputs(self._texts) | {'rows': np.arange(len(self._texts))}
-        return self._data.beside(features, self._ratio, self._seed)
+        features, num_truncated = self._inputs(self._texts)
+        warn_truncated(num_truncated, len(self._texts), 'texts without labels', self._data.length)
+        return self._data.beside(features | {'rows': np.arange(len(self._texts))}, self._ratio, self._seed)
 
-    def _inputs(self, examples: Sequence[Example]) -> Batch:
-        """Return features [E, L] of texts."""
-        found, _ = self._data.inputs([(example.text, example.second_text) for example in examples])
-        return {of: found[of] for of in _FEATURES.values()}
+    def _inputs(self, examples: Sequence[Example]) -> tuple[Batch, int]:
+        """Return features [E, L] of texts, and how many are truncated."""
+        found, num_truncated = self._data.inputs([(example.text, example.second_text) for example in examples])
+        return {of: found[of] for of in _FEATURES.values()}, num_truncated
 
     def _named(self, view: str, features: Batch) -> Batch:
         """Return features [B · μ, L] as those of a view, [B, μ, L]."""
@@ -150,8 +151,6 @@ class WithUnlabelled:
         if not texts:
             raise UserError(f'UNLABELLED_FILES = {self._files!r}: the file has no texts besides held-out ones.')
         self._warn_of_labelled(texts)
-        _, num_truncated = self._data.inputs([(example.text, example.second_text) for example in texts])
-        warn_truncated(num_truncated, len(texts), 'texts without labels', self._data.length)
         return texts
 
     def _warn_of_labelled(self, texts: Sequence[Example]) -> None:
