@@ -2,8 +2,8 @@
 
 Fine-tunes one base with every method on real tasks and several seeds, and writes a page of the results: score, trained
 share, time, memory and size of the checkpoint, with a baseline without pretraining on the same rows.
-The learning rate of a method is the best of three in a short search on a fifth of the rows of banking77_10, with
-the same budget for every method; --rate sets it instead.
+The learning rate of a method is the one of three with the least loss on a fifth of the rows of banking77_10 after a
+short search on the others, with the same budget for every method; --rate sets it instead.
 The methods zero_shot and few_shot are the base itself without training, where the task can be put into words.
 Every finished run is a line of the record (JSON lines), from which the page is made; runs in the record are not
 repeated, so an interrupted command can be rerun, also on another machine. --page writes the page alone.
@@ -109,14 +109,14 @@ def _run_all(options: argparse.Namespace, record: Record) -> None:
 
 
 def _best_rate(base: str, method: str, options: argparse.Namespace, record: Record) -> float:
-    """Return the learning rate with the best score in the search, which is made if the record lacks it."""
+    """Return the learning rate with the least held-out loss in the search, which is made if the record lacks it."""
     rates = METHODS[method].rates
     for rate in rates:
         if not record.find(base=base, case='search', method=method, learning_rate=rate):
             line = _run(SEARCH_CASE, method, 0, SEARCH_STEPS, rate, options, search=True)
             record.add(line | {'case': 'search'})
     tried = [line for line in record.find(base=base, case='search', method=method) if line['learning_rate'] in rates]
-    return max(tried, key=lambda line: line['score'])['learning_rate']
+    return min(tried, key=lambda line: line['loss'])['learning_rate']
 
 
 def _run(
@@ -145,6 +145,7 @@ def _run(
         'seed': seed,
         'steps': steps,
         'score': round(summary[CASES[case].metric], 4),
+        'loss': round(summary['loss'], 4),
         'train_loss': round(losses[-1], 4),
         'trained': summary['trained_parameters'],
         'parameters': summary['parameters'],

@@ -79,11 +79,12 @@ class Method:
     @property
     def rates(self) -> tuple[float, float, float]:
         """The learning rates of the search."""
-        return self.rate / 3, self.rate, self.rate * 3
+        low, high = (float(f'{rate:.2g}') for rate in (self.rate / 3, self.rate * 3))
+        return low, self.rate, high
 
 
 METHODS = {
-    'full': Method(1e-4),
+    'full': Method(3e-4),
     'top_k_layers': Method(3e-4),
     'lora': Method(1e-3),
     'nf4_lora': Method(1e-3, 'lora', (('BASE_WEIGHTS', 'nf4'),)),

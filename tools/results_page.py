@@ -46,7 +46,7 @@ def _about(record: Sequence[dict[str, Any]], base: str) -> list[str]:
     by_hand = [line for line in runs if searched and (line['method'], line['learning_rate']) not in searched]
     rates = (
         'Learning rates are the best of three after 60 steps on four fifths of the rows of banking77 with ten labels a '
-        'class, by the accuracy on the other fifth.'
+        'class, by the loss on the other fifth.'
         if searched
         else 'The learning rates were not tuned; others may change the ranking.'
     )
