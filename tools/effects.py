@@ -54,7 +54,8 @@ STUDIES = {
         Path('runs/effects'),
         'A class per text',
         f'banking77 with {CLASSES} classes and {LABELS} labels each, the other training texts without labels, and all '
-        'test texts\nof these classes as the held-out part.',
+        'test texts\nof these classes as the held-out part. A large standard deviation is that of a run whose gradient '
+        'spiked, and which did not recover in the steps left.',
     ),
     'tags': Study(
         'examples/ablations/effects_tags.gin',
