@@ -33,8 +33,8 @@ def keep_compiled() -> None:
 def _kind_of_cpu() -> str:
     """Return a name for CPUs with the same instructions: code that was compiled for one may end on another."""
     try:
-        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8', errors='replace').splitlines()
+        with open('/proc/cpuinfo', encoding='utf-8', errors='replace') as file:  # the same for every core: the first
+            instructions = next((line for line in file if line.startswith(('flags', 'Features'))), '')
     except OSError:
-        lines = []
-    instructions = next((line for line in lines if line.startswith(('flags', 'Features'))), platform.processor())
+        instructions = platform.processor()
     return f'{platform.machine()}-{hashlib.sha256(instructions.encode()).hexdigest()[:12]}'

@@ -19,6 +19,8 @@ from palm_jax.predictors.tag_predictor import TagPredictor
 from palm_jax.training.head_losses import ClassLoss
 from palm_jax.training.progress import track
 
+_WINDOW = 32  # batches
+
 Measure = Callable[[np.ndarray], np.ndarray]
 
 
@@ -142,14 +144,21 @@ class _Batch:
 
 
 def _batches(model: Any, inputs: Sequence[Any], size: int, doing: str) -> Iterator[_Batch]:
-    ends = None
-    if isinstance(model.predictor, TagPredictor):
-        features, ends = model.data.inputs([[w.group() for w in model.data.words(text)] for text in inputs])
-    else:
-        features, _ = model.data.inputs([_pair(given) for given in inputs])
-    batches = track(by_length(features, size), -(-len(inputs) // size), doing)
-    for number, (rows, batch) in enumerate(batches):
-        yield _Batch(number, rows, batch, None if ends is None else [ends[row] for row in rows])
+    numbered = enumerate(_in_windows(model, inputs, size))
+    for number, (rows, features, ends) in track(numbered, -(-len(inputs) // size), doing):
+        yield _Batch(number, rows, features, ends)
+
+
+def _in_windows(model: Any, inputs: Sequence[Any], size: int) -> Iterator[tuple[np.ndarray, Any, Any]]:
+    """Yield rows, features and ends of batches; those of a window, which is encoded at once, are sorted by length."""
+    for first in range(0, len(inputs), _WINDOW * size):
+        part, ends = inputs[first : first + _WINDOW * size], None
+        if isinstance(model.predictor, TagPredictor):
+            features, ends = model.data.inputs([[w.group() for w in model.data.words(text)] for text in part])
+        else:
+            features, _ = model.data.inputs([_pair(given) for given in part])
+        for rows, batch in by_length(features, size):
+            yield first + rows, batch, None if ends is None else [ends[row] for row in rows]
 
 
 def _pair(given: Any) -> tuple[str, str | None]:

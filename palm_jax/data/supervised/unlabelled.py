@@ -87,7 +87,7 @@ class WithUnlabelled:
             views['unlabelled_strong'], _ = self._inputs(texts)
         labelled = self._data.batch(first, size)
         length = max(self._beside.padded_length(features) for features in (labelled, *views.values()))
-        batch = labelled | {'unlabelled_labels': np.array(self._labels, np.int32)[rows].reshape(size, -1)}
+        batch = labelled | {'unlabelled_labels': self._labels[rows].reshape(size, -1)}
         for name, features in views.items():
             batch |= self._named(name, to_length(features, self._data.text_axes(features), length))
         return batch
@@ -102,7 +102,7 @@ class WithUnlabelled:
 
     def describe(self) -> str:
         """Return both parts in numbers, and the number of texts without labels."""
-        known = sum(label >= 0 for label in self._labels)
+        known = np.count_nonzero(self._labels >= 0)
         quality = f'; the labels of {known:,} are known, and measure the pseudo-labels' if known else ''
         texts = f'{counted(self._beside.count, "text")}, {self._ratio} beside each row{quality}'
         return f'{self._data.describe()}\nunlabelled {texts}'
@@ -162,10 +162,10 @@ class WithUnlabelled:
             )
 
     @functools.cached_property
-    def _labels(self) -> list[int]:
-        """Class of every text, −1 where it is not known."""
+    def _labels(self) -> np.ndarray:
+        """Class of every text, int32 [E], −1 where it is not known."""
         ids: Mapping[str, int] = {name: i for i, name in enumerate(self._data.labels)}
-        return [ids.get(str(example.label), -1) for example in self._texts]
+        return np.array([ids.get(str(example.label), -1) for example in self._texts], np.int32)
 
     def _read(self) -> list[Example]:
         if self._files is None:
