@@ -125,7 +125,7 @@ def test_explain_tells_what_the_run_would_be_refused_for(flag, message, tmp_path
 
 PAIRS = ("TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 8}", 'INPUT_TEMPLATE={text}', 'TARGET_TEMPLATE={label}')
 REFUSED = [  # the head, the method, further flags, the message
-    ('embedding', None, ('DROPOUT_RATE=0.0',), 'compares two dropout masks, and this run has none'),
+    ('embedding', None, ('LORA_DROPOUT_RATE=0.0',), 'compares two dropout masks, and this run has none'),
     ('embedding', 'r_drop', (), 'SimCSELoss has no `predict`.*leave the method out'),
     ('text_to_text', 'distil', (*PAIRS, 'TEACHER_FILES=x'), 'TeacherPredictions is for a model that predicts labels'),
     ('classification', 'distil_tokens', ('TEACHER_FILE=x',), 'TokenTeacher is for a model that generates text'),
