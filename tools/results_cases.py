@@ -86,9 +86,9 @@ class Method:
 METHODS = {
     'full': Method(3e-4),
     'top_k_layers': Method(3e-4),
-    'lora': Method(1e-3),
-    'nf4_lora': Method(1e-3, 'lora', (('BASE_WEIGHTS', 'nf4'),)),
-    'dora': Method(1e-3),
+    'lora': Method(5e-3),
+    'nf4_lora': Method(5e-3, 'lora', (('BASE_WEIGHTS', 'nf4'),)),
+    'dora': Method(5e-3),
     'adalora': Method(3e-3),
     'adapter': Method(1e-3),
     'prefix': Method(1e-2),

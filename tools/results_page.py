@@ -60,10 +60,11 @@ def _about(record: Sequence[dict[str, Any]], base: str) -> list[str]:
             'takes the name with the largest likelihood per byte, texts it decodes greedily. A few-shot prompt begins '
             f'with {SHOTS["few_shot"]} training examples, drawn by the seed.'
         )
+    notes = ''.join(f' {note}.' for note in sorted({line['note'] for line in runs if 'note' in line}))
     bits = [line['base_bits_per_byte'] for line in runs if 'base_bits_per_byte' in line]
     quality = f' The base reaches {_all(bits)} bits per byte on its own held-out text.' if bits else ''
     return [
-        f'{_all(line["machine"] for line in of_base)}.{quality} Runs are steps of 32 examples. Score: mean ± standard '
+        f'{_all(line["machine"] for line in of_base)}.{quality} Runs are steps of 32 examples.{notes} Score: mean ± standard '
         f'deviation over the seeds named; where labels are drawn, the seed draws them. {rates} The training loss at '
         'the end says how far a run has converged. Seconds are those of the whole command, start, evaluation and '
         'report included, medians on a shared machine; memory is the peak of the process.'
