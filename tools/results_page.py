@@ -64,10 +64,10 @@ def _about(record: Sequence[dict[str, Any]], base: str) -> list[str]:
     bits = [line['base_bits_per_byte'] for line in runs if 'base_bits_per_byte' in line]
     quality = f' The base reaches {_all(bits)} bits per byte on its own held-out text.' if bits else ''
     return [
-        f'{_all(line["machine"] for line in of_base)}.{quality} Runs are steps of 32 examples.{notes} Score: mean ± standard '
-        f'deviation over the seeds named; where labels are drawn, the seed draws them. {rates} The training loss at '
-        'the end says how far a run has converged. Seconds are those of the whole command, start, evaluation and '
-        'report included, medians on a shared machine; memory is the peak of the process.'
+        f'{_all(line["machine"] for line in of_base)}.{quality} Runs are steps of 32 examples.{notes} Score: mean ± '
+        f'standard deviation over the seeds named; where labels are drawn, the seed draws them. {rates} The training '
+        'loss at the end says how far a run has converged. Seconds are those of the whole command, start, evaluation '
+        'and report included, medians on a shared machine; memory is the peak of the process.'
         f'{untrained}'
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import argparse
 import dataclasses
 import errno
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _LOOP = 'Symlink loop'  # how `Path.resolve` words it before Python 3.13
 _LONGEST_REASON = 400  # characters
+_JAX = os.path.join('', 'jax', '_src', '')  # part of the names of JAX's files
 _MACHINE_ERRORS = (
     *_FULL,
     *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
@@ -188,9 +188,7 @@ def _handle_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
     dropped, because `Checkpoints` reports the failure.
     """
     if unraisable.exc_type is KeyboardInterrupt:
-        again = threading.Timer(0.05, _thread.interrupt_main)
-        again.daemon = True
-        again.start()
+        _interrupt_again(0.05)
     elif f'{unraisable.exc_value}' != 'Event loop is closed':
         sys.__unraisablehook__(unraisable)
 
@@ -199,13 +197,26 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt on Ctrl-C; during an import, exit at once.
 
     Native modules that are being loaded drop the exception, turn it into an ImportError, or crash, and there is
-    nothing to save yet.
+    nothing to save yet. JAX drops it where it has a bare `except` (when it traces and lowers); there it is raised again
+    while the program still runs.
     """
+    droppable = False
     while frame is not None:
-        if frame.f_code.co_filename.startswith('<frozen importlib'):
+        file = frame.f_code.co_filename
+        if file.startswith('<frozen importlib'):
             _exit_interrupted()
+        droppable = droppable or _JAX in file
         frame = frame.f_back
+    if droppable:
+        _interrupt_again(1.0)
     raise KeyboardInterrupt
+
+
+def _interrupt_again(seconds: float) -> None:
+    """Interrupt the main thread after some seconds, as Ctrl-C does."""
+    again = threading.Timer(seconds, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    again.daemon = True
+    again.start()
 
 
 def _exit_interrupted() -> None:

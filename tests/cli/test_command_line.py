@@ -27,6 +27,11 @@ def test_only_what_is_told_elsewhere_is_dropped(told, text):
     assert (f'RuntimeError: {text}' in result.stderr) == bool(result.stderr) == told
 
 
+def test_ctrl_c_within_a_trace_that_swallows_it_ends_the_program():
+    result = run_script('interrupted_tracing')
+    assert (result.returncode, result.stdout, result.stderr) == (130, '', 'interrupted\n')
+
+
 def test_ctrl_c_within_an_import_that_swallows_it_ends_the_program():
     result = run_script('interrupted_import')
     assert (result.returncode, result.stdout, result.stderr) == (130, '', 'interrupted\n')
