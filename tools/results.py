@@ -125,7 +125,7 @@ def _run(
     """Run one fine-tuning; return its line of the record, with the seconds and peak memory of the process."""
     name = f'{method}_{rate:g}' if search else method
     base = Path(options.base).resolve().name
-    directory = options.runs / base / ('search' if search else case) / name / f'seed_{seed}'
+    directory = options.runs / base / ('search' if search else case) / name / f'steps_{steps}' / f'seed_{seed}'
     directory.mkdir(parents=True, exist_ok=True)
     flags: dict[str, Any] = dict(METHODS[method].flags) | CASES[case].flags(options.runs / 'data', seed)
     if search:
