@@ -54,7 +54,7 @@ STUDIES = {
         Path('runs/effects'),
         'A class per text',
         f'banking77 with {CLASSES} classes and {LABELS} labels each, the other training texts without labels, and all '
-        'test texts\nof these classes as the held-out part. The learning rate is the best of five for LoRA with seed 0.',
+        'test texts\nof these classes as the held-out part. The learning rate is the best of five for LoRA, seed 0.',
     ),
     'tags': Study(
         'examples/ablations/effects_tags.gin',
@@ -75,7 +75,7 @@ _TITLE = """# Effects
 
 What each method adds to LoRA on a pretrained base at equal steps, by `python -m tools.effects`. Rows are drawn by the
 seed, and runs are compared in pairs of the same seed. No setting of a method was tuned; another task, more labels or
-more steps can change the ranking. Seconds are those of a shared machine, and of a run that was interrupted those after it.
+more steps can change the ranking. Seconds are those of a shared machine; of an interrupted run, those since then.
 """
 
 
