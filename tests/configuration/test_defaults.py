@@ -6,8 +6,8 @@ from palm_jax.configuration.statements import Macro, Reference, held, open_file,
 
 # PaLM's schedule has the paper's learning rate in Python; that of gin is a recipe's. A dialogue has turns, other pairs
 # of texts have none. The part that splits layers over stages has two of them. Python groups no examples by length,
-# because a group has to fit the batch size, which the data does not know. LoRA has peft's dropout in Python; that of gin
-# is a recipe's.
+# because a group has to fit the batch size, which the data does not know. LoRA has peft's dropout in Python; that of
+# gin is a recipe's.
 DIFFERENT = {
     'schedules.palm.learning_rate',
     'lora.LoRA.dropout_rate',
