@@ -48,7 +48,7 @@ def _about(record: Sequence[dict[str, Any]], base: str) -> list[str]:
         'Learning rates are the best of three after 60 steps on four fifths of the rows of banking77 with ten labels a '
         'class, by the loss on the other fifth.'
         if searched
-        else 'The learning rates were not tuned; others may change the ranking.'
+        else 'Learning rates were given by hand; others may change the ranking.'
     )
     if by_hand:
         names = dict.fromkeys(f'{line["method"]} on {_title(line["case"])}' for line in by_hand)

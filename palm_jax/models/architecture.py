@@ -62,7 +62,7 @@ class Architecture:
       logit_scale: factor of the logits; None is the paper's 1/√D.
       shared_embedding: whether the logits use the embedding; False gives them a matrix of their own, as in Llama 2.
       embedding_scale: factor of the embedded tokens; Gemma's is √D.
-      dropout_rate: dropout probability on the output of both branches; 0 in pretraining, 0.1 in fine-tuning.
+      dropout_rate: dropout probability on the output of both branches; PaLM has 0 in pretraining, 0.1 in fine-tuning.
       attention: implementation of attention, see `kernels.attention.attend`; `auto` is the fastest of the platform.
       fuse_projections: whether projections of the same input are one matmul. `auto` is resolved for the platform of the
         run, see `training.platform_choices`, and is True where it was not resolved.
